@@ -1,0 +1,69 @@
+"""Every exception of the package, as a tree, split by who must act.
+
+    GPBTError
+    ├── ExperimentError    the user: something in the declaration
+    ├── ScriptError        the user: the training script cannot be imported, or declares no experiment
+    ├── FolderError        the user: the run's folder exists already, is locked, missing or unwritable
+    │   └── JournalError   nobody can: the journal is damaged; names file and line
+    ├── DeviceError        the machine: NVML, GPUs, cores
+    ├── LaunchError        the machine: a process could not be started, or died before it could work
+    ├── SearcherError      the searcher: it raised, hung, or left the space
+    └── RunFailed          the training script: the run started, and no member can go on
+
+A member's failure is not an exception in the scheduler: it is a fact in the journal. Exceptions are for
+what stops a run. Each class carries the command line's exit status for it.
+
+`Stopped` stands apart: it is raised *inside* a training function to end it early, and so derives from
+BaseException, as asyncio.CancelledError does: an `except Exception` in a training loop must not swallow it.
+"""
+
+from __future__ import annotations
+
+
+class GPBTError(Exception):
+    """Base of all errors of this package; its text is one message meant for a person."""
+
+    #: the command line's exit status: 2 = nothing was started, 1 = started and failed
+    exit_status: int = 2
+
+
+class ExperimentError(GPBTError):
+    """The declaration is wrong. The text names the field, its value and what is allowed."""
+
+
+class ScriptError(GPBTError):
+    """The training script cannot be used: it fails to import, or holds no (or more than one) Experiment."""
+
+
+class FolderError(GPBTError):
+    """The run's folder cannot be used: taken, locked by another scheduler, missing, or unwritable."""
+
+
+class JournalError(FolderError):
+    """The journal is damaged, or was written by an engine that decides otherwise."""
+
+
+class DeviceError(GPBTError):
+    """The machine's devices cannot be used as asked."""
+
+
+class LaunchError(GPBTError):
+    """A process of the run could not be started, or died before it could do its work."""
+
+    exit_status = 1
+
+
+class SearcherError(GPBTError):
+    """A searcher raised, did not answer in time, or suggested a config outside the space."""
+
+    exit_status = 1
+
+
+class RunFailed(GPBTError):
+    """The run started and cannot go on: no member of a generation may become a parent."""
+
+    exit_status = 1
+
+
+class Stopped(BaseException):
+    """Raised by `Member.report` when the member is to end now. Do not catch it."""
