@@ -19,6 +19,23 @@ BaseException, as asyncio.CancelledError does: an `except Exception` in a traini
 
 from __future__ import annotations
 
+import os
+import sys
+
+
+def _called_from() -> str:
+    """`file.py:12: ` of the nearest caller outside this package, so that a declaration error names its line."""
+    here = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((here, "<")):
+            return f"{os.path.basename(file)}:{frame.f_lineno}: "
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return ""
+
 
 class GPBTError(Exception):
     """Base of all errors of this package; its text is one message meant for a person."""
@@ -28,7 +45,12 @@ class GPBTError(Exception):
 
 
 class ExperimentError(GPBTError):
-    """The declaration is wrong. The text names the field, its value and what is allowed."""
+    """The declaration is wrong. The text names the line, the field, its value and what is allowed."""
+
+    @classmethod
+    def of(cls, field: str, value: object, allowed: str) -> ExperimentError:
+        """One shape for every declaration error: `script.py:7: field: got value; allowed`."""
+        return cls(f"{_called_from()}{field}: got {value!r}; {allowed}")
 
 
 class ScriptError(GPBTError):

@@ -1,0 +1,304 @@
+"""The hyperparameter space: what may vary, and how.
+
+Three dimensions (Float, Int, Choice) and a Space that names them. Pure: no clock, no files, no global random
+numbers; whoever wants chance brings a `random.Random`, so the same seed gives the same config.
+
+Every dimension maps its values onto the unit interval, logarithmic ones *after* taking logarithms, and a
+dimension with a step or of integers in equal bins. Searchers that move "a little" move there, which is why one
+step width fits a learning rate and a number of layers alike. `clip` is the gate every suggestion passes:
+what leaves it lies inside the space, on the grid, in the dimension's own type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .errors import ExperimentError
+
+if TYPE_CHECKING:
+    import random
+
+#: a value a config may hold: what JSON can say of one thing
+Scalar = str | int | float | bool | None
+#: a hyperparameter configuration: one point of the space
+Config = dict[str, Scalar]
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def reflect(u: float) -> float:
+    """Fold a real number into [0, 1] by mirroring at the borders."""
+    u = math.fmod(abs(u), 2.0)
+    return 2.0 - u if u > 1.0 else u
+
+
+@dataclass(frozen=True, slots=True)
+class Float:
+    """A real number in [low, high], uniform, or log-uniform with `log`; on a grid low, low+step, … with `step`.
+
+    Raises ExperimentError when low >= high, a bound is not finite, log with low <= 0, or step is not in (0, high-low].
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    kind: ClassVar[str] = "float"
+
+    def __post_init__(self) -> None:
+        if not _number(self.low) or not _number(self.high):
+            raise ExperimentError.of("Float", (self.low, self.high), "both bounds must be finite numbers")
+        if not self.low < self.high:
+            raise ExperimentError.of("Float", (self.low, self.high), "low must be less than high")
+        if self.log and self.low <= 0:
+            raise ExperimentError.of("Float", self.low, "with log=True low must be greater than 0")
+        if self.step is not None and not (_number(self.step) and 0 < self.step <= self.high - self.low):
+            raise ExperimentError.of("Float.step", self.step, "must be greater than 0 and at most high - low")
+        object.__setattr__(self, "low", float(self.low))
+        object.__setattr__(self, "high", float(self.high))
+
+    def _grid(self) -> int:
+        """The index of the last grid point; the small slack keeps 0.1 * 3 <= 0.3."""
+        assert self.step is not None
+        return int((self.high - self.low) / self.step * (1 + 1e-12))
+
+    def clip(self, value: Scalar) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise ValueError(f"{value!r} is not a number")
+        value = min(max(float(value), self.low), self.high)
+        if self.step is None:
+            return value
+        index = min(round((value - self.low) / self.step), self._grid())
+        return min(self.low + index * self.step, self.high)
+
+    def to_unit(self, value: Scalar) -> float:
+        value = self.clip(value)
+        if self.log:
+            u = math.log(value / self.low) / math.log(self.high / self.low)
+        elif self.step is not None:
+            u = ((value - self.low) / self.step + 0.5) / (self._grid() + 1)
+        else:
+            u = (value - self.low) / (self.high - self.low)
+        return min(max(u, 0.0), 1.0)
+
+    def from_unit(self, u: float) -> float:
+        if self.log:
+            return self.clip(self.low * math.exp(u * math.log(self.high / self.low)))
+        if self.step is not None:
+            return self.clip(self.low + min(int(u * (self._grid() + 1)), self._grid()) * self.step)
+        return self.clip(self.low + u * (self.high - self.low))
+
+    def scale(self, value: Scalar, factor: float) -> float:
+        """PBT's explore: value · factor, clipped; on a grid it moves by one step at least."""
+        old = self.clip(value)
+        new = self.clip(old * factor)
+        if new == old and self.step is not None:
+            new = self.clip(old + math.copysign(self.step, factor - 1.0))
+        return new
+
+
+@dataclass(frozen=True, slots=True)
+class Int:
+    """An integer in [low, high], both included, uniform, or log-uniform with `log`; low, low+step, … with `step`.
+
+    Raises ExperimentError when low >= high, a bound is not an int, log with low < 1, or step is not in [1, high-low].
+    """
+
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+    kind: ClassVar[str] = "int"
+
+    def __post_init__(self) -> None:
+        for value in (self.low, self.high):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ExperimentError.of("Int", (self.low, self.high), "both bounds must be whole numbers")
+        if not self.low < self.high:
+            raise ExperimentError.of("Int", (self.low, self.high), "low must be less than high")
+        if self.log and self.low < 1:
+            raise ExperimentError.of("Int", self.low, "with log=True low must be at least 1")
+        if isinstance(self.step, bool) or not isinstance(self.step, int) or not 1 <= self.step <= self.high - self.low:
+            raise ExperimentError.of("Int.step", self.step, "must be a whole number from 1 to high - low")
+
+    def _grid(self) -> int:
+        return (self.high - self.low) // self.step
+
+    def clip(self, value: Scalar) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise ValueError(f"{value!r} is not a number")
+        bounded = min(max(value, self.low), self.high)
+        return self.low + min(round((bounded - self.low) / self.step), self._grid()) * self.step
+
+    def _ends(self) -> tuple[float, float]:
+        """The logarithms of the outer edges of the first and the last bin."""
+        return math.log(self.low - 0.5), math.log(self.low + self._grid() * self.step + 0.5)
+
+    def to_unit(self, value: Scalar) -> float:
+        clipped = self.clip(value)
+        if self.log:
+            first, last = self._ends()
+            return (math.log(clipped) - first) / (last - first)
+        return ((clipped - self.low) / self.step + 0.5) / (self._grid() + 1)
+
+    def from_unit(self, u: float) -> int:
+        if self.log:
+            first, last = self._ends()
+            return self.clip(math.exp(first + u * (last - first)))
+        return self.low + min(int(u * (self._grid() + 1)), self._grid()) * self.step
+
+    def scale(self, value: Scalar, factor: float) -> int:
+        """PBT's explore: value · factor, rounded and clipped; it moves by one step at least, or small ints never move."""
+        old = self.clip(value)
+        new = self.clip(old * factor)
+        return new if new != old else self.clip(old + int(math.copysign(self.step, factor - 1.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of some options: JSON scalars (str, int, float, bool, None), at least two, no two alike.
+
+    Options of different type are different (1, 1.0 and True are three options). Anything else, a class or a function
+    say, is a declaration error: choose by name and look the name up in the training function.
+    """
+
+    options: tuple[Scalar, ...]
+    kind: ClassVar[str] = "choice"
+
+    def __init__(self, options: Any) -> None:
+        if isinstance(options, str) or not hasattr(options, "__iter__"):
+            raise ExperimentError.of("Choice", options, "must be a list of options")
+        listed = tuple(options)
+        for option in listed:
+            if option is not None and not isinstance(option, str | bool) and not _number(option):
+                raise ExperimentError.of(
+                    "Choice", option, "an option must be a str, int, finite float, bool or None; name the thing and look it up in train"
+                )
+        if len({(type(o), o) for o in listed}) < max(2, len(listed)):
+            raise ExperimentError.of("Choice", list(listed), "needs at least two options, no two alike")
+        object.__setattr__(self, "options", listed)
+
+    def index(self, value: Scalar) -> int:
+        for i, option in enumerate(self.options):
+            if type(option) is type(value) and option == value:
+                return i
+        raise ValueError(f"{value!r} is none of {list(self.options)!r}")
+
+    def clip(self, value: Scalar) -> Scalar:
+        return self.options[self.index(value)]
+
+    def to_unit(self, value: Scalar) -> float:
+        return (self.index(value) + 0.5) / len(self.options)
+
+    def from_unit(self, u: float) -> Scalar:
+        return self.options[min(int(u * len(self.options)), len(self.options) - 1)]
+
+    def scale(self, value: Scalar, factor: float) -> Scalar:
+        """PBT's explore of a list: the neighbour on the side `factor` points to, or the same at the end."""
+        i = self.index(value) + (1 if factor > 1.0 else -1)
+        return self.options[min(max(i, 0), len(self.options) - 1)]
+
+
+Dimension = Float | Int | Choice
+
+
+class Space(Mapping[str, Dimension]):
+    """An ordered mapping name → dimension. The order is the declaration's; it never changes what is drawn for a name.
+
+    Raises ExperimentError when empty, or when a name is not a string or a value not a dimension.
+    """
+
+    def __init__(self, dimensions: Mapping[str, Dimension]) -> None:
+        if not isinstance(dimensions, Mapping) or not dimensions:
+            raise ExperimentError.of("space", dimensions, "must be a non-empty dict of name: Float, Int or Choice")
+        for name, dimension in dimensions.items():
+            if not isinstance(name, str) or not name:
+                raise ExperimentError.of("space", name, "a hyperparameter's name must be a non-empty string")
+            if not isinstance(dimension, Float | Int | Choice):
+                raise ExperimentError.of(
+                    f"space[{name!r}]", dimension, "must be gpbt.Float(low, high), gpbt.Int(low, high) or gpbt.Choice([...])"
+                )
+        self._dimensions = dict(dimensions)
+
+    def __getitem__(self, name: str) -> Dimension:
+        return self._dimensions[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dimensions)
+
+    def __len__(self) -> int:
+        return len(self._dimensions)
+
+    def __repr__(self) -> str:
+        return f"Space({self._dimensions!r})"
+
+    def sample(self, rng: random.Random) -> Config:
+        """A config drawn uniformly (in each dimension's own scale)."""
+        return {name: d.from_unit(rng.random()) for name, d in self._dimensions.items()}
+
+    def clip(self, config: Mapping[str, Scalar]) -> Config:
+        """`config` with each value inside its dimension, on its grid and in its type.
+
+        Raises ValueError when a name is missing or unknown, or a value is not of the dimension's kind.
+        """
+        if config.keys() != self._dimensions.keys():
+            odd = sorted(config.keys() ^ self._dimensions.keys())
+            raise ValueError(f"the config and the space differ in {', '.join(odd)}")
+        clipped: Config = {}
+        for name, dimension in self._dimensions.items():
+            try:
+                clipped[name] = dimension.clip(config[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return clipped
+
+    def encode(self, config: Mapping[str, Scalar]) -> list[float]:
+        """The config as a point of the unit cube, one coordinate a dimension in the space's order."""
+        return [d.to_unit(config[name]) for name, d in self._dimensions.items()]
+
+    def decode(self, units: list[float]) -> Config:
+        """The config at a point of the unit cube; `decode(encode(c)) == c` up to rounding of floats."""
+        return {name: d.from_unit(u) for (name, d), u in zip(self._dimensions.items(), units, strict=True)}
+
+    def perturb(self, config: Mapping[str, Scalar], rng: random.Random, resample: float = 0.25) -> Config:
+        """PBT's explore (Jaderberg et al. 2017): each value is drawn anew with probability `resample`, else × 0.8 or 1.2."""
+        moved: Config = {}
+        for name, dimension in self._dimensions.items():
+            u, again, up = rng.random(), rng.random(), rng.random()
+            factor = 1.2 if up < 0.5 else 0.8
+            moved[name] = dimension.from_unit(u) if again < resample else dimension.scale(config[name], factor)
+        return moved
+
+    def step(self, config: Mapping[str, Scalar], rng: random.Random, width: float, redraw: float) -> Config:
+        """One Gaussian step of standard deviation `width` around `config` in the unit cube, mirrored at the borders.
+
+        A Choice is drawn anew (the same option included) with probability `redraw`.
+        """
+        moved: Config = {}
+        for name, dimension in self._dimensions.items():
+            if isinstance(dimension, Choice):
+                again, u = rng.random(), rng.random()
+                moved[name] = dimension.from_unit(u) if again < redraw else config[name]
+            else:
+                moved[name] = dimension.from_unit(reflect(dimension.to_unit(config[name]) + width * rng.gauss(0.0, 1.0)))
+        return moved
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """A JSON object, name → {kind, …}; `from_json` gives an equal space back."""
+        described: dict[str, dict[str, Any]] = {}
+        for name, d in self._dimensions.items():
+            if isinstance(d, Choice):
+                described[name] = {"kind": d.kind, "options": list(d.options)}
+            else:
+                described[name] = {"kind": d.kind, "low": d.low, "high": d.high, "log": d.log, "step": d.step}
+        return described
+
+    @classmethod
+    def from_json(cls, described: Mapping[str, Mapping[str, Any]]) -> Space:
+        kinds = {"float": Float, "int": Int, "choice": Choice}
+        return cls({name: kinds[d["kind"]](**{k: v for k, v in d.items() if k != "kind"}) for name, d in described.items()})
