@@ -32,7 +32,7 @@ def path_of(text: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One evaluated member. `loss` is minimised, and None unless the outcome is "finished" or "stopped" (then censored)."""
+    """One evaluated member. `loss` is minimised; None when the outcome is "failed", censored when it is "stopped"."""
 
     path: Path
     generation: int

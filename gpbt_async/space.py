@@ -153,7 +153,7 @@ class Int:
         return self.low + min(int(u * (self._grid() + 1)), self._grid()) * self.step
 
     def scale(self, value: Scalar, factor: float) -> int:
-        """PBT's explore: value · factor, rounded and clipped; it moves by one step at least, or small ints never move."""
+        """PBT's explore: value · factor, rounded and clipped; by one step at least, or small ints would never move."""
         old = self.clip(value)
         new = self.clip(old * factor)
         return new if new != old else self.clip(old + int(math.copysign(self.step, factor - 1.0)))
@@ -177,7 +177,9 @@ class Choice:
         for option in listed:
             if option is not None and not isinstance(option, str | bool) and not _number(option):
                 raise ExperimentError.of(
-                    "Choice", option, "an option must be a str, int, finite float, bool or None; name the thing and look it up in train"
+                    "Choice",
+                    option,
+                    "an option must be a str, int, finite float, bool or None; name the thing and look it up in train",
                 )
         if len({(type(o), o) for o in listed}) < max(2, len(listed)):
             raise ExperimentError.of("Choice", list(listed), "needs at least two options, no two alike")
@@ -221,7 +223,9 @@ class Space(Mapping[str, Dimension]):
                 raise ExperimentError.of("space", name, "a hyperparameter's name must be a non-empty string")
             if not isinstance(dimension, Float | Int | Choice):
                 raise ExperimentError.of(
-                    f"space[{name!r}]", dimension, "must be gpbt.Float(low, high), gpbt.Int(low, high) or gpbt.Choice([...])"
+                    f"space[{name!r}]",
+                    dimension,
+                    "must be gpbt.Float(low, high), gpbt.Int(low, high) or gpbt.Choice([...])",
                 )
         self._dimensions = dict(dimensions)
 
@@ -266,7 +270,7 @@ class Space(Mapping[str, Dimension]):
         return {name: d.from_unit(u) for (name, d), u in zip(self._dimensions.items(), units, strict=True)}
 
     def perturb(self, config: Mapping[str, Scalar], rng: random.Random, resample: float = 0.25) -> Config:
-        """PBT's explore (Jaderberg et al. 2017): each value is drawn anew with probability `resample`, else × 0.8 or 1.2."""
+        """PBT's explore (Jaderberg et al. 2017): each value drawn anew with probability `resample`, else × 0.8 or 1.2."""
         moved: Config = {}
         for name, dimension in self._dimensions.items():
             u, again, up = rng.random(), rng.random(), rng.random()
@@ -285,7 +289,9 @@ class Space(Mapping[str, Dimension]):
                 again, u = rng.random(), rng.random()
                 moved[name] = dimension.from_unit(u) if again < redraw else config[name]
             else:
-                moved[name] = dimension.from_unit(reflect(dimension.to_unit(config[name]) + width * rng.gauss(0.0, 1.0)))
+                moved[name] = dimension.from_unit(
+                    reflect(dimension.to_unit(config[name]) + width * rng.gauss(0.0, 1.0))
+                )
         return moved
 
     def to_json(self) -> dict[str, dict[str, Any]]:
@@ -301,4 +307,6 @@ class Space(Mapping[str, Dimension]):
     @classmethod
     def from_json(cls, described: Mapping[str, Mapping[str, Any]]) -> Space:
         kinds = {"float": Float, "int": Int, "choice": Choice}
-        return cls({name: kinds[d["kind"]](**{k: v for k, v in d.items() if k != "kind"}) for name, d in described.items()})
+        return cls(
+            {name: kinds[d["kind"]](**{k: v for k, v in d.items() if k != "kind"}) for name, d in described.items()}
+        )

@@ -1,0 +1,251 @@
+"""The vocabulary of a run: facts go into the engine, commands come out.
+
+A **fact** has happened: past tense, one JSON line of the journal, never changed afterwards. A **command** is what the
+engine wants done: an imperative, never journaled, because it can always be derived from the facts again
+(`Lineage.outstanding`), and harmless to perform twice. Each performance of a command ends in a fact.
+
+This file is the first page to read: all that can happen in a run stands here. `t` is the time the scheduler stamped
+the fact with, in seconds since the epoch; members are named by their id, the order in which they were issued.
+
+`Reported` is told to listeners as it comes, but is not journaled: a training loop may report a thousand times a
+second, and the member has written the line to its own metrics.jsonl before it sent it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .space import Config
+
+# ---- facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """Something that happened at time `t`."""
+
+    t: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened(Fact):
+    """A scheduler took the run up with `slots` slots. Whatever was training before is lost and starts again."""
+
+    slots: int
+    version: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggested(Fact):
+    """A searcher answered the ask for the child at `path` ("3/0/2"), read off the tree after `asked` facts."""
+
+    path: str
+    config: Config
+    asked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Fact):
+    """A process began `attempt` (from 1) of `member` in `slot`. Repeats path, parent, config for the reader's sake."""
+
+    member: int
+    attempt: int
+    slot: int
+    pid: int
+    path: str
+    parent: int | None
+    config: Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entered(Fact):
+    """The member's process entered `train`."""
+
+    member: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained(Fact):
+    """`train` returned, after `seconds` in it. `score` is the last one reported, None if none was.
+
+    `metrics` are the last values of everything reported. From here on nothing is trained again for this member.
+    """
+
+    member: int
+    attempt: int
+    score: float | None
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published(Fact):
+    """The member's checkpoint is whole and durable: the member has finished and may be a parent."""
+
+    member: int
+    attempt: int
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Fact):
+    """An attempt failed by its own doing: an exception, an exit, a checkpoint that could not be published."""
+
+    member: int
+    attempt: int
+    reason: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost(Fact):
+    """An attempt ended through no fault of the member; it starts again, and the attempt does not count."""
+
+    member: int
+    attempt: int
+    reason: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discarded(Fact):
+    """The member's checkpoint is gone from the disk; nothing can need it any more."""
+
+    member: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed(Fact):
+    """The scheduler left the run: finished, failed (with the reason), or interrupted and resumable."""
+
+    how: Literal["finished", "failed", "interrupted"]
+    reason: str = ""
+
+
+# ---- told to listeners, never journaled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported(Fact):
+    """The member called `report`."""
+
+    member: int
+    attempt: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed(Fact):
+    """A listener was too slow: `count` events were dropped for it here. The run never waits for a listener."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned(Fact):
+    """Something a person should know, in one sentence."""
+
+    text: str
+
+
+Event = Fact
+
+# ---- commands
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Something the engine wants done. Performing it twice does no harm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggest(Command):
+    """Ask the searcher for the config of the child at `path`; ends in Suggested. `Lineage.ask(path)` is the Ask."""
+
+    path: tuple[int, ...]
+    name: ClassVar[str] = "suggest"
+
+
+@dataclass(frozen=True, slots=True)
+class Start(Command):
+    """Train the member in a slot; ends in Trained, Failed or Lost."""
+
+    member: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Command):
+    """Make the trained member's checkpoint whole and durable; ends in Published or Failed."""
+
+    member: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discard(Command):
+    """Delete the member's checkpoint, once the facts that allow it are durable; ends in Discarded."""
+
+    member: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish(Command):
+    """Nothing is left to do. `reason` is empty when the run has finished, else why it failed."""
+
+    reason: str
+
+
+# ---- to and from JSON
+
+_FACTS: dict[str, type[Fact]] = {
+    c.__name__: c for c in (Opened, Suggested, Started, Entered, Trained, Published, Failed, Lost, Discarded, Closed)
+}
+
+
+def to_json(fact: Fact) -> dict[str, Any]:
+    """A flat JSON object: the fact's name under "fact", then its fields.
+
+    Non-finite numbers, which JSON lacks, are written as the strings "NaN", "Infinity", "-Infinity"; they occur only
+    in a Trained's score and metrics.
+    """
+    flat: dict[str, Any] = {"fact": type(fact).__name__}
+    for field in dataclasses.fields(fact):
+        flat[field.name] = getattr(fact, field.name)
+    if isinstance(fact, Trained):
+        flat["score"] = _spell(fact.score)
+        flat["metrics"] = {name: _spell(value) for name, value in fact.metrics.items()}
+    return flat
+
+
+def from_json(flat: Mapping[str, Any]) -> Fact:
+    """The fact a JSON object tells. Raises ValueError when it is none; unknown fields are ignored."""
+    kind = _FACTS.get(str(flat.get("fact")))
+    if kind is None:
+        raise ValueError(f"{flat.get('fact')!r} is no fact")
+    fields = {f.name: flat[f.name] for f in dataclasses.fields(kind) if f.name in flat}
+    if kind is Trained:
+        fields["score"] = _read(fields.get("score"))
+        fields["metrics"] = {name: _read(value) for name, value in fields.get("metrics", {}).items()}
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _spell(value: float | None) -> float | str | None:
+    if value is None or value - value == 0.0:
+        return value
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+
+
+def _read(value: float | str | None) -> float | None:
+    return value if value is None else float(value)

@@ -1,0 +1,300 @@
+"""The user's declaration, checked once, with clear errors.
+
+An Experiment says what is trained (a function of one Member, or a command line), over which space, towards which
+score, and how the population is bred. It is pure data with one exception, the training function, which never leaves
+the process that imported it: the scheduler gets the declaration as JSON and the function as file + qualified name.
+So everything here must be sayable in JSON, and what is not is refused where it is declared, naming the line.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .errors import ExperimentError
+from .space import Dimension, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+#: searchers by name; searchers.py holds what they do
+SEARCHERS = ("local", "tpe", "perturb", "random")
+HISTORIES = ("inherit", "reset", "global")
+SELECTIONS = ("comma", "plus")
+SCHEDULES = ("async", "sync")
+#: what a command line may hold in braces beside hyperparameters
+PLACEHOLDERS = ("parent", "checkpoint", "metrics", "config", "seed", "generation", "member")
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one member needs.
+
+    gpus: 1 = one GPU each (the default; CPU slots on a machine without NVIDIA's driver), 0 = CPU slots. cpus: threads
+    a member may use, None = the cores divided among the slots. share and vram (several members on one GPU) belong to
+    a later version: only share=1 and vram=None are allowed yet.
+    """
+
+    gpus: int = 1
+    share: int = 1
+    vram: str | None = None
+    cpus: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpus not in (0, 1) or isinstance(self.gpus, bool):
+            raise ExperimentError.of("resources.gpus", self.gpus, "must be 0 or 1 (several GPUs a member: not yet)")
+        if self.share != 1 or isinstance(self.share, bool):
+            raise ExperimentError.of("resources.share", self.share, "must be 1 (sharing a GPU: not in this version)")
+        if self.vram is not None:
+            raise ExperimentError.of("resources.vram", self.vram, "must be None (sharing a GPU: not in this version)")
+        if self.cpus is not None:
+            _whole("resources.cpus", self.cpus, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to import the training function: a module by name, or a file when the module is a script.
+
+    file: absolute path. module: importable name, or None to import the file under a name that is not __main__.
+    qualname: the function's name. sys_path: the entries a child's import path must have.
+    """
+
+    file: str
+    module: str | None
+    qualname: str
+    sys_path: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.file, "module": self.module, "qualname": self.qualname, "sys_path": list(self.sys_path)}
+
+    @classmethod
+    def from_json(cls, t: Mapping[str, Any]) -> Target:
+        return cls(t["file"], t["module"], t["qualname"], tuple(t["sys_path"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """An Experiment without its function: everything that decides what a run does, as JSON says it."""
+
+    space: Space
+    score: str
+    mode: str = "max"
+    population: int = 25
+    generations: int = 10
+    ratio: float = 1.0
+    searcher: str = "local"
+    history: str = "inherit"
+    selection: str = "comma"
+    evidence: float = 0.75
+    early_stop: str | None = None
+    schedule: str = "async"
+    seed: int = 0
+    preset: str | None = None
+    resources: Resources = field(default_factory=Resources)
+    attempts: int = 3
+    stall_timeout: float | None = None
+    member_timeout: float | None = None
+    command: tuple[str, ...] | None = None
+    target: Target | None = None
+
+    def __post_init__(self) -> None:
+        _check_settings(self)
+
+    @property
+    def parents(self) -> int:
+        """k = min(n, max(1, floor(sqrt(n / c)))): how many members of a generation become parents."""
+        quotient = self.population / self.ratio
+        if quotient >= self.population**2:  # also keeps a tiny ratio from overflowing
+            return self.population
+        return max(1, math.isqrt(math.floor(quotient)))
+
+    def replaced(self, **changes: Any) -> Settings:
+        """A copy with some fields changed, and checked again. Raises ExperimentError."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Settings(**{**fields, **changes})
+
+    def to_json(self) -> dict[str, Any]:
+        flat = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        r = self.resources
+        flat["space"] = self.space.to_json()
+        flat["resources"] = {"gpus": r.gpus, "share": r.share, "vram": r.vram, "cpus": r.cpus}
+        flat["command"] = list(self.command) if self.command else None
+        flat["target"] = self.target.to_json() if self.target else None
+        return flat
+
+    @classmethod
+    def from_json(cls, flat: Mapping[str, Any]) -> Settings:
+        fields = {name: flat[name] for name in cls.__dataclass_fields__ if name in flat}
+        fields["space"] = Space.from_json(flat["space"])
+        fields["resources"] = Resources(**flat["resources"])
+        fields["command"] = tuple(flat["command"]) if flat.get("command") else None
+        fields["target"] = Target.from_json(flat["target"]) if flat.get("target") else None
+        return cls(**fields)
+
+
+class Experiment:
+    """What to train, over which space, towards which score, and how the population is bred.
+
+    train: a function of one Member, defined at the top level of a file. command: instead of train, a program and its
+    arguments, one word each, with {placeholders}. space: name → Float, Int or Choice. score: the reported metric that
+    counts; mode: "max" or "min".
+
+    population n >= 1 members train in each of `generations` T >= 1 generations. ratio c > 0: children per parent over
+    number of parents, so k = floor(sqrt(n / c)) members of a generation become parents. searcher: who chooses configs.
+    history: which members a searcher is told about: the parent's family ("inherit"), its own children ("reset"), or
+    everybody ("global"). selection: "comma" (parents come from the last generation) or "plus" (a parent not beaten
+    stays). evidence in [0, 1]: the share of a generation that must have finished before the next one opens.
+    schedule: "async" or "sync" (the paper's barrier). seed: of everything random. attempts >= 1: how often a failing
+    member is tried. Source of the method: Scardigli et al., arXiv 2109.14925.
+
+    Raises ExperimentError, naming the field, the value, what is allowed, and the line.
+    """
+
+    def __init__(
+        self,
+        train: Callable[[Any], object] | None = None,
+        *,
+        command: Sequence[str] | None = None,
+        space: Mapping[str, Dimension],
+        score: str,
+        mode: str = "max",
+        population: int = 25,
+        generations: int = 10,
+        ratio: float = 1.0,
+        searcher: str = "local",
+        history: str = "inherit",
+        selection: str = "comma",
+        evidence: float = 0.75,
+        early_stop: str | None = None,
+        schedule: str = "async",
+        seed: int = 0,
+        preset: str | None = None,
+        resources: Resources | None = None,
+        attempts: int = 3,
+        stall_timeout: float | None = None,
+        member_timeout: float | None = None,
+    ) -> None:
+        if (train is None) == (command is None):
+            given = "neither" if train is None else "both"
+            raise ExperimentError.of("train, command", given, "give exactly one: a training function, or a command")
+        if command is not None and (isinstance(command, str) or not all(isinstance(w, str) for w in command)):
+            raise ExperimentError.of("command", command, "must be a list of words, e.g. ['./solver', '--lr', '{lr}']")
+        self.train = train
+        self.settings = Settings(
+            space=space if isinstance(space, Space) else Space(space),
+            score=score,
+            mode=mode,
+            population=population,
+            generations=generations,
+            ratio=ratio,
+            searcher=searcher,
+            history=history,
+            selection=selection,
+            evidence=evidence,
+            early_stop=early_stop,
+            schedule=schedule,
+            seed=seed,
+            preset=preset,
+            resources=resources if resources is not None else Resources(),
+            attempts=attempts,
+            stall_timeout=stall_timeout,
+            member_timeout=member_timeout,
+            command=tuple(command) if command is not None else None,
+            target=target_of(train) if train is not None else None,
+        )
+
+    def __repr__(self) -> str:
+        s = self.settings
+        what = s.target.qualname if s.target else " ".join(s.command or ())
+        return f"Experiment({what}, population={s.population}, generations={s.generations})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration as a JSON object, the training function as its Target."""
+        return self.settings.to_json()
+
+
+def target_of(train: Callable[[Any], object]) -> Target:
+    """Where another process finds the training function. Raises ExperimentError when it cannot be found there."""
+    name = getattr(train, "__qualname__", None)
+    code = getattr(train, "__code__", None)
+    if name is None or code is None or hasattr(train, "__self__"):
+        raise ExperimentError.of("train", train, "must be a plain function; wrap it: def train(member): ...")
+    if "<lambda>" in name or "<locals>" in name:
+        raise ExperimentError.of(
+            "train", name, "must be defined with def at the top level of a file, not inside a function"
+        )
+    file = os.path.abspath(code.co_filename)
+    if code.co_filename.startswith("<") or not os.path.isfile(file):
+        raise ExperimentError.of(
+            "train", name, "is not in a file (a notebook cell or a prompt?): put it in a file and import it from there"
+        )
+    module: str | None = train.__module__
+    if module == "__main__":
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        # `python -m app` has a spec, and its function can be imported by that name; `python app.py` has none
+        module = spec.name if spec is not None else None
+        if module is not None and module.endswith(".__main__"):
+            module = None
+    return Target(file, module, name, tuple(os.path.abspath(entry or ".") for entry in sys.path))
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ExperimentError.of(name, value, f"must be a whole number of at least {least}")
+
+
+def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise ExperimentError.of(name, value, f"must be one of {', '.join(map(repr, allowed))}")
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_settings(s: Settings) -> None:
+    if not isinstance(s.score, str) or not s.score:
+        raise ExperimentError.of("score", s.score, "must be the name of a reported metric, e.g. score='accuracy'")
+    _one_of("mode", s.mode, ("max", "min"))
+    _whole("population", s.population, 1)
+    _whole("generations", s.generations, 1)
+    _whole("attempts", s.attempts, 1)
+    _whole("seed", s.seed, 0)
+    if not _real(s.ratio) or s.ratio <= 0:
+        raise ExperimentError.of("ratio", s.ratio, "must be a number greater than 0")
+    if not _real(s.evidence) or not 0 <= s.evidence <= 1:
+        raise ExperimentError.of("evidence", s.evidence, "must be a number from 0 to 1")
+    _one_of("searcher", s.searcher, SEARCHERS)
+    _one_of("history", s.history, HISTORIES)
+    _one_of("selection", s.selection, SELECTIONS)
+    _one_of("schedule", s.schedule, SCHEDULES)
+    if s.early_stop is not None:
+        raise ExperimentError.of("early_stop", s.early_stop, "must be None (early stopping: not in this version)")
+    if s.preset is not None:
+        raise ExperimentError.of("preset", s.preset, "must be None (presets: not in this version)")
+    for name in ("stall_timeout", "member_timeout"):
+        if getattr(s, name) is not None:
+            raise ExperimentError.of(name, getattr(s, name), "must be None (deadlines: not in this version)")
+    if not isinstance(s.resources, Resources):
+        raise ExperimentError.of("resources", s.resources, "must be gpbt.Resources(...)")
+    if s.command is not None:
+        _check_command(s.command, s.space)
+
+
+def _check_command(command: Sequence[str], space: Space) -> None:
+    if not command:
+        raise ExperimentError.of("command", command, "needs at least a program")
+    for name in space:
+        if name in PLACEHOLDERS:
+            raise ExperimentError.of("space", name, f"is reserved in a command ({', '.join(PLACEHOLDERS)}): rename it")
+    for word in command:
+        for name in re.findall(r"\{([^{}]*)\}", word.replace("{{", "").replace("}}", "")):
+            if name not in space and name not in PLACEHOLDERS:
+                known = ", ".join((*space, *PLACEHOLDERS))
+                raise ExperimentError.of(
+                    "command", "{" + name + "}", f"is no placeholder; known: {known}; a brace is {{{{"
+                )
