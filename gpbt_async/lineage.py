@@ -1,0 +1,349 @@
+"""The engine: who trains next, from whom, and what is no longer needed.
+
+GPBT as a state machine (Scardigli et al., arXiv 2109.14925). Facts go in through `handle`, commands come out, and
+that is the only way its state changes: no clock (times come in facts), no files, no processes, no asyncio, and no
+random numbers but those keyed by (seed, path). So a journal replayed through the same `handle` gives an equal state,
+and `outstanding` derives every command whose effect is not in the journal yet: resume = replay + Opened.
+
+The one surprise: `Rule.upcoming` plays the rule forward without changing anything. Its first choice is what a free slot
+does now; the next few are what the searcher is asked ahead for, so that a slot that falls free never waits for it.
+Choices are issued strictly in that order, or fairness among the elite would depend on how fast the searcher is.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from . import events
+from .asks import Ask, Path, path_of, path_text
+from .errors import JournalError
+from .rule import Rule
+from .tree import Member, State, Tree, key
+
+if TYPE_CHECKING:
+    from .events import Command, Fact
+    from .experiment import Settings
+    from .space import Config
+
+#: why a slot stands idle: the searcher has not answered; members of the generation above are still being published;
+#: too few of them have finished; or nothing is left to issue (or as many members train as the population allows)
+Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
+
+#: so many members failed for good, and none ever trained: the script fails everywhere, stop before the budget is burnt
+HOPELESS = 4
+
+
+class Lineage:
+    """The family tree of one run and the rule that grows it; changed by `handle` alone.
+
+    ahead: how many suggestions to keep ready for slots that will fall free; None = one a slot (sync: always 0).
+    """
+
+    def __init__(self, settings: Settings, ahead: int | None = None) -> None:
+        self.settings = settings
+        self.tree = Tree(settings.generations)
+        self.rule = Rule(settings, self.tree)
+        #: facts handled so far
+        self.count = 0
+        self.slots = 0
+        #: set once nothing is left to do; reason empty = the run has finished
+        self.ended: events.Finish | None = None
+        self._ahead = ahead
+        #: members that hold a slot: state TRAINING, and only those
+        self._training: dict[int, Member] = {}
+        #: members to start (again), as a heap: state WAITING, and only those
+        self._waiting: list[tuple[int, Path, int]] = []
+        #: the shallowest generation with members to issue
+        self._open = 0
+        #: suggestions answered and not used; asks not answered, with the generation of the child wanted
+        self._ready: dict[Path, Config] = {}
+        self._asked: dict[Path, int] = {}
+        #: members with something on disk that is still needed; members whose Discard is not confirmed
+        self._stored: dict[int, Member] = {}
+        self._discarding: dict[int, Member] = {}
+        self._failed = 0
+
+    # ---- what others read
+
+    @property
+    def width(self) -> int:
+        """How many members may train at once: with more slots than members a generation would go to the first."""
+        return min(self.slots, self.settings.population)
+
+    @property
+    def training(self) -> list[Member]:
+        return list(self._training.values())
+
+    @property
+    def best(self) -> Member | None:
+        """The best published member of any generation."""
+        return self.tree.best
+
+    def ask(self, path: Path, kin: bool = True) -> Ask:
+        """The Ask for an outstanding Suggest, as the tree stands now; kin=False leaves the family history out."""
+        parent = self.tree.by_path[path[:-1]] if len(path) > 1 else None
+        siblings = parent.children if parent is not None else self.tree.generations[0].members
+        pending = {m.path: m.config for m in siblings if not m.state.settled}
+        pending |= {p: config for p, config in self._ready.items() if p[:-1] == path[:-1] and p != path}
+        seen = self.tree.kin(parent, self.settings.history) if kin else []
+        return Ask(
+            space=self.settings.space,
+            path=path,
+            generation=self._asked[path],
+            seed=key(self.settings.seed, "ask", path, 63),
+            parent=parent.observation() if parent is not None else None,
+            kin=tuple(m.observation() for m in seen),
+            pending=tuple(pending[p] for p in sorted(pending)),
+        )
+
+    def idle_cause(self) -> Cause:
+        """Why a slot that is free now stays free."""
+        if self.ended or self._open == self.settings.generations or len(self._training) >= self.width:
+            return "no_work"
+        if next(self.rule.upcoming(self._open), None) is not None:
+            return "searcher"
+        above = self.tree.generations[self._open - 1] if self._open else self.tree.generations[0]
+        publishing = sum(m.state is State.TRAINED for m in above.members)
+        if publishing and self.rule.evident(above.settled + publishing):
+            return "checkpoint"
+        return "evidence"
+
+    # ---- the one way in
+
+    def handle(self, fact: Fact) -> list[Command]:
+        """Take a fact in; return the commands that follow from it (all outstanding ones after Opened)."""
+        self.count += 1
+        match fact:
+            case events.Opened():
+                self.slots = fact.slots
+                for member in self._training.values():
+                    self._wait(member)
+                self._training.clear()
+                self._decide()
+                return self.outstanding()
+            case events.Suggested():
+                path = path_of(fact.path)
+                if self._asked.pop(path, None) is not None:
+                    self._ready[path] = fact.config
+            case events.Started():
+                member = self._in_training(fact)
+                if path_text(member.path) != fact.path or member.config != fact.config:
+                    raise JournalError(
+                        f"member {fact.member} was started at {fact.path} with {fact.config}, but the journal's facts "
+                        f"lead to {path_text(member.path)} with {member.config}: written by another version?"
+                    )
+                member.slot = fact.slot
+            case events.Entered():
+                self._in_training(fact)
+            case events.Trained():
+                member = self._in_training(fact)
+                self._trained(member, fact)
+                if member.state is State.TRAINED:
+                    return [events.Publish(member.id, member.attempt), *self._decide()]
+            case events.Published():
+                self._published(self._expect(fact, State.TRAINED))
+            case events.Failed():
+                self._failed_attempt(self._expect(fact, State.TRAINING, State.TRAINED), fact)
+            case events.Lost():
+                member = self._in_training(fact)
+                del self._training[member.id]
+                self._wait(member)
+            case events.Discarded():
+                self._discarding.pop(fact.member, None)
+            case events.Closed():
+                pass
+            case _:
+                raise TypeError(f"{fact!r} is not a fact of the journal")
+        return self._decide()
+
+    def outstanding(self) -> list[Command]:
+        """Every command whose effect has not been told yet, derived from the state alone."""
+        commands: list[Command] = [events.Suggest(path) for path in self._asked]
+        commands += [events.Start(m.id, m.attempt) for m in self._training.values() if m.slot is None]
+        commands += [events.Publish(m.id, m.attempt) for m in self._stored.values() if m.state is State.TRAINED]
+        commands += [events.Discard(id) for id in self._discarding]
+        if self.ended is not None:
+            commands.append(self.ended)
+        return commands
+
+    # ---- what facts change
+
+    def _expect(
+        self,
+        fact: events.Started | events.Entered | events.Trained | events.Published | events.Failed | events.Lost,
+        *states: State,
+    ) -> Member:
+        if not 0 <= fact.member < len(self.tree.members):
+            raise JournalError(f"{fact!r}: there is no such member")
+        member = self.tree.members[fact.member]
+        if member.state not in states or member.attempt != fact.attempt:
+            raise JournalError(f"{fact!r}: member {member.id} is {member.state.value} in attempt {member.attempt}")
+        return member
+
+    def _in_training(self, fact: events.Started | events.Entered | events.Trained | events.Lost) -> Member:
+        return self._expect(fact, State.TRAINING)
+
+    def _wait(self, member: Member) -> None:
+        member.state = State.WAITING
+        member.slot = None
+        heapq.heappush(self._waiting, (member.generation, member.path, member.id))
+
+    def _trained(self, member: Member, fact: events.Trained) -> None:
+        del self._training[member.id]
+        member.slot = None
+        member.seconds, member.metrics, member.score = fact.seconds, fact.metrics, fact.score
+        self._stored[member.id] = member
+        if fact.score is None or not math.isfinite(fact.score):
+            name = self.settings.score
+            member.reason = (
+                f"{name} is {fact.score}"
+                if fact.score is not None
+                else (f"never reported {name!r}" + (f" (reported: {', '.join(fact.metrics)})" if fact.metrics else ""))
+            )
+            self._settle(member, State.FAILED)
+        else:
+            member.state = State.TRAINED
+            member.loss = -fact.score if self.settings.mode == "max" else fact.score
+
+    def _published(self, member: Member) -> None:
+        self._settle(member, State.FINISHED)
+
+    def _failed_attempt(self, member: Member, fact: events.Failed) -> None:
+        self._training.pop(member.id, None)
+        self._stored.pop(member.id, None)
+        member.failures += 1
+        member.reason, member.score, member.loss = fact.reason, None, math.inf
+        if member.failures < self.settings.attempts:
+            self._wait(member)
+        else:
+            self._settle(member, State.FAILED)
+
+    def _settle(self, member: Member, state: State) -> None:
+        self.tree.settle(member, state)
+        self._failed += state is State.FAILED
+        member.slot = None
+
+    # ---- what follows
+
+    def _decide(self) -> list[Command]:
+        if self.ended is None:
+            reason = self._over()
+            if reason is not None:
+                self.ended = events.Finish(reason)
+                self._asked.clear()
+                self._ready.clear()
+                return [*self._discards(), self.ended]
+        if self.ended is not None:
+            return self._discards()
+        return [*self._starts(), *self._suggests(), *self._discards()]
+
+    def _over(self) -> str | None:
+        """None while there is something to do; "" when the run has finished; else why it failed."""
+        tree, n = self.tree, self.settings.population
+        trained = tree.best is not None or any(m.state is State.TRAINED for m in self._stored.values())
+        if self._failed >= min(n, HOPELESS) and not trained:
+            return f"{self._failed} members failed and none succeeded; the first: {self._first_reason(0)}"
+        if self._open == self.settings.generations:
+            return "" if not tree.unsettled else None
+        if self._open and tree.generations[self._open - 1].settled == n and not self.rule.elite(self._open - 1):
+            above = self._open - 1
+            return f"no member of generation {above} can be a parent; the first: {self._first_reason(above)}"
+        return None
+
+    def _first_reason(self, generation: int) -> str:
+        failed = [m for m in self.tree.generations[generation].members if m.state is State.FAILED]
+        failed = failed or [m for m in self.tree.members if m.state is State.FAILED]
+        return f"member {failed[0].id}: {failed[0].reason}"
+
+    def _starts(self) -> list[Command]:
+        starts: list[Command] = []
+        while len(self._training) < self.width:
+            member = self._next()
+            if member is None:
+                break
+            member.state = State.TRAINING
+            member.attempt += 1
+            self._training[member.id] = member
+            starts.append(events.Start(member.id, member.attempt))
+        return starts
+
+    def _next(self) -> Member | None:
+        """The member a free slot trains now: one that waits to be started again, else a new one."""
+        if self._waiting:
+            return self.tree.members[heapq.heappop(self._waiting)[2]]
+        choice = next(self.rule.upcoming(self._open), None)
+        if choice is None:
+            return None
+        if choice.repeats:
+            assert choice.parent is not None
+            config = choice.parent.config
+        elif choice.path in self._ready:
+            config = self._ready.pop(choice.path)
+        else:
+            return None
+        member = self.tree.add(choice.generation, choice.parent, config, self.settings.seed)
+        while self._open < self.settings.generations and (
+            self.tree.generations[self._open].issued == self.settings.population
+        ):
+            self._open += 1
+        return member
+
+    def _suggests(self) -> list[Command]:
+        """Ask for what free slots wait for, and ahead for those that will fall free; forget what is not wanted now."""
+        ahead = 0 if self.settings.schedule == "sync" else self.slots if self._ahead is None else self._ahead
+        free = max(0, self.width - len(self._training))
+        commands: list[Command] = []
+        wanted: set[Path] = set()
+        # one ask a parent at a time: a younger sibling's ask must know its elder's config as pending
+        busy: set[Path] = set()
+        for choice in islice(self.rule.upcoming(self._open), free + ahead):
+            path = choice.path
+            if choice.repeats:
+                continue
+            wanted.add(path)
+            if path in self._ready or path[:-1] in busy:
+                continue
+            busy.add(path[:-1])
+            if path not in self._asked:
+                self._asked[path] = choice.generation
+                commands.append(events.Suggest(path))
+        for held in (self._ready, self._asked):
+            for path in [p for p in held if p not in wanted]:
+                del held[path]
+        return commands
+
+    def _discards(self) -> list[Command]:
+        idle = [m for m in self._stored.values() if not self.rule.needed(m)]
+        for member in idle:
+            del self._stored[member.id]
+            self._discarding[member.id] = member
+        return [events.Discard(m.id) for m in idle]
+
+    def check(self) -> None:
+        """Assert every invariant that holds between facts."""
+        s, tree = self.settings, self.tree
+        assert len(self._training) <= max(self.width, 0) or not self.ended
+        assert {m.id for m in tree.members if m.state is State.TRAINING} == set(self._training)
+        assert sorted(i for _, _, i in self._waiting) == [m.id for m in tree.members if m.state is State.WAITING]
+        assert tree.unsettled == sum(not m.state.settled for m in tree.members)
+        assert all(path not in tree.by_path for path in (*self._ready, *self._asked))
+        for index, generation in enumerate(tree.generations):
+            assert generation.issued <= s.population
+            assert generation.settled == sum(m.state.settled for m in generation.members)
+            assert [i for _, i in generation.ranking] == [
+                m.id for m in sorted(generation.members, key=lambda m: m.rank_key) if m.state is State.FINISHED
+            ]
+            assert index <= self._open or not generation.issued
+        for member in tree.members:
+            assert tree.by_path[member.path] is member
+            assert member.unsettled == sum(not c.state.settled for c in member.children)
+            assert member.config == s.space.clip(member.config)
+            if member.parent is not None:
+                assert member.parent.state is State.FINISHED
+                assert member.parent.children[member.path[-1]] is member
+                assert member.path[-1] > 0 or member.config == member.parent.config
+                assert member.parent.id in self._stored or member.state.settled, "a parent's checkpoint was let go"
+        assert tree.best is None or tree.best.id in self._stored

@@ -1,0 +1,134 @@
+"""The rule: who is issued next, from which parent, and whose checkpoint may still be needed.
+
+Pure functions of the settings and the tree; nothing here changes either. `lineage.py` turns their answers into
+commands. Read this file to know how GPBT breeds, and change it here.
+
+The asynchronous rule: generations fill up shallowest first. A child of generation g > 0 may be issued as soon as at
+least ceil(evidence · n) members of g-1 have settled; the best max(1, floor(settled · k / n)) of those that may be
+parents are the elite, looked up afresh at every decision; the elite member with the fewest children issued in g is
+the parent (ties: the better). A parent's first child repeats its config; the others get theirs from the searcher.
+The synchronous rule (the paper's): g opens when g-1 is complete, its exact top k are the parents with fixed quotas,
+and the children of one parent come one after the other, so that each suggestion has seen its elders' results.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .tree import Member, State, Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .asks import Path
+    from .experiment import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A member the rule would issue: child number `index` of `parent` (None: a root), in `generation`."""
+
+    generation: int
+    parent: Member | None
+    index: int
+
+    @property
+    def path(self) -> Path:
+        return (*(self.parent.path if self.parent is not None else ()), self.index)
+
+    @property
+    def repeats(self) -> bool:
+        return self.parent is not None and self.index == 0
+
+
+class Rule:
+    """The experiment's breeding rule over one tree."""
+
+    def __init__(self, settings: Settings, tree: Tree) -> None:
+        self.settings = settings
+        self.tree = tree
+
+    def upcoming(self, first: int) -> Iterator[Choice]:
+        """What would be issued next, in order, were there slots; changes nothing."""
+        for generation in range(first, self.settings.generations):
+            if generation and not self.evident(self.tree.generations[generation - 1].settled):
+                return
+            if self.settings.schedule == "sync":
+                yield from self._sync_choices(generation)
+                return
+            if generation == 0:
+                issued = self.tree.generations[0].issued
+                yield from (Choice(0, None, index) for index in range(issued, self.settings.population))
+            else:
+                elite = self.elite(generation - 1)
+                if not elite:
+                    return
+                yield from self._async_choices(generation, elite)
+
+    def evident(self, settled: int) -> bool:
+        """Have enough members of a generation settled for the next one to open?"""
+        n = self.settings.population
+        evidence = 1.0 if self.settings.schedule == "sync" else self.settings.evidence
+        return settled >= max(1, math.ceil(evidence * n - 1e-9))
+
+    def elite(self, generation: int) -> list[Member]:
+        """Who may be a parent now, best first: all of the exact top k once the generation is complete."""
+        settled = self.tree.generations[generation].settled
+        size = max(1, settled * self.settings.parents // self.settings.population)
+        rivals = self.tree.rivals(generation, self.settings.selection == "plus")
+        return [self.tree.members[id] for _, id in rivals[:size]]
+
+    def _async_choices(self, generation: int, elite: list[Member]) -> Iterator[Choice]:
+        counts = self.tree.generations[generation].by_parent
+        # min() takes the first of equals, and the elite is listed best first
+        issued = [counts.get(parent.id, 0) for parent in elite]
+        extra = [0] * len(elite)
+        for _ in range(self.settings.population - self.tree.generations[generation].issued):
+            i = min(range(len(elite)), key=lambda i: issued[i] + extra[i])
+            yield Choice(generation, elite[i], len(elite[i].children) + extra[i])
+            extra[i] += 1
+
+    def _sync_choices(self, generation: int) -> Iterator[Choice]:
+        """One child at a time of each parent that has quota left. With global history one member at a time at all.
+
+        (Kin of everybody would otherwise depend on which lineage happens to be faster.)
+        """
+        tree, n = self.tree, self.settings.population
+        alone = generation == 0 or self.settings.history == "global"
+        if alone and tree.unsettled:
+            return
+        if generation == 0:
+            yield Choice(0, None, tree.generations[0].issued)
+            return
+        elite = self.elite(generation - 1)
+        quota = n // len(elite) if elite else 0
+        for rank, parent in enumerate(elite):
+            left = (quota if rank else n - quota * (len(elite) - 1)) - tree.generations[generation].by_parent.get(
+                parent.id, 0
+            )
+            if left > 0 and not parent.unsettled:
+                yield Choice(generation, parent, len(parent.children))
+                if alone:
+                    return
+
+    def needed(self, member: Member) -> bool:
+        """May anything still read the member's checkpoint?
+
+        It is being published; or it is the best so far; or a child of it may yet be started (again); or it may yet
+        be chosen as a parent: ranks only get worse, so whoever has fallen out of the top k never is.
+        """
+        if member.state is State.TRAINED or member is self.tree.best or member.unsettled:
+            return True
+        if member.state is not State.FINISHED:
+            return False
+        plus = self.settings.selection == "plus"
+        last = self.settings.generations - 1
+        for generation in range(member.generation, last if plus else min(member.generation + 1, last)):
+            rival = generation == member.generation or member.id in self.tree.generations[generation].by_parent
+            if not rival or self.tree.generations[generation + 1].issued == self.settings.population:
+                continue
+            if self.tree.rank(member, generation, plus) < self.settings.parents:
+                return True
+        return False

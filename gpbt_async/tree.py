@@ -1,0 +1,193 @@
+"""The family tree: members, generations, and who is kin to whom.
+
+Pure bookkeeping under the engine: `lineage.py` decides, this room remembers. Nothing here knows of slots, clocks or
+files, and nothing is ever removed: the tree only grows, and a member's place in it (its path) never changes.
+
+The one surprise: a member's *generation* is the round it was issued in. With comma selection that is its depth. With
+plus selection a parent that was not beaten goes on having children in later rounds; such a child's generation is one
+more than the round its parent survived, so each round still has exactly n members, and its schedule is shorter.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .asks import Observation, Path, path_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from .space import Config
+
+
+def key(seed: int, purpose: str, path: Path, bits: int) -> int:
+    """A number in [0, 2**bits) for (seed, purpose, path): the same on every machine, unrelated between paths."""
+    digest = hashlib.blake2b(f"{seed}:{purpose}:{path_text(path)}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - bits)
+
+
+class State(enum.Enum):
+    """Where a member is in its life. FINISHED and FAILED are for good."""
+
+    WAITING = "waiting"  # issued; to be started, or started again
+    TRAINING = "training"  # holds a slot
+    TRAINED = "trained"  # the slot is free again; its checkpoint is being published
+    FINISHED = "finished"  # published: it may be a parent
+    FAILED = "failed"  # all attempts failed, or no finite score; never a parent
+
+    @property
+    def settled(self) -> bool:
+        return self is State.FINISHED or self is State.FAILED
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One node of the tree. The first six attributes never change."""
+
+    id: int
+    path: Path
+    generation: int
+    parent: Member | None
+    config: Config
+    seed: int
+    state: State = State.WAITING
+    #: number of the current or last attempt, from 1; 0 before the first
+    attempt: int = 0
+    #: how many attempts failed by the member's own doing
+    failures: int = 0
+    #: as reported, None before training ends; the loss is the score with its sign turned so that less is better
+    score: float | None = None
+    loss: float = math.inf
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    #: time inside `train`, of the attempt that counts
+    seconds: float = 0.0
+    reason: str = ""
+    slot: int | None = None
+    #: by child index
+    children: list[Member] = field(default_factory=list)
+    #: children issued and not settled
+    unsettled: int = 0
+
+    @property
+    def rank_key(self) -> tuple[float, int, Path]:
+        return (self.loss, self.generation, self.path)
+
+    @property
+    def ancestry(self) -> list[Member]:
+        """From the root to this member."""
+        chain = [self]
+        while chain[-1].parent is not None:
+            chain.append(chain[-1].parent)
+        return chain[::-1]
+
+    @property
+    def schedule(self) -> list[Config]:
+        """The configs along the ancestry: what to train with, interval after interval, to get this member."""
+        return [member.config for member in self.ancestry]
+
+    def observation(self) -> Observation:
+        finished = self.state is State.FINISHED
+        return Observation(
+            self.path,
+            self.generation,
+            self.config,
+            "finished" if finished else "failed",
+            self.loss if finished else None,
+        )
+
+
+@dataclass(slots=True)
+class Generation:
+    """One round of n members."""
+
+    members: list[Member] = field(default_factory=list)
+    #: how many have finished or failed
+    settled: int = 0
+    #: those that may be parents, best first: (loss, generation, path), id
+    ranking: list[tuple[tuple[float, int, Path], int]] = field(default_factory=list)
+    #: children issued in this generation, by the parent's id
+    by_parent: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def issued(self) -> int:
+        return len(self.members)
+
+
+class Tree:
+    """All members by id and by path, and the generations they fill."""
+
+    def __init__(self, generations: int) -> None:
+        self.members: list[Member] = []
+        self.by_path: dict[Path, Member] = {}
+        self.generations = [Generation() for _ in range(generations)]
+        self.best: Member | None = None
+        self.unsettled = 0
+
+    def add(self, generation: int, parent: Member | None, config: Config, seed: int) -> Member:
+        siblings = parent.children if parent is not None else self.generations[0].members
+        path = (*(parent.path if parent is not None else ()), len(siblings))
+        member = Member(len(self.members), path, generation, parent, config, key(seed, "member", path, 32))
+        self.members.append(member)
+        self.by_path[path] = member
+        self.generations[generation].members.append(member)
+        self.unsettled += 1
+        if parent is not None:
+            parent.children.append(member)
+            parent.unsettled += 1
+            counts = self.generations[generation].by_parent
+            counts[parent.id] = counts.get(parent.id, 0) + 1
+        return member
+
+    def settle(self, member: Member, state: State) -> None:
+        """The member has finished or failed, for good."""
+        member.state = state
+        generation = self.generations[member.generation]
+        generation.settled += 1
+        self.unsettled -= 1
+        if member.parent is not None:
+            member.parent.unsettled -= 1
+        if state is State.FINISHED:
+            insort(generation.ranking, (member.rank_key, member.id))
+            if self.best is None or member.rank_key < self.best.rank_key:
+                self.best = member
+
+    def rivals(self, generation: int, plus: bool) -> list[tuple[tuple[float, int, Path], int]]:
+        """Who competes to be parents of the generation after `generation`, best first.
+
+        With plus selection the parents of `generation` compete with their children.
+        """
+        own = self.generations[generation]
+        if not plus:
+            return own.ranking
+        return sorted([*own.ranking, *((self.members[i].rank_key, i) for i in own.by_parent)])
+
+    def rank(self, member: Member, generation: int, plus: bool) -> int:
+        """The member's place, from 0, among the rivals of `generation`."""
+        return bisect_left(self.rivals(generation, plus), (member.rank_key, member.id))
+
+    def kin(self, parent: Member | None, history: str) -> list[Member]:
+        """The settled members a searcher for a child of `parent` is shown, by (generation, path).
+
+        inherit: generation 0, and all children of the parent and of every ancestor. reset: the parent's own children.
+        global: everybody. `parent` None stands for the virtual parent of generation 0.
+        """
+        roots = self.generations[0].members
+        families: Iterable[Member]
+        if history == "global":
+            families = self.members
+        elif parent is None:
+            families = roots
+        elif history == "reset":
+            families = parent.children
+        else:
+            families = [*roots, *(child for elder in parent.ancestry for child in elder.children)]
+        return sorted((m for m in families if m.state.settled), key=lambda m: (m.generation, m.path))
+
+    def best_of(self, generation: int) -> Member | None:
+        ranking = self.generations[generation].ranking
+        return self.members[ranking[0][1]] if ranking else None

@@ -1,0 +1,168 @@
+"""A scheduler without processes, for tests of the engine: performs commands in whatever order chance says.
+
+Its record of what happened (facts, and what each ask was shown) is kept apart from the engine's tree, so that tests
+can recompute what should have been from the facts alone.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gpbt_async import events
+from gpbt_async.asks import Ask, path_text
+from gpbt_async.experiment import Settings
+from gpbt_async.lineage import Lineage
+from gpbt_async.space import Choice, Float, Int, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gpbt_async.events import Command, Fact
+    from gpbt_async.space import Config
+
+SPACE = Space({"lr": Float(1e-4, 1.0, log=True), "layers": Int(1, 8), "act": Choice(["relu", "tanh", None, 2])})
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(**{"space": SPACE, "score": "loss", "mode": "min", "population": 6, "generations": 3, **changes})
+
+
+def echo(ask: Ask) -> Config:
+    """A searcher whose answer depends on every detail of the ask: equal answers mean equal asks."""
+    return SPACE.sample(random.Random(json.dumps(ask.to_json(), sort_keys=True)))
+
+
+def landscape(path: tuple[int, ...], config: Config) -> float:
+    """A member's score: a function of its place and config, so that it does not depend on when it trains."""
+    return random.Random(repr((path, sorted(config.items(), key=str)))).random()
+
+
+@dataclass
+class Driver:
+    """Performs a lineage's commands one at a time, in random order, and keeps the journal."""
+
+    settings: Settings
+    slots: int
+    rng: random.Random
+    fail: float = 0.0  #: probability that an attempt fails
+    nan: float = 0.0  #: probability that a training ends without a finite score
+    lose: float = 0.0  #: probability that an attempt is lost
+    searcher: Callable[[Ask], Config] = echo
+    score: Callable[[tuple[int, ...], Config], float] = landscape
+    ahead: int | None = None
+    facts: list[Fact] = field(default_factory=list)
+    #: (facts handled before it, Ask)
+    asks: list[tuple[int, Ask]] = field(default_factory=list)
+    pending: list[Command] = field(default_factory=list)
+    running: dict[int, events.Start] = field(default_factory=dict)
+    peak: int = 0
+    on_turn: Callable[[Driver, list[Command]], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.lineage = Lineage(self.settings, self.ahead)
+
+    def open(self) -> None:
+        """Take the run up, as a scheduler does at its start and after a crash."""
+        self.pending.clear()
+        self.running.clear()
+        self.feed(events.Opened(t=0.0, slots=self.slots, version="test", pid=1))
+
+    def feed(self, fact: Fact) -> None:
+        self.facts.append(fact)
+        commands = self.lineage.handle(fact)
+        for command in commands:
+            match command:
+                case events.Suggest(path):
+                    ask = self.lineage.ask(path)
+                    self.asks.append((self.lineage.count, ask))
+                    self.pending.append(command)
+                case _:
+                    self.pending.append(command)
+        self.lineage.check()
+        self.peak = max(self.peak, len(self.lineage.training))
+        if self.on_turn:
+            self.on_turn(self, commands)
+
+    def turn(self) -> bool:
+        """Perform one thing chosen at random. False when nothing is left."""
+        todo = [*self.pending, *self.running.values()]
+        todo = [c for c in todo if not isinstance(c, events.Finish)]
+        if not todo:
+            return False
+        command = self.rng.choice(todo)
+        if isinstance(command, events.Start) and self.running.get(command.member) is command:
+            self._end(command)
+        else:
+            self.pending.remove(command)
+            self._perform(command)
+        return True
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case events.Suggest(path):
+                asked, ask = next(a for a in reversed(self.asks) if a[1].path == path)
+                self.feed(events.Suggested(t=0.0, path=path_text(path), config=self.searcher(ask), asked=asked))
+            case events.Start(id, attempt):
+                member = self.lineage.tree.members[id]
+                self.running[id] = command
+                parent = member.parent.id if member.parent else None
+                self.feed(
+                    events.Started(
+                        t=0.0,
+                        member=id,
+                        attempt=attempt,
+                        slot=0,
+                        pid=1,
+                        path=path_text(member.path),
+                        parent=parent,
+                        config=member.config,
+                    )
+                )
+            case events.Publish(id, attempt):
+                self.feed(events.Published(t=0.0, member=id, attempt=attempt, size=1, digest="d"))
+            case events.Discard(id):
+                self.feed(events.Discarded(t=0.0, member=id))
+
+    def _end(self, command: events.Start) -> None:
+        del self.running[command.member]
+        member = self.lineage.tree.members[command.member]
+        names = {"t": 0.0, "member": command.member, "attempt": command.attempt}
+        dice = self.rng.random()
+        if dice < self.fail:
+            self.feed(events.Failed(**names, reason="boom"))
+        elif dice < self.fail + self.lose:
+            self.feed(events.Lost(**names, reason="gpu"))
+        else:
+            score = float("nan") if dice < self.fail + self.lose + self.nan else self.score(member.path, member.config)
+            self.feed(events.Trained(**names, score=score, metrics={"loss": score}, seconds=1.0))
+
+    def run(self) -> Lineage:
+        if not self.facts:
+            self.open()
+        while self.turn():
+            pass
+        return self.lineage
+
+
+def snapshot(lineage: Lineage) -> Any:
+    """Everything a lineage's future depends on, comparable."""
+    members = [
+        (m.path, m.generation, m.parent and m.parent.id, m.config, m.seed, m.state, m.attempt, m.failures)
+        + (repr(m.score), m.loss, m.reason, m.slot, m.unsettled)  # noqa: RUF005
+        for m in lineage.tree.members
+    ]
+    rest = {
+        k: v
+        for k, v in vars(lineage).items()
+        if k in ("count", "slots", "ended", "_open", "_ready", "_asked", "_failed")
+    }
+    held = (sorted(lineage._stored), sorted(lineage._discarding), sorted(lineage._waiting), sorted(lineage._training))
+    return members, rest, held
+
+
+def tree_of(lineage: Lineage) -> dict[tuple[int, ...], Any]:
+    """The tree by path, without ids (which tell the order of issue)."""
+    return {m.path: (m.generation, tuple(m.config.items()), m.seed, m.state, m.score) for m in lineage.tree.members}

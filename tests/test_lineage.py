@@ -1,0 +1,424 @@
+"""The engine's invariants, as properties, and its decisions on trees small enough to work out by hand."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+
+import pytest
+from driver import SPACE, Driver, landscape, settings, snapshot, tree_of
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from gpbt_async import events
+from gpbt_async.errors import JournalError
+from gpbt_async.lineage import Lineage
+from gpbt_async.tree import Member, State
+
+RATIOS = (0.25, 72 / 256, 0.5, 1.0, 2.0, 4.0)
+
+
+@st.composite
+def drivers(draw: st.DrawFn, faults: bool = True, **fixed: object) -> Driver:
+    """A driver over a random experiment, slots, order and (perhaps) faults."""
+    names = {
+        "population": draw(st.integers(1, 12)),
+        "generations": draw(st.integers(1, 4)),
+        "ratio": draw(st.sampled_from(RATIOS)),
+        "history": draw(st.sampled_from(["inherit", "reset", "global"])),
+        "selection": draw(st.sampled_from(["comma", "plus"])),
+        "evidence": draw(st.sampled_from([0.0, 0.3, 0.75, 1.0])),
+        "schedule": draw(st.sampled_from(["async", "sync"])),
+        "attempts": draw(st.integers(1, 3)),
+        "seed": draw(st.integers(0, 3)),
+        **fixed,
+    }
+    faulty = faults and draw(st.booleans())
+    return Driver(
+        settings(**names),
+        slots=draw(st.integers(1, 14)),
+        rng=random.Random(draw(st.integers(0, 10**6))),
+        fail=0.15 if faulty else 0.0,
+        nan=0.1 if faulty else 0.0,
+        lose=0.1 if faulty else 0.0,
+        ahead=draw(st.sampled_from([None, 0, 1, 5])),
+    )
+
+
+def ancestors(member: Member) -> list[Member]:
+    return member.ancestry[:-1]
+
+
+# 1 and 9: what a searcher is shown
+
+
+@given(drivers())
+def test_an_ask_shows_all_settled_kin_of_the_parent_and_nobody_else(driver: Driver) -> None:
+    s = driver.settings
+
+    def check(d: Driver, commands: list[events.Command]) -> None:
+        for command in commands:
+            if not isinstance(command, events.Suggest):
+                continue
+            ask = next(a for _, a in reversed(d.asks) if a.path == command.path)
+            # settled members, from the facts alone
+            parent_path = command.path[:-1]
+            settled = {m.path for m in d.lineage.tree.members if m.state in (State.FINISHED, State.FAILED)}
+            if s.history == "global":
+                kin = settled
+            elif s.history == "reset" and parent_path:
+                kin = {p for p in settled if p[:-1] == parent_path}
+            else:
+                families = [parent_path[:i] for i in range(len(parent_path) + 1)]
+                kin = {p for p in settled if p[:-1] in families}
+            assert {o.path for o in ask.kin} == kin
+            listed = [(o.generation, o.path) for o in ask.kin]
+            assert listed == sorted(listed)
+            for o in ask.kin:
+                member = d.lineage.tree.by_path[o.path]
+                assert SPACE.clip(o.config) == o.config == member.config
+                assert (o.loss is None) == (o.outcome == "failed") == (member.state is State.FAILED)
+
+    driver.on_turn = check
+    driver.run()
+
+
+@given(drivers())
+def test_pending_siblings_are_told_and_never_stored_as_kin(driver: Driver) -> None:
+    def check(d: Driver, commands: list[events.Command]) -> None:
+        for command in commands:
+            if isinstance(command, events.Suggest):
+                siblings = [m for m in d.lineage.tree.members if m.path[:-1] == command.path[:-1]]
+                pending = [m.config for m in siblings if not m.state.settled]
+                ask = next(a for _, a in reversed(d.asks) if a.path == command.path)
+                assert all(config in ask.pending for config in pending)
+                younger = [p for p in d.lineage._asked if p[:-1] == command.path[:-1]]
+                assert younger == [command.path]
+
+    driver.on_turn = check
+    driver.run()
+
+
+# 2 and 8: counts
+
+
+@given(drivers(faults=False))
+def test_every_generation_has_exactly_n_members(driver: Driver) -> None:
+    s = driver.settings
+    lineage = driver.run()
+    assert [g.issued for g in lineage.tree.generations] == [s.population] * s.generations
+    assert lineage.ended == events.Finish("")
+    assert all(m.state is State.FINISHED and m.attempt == 1 for m in lineage.tree.members)
+    assert driver.peak <= min(driver.slots, s.population)
+
+
+@given(drivers())
+def test_with_faults_no_more_members_and_every_run_ends(driver: Driver) -> None:
+    s = driver.settings
+    lineage = driver.run()
+    assert lineage.ended is not None
+    assert all(g.issued <= s.population for g in lineage.tree.generations)
+    if not lineage.ended.reason:
+        assert len(lineage.tree.members) == s.population * s.generations
+        assert all(m.state.settled for m in lineage.tree.members)
+    for m in lineage.tree.members:
+        assert m.failures <= s.attempts
+        assert m.parent is None or m.parent.state is State.FINISHED
+
+
+@given(drivers(selection="comma"))
+def test_the_winners_schedule_is_as_long_as_its_depth_and_inside_the_space(driver: Driver) -> None:
+    lineage = driver.run()
+    if lineage.best is not None:
+        assert len(lineage.best.schedule) == lineage.best.generation + 1
+        assert all(SPACE.clip(config) == config for config in lineage.best.schedule)
+        finished = [m for m in lineage.tree.members if m.state is State.FINISHED]
+        assert lineage.best is min(finished, key=lambda m: (m.loss, m.generation, m.path))
+
+
+@pytest.mark.parametrize(
+    ("n", "ratio", "k"),
+    [
+        (6, 1.0, 2),
+        (25, 1.0, 5),
+        (72, 0.5, 12),
+        (72, 72 / 256, 16),
+        (4, 4.0, 1),
+        (36, 1.0, 6),
+        (1, 1.0, 1),
+        (3, 1e-9, 3),
+    ],
+)
+def test_the_number_of_parents(n: int, ratio: float, k: int) -> None:
+    assert settings(population=n, ratio=ratio).parents == k
+
+
+@pytest.mark.parametrize(("n", "ratio"), [(6, 1.0), (72, 72 / 256), (7, 0.5), (10, 1.0)])
+def test_sync_kin_before_a_parents_first_child_and_quotas(n: int, ratio: float) -> None:
+    s = settings(population=n, ratio=ratio, schedule="sync", generations=4)
+    k, driver = s.parents, Driver(settings=s, slots=5, rng=random.Random(1))
+    lineage = driver.run()
+    equal = n % k == 0
+    for generation in lineage.tree.generations[1:]:
+        counts = Counter(m.parent.id for m in generation.members if m.parent)
+        above = lineage.tree.generations[generation.members[0].generation - 1]
+        ranked = [i for _, i in above.ranking[:k]]
+        assert dict(counts) == {i: n // k if r else n - (k - 1) * (n // k) for r, i in enumerate(ranked)}
+    for _, ask in driver.asks:
+        elders = ask.path[-1]
+        if ask.generation == 0:
+            assert len(ask.kin) == elders
+        elif equal:
+            assert len(ask.kin) == n + (ask.generation - 1) * (n // k) + elders
+        assert not ask.pending
+
+
+# 3: the repeat child
+
+
+@given(drivers())
+def test_a_parents_first_child_repeats_its_config_exactly(driver: Driver) -> None:
+    lineage = driver.run()
+    for member in lineage.tree.members:
+        if member.parent is not None and member.path[-1] == 0:
+            assert member.config == member.parent.config
+    assert all(not (len(ask.path) > 1 and ask.path[-1] == 0) for _, ask in driver.asks)
+
+
+# 5: determinism
+
+
+@given(drivers(schedule="sync"), st.integers(1, 14), st.integers(0, 10**6))
+def test_sync_gives_the_same_tree_for_any_slots_and_any_order(driver: Driver, slots: int, order: int) -> None:
+    driver.fail = driver.nan = driver.lose = 0.0
+    other = Driver(driver.settings, slots, random.Random(order))
+    assert tree_of(driver.run()) == tree_of(other.run())
+
+
+@given(drivers())
+def test_a_journal_replays_to_the_same_tree_and_the_same_asks(driver: Driver) -> None:
+    driver.run()
+    replayed = Lineage(driver.settings, driver.ahead)
+    asks = []
+    for fact in driver.facts:
+        for command in replayed.handle(fact):
+            if isinstance(command, events.Suggest):
+                asks.append((replayed.count, replayed.ask(command.path)))
+    assert snapshot(replayed) == snapshot(driver.lineage)
+    assert asks == driver.asks
+
+
+# 6: liveness, order, fairness, promotion
+
+
+@given(drivers(schedule="async"))
+def test_a_slot_idles_only_for_a_cause_that_holds(driver: Driver) -> None:
+    s = driver.settings
+
+    def check(d: Driver, commands: list[events.Command]) -> None:
+        lineage = d.lineage
+        if lineage.ended or len(lineage.training) >= lineage.width:
+            return
+        cause = lineage.idle_cause()
+        open_ = next((i for i, g in enumerate(lineage.tree.generations) if g.issued < s.population), None)
+        waiting = [m for m in lineage.tree.members if m.state is State.WAITING]
+        assert not waiting
+        if open_ is None:
+            assert cause == "no_work"
+        elif any(isinstance(c, events.Suggest) for c in d.pending):
+            assert cause in ("searcher", "evidence", "checkpoint")
+        else:
+            above = lineage.tree.generations[open_ - 1]
+            trained = sum(m.state is State.TRAINED for m in above.members)
+            short = above.settled < max(1, math.ceil(s.evidence * s.population))
+            assert open_ > 0
+            assert short or not above.ranking
+            assert cause in ("evidence", "checkpoint")
+            assert cause != "checkpoint" or trained
+
+    driver.on_turn = check
+    driver.run()
+
+
+@given(drivers(schedule="async", faults=False))
+def test_few_slots_never_wait_for_evidence(driver: Driver) -> None:
+    s = driver.settings
+    driver.slots = max(1, min(driver.slots, s.population - math.ceil(s.evidence * s.population) + 1))
+
+    def check(d: Driver, commands: list[events.Command]) -> None:
+        if not d.lineage.ended and len(d.lineage.training) < d.lineage.width:
+            assert d.lineage.idle_cause() in ("searcher", "checkpoint", "no_work")
+
+    driver.on_turn = check
+    driver.run()
+
+
+@given(drivers(schedule="async"))
+def test_shallowest_first_fair_and_from_the_elite(driver: Driver) -> None:
+    s = driver.settings
+    seen = 0
+
+    def check(d: Driver, commands: list[events.Command]) -> None:
+        nonlocal seen
+        tree = d.lineage.tree
+        fresh, seen = tree.members[seen:], len(tree.members)
+        for member in fresh:
+            shallower = tree.generations[: member.generation]
+            assert all(g.issued == s.population for g in shallower)
+            if member.parent is None:
+                continue
+            above = tree.generations[member.generation - 1]
+            assert above.settled >= max(1, math.ceil(s.evidence * s.population))
+            size = max(1, above.settled * s.parents // s.population)
+            rivals = [tree.members[i] for _, i in tree.rivals(member.generation - 1, s.selection == "plus")]
+            elite = rivals[:size]
+            assert member.parent in elite
+            issued_later = Counter(m.parent for m in fresh if m.id >= member.id and m.generation == member.generation)
+            counts = tree.generations[member.generation].by_parent
+            before = {p.id: counts.get(p.id, 0) - issued_later[p] for p in elite}
+            assert before[member.parent.id] == min(before.values())
+
+    driver.on_turn = check
+    driver.run()
+
+
+@given(drivers(schedule="async", evidence=1.0, selection="comma", faults=False))
+def test_with_full_evidence_the_parents_are_the_exact_top_k(driver: Driver) -> None:
+    s, tree = driver.settings, driver.run().tree
+    for above, generation in zip(tree.generations, tree.generations[1:], strict=False):
+        top = {i for _, i in above.ranking[: s.parents]}
+        assert {m.parent.id for m in generation.members if m.parent} == top
+        counts = generation.by_parent.values()
+        assert max(counts) - min(counts) <= 1
+
+
+@given(drivers())
+def test_a_lost_or_failed_member_starts_again_before_anything_new(driver: Driver) -> None:
+    def check(d: Driver, commands: list[events.Command]) -> None:
+        if any(m.state is State.WAITING for m in d.lineage.tree.members):
+            assert d.lineage.ended or len(d.lineage.training) == d.lineage.width
+
+    driver.on_turn = check
+    lineage = driver.run()
+    for member in lineage.tree.members:
+        starts = [f for f in driver.facts if isinstance(f, events.Started) and f.member == member.id]
+        assert len({(f.path, str(f.config)) for f in starts}) <= 1
+        assert [f.attempt for f in starts] == list(range(1, len(starts) + 1))
+
+
+# 7: crash at any fact
+
+
+@given(drivers(), st.data())
+@hypothesis_settings(max_examples=150)
+def test_crash_at_any_fact_replay_and_go_on(driver: Driver, data: st.DataObject) -> None:
+    s = driver.settings
+    driver.open()
+    crashes = data.draw(st.lists(st.integers(1, 25), max_size=4))
+    for turns in crashes:
+        for _ in range(turns):
+            driver.turn()
+        replayed = Lineage(s, driver.ahead)
+        for fact in driver.facts:
+            replayed.handle(fact)
+        assert snapshot(replayed) == snapshot(driver.lineage)
+        # every command not answered yet is derived again: nothing leaks a slot, nothing is told twice
+        expected = Counter(map(repr, driver.pending))
+        stale = [c for c in driver.pending if isinstance(c, events.Suggest) and c.path not in replayed._asked]
+        ended = [c for c in replayed.outstanding() if isinstance(c, events.Finish)]
+        got = Counter(repr(c) for c in replayed.outstanding() if not isinstance(c, events.Finish))
+        expected -= Counter(map(repr, stale)) + Counter(map(repr, ended))
+        for repeated in [c for c in expected if "Suggest" in c]:
+            expected[repeated] = 1
+        assert got == expected
+        driver.lineage = replayed
+        driver.open()
+    lineage = driver.run()
+    assert lineage.ended is not None
+    told = Counter(f.member for f in driver.facts if isinstance(f, events.Published))
+    assert all(count == 1 for count in told.values())
+    if not lineage.ended.reason:
+        assert [g.issued for g in lineage.tree.generations] == [s.population] * s.generations
+
+
+# what may be deleted
+
+
+@given(drivers())
+def test_a_discarded_checkpoint_is_never_read_again(driver: Driver) -> None:
+    lineage = driver.run()
+    gone: set[int] = set()
+    for fact in driver.facts:
+        if isinstance(fact, events.Discarded):
+            gone.add(fact.member)
+        if isinstance(fact, events.Started) and fact.parent is not None:
+            assert fact.parent not in gone
+    kept = {m.id for m in lineage.tree.members if m.state is State.FINISHED} - gone
+    assert kept == ({lineage.best.id} if lineage.best else set()) or lineage.ended != events.Finish("")
+
+
+@given(drivers(selection="comma"))
+def test_the_store_stays_small(driver: Driver) -> None:
+    s = driver.settings
+
+    def check(d: Driver, commands: list[events.Command]) -> None:
+        assert len(d.lineage._stored) <= 2 * s.parents + d.lineage.width + 1 + sum(
+            m.state is State.TRAINED for m in d.lineage.tree.members
+        ) + len({m.parent.id for m in d.lineage.tree.members if m.parent and not m.state.settled})
+
+    driver.on_turn = check
+    driver.run()
+
+
+# by hand
+
+
+def test_plus_selection_keeps_an_unbeaten_parent_without_a_repeat_child() -> None:
+    """The best root is never beaten: it is a parent in every round, and repeats its config only once."""
+
+    def score(path: tuple[int, ...], config: object) -> float:
+        return 0.0 if path == (2,) else 1.0 + landscape(path, {}) + len(path)
+
+    s = settings(population=4, generations=3, selection="plus", schedule="sync")
+    lineage = Driver(s, 2, random.Random(0), score=score).run()
+    root = lineage.tree.by_path[(2,)]
+    assert [c.generation for c in root.children] == [1, 1, 2, 2]
+    assert [c.config == root.config for c in root.children] == [True, False, False, False]
+    assert lineage.best is root
+    assert [g.issued for g in lineage.tree.generations] == [4, 4, 4]
+
+
+def test_a_generation_without_an_eligible_parent_fails_the_run_with_the_first_reason() -> None:
+    s = settings(population=3, generations=2, attempts=2, seed=1)
+    driver = Driver(s, 1, random.Random(0), fail=1.0)
+    lineage = driver.run()
+    assert lineage.ended is not None
+    assert "member 0: boom" in lineage.ended.reason
+    assert [m.attempt for m in lineage.tree.members] == [2, 2, 2]
+
+
+def test_a_script_that_fails_everywhere_does_not_burn_the_budget() -> None:
+    driver = Driver(settings(population=50, generations=2), 2, random.Random(0), fail=1.0)
+    lineage = driver.run()
+    assert lineage.ended is not None
+    assert lineage.ended.reason
+    assert len(lineage.tree.members) < 8
+
+
+def test_a_score_never_reported_is_named() -> None:
+    lineage = Lineage(settings(population=1, generations=1))
+    lineage.handle(events.Opened(t=0, slots=1, version="v", pid=1))
+    lineage.handle(events.Suggested(t=0, path="0", config=SPACE.sample(random.Random(0)), asked=1))
+    commands = lineage.handle(events.Trained(t=0, member=0, attempt=1, score=None, metrics={"acc": 1.0}, seconds=0.0))
+    assert events.Discard(0) in commands
+    assert lineage.ended is not None
+    assert "never reported 'loss' (reported: acc)" in lineage.ended.reason
+
+
+def test_facts_that_cannot_be_are_refused() -> None:
+    lineage = Lineage(settings())
+    lineage.handle(events.Opened(t=0, slots=1, version="v", pid=1))
+    with pytest.raises(JournalError, match="no such member"):
+        lineage.handle(events.Published(t=0, member=0, attempt=1, size=0, digest=""))
