@@ -1,0 +1,173 @@
+"""A member's process from the inside, whether forked from the zygote or started afresh.
+
+It says Hello, waits for Begin (a spare waits here), settles down, trains, says how that went, cleans up behind itself
+and exits. Touches only its own process. The surprise is at the end: End is sent the moment the training function
+returns, because its stamp is the training's end, but the process is not done: it then waits for its threads, runs
+what was registered to run at exit, kills what it left behind (it is its orphans' subreaper) and says Clean, so that
+the scheduler need not ask anybody whether something is left.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import processes, script, wire
+from .errors import Stopped
+from .member import Member
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+def live(sock: socket.socket, find_train: Callable[[], Callable[[Any], object] | None]) -> NoReturn:
+    """All of a member's life. Does not return: what stands above us on the stack belongs to the zygote."""
+    status = 0
+    try:
+        sock.sendall(wire.encode(wire.Hello(wire.VERSION, os.getpid())))
+        begin = _wait(sock)
+        if begin is not None:
+            settle(begin)
+            status = _train(sock, begin, find_train)
+    except ConnectionError:
+        status = 1  # the scheduler is gone, and so are we in a moment
+    except BaseException:
+        status = 1
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def main(fd: int, what: str) -> NoReturn:
+    """A member in a fresh interpreter; what: what to import, as JSON."""
+    sock = socket.socket(fileno=fd)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    live(sock, lambda: script.load(json.loads(what)).train)
+
+
+def _wait(sock: socket.socket) -> wire.Begin | None:
+    """Block until Begin. None when the scheduler closes instead: not needed after all."""
+    lines = wire.Lines()
+    while data := sock.recv(1 << 16):
+        for message in lines.feed(data):
+            # one message, then silence until Entered: nothing can come behind it in the same read but a Stop,
+            # which the scheduler escalates anyway
+            if isinstance(message, wire.Begin):
+                return message
+    return None
+
+
+def settle(begin: wire.Begin) -> None:
+    """Log, folder, environment, threads: what of a member's surroundings can be set before its script is there."""
+    if begin.log is not None:
+        file = os.open(begin.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.close(file)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if begin.cwd is not None:
+        os.chdir(begin.cwd)
+    if begin.threads is not None:
+        _use_threads(begin.threads)
+    os.environ.update(begin.env)
+
+
+def _use_threads(count: int) -> None:
+    os.environ.update(dict.fromkeys(processes.THREADS, str(count)))
+    with contextlib.suppress(KeyError, AttributeError):
+        sys.modules["torch"].set_num_threads(count)
+    with contextlib.suppress(KeyError, AttributeError):
+        sys.modules["threadpoolctl"].threadpool_limits(count)
+
+
+def seed(value: int) -> None:
+    """Seed python, numpy and torch, each now or when the training function imports it."""
+    random.seed(value)
+    script.after_import("numpy.random", lambda module: module.seed(value % (1 << 32)))
+    script.after_import("torch", lambda module: getattr(module, "manual_seed", int)(value % (1 << 63)))
+
+
+def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Callable[[Any], object] | None]) -> int:
+    member = Member(begin, sock)
+    try:
+        train = find_train()
+        assert train is not None
+    except BaseException as error:
+        end = wire.End("raised", time.monotonic(), script.refusal(error))
+        print(end.error, file=sys.stderr)
+    else:
+        seed(begin.seed)
+        sock.sendall(wire.encode(wire.Entered(time.monotonic())))
+        end = run(train, member)
+    with contextlib.suppress(OSError):
+        sock.sendall(wire.encode(end))
+    _leave()
+    with contextlib.suppress(OSError):
+        sock.sendall(wire.encode(wire.Clean()))
+    return 0 if end.how != "raised" else 1
+
+
+def run(train: Callable[[Any], object], member: Member) -> wire.End:
+    """Call the training function; whatever comes of it becomes an End."""
+    try:
+        train(member)
+    except Stopped:
+        return wire.End("stopped", time.monotonic())
+    except SystemExit as error:
+        if error.code in (None, 0):
+            return wire.End("returned", time.monotonic())
+        return _raised(error)
+    except BaseException as error:
+        return _raised(error)
+    return wire.End("returned", time.monotonic())
+
+
+def _raised(error: BaseException) -> wire.End:
+    at = time.monotonic()
+    text = str(error)
+    what = type(error).__name__ + (f": {text}" if text else "")
+    found = script.where(error.__traceback__)
+    place = f"{os.path.basename(found[0])}:{found[1]} in {found[2].co_qualname}" if found is not None else None
+    with contextlib.suppress(Exception):
+        print_traceback(error)
+    # a message has a limit; a person reads the beginning
+    return wire.End("raised", at, what[:4000], place)
+
+
+def print_traceback(error: BaseException) -> None:
+    """The traceback as a person wants it: without our own frames."""
+    import traceback
+
+    told = traceback.TracebackException.from_exception(error)
+    stack: list[Any] = [told]
+    while stack:
+        each = stack.pop()
+        if each is not None:
+            each.stack = traceback.StackSummary.from_list([f for f in each.stack if not script.is_ours(f.filename)])
+            stack += [each.__cause__, each.__context__, *(each.exceptions or ())]
+    print("".join(told.format()), end="", file=sys.stderr, flush=True)
+
+
+def _leave() -> None:
+    """What an interpreter does at its end, and then nothing we started may be left."""
+    multiprocessing: Any = sys.modules.get("multiprocessing.util")
+    if multiprocessing is not None:
+        # it would wait for children, for ever if need be; they are killed below
+        atexit.unregister(multiprocessing._exit_function)
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    processes.kill_below()

@@ -1,0 +1,230 @@
+"""The user's script, imported: under which name, what it declares, and what is wrong with it in one message.
+
+Runs inside the zygote and inside exec'd members, never in the scheduler. Imports nothing heavy itself; what the
+script imports is the script's business. The surprise: the script never becomes `__main__`, so that an application
+that embeds us does not run twice, and so that functions and classes can be found again by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import linecache
+import os
+import sys
+import sysconfig
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import ExperimentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType, FrameType, ModuleType, TracebackType
+
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_LIBRARIES = tuple(
+    sorted({path + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")
+            if (path := sysconfig.get_paths().get(name))})
+)  # fmt: skip
+
+
+class Script(NamedTuple):
+    """What was imported. declaration: the experiment as JSON, None for a target. train: None for a command."""
+
+    declaration: dict[str, Any] | None
+    variable: str | None
+    train: Callable[[Any], object] | None
+    file: str
+
+
+class NoExperiment(Exception):
+    """The script was imported, and does not declare exactly one experiment. The text says what to do."""
+
+
+def load(what: dict[str, Any]) -> Script:
+    """Import {"script": path} or {"target": Target as JSON}. Raises whatever the user's code does."""
+    if "script" in what:
+        return _load_script(os.path.abspath(what["script"]))
+    target = what["target"]
+    return Script(None, None, _load_target(target), target["file"])
+
+
+def _load_script(path: str) -> Script:
+    sys.path.insert(0, os.path.dirname(path))
+    module = _import_file(path)
+    declared: dict[int, tuple[str, Any]] = {}
+    # the class is known only if the script imported it
+    kind = getattr(sys.modules.get("gpbt_async.experiment"), "Experiment", ())
+    for variable, value in vars(module).items():
+        if isinstance(value, kind):
+            declared.setdefault(id(value), (variable, value))
+    if len(declared) != 1:
+        raise NoExperiment(_how_many(os.path.basename(path), [name for name, _ in declared.values()]))
+    ((variable, experiment),) = declared.values()
+    return Script(experiment.to_json(), variable, experiment.train, path)
+
+
+def _how_many(name: str, variables: list[str]) -> str:
+    if not variables:
+        return (
+            f"{name} declares no experiment: put one at its top level, "
+            "experiment = gpbt.Experiment(train, space={...}, score=...)"
+        )
+    return f"{name} declares {len(variables)} experiments ({', '.join(variables)}): keep one in a script"
+
+
+def _load_target(target: dict[str, Any]) -> Callable[[Any], object]:
+    sys.path[:] = [*target["sys_path"], *(entry for entry in sys.path if entry not in target["sys_path"])]
+    if target["module"] is not None:
+        found: Any = importlib.import_module(target["module"])
+    else:
+        found = _import_file(target["file"])
+    for name in target["qualname"].split("."):
+        found = getattr(found, name)
+    return found  # type: ignore[no-any-return]
+
+
+def _import_file(path: str) -> ModuleType:
+    name = module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:  # no .py at its end
+        from importlib.machinery import SourceFileLoader
+
+        spec = importlib.util.spec_from_file_location(name, path, loader=SourceFileLoader(name, path))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def module_name(path: str) -> str:
+    """The stem if a module may be called so and none is; never __main__."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    taken = stem in sys.modules or stem in sys.stdlib_module_names
+    if stem.isidentifier() and not taken and stem != "__main__":
+        return stem
+    return "gpbt_script_" + "".join(c if c.isalnum() else "_" for c in stem)
+
+
+def mentions(script: Script, word: str) -> bool:
+    try:
+        with open(script.file, encoding="utf-8", errors="replace") as file:
+            return word in file.read()
+    except OSError:
+        return False
+
+
+def is_users(file: str) -> bool:
+    """Not ours, not the standard library, not an installed package, not made up."""
+    return not file.startswith((*_LIBRARIES, _OURS, "<"))
+
+
+def is_ours(file: str) -> bool:
+    return file.startswith(_OURS)
+
+
+def where(trace: TracebackType | None) -> tuple[str, int, CodeType] | None:
+    """File, line and code of the last frame in the user's files, or else the last that is not ours."""
+    found = other = None
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        here = code.co_filename, trace.tb_lineno, code
+        if is_users(code.co_filename):
+            found = here
+        elif not code.co_filename.startswith((_OURS, "<")):
+            other = here
+        trace = trace.tb_next
+    return found or other
+
+
+def place(frame: FrameType | None) -> str | None:
+    """`file:line: source` of the nearest of these frames that is the user's."""
+    while frame is not None and not is_users(frame.f_code.co_filename):
+        frame = frame.f_back
+    return _quoted(frame.f_code.co_filename, frame.f_lineno, ": ") if frame is not None else None
+
+
+def refusal(error: BaseException) -> str:
+    """One message for a script that cannot be imported: what, and at which of the user's lines."""
+    if isinstance(error, NoExperiment):
+        return str(error)
+    text = str(error)
+    what = type(error).__name__ + (f": {text}" if text else "")
+    found = where(error.__traceback__)
+    at = (found[0], found[1]) if found is not None else None
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        what, at = f"{type(error).__name__}: {error.msg}", (error.filename, error.lineno)
+    if isinstance(error, SystemExit):
+        what = f"the script called sys.exit({error.code!r}) while it was imported"
+    if at is None:
+        return what
+    if isinstance(error, ExperimentError):  # says its line itself
+        source = linecache.getline(*at).strip()
+        return f"{text}\n    {source}" if source else text
+    file, _, source = _quoted(*at, "\n    ").partition("\n")
+    return f"{file}: {what}" + (f"\n{source}" if source else "")
+
+
+def _quoted(file: str, line: int, between: str) -> str:
+    source = linecache.getline(file, line).strip()
+    shown = os.path.relpath(file) if not os.path.relpath(file).startswith("..") else file
+    return f"{shown}:{line}" + (f"{between}{source}" if source else "")
+
+
+class _AfterImport:
+    """A meta path finder that calls somebody back when a module has been imported, once."""
+
+    def __init__(self, name: str, callback: Callable[[ModuleType], object]) -> None:
+        self.name = name
+        self.callback = callback
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        spec = importlib.util.find_spec(name)
+        loader = spec.loader if spec is not None else None
+        if loader is None:
+            return spec
+        run = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            run(module)
+            self.callback(module)
+
+        loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def after_import(name: str, callback: Callable[[ModuleType], object]) -> None:
+    """Call back with the module: now if it is loaded, else whenever somebody imports it."""
+    if name in sys.modules:
+        callback(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _AfterImport(name, callback))  # type: ignore[arg-type]
+
+
+def watch_cuda() -> Callable[[], str | None]:
+    """Remember which of the user's lines initialises CUDA first; the result tells, None while nobody has."""
+    first: list[str] = []
+
+    def wrap(cuda: Any) -> None:
+        real = cuda._lazy_init
+
+        def lazy_init(*args: Any, **kwargs: Any) -> Any:
+            if not first and not cuda.is_initialized():
+                first.append(place(sys._getframe(1)) or "?")
+            return real(*args, **kwargs)
+
+        cuda._lazy_init = lazy_init
+
+    def initialised() -> str | None:
+        cuda: Any = sys.modules.get("torch.cuda")
+        if cuda is None or not cuda.is_initialized():
+            return None
+        return first[0] if first else "a line of the script"
+
+    after_import("torch.cuda", wrap)
+    return initialised

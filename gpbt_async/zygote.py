@@ -1,0 +1,179 @@
+"""The zygote: the process that has imported the user's script once, and forks every member from itself.
+
+A program of its own, started by the guardian with the user's interpreter and environment, one thread, a select loop.
+It never trains. In, over its socketpair to the scheduler: {op: open, script | target}, then {op: fork, n},
+{op: warm}, {op: log, path}. Out: {op: declared, ...} or {op: refused, kind, message}; {op: forked, n, pid} with the
+member's socket and pidfd; {op: warmed}; {op: exit, pid, status} once a member and all it started is gone.
+
+The surprises, each measured the hard way: a process that ran one two-threaded OpenMP operation has children that hang
+in theirs, so everything here has one thread; CUDA does not survive a fork, so a script that touches it while it is
+imported is reported with the line to move; and torch's first optimizer takes two seconds of imports, which are paid
+here once ("warm"), but only after the first members are training.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import os
+import random  # loaded before the fork, so that no member pays for it
+import select
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+from . import child, guardian, processes, script
+
+__all__ = ["main", "random"]
+
+
+def main(control: int) -> NoReturn:
+    """Serve until the scheduler closes; then end at once: the guardian sees to the rest."""
+    parent = os.getppid()
+    processes.adopt_orphans()
+    processes.die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    line = processes.Line(socket.socket(fileno=control))
+    backlog: list[tuple[dict[str, Any], list[int]]] = []
+    while not backlog:
+        received = line.receive()
+        if received is None:
+            os._exit(0)
+        backlog += received
+    request, _ = backlog.pop(0)
+    loaded = _open(line, request)
+    if loaded is None:
+        os._exit(2)
+    _flush()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        Zygote(line, loaded).serve(backlog)
+    os._exit(0)
+
+
+def _open(line: processes.Line, request: dict[str, Any]) -> script.Script | None:
+    initialised = script.watch_cuda()
+    # before the script gets a chance to run something: torch asks OMP_NUM_THREADS first, and this settles it
+    script.after_import("torch", lambda torch: getattr(torch, "set_num_threads", int)(1))
+    try:
+        loaded = script.load(request)
+    except BaseException as error:
+        kind = "experiment" if isinstance(error, script.ExperimentError) else "script"
+        _flush()
+        line.send({"op": "refused", "kind": kind, "message": script.refusal(error)})
+        return None
+    torch: Any = sys.modules.get("torch")
+    line.send(
+        {
+            "op": "declared",
+            "experiment": loaded.declaration,
+            "variable": loaded.variable,
+            "cuda": initialised(),
+            "warms": hasattr(torch, "optim") and script.mentions(loaded, "optim"),
+            "threads": len(os.listdir("/proc/self/task")),
+        }
+    )
+    return loaded
+
+
+class Zygote:
+    """After the import: fork on request, reap, and kill what dead members left behind."""
+
+    def __init__(self, line: processes.Line, loaded: script.Script) -> None:
+        self.line = line
+        self.script = loaded
+        self.reaper = processes.Reaper()
+        self.wakeup = guardian.wake_on_child()
+        _freeze()
+
+    def serve(self, backlog: list[tuple[dict[str, Any], list[int]]]) -> None:
+        while True:
+            for message, _fds in backlog:
+                self.handle(message)
+            for pid, status in self.reaper.reap():
+                self.line.send({"op": "exit", "pid": pid, "status": status})
+            ready, _, _ = select.select([self.line.sock, self.wakeup], [], [])
+            if self.wakeup in ready:
+                guardian.drain(self.wakeup)
+            received = self.line.receive() if self.line.sock in ready else []
+            if received is None:
+                return
+            backlog = received
+
+    def handle(self, message: dict[str, Any]) -> None:
+        if message["op"] == "fork":
+            self.fork(message["n"])
+        elif message["op"] == "warm":
+            with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
+                warm()
+            _freeze()
+            self.line.send({"op": "warmed"})
+        elif message["op"] == "log":
+            with contextlib.suppress(OSError):
+                _log_to(message["path"])
+
+    def fork(self, n: int) -> None:
+        ours, theirs = socket.socketpair()
+        zygote = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self.line.send({"op": "failed", "n": n, "error": str(error)})
+        else:
+            if pid == 0:
+                ours.close()
+                self.become_member(zygote, theirs)
+            self.reaper.add(pid)
+            pidfd = os.pidfd_open(pid)
+            self.line.send({"op": "forked", "n": n, "pid": pid}, [ours.fileno(), pidfd])
+            os.close(pidfd)
+        finally:
+            ours.close()
+            theirs.close()
+
+    def become_member(self, zygote: int, sock: socket.socket) -> NoReturn:
+        try:
+            processes.die_with(zygote)
+            processes.adopt_orphans()
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.close(self.wakeup)
+            self.line.close()
+            atexit._clear()  # what the script registered is the zygote's to run, once, not each member's
+        except BaseException:
+            os._exit(1)
+        child.live(sock, lambda: self.script.train)
+
+
+def warm() -> None:
+    """Make torch's first optimizer step, so that every later fork has its two seconds of imports behind it."""
+    torch: Any = sys.modules["torch"]
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    weight.grad = torch.zeros(1)
+    optimizer.step()
+
+
+def _freeze() -> None:
+    """Take all that is loaded out of the collector's sight: a collection in a child would copy every page."""
+    gc.collect()
+    gc.freeze()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _log_to(path: str) -> None:
+    """From now on write to this file, and move there what was written so far."""
+    _flush()
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with contextlib.suppress(OSError):  # what we write to now is a memory file, unless somebody gave us another
+        os.write(file, os.pread(1, 1 << 20, 0))
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
