@@ -243,7 +243,11 @@ class Space(Mapping[str, Dimension]):
 
     def sample(self, rng: random.Random) -> Config:
         """A config drawn uniformly (in each dimension's own scale)."""
-        return {name: d.from_unit(rng.random()) for name, d in self._dimensions.items()}
+        return self._ordered({name: self[name].from_unit(rng.random()) for name in sorted(self)})
+
+    def _ordered(self, config: Config) -> Config:
+        """Draws go by name, so that the declaration's order does not matter to them; configs come in its order."""
+        return {name: config[name] for name in self}
 
     def clip(self, config: Mapping[str, Scalar]) -> Config:
         """`config` with each value inside its dimension, on its grid and in its type.
@@ -270,13 +274,14 @@ class Space(Mapping[str, Dimension]):
         return {name: d.from_unit(u) for (name, d), u in zip(self._dimensions.items(), units, strict=True)}
 
     def perturb(self, config: Mapping[str, Scalar], rng: random.Random, resample: float = 0.25) -> Config:
-        """PBT's explore (Jaderberg et al. 2017): each value drawn anew with probability `resample`, else × 0.8 or 1.2."""
+        """PBT's explore (Jaderberg et al. 2017): each value anew with probability `resample`, else × 0.8 or 1.2."""
         moved: Config = {}
-        for name, dimension in self._dimensions.items():
+        for name in sorted(self):
+            dimension = self[name]
             u, again, up = rng.random(), rng.random(), rng.random()
             factor = 1.2 if up < 0.5 else 0.8
             moved[name] = dimension.from_unit(u) if again < resample else dimension.scale(config[name], factor)
-        return moved
+        return self._ordered(moved)
 
     def step(self, config: Mapping[str, Scalar], rng: random.Random, width: float, redraw: float) -> Config:
         """One Gaussian step of standard deviation `width` around `config` in the unit cube, mirrored at the borders.
@@ -284,7 +289,8 @@ class Space(Mapping[str, Dimension]):
         A Choice is drawn anew (the same option included) with probability `redraw`.
         """
         moved: Config = {}
-        for name, dimension in self._dimensions.items():
+        for name in sorted(self):
+            dimension = self[name]
             if isinstance(dimension, Choice):
                 again, u = rng.random(), rng.random()
                 moved[name] = dimension.from_unit(u) if again < redraw else config[name]
@@ -292,7 +298,7 @@ class Space(Mapping[str, Dimension]):
                 moved[name] = dimension.from_unit(
                     reflect(dimension.to_unit(config[name]) + width * rng.gauss(0.0, 1.0))
                 )
-        return moved
+        return self._ordered(moved)
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """A JSON object, name → {kind, …}; `from_json` gives an equal space back."""
