@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import JournalError
 from .events import from_json, to_json
+from .files import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,7 +146,7 @@ class Journal:
                 if not reader.lines:
                     size = _write(fd, _seal({"journal": FORMAT, "version": version}), 0)
                 os.fsync(fd)
-                _sync_folder(reader.path.parent)
+                sync_folder(reader.path.parent)
             except BaseException:
                 os.close(fd)
                 raise
@@ -221,11 +222,3 @@ def _write(fd: int, data: bytes, size: int) -> int:
     while data:
         data = data[os.write(fd, data) :]
     return size
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

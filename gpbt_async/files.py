@@ -1,0 +1,99 @@
+"""What every room that touches the disk needs: whole files, durable names, and causes told in one sentence.
+
+What lives here: small JSON files written beside and renamed, the sync of a folder's entries, and the one place where an
+OSError becomes a message for a person. What does not: any name of a run's files (folder).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import math
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import aiofiles
+import aiofiles.os
+
+from .errors import FolderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_fsync = aiofiles.os.wrap(os.fsync)
+
+
+@contextmanager
+def explained(what: str, path: Path) -> Iterator[None]:
+    """Turn an OSError into one sentence that names the path and the cause."""
+    try:
+        yield
+    except OSError as error:
+        cause = (error.strerror or str(error)).lower()
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            in_the_way = next((p for p in (path, *path.parents) if os.path.lexists(p) and not p.is_dir()), None)
+            cause = f"{in_the_way} is not a folder" if in_the_way else cause
+        raise FolderError(f"{what} {path}: {cause}") from error
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: a file's own sync does not."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+async def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """Write the file whole: a reader, or a crash, meets the old content or the new. Raises FolderError.
+
+    Non-finite numbers, which JSON lacks, become "NaN", "Infinity", "-Infinity". durable=False leaves out the sync, for
+    files that can be made again. One write to a path at a time; one that has begun is finished even when cancelled.
+    """
+    text = json.dumps(_spelled(value), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
+    writing = asyncio.ensure_future(_write(path, text, durable))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        with suppress(FolderError):
+            await writing
+        raise
+
+
+async def _write(path: Path, text: str, durable: bool) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    with explained("cannot write", path):
+        try:
+            async with aiofiles.open(beside, "w", encoding="utf-8", errors="surrogatepass") as file:
+                await file.write(text)
+                await file.flush()
+                if durable:
+                    await _fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises FolderError when it is missing, unreadable or not JSON."""
+    with explained("cannot read", path):
+        try:
+            return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+        except ValueError as error:
+            raise FolderError(f"cannot read {path}: {error}") from None
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {name: _spelled(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelled(item) for item in value]
+    return value

@@ -1,0 +1,282 @@
+"""A run's folder: every path of a run in one class, and the few files a run is handled by from outside.
+
+What lives here: names and places; making, finding and opening a run; the control FIFO; the link to the best
+member. What does not: the journal's lines (journal), checkpoints (checkpoints).
+
+Each question between processes is answered by one system call that cannot race:
+
+* *Whose name is it?* mkdir. Who makes the folder's `members` has made the run; everybody else is told it is taken.
+* *Is somebody running it?* flock (lock), which the kernel drops with the last process that holds the file open.
+* *Is somebody listening?* A FIFO: opening it to write without blocking fails when nobody reads.
+* *Is the file whole?* Written beside, synced, renamed (files).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import itertools
+import os
+import re
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import FolderError
+from .files import explained, read_json, write_json
+from .lock import Lock, acquire, holder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "Control",
+    "Folder",
+    "Lock",
+    "MemberFolder",
+    "check_name",
+    "free_name",
+    "is_run",
+    "locate",
+    "read_json",
+    "runs",
+    "write_json",
+]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class MemberFolder:
+    """The places of one member: members/0007/."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "log.txt"
+        self.checkpoint = path / "checkpoint"  # published: it stands here whole, or not at all
+
+    def attempt(self, attempt: int) -> Path:
+        """The private folder an attempt writes its checkpoint to; renamed to `checkpoint` when published."""
+        return self.path / f"attempt-{attempt}"
+
+
+class Folder:
+    """A run's folder. Constructing one only names places; `create` and `open` look at the disk."""
+
+    def __init__(self, path: os.PathLike[str] | str) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.name = self.path.name
+        self.experiment = self.path / "experiment.json"
+        self.journal = self.path / "journal.jsonl"
+        self.lock_file = self.path / "lock"
+        self.control = self.path / "control"
+        self.script_log = self.path / "script.log"
+        self.members = self.path / "members"
+        self.best = self.path / "best"
+        self.schedule = self.path / "schedule.json"
+        self.summary = self.path / "summary.json"
+        self.report = self.path / "report.html"
+        self.trace = self.path / "trace.json"
+
+    def __repr__(self) -> str:
+        return f"Folder({str(self.path)!r})"
+
+    def member(self, member: int) -> MemberFolder:
+        return MemberFolder(self.members / f"{member:04}")
+
+    # ---- making and finding
+
+    @classmethod
+    def create(cls, path: os.PathLike[str] | str) -> Folder:
+        """Make the folder of a new run. Raises FolderError when it is taken, or cannot be made."""
+        folder = cls(path)
+        with explained("cannot make the run's folder", folder.path):
+            with suppress(FileExistsError):
+                folder.path.parent.mkdir(parents=True, exist_ok=True)
+                folder.path.mkdir(mode=0o700)
+            if os.listdir(folder.path):
+                raise FolderError(_taken(folder))
+            try:
+                folder.members.mkdir()  # the claim
+            except FileExistsError:
+                raise FolderError(_taken(folder)) from None
+        return folder
+
+    @classmethod
+    def free_or_taken(cls, path: os.PathLike[str] | str) -> None:
+        """Raise the FolderError by which `create` would say that the place is taken; so it can be said early."""
+        folder = cls(path)
+        with explained("cannot make the run's folder", folder.path):
+            if os.path.lexists(folder.path) and os.listdir(folder.path):
+                raise FolderError(_taken(folder))
+
+    @staticmethod
+    def writable(path: os.PathLike[str] | str) -> None:
+        """Raise FolderError unless folders can be made in `path`, or `path` itself can."""
+        path = Path(os.path.abspath(path))
+        there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+        if not there.is_dir():
+            raise FolderError(f"cannot make a run in {path}: {there} is not a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise FolderError(f"cannot make a run in {path}: {there} cannot be written to")
+
+    @classmethod
+    def fresh(cls, runs_dir: os.PathLike[str] | str, stem: str) -> Folder:
+        """Make the folder of a new run under the first free name: `stem`-1, `stem`-2, ... Raises FolderError."""
+        while True:
+            folder = cls(Path(runs_dir, free_name(runs_dir, stem)))
+            try:
+                return cls.create(folder.path)
+            except FolderError:
+                # somebody was quicker: the next name. Any other cause would meet the next name just the same
+                if not folder.members.exists():
+                    raise
+
+    @classmethod
+    def open(cls, path: os.PathLike[str] | str) -> Folder:
+        """An existing run. Raises FolderError, naming what is missing and, when there are any, runs of a like name."""
+        folder = cls(path)
+        if not folder.path.is_dir():
+            what = "is not a folder" if folder.path.exists() else "does not exist"
+            raise FolderError(f"no run at {folder.path}: it {what}{_alike(folder)}")
+        if not folder.experiment.is_file():
+            raise FolderError(f"no run at {folder.path}: {folder.experiment.name} is missing{_alike(folder)}")
+        with explained("cannot open the run", folder.path):
+            # killed before its first fact, a run may be begun again; but without a journal nobody knows its members
+            if not folder.journal.exists() and folder.members.is_dir() and os.listdir(folder.members):
+                raise FolderError(f"cannot open the run {folder.path}: {folder.journal.name} is missing")
+            folder.members.mkdir(exist_ok=True)
+        return folder
+
+    def unmake(self) -> None:
+        """Take `create` back, unless something was started in it: a launch that failed leaves nothing in the way."""
+        if not self.journal.exists() and not any(self.members.glob("*")):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    # ---- the lock
+
+    async def lock(self, patience: float = 0.1) -> Lock:
+        """Become the one who runs this run. Tries for `patience` seconds, then raises FolderError naming the holder."""
+        return await acquire(self.lock_file, patience)
+
+    def locked(self) -> dict[str, Any] | None:
+        """Who runs this run now (pid, host, boot, t; empty if just being written), or None. Disturbs nobody."""
+        return holder(self.lock_file)
+
+    # ---- the control FIFO
+
+    def listen(self, callback: Callable[[str], object]) -> Control:
+        """Call back with each line told to this run, from the running event loop, until closed. Raises FolderError."""
+        with explained("cannot listen at", self.control):
+            with suppress(FileExistsError):
+                os.mkfifo(self.control, 0o600)
+            if not stat.S_ISFIFO(os.lstat(self.control).st_mode):
+                raise FolderError(f"cannot listen at {self.control}: it is not a FIFO; remove it")
+            # opened to write as well: a reader alone would see end-of-file each time a teller leaves
+            return Control(os.open(self.control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), callback)
+
+    def tell(self, line: str) -> bool:
+        """Tell the process that runs this run a line. False when nobody listens."""
+        data = line.encode() + b"\n"
+        if b"\n" in data[:-1] or len(data) > 4096:  # PIPE_BUF: what is longer may be torn by another teller
+            raise ValueError("must be one line of less than 4 KiB")
+        try:
+            fd = os.open(self.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            # not a FIFO: something put a file there; writing to it would be talking to oneself
+            return stat.S_ISFIFO(os.fstat(fd).st_mode) and os.write(fd, data) == len(data)
+        except (BlockingIOError, BrokenPipeError):
+            return False
+        finally:
+            os.close(fd)
+
+    # ---- the best
+
+    def point_best(self, member: int) -> None:
+        """Let `best` point at the member, at once and relatively, so that the folder can be moved."""
+        beside = self.path / ".best"
+        with explained("cannot point at the best member", self.best):
+            with suppress(FileNotFoundError):
+                beside.unlink()
+            beside.symlink_to(self.member(member).path.relative_to(self.path))
+            beside.replace(self.best)
+
+
+class Control:
+    """The listening end of the control FIFO."""
+
+    def __init__(self, fd: int, callback: Callable[[str], object]) -> None:
+        self._fd = fd
+        self._callback = callback
+        self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(fd, self._read)
+
+    def _read(self) -> None:
+        try:
+            *lines, self._rest = (self._rest + os.read(self._fd, 65536)).split(b"\n")
+        except BlockingIOError:
+            return
+        self._rest = self._rest[-65536:]  # somebody who never ends a line must not fill our memory
+        for line in lines:
+            self._callback(line.decode(errors="replace"))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+# ---- names
+
+
+def free_name(runs_dir: os.PathLike[str] | str, stem: str) -> str:
+    """The first name not taken: `stem`-1, `stem`-2, ... Only looks; `Folder.fresh` looks and takes."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "run"
+    return next(name for n in itertools.count(1) if not os.path.lexists(Path(runs_dir, name := f"{stem}-{n}")))
+
+
+def locate(run: str, runs_dir: os.PathLike[str] | str) -> Path:
+    """The folder RUN means: a name under `runs_dir`, or a path. Raises FolderError when it can be neither."""
+    if os.sep in run or run in (".", ".."):
+        return Path(os.path.abspath(run))
+    inside = Path(os.path.abspath(runs_dir), check_name(run))
+    return inside if inside.exists() or not is_run(run) else Path(os.path.abspath(run))
+
+
+def check_name(name: str) -> str:
+    """The name, if a run can have it. Raises FolderError."""
+    if not _NAME.fullmatch(name):
+        raise FolderError(f"{name!r} cannot be a run's name: letters, digits and '._-', and not one of '._-' first")
+    return name
+
+
+def is_run(path: os.PathLike[str] | str) -> bool:
+    return Path(path, "experiment.json").is_file()
+
+
+def runs(runs_dir: os.PathLike[str] | str) -> list[Folder]:
+    """The runs under a folder, by name; none if there is no such folder."""
+    try:
+        return [Folder(path) for path in sorted(Path(runs_dir).iterdir()) if is_run(path)]
+    except OSError:
+        return []
+
+
+def _taken(folder: Folder) -> str:
+    other = "give another name with --name"
+    if is_run(folder.path):
+        return f"{folder.path} holds a run: go on with it by `gpbt-async resume {folder.name}`, or {other}"
+    return f"{folder.path} exists and is not empty: {other}"
+
+
+def _alike(folder: Folder) -> str:
+    names = [run.name for run in runs(folder.path.parent)]
+    close = difflib.get_close_matches(folder.name, names, n=5) or names[-5:]
+    return f"; there is {', '.join(close)}" if close else ""

@@ -1,0 +1,106 @@
+"""The lock of a run: one scheduler at a time, and the kernel is the judge.
+
+It is a flock, which the kernel drops with the last process that holds the file open: nothing is ever stale. The
+guardian holds the file too, so a killed scheduler's run stays locked until its last process is gone. What is written in
+the file (pid, host, boot, time) is only for people, and to tell that the machine was started anew since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from .errors import FolderError
+from .files import explained
+
+#: how often a taken lock is tried again
+_POLL = 0.01
+
+
+class Lock:
+    """Held from `acquire` until `release`, and as long as any other process has the file open."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        #: who held it before, None in a new run
+        self.previous = _read(fd) or None
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "t": time.time()}
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(me).encode() + b"\n", 0)
+
+    @property
+    def rebooted(self) -> bool:
+        """Whether the machine was started anew since the run was last held: what nobody synced may be lost then."""
+        return self.previous is not None and self.previous.get("boot") != _boot()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def release(self) -> None:
+        """Let go. A process that inherited the file keeps the run locked until it ends. Twice does no harm."""
+        if self._fd >= 0:
+            os.close(self._fd)  # not LOCK_UN: that would unlock it for the guardian as well
+            self._fd = -1
+
+
+async def acquire(path: Path, patience: float) -> Lock:
+    """The lock at `path`. Tries for `patience` seconds, then raises FolderError naming the holder.
+
+    A mere probe (`holder`) holds it for microseconds, so that patience 0 may be refused by nobody in particular.
+    """
+    with explained("cannot lock", path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + patience
+            while not _flock(fd, fcntl.LOCK_EX):
+                if time.monotonic() >= deadline:
+                    who = _read(fd)
+                    name = f"process {who['pid']} on {who.get('host')}" if "pid" in who else "another process"
+                    raise FolderError(f"{path.parent} is being run by {name}")
+                await asyncio.sleep(_POLL)
+            return Lock(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock at `path` now (pid, host, boot, t; empty if just being written), or None. Disturbs nobody."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        with explained("cannot probe the lock", path):
+            return None if _flock(fd, fcntl.LOCK_SH) else _read(fd)
+    finally:
+        os.close(fd)
+
+
+def _flock(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(fd: int) -> dict[str, Any]:
+    try:
+        held = json.loads(os.pread(fd, 4096, 0))
+    except ValueError:
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
