@@ -28,6 +28,7 @@ from .member import Member
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
 def live(sock: socket.socket, find_train: Callable[[], Callable[[Any], object] | None]) -> NoReturn:
     """All of a member's life. Does not return: what stands above us on the stack belongs to the zygote."""
     status = 0
@@ -90,11 +91,20 @@ def _use_threads(count: int) -> None:
         sys.modules["threadpoolctl"].threadpool_limits(count)
 
 
-def seed(value: int) -> None:
+def seed(value: int, device: str) -> None:
     """Seed python, numpy and torch, each now or when the training function imports it."""
     random.seed(value)
-    script.after_import("numpy.random", lambda module: module.seed(value % (1 << 32)))
-    script.after_import("torch", lambda module: getattr(module, "manual_seed", int)(value % (1 << 63)))
+    script.after_import("numpy.random", lambda numpy: numpy.seed(value % (1 << 32)))
+    script.after_import("torch", lambda torch: _seed_torch(torch, value % (1 << 63), device))
+
+
+def _seed_torch(torch: Any, value: int, device: str) -> None:
+    with contextlib.suppress(AttributeError):
+        if device == "cpu":
+            # manual_seed also asks every kind of accelerator, which costs a fresh fork 400 page faults
+            torch.default_generator.manual_seed(value)
+        else:
+            torch.manual_seed(value)
 
 
 def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Callable[[Any], object] | None]) -> int:
@@ -106,7 +116,7 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
         end = wire.End("raised", time.monotonic(), script.refusal(error))
         print(end.error, file=sys.stderr)
     else:
-        seed(begin.seed)
+        seed(begin.seed, begin.device)
         sock.sendall(wire.encode(wire.Entered(time.monotonic())))
         end = run(train, member)
     with contextlib.suppress(OSError):

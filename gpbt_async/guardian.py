@@ -55,6 +55,14 @@ def wake_on_child() -> int:
     return read
 
 
+def wait(*fds: int) -> list[int]:
+    """Those of the descriptors that have something to read, once one has."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _event in poll.poll()]
+
+
 def drain(fd: int) -> None:
     with contextlib.suppress(BlockingIOError):
         while os.read(fd, 4096):
@@ -64,12 +72,12 @@ def drain(fd: int) -> None:
 def _serve(line: processes.Line, reaper: processes.Reaper, wakeup: int, death: int) -> None:
     held: list[int] = []
     while True:
-        ready, _, _ = select.select([line.sock, wakeup, death], [], [])
+        ready = wait(line.sock.fileno(), wakeup, death)
         if death in ready:
             return
         if wakeup in ready:
             drain(wakeup)
-        if line.sock in ready:
+        if line.sock.fileno() in ready:
             messages = line.receive()
             if messages is None:
                 return
@@ -132,6 +140,7 @@ def _become(
     processes.adopt_orphans()
     processes.die_with(guardian)
     signal.set_wakeup_fd(-1)
+    number: int
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)  # what is ignored stays ignored across an exec
     waiting = [(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE), number) for fd, number in fds]

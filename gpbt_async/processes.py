@@ -36,6 +36,10 @@ def prctl(option: int, value: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def madvise(address: int, length: int, advice: int) -> bool:
+    return bool(_libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(advice)) == 0)
+
+
 def adopt_orphans() -> None:
     """Become a subreaper: survives exec, is not inherited by a fork."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)

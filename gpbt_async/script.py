@@ -183,7 +183,7 @@ class _AfterImport:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != self.name:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         loader = spec.loader if spec is not None else None
         if loader is None:
@@ -203,7 +203,7 @@ def after_import(name: str, callback: Callable[[ModuleType], object]) -> None:
     if name in sys.modules:
         callback(sys.modules[name])
     else:
-        sys.meta_path.insert(0, _AfterImport(name, callback))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _AfterImport(name, callback))
 
 
 def watch_cuda() -> Callable[[], str | None]:

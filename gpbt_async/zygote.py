@@ -18,13 +18,14 @@ import contextlib
 import gc
 import os
 import random  # loaded before the fork, so that no member pays for it
-import select
 import signal
 import socket
 import sys
+import time
 from typing import Any, NoReturn
 
 from . import child, guardian, processes, script
+from .errors import ExperimentError
 
 __all__ = ["main", "random"]
 
@@ -59,19 +60,16 @@ def _open(line: processes.Line, request: dict[str, Any]) -> script.Script | None
     try:
         loaded = script.load(request)
     except BaseException as error:
-        kind = "experiment" if isinstance(error, script.ExperimentError) else "script"
+        kind = "experiment" if isinstance(error, ExperimentError) else "script"
         _flush()
         line.send({"op": "refused", "kind": kind, "message": script.refusal(error)})
         return None
-    torch: Any = sys.modules.get("torch")
     line.send(
         {
             "op": "declared",
             "experiment": loaded.declaration,
             "variable": loaded.variable,
             "cuda": initialised(),
-            "warms": hasattr(torch, "optim") and script.mentions(loaded, "optim"),
-            "threads": len(os.listdir("/proc/self/task")),
         }
     )
     return loaded
@@ -83,6 +81,7 @@ class Zygote:
     def __init__(self, line: processes.Line, loaded: script.Script) -> None:
         self.line = line
         self.script = loaded
+        self.warms = hasattr(sys.modules.get("torch"), "optim") and script.mentions(loaded, "optim")
         self.reaper = processes.Reaper()
         self.wakeup = guardian.wake_on_child()
         _freeze()
@@ -93,10 +92,10 @@ class Zygote:
                 self.handle(message)
             for pid, status in self.reaper.reap():
                 self.line.send({"op": "exit", "pid": pid, "status": status})
-            ready, _, _ = select.select([self.line.sock, self.wakeup], [], [])
+            ready = guardian.wait(self.line.sock.fileno(), self.wakeup)
             if self.wakeup in ready:
                 guardian.drain(self.wakeup)
-            received = self.line.receive() if self.line.sock in ready else []
+            received = self.line.receive() if self.line.sock.fileno() in ready else []
             if received is None:
                 return
             backlog = received
@@ -105,9 +104,11 @@ class Zygote:
         if message["op"] == "fork":
             self.fork(message["n"])
         elif message["op"] == "warm":
-            with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
-                warm()
+            if self.warms:
+                with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
+                    warm()
             _freeze()
+            _collapse()
             self.line.send({"op": "warmed"})
         elif message["op"] == "log":
             with contextlib.suppress(OSError):
@@ -160,6 +161,26 @@ def _freeze() -> None:
     """Take all that is loaded out of the collector's sight: a collection in a child would copy every page."""
     gc.collect()
     gc.freeze()
+
+
+def _collapse() -> None:
+    """Have our memory in huge pages: a fork copies one entry for each instead of 512.
+
+    Measured with torch imported: a fork takes 1.3 ms instead of 6.5, and its end half as long. Linux 6.1 and later; a
+    kernel that cannot merely says so.
+    """
+    huge, collapse = 1 << 21, 25  # MADV_COLLAPSE
+    until = time.monotonic() + 1.0  # gigabytes of data are worth some of it
+    with open("/proc/self/maps") as file:
+        areas = [line.split() for line in file]
+    for area in areas:
+        if area[1] != "rw-p" or area[4] != "0" or (len(area) > 5 and area[5][:5] not in ("[heap", "[anon")):
+            continue
+        start, end = (int(number, 16) for number in area[0].split("-"))
+        for address in range(-(-start // huge) * huge, end // huge * huge, huge):
+            processes.madvise(address, huge, collapse)
+            if time.monotonic() > until:
+                return
 
 
 def _flush() -> None:

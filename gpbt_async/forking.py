@@ -1,0 +1,228 @@
+"""The scheduler's side of one zygote: the declaration, forks, and spares forked ahead.
+
+Speaks with one zygote process from its start to its death; the launcher makes another after that. The surprise is that
+a spare and a fork are the same thing, a future of a Worker: a spare is merely asked for early, and whoever takes one
+that has not arrived yet waits for it like for any fork.
+
+A zygote is cold at first: its first forks are handed out as they are, so that the first member trains as soon as the
+script is imported; once those are training it warms up, and only then are spares forked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from . import processes
+from .channel import Channel
+from .errors import ExperimentError, LaunchError, ScriptError
+from .guarding import HOME, Guardian
+from .worker import Worker, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# our folder goes behind everything else on the path: an installed package must win over its neighbours there
+PATH = "import sys; sys.path[len(sys.path):] = [sys.argv[1]][sys.argv[1] in sys.path:]; "
+_PROGRAM = PATH + "from gpbt_async.zygote import main; sys.argv[:] = sys.argv[2:]; main(3)"
+_ENVIRONMENT = {**dict.fromkeys(processes.THREADS, "1"), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+
+
+def file_of(what: dict[str, Any]) -> str:
+    return str(what["script"] if "script" in what else what["target"]["file"])
+
+
+class Zygote:
+    """One zygote. what: {"script": path} or {"target": Target as JSON}. spares: how many forks to keep ahead."""
+
+    def __init__(
+        self, guardian: Guardian, what: dict[str, Any], spares: int, grace: float, log: Callable[[str], object]
+    ) -> None:
+        self.pid: int | None = None
+        self.declaration: dict[str, Any] | None = None
+        self._guardian = guardian
+        self._what = what
+        self._spares = spares
+        self._grace = grace
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._declared: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        #: done when it, every member and all they started are gone
+        self._end: asyncio.Future[int] | None = None
+        self._tags = 0
+        self._forking: dict[int, asyncio.Future[Worker]] = {}
+        self._members: dict[int, asyncio.Future[int]] = {}
+        self._ahead: deque[asyncio.Future[Worker]] = deque()
+        self._begun = False
+        self._warmth = "cold"  # → "warming" → "warm"
+        ours, self._theirs = socket.socketpair()
+        self._channel = Channel(ours, self._handle, self._lost)
+
+    @property
+    def alive(self) -> bool:
+        return self._channel.open
+
+    # -- its life
+
+    async def open(self) -> dict[str, Any]:
+        """Start it and have it import the script. Raises ScriptError or ExperimentError with one clear message."""
+        self._channel.send({"op": "open", **self._what})
+        argv = [sys.executable, "-P", "-c", _PROGRAM, HOME, file_of(self._what)]
+        output = self._guardian.output
+        try:
+            with self._theirs as theirs:
+                child = await self._guardian.spawn(argv, _ENVIRONMENT, {3: theirs.fileno(), 1: output, 2: output})
+            os.close(child.pidfd)
+            self.pid, self._end = child.pid, child.gone
+            self._end.add_done_callback(self._all_gone)
+            self.declaration = await self._or_death(child.gone)
+        except BaseException:
+            self.close()
+            raise
+        self._refill()
+        return self.declaration
+
+    async def _or_death(self, gone: asyncio.Future[int]) -> dict[str, Any]:
+        declared = self._declared
+        waiting: list[asyncio.Future[Any]] = [declared, gone]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if not declared.done():
+            # its last words may stand behind the news of its death: two sockets have no order
+            await asyncio.wait([declared], timeout=0.2)
+        if not declared.done():
+            raise ScriptError(f"the process that imports the script died: {describe(gone.result())}{self.last_words()}")
+        return declared.result()
+
+    def last_words(self) -> str:
+        text = os.pread(self._guardian.output, 1 << 20, 0).decode(errors="replace").strip()
+        return "\nits last output:\n    " + "\n    ".join(text.splitlines()[-10:]) if text else ""
+
+    def log_to(self, path: str) -> None:
+        self._channel.send({"op": "log", "path": path})
+
+    async def ended(self, within: float) -> None:
+        """Wait until it and all that was below it is gone."""
+        if self._end is not None:
+            await asyncio.wait([self._end], timeout=within)
+
+    def close(self) -> None:
+        """Let it end. Its members die with it."""
+        self.drop_spares()
+        self._theirs.close()
+        self._channel.close()
+        self._fail_forks()
+        if self._declared.done() and not self._declared.cancelled():
+            self._declared.exception()  # told, or no longer wanted
+
+    def _lost(self) -> None:
+        """Its members die with it; that they are gone is known when the guardian says so of the zygote."""
+        self._fail_forks()
+
+    def _fail_forks(self) -> None:
+        for n in list(self._forking):
+            self._fork_failed(n, "the zygote died")
+
+    def _all_gone(self, _end: asyncio.Future[int]) -> None:
+        for gone in self._members.values():
+            if not gone.done():
+                gone.set_result(-9)
+        self._members.clear()
+
+    # -- what it says
+
+    def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
+        op = message["op"]
+        if op == "forked":
+            self._forked(message, fds)
+        elif op == "failed":
+            self._fork_failed(message["n"], f"a member could not be forked: {message['error']}")
+        elif op == "exit":
+            gone = self._members.pop(message["pid"], None)
+            if gone is not None and not gone.done():
+                gone.set_result(message["status"])
+        elif op == "warmed":
+            self._warmth = "warm"
+            self.drop_spares()  # those forked before are cold
+            self._refill()
+        elif op == "threads":
+            self._log(message["text"])
+        elif op == "declared":
+            self._declared.set_result(message)
+        else:
+            kind = ExperimentError if message["kind"] == "experiment" else ScriptError
+            self._declared.set_exception(kind(message["message"]))
+
+    def _forked(self, message: dict[str, Any], fds: list[int]) -> None:
+        gone: asyncio.Future[int] = self._loop.create_future()
+        self._members[message["pid"]] = gone
+        sock = socket.socket(fileno=fds[0])
+        worker = Worker(message["pid"], fds[1], sock, gone, grace=self._grace, warn=self._log)
+        future = self._forking.pop(message["n"], None)
+        if future is None or future.done():
+            worker.close()
+        else:
+            future.set_result(worker)
+
+    def _fork_failed(self, n: int, text: str) -> None:
+        future = self._forking.pop(n)
+        if not future.done():
+            future.set_exception(LaunchError(text))
+            future.exception()  # a spare's failure is told to whoever takes it, if anybody
+
+    # -- forks
+
+    def _fork(self) -> asyncio.Future[Worker]:
+        self._tags += 1
+        future: asyncio.Future[Worker] = self._loop.create_future()
+        self._forking[self._tags] = future
+        self._channel.send({"op": "fork", "n": self._tags})
+        if not self.alive:
+            self._fail_forks()
+        return future
+
+    async def take(self) -> Worker:
+        """The next spare that lives, or a new fork. Raises LaunchError."""
+        self._begun = True
+        while True:
+            future = self._ahead.popleft() if self._ahead else self._fork()
+            try:
+                worker = await asyncio.shield(future)
+            except asyncio.CancelledError:
+                if future.cancelled():
+                    continue  # a cold spare, dropped while we waited for it
+                self._ahead.appendleft(future)  # somebody else's spare now
+                raise
+            if not worker.dead:
+                return worker
+            worker.close()
+
+    def keep(self, spares: int | None = None) -> None:
+        """Fork ahead what is missing of so many spares."""
+        self._spares = self._spares if spares is None else spares
+        self._refill()
+
+    def warm(self) -> None:
+        """The first members are training: there is time to warm up now."""
+        if self._warmth == "cold":
+            self._warmth = "warming"
+            self._channel.send({"op": "warm"})
+
+    def _refill(self) -> None:
+        if self.declaration is None or not self.alive or (self._warmth != "warm" and self._begun):
+            return
+        while len(self._ahead) < self._spares:
+            self._ahead.append(self._fork())
+
+    def drop_spares(self) -> None:
+        while self._ahead:
+            spare = self._ahead.popleft()
+            if not spare.done():
+                spare.cancel()
+            elif not spare.cancelled():
+                with contextlib.suppress(LaunchError):
+                    spare.result().close()  # it sees the end of its socket and exits
