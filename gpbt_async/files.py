@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from .errors import GPBTError
+
 _fsync = aiofiles.os.wrap(os.fsync)
 
 
 @contextmanager
-def explained(what: str, path: Path) -> Iterator[None]:
-    """Turn an OSError into one sentence that names the path and the cause."""
+def explained(what: str, path: Path, kind: type[GPBTError] = FolderError) -> Iterator[None]:
+    """Turn an OSError into an error of that kind: one sentence that names the path and the cause."""
     try:
         yield
     except OSError as error:
@@ -36,7 +38,7 @@ def explained(what: str, path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             in_the_way = next((p for p in (path, *path.parents) if os.path.lexists(p) and not p.is_dir()), None)
             cause = f"{in_the_way} is not a folder" if in_the_way else cause
-        raise FolderError(f"{what} {path}: {cause}") from error
+        raise kind(f"{what} {path}: {cause}") from error
 
 
 def sync_folder(path: Path) -> None:
@@ -54,7 +56,7 @@ async def write_json(path: Path, value: object, *, durable: bool = True) -> None
     Non-finite numbers, which JSON lacks, become "NaN", "Infinity", "-Infinity". durable=False leaves out the sync, for
     files that can be made again. One write to a path at a time; one that has begun is finished even when cancelled.
     """
-    text = json.dumps(_spelled(value), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(spelled(value), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
     writing = asyncio.ensure_future(_write(path, text, durable))
     try:
         await asyncio.shield(writing)
@@ -89,11 +91,11 @@ def read_json(path: Path) -> Any:
             raise FolderError(f"cannot read {path}: {error}") from None
 
 
-def _spelled(value: Any) -> Any:
+def spelled(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {name: _spelled(item) for name, item in value.items()}
+        return {name: spelled(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_spelled(item) for item in value]
+        return [spelled(item) for item in value]
     return value

@@ -116,7 +116,7 @@ def test_what_can_be_refused_early(folder: Folder, tmp_path: Path, monkeypatch: 
     with pytest.raises(FolderError, match=r"experiment\.json is not a folder$"):
         Folder.writable(folder.experiment / "runs")
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
-    with pytest.raises(FolderError, match="cannot be written to$"):
+    with pytest.raises(FolderError, match=r"cannot be written to$"):
         Folder.writable(tmp_path / "a")
 
 
