@@ -1,0 +1,94 @@
+"""gpbt-async: Genealogical Population-Based Training on one workstation, as an asyncio library and a command.
+
+The public names, imported when first used (PEP 562): a training script imports this package in every process, and
+should pay microseconds for what it does not use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import events as events
+    from .errors import (
+        DeviceError as DeviceError,
+    )
+    from .errors import (
+        ExperimentError as ExperimentError,
+    )
+    from .errors import (
+        FolderError as FolderError,
+    )
+    from .errors import (
+        GPBTError as GPBTError,
+    )
+    from .errors import (
+        JournalError as JournalError,
+    )
+    from .errors import (
+        LaunchError as LaunchError,
+    )
+    from .errors import (
+        RunFailed as RunFailed,
+    )
+    from .errors import (
+        ScriptError as ScriptError,
+    )
+    from .errors import (
+        SearcherError as SearcherError,
+    )
+    from .errors import (
+        Stopped as Stopped,
+    )
+    from .experiment import Experiment as Experiment
+    from .experiment import Resources as Resources
+    from .member import Member as Member
+    from .results import Best as Best
+    from .run import Run as Run
+    from .run import launch as launch
+    from .space import Choice as Choice
+    from .space import Float as Float
+    from .space import Int as Int
+    from .space import Space as Space
+
+_HOMES = {
+    **dict.fromkeys(("Float", "Int", "Choice", "Space"), "space"),
+    **dict.fromkeys(("Experiment", "Resources"), "experiment"),
+    **dict.fromkeys(("Run", "launch"), "run"),
+    **dict.fromkeys(
+        (
+            "GPBTError",
+            "ExperimentError",
+            "ScriptError",
+            "FolderError",
+            "JournalError",
+            "DeviceError",
+            "LaunchError",
+            "SearcherError",
+            "RunFailed",
+            "Stopped",
+        ),
+        "errors",
+    ),
+    "Member": "member",
+    "Best": "results",
+}
+
+__version__ = "0.1.0"
+__all__ = [*sorted(_HOMES), "__version__", "events"]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "events":
+        return import_module(".events", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module("." + _HOMES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

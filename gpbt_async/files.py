@@ -41,9 +41,9 @@ def explained(what: str, path: Path, kind: type[GPBTError] = FolderError) -> Ite
         raise kind(f"{what} {path}: {cause}") from error
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable: a file's own sync does not."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Make a file's content durable, or the names in a folder, for which the files' own syncs do not vouch."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

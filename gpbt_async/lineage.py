@@ -82,6 +82,10 @@ class Lineage:
         """The best published member of any generation."""
         return self.tree.best
 
+    def generation_asked(self, path: Path) -> int:
+        """The generation of the child an outstanding Suggest asks for."""
+        return self._asked[path]
+
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree stands now; kin=False leaves the family history out."""
         parent = self.tree.by_path[path[:-1]] if len(path) > 1 else None

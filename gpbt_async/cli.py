@@ -1,0 +1,321 @@
+"""The command line: launch, resume, status, stop, best, try.
+
+A thin face: it reads options, opens a Run, shows it, and turns how it ended into an exit status (0 finished; 1 started
+and failed; 2 nothing was started; 130 interrupted and resumable). Messages for people go to stderr, --json to stdout.
+Errors of ours are one message without a traceback; a traceback means a bug of ours.
+
+Heavy modules are imported inside the commands: `--help` should not pay for asyncio, nor `status` for the launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+
+import typer
+
+from .errors import ExperimentError, FolderError, GPBTError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .run import Run
+
+app = typer.Typer(
+    name="gpbt-async",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Genealogical Population-Based Training on one workstation: one run gives a trained model and its schedule.",
+)
+
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder that holds the runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and failures only.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name under --runs, or a path.")]
+Script = Annotated[Path, typer.Argument(metavar="SCRIPT", help="A Python file that declares one gpbt.Experiment.")]
+SlotCount = Annotated[
+    Optional[int], typer.Option("--slots", metavar="N", help="Train on N CPU slots.", show_default=False)  # noqa: UP045
+]
+Gpus = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--gpus", metavar="LIST", help="GPUs: 0,2 | UUID,… | all | none.", show_default=False),
+]
+Start = Annotated[str, typer.Option("--start", metavar="zygote|exec", help="How a member's process is started.")]
+
+
+def main() -> None:
+    """The entry point of `gpbt-async`."""
+    with _explained():
+        app()
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"gpbt-async: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except GPBTError as error:
+        _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(141) from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        from . import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def launch(
+    script: Script,
+    population: Annotated[Optional[int], typer.Option(help="Members a generation.", show_default=False)] = None,  # noqa: UP045
+    generations: Annotated[Optional[int], typer.Option(help="Generations.", show_default=False)] = None,  # noqa: UP045
+    ratio: Annotated[
+        Optional[float], typer.Option(help="Children per parent / number of parents.", show_default=False)  # noqa: UP045
+    ] = None,
+    searcher: Annotated[
+        Optional[str], typer.Option(help="local | tpe | perturb | random.", show_default=False)  # noqa: UP045
+    ] = None,
+    history: Annotated[Optional[str], typer.Option(help="inherit | reset | global.", show_default=False)] = None,  # noqa: UP045
+    selection: Annotated[Optional[str], typer.Option(help="comma | plus.", show_default=False)] = None,  # noqa: UP045
+    evidence: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Share of a generation to finish before the next opens, 0 to 1.", show_default=False),
+    ] = None,
+    schedule: Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)] = None,  # noqa: UP045
+    attempts: Annotated[Optional[int], typer.Option(help="Tries of a failing member.", show_default=False)] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="Seed of everything random.", show_default=False)] = None,  # noqa: UP045
+    slots: SlotCount = None,
+    gpus: Gpus = None,
+    name: Annotated[
+        Optional[str], typer.Option(help="The run's name; else SCRIPT's and a number.", show_default=False)  # noqa: UP045
+    ] = None,
+    runs: Runs = Path("runs"),
+    start: Start = "zygote",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Run SCRIPT's experiment. Options replace what it declares."""
+    given = {
+        "population": population,
+        "generations": generations,
+        "ratio": ratio,
+        "searcher": searcher,
+        "history": history,
+        "selection": selection,
+        "evidence": evidence,
+        "schedule": schedule,
+        "attempts": attempts,
+        "seed": seed,
+    }
+    folder = None
+    if name is not None:
+        from .folder import check_name
+
+        folder = runs / check_name(name)
+    from .run import Run
+
+    run = Run(
+        script,
+        folder,
+        slots=slots,
+        gpus=gpus,
+        start=_start(start),
+        runs=runs,
+        changes={k: v for k, v in given.items() if v is not None},
+    )
+    _drive(run, quiet, as_json)
+
+
+@app.command()
+def resume(
+    run: RunName,
+    slots: SlotCount = None,
+    gpus: Gpus = None,
+    runs: Runs = Path("runs"),
+    start: Start = "zygote",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with RUN where it was killed or stopped. Twice does no harm."""
+    from .folder import locate
+    from .run import Run
+
+    opened = Run(None, locate(run, runs), resume="must", slots=slots, gpus=gpus, start=_start(start))
+    _drive(opened, quiet, as_json)
+
+
+def _start(start: str) -> Any:
+    if start not in ("zygote", "exec"):
+        raise ExperimentError(f"--start {start}: must be zygote or exec")
+    return start
+
+
+def _drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
+    """Run it to its end, with a view on stderr, and exit with its status."""
+    import asyncio
+    import logging
+
+    logging.getLogger("gpbt_async").addHandler(logging.NullHandler())
+    status = asyncio.run(_driven(run, quiet))
+    if as_json and run.how is not None:
+        print(json.dumps(_jsonable(run.summary()), indent=1))
+    raise SystemExit(status)
+
+
+async def _driven(run: Run, quiet: bool) -> int:
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    entered = asked = False
+
+    def interrupt() -> None:
+        nonlocal asked
+        if not entered:
+            task.cancel()  # still importing: there is nothing to keep
+        elif asked:
+            run.kill()
+        else:
+            asked = True
+            run.stop()
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
+        loop.add_signal_handler(number, interrupt)
+    try:
+        async with run:
+            entered = True
+            from .view import show
+
+            if run.how is None:
+                await show(run, quiet=quiet)
+            elif not quiet:
+                print(f"{run.name} has finished already: gpbt-async best {run.name}", file=sys.stderr)
+            await run.wait()
+    except asyncio.CancelledError:
+        _say("interrupted before anything was started")
+        return 130
+    except GPBTError as error:
+        _say(str(error))
+        return error.exit_status if not entered or run.how != "interrupted" else 1
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+    return {"finished": 0, "failed": 1}.get(run.how or "", 130)
+
+
+def _say(message: str) -> None:
+    print(f"gpbt-async: {message}", file=sys.stderr)
+
+
+@app.command()
+def status(
+    run: Annotated[Optional[str], typer.Argument(metavar="[RUN]", help="A run; all of them without.")] = None,  # noqa: UP045
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show the runs under --runs, or one run: members per generation, what trains, what waits and for what."""
+    from . import reading
+
+    if run is None:
+        found = [reading.brief(folder) for folder in reading.all_runs(runs)]
+        if as_json:
+            print(json.dumps(_jsonable(found), indent=1))
+        elif not found:
+            print(f"no runs under {runs}", file=sys.stderr)
+        else:
+            print(reading.brief_text(found))
+        return
+    state = reading.detail(reading.open_run(run, runs))
+    print(json.dumps(_jsonable(state), indent=1) if as_json else reading.detail_text(state))
+
+
+@app.command()
+def stop(run: RunName, runs: Runs = Path("runs")) -> None:
+    """Ask RUN to stop, and wait until it has. It can be resumed."""
+    from . import reading
+
+    _say(reading.stop(reading.open_run(run, runs)))
+
+
+@app.command()
+def best(
+    run: RunName,
+    export: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--export", metavar="DIR", help="Copy checkpoint and schedule to DIR.", show_default=False),
+    ] = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show RUN's best member so far: its score, schedule and checkpoint."""
+    from . import reading
+
+    found = reading.best(reading.open_run(run, runs))
+    if export is not None:
+        reading.export(found, export)
+        _say(f"exported to {export}")
+    print(json.dumps(_jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
+
+
+@app.command(name="try")
+def try_(
+    script: Script,
+    seed: Annotated[int, typer.Option(help="Seed of the config and of the member.")] = 0,
+    sets: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter; may be repeated.", show_default=False),
+    ] = None,
+    parent: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--parent", metavar="DIR", help="A checkpoint to start from.", show_default=False),
+    ] = None,
+    checkpoint: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--checkpoint", metavar="DIR", help="Where to write it; else a temporary folder.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Train one member of SCRIPT in this very process, in the foreground: print, debug, profile at will."""
+    from .trying import attempt
+
+    raise SystemExit(attempt(script, seed=seed, sets=sets or [], parent=parent, checkpoint=checkpoint))
+
+
+def _jsonable(value: Any) -> Any:
+    """Strict JSON has no NaN: such numbers are spelled out, as in the run's files."""
+    from .files import spelled
+
+    return spelled(value)
+
+
+__all__ = ["FolderError", "app", "main"]

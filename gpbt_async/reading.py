@@ -1,0 +1,252 @@
+"""A run read from its folder by somebody who does not run it: its state, its best member, and the wish to stop it.
+
+Everything comes from the journal, replayed through the engine, so what is told here is what the scheduler knows; a
+run that is being written right now is read up to its last whole line. Nothing is locked and nothing is changed; the
+only word to a running scheduler is "stop", through the run's control FIFO.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import events, results
+from .asks import path_text
+from .errors import FolderError, JournalError
+from .experiment import Settings
+from .files import read_json, spelled
+from .folder import Folder, locate
+from .folder import runs as all_runs
+from .journal import read
+from .lineage import Lineage
+from .tree import State
+from .usage import Usage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .events import Fact
+    from .results import Best
+
+__all__ = ["all_runs", "best", "brief", "detail", "export", "open_run", "stop"]
+
+#: seconds `stop` waits for a scheduler to let go of its run
+STOP_TIMEOUT = 30.0
+
+
+def open_run(run: str, runs: Path) -> Folder:
+    return Folder.open(locate(run, runs))
+
+
+class Reading:
+    """A run as its journal tells it now."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.settings = Settings.from_json(read_json(folder.experiment)["settings"])
+        self.lineage = Lineage(self.settings)
+        self.usage = Usage()
+        self.last: Fact | None = None
+        #: when each attempt of a member entered `train`
+        self.entered: dict[int, float] = {}
+        facts = read(folder.journal) if folder.journal.exists() else []
+        for fact in facts:
+            try:
+                self.lineage.handle(fact)
+            except JournalError as error:
+                raise JournalError(f"{folder.journal}: {error}") from None
+            self.usage.fold(fact, self.lineage)
+            self.last = fact
+            if isinstance(fact, events.Entered):
+                self.entered[fact.member] = fact.t
+
+    @property
+    def state(self) -> str:
+        """running, finished, failed, or interrupted (killed or stopped: it can be resumed)."""
+        if self.folder.locked() is not None:
+            return "running"
+        if self.lineage.ended is not None:
+            return "failed" if self.lineage.ended.reason else "finished"
+        return "interrupted"
+
+
+def brief(folder: Folder) -> dict[str, Any]:
+    """One line about a run; a damaged one is told as damaged, and does not hide the others."""
+    try:
+        reading = Reading(folder)
+    except (FolderError, KeyError, TypeError, ValueError) as error:
+        return {"run": folder.name, "state": "damaged", "error": str(error)}
+    tree, s = reading.lineage.tree, reading.settings
+    return {
+        "run": folder.name,
+        "state": reading.state,
+        "members": sum(g.settled for g in tree.generations),
+        "of": s.population * s.generations,
+        "metric": s.score,
+        "score": tree.best.score if tree.best else None,
+        "best_member": tree.best.id if tree.best else None,
+        "t": reading.last.t if reading.last else None,
+    }
+
+
+def detail(folder: Folder) -> dict[str, Any]:
+    """All that can be told about one run: generations, what trains, what waits and for what."""
+    reading = Reading(folder)
+    lineage, tree, s = reading.lineage, reading.lineage.tree, reading.settings
+    state = reading.state
+    now = time.time()
+    training = [] if state != "running" else lineage.training
+    waiting: list[dict[str, Any]] = [
+        {"member": m.id, "generation": m.generation, "for": "a slot", "after": m.reason or None}
+        for m in tree.members
+        if m.state is State.WAITING
+    ]
+    waiting += [
+        {"member": m.id, "generation": m.generation, "for": "its checkpoint to be published"}
+        for m in tree.members
+        if m.state is State.TRAINED
+    ]
+    free = max(0, lineage.slots - len(training))
+    return {
+        **brief(folder),
+        "folder": str(folder.path),
+        "holder": folder.locked(),
+        "reason": lineage.ended.reason if lineage.ended else "",
+        "generations": [
+            {
+                "generation": i,
+                "issued": g.issued,
+                "training": sum(m.state is State.TRAINING for m in g.members) if state == "running" else 0,
+                "finished": sum(m.state is State.FINISHED for m in g.members),
+                "failed": sum(m.state is State.FAILED for m in g.members),
+                "of": s.population,
+                "best": tree.members[g.ranking[0][1]].score if g.ranking else None,
+            }
+            for i, g in enumerate(tree.generations)
+        ],
+        "training": [
+            {
+                "slot": m.slot,
+                "member": m.id,
+                "path": path_text(m.path),
+                "generation": m.generation,
+                "attempt": m.attempt,
+                "seconds": now - reading.entered[m.id] if m.id in reading.entered else None,
+                "config": m.config,
+            }
+            for m in training
+        ],
+        "waiting": waiting,
+        "slots": lineage.slots,
+        "free_slots": free if state == "running" else None,
+        "free_because": lineage.idle_cause() if state == "running" and free else None,
+        "summary": results.summary(lineage, reading.usage.so_far(), run=folder.name),
+    }
+
+
+def best(folder: Folder) -> Best:
+    reading = Reading(folder)
+    member = reading.lineage.best
+    found = results.best_of(member, folder.member(member.id).checkpoint if member else None)
+    if found is None:
+        raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.name}")
+    return found
+
+
+def export(found: Best, target: Path) -> None:
+    """Copy the best checkpoint and its schedule to a new folder. Raises FolderError when it cannot be made."""
+    import json
+
+    if target.exists():
+        raise FolderError(f"{target} exists: give the path of a folder to be made")
+    try:
+        shutil.copytree(found.checkpoint, target / "checkpoint")
+        (target / "best.json").write_text(json.dumps(spelled(found.to_json()), indent=1) + "\n")
+    except OSError as error:
+        raise FolderError(f"cannot export to {target}: {error.strerror or error}") from error
+
+
+def stop(folder: Folder) -> str:
+    """Ask the run's scheduler to stop and wait until the run is let go. Returns what to tell the person."""
+    if folder.locked() is None:
+        return f"{folder.name} is not running"
+    if not folder.tell("stop"):
+        raise FolderError(f"{folder.name} is locked, but its scheduler does not listen yet; try again in a moment")
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while folder.locked() is not None:
+        if time.monotonic() > deadline:
+            raise FolderError(f"{folder.name} was asked to stop {STOP_TIMEOUT:g} s ago and still runs")
+        time.sleep(0.02)
+    return f"{folder.name} has stopped; go on with gpbt-async resume {folder.name}"
+
+
+# ---- for people
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+def brief_text(found: list[dict[str, Any]]) -> str:
+    width = max(len(b["run"]) for b in found)
+    lines = []
+    for b in found:
+        told = b.get("error") or f"{b['members']}/{b['of']} members, best {b['metric']} {_score(b['score'])}"
+        lines.append(f"{b['run']:<{width}}  {b['state']:<11}  {told}")
+    return "\n".join(lines)
+
+
+def detail_text(d: dict[str, Any]) -> str:
+    holder = d["holder"]
+    lines = [f"{d['run']}: {d['state']}" + (f" (process {holder.get('pid')})" if holder else "")]
+    if d["reason"]:
+        lines.append(f"  because {d['reason']}")
+    lines.append(f"  folder {d['folder']}")
+    best_member = "" if d["best_member"] is None else f", member {d['best_member']}"
+    lines.append(f"  members {d['members']} of {d['of']}; best {d['metric']} {_score(d['score'])}{best_member}")
+    for g in d["generations"]:
+        failed = f", {g['failed']} failed" if g["failed"] else ""
+        active = f", {g['training']} training" if g["training"] else ""
+        lines.append(
+            f"  generation {g['generation']:>3}: {g['finished']:>4} finished of {g['of']}{active}{failed}"
+            f"; best {_score(g['best'])}"
+        )
+    for t in d["training"]:
+        since = "starting" if t["seconds"] is None else f"{t['seconds']:.1f} s"
+        config = ", ".join(f"{k}={_short(v)}" for k, v in t["config"].items())
+        lines.append(
+            f"  slot {t['slot']}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}"
+        )
+    for w in d["waiting"]:
+        after = f" (after {w['after']})" if w.get("after") else ""
+        lines.append(f"  member {w['member']} waits for {w['for']}{after}")
+    if d["free_slots"]:
+        lines.append(f"  {d['free_slots']} slot(s) free: {_CAUSES.get(d['free_because'], d['free_because'])}")
+    if d["state"] == "interrupted":
+        lines.append(f"  go on with: gpbt-async resume {d['run']}")
+    return "\n".join(lines)
+
+
+_CAUSES = {
+    "searcher": "waiting for the searcher",
+    "checkpoint": "waiting for checkpoints to be published",
+    "evidence": "waiting for more of the generation above to finish",
+    "no_work": "nothing left to issue",
+}
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def best_text(found: Best) -> str:
+    lines = [
+        f"member {found.member} (generation {found.generation}): score {_score(found.score)}",
+        f"checkpoint {found.checkpoint}",
+        "metrics " + ", ".join(f"{k}={_score(v)}" for k, v in found.metrics.items()),
+        "schedule",
+    ]
+    for generation, (member, config) in enumerate(zip(found.lineage, found.schedule, strict=True)):
+        lines.append(f"  {generation:>3}  member {member}: " + ", ".join(f"{k}={_short(v)}" for k, v in config.items()))
+    return "\n".join(lines)

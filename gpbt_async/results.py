@@ -1,0 +1,127 @@
+"""What a run came to: the best member, its schedule, and the summary.
+
+Pure: reads the engine and the usage, returns plain data that JSON can say. The scheduler writes it to the run's
+folder, the command line prints it, an application reads it from `run.best`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .asks import path_text
+from .tree import State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .lineage import Lineage
+    from .space import Config
+    from .tree import Member
+    from .usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best published member so far.
+
+    member: its id. score: as reported. schedule: the configs from generation 0 on; the last one is `config`.
+    metrics: the last values of everything it reported. checkpoint: the folder it wrote.
+    """
+
+    member: int
+    generation: int
+    score: float
+    config: Config
+    schedule: tuple[Config, ...]
+    lineage: tuple[int, ...]
+    metrics: Mapping[str, float]
+    checkpoint: Path
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "member": self.member,
+            "generation": self.generation,
+            "score": self.score,
+            "config": self.config,
+            "schedule": list(self.schedule),
+            "lineage": list(self.lineage),
+            "metrics": dict(self.metrics),
+            "checkpoint": str(self.checkpoint),
+        }
+
+
+def best_of(member: Member | None, checkpoint: Path | None) -> Best | None:
+    if member is None or member.score is None or checkpoint is None:
+        return None
+    return Best(
+        member=member.id,
+        generation=member.generation,
+        score=member.score,
+        config=member.config,
+        schedule=tuple(member.schedule),
+        lineage=tuple(m.id for m in member.ancestry),
+        metrics=dict(member.metrics),
+        checkpoint=checkpoint,
+    )
+
+
+def schedule(lineage: Lineage) -> dict[str, Any]:
+    """schedule.json: the winning lineage, generation by generation; empty while there is no winner."""
+    best = lineage.best
+    return {
+        "member": best.id if best else None,
+        "score": best.score if best else None,
+        "schedule": [
+            {
+                "generation": m.generation,
+                "member": m.id,
+                "path": path_text(m.path),
+                "score": m.score,
+                "seed": m.seed,
+                "config": m.config,
+            }
+            for m in (best.ancestry if best else [])
+        ],
+    }
+
+
+def summary(lineage: Lineage, usage: Usage, **more: Any) -> dict[str, Any]:
+    """summary.json: what the run came to and where its time went. Times in seconds, overhead in milliseconds.
+
+    `usage` must be closed, or a `so_far` copy. wall_s: first `train` entered to last `train` returned, summed over
+    sessions; idle_s sums to slots · wall_s - busy_s (with the slots of each session).
+    """
+    tree, s = lineage.tree, lineage.settings
+    states = [m.state for m in tree.members]
+    overhead = usage.overhead
+    best = tree.best
+    final = tree.best_of(s.generations - 1)
+    return {
+        "score": best.score if best else None,
+        "metric": s.score,
+        "mode": s.mode,
+        "best_member": best.id if best else None,
+        "best_generation": best.generation if best else None,
+        "best_metrics": dict(best.metrics) if best else {},
+        "best_final": {"member": final.id, "score": final.score} if final else None,
+        "members": {
+            "finished": states.count(State.FINISHED),
+            "failed": states.count(State.FAILED),
+            "stopped": 0,
+            "lost": sum(max(0, m.attempt - m.failures - 1) for m in tree.members if m.state.settled),
+            "unfinished": sum(not state.settled for state in states),
+        },
+        "generations": [g.settled for g in tree.generations],
+        "population": s.population,
+        "slots": usage.slots,
+        "wall_s": usage.wall,
+        "busy_s": usage.busy,
+        "utilisation": usage.utilisation,
+        "idle_s": dict(usage.idle),
+        "overhead_ms": None if overhead is None else overhead * 1e3,
+        "saved_intervals": 0.0,
+        "seed": s.seed,
+        **more,
+    }

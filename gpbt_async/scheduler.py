@@ -1,0 +1,277 @@
+"""The loop. One turn of it is the sentence the whole program should read as:
+
+> a fact arrives → it is appended to the journal → the engine handles it → its commands are performed → each
+> performance ends in a fact.
+
+Everything happens on the event loop's one thread: a turn is never interrupted, so engine and journal need no lock.
+A command becomes a task of one TaskGroup, and the tasks know nothing of each other; what must be decided between
+members is decided by the engine. `_train` is a member's life, told from top to bottom.
+
+The one surprise is how little is waited for. A fact is in the kernel's hands before it is acted on, so a killed
+scheduler loses nothing; to survive a power failure it must also reach the disk, and for that the journal syncs
+behind us. Losing its tail there is harmless, as it only means training a little again, with one exception: a
+checkpoint that was deleted because of a lost fact. So only a Discard waits for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import command, events, searchers, wire
+from .asks import path_text
+from .checkpoints import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .asking import Asking
+    from .asks import Ask
+    from .checkpoints import Store
+    from .devices import Slot, Slots
+    from .events import Command, Event, Fact
+    from .folder import Folder
+    from .journal import Journal
+    from .launcher import Launcher
+    from .lineage import Lineage
+    from .tree import Member
+    from .usage import Usage
+    from .worker import Outcome
+
+
+class Clock:
+    """Seconds since the epoch that never go backwards: the wall clock read once, the monotonic clock ever after.
+
+    Members stamp what they say with the machine's monotonic clock; `at` puts such a stamp on the same scale.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        return self._offset + time.monotonic()
+
+    def at(self, monotonic: float) -> float:
+        return self._offset + monotonic
+
+
+class Interrupted(Exception):
+    """Ends the task group: the run was asked to stop."""
+
+
+class Scheduler:
+    """Performs the engine's commands until nothing is left, or until told to stop. Rooms come opened, and stay so.
+
+    tell: called with every fact after the engine has handled it, and with Reported and Warned as they come.
+    """
+
+    def __init__(
+        self,
+        *,
+        lineage: Lineage,
+        usage: Usage,
+        journal: Journal,
+        folder: Folder,
+        store: Store,
+        slots: Slots,
+        launcher: Launcher,
+        asking: Asking,
+        clock: Clock,
+        cwd: str,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.lineage = lineage
+        self.usage = usage
+        self.settings = lineage.settings
+        self._journal = journal
+        self._folder = folder
+        self._store = store
+        self._slots = slots
+        self._launcher = launcher
+        self._asking = asking
+        self._clock = clock
+        self._cwd = cwd
+        self._tell = tell
+        self._over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self, opened: events.Opened) -> str | None:
+        """Until the end. Returns "" when finished, the reason when failed, None when interrupted by `stop`.
+
+        When it returns, in whatever way, no member is training and nothing is being written.
+        """
+        reason: str | None = None
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self.turn(opened)
+                reason = await self._over
+                if reason is None or reason:
+                    raise Interrupted  # members still training are of no use any more
+        except* Interrupted:
+            pass
+        return reason
+
+    def stop(self) -> None:
+        """Stop every member and end; the run can be resumed."""
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def turn(self, fact: Fact) -> None:
+        self._journal.append(fact)
+        commands = self.lineage.handle(fact)
+        self.usage.fold(fact, self.lineage)
+        if isinstance(fact, events.Published) and self.lineage.best is self.lineage.tree.members[fact.member]:
+            self._folder.point_best(fact.member)
+        self._tell(fact)
+        for wanted in commands:
+            self._perform(wanted)
+
+    def _perform(self, wanted: Command) -> None:
+        assert self._tasks is not None
+        match wanted:
+            case events.Suggest(path):
+                # read off the tree now, in this very turn: a later fact may withdraw the question
+                generation = self.lineage.generation_asked(path)
+                ask = self.lineage.ask(path, kin=searchers.uses_kin(self.settings.searcher, generation))
+                self._tasks.create_task(self._suggest(ask, self.lineage.count))
+            case events.Start(id, attempt):
+                self._tasks.create_task(self._train(self.lineage.tree.members[id], attempt))
+            case events.Publish(id, attempt):
+                self._tasks.create_task(self._publish(self.lineage.tree.members[id], attempt))
+            case events.Discard(id):
+                self._tasks.create_task(self._discard(id))
+            case events.Finish(reason):
+                if not self._over.done():
+                    self._over.set_result(reason)
+
+    # ---- performances
+
+    async def _suggest(self, ask: Ask, asked: int) -> None:
+        config = await self._asking.suggest(ask)
+        self.turn(events.Suggested(t=self._clock.now(), path=path_text(ask.path), config=config, asked=asked))
+
+    async def _train(self, member: Member, attempt: int) -> None:
+        """A member's life: a slot, a process, what it says, how it ended."""
+        score: float | None = None
+        metrics: dict[str, float] = {}
+        entered: float | None = None
+        async with self._slots.lease() as slot:
+            begin = self._begin(member, attempt, slot)
+            async with await self._launcher.start(begin, argv=self._argv(begin, member)) as worker:
+                self.turn(self._started(member, attempt, slot, worker.pid))
+                async for message in worker:
+                    match message:
+                        case wire.Entered(at):
+                            entered = at
+                            self.turn(events.Entered(t=self._clock.at(at), member=member.id, attempt=attempt))
+                        case wire.Report(values, at):
+                            metrics.update(values)
+                            score = values.get(self.settings.score, score)
+                            self._tell(
+                                events.Reported(t=self._clock.at(at), member=member.id, attempt=attempt, metrics=values)
+                            )
+                        case wire.Notice(text):
+                            self._tell(events.Warned(t=self._clock.now(), text=f"member {member.id}: {text}"))
+        outcome = worker.outcome
+        seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
+        if outcome.how == "returned":
+            self.turn(
+                events.Trained(
+                    t=self._clock.now(),
+                    member=member.id,
+                    attempt=attempt,
+                    score=score,
+                    metrics=metrics,
+                    seconds=seconds,
+                )
+            )
+        else:
+            await self._store.discard(self._folder.member(member.id).attempt(attempt))
+            self.turn(
+                events.Failed(
+                    t=self._clock.now(), member=member.id, attempt=attempt, reason=_reason(outcome), seconds=seconds
+                )
+            )
+
+    async def _publish(self, member: Member, attempt: int) -> None:
+        places = self._folder.member(member.id)
+        names: dict[str, Any] = {"member": member.id, "attempt": attempt}
+        try:
+            published = await self._store.publish(places.attempt(attempt), places.checkpoint)
+        except CheckpointError as error:
+            await self._store.discard(places.attempt(attempt))
+            self.turn(events.Failed(t=self._clock.now(), reason=str(error), **names))
+        else:
+            self.turn(events.Published(t=self._clock.now(), size=published.size, digest=published.digest, **names))
+
+    async def _discard(self, id: int) -> None:
+        await self._journal.durable()
+        member = self.lineage.tree.members[id]
+        places = self._folder.member(id)
+        await self._store.discard(places.checkpoint, places.attempt(member.attempt))
+        self.turn(events.Discarded(t=self._clock.now(), member=id))
+
+    # ---- what a member is told
+
+    def _begin(self, member: Member, attempt: int, slot: Slot) -> wire.Begin:
+        places = self._folder.member(member.id)
+        scratch = places.attempt(attempt)
+        places.path.mkdir(exist_ok=True)
+        self._store.prepare(scratch)
+        parent = self._folder.member(member.parent.id).checkpoint if member.parent is not None else None
+        places.config.write_text(json.dumps(member.config, indent=1) + "\n")
+        return wire.Begin(
+            member=member.id,
+            attempt=attempt,
+            generation=member.generation,
+            seed=member.seed,
+            config=member.config,
+            parent=str(parent) if parent is not None else None,
+            checkpoint=str(scratch),
+            metrics=str(places.metrics),
+            log=str(places.log),
+            cwd=self._cwd,
+            device=slot.device,
+            threads=slot.threads,
+            env=dict(slot.env),
+            score=self.settings.score,
+        )
+
+    def _argv(self, begin: wire.Begin, member: Member) -> list[str] | None:
+        """The command line of a command member, its placeholders filled in."""
+        if self.settings.command is None:
+            return None
+        reserved = {
+            "parent": begin.parent or "",
+            "checkpoint": begin.checkpoint,
+            "metrics": begin.metrics,
+            "config": self._folder.member(member.id).config,
+            "seed": member.seed,
+            "generation": member.generation,
+            "member": member.id,
+        }
+        return command.fill(self.settings.command, member.config, reserved)
+
+    def _started(self, member: Member, attempt: int, slot: Slot, pid: int) -> events.Started:
+        return events.Started(
+            t=self._clock.now(),
+            member=member.id,
+            attempt=attempt,
+            slot=slot.index,
+            pid=pid,
+            path=path_text(member.path),
+            parent=member.parent.id if member.parent is not None else None,
+            config=member.config,
+        )
+
+
+def _reason(outcome: Outcome) -> str:
+    """Why an attempt failed, on one line."""
+    text = outcome.error or outcome.how
+    if outcome.where:
+        text += f" ({outcome.where})"
+    if outcome.tail:
+        text += f"; its log ends: {outcome.tail.strip().splitlines()[-1]}"
+    return text

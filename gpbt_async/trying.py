@@ -1,0 +1,105 @@
+"""`gpbt-async try SCRIPT`: one member in the foreground, for people who write training scripts.
+
+The script is imported and its function called in this very process: prints appear, breakpoints work, a profiler sees
+everything, an exception is the script's own traceback. No zygote, no journal, no slot. It is the one place besides
+the zygote where a user's script is imported, and it is the whole process, so nothing else can be disturbed by it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import child, script
+from .errors import ExperimentError, ScriptError, Stopped
+from .experiment import Settings
+from .member import Member
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .space import Config, Space
+
+
+def attempt(path: Path, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
+    """Train one member of the script's experiment; 0 if it reported a finite score. Raises ExperimentError."""
+    settings, train = _load(path)
+    if train is None:
+        raise ExperimentError("try runs a training function; this experiment declares a command: run it by hand")
+    if parent is not None and not parent.is_dir():
+        raise ExperimentError(f"--parent {parent}: is not a folder")
+    config = _config(settings.space.sample(random.Random(seed)), sets, settings.space)
+    where = checkpoint if checkpoint is not None else Path(tempfile.mkdtemp(prefix="gpbt-try-"))
+    where.mkdir(parents=True, exist_ok=True)
+    reported: dict[str, float] = {}
+
+    def on_report(metrics: dict[str, Any]) -> None:
+        reported.update(metrics)
+        print("report  " + "  ".join(f"{k}={v}" for k, v in metrics.items()), flush=True)
+
+    member = Member.local(
+        config, where.resolve(), parent=parent.resolve() if parent else None, seed=seed, on_report=on_report,
+        device=_device(settings.resources.gpus),
+    )  # fmt: skip
+    print(f"config  {json.dumps(config)}", flush=True)
+    child.seed(seed, member.device)
+    began = time.monotonic()
+    try:
+        train(member)
+    except Stopped:
+        print("stopped")
+    except Exception as error:
+        child.print_traceback(error)
+        return 1
+    seconds = time.monotonic() - began
+    files = [p for p in where.rglob("*") if p.is_file()]
+    size = sum(p.stat().st_size for p in files)
+    print(f"trained in {seconds:.2f} s; checkpoint {where} ({len(files)} files, {size / 1e6:.2f} MB)")
+    score = reported.get(settings.score)
+    if score is None or score - score != 0:
+        told = f"reported {', '.join(reported)}" if reported else "reported nothing"
+        print(f"gpbt-async: no finite {settings.score!r}: it is {score}; {told}", file=sys.stderr)
+        return 1
+    if not files:
+        print("gpbt-async: the checkpoint is empty: children would start from nothing", file=sys.stderr)
+    print(f"score   {settings.score}={score}")
+    return 0
+
+
+def _load(path: Path) -> tuple[Settings, Callable[[Any], object] | None]:
+    if not path.is_file():
+        raise ScriptError(f"{path} is not a file: give the path of a Python script that declares an Experiment")
+    try:
+        loaded = script.load({"script": str(path)})
+    except (Exception, SystemExit) as error:
+        raise ScriptError(script.refusal(error)) from error
+    assert loaded.declaration is not None
+    return Settings.from_json(loaded.declaration), loaded.train
+
+
+def _config(config: Config, sets: list[str], space: Space) -> Config:
+    for pair in sets:
+        name, equals, text = pair.partition("=")
+        if not equals or name not in space:
+            raise ExperimentError(f"--set {pair}: must be NAME=VALUE, a name of {', '.join(space)}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        try:
+            config[name] = space[name].clip(value)
+        except ValueError as error:
+            raise ExperimentError(f"--set {pair}: {error}") from None
+        if config[name] != value:
+            raise ExperimentError(f"--set {pair}: {value!r} is not in {space[name]!r}")
+    return config
+
+
+def _device(gpus: int) -> str:
+    torch = sys.modules.get("torch")
+    return "cuda" if gpus and torch is not None and torch.cuda.is_available() else "cpu"

@@ -1,0 +1,151 @@
+"""Where the slots' time went: a fold of the journal's facts, alive or afterwards.
+
+Every slot is at every moment in one state: inside `train` (busy), or idle for one cause. Pure: `fold` takes a fact
+just after the engine has handled it, and the engine, which alone knows why a free slot stays free. So the same code
+accounts a run as it goes, after a resume, and from the journal of a run that crashed.
+
+Times count from the first `train` entered to the last `train` returned of each session (a session begins with
+Opened; the hours between a crash and its resume are nobody's idle time). Within that window, by construction,
+busy + idle of all causes = slots · wall.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from . import events
+
+if TYPE_CHECKING:
+    from .events import Fact
+    from .lineage import Lineage
+
+#: start: a process is being started or is ending; the others as in lineage.Cause; device: no GPU may be used just now
+CAUSES = ("start", "searcher", "checkpoint", "evidence", "device", "no_work")
+BUSY = "busy"
+
+
+@dataclass(slots=True)
+class _Slot:
+    state: str
+    since: float
+    #: when the last `train` in it returned, None if something but starting has come since
+    returned: float | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """Totals in seconds. `busy` + sum of `idle` = slots · `wall`, summed over sessions."""
+
+    busy: float = 0.0
+    wall: float = 0.0
+    idle: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0.0))
+    #: slots · seconds of all sessions' windows
+    offered: float = 0.0
+    #: seconds from a `train` returned to the next one entered in that slot, where there was work to give all along
+    turnovers: list[float] = field(default_factory=list)
+    slots: int = 0
+    _slots: dict[int, _Slot] = field(default_factory=dict)
+    _spans: list[tuple[str, float, float]] = field(default_factory=list)
+    _first: float | None = None
+    _last: float | None = None
+    #: the slot and the moment of entering `train`, by member
+    _inside: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _where: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def utilisation(self) -> float:
+        """busy / (slots · wall), 0 before anything has trained."""
+        return self.busy / self.offered if self.offered else 0.0
+
+    @property
+    def overhead(self) -> float | None:
+        """The median turnover in seconds; None if no slot was ever used twice with work at hand."""
+        return statistics.median(self.turnovers) if self.turnovers else None
+
+    def fold(self, fact: Fact, lineage: Lineage) -> None:
+        """Account for a fact the engine has just handled."""
+        match fact:
+            case events.Opened():
+                self.close()
+                self.slots = fact.slots
+                self._slots = {i: _Slot("no_work", fact.t) for i in range(fact.slots)}
+            case events.Started():
+                self._where[fact.member] = fact.slot
+                self._set(fact.slot, "start", fact.t)
+            case events.Entered():
+                self._enter(self._where[fact.member], fact.member, fact.t)
+            case events.Trained() | events.Failed() | events.Lost():
+                self._leave(fact)
+        if self._slots:
+            self._explain(fact.t, lineage)
+
+    def close(self) -> None:
+        """End the session: add its spans, cut to its window, to the totals. More facts may follow."""
+        if self._first is not None and self._last is not None:
+            for state, begin, end in self._spans:
+                seconds = min(end, self._last) - max(begin, self._first)
+                if seconds > 0 and state == BUSY:
+                    self.busy += seconds
+                elif seconds > 0:
+                    self.idle[state] += seconds
+            self.wall += self._last - self._first
+            self.offered += (self._last - self._first) * len(self._slots)
+        self._spans.clear()
+        self._slots.clear()
+        self._inside.clear()
+        self._where.clear()
+        self._first = self._last = None
+
+    def so_far(self) -> Usage:
+        """The totals as they stand now, as if the session had ended with the last `train` returned."""
+        copy = Usage(self.busy, self.wall, dict(self.idle), self.offered, self.turnovers, self.slots)
+        copy._slots, copy._first, copy._last = dict(self._slots), self._first, self._last
+        copy._spans = list(self._spans)
+        if self._last is not None:
+            copy._spans += [(s.state, s.since, self._last) for s in self._slots.values()]
+        copy.close()
+        return copy
+
+    def _set(self, index: int, state: str, t: float) -> None:
+        slot = self._slots[index]
+        if state == slot.state:
+            return
+        t = max(t, slot.since)  # a member's own stamp may be a hair older than the scheduler's
+        self._spans.append((slot.state, slot.since, t))
+        slot.state, slot.since = state, t
+        if state not in (BUSY, "free", "start", "searcher", "checkpoint"):
+            slot.returned = None
+
+    def _enter(self, index: int, member: int, t: float) -> None:
+        slot = self._slots[index]
+        if slot.returned is not None:
+            self.turnovers.append(t - slot.returned)
+            slot.returned = None
+        self._set(index, BUSY, t)
+        self._inside[member] = (index, t)
+        self._first = t if self._first is None else min(self._first, t)
+
+    def _leave(self, fact: events.Trained | events.Failed | events.Lost) -> None:
+        index = self._where.pop(fact.member, None)
+        if index is None:
+            return  # its checkpoint could not be published: the slot was free long before
+        inside = self._inside.pop(fact.member, None)
+        if inside is not None:
+            returned = inside[1] + fact.seconds
+            self._set(index, "start", returned)
+            self._slots[index].returned = returned
+            self._last = returned if self._last is None else max(self._last, returned)
+        self._set(index, "free", fact.t)
+
+    def _explain(self, t: float, lineage: Lineage) -> None:
+        """Give every slot that holds no member the cause the engine has for it now."""
+        held = set(self._where.values())
+        free = [i for i in self._slots if i not in held]
+        if not free:
+            return
+        starting = sum(m.slot is None for m in lineage.training)
+        cause = lineage.idle_cause() if starting < len(free) else "start"
+        for place, index in enumerate(free):
+            self._set(index, "start" if place < starting else cause, t)
