@@ -4,7 +4,7 @@ What lives here: publishing, verifying and deleting such folders, in a few threa
 default ones, which belong to the application). What does not: where they stand (folder), who may still need them (the
 engine). A child reads its parent's folder in place; nothing is ever copied.
 
-Publishing goes file by file – digest, take the right to write away, fsync – then writes the manifest, and renames the
+Publishing digests each file and takes the right to write it away, adds the manifest, syncs everything, and renames the
 attempt's scratch folder to its final name. The rename is the one moment at which a checkpoint comes to be, and gives
 every state a crash can leave its meaning:
 
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
 from .errors import GPBTError
-from .files import explained, sync_folder
+from .files import explained, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -129,8 +129,7 @@ class Store:
                 os.rename(scratch, final)
             else:
                 manifest, trash = _published_before(scratch, final), None
-            sync_folder(final.parent)
-            sync_folder(final.parent.parent)  # the member's folder may be new itself
+            sync(final.parent)
         with suppress(OSError):  # the checkpoint stands; the next sweep has another go at what it replaced
             _delete(trash)
         return Checkpoint(manifest["size"], manifest["digest"])
@@ -150,7 +149,6 @@ class Store:
             try:
                 size, digest = self._digest(fd)
                 os.fchmod(fd, os.fstat(fd).st_mode & 0o7555)
-                os.fsync(fd)
             finally:
                 os.close(fd)
             files.append({"name": name, "size": size, "digest": digest})
@@ -163,8 +161,9 @@ class Store:
             "files": files,
         }
         _write_manifest(scratch, manifest)
-        for folder in reversed(folders):
-            sync_folder(folder)
+        # all syncs after all changes: each sync that finds something new makes the file system commit once more
+        for path in (*paths, scratch / MANIFEST, *reversed(folders)):
+            sync(path)
         return manifest
 
     def _verify(self, final: Path) -> str | None:
@@ -228,9 +227,7 @@ def _write_manifest(scratch: Path, manifest: dict[str, Any]) -> None:
     part.unlink(missing_ok=True)
     with open(part, "x", encoding="ascii") as file:
         file.write(json.dumps(manifest, indent=1) + "\n")
-        file.flush()
         os.fchmod(file.fileno(), 0o444)
-        os.fsync(file.fileno())
     os.rename(part, scratch / MANIFEST)
 
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import JournalError
 from .events import from_json, to_json
-from .files import sync_folder
+from .files import sync
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +146,7 @@ class Journal:
                 if not reader.lines:
                     size = _write(fd, _seal({"journal": FORMAT, "version": version}), 0)
                 os.fsync(fd)
-                sync_folder(reader.path.parent)
+                sync(reader.path.parent)
             except BaseException:
                 os.close(fd)
                 raise
