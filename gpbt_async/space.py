@@ -12,6 +12,7 @@ what leaves it lies inside the space, on the grid, in the dimension's own type.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,7 +29,24 @@ Config = dict[str, Scalar]
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is a finite number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _comparable(value: Scalar) -> int | float:
+    """`value` if it is a number. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ValueError(f"{value!r} is not a number")
+    return value
+
+
+def _plain(option: Any) -> Scalar:
+    """An option without its subclass (numpy's float64 is a float, a str Enum is a str): as JSON will give it back."""
+    if isinstance(option, str):
+        return str.__str__(option)
+    if option is None or isinstance(option, bool):
+        return option
+    return int(option) if isinstance(option, int) else float(option)
 
 
 def reflect(u: float) -> float:
@@ -41,7 +59,8 @@ def reflect(u: float) -> float:
 class Float:
     """A real number in [low, high], uniform, or log-uniform with `log`; on a grid low, low+step, … with `step`.
 
-    Raises ExperimentError when low >= high, a bound is not finite, log with low <= 0, or step is not in (0, high-low].
+    Raises ExperimentError when low >= high, a bound or high - low is not finite, log with low <= 0 or more than 300
+    decades, or step is not in (0, high - low] or makes more than 1e9 steps.
     """
 
     low: float
@@ -57,10 +76,19 @@ class Float:
             raise ExperimentError.of("Float", (self.low, self.high), "low must be less than high")
         if self.log and self.low <= 0:
             raise ExperimentError.of("Float", self.low, "with log=True low must be greater than 0")
+        if not math.isfinite(float(self.high) - float(self.low)):
+            raise ExperimentError.of("Float", (self.low, self.high), "high - low must be finite")
+        if self.log and not self.high / self.low < 1e300:
+            raise ExperimentError.of("Float", (self.low, self.high), "with log=True high / low must be less than 1e300")
         if self.step is not None and not (_number(self.step) and 0 < self.step <= self.high - self.low):
             raise ExperimentError.of("Float.step", self.step, "must be greater than 0 and at most high - low")
-        object.__setattr__(self, "low", float(self.low))
-        object.__setattr__(self, "high", float(self.high))
+        if self.step is not None and not (self.high - self.low) / self.step <= 1e9:
+            raise ExperimentError.of(
+                "Float.step", self.step, "makes more than 1e9 steps: leave it out, or take a wider one"
+            )
+        for name in ("low", "high", "step"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     def _grid(self) -> int:
         """The index of the last grid point; the small slack keeps 0.1 * 3 <= 0.3."""
@@ -68,9 +96,7 @@ class Float:
         return int((self.high - self.low) / self.step * (1 + 1e-12))
 
     def clip(self, value: Scalar) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            raise ValueError(f"{value!r} is not a number")
-        value = min(max(float(value), self.low), self.high)
+        value = float(min(max(_comparable(value), self.low), self.high))
         if self.step is None:
             return value
         index = min(round((value - self.low) / self.step), self._grid())
@@ -130,9 +156,7 @@ class Int:
         return (self.high - self.low) // self.step
 
     def clip(self, value: Scalar) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            raise ValueError(f"{value!r} is not a number")
-        bounded = min(max(value, self.low), self.high)
+        bounded = min(max(_comparable(value), self.low), self.high)
         return self.low + min(round((bounded - self.low) / self.step), self._grid()) * self.step
 
     def _ends(self) -> tuple[float, float]:
@@ -171,7 +195,7 @@ class Choice:
     kind: ClassVar[str] = "choice"
 
     def __init__(self, options: Any) -> None:
-        if isinstance(options, str) or not hasattr(options, "__iter__"):
+        if isinstance(options, str | set | frozenset) or not hasattr(options, "__iter__"):  # a set has no order to keep
             raise ExperimentError.of("Choice", options, "must be a list of options")
         listed = tuple(options)
         for option in listed:
@@ -183,7 +207,7 @@ class Choice:
                 )
         if len({(type(o), o) for o in listed}) < max(2, len(listed)):
             raise ExperimentError.of("Choice", list(listed), "needs at least two options, no two alike")
-        object.__setattr__(self, "options", listed)
+        object.__setattr__(self, "options", tuple(map(_plain, listed)))
 
     def index(self, value: Scalar) -> int:
         for i, option in enumerate(self.options):

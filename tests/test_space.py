@@ -1,0 +1,306 @@
+"""The space: whatever is drawn, moved or clipped lies inside, on the grid, in the dimension's own type."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from gpbt_async.errors import ExperimentError
+from gpbt_async.space import Choice, Float, Int, Space, reflect
+
+numbers = st.floats(-1e9, 1e9, allow_subnormal=False) | st.floats(allow_nan=False, allow_infinity=False)
+units = st.floats(0.0, 1.0)
+seeds = st.integers(0, 2**63 - 1)
+scalars = (
+    st.text(max_size=5)
+    | st.integers(-(10**6), 10**6)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+    | st.none()
+)
+
+
+@st.composite
+def floats(draw):
+    low = draw(numbers)
+    high = draw(numbers.filter(lambda x: x != low))
+    low, high = min(low, high), max(low, high)
+    assume(math.isfinite(high - low))
+    log = draw(st.booleans()) if low > 0 and high / low < 1e300 else False
+    step = None
+    if draw(st.booleans()):
+        parts = draw(st.floats(1.0, 1e6))
+        step = (high - low) / parts
+        assume(0 < step <= high - low and low + step > low and high - step < high)
+    return Float(low, high, log=log, step=step)
+
+
+@st.composite
+def ints(draw):
+    low = draw(st.integers(-(10**12), 10**12) | st.integers(1, 100))
+    high = low + draw(st.integers(1, 10**12) | st.integers(1, 20))
+    log = draw(st.booleans()) if low >= 1 else False
+    return Int(low, high, log=log, step=draw(st.integers(1, high - low) | st.integers(1, min(5, high - low))))
+
+
+choices = st.lists(scalars, min_size=2, max_size=6, unique_by=lambda o: (type(o), o)).map(Choice)
+dimensions = floats() | ints() | choices
+spaces = st.dictionaries(st.text(min_size=1, max_size=8), dimensions, min_size=1, max_size=5).map(Space)
+
+
+def inside(d, value):
+    if isinstance(d, Choice):
+        return any(type(value) is type(o) and value == o for o in d.options)
+    if type(value) is not (float if isinstance(d, Float) else int) or not d.low <= value <= d.high:
+        return False
+    if d.step is None:
+        return True
+    steps = (value - d.low) / d.step
+    return abs(steps - round(steps)) < 1e-6 * max(1.0, abs(d.low / d.step)) or value == d.high
+
+
+def within(space, config):
+    return list(config) == list(space) and all(inside(d, config[name]) for name, d in space.items())
+
+
+# ---- properties
+
+
+@given(floats() | ints(), st.floats(allow_nan=False) | st.integers())
+@example(Float(0.0, 1.0), 10**400)
+@example(Int(0, 9), 10**400)
+@example(Int(0, 9), -math.inf)
+def test_clip_ends_inside_and_changes_nothing_twice(d, value):
+    clipped = d.clip(value)
+    assert inside(d, clipped)
+    assert d.clip(clipped) == clipped
+
+
+@given(ints(), st.data())
+def test_clip_goes_to_the_nearest_integer_of_the_grid(d, data):
+    value = data.draw(st.integers(d.low, d.high))
+    last = d.low + (d.high - d.low) // d.step * d.step
+    assert abs(d.clip(value) - value) * 2 <= d.step or d.clip(value) == last < value
+
+
+@given(dimensions, units)
+@example(Float(5e-324, 1e-30, log=True), 1.0)
+@example(Float(1e-149, 1e150, log=True), 1.0)
+@example(Float(-8e307, 8e307), 1.0)
+def test_from_unit_is_inside_and_to_unit_too(d, u):
+    value = d.from_unit(u)
+    assert inside(d, value)
+    assert 0.0 <= d.to_unit(value) <= 1.0
+
+
+@given(dimensions)
+def test_the_borders_of_the_unit_interval_are_the_borders_of_the_dimension(d):
+    first, last = d.from_unit(0.0), d.from_unit(1.0)
+    if isinstance(d, Choice):
+        assert (first, last) == (d.options[0], d.options[-1])
+        return
+    assert first == d.low
+    if d.step is not None:
+        assert last == d.clip(d.high)
+        assert d.high - last < d.step
+    else:
+        assert d.high - last <= 1e-9 * max(abs(d.low), abs(d.high))
+
+
+@given(dimensions, units, units)
+def test_from_unit_never_decreases(d, u, v):
+    low, high = d.from_unit(min(u, v)), d.from_unit(max(u, v))
+    if isinstance(d, Choice):
+        assert d.index(low) <= d.index(high)
+    else:
+        assert low <= high
+
+
+@given(dimensions, units)
+def test_decoding_gives_back_what_was_encoded(d, u):
+    value = d.from_unit(u)
+    again = d.from_unit(d.to_unit(value))
+    if isinstance(d, Choice | Int) or d.step is not None:
+        if isinstance(d, Int) and d.log:  # a double's logarithm tells 13 digits apart, not more
+            assert abs(again - value) <= max(d.step if again != value and value > 1e9 else 0, 1e-12 * value)
+        else:
+            assert again == value
+    else:
+        # as exact as doubles are: relative to the value on a logarithmic scale, to the bounds on a linear one
+        size = value if d.log else max(abs(d.low), abs(d.high))
+        assert math.isclose(again, value, rel_tol=1e-11, abs_tol=1e-12 * size + 1e-300)
+
+
+@given(floats() | ints(), units, st.sampled_from([0.8, 1.2]))
+def test_scale_stays_inside(d, u, factor):
+    assert inside(d, d.scale(d.from_unit(u), factor))
+
+
+@given(spaces, seeds, st.floats(1e-3, 10.0), units)
+def test_sampling_and_moving_stay_inside_and_change_nothing(space, seed, width, chance):
+    config = space.sample(random.Random(seed))
+    assert within(space, config)
+    before = dict(config)
+    for moved in (
+        space.perturb(config, random.Random(seed), chance),
+        space.step(config, random.Random(seed), width, chance),
+        space.clip(config),
+        space.decode(space.encode(config)),
+    ):
+        assert within(space, moved)
+    assert config == before
+    assert space.clip(config) == config
+
+
+@given(spaces, seeds)
+def test_draws_go_by_name_whatever_the_order_of_the_declaration(space, seed):
+    other = Space(dict(reversed(list(space.items()))))
+    config = space.sample(random.Random(seed))
+    assert other.sample(random.Random(seed)) == config
+    assert other.perturb(config, random.Random(seed)) == space.perturb(config, random.Random(seed))
+    assert other.step(config, random.Random(seed), 0.1, 0.5) == space.step(config, random.Random(seed), 0.1, 0.5)
+    assert list(other.sample(random.Random(seed))) == list(other)
+
+
+@given(spaces, seeds)
+def test_json_gives_an_equal_space_back(space, seed):
+    again = Space.from_json(json.loads(json.dumps(space.to_json())))
+    assert again == space
+    assert list(again) == list(space)
+    assert repr(again) == repr(space), "types too: 1, 1.0 and True are three options"
+    config = space.sample(random.Random(seed))
+    assert again.sample(random.Random(seed)) == config == json.loads(json.dumps(config))
+
+
+@given(st.floats(-1e6, 1e6))
+def test_reflect_folds_into_the_unit_interval(u):
+    assert 0.0 <= reflect(u) <= 1.0
+    if 0.0 <= u <= 1.0:
+        assert reflect(u) == u
+    assert reflect(-u) == reflect(u)
+
+
+# ---- examples
+
+
+def test_a_category_keeps_its_type():
+    d = Choice([1, 1.0, True, "1", None])
+    assert [repr(d.clip(o)) for o in (1, 1.0, True, "1", None)] == ["1", "1.0", "True", "'1'", "None"]
+    assert [d.index(o) for o in d.options] == [0, 1, 2, 3, 4]
+
+
+def test_every_grid_point_is_equally_likely_and_log_is_logarithmic():
+    rng = random.Random(1)
+    drawn = [Int(0, 3).from_unit(rng.random()) for _ in range(4000)]
+    assert all(drawn.count(i) == pytest.approx(1000, rel=0.1) for i in range(4))
+    drawn = [Float(1e-4, 1.0, log=True).from_unit(rng.random()) for _ in range(4000)]
+    assert sum(x < 1e-2 for x in drawn) == pytest.approx(2000, rel=0.1)
+    assert Float(0.1, 0.5, step=0.1).from_unit(1.0) == pytest.approx(0.5)
+    assert {round(Float(0.1, 0.5, step=0.1).from_unit(i / 50), 9) for i in range(51)} == {0.1, 0.2, 0.3, 0.4, 0.5}
+
+
+def test_scale_moves_by_a_step_at_least():
+    assert Int(1, 8).scale(2, 1.2) == 3
+    assert Int(1, 8).scale(2, 0.8) == 1
+    assert Int(1, 8).scale(1, 0.8) == 1
+    assert Float(0.0, 1.0, step=0.25).scale(0.5, 1.2) == 0.75
+    assert Choice(["a", "b", "c"]).scale("b", 1.2) == "c"
+    assert Choice(["a", "b", "c"]).scale("c", 1.2) == "c"
+    assert Choice(["a", "b", "c"]).scale("b", 0.8) == "a"
+
+
+def test_subclasses_of_plain_types_become_plain():
+    """numpy's float64 is a float and a str Enum is a str, but JSON knows neither."""
+    np = pytest.importorskip("numpy")
+    d = Choice([np.float64(0.5), np.str_("a"), 2])
+    assert [type(o) for o in d.options] == [float, str, int]
+    assert d.index(0.5) == 0
+    assert type(Float(np.float64(0), np.float64(1), step=np.float64(0.5)).step) is float
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"x": 0.5}, "the config and the space differ in c"),
+        ({"x": 0.5, "c": 1, "z": 1, "y": 2}, "the config and the space differ in y, z"),
+        ({"x": "a", "c": 1}, "x: 'a' is not a number"),
+        ({"x": True, "c": 1}, "x: True is not a number"),
+        ({"x": math.nan, "c": 1}, "x: nan is not a number"),
+        ({"x": None, "c": 1}, "x: None is not a number"),
+        ({"x": 0.5, "c": 1.0}, r"c: 1.0 is none of \[1, 2\]"),
+        ({"x": 0.5, "c": [1]}, r"c: \[1\] is none of \[1, 2\]"),
+    ],
+)
+def test_clip_says_what_is_wrong(config, says):
+    with pytest.raises(ValueError, match=f"^{says}$"):
+        Space({"x": Float(0, 1), "c": Choice([1, 2])}).clip(config)
+
+
+# ---- declaration errors
+
+
+@pytest.mark.parametrize(
+    ("declare", "says"),
+    [
+        (lambda: Float(1, 0), "Float: got (1, 0); low must be less than high"),
+        (lambda: Float(1, 1), "Float: got (1, 1); low must be less than high"),
+        (lambda: Float(0, math.inf), "Float: got (0, inf); both bounds must be finite numbers"),
+        (lambda: Float(math.nan, 1), "Float: got (nan, 1); both bounds must be finite numbers"),
+        (lambda: Float("0", 1), "Float: got ('0', 1); both bounds must be finite numbers"),
+        (lambda: Float(True, 2), "Float: got (True, 2); both bounds must be finite numbers"),
+        (lambda: Float(0, 10**400), "both bounds must be finite numbers"),
+        (lambda: Float(-1e308, 1e308), "Float: got (-1e+308, 1e+308); high - low must be finite"),
+        (lambda: Float(1e-200, 1e200, log=True), "with log=True high / low must be less than 1e300"),
+        (lambda: Float(0, 1, log=True), "Float: got 0; with log=True low must be greater than 0"),
+        (lambda: Float(0, 1, step=0), "Float.step: got 0; must be greater than 0 and at most high - low"),
+        (lambda: Float(0, 1, step=2), "Float.step: got 2; must be greater than 0 and at most high - low"),
+        (lambda: Float(0, 1, step="a"), "Float.step: got 'a'; must be greater than 0 and at most high - low"),
+        (lambda: Float(0, 1, step=1e-300), "Float.step: got 1e-300; makes more than 1e9 steps: leave it out"),
+        (lambda: Int(0, 1.5), "Int: got (0, 1.5); both bounds must be whole numbers"),
+        (lambda: Int(False, 3), "Int: got (False, 3); both bounds must be whole numbers"),
+        (lambda: Int(3, 3), "Int: got (3, 3); low must be less than high"),
+        (lambda: Int(0, 3, log=True), "Int: got 0; with log=True low must be at least 1"),
+        (lambda: Int(0, 3, step=0), "Int.step: got 0; must be a whole number from 1 to high - low"),
+        (lambda: Int(0, 3, step=4), "Int.step: got 4; must be a whole number from 1 to high - low"),
+        (lambda: Int(0, 3, step=1.0), "Int.step: got 1.0; must be a whole number from 1 to high - low"),
+        (lambda: Choice("abc"), "Choice: got 'abc'; must be a list of options"),
+        (lambda: Choice(3), "Choice: got 3; must be a list of options"),
+        (lambda: Choice({"a", "b"}), "must be a list of options"),
+        (lambda: Choice([]), "Choice: got []; needs at least two options, no two alike"),
+        (lambda: Choice([1]), "Choice: got [1]; needs at least two options, no two alike"),
+        (lambda: Choice([1, 2, 1]), "Choice: got [1, 2, 1]; needs at least two options, no two alike"),
+        (lambda: Choice([1, math.nan]), "Choice: got nan; an option must be a str, int, finite float, bool or None"),
+        (lambda: Choice([[1], [2]]), "Choice: got [1]; an option must be a str, int, finite float, bool or None"),
+        (lambda: Choice([print, 1]), "name the thing and look it up in train"),
+        (lambda: Space({}), "space: got {}; must be a non-empty dict of name: Float, Int or Choice"),
+        (lambda: Space([("a", Int(0, 1))]), "must be a non-empty dict of name: Float, Int or Choice"),
+        (lambda: Space({"a": 1}), "space['a']: got 1; must be gpbt.Float(low, high), gpbt.Int(low, high) or"),
+        (lambda: Space({"a": (0, 1)}), "space['a']: got (0, 1); must be gpbt.Float(low, high)"),
+        (lambda: Space({1: Int(0, 1)}), "space: got 1; a hyperparameter's name must be a non-empty string"),
+        (lambda: Space({"": Int(0, 1)}), "space: got ''; a hyperparameter's name must be a non-empty string"),
+    ],
+)
+def test_a_wrong_declaration_names_line_field_value_and_remedy(declare, says):
+    with pytest.raises(ExperimentError) as caught:
+        declare()
+    line = declare.__code__.co_firstlineno
+    assert str(caught.value).startswith(f"{os.path.basename(__file__)}:{line}: ")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_line_is_the_scripts_own(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text("import gpbt_async.space as s\n\nspace = s.Space({\n    'lr': s.Float(\n        1.0, 0.1),\n})\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith(
+        "ExperimentError: mine.py:4: Float: got (1.0, 0.1); low must be less than high"
+    )
