@@ -338,6 +338,7 @@ for n in range(1, 200):
 """
 
 
+@pytest.mark.slow
 async def test_interrupted_anywhere_it_is_whole_or_can_be_done_again(store: Store, member: Path) -> None:
     words = [sys.executable, "-c", INTERRUPTED, member, "before", "after", "full"]
     process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)

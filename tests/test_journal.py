@@ -36,6 +36,9 @@ from gpbt_async.events import (
 )
 from gpbt_async.journal import Journal, Reader, read
 
+#: where a sync costs nothing: these tests open a journal some hundred times
+QUICK = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
 ids = st.integers(0, 10**6)
 times = st.floats(0, 4e9)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -98,9 +101,10 @@ def path(tmp_path: Path) -> Path:
 # ---- round trips
 
 
+@pytest.mark.slow
 @given(st.lists(facts, max_size=6), st.lists(facts, max_size=6))
 def test_what_is_appended_is_read_back_over_several_openings(first: list[Fact], second: list[Fact]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=QUICK) as folder:
         path = Path(folder, "journal.jsonl")
         written(path, first)
         with Journal.open(path) as journal:
@@ -138,24 +142,26 @@ def test_a_reader_follows_a_writer(path: Path) -> None:
 # ---- torn and damaged
 
 
-def test_truncated_anywhere_it_holds_a_prefix_and_goes_on(path: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_truncated_anywhere_it_holds_a_prefix_and_goes_on(path: Path) -> None:
     all_facts = [fact(n) for n in range(4)]
     data = written(path, all_facts)
-    cut = tmp_path / "cut.jsonl"
-    for length in range(len(data) + 1):
-        cut.write_bytes(data[:length])
-        whole = max(0, data[:length].count(b"\n") - 1)
-        assert said(read(cut)) == said(all_facts[:whole])
-        if length % 7 == 0 or data[length - 1 : length] == b"\n":  # opening costs two syncs
+    with tempfile.TemporaryDirectory(dir=QUICK) as folder:
+        cut = Path(folder, "cut.jsonl")
+        for length in range(len(data) + 1):
+            cut.write_bytes(data[:length])
+            whole = max(0, data[:length].count(b"\n") - 1)
+            assert said(read(cut)) == said(all_facts[:whole])
             with Journal.open(cut) as journal:
                 assert said(journal.replay()) == said(all_facts[:whole])
                 journal.append(fact(99))
             assert said(read(cut)) == said([*all_facts[:whole], fact(99)])
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_changed_byte_in_a_whole_line_is_never_believed(data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=QUICK) as folder:
         path = Path(folder, "journal.jsonl")
         all_facts = [fact(n) for n in range(3)]
         good = written(path, all_facts)
@@ -347,6 +353,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_acknowledged(path: Path) -> None:
     for _ in range(3):  # each one takes up what the one before left
         with subprocess.Popen([sys.executable, "-c", APPENDER, path], stdout=subprocess.PIPE, text=True) as process:
