@@ -8,6 +8,7 @@ So everything here must be sayable in JSON, and what is not is refused where it 
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import re
@@ -26,6 +27,8 @@ SEARCHERS = ("local", "tpe", "perturb", "random")
 HISTORIES = ("inherit", "reset", "global")
 SELECTIONS = ("comma", "plus")
 SCHEDULES = ("async", "sync")
+#: code flags of functions whose call only makes an object: async ones and generators
+_NEVER_RUNS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 #: what a command line may hold in braces beside hyperparameters
 PLACEHOLDERS = ("parent", "checkpoint", "metrics", "config", "seed", "generation", "member")
 
@@ -181,7 +184,9 @@ class Experiment:
         if (train is None) == (command is None):
             given = "neither" if train is None else "both"
             raise ExperimentError.of("train, command", given, "give exactly one: a training function, or a command")
-        if command is not None and (isinstance(command, str) or not all(isinstance(w, str) for w in command)):
+        if command is not None and not (
+            isinstance(command, list | tuple) and all(isinstance(word, str) for word in command)
+        ):
             raise ExperimentError.of("command", command, "must be a list of words, e.g. ['./solver', '--lr', '{lr}']")
         self.train = train
         self.settings = Settings(
@@ -220,8 +225,8 @@ class Experiment:
 def target_of(train: Callable[[Any], object]) -> Target:
     """Where another process finds the training function. Raises ExperimentError when it cannot be found there."""
     name = getattr(train, "__qualname__", None)
-    code = getattr(train, "__code__", None)
-    if name is None or code is None or hasattr(train, "__self__"):
+    code = getattr(inspect.unwrap(train), "__code__", None)  # a decorator's code is in another file
+    if name is None or code is None or hasattr(train, "__self__") or code.co_flags & _NEVER_RUNS:
         raise ExperimentError.of("train", train, "must be a plain function; wrap it: def train(member): ...")
     if "<lambda>" in name or "<locals>" in name:
         raise ExperimentError.of(
@@ -253,7 +258,7 @@ def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
 
 
 def _real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _check_settings(s: Settings) -> None:

@@ -1,0 +1,284 @@
+"""The declaration: what is refused, in which words, and that JSON carries all of the rest."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from test_space import seeds, spaces
+
+from gpbt_async.asks import Ask, Observation, path_of, path_text
+from gpbt_async.errors import ExperimentError
+from gpbt_async.experiment import (
+    HISTORIES,
+    SCHEDULES,
+    SEARCHERS,
+    SELECTIONS,
+    Experiment,
+    Resources,
+    Settings,
+    target_of,
+)
+from gpbt_async.space import Float, Int, Space
+
+SPACE = {"lr": Float(1e-4, 1.0, log=True), "n": Int(1, 8)}
+
+
+def train(member):
+    """What the tests train."""
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def wrapper(member):
+        return function(member)
+
+    return wrapper
+
+
+@wrapped
+def decorated(member):
+    """A training function behind a decorator."""
+
+
+async def asynchronous(member):
+    """Would never run."""
+
+
+def generating(member):
+    yield
+
+
+class Trainer:
+    def __call__(self, member):
+        pass
+
+    def train(self, member):
+        pass
+
+    @staticmethod
+    def static(member):
+        pass
+
+
+def declare(**changes):
+    return Experiment(**{"train": train, "space": SPACE, "score": "accuracy", **changes})
+
+
+# ---- what is declared arrives
+
+
+def test_the_defaults():
+    settings = declare().settings
+    assert (settings.population, settings.generations, settings.searcher, settings.mode) == (25, 10, "local", "max")
+    assert settings.parents == 5
+    assert settings.target is not None
+    assert (settings.target.file, settings.target.qualname) == (os.path.abspath(__file__), "train")
+    assert settings.target.module == __name__
+    assert repr(declare()) == "Experiment(train, population=25, generations=10)"
+
+
+@given(
+    spaces,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "mode": st.sampled_from(["max", "min"]),
+            "population": st.integers(1, 1000),
+            "generations": st.integers(1, 100),
+            "ratio": st.floats(1e-6, 1e6),
+            "searcher": st.sampled_from(SEARCHERS),
+            "history": st.sampled_from(HISTORIES),
+            "selection": st.sampled_from(SELECTIONS),
+            "schedule": st.sampled_from(SCHEDULES),
+            "evidence": st.floats(0.0, 1.0),
+            "seed": st.integers(0, 2**80),
+            "attempts": st.integers(1, 9),
+            "resources": st.builds(Resources, gpus=st.sampled_from([0, 1]), cpus=st.none() | st.integers(1, 64)),
+        },
+    ),
+    st.booleans(),
+)
+def test_json_gives_equal_settings_back(space, changes, by_command):
+    what = {"train": None, "command": ["./solve", "{checkpoint}"]} if by_command else {}
+    assume(not set(PLACEHOLDERS) & space.keys())
+    experiment = declare(space=space, **what, **changes)
+    again = Settings.from_json(json.loads(json.dumps(experiment.to_json())))
+    assert again == experiment.settings
+    assert again.to_json() == experiment.to_json()
+    assert again.parents == experiment.settings.parents
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k"),
+    [(25, 1.0, 5), (72, 0.5, 12), (4, 4.0, 1), (36, 1.0, 6), (72, 72 / 256, 16), (1, 1.0, 1), (1, 100.0, 1),
+     (10, 1e-300, 10), (10, 5e-324, 10), (25, 0.25, 10), (2, 1e300, 1), (1000, 1.0, 31)],
+)  # fmt: skip
+def test_the_number_of_parents(n, c, k):
+    assert declare(population=n, ratio=c).settings.parents == k
+
+
+@given(st.integers(1, 10**6), st.floats(1e-9, 1e9))
+def test_the_number_of_parents_is_the_papers(n, c):
+    k = declare(population=n, ratio=c).settings.parents
+    assert 1 <= k <= n
+    assert k == min(n, max(1, math.floor(math.sqrt(n / c))))
+
+
+def test_replaced_is_checked_again():
+    settings = declare().settings
+    assert settings.replaced(population=9).population == 9
+    assert settings.replaced(population=9).space is settings.space
+    with pytest.raises(ExperimentError, match="population: got 0; must be a whole number of at least 1"):
+        settings.replaced(population=0)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: declare(score=""), "score: got ''; must be the name of a reported metric"),
+        (lambda: declare(score=3), "score: got 3; must be the name of a reported metric"),
+        (lambda: declare(mode="maximise"), "mode: got 'maximise'; must be one of 'max', 'min'"),
+        (lambda: declare(population=0), "population: got 0; must be a whole number of at least 1"),
+        (lambda: declare(population=2.0), "population: got 2.0; must be a whole number of at least 1"),
+        (lambda: declare(population=True), "population: got True; must be a whole number of at least 1"),
+        (lambda: declare(generations=-1), "generations: got -1; must be a whole number of at least 1"),
+        (lambda: declare(attempts=0), "attempts: got 0; must be a whole number of at least 1"),
+        (lambda: declare(seed=-1), "seed: got -1; must be a whole number of at least 0"),
+        (lambda: declare(seed=None), "seed: got None; must be a whole number of at least 0"),
+        (lambda: declare(ratio=0), "ratio: got 0; must be a number greater than 0"),
+        (lambda: declare(ratio=math.inf), "ratio: got inf; must be a number greater than 0"),
+        (lambda: declare(ratio="1"), "ratio: got '1'; must be a number greater than 0"),
+        (lambda: declare(ratio=10**400), "; must be a number greater than 0"),
+        (lambda: declare(evidence=1.1), "evidence: got 1.1; must be a number from 0 to 1"),
+        (lambda: declare(evidence=math.nan), "evidence: got nan; must be a number from 0 to 1"),
+        (lambda: declare(searcher="kin"), "searcher: got 'kin'; must be one of 'local', 'tpe', 'perturb', 'random'"),
+        (lambda: declare(searcher=["tpe"]), "searcher: got ['tpe']; must be one of"),
+        (lambda: declare(history="all"), "history: got 'all'; must be one of 'inherit', 'reset', 'global'"),
+        (lambda: declare(selection="+"), "selection: got '+'; must be one of 'comma', 'plus'"),
+        (lambda: declare(schedule=None), "schedule: got None; must be one of 'async', 'sync'"),
+        (lambda: declare(early_stop="median"), "early_stop: got 'median'; must be None"),
+        (lambda: declare(preset="paper"), "preset: got 'paper'; must be None"),
+        (lambda: declare(stall_timeout=60), "stall_timeout: got 60; must be None"),
+        (lambda: declare(resources={"gpus": 1}), "resources: got {'gpus': 1}; must be gpbt.Resources(...)"),
+        (lambda: Resources(gpus=2), "resources.gpus: got 2; must be 0 or 1"),
+        (lambda: Resources(gpus=True), "resources.gpus: got True; must be 0 or 1"),
+        (lambda: Resources(share=2), "resources.share: got 2; must be 1"),
+        (lambda: Resources(vram="8G"), "resources.vram: got '8G'; must be None"),
+        (lambda: Resources(cpus=0), "resources.cpus: got 0; must be a whole number of at least 1"),
+        (lambda: declare(space={}), "space: got {}; must be a non-empty dict"),
+        (lambda: declare(space=None), "space: got None; must be a non-empty dict"),
+        (lambda: declare(train=None), "train, command: got 'neither'; give exactly one"),
+        (lambda: declare(command=["a"]), "train, command: got 'both'; give exactly one"),
+        (lambda: declare(train=None, command="./solve --lr {lr}"), "must be a list of words, e.g. ['./solver'"),
+        (lambda: declare(train=None, command=["./solve", 3]), "must be a list of words"),
+        (lambda: declare(train=None, command=3), "command: got 3; must be a list of words"),
+        (lambda: declare(train=None, command=[]), "command: got (); needs at least a program"),
+        (lambda: declare(train=None, command=["x", "{wd}"]), "command: got '{wd}'; is no placeholder; known: lr, n, "),
+        (lambda: declare(train=None, command=["x", "{}"]), "command: got '{}'; is no placeholder"),
+        (lambda: declare(train=None, command=["x"], space={"seed": Int(0, 1)}), "space: got 'seed'; is reserved in a"),
+        (lambda: declare(train=lambda member: None), "; must be defined with def at the top level of a file"),
+        (lambda: declare(train=Trainer()), "; must be a plain function; wrap it: def train(member): ..."),
+        (lambda: declare(train=Trainer().train), "; must be a plain function; wrap it"),
+        (lambda: declare(train=Trainer), "; must be a plain function; wrap it"),
+        (lambda: declare(train=print), "; must be a plain function; wrap it"),
+        (lambda: declare(train="train"), "train: got 'train'; must be a plain function; wrap it"),
+        (lambda: declare(train=functools.partial(train)), "; must be a plain function; wrap it"),
+        (lambda: declare(train=asynchronous), "; must be a plain function; wrap it"),
+        (lambda: declare(train=generating), "; must be a plain function; wrap it"),
+    ],
+)
+def test_a_wrong_declaration_names_line_field_value_and_remedy(make, says):
+    with pytest.raises(ExperimentError) as caught:
+        make()
+    assert str(caught.value).startswith(f"{os.path.basename(__file__)}:")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_commands_placeholders():
+    words = ["./solve", "--lr={lr}", "{{literally}}", "{parent}", "{checkpoint}/{n}"]
+    assert declare(train=None, command=words).settings.command == tuple(words)
+    assert repr(declare(train=None, command=["./solve", "{lr}"])).startswith("Experiment(./solve {lr}, ")
+
+
+def test_a_function_inside_a_function_is_refused():
+    def inner(member):
+        pass
+
+    with pytest.raises(ExperimentError, match="must be defined with def at the top level of a file"):
+        declare(train=inner)
+
+
+def test_a_function_of_a_prompt_is_refused():
+    names = {"__name__": "__main__"}
+    exec(compile("def train(member): pass", "<stdin>", "exec"), names)
+    with pytest.raises(ExperimentError, match="is not in a file"):
+        declare(train=names["train"])
+
+
+def test_a_static_method_can_be_found_and_so_can_a_decorated_function(tmp_path):
+    assert target_of(Trainer.static).qualname == "Trainer.static"
+    assert target_of(decorated).qualname == "decorated"
+    # the decorator's file is not the function's
+    (tmp_path / "decorators.py").write_text(
+        "import functools\ndef wrapped(f):\n    @functools.wraps(f)\n    def g(m): return f(m)\n    return g\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        textwrap.dedent("""
+            import json
+            import gpbt_async.experiment as gpbt
+            from gpbt_async.space import Float
+            from decorators import wrapped
+
+            @wrapped
+            def train(member): pass
+
+            e = gpbt.Experiment(train, space={"lr": Float(0, 1)}, score="x")
+            if __name__ == "__main__":
+                print(json.dumps(e.to_json()["target"]))
+            """)
+    )
+    done = subprocess.run([sys.executable, tmp_path / "mine.py"], capture_output=True, text=True, check=True)
+    target = json.loads(done.stdout)
+    assert (target["file"], target["module"], target["qualname"]) == (str(tmp_path / "mine.py"), None, "train")
+    assert target["sys_path"][0] == str(tmp_path)
+
+
+# ---- what a searcher is told
+
+
+outcomes = st.sampled_from(["finished", "failed", "stopped"])
+paths = st.lists(st.integers(0, 10**6), max_size=5).map(tuple)
+
+
+@given(paths)
+def test_a_path_is_text_and_back(path):
+    assert path_of(path_text(path)) == path
+
+
+@given(spaces, seeds, st.lists(st.tuples(paths, outcomes, st.none() | st.floats(allow_nan=False)), max_size=4), paths)
+def test_an_ask_is_json_and_back(space, seed, told, path):
+    rng = random.Random(seed)
+    kin = tuple(Observation(p, len(p), space.sample(rng), outcome, loss) for p, outcome, loss in told)
+    ask = Ask(space, path, 1, seed, kin[0] if kin else None, kin, (space.sample(rng),))
+    again = Ask.from_json(space, json.loads(json.dumps(ask.to_json())))
+    assert again == ask
+    assert repr(again) == repr(ask)
+
+
+def test_the_space_of_an_experiment_may_be_a_space():
+    space = Space(SPACE)
+    assert declare(space=space).settings.space is space
