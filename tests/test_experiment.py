@@ -20,6 +20,7 @@ from gpbt_async.asks import Ask, Observation, path_of, path_text
 from gpbt_async.errors import ExperimentError
 from gpbt_async.experiment import (
     HISTORIES,
+    PLACEHOLDERS,
     SCHEDULES,
     SEARCHERS,
     SELECTIONS,
