@@ -4,8 +4,9 @@ Speaks with one zygote process from its start to its death; the launcher makes a
 a spare and a fork are the same thing, a future of a Worker: a spare is merely asked for early, and whoever takes one
 that has not arrived yet waits for it like for any fork.
 
-A zygote is cold at first: its first forks are handed out as they are, so that the first member trains as soon as the
-script is imported; once those are training it warms up, and only then are spares forked again.
+A zygote whose script uses torch's optimizers is cold at first: its first forks are handed out as they are, so that the
+first member trains as soon as the script is imported; once those are training it warms up, which takes two seconds,
+and only then are spares forked again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 PATH = "import sys; sys.path[len(sys.path):] = [sys.argv[1]][sys.argv[1] in sys.path:]; "
 _PROGRAM = PATH + "from gpbt_async.zygote import main; sys.argv[:] = sys.argv[2:]; main(3)"
 _ENVIRONMENT = {**dict.fromkeys(processes.THREADS, "1"), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+if "GLIBC_TUNABLES" not in os.environ:
+    _ENVIRONMENT["GLIBC_TUNABLES"] = processes.HUGE_HEAP
 
 
 def file_of(what: dict[str, Any]) -> str:
@@ -81,6 +84,7 @@ class Zygote:
             self.pid, self._end = child.pid, child.gone
             self._end.add_done_callback(self._all_gone)
             self.declaration = await self._or_death(child.gone)
+            self._warmth = "cold" if self.declaration["warms"] else "warm"
         except BaseException:
             self.close()
             raise

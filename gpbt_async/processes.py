@@ -25,6 +25,9 @@ PR_SET_CHILD_SUBREAPER = 36
 #: who asks them: OpenMP, and the linear algebra libraries below numpy
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
+#: GLIBC_TUNABLES that make malloc ask for huge pages, of which a fork copies one entry instead of 512
+HUGE_HEAP = "glibc.malloc.hugetlb=1"
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _MOST_FDS = 16
 

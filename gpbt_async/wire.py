@@ -142,7 +142,7 @@ def encode(message: Message) -> bytes:
 def decode(line: bytes) -> Message:
     """The message in one line. Raises WireError."""
     body = loads(line)
-    kind = _KINDS.get(body.pop("type", None))
+    kind = _KINDS.get(str(body.pop("type", None)))
     if kind is None:
         raise WireError(f"not a message of this program: {_shown(line)}")
     if body.get("version", VERSION) != VERSION:

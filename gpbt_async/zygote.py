@@ -36,6 +36,8 @@ def main(control: int) -> NoReturn:
     processes.adopt_orphans()
     processes.die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.environ.get("GLIBC_TUNABLES") == processes.HUGE_HEAP:
+        del os.environ["GLIBC_TUNABLES"]  # read when we started; what we start need not have it
     line = processes.Line(socket.socket(fileno=control))
     backlog: list[tuple[dict[str, Any], list[int]]] = []
     while not backlog:
@@ -70,6 +72,7 @@ def _open(line: processes.Line, request: dict[str, Any]) -> script.Script | None
             "experiment": loaded.declaration,
             "variable": loaded.variable,
             "cuda": initialised(),
+            "warms": hasattr(sys.modules.get("torch"), "optim") and script.mentions(loaded, "optim"),
         }
     )
     return loaded
@@ -81,10 +84,12 @@ class Zygote:
     def __init__(self, line: processes.Line, loaded: script.Script) -> None:
         self.line = line
         self.script = loaded
-        self.warms = hasattr(sys.modules.get("torch"), "optim") and script.mentions(loaded, "optim")
         self.reaper = processes.Reaper()
         self.wakeup = guardian.wake_on_child()
+        self.threads_told = False
         _freeze()
+        # before the first fork: pages that are shared with a member have to be copied for this
+        _collapse()
 
     def serve(self, backlog: list[tuple[dict[str, Any], list[int]]]) -> None:
         while True:
@@ -104,9 +109,8 @@ class Zygote:
         if message["op"] == "fork":
             self.fork(message["n"])
         elif message["op"] == "warm":
-            if self.warms:
-                with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
-                    warm()
+            with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
+                warm()
             _freeze()
             _collapse()
             self.line.send({"op": "warmed"})
@@ -115,6 +119,7 @@ class Zygote:
                 _log_to(message["path"])
 
     def fork(self, n: int) -> None:
+        self.tell_threads()
         ours, theirs = socket.socketpair()
         zygote = os.getpid()
         try:
@@ -132,6 +137,24 @@ class Zygote:
         finally:
             ours.close()
             theirs.close()
+
+    def tell_threads(self) -> None:
+        """Say once that a fork leaves threads behind: whoever waits for one of them in a member waits for ever."""
+        threads = os.listdir("/proc/self/task")
+        if self.threads_told or len(threads) == 1:
+            return
+        self.threads_told = True
+        names = set()
+        for thread in threads:
+            with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm") as file:
+                names.add(file.read().strip())
+        self.line.send(
+            {
+                "op": "threads",
+                "text": f"the script runs {len(threads) - 1} threads after its import ({', '.join(sorted(names))}), which "
+                "members do not have: start threads in the training function, or use --start exec if members hang",
+            }
+        )
 
     def become_member(self, zygote: int, sock: socket.socket) -> NoReturn:
         try:
@@ -164,10 +187,10 @@ def _freeze() -> None:
 
 
 def _collapse() -> None:
-    """Have our memory in huge pages: a fork copies one entry for each instead of 512.
+    """Have our memory in huge pages, what malloc did not (processes.HUGE_HEAP): python's own arenas.
 
-    Measured with torch imported: a fork takes 1.3 ms instead of 6.5, and its end half as long. Linux 6.1 and later; a
-    kernel that cannot merely says so.
+    Measured with torch imported: a fork takes 1.3 ms instead of 6.5, and the fork's exit half as long. Linux 6.1 and
+    later; a kernel that cannot merely says so.
     """
     huge, collapse = 1 << 21, 25  # MADV_COLLAPSE
     until = time.monotonic() + 1.0  # gigabytes of data are worth some of it

@@ -1,0 +1,161 @@
+"""What a training function can do with its Member, and is told when it does something else."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scripts.harness import begin
+
+from gpbt_async import wire
+from gpbt_async.errors import Stopped
+from gpbt_async.member import Member
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    a, b = socket.socketpair()
+    with a, b:
+        yield a, b
+
+
+@pytest.fixture
+def member(tmp_path: Path, pair: tuple[socket.socket, socket.socket]) -> Iterator[Member]:
+    made = Member(begin(tmp_path, 7, attempt=2, seed=3, lr=0.1), pair[0])
+    yield made
+    made._close()
+
+
+def sent(pair: tuple[socket.socket, socket.socket]) -> list[wire.Message]:
+    return list(wire.Lines().feed(pair[1].recv(1 << 20)))
+
+
+def test_it_knows_who_it_is(member: Member, tmp_path: Path) -> None:
+    assert (member.id, member.attempt, member.generation, member.seed) == (7, 2, 0, 3)
+    assert member.config == {"lr": 0.1}
+    assert member.parent is None
+    assert member.checkpoint == tmp_path / "member-7-2" / "checkpoint"
+    assert member.device == "cpu"
+    with pytest.raises(AttributeError):
+        member.lr = 1  # type: ignore[attr-defined]
+
+
+def test_a_report_goes_to_the_file_and_to_the_scheduler(
+    member: Member, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    member.report(loss=math.nan, accuracy=0.5)
+    member.report(accuracy=math.inf)
+    first, second = sent(pair)
+    assert isinstance(first, wire.Report)
+    assert math.isnan(first.metrics["loss"])
+    assert first.metrics["accuracy"] == 0.5
+    assert isinstance(second, wire.Report)
+    assert second.metrics == {"accuracy": math.inf}
+    lines = [json.loads(line) for line in (tmp_path / "member-7-2/metrics.jsonl").read_text().splitlines()]
+    assert [line.pop("t") > 0 for line in lines] == [True, True]
+    assert lines == [{"loss": "NaN", "accuracy": 0.5}, {"accuracy": "Infinity"}]
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (1, 1), (True, True), (0.5, 0.5), (np.float32(0.5), 0.5), (np.int64(3), 3), (np.bool_(True), True),
+        (np.array(2.5), 2.5), (np.array([2.5]), 2.5), (np.float64(1.5), 1.5), (Fraction(1, 2), 0.5),
+        (2**70, float(2**70)), (10**400, math.inf),
+    ],
+)  # fmt: skip
+def test_what_counts_as_a_number(
+    member: Member, pair: tuple[socket.socket, socket.socket], value: object, number: float
+) -> None:
+    member.report(m=value)
+    (report,) = sent(pair)
+    assert isinstance(report, wire.Report)
+    assert report.metrics == {"m": number}
+    assert type(report.metrics["m"]) is type(number)
+
+
+def test_a_tensor_counts_as_a_number(member: Member, pair: tuple[socket.socket, socket.socket]) -> None:
+    torch = pytest.importorskip("torch")
+    member.report(m=torch.tensor(0.5, requires_grad=True))
+    (report,) = sent(pair)
+    assert isinstance(report, wire.Report)
+    assert report.metrics == {"m": 0.5}
+    with pytest.raises(TypeError, match=r"m=\.\.\..*torch\.Tensor of shape \(2,\).*m\.mean\(\)\.item\(\)"):
+        member.report(m=torch.zeros(2))
+
+
+@pytest.mark.parametrize("value", ["0.5", None, b"1", [1.0], 1j, np.zeros(3), object()])
+def test_what_does_not(member: Member, value: object) -> None:
+    with pytest.raises(TypeError, match=r"member\.report\(m=\.\.\.\) was given a .*; a metric is one number: report"):
+        member.report(m=value)
+
+
+def test_a_report_of_nothing(member: Member) -> None:
+    with pytest.raises(TypeError, match="at least one metric"):
+        member.report()
+
+
+def test_a_report_that_is_too_long(member: Member, pair: tuple[socket.socket, socket.socket]) -> None:
+    with pytest.raises(ValueError, match="bytes of metrics in one call"):
+        member.report(**{"m" * 1000 + str(n): 0.5 for n in range(1100)})
+    pair[1].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        pair[1].recv(1)
+
+
+def test_a_stop_is_raised_by_the_next_report_and_by_every_later_one(
+    member: Member, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    member.report(a=1)
+    line = wire.encode(wire.Stop("enough"))
+    pair[1].sendall(line[:5])
+    member.report(a=1)
+    pair[1].sendall(line[5:])
+    for _ in range(2):
+        with pytest.raises(Stopped, match="enough"):
+            member.report(a=1)
+    assert not isinstance(Stopped(), Exception)
+
+
+def test_a_scheduler_that_is_gone_stops_its_member(member: Member, pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[1].close()
+    with pytest.raises(Stopped, match="gone"):
+        member.report(a=1)
+
+
+def test_a_fork_may_not_report(member: Member) -> None:
+    read, write = os.pipe()
+    if os.fork() == 0:
+        try:
+            member.report(a=1)
+        except RuntimeError as error:
+            os.write(write, str(error).encode())
+        os._exit(0)
+    os.wait()
+    assert b"another process" in os.read(read, 1000)
+    os.close(read)
+    os.close(write)
+
+
+def test_without_a_scheduler_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    member = Member.local({"lr": 0.1}, tmp_path, seed=4)
+    member.report(accuracy=0.25, loss=math.nan)
+    assert capsys.readouterr().out == "report: accuracy=0.25  loss=nan\n"
+    seen: list[dict[str, float]] = []
+    Member.local({}, tmp_path, parent=tmp_path, on_report=seen.append).report(a=1)
+    assert seen == [{"a": 1}]
+
+
+def test_a_script_pays_little_for_it() -> None:
+    code = "import sys, gpbt_async.member; print([m for m in ('asyncio', 'numpy', 'torch', 'subprocess') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"
