@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .errors import GPBTError
 
 _fsync = aiofiles.os.wrap(os.fsync)
+_replace = aiofiles.os.wrap(os.replace)
 
 
 @contextmanager
@@ -68,14 +70,19 @@ async def write_json(path: Path, value: object, *, durable: bool = True) -> None
 
 async def _write(path: Path, text: str, durable: bool) -> None:
     beside = path.with_name(f".{path.name}.part")
-    with explained("cannot write", path):
+    # A thread for this write alone: aiofiles would use the loop's default pool, and so leave threads behind in an
+    # application; its `async with` even closes there whatever executor it was given.
+    with explained("cannot write", path), ThreadPoolExecutor(1, thread_name_prefix="gpbt-files") as pool:
         try:
-            async with aiofiles.open(beside, "w", encoding="utf-8", errors="surrogatepass") as file:
+            file = await aiofiles.open(beside, "w", encoding="utf-8", errors="surrogatepass", executor=pool)
+            try:
                 await file.write(text)
                 await file.flush()
                 if durable:
-                    await _fsync(file.fileno())
-            os.replace(beside, path)
+                    await _fsync(file.fileno(), executor=pool)
+            finally:
+                await file.close()
+            await _replace(beside, path, executor=pool)
         except BaseException:
             with suppress(OSError):
                 beside.unlink()
@@ -92,6 +99,7 @@ def read_json(path: Path) -> Any:
 
 
 def spelled(value: Any) -> Any:
+    """The value with every non-finite number, which JSON lacks, as "NaN", "Infinity" or "-Infinity"."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):

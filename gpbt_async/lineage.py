@@ -152,8 +152,9 @@ class Lineage:
             case events.Failed():
                 self._failed_attempt(self._expect(fact, State.TRAINING, State.TRAINED), fact)
             case events.Lost():
-                member = self._in_training(fact)
-                del self._training[member.id]
+                member = self._expect(fact, State.TRAINING, State.TRAINED)
+                self._training.pop(member.id, None)
+                self._stored.pop(member.id, None)
                 self._wait(member)
             case events.Discarded():
                 self._discarding.pop(fact.member, None)
@@ -187,12 +188,12 @@ class Lineage:
             raise JournalError(f"{fact!r}: member {member.id} is {member.state.value} in attempt {member.attempt}")
         return member
 
-    def _in_training(self, fact: events.Started | events.Entered | events.Trained | events.Lost) -> Member:
+    def _in_training(self, fact: events.Started | events.Entered | events.Trained) -> Member:
         return self._expect(fact, State.TRAINING)
 
     def _wait(self, member: Member) -> None:
         member.state = State.WAITING
-        member.slot = None
+        member.slot, member.score, member.loss = None, None, math.inf
         heapq.heappush(self._waiting, (member.generation, member.path, member.id))
 
     def _trained(self, member: Member, fact: events.Trained) -> None:
@@ -219,7 +220,7 @@ class Lineage:
         self._training.pop(member.id, None)
         self._stored.pop(member.id, None)
         member.failures += 1
-        member.reason, member.score, member.loss = fact.reason, None, math.inf
+        member.reason = fact.reason
         if member.failures < self.settings.attempts:
             self._wait(member)
         else:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from . import events, results
 from .asks import path_text
 from .errors import FolderError, JournalError
-from .experiment import Settings
-from .files import read_json, spelled
+from .files import spelled
 from .folder import Folder, locate
 from .folder import runs as all_runs
 from .journal import read
 from .lineage import Lineage
+from .record import Record
 from .tree import State
 from .usage import Usage
 
@@ -44,7 +44,9 @@ class Reading:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        self.settings = Settings.from_json(read_json(folder.experiment)["settings"])
+        settings = Record.read(folder.experiment).settings
+        assert settings is not None
+        self.settings = settings
         self.lineage = Lineage(self.settings)
         self.usage = Usage()
         self.last: Fact | None = None

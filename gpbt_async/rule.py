@@ -104,11 +104,16 @@ class Rule:
             return
         elite = self.elite(generation - 1)
         quota = n // len(elite) if elite else 0
-        for rank, parent in enumerate(elite):
-            left = (quota if rank else n - quota * (len(elite) - 1)) - tree.generations[generation].by_parent.get(
-                parent.id, 0
-            )
-            if left > 0 and not parent.unsettled:
+        issued = tree.generations[generation].by_parent
+        left = {
+            parent.id: (quota if rank else n - quota * (len(elite) - 1)) - issued.get(parent.id, 0)
+            for rank, parent in enumerate(elite)
+        }
+        busy = {parent.id for parent in elite if left[parent.id] > 0 or parent.unsettled}
+        for parent in elite:
+            # with plus selection an ancestor may be having children now, who are kin: they come first
+            waits = any(elder.id in busy for elder in parent.ancestry[:-1])
+            if left[parent.id] > 0 and not parent.unsettled and not waits:
                 yield Choice(generation, parent, len(parent.children))
                 if alone:
                     return

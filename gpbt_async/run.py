@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import secrets
-import shutil
-import sys
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,12 +25,15 @@ from .checkpoints import Store
 from .devices import discover
 from .errors import ExperimentError, GPBTError, JournalError, RunFailed, ScriptError
 from .experiment import Experiment, Settings
-from .files import read_json, write_json
+from .files import write_json
 from .folder import Folder, check_name
 from .journal import Journal
 from .launcher import Launcher
 from .lineage import Lineage
+from .listeners import Listener
+from .record import Record
 from .scheduler import Clock, Scheduler
+from .tree import State
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -51,8 +50,6 @@ log = logging.getLogger("gpbt_async")
 
 VERSION = "0.1.0"
 Resume = Literal["never", "auto", "must"]
-#: how many events a listener may lag behind before the oldest are dropped for it
-BUFFER = 1024
 #: seconds to wait for the processes of a scheduler that was killed a moment ago to be cleared away
 PATIENCE = 5.0
 
@@ -96,12 +93,12 @@ class Run:
         self._cpu_slots, self._gpus, self._start, self._runs = slots, gpus, start, Path(os.path.abspath(runs))
         self._nvml_library = nvml_library
         self._changes = dict(changes or {})
-        self._listeners: list[_Listener] = []
+        self._listeners: list[Listener] = []
         self._stack = contextlib.AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
         self._scheduler: Scheduler | None = None
         self._journal: Journal | None = None
-        self._record: dict[str, Any] = {}
+        self._record = Record(run=secrets.token_hex(8), cwd=os.getcwd())
         self._clock = Clock()
         self._entered = False
         self.warnings: list[str] = []
@@ -187,7 +184,7 @@ class Run:
 
     def __aiter__(self) -> AsyncIterator[Event]:
         """Events from now on, until the run is over. A slow listener misses some (and is told), never holds it up."""
-        listener = _Listener()
+        listener = Listener()
         if self._task is None or self._task.done():
             listener.close()
         self._listeners.append(listener)
@@ -206,8 +203,8 @@ class Run:
             self._create(stack)
             await self._lock(stack)
         self._launcher = Launcher(
-            self._record.setdefault("run", secrets.token_hex(8)),
-            cwd=self._record.setdefault("cwd", os.getcwd()),
+            self._record.run,
+            cwd=self._record.cwd,
             start=self._start,
             log=self.warn,
         )
@@ -227,7 +224,8 @@ class Run:
         )
         stack.push_async_callback(self.slots.close)
         if existing is None:
-            await self._write_record()
+            self._record.settings = self.settings
+            await self._record.write(self.folder.experiment, created=self._clock.now())
             self._open_journal(stack)
             self.lineage = Lineage(self.settings)
         await self._begin(stack)
@@ -250,7 +248,7 @@ class Run:
             self.folder = Folder.create(self._path)
         else:
             self.folder = Folder.fresh(self._runs, self._stem())
-        stack.callback(self._give_back)
+        stack.callback(self.folder.unmake)
 
     def _stem(self) -> str:
         if self._script is not None:
@@ -259,24 +257,17 @@ class Run:
         settings = self._experiment.settings
         return Path(settings.target.file if settings.target else (settings.command or ("run",))[0]).stem
 
-    def _give_back(self) -> None:
-        """A folder that never came to hold an experiment is of no use to anybody."""
-        if not self.folder.experiment.exists():
-            shutil.rmtree(self.folder.path, ignore_errors=True)
-
     async def _lock(self, stack: contextlib.AsyncExitStack) -> None:
         self._held = await self.folder.lock(PATIENCE)
         stack.callback(self._held.release)
 
     async def _reopen(self, stack: contextlib.AsyncExitStack) -> bool:
         """Read what the run was and how far it came. True when it has ended, and nothing is to be started."""
-        self._record = read_json(self.folder.experiment)
-        try:
-            self.settings = Settings.from_json(self._record["settings"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise JournalError(f"{self.folder.experiment} is damaged: {error!r}") from error
-        if self._script is None and self._record.get("script"):
-            self._script = Path(self._record["script"])
+        self._record = Record.read(self.folder.experiment)
+        assert self._record.settings is not None
+        self.settings = self._record.settings
+        if self._script is None and self._record.script is not None:
+            self._script = Path(self._record.script)
         self._open_journal(stack)
         assert self._journal is not None
         facts = self._journal.replay()
@@ -318,19 +309,8 @@ class Run:
 
     def _same_script(self) -> None:
         assert self._script is not None
-        digest = hashlib.sha256(self._script.read_bytes()).hexdigest()
-        if self._record.setdefault("script_sha256", digest) != digest:
+        if not self._record.same_script(self._script):
             self.warn(f"{self._script} has changed since the run began: its new code trains the rest")
-
-    async def _write_record(self) -> None:
-        self._record |= {
-            "version": VERSION,
-            "created": self._clock.now(),
-            "script": str(self._script) if self._script is not None else None,
-            "python": sys.executable,
-            "settings": self.settings.to_json(),
-        }
-        await write_json(self.folder.experiment, self._record)
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> None:
         """Everything is there: open the last rooms and set the loop going."""
@@ -345,10 +325,12 @@ class Run:
         self._launcher.log_to(self.folder.script_log)
         if s.command is None:
             self._launcher.spares(min(len(self.slots), s.population))
+        if self._held.rebooted:
+            self._distrust()
         store = Store()
         stack.callback(store.close)
-        keep = {str(self.folder.member(m.id).path.name) for m in self.lineage.tree.members if m.state.name == "TRAINED"}
-        store.sweep(self.folder.members, keep)
+        trained = [m for m in self.lineage.tree.members if m.state is State.TRAINED]
+        store.sweep(self.folder.members, {self.folder.member(m.id).path.name for m in trained})
         asking = Asking(s.space, s.searcher, self._spawn_searcher)
         stack.push_async_callback(asking.close)
         control = self.folder.listen(self._told)
@@ -363,10 +345,22 @@ class Run:
             launcher=self._launcher,
             asking=asking,
             clock=self._clock,
-            cwd=self._record["cwd"],
+            cwd=self._record.cwd,
             tell=self._tell,
         )
         self._task = asyncio.create_task(self._main(asking), name=f"gpbt-async {self.folder.name}")
+
+    def _distrust(self) -> None:
+        """The machine was started anew: what was trained but not published was never synced. Train it again."""
+        assert self._journal is not None
+        for member in self.lineage.tree.members:
+            if member.state is State.TRAINED:
+                fact = events.Lost(
+                    t=self._clock.now(), member=member.id, attempt=member.attempt, reason="the machine was restarted"
+                )
+                self._journal.append(fact)
+                self.lineage.handle(fact)
+                self.usage.fold(fact, self.lineage)
 
     async def _spawn_searcher(self) -> tuple[socket.socket, int]:
         return await self._launcher.spawn_helper(argv(), {**os.environ, FD: "3"})
@@ -423,42 +417,6 @@ class Run:
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
             listener.put(event)
-
-
-class _Listener:
-    """One iteration over events: a bounded buffer that tells of its gaps."""
-
-    def __init__(self) -> None:
-        self._events: deque[Event] = deque()
-        self._missed = 0
-        self._missed_at = 0.0
-        self._closed = False
-        self._wake = asyncio.Event()
-
-    def put(self, event: Event) -> None:
-        if len(self._events) >= BUFFER:
-            self._missed_at = self._events.popleft().t
-            self._missed += 1
-        self._events.append(event)
-        self._wake.set()
-
-    def close(self) -> None:
-        self._closed = True
-        self._wake.set()
-
-    def __aiter__(self) -> _Listener:
-        return self
-
-    async def __anext__(self) -> Event:
-        while not self._events:
-            if self._closed:
-                raise StopAsyncIteration
-            self._wake.clear()
-            await self._wake.wait()
-        if self._missed:
-            missed, self._missed = self._missed, 0
-            return events.Missed(t=self._missed_at, count=missed)
-        return self._events.popleft()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> GPBTError | None:

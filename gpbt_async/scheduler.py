@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import command, events, searchers, wire
@@ -25,7 +26,7 @@ from .asks import path_text
 from .checkpoints import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from .asking import Asking
     from .asks import Ask
@@ -96,6 +97,8 @@ class Scheduler:
         self._tell = tell
         self._over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup | None = None
+        #: set from the first failure or cancellation on: facts still come in, nothing is performed any more
+        self._ending = False
 
     async def run(self, opened: events.Opened) -> str | None:
         """Until the end. Returns "" when finished, the reason when failed, None when interrupted by `stop`.
@@ -105,10 +108,14 @@ class Scheduler:
         reason: str | None = None
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                self.turn(opened)
-                reason = await self._over
-                if reason is None or reason:
-                    raise Interrupted  # members still training are of no use any more
+                try:
+                    self.turn(opened)
+                    reason = await self._over
+                    if reason is None or reason:
+                        raise Interrupted  # members still training are of no use any more
+                except BaseException:
+                    self._ending = True
+                    raise
         except* Interrupted:
             pass
         return reason
@@ -128,20 +135,32 @@ class Scheduler:
         for wanted in commands:
             self._perform(wanted)
 
-    def _perform(self, wanted: Command) -> None:
+    def _spawn(self, performance: Coroutine[Any, Any, None]) -> None:
+        async def watched() -> None:
+            try:
+                await performance
+            except BaseException:
+                self._ending = True
+                raise
+
         assert self._tasks is not None
+        self._tasks.create_task(watched())
+
+    def _perform(self, wanted: Command) -> None:
+        if self._ending:
+            return
         match wanted:
             case events.Suggest(path):
                 # read off the tree now, in this very turn: a later fact may withdraw the question
                 generation = self.lineage.generation_asked(path)
                 ask = self.lineage.ask(path, kin=searchers.uses_kin(self.settings.searcher, generation))
-                self._tasks.create_task(self._suggest(ask, self.lineage.count))
+                self._spawn(self._suggest(ask, self.lineage.count))
             case events.Start(id, attempt):
-                self._tasks.create_task(self._train(self.lineage.tree.members[id], attempt))
+                self._spawn(self._train(self.lineage.tree.members[id], attempt))
             case events.Publish(id, attempt):
-                self._tasks.create_task(self._publish(self.lineage.tree.members[id], attempt))
+                self._spawn(self._publish(self.lineage.tree.members[id], attempt))
             case events.Discard(id):
-                self._tasks.create_task(self._discard(id))
+                self._spawn(self._discard(id))
             case events.Finish(reason):
                 if not self._over.done():
                     self._over.set_result(reason)
@@ -167,14 +186,18 @@ class Scheduler:
                             entered = at
                             self.turn(events.Entered(t=self._clock.at(at), member=member.id, attempt=attempt))
                         case wire.Report(values, at):
-                            metrics.update(values)
-                            score = values.get(self.settings.score, score)
+                            floats = {name: _float(value) for name, value in values.items()}
+                            metrics.update(floats)
+                            score = floats.get(self.settings.score, score)
                             self._tell(
-                                events.Reported(t=self._clock.at(at), member=member.id, attempt=attempt, metrics=values)
+                                events.Reported(t=self._clock.at(at), member=member.id, attempt=attempt, metrics=floats)
                             )
                         case wire.Notice(text):
                             self._tell(events.Warned(t=self._clock.now(), text=f"member {member.id}: {text}"))
-        outcome = worker.outcome
+            outcome = worker.outcome
+            if outcome.how != "returned":
+                await self._store.discard(Path(begin.checkpoint))
+        # from here to the fact nothing is awaited: the next member must not get the slot before this one's end is told
         seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
         if outcome.how == "returned":
             self.turn(
@@ -188,7 +211,6 @@ class Scheduler:
                 )
             )
         else:
-            await self._store.discard(self._folder.member(member.id).attempt(attempt))
             self.turn(
                 events.Failed(
                     t=self._clock.now(), member=member.id, attempt=attempt, reason=_reason(outcome), seconds=seconds
@@ -235,7 +257,7 @@ class Scheduler:
             cwd=self._cwd,
             device=slot.device,
             threads=slot.threads,
-            env=dict(slot.env),
+            env={**slot.env, "GPBT_CONFIG": str(places.config)},
             score=self.settings.score,
         )
 
@@ -265,6 +287,14 @@ class Scheduler:
             parent=member.parent.id if member.parent is not None else None,
             config=member.config,
         )
+
+
+def _float(value: float) -> float:
+    """An int of any size as a float: too large is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
 
 
 def _reason(outcome: Outcome) -> str:

@@ -1,0 +1,61 @@
+"""experiment.json: what a run was begun with, so that it can be taken up again.
+
+Written once, when everything about the experiment is settled and before the first fact; read at every resume. It
+holds the settings, where the training function comes from (a script by path, or the settings' own target), the
+folder the run was launched in, and the run's id, which marks its processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import FolderError, GPBTError
+from .experiment import Settings
+from .files import read_json, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(slots=True)
+class Record:
+    """run: a random id in hex. cwd: members' working directory. script: absolute path, None for an application's."""
+
+    run: str
+    cwd: str
+    settings: Settings | None = None
+    script: str | None = None
+    script_sha256: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Raises FolderError when the file is missing or damaged."""
+        flat = read_json(path)
+        try:
+            settings = Settings.from_json(flat["settings"])
+            return cls(flat["run"], flat["cwd"], settings, flat["script"], flat["script_sha256"])
+        except (KeyError, TypeError, ValueError, GPBTError) as error:
+            raise FolderError(f"{path} is damaged, or of another version: {error!r}") from error
+
+    async def write(self, path: Path, **more: Any) -> None:
+        assert self.settings is not None
+        flat = {
+            "run": self.run,
+            "cwd": self.cwd,
+            "script": self.script,
+            "script_sha256": self.script_sha256,
+            "python": sys.executable,
+            **more,
+            "settings": self.settings.to_json(),
+        }
+        await write_json(path, flat)
+
+    def same_script(self, script: Path) -> bool:
+        """Whether the script is the one the run began with; the first one asked about is."""
+        digest = hashlib.sha256(script.read_bytes()).hexdigest()
+        if self.script is None:
+            self.script, self.script_sha256 = str(script), digest
+        return self.script_sha256 == digest

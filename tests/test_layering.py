@@ -1,0 +1,159 @@
+"""Imports point down only, and the package stays cheap to import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "gpbt_async"
+
+VOCABULARY = {"errors", "space", "asks", "events", "experiment", "wire"}
+ENGINE = {"tree", "rule", "lineage", "usage", "results"}
+
+#: what each module may import from the package; rooms do not know one another
+MAY: dict[str, set[str]] = {
+    # vocabulary
+    "errors": set(),
+    "space": {"errors"},
+    "asks": {"space"},
+    "events": {"space"},
+    "experiment": {"errors", "space"},
+    "wire": {"errors"},
+    # engine
+    "tree": {"asks", "space"},
+    "rule": {"asks", "experiment", "tree"},
+    "lineage": {"asks", "errors", "events", "experiment", "rule", "space", "tree"},
+    "usage": {"events", "lineage"},
+    "results": {"asks", "lineage", "space", "tree", "usage"},
+    # rooms: searching
+    "searchers": VOCABULARY,
+    "asking": VOCABULARY | {"searchers"},
+    # rooms: devices
+    "nvml": set(),
+    "devices": VOCABULARY | {"nvml"},
+    # rooms: files
+    "files": {"errors"},
+    "journal": VOCABULARY | {"files"},
+    "checkpoints": {"errors", "files"},
+    "lock": {"errors", "files"},
+    "folder": {"errors", "files", "lock"},
+    # rooms: processes
+    "processes": set(),
+    "member": {"errors", "wire"},
+    "script": {"errors", "experiment"},
+    "child": {"errors", "member", "processes", "script", "wire"},
+    "guardian": {"processes"},
+    "zygote": {"child", "errors", "guardian", "processes", "script", "wire"},
+    "channel": {"errors", "processes", "wire"},
+    "worker": {"errors", "processes", "wire"},
+    "command": {"errors", "wire", "worker"},
+    "guarding": {"channel", "errors", "processes", "worker"},
+    "forking": {"channel", "errors", "guarding", "processes", "wire", "worker"},
+    "launcher": {"channel", "command", "errors", "forking", "guarding", "processes", "wire", "worker"},
+    # the loop, and the door
+    "scheduler": VOCABULARY
+    | ENGINE
+    | {"asking", "checkpoints", "command", "devices", "folder", "journal", "launcher", "searchers", "worker"},
+    "run": VOCABULARY
+    | ENGINE
+    | {"asking", "checkpoints", "devices", "files", "folder", "journal", "launcher", "lock", "scheduler"},
+    # faces
+    "reading": VOCABULARY | ENGINE | {"files", "folder", "journal"},
+    "trying": {"child", "errors", "experiment", "member", "script", "space"},
+    "view": VOCABULARY | ENGINE | {"devices", "folder", "run"},
+    "cli": {"", "errors", "files", "folder", "reading", "run", "trying", "view"},
+    "__init__": {"errors", "events", "experiment", "member", "results", "run", "space"},
+    "__main__": {"cli"},
+}
+
+#: third-party packages a module may import, wherever in it
+THIRD_PARTY: dict[str, set[str]] = {
+    "searchers": {"hyperopt", "numpy"},
+    "nvml": {"pynvml"},
+    "files": {"aiofiles"},
+    "folder": {"aiofiles"},
+    "checkpoints": {"xxhash"},
+    "view": {"rich"},
+    "cli": {"typer"},
+    "child": {"numpy", "torch", "threadpoolctl"},
+    "zygote": {"numpy", "torch"},
+}
+
+#: standard modules that only some may import: where processes, clocks and the event loop belong
+ONLY = {
+    "subprocess": {"guarding", "launcher"},
+    "asyncio": {
+        "asking", "channel", "checkpoints", "cli", "command", "devices", "files", "folder", "forking", "guarding",
+        "journal", "launcher", "lock", "nvml", "run", "scheduler", "view", "worker",
+    },
+    "time": {
+        "asking", "child", "command", "folder", "forking", "guardian", "guarding", "launcher", "lock", "member",
+        "processes", "reading", "run", "scheduler", "trying", "view", "worker", "zygote",
+    },
+}  # fmt: skip
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imports(module: str) -> tuple[set[str], set[str]]:
+    """(modules of the package, top-level names of all else), type-checking imports left out for the latter."""
+    ours: set[str] = set()
+    others: set[str] = set()
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            ours |= {node.module} if node.module else {alias.name for alias in node.names}
+    for block in ast.walk(tree):
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test):
+            block.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            others |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            others.add((node.module or "").partition(".")[0])
+    return {"" if name == "__version__" else name for name in ours}, others
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down_only(module: str) -> None:
+    assert module in MAY, f"{module}.py has no place in the house yet: give it a row here"
+    ours, others = imports(module)
+    assert ours <= MAY[module]
+    foreign = {name for name in others if name not in sys.stdlib_module_names}
+    assert foreign <= THIRD_PARTY.get(module, set()) | {"gpbt_async"}
+    for name, allowed in ONLY.items():
+        assert name not in others or module in allowed, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_stays_on_a_few_screens_and_says_what_it_is(module: str) -> None:
+    text = (PACKAGE / f"{module}.py").read_text()
+    assert len(text.splitlines()) <= 400
+    assert ast.get_docstring(ast.parse(text))
+
+
+def test_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, gpbt_async; print(' '.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"asyncio", "numpy", "hyperopt", "optuna", "torch", "rich", "typer", "pynvml"}
+    assert not heavy & set(loaded)
+
+
+def test_a_training_script_loads_little() -> None:
+    """What a member's process needs of us: no event loop, no searcher, no terminal."""
+    code = "import sys, gpbt_async as g; g.Experiment, g.Member, g.Float; print(' '.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"asyncio", "numpy", "hyperopt", "torch", "rich", "typer", "pynvml", "aiofiles"} & set(loaded)
+
+
+def test_every_public_name_is_there() -> None:
+    import gpbt_async
+
+    for name in gpbt_async.__all__:
+        assert getattr(gpbt_async, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        gpbt_async.nonsense  # noqa: B018

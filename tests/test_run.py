@@ -1,0 +1,190 @@
+"""Whole runs, embedded: real processes, real files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import SCRIPTS, alive, check_folder, facts, run_id
+
+import gpbt_async as gpbt
+from gpbt_async import events
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+sys.path.insert(0, str(SCRIPTS))
+import lineage as lineage_script
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def experiment(**changes: object) -> gpbt.Experiment:
+    names = {
+        "space": lineage_script.experiment.settings.space,
+        "score": "loss",
+        "mode": "min",
+        "population": 6,
+        "generations": 4,
+        "searcher": "random",
+        "resources": gpbt.Resources(gpus=0),
+    }
+    return gpbt.Experiment(lineage_script.train, **{**names, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("schedule", ["async", "sync"])
+@pytest.mark.parametrize("selection", ["comma", "plus"])
+async def test_a_run_gives_the_best_member_with_the_schedule_that_made_it(
+    tmp_path: Path, schedule: str, selection: str
+) -> None:
+    best = await gpbt.launch(experiment(schedule=schedule, selection=selection), tmp_path / "r", slots=2)
+    assert best is not None
+    # the checkpoint was written by the chain of members itself: weights really come from the parent
+    assert json.loads((best.checkpoint / "past.json").read_text()) == list(best.schedule)
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["score"] == best.score
+    assert summary["generations"] == [6, 6, 6, 6]
+    idle = sum(summary["idle_s"].values())
+    assert idle + summary["busy_s"] == pytest.approx(2 * summary["wall_s"], abs=1e-6)
+    schedule_json = json.loads((tmp_path / "r" / "schedule.json").read_text())
+    assert [entry["config"] for entry in schedule_json["schedule"]] == list(best.schedule)
+    if selection == "comma":
+        check_folder(tmp_path / "r", 6, 4)
+    assert alive(run_id(tmp_path / "r")) == []
+
+
+async def test_the_default_searcher_asks_hyperopt_in_a_process_of_its_own(tmp_path: Path) -> None:
+    best = await gpbt.launch(experiment(searcher="local", generations=2), tmp_path / "r", slots=2)
+    assert best is not None
+    assert "hyperopt" not in sys.modules or "test_searchers" in str(sys.modules)
+    check_folder(tmp_path / "r", 6, 2)
+
+
+async def test_members_can_start_as_fresh_interpreters(tmp_path: Path) -> None:
+    best = await gpbt.launch(experiment(generations=2, population=3), tmp_path / "r", slots=2, start="exec")
+    assert best is not None
+    check_folder(tmp_path / "r", 3, 2)
+
+
+async def test_a_member_can_be_any_program(tmp_path: Path) -> None:
+    script = (
+        'echo "{{\\"loss\\": {x}}}" >> "$GPBT_METRICS"; '
+        'test -z "$GPBT_PARENT" || cat {parent}/past > {checkpoint}/past; cat "$GPBT_CONFIG" >> {checkpoint}/past'
+    )
+    e = gpbt.Experiment(
+        command=["sh", "-c", script],
+        space={"x": gpbt.Float(0, 1)},
+        score="loss",
+        mode="min",
+        population=3,
+        generations=2,
+        searcher="random",
+        resources=gpbt.Resources(gpus=0),
+    )
+    best = await gpbt.launch(e, tmp_path / "r", slots=2)
+    assert best is not None
+    assert best.score == best.config["x"]
+    text = (best.checkpoint / "past").read_text()
+    assert [json.loads("{" + part) for part in text.split("{")[1:]] == list(best.schedule)
+    check_folder(tmp_path / "r", 3, 2)
+
+
+async def test_events_come_typed_and_in_order(tmp_path: Path) -> None:
+    kinds = []
+    async with gpbt.Run(experiment(generations=2), tmp_path / "r", slots=2) as run:
+        async for event in run:
+            assert isinstance(event, events.Fact)
+            kinds.append(type(event).__name__)
+    assert run.how == "finished"
+    journal = [f["fact"] for f in facts(tmp_path / "r")]
+    told = [k for k in kinds if k != "Reported"]
+    assert told == journal[len(journal) - len(told) :]
+    assert kinds.count("Published") == 12
+
+
+async def test_a_slow_listener_misses_events_and_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpbt_async.listeners.BUFFER", 5)
+    async with gpbt.Run(experiment(generations=2), tmp_path / "r", slots=2) as run:
+        listener = run.__aiter__()
+        await run.wait()
+    got = [event async for event in listener]
+    assert isinstance(got[0], events.Missed)
+    assert got[0].count > 20
+    assert isinstance(got[-1], events.Closed)
+    assert len(got) == 6
+
+
+async def test_leaving_the_block_early_stops_every_member_and_can_be_resumed(tmp_path: Path) -> None:
+    async with gpbt.Run(experiment(), tmp_path / "r", slots=2) as run:
+        async for event in run:
+            if isinstance(event, events.Published):
+                break
+    assert run.how == "interrupted"
+    assert alive(run_id(tmp_path / "r")) == []
+    best = await gpbt.launch(experiment(), tmp_path / "r", resume="must", slots=3)
+    assert best is not None
+    check_folder(tmp_path / "r", 6, 4)
+
+
+async def test_cancelling_is_clean(tmp_path: Path) -> None:
+    before = threading.active_count()
+    os.environ["TRAIN_SECONDS"] = "30"
+    try:
+        task = asyncio.create_task(gpbt.launch(experiment(), tmp_path / "r", slots=2))
+        while not facts(tmp_path / "r", "Entered"):
+            await asyncio.sleep(0)  # noqa: ASYNC110 — an event of another process, told by its file
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    finally:
+        del os.environ["TRAIN_SECONDS"]
+    assert alive(run_id(tmp_path / "r")) == []
+    assert threading.active_count() == before
+    assert facts(tmp_path / "r")[-1]["fact"] == "Closed"
+
+
+async def test_two_runs_in_one_loop(tmp_path: Path) -> None:
+    one, two = await asyncio.gather(
+        gpbt.launch(experiment(seed=1, generations=2), tmp_path / "a", slots=1),
+        gpbt.launch(experiment(seed=2, generations=2), tmp_path / "b", slots=1),
+    )
+    assert one is not None
+    assert two is not None
+    check_folder(tmp_path / "a", 6, 2)
+    check_folder(tmp_path / "b", 6, 2)
+
+
+async def test_resume_never_must_and_auto(tmp_path: Path) -> None:
+    small = experiment(generations=1, population=2)
+    with pytest.raises(gpbt.FolderError, match="does not exist"):
+        await gpbt.launch(small, tmp_path / "r", resume="must")
+    first = await gpbt.launch(small, tmp_path / "r", resume="auto", slots=1)
+    with pytest.raises(gpbt.FolderError, match="gpbt-async resume r"):
+        await gpbt.launch(small, tmp_path / "r")
+    count = len(facts(tmp_path / "r"))
+    again = await gpbt.launch(small, tmp_path / "r", resume="auto")
+    assert again == first
+    assert len(facts(tmp_path / "r")) == count
+
+
+async def test_two_schedulers_never_share_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpbt_async.run.PATIENCE", 0.0)
+    async with gpbt.Run(experiment(), tmp_path / "r", slots=1) as run:
+        with pytest.raises(gpbt.FolderError, match=f"process {os.getpid()}|{os.getpid()}"):
+            await gpbt.launch(experiment(), tmp_path / "r", resume="must")
+        run.stop()
+        await run.wait()
+    assert run.how == "interrupted"
+
+
+async def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path: Path) -> None:
+    with pytest.raises(gpbt.DeviceError):
+        await gpbt.launch(experiment(), tmp_path / "r", slots=0)
+    assert list(tmp_path.iterdir()) == []
