@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .errors import GPBTError
 
 _fsync = aiofiles.os.wrap(os.fsync)
-_replace = aiofiles.os.wrap(os.replace)
 
 
 @contextmanager
@@ -82,7 +81,7 @@ async def _write(path: Path, text: str, durable: bool) -> None:
                     await _fsync(file.fileno(), executor=pool)
             finally:
                 await file.close()
-            await _replace(beside, path, executor=pool)
+            os.replace(beside, path)
         except BaseException:
             with suppress(OSError):
                 beside.unlink()
