@@ -124,6 +124,7 @@ class Lineage:
             case events.Opened():
                 self.slots = fact.slots
                 for member in self._training.values():
+                    member.losses += 1
                     self._wait(member)
                 self._training.clear()
                 self._decide()
@@ -155,6 +156,7 @@ class Lineage:
                 member = self._expect(fact, State.TRAINING, State.TRAINED)
                 self._training.pop(member.id, None)
                 self._stored.pop(member.id, None)
+                member.losses += 1
                 self._wait(member)
             case events.Discarded():
                 self._discarding.pop(fact.member, None)

@@ -110,7 +110,7 @@ def summary(lineage: Lineage, usage: Usage, **more: Any) -> dict[str, Any]:
             "finished": states.count(State.FINISHED),
             "failed": states.count(State.FAILED),
             "stopped": 0,
-            "lost": sum(max(0, m.attempt - m.failures - 1) for m in tree.members if m.state.settled),
+            "lost": sum(m.losses for m in tree.members),
             "unfinished": sum(not state.settled for state in states),
         },
         "generations": [g.settled for g in tree.generations],

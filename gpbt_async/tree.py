@@ -60,6 +60,8 @@ class Member:
     attempt: int = 0
     #: how many attempts failed by the member's own doing
     failures: int = 0
+    #: how many were lost through no fault of its own
+    losses: int = 0
     #: as reported, None before training ends; the loss is the score with its sign turned so that less is better
     score: float | None = None
     loss: float = math.inf

@@ -84,7 +84,8 @@ class Usage:
     def close(self) -> None:
         """End the session: add its spans, cut to its window, to the totals. More facts may follow."""
         if self._first is not None and self._last is not None:
-            for state, begin, end in self._spans:
+            open_spans = [(slot.state, slot.since, self._last) for slot in self._slots.values()]
+            for state, begin, end in (*self._spans, *open_spans):
                 seconds = min(end, self._last) - max(begin, self._first)
                 if seconds > 0 and state == BUSY:
                     self.busy += seconds
@@ -100,11 +101,9 @@ class Usage:
 
     def so_far(self) -> Usage:
         """The totals as they stand now, as if the session had ended with the last `train` returned."""
-        copy = Usage(self.busy, self.wall, dict(self.idle), self.offered, self.turnovers, self.slots)
-        copy._slots, copy._first, copy._last = dict(self._slots), self._first, self._last
-        copy._spans = list(self._spans)
-        if self._last is not None:
-            copy._spans += [(s.state, s.since, self._last) for s in self._slots.values()]
+        copy = Usage(self.busy, self.wall, dict(self.idle), self.offered, list(self.turnovers), self.slots)
+        copy._slots, copy._spans = dict(self._slots), list(self._spans)
+        copy._first, copy._last = self._first, self._last
         copy.close()
         return copy
 

@@ -6,6 +6,7 @@ can recompute what should have been from the facts alone.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from dataclasses import dataclass, field
@@ -59,6 +60,9 @@ class Driver:
     pending: list[Command] = field(default_factory=list)
     running: dict[int, events.Start] = field(default_factory=dict)
     peak: int = 0
+    timed: bool = False  #: whether time passes, and members enter `train`
+    now: float = 0.0
+    entered: dict[int, float] = field(default_factory=dict)
     on_turn: Callable[[Driver, list[Command]], None] | None = None
 
     def __post_init__(self) -> None:
@@ -71,6 +75,14 @@ class Driver:
         self.feed(events.Opened(t=0.0, slots=self.slots, version="test", pid=1))
 
     def feed(self, fact: Fact) -> None:
+        if self.timed:
+            self.now += self.rng.random()
+            fact = dataclasses.replace(fact, t=self.now)
+            if isinstance(fact, events.Entered):
+                self.entered[fact.member] = self.now
+            elif isinstance(fact, events.Trained | events.Failed | events.Lost) and fact.member in self.entered:
+                seconds = (self.now - self.entered.pop(fact.member)) * self.rng.random()
+                fact = dataclasses.replace(fact, seconds=seconds)
         self.facts.append(fact)
         commands = self.lineage.handle(fact)
         for command in commands:
@@ -107,6 +119,8 @@ class Driver:
                 self.feed(events.Suggested(t=0.0, path=path_text(path), config=self.searcher(ask), asked=asked))
             case events.Start(id, attempt):
                 member = self.lineage.tree.members[id]
+                taken = {m.slot for m in self.lineage.training}
+                slot = next(i for i in range(self.slots) if i not in taken)
                 self.running[id] = command
                 parent = member.parent.id if member.parent else None
                 self.feed(
@@ -114,13 +128,15 @@ class Driver:
                         t=0.0,
                         member=id,
                         attempt=attempt,
-                        slot=0,
+                        slot=slot,
                         pid=1,
                         path=path_text(member.path),
                         parent=parent,
                         config=member.config,
                     )
                 )
+                if self.timed:
+                    self.feed(events.Entered(t=0.0, member=id, attempt=attempt))
             case events.Publish(id, attempt):
                 self.feed(events.Published(t=0.0, member=id, attempt=attempt, size=1, digest="d"))
             case events.Discard(id):
@@ -150,8 +166,10 @@ class Driver:
 def snapshot(lineage: Lineage) -> Any:
     """Everything a lineage's future depends on, comparable."""
     members = [
-        (m.path, m.generation, m.parent and m.parent.id, m.config, m.seed, m.state, m.attempt, m.failures)
-        + (repr(m.score), m.loss, m.reason, m.slot, m.unsettled)  # noqa: RUF005
+        (
+            *(m.path, m.generation, m.parent and m.parent.id, m.config, m.seed, m.state, m.attempt, m.failures),
+            *(m.losses, repr(m.score), m.loss, m.reason, m.slot, m.unsettled),
+        )
         for m in lineage.tree.members
     ]
     rest = {

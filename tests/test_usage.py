@@ -1,0 +1,97 @@
+"""Where the slots' time went: by hand on a small case, and as a balance that always holds."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from driver import SPACE, Driver, settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpbt_async import events, results
+from gpbt_async.lineage import Lineage
+from gpbt_async.usage import Usage
+
+
+def fold(facts: list[events.Fact], lineage: Lineage) -> Usage:
+    usage = Usage()
+    for fact in facts:
+        lineage.handle(fact)
+        usage.fold(fact, lineage)
+    return usage
+
+
+def test_one_slot_two_members_by_hand() -> None:
+    config = SPACE.sample(random.Random(0))
+    one = {"path": "0", "parent": None, "config": config, "slot": 0, "pid": 1}
+    facts: list[events.Fact] = [
+        events.Opened(t=0.0, slots=1, version="v", pid=1),
+        events.Suggested(t=1.0, path="0", config=config, asked=1),
+        events.Started(t=2.0, member=0, attempt=1, **one),
+        events.Entered(t=3.0, member=0, attempt=1),
+        # returned at 13, told at 14: a second of ending
+        events.Trained(t=14.0, member=0, attempt=1, score=1.0, metrics={}, seconds=10.0),
+        events.Suggested(t=16.0, path="1", config=config, asked=5),
+        events.Published(t=16.5, member=0, attempt=1, size=1, digest=""),
+        events.Started(t=17.0, member=1, attempt=1, **{**one, "path": "1"}),
+        events.Entered(t=18.0, member=1, attempt=1),
+        events.Failed(t=21.0, member=1, attempt=1, reason="x", seconds=2.0),
+        events.Closed(t=99.0, how="interrupted"),
+    ]
+    usage = fold(facts, Lineage(settings(population=2, generations=1, attempts=1), ahead=0))
+    usage.close()
+    assert usage.wall == pytest.approx(17.0)  # 3 to 20
+    assert usage.busy == pytest.approx(12.0)
+    assert usage.idle["searcher"] == pytest.approx(2.0)  # 14 to 16
+    assert usage.idle["start"] == pytest.approx(3.0)  # 13 to 14, 16 to 18
+    assert usage.turnovers == pytest.approx([5.0])
+    assert usage.utilisation == pytest.approx(12 / 17)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 6),
+    st.integers(1, 8),
+    st.sampled_from(["async", "sync"]),
+    st.lists(st.integers(1, 40), max_size=3),
+)
+def test_busy_and_idle_are_all_the_time_there_was(
+    seed: int, slots: int, population: int, schedule: str, crashes: list[int]
+) -> None:
+    driver = Driver(
+        settings(population=population, schedule=schedule), slots, random.Random(seed), fail=0.1, lose=0.1, timed=True
+    )
+    driver.open()
+    for turns in crashes:
+        for _ in range(turns):
+            driver.turn()
+        driver.open()
+    driver.run()
+    lineage = Lineage(driver.settings)
+    usage = fold(driver.facts, lineage)
+    halfway = usage.so_far()
+    usage.close()
+    assert sum(usage.idle.values()) + usage.busy == pytest.approx(usage.offered)
+    assert usage.offered == pytest.approx(slots * usage.wall)
+    assert 0 <= usage.utilisation <= 1 + 1e-9
+    assert all(seconds >= 0 for seconds in (*usage.idle.values(), *usage.turnovers))
+    # the totals so far are the totals, once nothing is open any more; and asking for them changes nothing
+    assert halfway.busy == pytest.approx(usage.busy)
+    assert halfway.idle == pytest.approx(usage.idle)
+
+
+def test_the_summary_counts_members_by_how_they_ended() -> None:
+    driver = Driver(settings(), 2, random.Random(3), fail=0.3, nan=0.1, lose=0.1, timed=True)
+    lineage = driver.run()
+    usage = fold(driver.facts, Lineage(driver.settings))
+    summary = results.summary(lineage, usage.so_far(), run="r")
+    members = summary["members"]
+    assert members["finished"] + members["failed"] + members["unfinished"] == len(lineage.tree.members)
+    assert members["lost"] == sum(isinstance(f, events.Lost) for f in driver.facts)
+    assert summary["score"] == min(
+        f.score for f in driver.facts if isinstance(f, events.Trained) and f.score is not None
+    )
+    schedule = results.schedule(lineage)["schedule"]
+    assert [entry["generation"] for entry in schedule] == list(range(len(schedule)))
+    assert schedule[-1]["member"] == summary["best_member"]
