@@ -50,8 +50,22 @@ def live(sock: socket.socket, find_train: Callable[[], Callable[[Any], object] |
 def main(fd: int, what: str) -> NoReturn:
     """A member in a fresh interpreter; what: what to import, as JSON."""
     sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     live(sock, lambda: script.load(json.loads(what)).train)
+
+
+def probe() -> None:
+    """Run two OpenMP threads, before Hello: if a fork cannot, it hangs here, where the watchdog sees it, not in train.
+
+    Called when the zygote had threads of its own, perhaps OpenMP's: their children would wait for threads that are
+    not there.
+    """
+    with contextlib.suppress(KeyError, AttributeError):
+        torch = sys.modules["torch"]
+        torch.set_num_threads(2)
+        torch.ones(1 << 17).add(1)
+        torch.set_num_threads(1)
 
 
 def _wait(sock: socket.socket) -> wire.Begin | None:

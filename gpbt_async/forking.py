@@ -192,14 +192,17 @@ class Zygote:
     async def take(self) -> Worker:
         """The next spare that lives, or a new fork. Raises LaunchError."""
         self._begun = True
+        # a spare that could not be had some time ago is no reason not to try now
+        while self._ahead and self._ahead[0].done() and self._ahead[0].exception() is not None:
+            self._ahead.popleft()
         while True:
             future = self._ahead.popleft() if self._ahead else self._fork()
             try:
                 worker = await asyncio.shield(future)
             except asyncio.CancelledError:
-                if future.cancelled():
-                    continue  # a cold spare, dropped while we waited for it
                 self._ahead.appendleft(future)  # somebody else's spare now
+                if not self.alive:
+                    self.drop_spares()
                 raise
             if not worker.dead:
                 return worker

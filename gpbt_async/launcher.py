@@ -72,6 +72,8 @@ class Launcher:
     # -- the context
 
     async def __aenter__(self) -> Launcher:
+        # what is left of an earlier life of this run, if its guardian was killed as well
+        processes.sweep(self._guardian.run_id)
         self._guardian.start()
         return self
 
@@ -173,7 +175,13 @@ class Launcher:
             if worker is None:
                 self._settled(False)
         worker.on_first = self._settled
-        worker.begin(begin)
+        try:
+            worker.begin(begin)
+        except BaseException:  # a config that is longer than a message may be
+            processes.kill_tree(worker.pid)
+            worker.close()
+            self._settled(False)
+            raise
         if self._zygote is not None:
             self._zygote.keep()
         return worker

@@ -144,6 +144,8 @@ class Line:
     __slots__ = ("_data", "_fds", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
+        # whoever inherited this end would keep the talk from ending, and its end is what tells a death
+        sock.set_inheritable(False)
         self.sock = sock
         self._data = bytearray()
         self._fds: list[int] = []

@@ -139,9 +139,11 @@ def where(trace: TracebackType | None) -> tuple[str, int, CodeType] | None:
     return found or other
 
 
-def place(frame: FrameType | None) -> str | None:
-    """`file:line: source` of the nearest of these frames that is the user's."""
-    while frame is not None and not is_users(frame.f_code.co_filename):
+def place(frame: FrameType | None, library: str) -> str | None:
+    """`file:line: source` of the nearest of these frames that is the user's, and not of this library."""
+    while frame is not None and (
+        not is_users(frame.f_code.co_filename) or frame.f_globals.get("__name__", "").partition(".")[0] == library
+    ):
         frame = frame.f_back
     return _quoted(frame.f_code.co_filename, frame.f_lineno, ": ") if frame is not None else None
 
@@ -215,7 +217,7 @@ def watch_cuda() -> Callable[[], str | None]:
 
         def lazy_init(*args: Any, **kwargs: Any) -> Any:
             if not first and not cuda.is_initialized():
-                first.append(place(sys._getframe(1)) or "?")
+                first.append(place(sys._getframe(1), "torch") or "?")
             return real(*args, **kwargs)
 
         cuda._lazy_init = lazy_init

@@ -151,8 +151,8 @@ class Zygote:
         self.line.send(
             {
                 "op": "threads",
-                "text": f"the script runs {len(threads) - 1} threads after its import ({', '.join(sorted(names))}), which "
-                "members do not have: start threads in the training function, or use --start exec if members hang",
+                "text": f"the script runs {len(threads) - 1} thread(s) after its import ({', '.join(sorted(names))}), "
+                "which members do not have: start threads in the training function, or use --start exec",
             }
         )
 
@@ -166,6 +166,8 @@ class Zygote:
             os.close(self.wakeup)
             self.line.close()
             atexit._clear()  # what the script registered is the zygote's to run, once, not each member's
+            if self.threads_told:
+                child.probe()
         except BaseException:
             os._exit(1)
         child.live(sock, lambda: self.script.train)

@@ -8,9 +8,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,6 +18,10 @@ from scripts.harness import begin
 from gpbt_async import wire
 from gpbt_async.errors import Stopped
 from gpbt_async.member import Member
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -83,6 +86,7 @@ def test_what_counts_as_a_number(
     assert type(report.metrics["m"]) is type(number)
 
 
+@pytest.mark.slow
 def test_a_tensor_counts_as_a_number(member: Member, pair: tuple[socket.socket, socket.socket]) -> None:
     torch = pytest.importorskip("torch")
     member.report(m=torch.tensor(0.5, requires_grad=True))
@@ -156,6 +160,7 @@ def test_without_a_scheduler_it_prints(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_script_pays_little_for_it() -> None:
-    code = "import sys, gpbt_async.member; print([m for m in ('asyncio', 'numpy', 'torch', 'subprocess') if m in sys.modules])"
+    heavy = ("asyncio", "numpy", "torch", "subprocess")
+    code = f"import sys, gpbt_async.member; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "[]\n"

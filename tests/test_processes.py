@@ -8,15 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from scripts.harness import Watch, dead
 
 from gpbt_async import processes
 from gpbt_async.guarding import _PROGRAM, HOME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 def in_a_fork(work: Callable[[], object]) -> str:
@@ -176,7 +178,7 @@ def test_what_a_guardian_starts(ward: Ward, tmp_path: Path) -> None:
     read, write = os.pipe()
     log = tmp_path / "log"
     code = (
-        "import os, signal; os.write(7, f'{os.getcwd()} {os.environ[\"A\"]} {os.getsid(0) == os.getpid()} "
+        'import os, signal; os.write(7, f\'{os.getcwd()} {os.environ["A"]} {os.getsid(0) == os.getpid()} '
         "{signal.getsignal(signal.SIGTERM)}'.encode()); print('logged'); os._exit(5) if 0 else exit(5)"
     )
     argv = [sys.executable, "-c", code]

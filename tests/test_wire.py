@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 
@@ -65,10 +66,8 @@ def test_what_is_not_finite_travels_as_strict_json() -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_is_an_error_or_nothing_else(data: bytes) -> None:
-    try:
+    with contextlib.suppress(wire.WireError):
         wire.decode(data)
-    except wire.WireError:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,5 @@ def test_a_line_has_a_longest_length() -> None:
         wire.encode(wire.Notice("x" * wire.LIMIT))
     with pytest.raises(wire.WireError, match="1048600"):
         list(wire.Lines().feed(b"x" * 1_048_600 + b"\n"))
-    lines = wire.Lines()
     with pytest.raises(wire.WireError, match="more than"):
-        for _ in range(20):
-            list(lines.feed(b"x" * 100_000))
+        list(wire.Lines().feed(b"x" * 1_048_600))

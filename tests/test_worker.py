@@ -8,9 +8,8 @@ import json
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from scripts.harness import ZOO, Watch, begin
@@ -18,7 +17,11 @@ from scripts.harness import ZOO, Watch, begin
 from gpbt_async import wire
 from gpbt_async.command import Tail, fill
 from gpbt_async.launcher import Launcher
-from gpbt_async.worker import Outcome, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gpbt_async.worker import Outcome, Worker
 
 
 @pytest.fixture(params=["zygote", "exec"])
@@ -170,10 +173,10 @@ async def test_nothing_outlives_a_cancelled_block(forks: Launcher, tmp_path: Pat
 
 
 async def test_nothing_outlives_an_exception(forks: Launcher, tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError):
-        async with await forks.start(begin(tmp_path, do="litters_and_pauses")) as worker:
-            pids = await report_of(worker)
-            watch = Watch(worker.pid, *pids.values())
+    worker = await forks.start(begin(tmp_path, do="litters_and_pauses"))
+    with contextlib.suppress(ZeroDivisionError):
+        async with worker:
+            watch = Watch(worker.pid, *(await report_of(worker)).values())
             raise ZeroDivisionError
     with watch:
         assert watch.alive() == []
@@ -182,6 +185,26 @@ async def test_nothing_outlives_an_exception(forks: Launcher, tmp_path: Path) ->
 async def test_a_thread_that_still_writes_is_waited_for(forks: Launcher, tmp_path: Path) -> None:
     await outcome(forks, tmp_path, "writes_in_a_thread")
     assert (tmp_path / "member-0-1/checkpoint/late").read_text() == "written"
+
+
+async def test_one_that_does_not_end_after_its_training_is_killed(
+    forks: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpbt_async.worker.LINGER", 0.05)
+    async with await forks.start(begin(tmp_path, do="never_ends")) as worker:
+        last = [message async for message in worker][-1]
+        assert isinstance(last, wire.End)
+        assert not worker.dead
+    assert worker.dead
+    assert (worker.outcome.how, worker.exit_status) == ("returned", -signal.SIGTERM)
+
+
+async def test_a_config_may_be_long_but_not_too_long(forks: Launcher, tmp_path: Path) -> None:
+    async with await forks.start(begin(tmp_path, 1, do="tells_its_config", text="x" * 900_000)) as worker:
+        assert await report_of(worker) == {"length": 900_000}
+    with pytest.raises(wire.WireError, match="longer than"):
+        await forks.start(begin(tmp_path, 2, do="tells_its_config", text="x" * wire.LIMIT))
+    assert (await outcome(forks, tmp_path, "returns")).how == "returned"
 
 
 async def test_a_fork_of_a_member_may_not_report(forks: Launcher, tmp_path: Path) -> None:

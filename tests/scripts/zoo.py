@@ -140,6 +140,14 @@ def writes_in_a_thread(member):
     threading.Timer(0.05, go.set).start()
 
 
+def never_ends(member):
+    threading.Thread(target=threading.Event().wait).start()
+
+
+def tells_its_config(member):
+    member.report(length=len(member.config["text"]))
+
+
 def train(member):
     globals()[member.config["do"]](member)
 
