@@ -142,6 +142,12 @@ class Guardian:
                 gone.set_result(-9)
         self._gone.clear()
 
+    def kill_below(self) -> None:
+        """SIGKILL for every process below the guardian; it goes on, and reaps them."""
+        if self.pid is not None:
+            for pid in processes.descendants(self.pid):
+                processes.kill(pid)
+
     async def reap(self, within: float) -> None:
         """Wait for a guardian that is dead or about to be."""
         process, self._process = self._process, None

@@ -90,6 +90,10 @@ class Launcher:
             self._zygote.close()
             self._zygote = None
 
+    def kill(self) -> None:
+        """End every process of the run now, without grace. Workers are told of the deaths as of any other."""
+        self._guardian.kill_below()
+
     def pids(self) -> dict[str, int | None]:
         return {"guardian": self._guardian.pid, "zygote": self._zygote.pid if self._zygote is not None else None}
 

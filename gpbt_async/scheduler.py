@@ -242,6 +242,8 @@ class Scheduler:
         scratch = places.attempt(attempt)
         places.path.mkdir(exist_ok=True)
         self._store.prepare(scratch)
+        if attempt > 1:
+            places.metrics.unlink(missing_ok=True)  # what an attempt that does not count has reported
         parent = self._folder.member(member.parent.id).checkpoint if member.parent is not None else None
         places.config.write_text(json.dumps(member.config, indent=1) + "\n")
         return wire.Begin(

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from harness import (
@@ -21,9 +21,6 @@ from harness import (
     start,
     until,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LINEAGE = SCRIPTS / "lineage.py"
 
@@ -181,6 +178,42 @@ def test_an_interrupt_stops_within_seconds_and_can_be_resumed(tmp_path: Path, nu
     resumed = cli("resume", "lineage-1", cwd=tmp_path)
     assert resumed.status == 0, resumed.err
     check_folder(folder, 6, 4)
+
+
+STUBBORN = """
+import signal, time
+def train(member):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_members_that_ignore_every_signal_do_not_keep_a_run_from_ending(tmp_path: Path, times: int) -> None:
+    path = script(tmp_path, "import gpbt_async as gpbt\n" + STUBBORN + TAIL)
+    running = start("launch", path, "--slots", 2, cwd=tmp_path)
+    folder = tmp_path / "runs" / "script-1"
+    until(lambda: len(facts(folder, "Entered")) == 2)
+    began = time.monotonic()
+    for _ in range(times):
+        running.send_signal(signal.SIGINT)
+        until(lambda: _pending(running.pid) == 0)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert time.monotonic() - began < 5
+    assert "Traceback" not in err
+    assert alive(run_id(folder)) == []
+
+
+def _pending(pid: int) -> int:
+    """Signals sent to a process and not taken yet: two of a kind would be merged into one."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    lines = dict(line.split(":\t") for line in text.splitlines() if ":\t" in line)
+    return int(lines["ShdPnd"], 16) | int(lines["SigPnd"], 16)
 
 
 def test_stop_and_status_of_a_running_run(tmp_path: Path) -> None:

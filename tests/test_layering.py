@@ -58,11 +58,16 @@ MAY: dict[str, set[str]] = {
     "scheduler": VOCABULARY
     | ENGINE
     | {"asking", "checkpoints", "command", "devices", "folder", "journal", "launcher", "searchers", "worker"},
+    "listeners": {"events"},
+    "record": {"errors", "experiment", "files"},
+    "opening": VOCABULARY
+    | ENGINE
+    | {"devices", "folder", "journal", "launcher", "lock", "record", "scheduler"},
     "run": VOCABULARY
     | ENGINE
-    | {"asking", "checkpoints", "devices", "files", "folder", "journal", "launcher", "lock", "scheduler"},
+    | {"asking", "checkpoints", "devices", "files", "folder", "listeners", "opening", "scheduler"},
     # faces
-    "reading": VOCABULARY | ENGINE | {"files", "folder", "journal"},
+    "reading": VOCABULARY | ENGINE | {"files", "folder", "journal", "record"},
     "trying": {"child", "errors", "experiment", "member", "script", "space"},
     "view": VOCABULARY | ENGINE | {"devices", "folder", "run"},
     "cli": {"", "errors", "files", "folder", "reading", "run", "trying", "view"},
@@ -88,7 +93,7 @@ ONLY = {
     "subprocess": {"guarding", "launcher"},
     "asyncio": {
         "asking", "channel", "checkpoints", "cli", "command", "devices", "files", "folder", "forking", "guarding",
-        "journal", "launcher", "lock", "nvml", "run", "scheduler", "view", "worker",
+        "journal", "launcher", "listeners", "lock", "nvml", "run", "scheduler", "view", "worker",
     },
     "time": {
         "asking", "child", "command", "folder", "forking", "guardian", "guarding", "launcher", "lock", "member",

@@ -175,7 +175,7 @@ async def test_resume_never_must_and_auto(tmp_path: Path) -> None:
 
 
 async def test_two_schedulers_never_share_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpbt_async.run.PATIENCE", 0.0)
+    monkeypatch.setattr("gpbt_async.opening.PATIENCE", 0.0)
     async with gpbt.Run(experiment(), tmp_path / "r", slots=1) as run:
         with pytest.raises(gpbt.FolderError, match=f"process {os.getpid()}|{os.getpid()}"):
             await gpbt.launch(experiment(), tmp_path / "r", resume="must")

@@ -1,0 +1,223 @@
+"""Opening a run: from what was asked for to rooms that stand ready, new or taken up again.
+
+The order is the point. First what may be refused without starting anything (script, name, folder, lock), then the
+processes, which alone can tell what a script declares; then devices; and only when everything is settled the record
+and the journal, from which moment on the folder holds a run. Each room is put on the caller's exit stack as it opens,
+so a refusal half-way closes what stands, and gives a new run's folder back.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import events
+from .devices import Slots, discover
+from .errors import ExperimentError, JournalError, RunFailed, ScriptError
+from .experiment import Experiment, Settings
+from .folder import Folder, check_name
+from .journal import Journal
+from .launcher import Launcher
+from .lineage import Lineage
+from .record import Record
+from .tree import State
+from .usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AsyncExitStack
+
+    from .lock import Lock
+    from .scheduler import Clock
+
+VERSION = "0.1.0"
+Resume = Literal["never", "auto", "must"]
+#: seconds to wait for the processes of a scheduler that was killed a moment ago to be cleared away
+PATIENCE = 5.0
+
+
+class Opening:
+    """What was asked for, and, as `open` goes on, the rooms. Arguments as of Run."""
+
+    def __init__(
+        self,
+        experiment: Experiment | str | os.PathLike[str] | None,
+        folder: str | os.PathLike[str] | None,
+        *,
+        resume: Resume,
+        slots: int | None,
+        gpus: str | None,
+        start: str,
+        runs: str | os.PathLike[str],
+        nvml_library: str | None,
+        changes: Mapping[str, Any] | None,
+        clock: Clock,
+        warn: Callable[[str], None],
+    ) -> None:
+        if resume not in ("never", "auto", "must"):
+            raise ExperimentError.of("resume", resume, "must be 'never', 'auto' or 'must'")
+        if start not in ("zygote", "exec"):
+            raise ExperimentError.of("start", start, "must be 'zygote' or 'exec'")
+        if folder is None and (experiment is None or resume == "must"):
+            raise ExperimentError.of("folder", folder, "must be given to resume a run")
+        if experiment is not None and not isinstance(experiment, Experiment | str | os.PathLike):
+            raise ExperimentError.of("experiment", experiment, "must be an Experiment, or the path of a script")
+        self._experiment = experiment if isinstance(experiment, Experiment) else None
+        self._script = Path(os.path.abspath(experiment)) if isinstance(experiment, str | os.PathLike) else None
+        self._path = Path(os.path.abspath(folder)) if folder is not None else None
+        self._runs = Path(os.path.abspath(runs))
+        self._resume = resume
+        self._cpu_slots, self._gpus, self._start, self._nvml_library = slots, gpus, start, nvml_library
+        self._changes = dict(changes or {})
+        self._clock = clock
+        self._warn = warn
+        self.record = Record(run=secrets.token_hex(8), cwd=os.getcwd())
+        self.usage = Usage()
+        # in the order in which `open` sets them
+        self.folder: Folder
+        self.lock: Lock
+        self.journal: Journal
+        self.lineage: Lineage
+        self.settings: Settings
+        self.launcher: Launcher
+        self.slots: Slots
+
+    async def open(self, stack: AsyncExitStack) -> bool:
+        """Open every room. False when the run has finished already, and nothing was started."""
+        existing = self._existing()
+        if existing is not None:
+            self.folder = existing
+            await self._take_lock(stack)
+            if not self._read_back(stack):
+                return False
+        else:
+            self._create(stack)
+            await self._take_lock(stack)
+        self.launcher = Launcher(self.record.run, cwd=self.record.cwd, start=self._start, log=self._warn)
+        await stack.enter_async_context(self.launcher)
+        self.launcher.hold(self.lock.fileno())
+        await self._declare(existing is None)
+        self.slots = await discover(
+            gpus=self._gpus,
+            wants_gpus=self.settings.resources.gpus,
+            cpu_slots=self._cpu_slots,
+            population=self.settings.population,
+            cpus=self.settings.resources.cpus,
+            environ=os.environ,
+            nvml_library=self._nvml_library,
+            warn=self._warn,
+        )
+        stack.push_async_callback(self.slots.close)
+        if existing is None:
+            self.record.settings = self.settings
+            await self.record.write(self.folder.experiment, created=self._clock.now(), version=VERSION)
+            self._open_journal(stack)
+            self.lineage = Lineage(self.settings)
+        return True
+
+    # ---- a new run
+
+    def _create(self, stack: AsyncExitStack) -> None:
+        """Take the new run's name, before anything is started; give it back if nothing comes of it."""
+        if self._script is not None and not self._script.is_file():
+            what = "is not a file" if self._script.exists() else "does not exist"
+            raise ScriptError(f"{self._script} {what}: give the path of a Python script that declares an Experiment")
+        if self._path is not None:
+            check_name(self._path.name)
+            self.folder = Folder.create(self._path)
+        else:
+            self.folder = Folder.fresh(self._runs, self._stem())
+        stack.callback(self.folder.unmake)
+
+    def _stem(self) -> str:
+        if self._script is not None:
+            return self._script.stem
+        assert self._experiment is not None
+        settings = self._experiment.settings
+        return Path(settings.target.file if settings.target else (settings.command or ("run",))[0]).stem
+
+    # ---- a run that is there already
+
+    def _existing(self) -> Folder | None:
+        """The folder to resume, None for a new run. Raises FolderError when it must be there and is not."""
+        if self._path is None or self._resume == "never":
+            return None
+        if self._resume == "auto" and not Folder(self._path).experiment.exists():
+            return None
+        return Folder.open(self._path)
+
+    def _read_back(self, stack: AsyncExitStack) -> bool:
+        """Read what the run was and how far it came. False when it has finished."""
+        self.record = Record.read(self.folder.experiment)
+        assert self.record.settings is not None
+        self.settings = self.record.settings
+        self._tell_differences()
+        if self._script is None and self.record.script is not None:
+            self._script = Path(self.record.script)
+        self._open_journal(stack)
+        self.lineage = Lineage(self.settings)
+        for fact in self.journal.replay():
+            try:
+                self.lineage.handle(fact)
+            except JournalError as error:
+                raise JournalError(f"{self.folder.journal}: {error}") from None
+            self.usage.fold(fact, self.lineage)
+        if self.lineage.ended is None:
+            if self.lock.rebooted:
+                self._distrust()
+            return True
+        if self.lineage.ended.reason:
+            raise RunFailed(f"the run has failed already: {self.lineage.ended.reason}")
+        return False
+
+    def _tell_differences(self) -> None:
+        """An application may ask for something else than the run was begun with; the run goes on as it was."""
+        if self._experiment is None:
+            return
+        begun, asked = self.settings.to_json(), self._experiment.to_json()
+        for name in begun:
+            if begun[name] != asked[name] and name != "target":
+                told = f"{name} is {asked[name]!r} in the experiment"
+                self._warn(f"{told}, but the run was begun with {begun[name]!r} and goes on so")
+
+    def _distrust(self) -> None:
+        """The machine was started anew: what was trained but not published was never synced. Train it again."""
+        for member in self.lineage.tree.members:
+            if member.state is State.TRAINED:
+                fact = events.Lost(
+                    t=self._clock.now(), member=member.id, attempt=member.attempt, reason="the machine was restarted"
+                )
+                self.journal.append(fact)
+                self.lineage.handle(fact)
+                self.usage.fold(fact, self.lineage)
+
+    # ---- both
+
+    async def _take_lock(self, stack: AsyncExitStack) -> None:
+        self.lock = await self.folder.lock(PATIENCE)
+        stack.callback(self.lock.release)
+
+    def _open_journal(self, stack: AsyncExitStack) -> None:
+        self.journal = Journal.open(self.folder.journal, version=VERSION)
+        stack.callback(self.journal.close)
+
+    async def _declare(self, new: bool) -> None:
+        """Let guardian and zygote start, and settle what the run is to do."""
+        if self._script is not None:
+            declared = await self.launcher.open_script(self._script)
+            if not self.record.same_script(self._script):
+                self._warn(f"{self._script} has changed since the run began: its new code trains the rest")
+            if new:
+                self.settings = Settings.from_json(declared["experiment"])
+        else:
+            if new:
+                assert self._experiment is not None
+                self.settings = self._experiment.settings
+            if self.settings.target is not None:
+                await self.launcher.open_target(self.settings.target.to_json())
+            else:
+                await self.launcher.open_command()
+        if new and self._changes:
+            self.settings = self.settings.replaced(**self._changes)
