@@ -1,0 +1,291 @@
+"""One picture of a run: what is known of it, and the lines that show it in a terminal of some size.
+
+`Memory` knows a run: nearly everything is read off the engine when it is drawn. Events only say that something has
+changed, and what the engine does not keep: reports, since when a member trains, warnings. So a view that was too slow
+and missed some is right again with its next frame. `frame` lays all of it out as plain data, in wording.py's words;
+no terminal, no rich. A frame of a usual run costs well under a millisecond, as the run's own loop waits meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import events, wording
+from .asks import path_text
+from .tree import State
+from .wording import config_line, config_text, counted, crop, duration, near, number, percent, score_text
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from .devices import Slots
+    from .experiment import Settings
+    from .folder import Folder
+    from .lineage import Lineage
+    from .tree import Member
+    from .usage import Usage
+    from .wording import Line
+
+#: more slots, or generations, than this are told in a few lines
+MANY_SLOTS, MANY_GENERATIONS = 16, 12
+WHY = {
+    "searcher": "waiting for the searcher",
+    "checkpoint": "waiting for checkpoints to be published",
+    "evidence": "waiting for members of the generation above",
+    "no_work": "nothing left to train",
+}
+#: what a generation's bar shows of its members, in order: glyph, style
+BAR = (("█", "green"), ("▓", "cyan"), ("▒", "blue"), ("×", "red"), ("·", "dim"))
+
+
+class Watched(Protocol):
+    """What the view reads of a Run."""
+
+    warnings: list[str]
+    how: str | None
+    settings: Settings
+    lineage: Lineage
+    usage: Usage
+    slots: Slots | None
+    folder: Folder
+
+    @property
+    def name(self) -> str: ...
+    def summary(self) -> dict[str, Any]: ...
+    def __aiter__(self) -> AsyncIterator[events.Event]: ...
+
+
+# ---- what is known
+
+
+class Memory:
+    """A run, and what its events told that the engine does not keep."""
+
+    def __init__(self, run: Watched, now: Callable[[], float]) -> None:
+        self.run, self.now, self.start = run, now, now()
+        #: by member, while it trains: when it entered `train`, and the score it reported last
+        self.entered: dict[int, float] = {}
+        self.last: dict[int, float] = {}
+        self.failures = 0
+        self.reason = ""
+        #: the last warnings and failures
+        self.alerts: deque[tuple[str, str]] = deque(((text, "yellow") for text in run.warnings), maxlen=2)
+        self.warned = set(run.warnings)
+        self._used = (-math.inf, 0.0, 0.0)
+
+    def hear(self, event: events.Event) -> str:
+        """Take an event in; return the warning or failure it tells of, or nothing."""
+        alert, failures = "", self.failures
+        match event:
+            case events.Entered(member=id):
+                self.entered[id] = event.t
+            case events.Reported(member=id):
+                self.entered.setdefault(id, event.t)
+                if self.run.settings.score in event.metrics:
+                    self.last[id] = event.metrics[self.run.settings.score]
+            case events.Trained(member=id) | events.Failed(member=id) | events.Lost(member=id):
+                self.entered.pop(id, None)
+                self.last.pop(id, None)
+                alert = self._ended(event)
+            case events.Warned(text=text) if text not in self.warned:
+                self.warned.add(text)
+                alert = text
+            case events.Closed():
+                self.reason = event.reason
+        if alert:
+            self.alerts.append((alert, "red" if self.failures > failures else "yellow"))
+        return alert
+
+    def _ended(self, event: events.Trained | events.Failed | events.Lost) -> str:
+        member = self.run.lineage.tree.members[event.member]
+        if isinstance(event, events.Lost):
+            return f"member {member.id} was lost (attempt {event.attempt}) and starts again: {event.reason}"
+        if isinstance(event, events.Failed):
+            self.failures += 1
+            return f"member {member.id} failed (attempt {event.attempt}): {event.reason}"
+        if member.state is not State.FAILED:
+            return ""
+        self.failures += 1
+        return f"member {member.id} failed: {member.reason}"
+
+    @property
+    def settled(self) -> int:
+        return sum(g.settled for g in self.run.lineage.tree.generations)
+
+    @property
+    def total(self) -> int:
+        return self.run.settings.population * self.run.settings.generations
+
+    def used(self) -> tuple[float, float]:
+        """Utilisation and members a second so far. A fold over the run: not done anew for every frame."""
+        if self.now() - self._used[0] >= 2 or self.run.lineage.ended is not None:
+            usage = self.run.usage.so_far()
+            self._used = (self.now(), usage.utilisation, self.settled / usage.wall if usage.wall else 0.0)
+        return self._used[1:]
+
+    def progress(self) -> list[str]:
+        """How far, how busy, how fast: as much of it as is known."""
+        share, rate = self.used()
+        words = [f"{self.settled} of {counted(self.total, 'member')}"]
+        if share:
+            words.append(f"{percent(share)} of {counted(self.run.lineage.slots, 'slot')} used")
+        if rate:
+            words.append(f"{number(rate * 60)} members/min")
+        return words
+
+    def left(self) -> str:
+        """How long it will still take, or nothing while nobody knows."""
+        lineage = self.run.lineage
+        seconds = list(islice((m.seconds for m in reversed(lineage.tree.members) if m.seconds > 0), 200))
+        if lineage.ended is not None or not seconds:
+            return ""
+        mean, now = statistics.fmean(seconds), self.now()
+        begun = sum(min(1.0, (now - self.entered.get(m.id, now)) / mean) for m in lineage.training)
+        at_once = lineage.width * max(0.2, self.used()[0])
+        return wording.estimate_text(wording.estimate(self.total - self.settled - begun, seconds, at_once))
+
+    def best(self) -> str:
+        """The best so far on one plain line, or nothing."""
+        best = self.run.lineage.best
+        if best is None:
+            return ""
+        where = f"member {best.id}, generation {best.generation}, {config_text(best.config)}"
+        return f"best {self.run.settings.score} {score_text(best.score)}: {where}"
+
+
+# ---- the lines
+
+
+def frame(known: Memory, width: int, height: int) -> list[Line]:
+    """Everything at once, in fewer than `height` lines: with as much detail as there is room for."""
+    lines: list[Line] = []
+    over = known.run.how is not None or known.run.lineage.ended is not None
+    for short in range(5):
+        parts = [_header(known, width), _generations(known, short > 1)]
+        if not over:
+            parts[1:1] = [_slots(known, width, short)]
+            parts += [_best(known, width)]
+        parts += [[[alert] for alert in known.alerts]]
+        space: list[Line] = [] if short > 3 else [[]]
+        lines = [line for part in parts if part for line in (*space, *part)][len(space) :]
+        if len(lines) < height:
+            break
+    return [wording.fit(line, width) for line in lines[: max(1, height - 1)]]
+
+
+def _header(known: Memory, width: int) -> list[Line]:
+    s = known.run.settings
+    goal = f"  {s.score}, {'higher' if s.mode == 'max' else 'lower'} is better"
+    # nothing is aligned to the right: a line that ends at the border is torn when the terminal gets narrower
+    times = "  ".join(text for text in (duration(known.now() - known.start), known.left()) if text)
+    second: Line = [(" · ".join(known.progress()), "")]
+    if known.failures:
+        second.append((f" · {counted(known.failures, 'failure')}", "red"))
+    return [[(crop(known.run.name, width // 2), "bold"), (goal, "dim"), (f"  {times}", "")], second]
+
+
+def _slots(known: Memory, width: int, short: int) -> list[Line]:
+    """A row for each slot, or two where the configs need it and there is room; only counts when there are many."""
+    lineage, settings = known.run.lineage, known.run.settings
+    slots = known.run.slots.slots if known.run.slots is not None else ()
+    held = {m.slot: m for m in lineage.training if m.slot is not None}
+    starting = len(lineage.training) - len(held)
+    idle = WHY[lineage.idle_cause()]
+    if short > 2 or len(slots) > MANY_SLOTS:
+        return _slots_folded(known, len(slots), list(held.values()), starting, idle)
+    names = [slot.name.replace("NVIDIA ", "").replace("GeForce ", "") for slot in slots]
+    wide = min(max([4, *map(len, names)]), max(8, width // 6))
+    room = width - wide - 46
+    # by the names, not by the present values, as the layout should not change from member to member
+    tall = not short and sum(len(name) + 9 for name in settings.space) > room
+    head = f"{'slot':{wide}}  member  gen  path       {crop(settings.score, 9):>9}     time"
+    lines: list[Line] = [[(head + ("" if tall else "  config"), "dim")]]
+    for slot, name in zip(slots, names, strict=True):
+        line: Line = [(f"{crop(name, wide):{wide}}  ", "bold")]
+        lines.append(line)
+        member = held.get(slot.index)
+        if member is None:
+            line.append(("starting" if starting > 0 else idle, "dim"))
+            starting -= 1
+            lines += [[]] if tall else []
+            continue
+        since = known.entered.get(member.id)
+        line.append((f"{member.id:>6}  {member.generation:>3}  {crop(path_text(member.path), 9, left=True):9}  ", ""))
+        line.append((f"{score_text(known.last.get(member.id)):>9}  ", "cyan"))
+        line.append((f"{duration(known.now() - since) if since is not None else 'starts':>7}", "dim"))
+        parent = member.parent.config if member.parent is not None else None
+        if tall:
+            lines.append([(" " * (wide + 4), ""), *config_line(member.config, parent, width - wide - 4)])
+        else:
+            line += [("  ", ""), *config_line(member.config, parent, max(4, room))]
+    return lines
+
+
+def _slots_folded(known: Memory, count: int, training: list[Member], starting: int, idle: str) -> list[Line]:
+    free = count - len(training) - starting
+    words = [
+        f"{len(training)} training",
+        f"{starting} starting" if starting else "",
+        f"{free} {idle}" if free > 0 else "",
+    ]
+    lines: list[Line] = [[(counted(count, "slot"), "bold"), ("  " + ", ".join(w for w in words if w), "")]]
+    if training:
+        by_generation = sorted(Counter(m.generation for m in training).items())
+        longest = min(training, key=lambda m: known.entered.get(m.id, math.inf))
+        text = ", ".join(f"{n} in generation {g}" for g, n in by_generation)
+        if longest.id in known.entered:
+            text += f"; the longest: member {longest.id} for {duration(known.now() - known.entered[longest.id])}"
+        lines.append([(text, "dim")])
+    return lines
+
+
+def _generations(known: Memory, short: bool) -> list[Line]:
+    """A row for each, or only for those begun and not done, with a line for those before and after."""
+    tree, n = known.run.lineage.tree, known.run.settings.population
+    first, last = 0, len(tree.generations)
+    lines: list[Line] = []
+    if short or last > MANY_GENERATIONS:
+        first = next((i for i, g in enumerate(tree.generations) if g.settled < n), last)
+        last = max([i + 1 for i, g in enumerate(tree.generations) if g.issued and i >= first], default=first)
+    if first:
+        best = min((m for g in range(first) if (m := tree.best_of(g))), key=lambda m: m.rank_key, default=None)
+        text = "generation 0 done" if first == 1 else f"generations 0–{first - 1} done"
+        lines.append([(text, "green"), (f"  best {score_text(best.score if best else None)}", "")])
+    for index in range(first, last):
+        lines.append(_generation(known, index, n))
+    if last < len(tree.generations):
+        lines.append([(counted(len(tree.generations) - last, "generation") + " to come", "dim")])
+    return lines
+
+
+def _generation(known: Memory, index: int, n: int) -> Line:
+    tree = known.run.lineage.tree
+    states = Counter(m.state for m in tree.generations[index].members)
+    counts = [states[s] for s in (State.FINISHED, State.TRAINED, State.TRAINING, State.FAILED)]
+    shares = wording.bar([*counts, n - sum(counts)], n * max(1, 25 // n) if n <= 25 else 25)
+    line: Line = [(f"gen {index:>2}  ", "dim")]
+    line += [(glyph * share, style) for (glyph, style), share in zip(BAR, shares, strict=True) if share]
+    best = tree.best_of(index)
+    line.append((f"  {tree.generations[index].settled:>{len(str(n))}} of {n}", ""))
+    line.append((f"  best {score_text(best.score)}" if best else "", "bold" if best and best is tree.best else ""))
+    words = ("", "publishing", "training", "failed")
+    line += [(f"  {c} {word}", style) for c, word, (_, style) in zip(counts, words, BAR, strict=False) if c and word]
+    return line
+
+
+def _best(known: Memory, width: int) -> list[Line]:
+    best = known.run.lineage.best
+    if best is None:
+        return [[("best  ", "dim"), ("no member has finished yet", "dim")]]
+    head = [("best  ", "dim"), (score_text(best.score), "bold green"), (f"  member {best.id}", "bold")]
+    parent = best.parent.config if best.parent is not None else None
+    where = near(known.run.folder.member(best.id).checkpoint)
+    return [
+        [*head, (f", generation {best.generation}", "")],
+        [("      ", ""), *config_line(best.config, parent, width - 6)],
+        [("      ", ""), (crop(where, width - 6, left=True), "dim")],
+    ]
