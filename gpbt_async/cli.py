@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from .errors import ExperimentError, FolderError, GPBTError
+from .errors import ExperimentError, GPBTError, RunFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,7 +195,7 @@ async def _driven(run: Run, quiet: bool) -> int:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
-    entered = asked = False
+    entered = asked = shown = False
 
     def interrupt() -> None:
         nonlocal asked
@@ -217,6 +217,7 @@ async def _driven(run: Run, quiet: bool) -> int:
 
             if run.how is None:
                 await show(run, quiet=quiet)
+                shown = True
             elif not quiet:
                 print(f"{run.name} has finished already: gpbt-async best {run.name}", file=sys.stderr)
             await run.wait()
@@ -224,7 +225,8 @@ async def _driven(run: Run, quiet: bool) -> int:
         _say("interrupted before anything was started")
         return 130
     except GPBTError as error:
-        _say(str(error))
+        if not shown or not isinstance(error, RunFailed):
+            _say(str(error))  # a run that failed has been told so by the view
         return error.exit_status if not entered or run.how != "interrupted" else 1
     finally:
         for number in signals:
@@ -316,6 +318,3 @@ def _jsonable(value: Any) -> Any:
     from .files import spelled
 
     return spelled(value)
-
-
-__all__ = ["FolderError", "app", "main"]

@@ -60,16 +60,17 @@ MAY: dict[str, set[str]] = {
     | {"asking", "checkpoints", "command", "devices", "folder", "journal", "launcher", "searchers", "worker"},
     "listeners": {"events"},
     "record": {"errors", "experiment", "files"},
-    "opening": VOCABULARY
-    | ENGINE
-    | {"devices", "folder", "journal", "launcher", "lock", "record", "scheduler"},
+    "opening": VOCABULARY | ENGINE | {"devices", "folder", "journal", "launcher", "lock", "record", "scheduler"},
     "run": VOCABULARY
     | ENGINE
     | {"asking", "checkpoints", "devices", "files", "folder", "listeners", "opening", "scheduler"},
     # faces
     "reading": VOCABULARY | ENGINE | {"files", "folder", "journal", "record"},
     "trying": {"child", "errors", "experiment", "member", "script", "space"},
-    "view": VOCABULARY | ENGINE | {"devices", "folder", "run"},
+    "wording": VOCABULARY | ENGINE,
+    "frame": VOCABULARY | ENGINE | {"devices", "folder", "wording"},
+    "lines": VOCABULARY | ENGINE | {"frame", "wording"},
+    "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "cli": {"", "errors", "files", "folder", "reading", "run", "trying", "view"},
     "__init__": {"errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},

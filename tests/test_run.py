@@ -138,8 +138,8 @@ async def test_cancelling_is_clean(tmp_path: Path) -> None:
     os.environ["TRAIN_SECONDS"] = "30"
     try:
         task = asyncio.create_task(gpbt.launch(experiment(), tmp_path / "r", slots=2))
-        while not facts(tmp_path / "r", "Entered"):
-            await asyncio.sleep(0)  # noqa: ASYNC110 — an event of another process, told by its file
+        while not facts(tmp_path / "r", "Entered"):  # noqa: ASYNC110
+            await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
