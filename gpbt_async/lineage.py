@@ -64,6 +64,8 @@ class Lineage:
         #: members with something on disk that is still needed; members whose Discard is not confirmed
         self._stored: dict[int, Member] = {}
         self._discarding: dict[int, Member] = {}
+        #: stored members whose being needed may have changed since they were last looked at
+        self._suspects: set[int] = set()
         self._failed = 0
 
     # ---- what others read
@@ -229,9 +231,15 @@ class Lineage:
             self._settle(member, State.FAILED)
 
     def _settle(self, member: Member, state: State) -> None:
+        before = self.tree.best
         self.tree.settle(member, state)
         self._failed += state is State.FAILED
         member.slot = None
+        # whoever this changes the fate of: itself, its parent, the best before, and who falls out of the top k
+        self._suspect(member, member.parent, before)
+        ranking = self.tree.generations[member.generation].ranking
+        if len(ranking) > self.rule.parents:
+            self._suspects.add(ranking[self.rule.parents][1])
 
     # ---- what follows
 
@@ -296,6 +304,8 @@ class Lineage:
             self.tree.generations[self._open].issued == self.settings.population
         ):
             self._open += 1
+            if self._open > 1:  # nobody becomes a parent of this generation any more
+                self._suspect(*self.tree.generations[self._open - 2].members)
         return member
 
     def _suggests(self) -> list[Command]:
@@ -322,12 +332,17 @@ class Lineage:
                 del held[path]
         return commands
 
+    def _suspect(self, *members: Member | None) -> None:
+        self._suspects |= {m.id for m in members if m is not None}
+
     def _discards(self) -> list[Command]:
-        idle = [m for m in self._stored.values() if not self.rule.needed(m)]
-        for member in idle:
-            del self._stored[member.id]
-            self._discarding[member.id] = member
-        return [events.Discard(m.id) for m in idle]
+        if self.settings.selection == "plus":
+            self._suspects |= set(self._stored)
+        idle = [id for id in sorted(self._suspects) if id in self._stored and not self.rule.needed(self._stored[id])]
+        self._suspects.clear()
+        for id in idle:
+            self._discarding[id] = self._stored.pop(id)
+        return [events.Discard(id) for id in idle]
 
     def check(self) -> None:
         """Assert every invariant that holds between facts."""
@@ -354,3 +369,4 @@ class Lineage:
                 assert member.path[-1] > 0 or member.config == member.parent.config
                 assert member.parent.id in self._stored or member.state.settled, "a parent's checkpoint was let go"
         assert tree.best is None or tree.best.id in self._stored
+        assert all(self.rule.needed(member) for member in self._stored.values()), "a checkpoint is kept for nobody"

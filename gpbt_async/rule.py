@@ -13,6 +13,7 @@ and the children of one parent come one after the other, so that each suggestion
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,6 +50,8 @@ class Rule:
     def __init__(self, settings: Settings, tree: Tree) -> None:
         self.settings = settings
         self.tree = tree
+        #: k, how many members of a generation become parents
+        self.parents = settings.parents
 
     def upcoming(self, first: int) -> Iterator[Choice]:
         """What would be issued next, in order, were there slots; changes nothing."""
@@ -76,19 +79,21 @@ class Rule:
     def elite(self, generation: int) -> list[Member]:
         """Who may be a parent now, best first: all of the exact top k once the generation is complete."""
         settled = self.tree.generations[generation].settled
-        size = max(1, settled * self.settings.parents // self.settings.population)
+        size = max(1, settled * self.parents // self.settings.population)
         rivals = self.tree.rivals(generation, self.settings.selection == "plus")
         return [self.tree.members[id] for _, id in rivals[:size]]
 
     def _async_choices(self, generation: int, elite: list[Member]) -> Iterator[Choice]:
         counts = self.tree.generations[generation].by_parent
-        # min() takes the first of equals, and the elite is listed best first
-        issued = [counts.get(parent.id, 0) for parent in elite]
+        # (children issued, rank): the fewest first, and among equals the better
+        queue = [(counts.get(parent.id, 0), rank) for rank, parent in enumerate(elite)]
+        heapq.heapify(queue)
         extra = [0] * len(elite)
         for _ in range(self.settings.population - self.tree.generations[generation].issued):
-            i = min(range(len(elite)), key=lambda i: issued[i] + extra[i])
-            yield Choice(generation, elite[i], len(elite[i].children) + extra[i])
-            extra[i] += 1
+            issued, rank = queue[0]
+            yield Choice(generation, elite[rank], len(elite[rank].children) + extra[rank])
+            extra[rank] += 1
+            heapq.heapreplace(queue, (issued + 1, rank))
 
     def _sync_choices(self, generation: int) -> Iterator[Choice]:
         """One child at a time of each parent that has quota left. With global history one member at a time at all.
@@ -134,6 +139,6 @@ class Rule:
             rival = generation == member.generation or member.id in self.tree.generations[generation].by_parent
             if not rival or self.tree.generations[generation + 1].issued == self.settings.population:
                 continue
-            if self.tree.rank(member, generation, plus) < self.settings.parents:
+            if self.tree.rank(member, generation, plus) < self.parents:
                 return True
         return False
