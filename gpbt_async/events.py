@@ -8,7 +8,8 @@ This file is the first page to read: all that can happen in a run stands here. `
 the fact with, in seconds since the epoch; members are named by their id, the order in which they were issued.
 
 `Reported` is told to listeners as it comes, but is not journaled: a training loop may report a thousand times a
-second, and the member has written the line to its own metrics.jsonl before it sent it.
+second, and the member has written the line to its own metrics.jsonl before it sent it. The one report that decides
+something, the first when early stopping is on, is journaled as `Judged`.
 """
 
 from __future__ import annotations
@@ -69,6 +70,26 @@ class Entered(Fact):
 
     member: int
     attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged(Fact):
+    """The member's first report of the score, which waits for a verdict: go on, or stop early. `score` may be NaN."""
+
+    member: int
+    attempt: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped(Fact):
+    """The member ended early, as it was told, after `seconds` in `train`; `score` is the last one reported."""
+
+    member: int
+    attempt: int
+    score: float | None
+    metrics: Mapping[str, float]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,10 +197,19 @@ class Suggest(Command):
 
 @dataclass(frozen=True, slots=True)
 class Start(Command):
-    """Train the member in a slot; ends in Trained, Failed or Lost."""
+    """Train the member in a slot; ends in Trained, Stopped, Failed or Lost."""
 
     member: int
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Command):
+    """Answer the member's first report: go on, or stop; a member told to stop ends in Stopped."""
+
+    member: int
+    attempt: int
+    stop: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +237,8 @@ class Finish(Command):
 # ---- to and from JSON
 
 _FACTS: dict[str, type[Fact]] = {
-    c.__name__: c for c in (Opened, Suggested, Started, Entered, Trained, Published, Failed, Lost, Discarded, Closed)
+    c.__name__: c
+    for c in (Opened, Suggested, Started, Entered, Judged, Trained, Stopped, Published, Failed, Lost, Discarded, Closed)
 }
 
 
@@ -215,13 +246,14 @@ def to_json(fact: Fact) -> dict[str, Any]:
     """A flat JSON object: the fact's name under "fact", then its fields.
 
     Non-finite numbers, which JSON lacks, are written as the strings "NaN", "Infinity", "-Infinity"; they occur only
-    in a Trained's score and metrics.
+    in scores and metrics.
     """
     flat: dict[str, Any] = {"fact": type(fact).__name__}
     for field in dataclasses.fields(fact):
         flat[field.name] = getattr(fact, field.name)
-    if isinstance(fact, Trained):
+    if isinstance(fact, Trained | Stopped | Judged):
         flat["score"] = _spell(fact.score)
+    if isinstance(fact, Trained | Stopped):
         flat["metrics"] = {name: _spell(value) for name, value in fact.metrics.items()}
     return flat
 
@@ -232,8 +264,9 @@ def from_json(flat: Mapping[str, Any]) -> Fact:
     if kind is None:
         raise ValueError(f"{flat.get('fact')!r} is no fact")
     fields = {f.name: flat[f.name] for f in dataclasses.fields(kind) if f.name in flat}
-    if kind is Trained:
+    if kind in (Trained, Stopped, Judged):
         fields["score"] = _read(fields.get("score"))
+    if kind in (Trained, Stopped):
         fields["metrics"] = {name: _read(value) for name, value in fields.get("metrics", {}).items()}
     try:
         return kind(**fields)

@@ -27,6 +27,13 @@ SEARCHERS = ("local", "tpe", "perturb", "random")
 HISTORIES = ("inherit", "reset", "global")
 SELECTIONS = ("comma", "plus")
 SCHEDULES = ("async", "sync")
+#: rules of early stopping, of which any number may be on; stopping.py says what they do
+STOP_RULES = ("median", "generation")
+#: settings by name; what is given explicitly beside a preset wins over it
+PRESETS: dict[str, dict[str, Any]] = {
+    # Scardigli et al.: a barrier, TPE with one start-up trial, inherited history, parents from the last generation only
+    "paper": {"schedule": "sync", "searcher": "tpe", "history": "inherit", "selection": "comma", "early_stop": ()},
+}
 #: code flags of functions whose call only makes an object: async ones and generators
 _NEVER_RUNS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 #: what a command line may hold in braces beside hyperparameters
@@ -93,7 +100,7 @@ class Settings:
     history: str = "inherit"
     selection: str = "comma"
     evidence: float = 0.75
-    early_stop: str | None = None
+    early_stop: tuple[str, ...] = ()
     schedule: str = "async"
     seed: int = 0
     preset: str | None = None
@@ -116,7 +123,15 @@ class Settings:
         return max(1, math.isqrt(math.floor(quotient)))
 
     def replaced(self, **changes: Any) -> Settings:
-        """A copy with some fields changed, and checked again. Raises ExperimentError."""
+        """A copy with some fields changed, and checked again. A preset among them changes what it names.
+
+        Raises ExperimentError.
+        """
+        if changes.get("preset") is not None:
+            _one_of("preset", changes["preset"], tuple(PRESETS))
+            changes = {**PRESETS[changes["preset"]], **changes}
+        if "early_stop" in changes:
+            changes["early_stop"] = stop_rules(changes["early_stop"])
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Settings(**{**fields, **changes})
 
@@ -125,6 +140,7 @@ class Settings:
         r = self.resources
         flat["space"] = self.space.to_json()
         flat["resources"] = {"gpus": r.gpus, "share": r.share, "vram": r.vram, "cpus": r.cpus}
+        flat["early_stop"] = list(self.early_stop)
         flat["command"] = list(self.command) if self.command else None
         flat["target"] = self.target.to_json() if self.target else None
         return flat
@@ -134,9 +150,16 @@ class Settings:
         fields = {name: flat[name] for name in cls.__dataclass_fields__ if name in flat}
         fields["space"] = Space.from_json(flat["space"])
         fields["resources"] = Resources(**flat["resources"])
+        fields["early_stop"] = tuple(flat.get("early_stop") or ())
         fields["command"] = tuple(flat["command"]) if flat.get("command") else None
         fields["target"] = Target.from_json(flat["target"]) if flat.get("target") else None
         return cls(**fields)
+
+
+class _Default(str):
+    """A default the caller has not chosen, so that a preset may replace it; reads as the value it is."""
+
+    __slots__ = ()
 
 
 class Experiment:
@@ -168,12 +191,12 @@ class Experiment:
         population: int = 25,
         generations: int = 10,
         ratio: float = 1.0,
-        searcher: str = "local",
-        history: str = "inherit",
-        selection: str = "comma",
+        searcher: str = _Default("local"),
+        history: str = _Default("inherit"),
+        selection: str = _Default("comma"),
         evidence: float = 0.75,
-        early_stop: str | None = None,
-        schedule: str = "async",
+        early_stop: str | Sequence[str] | None = None,
+        schedule: str = _Default("async"),
         seed: int = 0,
         preset: str | None = None,
         resources: Resources | None = None,
@@ -189,6 +212,18 @@ class Experiment:
         ):
             raise ExperimentError.of("command", command, "must be a list of words, e.g. ['./solver', '--lr', '{lr}']")
         self.train = train
+        chosen: dict[str, Any] = {
+            "searcher": searcher,
+            "history": history,
+            "selection": selection,
+            "schedule": schedule,
+            "early_stop": stop_rules(early_stop),
+        }
+        if preset is not None:
+            _one_of("preset", preset, tuple(PRESETS))
+            unchosen = {name for name, value in chosen.items() if isinstance(value, _Default) or value == ()}
+            chosen |= {name: value for name, value in PRESETS[preset].items() if name in unchosen}
+        chosen = {name: str(value) if isinstance(value, _Default) else value for name, value in chosen.items()}
         self.settings = Settings(
             space=space if isinstance(space, Space) else Space(space),
             score=score,
@@ -196,12 +231,7 @@ class Experiment:
             population=population,
             generations=generations,
             ratio=ratio,
-            searcher=searcher,
-            history=history,
-            selection=selection,
             evidence=evidence,
-            early_stop=early_stop,
-            schedule=schedule,
             seed=seed,
             preset=preset,
             resources=resources if resources is not None else Resources(),
@@ -210,6 +240,7 @@ class Experiment:
             member_timeout=member_timeout,
             command=tuple(command) if command is not None else None,
             target=target_of(train) if train is not None else None,
+            **chosen,
         )
 
     def __repr__(self) -> str:
@@ -247,6 +278,18 @@ def target_of(train: Callable[[Any], object]) -> Target:
     return Target(file, module, name, tuple(os.path.abspath(entry or ".") for entry in sys.path))
 
 
+def stop_rules(given: object) -> tuple[str, ...]:
+    """Rules of early stopping as named: None, "median", "median,generation", or a list. Raises ExperimentError."""
+    if given is None:
+        return ()
+    names = given.split(",") if isinstance(given, str) else given
+    if not isinstance(names, list | tuple):
+        raise ExperimentError.of("early_stop", given, f"must be None, or of {', '.join(map(repr, STOP_RULES))}")
+    for name in names:
+        _one_of("early_stop", name, STOP_RULES)
+    return tuple(rule for rule in STOP_RULES if rule in names)
+
+
 def _whole(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ExperimentError.of(name, value, f"must be a whole number of at least {least}")
@@ -277,10 +320,8 @@ def _check_settings(s: Settings) -> None:
     _one_of("history", s.history, HISTORIES)
     _one_of("selection", s.selection, SELECTIONS)
     _one_of("schedule", s.schedule, SCHEDULES)
-    if s.early_stop is not None:
-        raise ExperimentError.of("early_stop", s.early_stop, "must be None (early stopping: not in this version)")
     if s.preset is not None:
-        raise ExperimentError.of("preset", s.preset, "must be None (presets: not in this version)")
+        _one_of("preset", s.preset, tuple(PRESETS))
     for name in ("stall_timeout", "member_timeout"):
         if getattr(s, name) is not None:
             raise ExperimentError.of(name, getattr(s, name), "must be None (deadlines: not in this version)")

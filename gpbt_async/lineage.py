@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import insort
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,7 @@ from . import events
 from .asks import Ask, Path, path_of, path_text
 from .errors import JournalError
 from .rule import Rule
+from .stopping import GENERATION, MEDIAN, closes, stops
 from .tree import Member, State, Tree, key
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
 #: why a slot stands idle: the searcher has not answered; members of the generation above are still being published;
 #: too few of them have finished; or nothing is left to issue (or as many members train as the population allows)
 Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
+
+_OfMember = (
+    events.Started | events.Entered | events.Judged | events.Trained | events.Stopped
+    | events.Published | events.Failed | events.Lost
+)  # fmt: skip
 
 #: so many members failed for good, and none ever trained: the script fails everywhere, stop before the budget is burnt
 HOPELESS = 4
@@ -44,7 +51,7 @@ class Lineage:
 
     def __init__(self, settings: Settings, ahead: int | None = None) -> None:
         self.settings = settings
-        self.tree = Tree(settings.generations)
+        self.tree = Tree(settings.generations, settings.population)
         self.rule = Rule(settings, self.tree)
         #: facts handled so far
         self.count = 0
@@ -111,9 +118,9 @@ class Lineage:
             return "no_work"
         if next(self.rule.upcoming(self._open), None) is not None:
             return "searcher"
-        above = self.tree.generations[self._open - 1] if self._open else self.tree.generations[0]
-        publishing = sum(m.state is State.TRAINED for m in above.members)
-        if publishing and self.rule.evident(above.settled + publishing):
+        above = max(0, self._open - 1)
+        publishing = sum(m.state is State.TRAINED for m in self.tree.generations[above].members)
+        if publishing and self.rule.evident(above, more=publishing):
             return "checkpoint"
         return "evidence"
 
@@ -145,7 +152,11 @@ class Lineage:
                 member.slot = fact.slot
             case events.Entered():
                 self._in_training(fact)
-            case events.Trained():
+            case events.Judged():
+                member = self._in_training(fact)
+                self._judge(member, fact)
+                return [events.Verdict(member.id, member.attempt, bool(member.condemned)), *self._decide()]
+            case events.Trained() | events.Stopped():
                 member = self._in_training(fact)
                 self._trained(member, fact)
                 if member.state is State.TRAINED:
@@ -172,6 +183,9 @@ class Lineage:
         """Every command whose effect has not been told yet, derived from the state alone."""
         commands: list[Command] = [events.Suggest(path) for path in self._asked]
         commands += [events.Start(m.id, m.attempt) for m in self._training.values() if m.slot is None]
+        commands += [
+            events.Verdict(m.id, m.attempt, m.condemned) for m in self._training.values() if m.condemned is not None
+        ]
         commands += [events.Publish(m.id, m.attempt) for m in self._stored.values() if m.state is State.TRAINED]
         commands += [events.Discard(id) for id in self._discarding]
         if self.ended is not None:
@@ -180,11 +194,7 @@ class Lineage:
 
     # ---- what facts change
 
-    def _expect(
-        self,
-        fact: events.Started | events.Entered | events.Trained | events.Published | events.Failed | events.Lost,
-        *states: State,
-    ) -> Member:
+    def _expect(self, fact: _OfMember, *states: State) -> Member:
         if not 0 <= fact.member < len(self.tree.members):
             raise JournalError(f"{fact!r}: there is no such member")
         member = self.tree.members[fact.member]
@@ -192,40 +202,72 @@ class Lineage:
             raise JournalError(f"{fact!r}: member {member.id} is {member.state.value} in attempt {member.attempt}")
         return member
 
-    def _in_training(self, fact: events.Started | events.Entered | events.Trained) -> Member:
+    def _in_training(self, fact: _OfMember) -> Member:
         return self._expect(fact, State.TRAINING)
 
     def _wait(self, member: Member) -> None:
         member.state = State.WAITING
         member.slot, member.score, member.loss = None, None, math.inf
+        if member.first is not None:
+            self.tree.generations[member.generation].firsts.remove(member.first)
+        member.first = member.condemned = None
         heapq.heappush(self._waiting, (member.generation, member.path, member.id))
 
-    def _trained(self, member: Member, fact: events.Trained) -> None:
+    def _loss(self, score: float | None) -> float:
+        """The score as something to minimise; inf when there is none, or it is not finite."""
+        if score is None or not math.isfinite(score):
+            return math.inf
+        return -score if self.settings.mode == "max" else score
+
+    def _judge(self, member: Member, fact: events.Judged) -> None:
+        firsts = self.tree.generations[member.generation].firsts
+        member.first = self._loss(fact.score)
+        exempt = member.parent is None or member.path[-1] == 0 or MEDIAN not in self.settings.early_stop
+        member.condemned = not exempt and stops(member.first, firsts)
+        insort(firsts, member.first)
+
+    def _trained(self, member: Member, fact: events.Trained | events.Stopped) -> None:
         del self._training[member.id]
         member.slot = None
         member.seconds, member.metrics, member.score = fact.seconds, fact.metrics, fact.score
+        member.loss = self._loss(fact.score)
         self._stored[member.id] = member
-        if fact.score is None or not math.isfinite(fact.score):
-            name = self.settings.score
-            member.reason = (
-                f"{name} is {fact.score}"
-                if fact.score is not None
-                else (f"never reported {name!r}" + (f" (reported: {', '.join(fact.metrics)})" if fact.metrics else ""))
-            )
-            self._settle(member, State.FAILED)
-        else:
+        if member.condemned or isinstance(fact, events.Stopped):
+            # told to stop: what it did with the word, ending at once or training to its end, changes nothing
+            self._settle(member, State.STOPPED)
+        elif math.isfinite(member.loss):
             member.state = State.TRAINED
-            member.loss = -fact.score if self.settings.mode == "max" else fact.score
+        else:
+            name = self.settings.score
+            reported = f" (reported: {', '.join(fact.metrics)})" if fact.metrics else ""
+            missing = f"never reported {name!r}{reported}"
+            member.reason = missing if fact.score is None else f"{name} is {fact.score}"
+            self._settle(member, State.FAILED)
 
     def _published(self, member: Member) -> None:
         self._settle(member, State.FINISHED)
+        here = self.tree.generations[member.generation]
+        if GENERATION in self.settings.early_stop and member.generation >= 2 and not here.full:
+            above, above_that = (self.tree.best_of(member.generation - i) for i in (1, 2))
+            if above is not None and above_that is not None and closes(member.loss, above.loss, above_that.loss):
+                here.size = here.issued
+                self._advance()
+
+    def _advance(self) -> None:
+        """Find the shallowest generation with members to issue; nobody becomes a parent above one that is full."""
+        while self._open < self.settings.generations and self.tree.generations[self._open].full:
+            self._open += 1
+            if self._open > 1:
+                self._suspect(*self.tree.generations[self._open - 2].members)
 
     def _failed_attempt(self, member: Member, fact: events.Failed) -> None:
         self._training.pop(member.id, None)
         self._stored.pop(member.id, None)
         member.failures += 1
         member.reason = fact.reason
-        if member.failures < self.settings.attempts:
+        if member.condemned:
+            self._settle(member, State.STOPPED)
+        elif member.failures < self.settings.attempts:
             self._wait(member)
         else:
             self._settle(member, State.FAILED)
@@ -263,8 +305,8 @@ class Lineage:
             return f"{self._failed} members failed and none succeeded; the first: {self._first_reason(0)}"
         if self._open == self.settings.generations:
             return "" if not tree.unsettled else None
-        if self._open and tree.generations[self._open - 1].settled == n and not self.rule.elite(self._open - 1):
-            above = self._open - 1
+        above = self._open - 1
+        if above >= 0 and tree.generations[above].complete and not self.rule.elite(above):
             return f"no member of generation {above} can be a parent; the first: {self._first_reason(above)}"
         return None
 
@@ -300,12 +342,7 @@ class Lineage:
         else:
             return None
         member = self.tree.add(choice.generation, choice.parent, config, self.settings.seed)
-        while self._open < self.settings.generations and (
-            self.tree.generations[self._open].issued == self.settings.population
-        ):
-            self._open += 1
-            if self._open > 1:  # nobody becomes a parent of this generation any more
-                self._suspect(*self.tree.generations[self._open - 2].members)
+        self._advance()
         return member
 
     def _suggests(self) -> list[Command]:
@@ -353,7 +390,8 @@ class Lineage:
         assert tree.unsettled == sum(not m.state.settled for m in tree.members)
         assert all(path not in tree.by_path for path in (*self._ready, *self._asked))
         for index, generation in enumerate(tree.generations):
-            assert generation.issued <= s.population
+            assert generation.issued <= generation.size <= s.population
+            assert generation.firsts == sorted(m.first for m in generation.members if m.first is not None)
             assert generation.settled == sum(m.state.settled for m in generation.members)
             assert [i for _, i in generation.ranking] == [
                 m.id for m in sorted(generation.members, key=lambda m: m.rank_key) if m.state is State.FINISHED

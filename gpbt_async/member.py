@@ -33,7 +33,7 @@ class Member:
     """
 
     __slots__ = (
-        "_file", "_lines", "_metrics", "_pid", "_send", "_sock", "_stop",
+        "_file", "_judged", "_lines", "_metrics", "_pid", "_send", "_sock", "_stop",
         "attempt", "checkpoint", "config", "device", "generation", "id", "parent", "seed",
     )  # fmt: skip
 
@@ -52,6 +52,8 @@ class Member:
         self._file: int | None = None
         self._lines = wire.Lines()
         self._stop: str | None = None
+        #: the score whose first report waits for a verdict; None once it is given, or if nobody judges
+        self._judged = begin.score if begin.judged and sock is not None else None
         self._pid = os.getpid()  # a DataLoader's worker inherits this object, but is not the member
 
     @classmethod
@@ -107,7 +109,7 @@ class Member:
         if self._send is not None:
             self._send(values)
         if self._sock is not None:
-            self._talk(wire.encode(wire.Report(values, time.monotonic())))
+            self._talk(wire.encode(wire.Report(values, time.monotonic())), self._judged in values)
 
     def _append(self, line: bytes) -> None:
         if not self._metrics:
@@ -116,11 +118,16 @@ class Member:
             self._file = os.open(self._metrics, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         os.write(self._file, line)
 
-    def _talk(self, line: bytes) -> None:
-        """Send, then look whether a Stop has come. A scheduler that is gone stops its members too."""
+    def _talk(self, line: bytes, decisive: bool) -> None:
+        """Send, then look whether a Stop has come; after a decisive report wait until the verdict is given.
+
+        A scheduler that is gone stops its members too.
+        """
         assert self._sock is not None
         try:
             self._sock.sendall(line)
+            while decisive and self._judged is not None and self._stop is None:
+                self._hear(self._sock.recv(1 << 16))
             data = self._sock.recv(1 << 16, 0x40)  # MSG_DONTWAIT: look, do not wait
         except BlockingIOError:
             data = None
@@ -137,6 +144,8 @@ class Member:
         for message in self._lines.feed(data):
             if isinstance(message, wire.Stop):
                 self._stop = message.reason
+            elif isinstance(message, wire.Go):
+                self._judged = None
 
     def _close(self) -> None:
         if self._file is not None:

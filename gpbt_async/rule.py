@@ -56,30 +56,30 @@ class Rule:
     def upcoming(self, first: int) -> Iterator[Choice]:
         """What would be issued next, in order, were there slots; changes nothing."""
         for generation in range(first, self.settings.generations):
-            if generation and not self.evident(self.tree.generations[generation - 1].settled):
+            if generation and not self.evident(generation - 1):
                 return
             if self.settings.schedule == "sync":
                 yield from self._sync_choices(generation)
                 return
             if generation == 0:
-                issued = self.tree.generations[0].issued
-                yield from (Choice(0, None, index) for index in range(issued, self.settings.population))
+                roots = self.tree.generations[0]
+                yield from (Choice(0, None, index) for index in range(roots.issued, roots.size))
             else:
                 elite = self.elite(generation - 1)
                 if not elite:
                     return
                 yield from self._async_choices(generation, elite)
 
-    def evident(self, settled: int) -> bool:
-        """Have enough members of a generation settled for the next one to open?"""
-        n = self.settings.population
+    def evident(self, generation: int, more: int = 0) -> bool:
+        """Have enough members of the generation settled (were `more` of them to settle) for the next one to open?"""
+        above = self.tree.generations[generation]
         evidence = 1.0 if self.settings.schedule == "sync" else self.settings.evidence
-        return settled >= max(1, math.ceil(evidence * n - 1e-9))
+        return above.settled + more >= max(1, math.ceil(evidence * above.size - 1e-9))
 
     def elite(self, generation: int) -> list[Member]:
         """Who may be a parent now, best first: all of the exact top k once the generation is complete."""
-        settled = self.tree.generations[generation].settled
-        size = max(1, settled * self.parents // self.settings.population)
+        above = self.tree.generations[generation]
+        size = min(self.parents, max(1, above.settled * self.parents // above.size))
         rivals = self.tree.rivals(generation, self.settings.selection == "plus")
         return [self.tree.members[id] for _, id in rivals[:size]]
 
@@ -89,7 +89,8 @@ class Rule:
         queue = [(counts.get(parent.id, 0), rank) for rank, parent in enumerate(elite)]
         heapq.heapify(queue)
         extra = [0] * len(elite)
-        for _ in range(self.settings.population - self.tree.generations[generation].issued):
+        here = self.tree.generations[generation]
+        for _ in range(here.size - here.issued):
             issued, rank = queue[0]
             yield Choice(generation, elite[rank], len(elite[rank].children) + extra[rank])
             extra[rank] += 1
@@ -100,7 +101,7 @@ class Rule:
 
         (Kin of everybody would otherwise depend on which lineage happens to be faster.)
         """
-        tree, n = self.tree, self.settings.population
+        tree, n = self.tree, self.tree.generations[generation].size
         alone = generation == 0 or self.settings.history == "global"
         if alone and tree.unsettled:
             return
@@ -137,7 +138,7 @@ class Rule:
         last = self.settings.generations - 1
         for generation in range(member.generation, last if plus else min(member.generation + 1, last)):
             rival = generation == member.generation or member.id in self.tree.generations[generation].by_parent
-            if not rival or self.tree.generations[generation + 1].issued == self.settings.population:
+            if not rival or self.tree.generations[generation + 1].full:
                 continue
             if self.tree.rank(member, generation, plus) < self.parents:
                 return True

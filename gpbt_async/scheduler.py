@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from . import command, events, searchers, wire
 from .asks import path_text
 from .checkpoints import CheckpointError
+from .stopping import MEDIAN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .lineage import Lineage
     from .tree import Member
     from .usage import Usage
-    from .worker import Outcome
+    from .worker import Outcome, Worker
 
 
 class Clock:
@@ -97,6 +98,8 @@ class Scheduler:
         self._tell = tell
         self._over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup | None = None
+        #: the processes of members in training, by member
+        self._workers: dict[int, Worker] = {}
         #: set from the first failure or cancellation on: facts still come in, nothing is performed any more
         self._ending = False
 
@@ -157,6 +160,13 @@ class Scheduler:
                 self._spawn(self._suggest(ask, self.lineage.count))
             case events.Start(id, attempt):
                 self._spawn(self._train(self.lineage.tree.members[id], attempt))
+            case events.Verdict(id, attempt, stop):
+                worker = self._workers.get(id)
+                if worker is not None and worker.attempt == attempt:
+                    if stop:
+                        self._spawn(worker.stop("stopped early: its first report is worse than the median"))
+                    else:
+                        worker.go()
             case events.Publish(id, attempt):
                 self._spawn(self._publish(self.lineage.tree.members[id], attempt))
             case events.Discard(id):
@@ -175,10 +185,13 @@ class Scheduler:
         """A member's life: a slot, a process, what it says, how it ended."""
         score: float | None = None
         metrics: dict[str, float] = {}
+        names: dict[str, Any]
         entered: float | None = None
+        undecided = self._judged(member)
         async with self._slots.lease() as slot:
             begin = self._begin(member, attempt, slot)
             async with await self._launcher.start(begin, argv=self._argv(begin, member)) as worker:
+                self._workers[member.id] = worker
                 self.turn(self._started(member, attempt, slot, worker.pid))
                 async for message in worker:
                     match message:
@@ -189,33 +202,26 @@ class Scheduler:
                             floats = {name: _float(value) for name, value in values.items()}
                             metrics.update(floats)
                             score = floats.get(self.settings.score, score)
-                            self._tell(
-                                events.Reported(t=self._clock.at(at), member=member.id, attempt=attempt, metrics=floats)
-                            )
+                            names = {"t": self._clock.at(at), "member": member.id, "attempt": attempt}
+                            self._tell(events.Reported(**names, metrics=floats))
+                            if undecided and self.settings.score in floats:
+                                undecided = False
+                                self.turn(events.Judged(**names, score=floats[self.settings.score]))
                         case wire.Notice(text):
                             self._tell(events.Warned(t=self._clock.now(), text=f"member {member.id}: {text}"))
+            del self._workers[member.id]
             outcome = worker.outcome
             if outcome.how != "returned":
                 await self._store.discard(Path(begin.checkpoint))
         # from here to the fact nothing is awaited: the next member must not get the slot before this one's end is told
         seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
+        names = {"t": self._clock.now(), "member": member.id, "attempt": attempt, "seconds": seconds}
         if outcome.how == "returned":
-            self.turn(
-                events.Trained(
-                    t=self._clock.now(),
-                    member=member.id,
-                    attempt=attempt,
-                    score=score,
-                    metrics=metrics,
-                    seconds=seconds,
-                )
-            )
+            self.turn(events.Trained(**names, score=score, metrics=metrics))
+        elif outcome.how == "stopped":
+            self.turn(events.Stopped(**names, score=score, metrics=metrics))
         else:
-            self.turn(
-                events.Failed(
-                    t=self._clock.now(), member=member.id, attempt=attempt, reason=_reason(outcome), seconds=seconds
-                )
-            )
+            self.turn(events.Failed(**names, reason=_reason(outcome)))
 
     async def _publish(self, member: Member, attempt: int) -> None:
         places = self._folder.member(member.id)
@@ -236,6 +242,10 @@ class Scheduler:
         self.turn(events.Discarded(t=self._clock.now(), member=id))
 
     # ---- what a member is told
+
+    def _judged(self, member: Member) -> bool:
+        """Does the member's first report wait for a verdict?"""
+        return MEDIAN in self.settings.early_stop and member.generation > 0
 
     def _begin(self, member: Member, attempt: int, slot: Slot) -> wire.Begin:
         places = self._folder.member(member.id)
@@ -261,6 +271,7 @@ class Scheduler:
             threads=slot.threads,
             env={**slot.env, "GPBT_CONFIG": str(places.config)},
             score=self.settings.score,
+            judged=self._judged(member),
         )
 
     def _argv(self, begin: wire.Begin, member: Member) -> list[str] | None:

@@ -32,17 +32,18 @@ def key(seed: int, purpose: str, path: Path, bits: int) -> int:
 
 
 class State(enum.Enum):
-    """Where a member is in its life. FINISHED and FAILED are for good."""
+    """Where a member is in its life. FINISHED, STOPPED and FAILED are for good."""
 
     WAITING = "waiting"  # issued; to be started, or started again
     TRAINING = "training"  # holds a slot
     TRAINED = "trained"  # the slot is free again; its checkpoint is being published
     FINISHED = "finished"  # published: it may be a parent
+    STOPPED = "stopped"  # ended early; never a parent
     FAILED = "failed"  # all attempts failed, or no finite score; never a parent
 
     @property
     def settled(self) -> bool:
-        return self is State.FINISHED or self is State.FAILED
+        return self in (State.FINISHED, State.STOPPED, State.FAILED)
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +59,9 @@ class Member:
     state: State = State.WAITING
     #: number of the current or last attempt, from 1; 0 before the first
     attempt: int = 0
+    #: loss of its first report, and whether it was told to stop then; None while early stopping has not asked
+    first: float | None = None
+    condemned: bool | None = None
     #: how many attempts failed by the member's own doing
     failures: int = 0
     #: how many were lost through no fault of its own
@@ -93,25 +97,25 @@ class Member:
         return [member.config for member in self.ancestry]
 
     def observation(self) -> Observation:
-        finished = self.state is State.FINISHED
-        return Observation(
-            self.path,
-            self.generation,
-            self.config,
-            "finished" if finished else "failed",
-            self.loss if finished else None,
-        )
+        if self.state is State.FINISHED:
+            return Observation(self.path, self.generation, self.config, "finished", self.loss)
+        if self.state is State.STOPPED and math.isfinite(self.loss):
+            return Observation(self.path, self.generation, self.config, "stopped", self.loss)
+        return Observation(self.path, self.generation, self.config, "failed", None)
 
 
 @dataclass(slots=True)
 class Generation:
-    """One round of n members."""
+    """One round of n members, or fewer if an early stop closed it: `size` is how many it has or will have."""
 
+    size: int
     members: list[Member] = field(default_factory=list)
     #: how many have finished or failed
     settled: int = 0
     #: those that may be parents, best first: (loss, generation, path), id
     ranking: list[tuple[tuple[float, int, Path], int]] = field(default_factory=list)
+    #: first reports as losses, sorted; inf if not finite
+    firsts: list[float] = field(default_factory=list)
     #: children issued in this generation, by the parent's id
     by_parent: dict[int, int] = field(default_factory=dict)
 
@@ -119,14 +123,24 @@ class Generation:
     def issued(self) -> int:
         return len(self.members)
 
+    @property
+    def full(self) -> bool:
+        """Is every member of it issued?"""
+        return len(self.members) == self.size
+
+    @property
+    def complete(self) -> bool:
+        """Has every member of it settled?"""
+        return self.settled == self.size
+
 
 class Tree:
     """All members by id and by path, and the generations they fill."""
 
-    def __init__(self, generations: int) -> None:
+    def __init__(self, generations: int, population: int) -> None:
         self.members: list[Member] = []
         self.by_path: dict[Path, Member] = {}
-        self.generations = [Generation() for _ in range(generations)]
+        self.generations = [Generation(population) for _ in range(generations)]
         self.best: Member | None = None
         self.unsettled = 0
 

@@ -6,7 +6,8 @@ numbers that are not finite travel as the strings "NaN", "Infinity" and "-Infini
 
 A member opens with Hello and blocks until Begin; it says Entered just before the training function, Report as often
 as it likes, End the moment the function returns, and Clean once nothing it started is left. The scheduler says Begin,
-and at most once Stop. A Notice never crosses the wire as a line: the scheduler's side makes it for whoever iterates.
+at most once Go (the verdict on a first report that waits for one), and at most once Stop. A Notice never crosses the
+wire as a line: the scheduler's side makes it for whoever iterates.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Begin:
     threads: int | None
     env: Mapping[str, str]
     score: str
+    #: whether the first report of the score waits for a Go or a Stop
+    judged: bool = False
     version: int = VERSION
 
 
@@ -61,6 +64,11 @@ class Stop:
     """Scheduler → member: end at the next report."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Scheduler → member: the verdict on your first report is to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +116,11 @@ class Notice:
     text: str
 
 
-Message: TypeAlias = "Begin | Stop | Hello | Entered | Report | End | Clean | Notice"
+Message: TypeAlias = "Begin | Stop | Go | Hello | Entered | Report | End | Clean | Notice"
 
 _STR, _INT, _REAL, _MAP, _MAYBE = (str,), (int,), (int, float), (dict,), (str, type(None))
 _KINDS: dict[str, type[Any]] = {
-    c.__name__.lower(): c for c in (Begin, Stop, Hello, Entered, Report, End, Clean, Notice)
+    c.__name__.lower(): c for c in (Begin, Stop, Go, Hello, Entered, Report, End, Clean, Notice)
 }
 _NAMES = {c: name for name, c in _KINDS.items()}
 _FIELDS = {c: tuple(f.name for f in fields(c)) for c in _NAMES}
@@ -121,7 +129,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "config": _MAP, "env": _MAP, "metrics": (dict, str),  # a report's; the file's, in Begin
     "at": _REAL, "threads": (int, type(None)),
     "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "text": _STR,
-    "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
+    "judged": (bool,), "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
 }  # fmt: skip
 
 

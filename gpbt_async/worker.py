@@ -132,6 +132,10 @@ class Worker:
         self.begun = begin
         self._send(begin)
 
+    def go(self) -> None:
+        """The verdict on its first report: it may go on."""
+        self._send(wire.Go())
+
     def _send(self, message: wire.Message) -> None:
         """A member reads what little it is told at once; one that does not is dead or stuck, and found out as such."""
         if self._sock is not None:

@@ -59,6 +59,10 @@ class Driver:
     asks: list[tuple[int, Ask]] = field(default_factory=list)
     pending: list[Command] = field(default_factory=list)
     running: dict[int, events.Start] = field(default_factory=dict)
+    #: what a member reports first, when early stopping asks
+    first: Callable[[Any], float] = lambda member: landscape(member.path, {"first": 1})
+    silent: set[int] = field(default_factory=set)
+    doomed: set[int] = field(default_factory=set)
     peak: int = 0
     timed: bool = False  #: whether time passes, and members enter `train`
     now: float = 0.0
@@ -72,6 +76,8 @@ class Driver:
         """Take the run up, as a scheduler does at its start and after a crash."""
         self.pending.clear()
         self.running.clear()
+        self.silent.clear()
+        self.doomed.clear()
         self.feed(events.Opened(t=0.0, slots=self.slots, version="test", pid=1))
 
     def feed(self, fact: Fact) -> None:
@@ -80,7 +86,10 @@ class Driver:
             fact = dataclasses.replace(fact, t=self.now)
             if isinstance(fact, events.Entered):
                 self.entered[fact.member] = self.now
-            elif isinstance(fact, events.Trained | events.Failed | events.Lost) and fact.member in self.entered:
+            elif (
+                isinstance(fact, events.Trained | events.Stopped | events.Failed | events.Lost)
+                and fact.member in self.entered
+            ):
                 seconds = (self.now - self.entered.pop(fact.member)) * self.rng.random()
                 fact = dataclasses.replace(fact, seconds=seconds)
         self.facts.append(fact)
@@ -135,14 +144,28 @@ class Driver:
                         config=member.config,
                     )
                 )
+                if "median" in self.settings.early_stop and member.generation > 0:
+                    self.silent.add(id)
                 if self.timed:
                     self.feed(events.Entered(t=0.0, member=id, attempt=attempt))
+            case events.Verdict(id, attempt, stop):
+                assert self.lineage.tree.members[id].condemned is stop
+                if stop and id in self.running:
+                    self.doomed.add(id)
+                self.silent.discard(id)
             case events.Publish(id, attempt):
                 self.feed(events.Published(t=0.0, member=id, attempt=attempt, size=1, digest="d"))
             case events.Discard(id):
                 self.feed(events.Discarded(t=0.0, member=id))
 
     def _end(self, command: events.Start) -> None:
+        if command.member in self.silent:
+            # it has not reported yet; or it waits for the verdict, which is among the pending commands
+            asked = any(isinstance(c, events.Verdict) and c.member == command.member for c in self.pending)
+            if not asked:
+                score = self.first(self.lineage.tree.members[command.member])
+                self.feed(events.Judged(t=0.0, member=command.member, attempt=command.attempt, score=score))
+            return
         del self.running[command.member]
         member = self.lineage.tree.members[command.member]
         names = {"t": 0.0, "member": command.member, "attempt": command.attempt}
@@ -151,6 +174,10 @@ class Driver:
             self.feed(events.Failed(**names, reason="boom"))
         elif dice < self.fail + self.lose:
             self.feed(events.Lost(**names, reason="gpu"))
+        elif command.member in self.doomed:
+            self.doomed.discard(command.member)
+            score = self.first(member)
+            self.feed(events.Stopped(**names, score=score, metrics={"loss": score}, seconds=0.25))
         else:
             score = float("nan") if dice < self.fail + self.lose + self.nan else self.score(member.path, member.config)
             self.feed(events.Trained(**names, score=score, metrics={"loss": score}, seconds=1.0))
@@ -168,7 +195,7 @@ def snapshot(lineage: Lineage) -> Any:
     members = [
         (
             *(m.path, m.generation, m.parent and m.parent.id, m.config, m.seed, m.state, m.attempt, m.failures),
-            *(m.losses, repr(m.score), m.loss, m.reason, m.slot, m.unsettled),
+            *(m.first, m.condemned, m.losses, repr(m.score), m.loss, m.reason, m.slot, m.unsettled),
         )
         for m in lineage.tree.members
     ]

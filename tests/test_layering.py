@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
 VOCABULARY = {"errors", "space", "asks", "events", "experiment", "wire"}
-ENGINE = {"tree", "rule", "lineage", "usage", "results"}
+ENGINE = {"stopping", "tree", "rule", "lineage", "usage", "results"}
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
@@ -25,8 +25,9 @@ MAY: dict[str, set[str]] = {
     "wire": {"errors"},
     # engine
     "tree": {"asks", "space"},
+    "stopping": set(),
     "rule": {"asks", "experiment", "tree"},
-    "lineage": {"asks", "errors", "events", "experiment", "rule", "space", "tree"},
+    "lineage": {"asks", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
     "usage": {"events", "lineage"},
     "results": {"asks", "lineage", "space", "tree", "usage"},
     # rooms: searching

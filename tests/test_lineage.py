@@ -32,6 +32,7 @@ def drivers(draw: st.DrawFn, faults: bool = True, **fixed: object) -> Driver:
         "evidence": draw(st.sampled_from([0.0, 0.3, 0.75, 1.0])),
         "schedule": draw(st.sampled_from(["async", "sync"])),
         "attempts": draw(st.integers(1, 3)),
+        "early_stop": draw(st.sampled_from([(), (), ("median",), ("generation",), ("median", "generation")])),
         "seed": draw(st.integers(0, 3)),
         **fixed,
     }
@@ -65,7 +66,7 @@ def test_an_ask_shows_all_settled_kin_of_the_parent_and_nobody_else(driver: Driv
             ask = next(a for _, a in reversed(d.asks) if a.path == command.path)
             # settled members, from the facts alone
             parent_path = command.path[:-1]
-            settled = {m.path for m in d.lineage.tree.members if m.state in (State.FINISHED, State.FAILED)}
+            settled = {m.path for m in d.lineage.tree.members if m.state.settled}
             if s.history == "global":
                 kin = settled
             elif s.history == "reset" and parent_path:
@@ -79,7 +80,8 @@ def test_an_ask_shows_all_settled_kin_of_the_parent_and_nobody_else(driver: Driv
             for o in ask.kin:
                 member = d.lineage.tree.by_path[o.path]
                 assert SPACE.clip(o.config) == o.config == member.config
-                assert (o.loss is None) == (o.outcome == "failed") == (member.state is State.FAILED)
+                assert o.outcome == member.state.value
+                assert (o.loss is None) == (o.outcome == "failed")
 
     driver.on_turn = check
     driver.run()
@@ -104,7 +106,7 @@ def test_pending_siblings_are_told_and_never_stored_as_kin(driver: Driver) -> No
 # 2 and 8: counts
 
 
-@given(drivers(faults=False))
+@given(drivers(faults=False, early_stop=()))
 def test_every_generation_has_exactly_n_members(driver: Driver) -> None:
     s = driver.settings
     lineage = driver.run()
@@ -121,7 +123,8 @@ def test_with_faults_no_more_members_and_every_run_ends(driver: Driver) -> None:
     assert lineage.ended is not None
     assert all(g.issued <= s.population for g in lineage.tree.generations)
     if not lineage.ended.reason:
-        assert len(lineage.tree.members) == s.population * s.generations
+        assert all(g.issued == g.size for g in lineage.tree.generations)
+        assert "generation" in s.early_stop or len(lineage.tree.members) == s.population * s.generations
         assert all(m.state.settled for m in lineage.tree.members)
     for m in lineage.tree.members:
         assert m.failures <= s.attempts
@@ -190,7 +193,7 @@ def test_a_parents_first_child_repeats_its_config_exactly(driver: Driver) -> Non
 # 5: determinism
 
 
-@given(drivers(schedule="sync"), st.integers(1, 14), st.integers(0, 10**6))
+@given(drivers(schedule="sync", early_stop=()), st.integers(1, 14), st.integers(0, 10**6))
 def test_sync_gives_the_same_tree_for_any_slots_and_any_order(driver: Driver, slots: int, order: int) -> None:
     driver.fail = driver.nan = driver.lose = 0.0
     other = Driver(driver.settings, slots, random.Random(order))
@@ -222,7 +225,7 @@ def test_a_slot_idles_only_for_a_cause_that_holds(driver: Driver) -> None:
         if lineage.ended or len(lineage.training) >= lineage.width:
             return
         cause = lineage.idle_cause()
-        open_ = next((i for i, g in enumerate(lineage.tree.generations) if g.issued < s.population), None)
+        open_ = next((i for i, g in enumerate(lineage.tree.generations) if not g.full), None)
         waiting = [m for m in lineage.tree.members if m.state is State.WAITING]
         assert not waiting
         if open_ is None:
@@ -232,7 +235,7 @@ def test_a_slot_idles_only_for_a_cause_that_holds(driver: Driver) -> None:
         else:
             above = lineage.tree.generations[open_ - 1]
             trained = sum(m.state is State.TRAINED for m in above.members)
-            short = above.settled < max(1, math.ceil(s.evidence * s.population))
+            short = above.settled < max(1, math.ceil(s.evidence * above.size))
             assert open_ > 0
             assert short or not above.ranking
             assert cause in ("evidence", "checkpoint")
@@ -242,7 +245,7 @@ def test_a_slot_idles_only_for_a_cause_that_holds(driver: Driver) -> None:
     driver.run()
 
 
-@given(drivers(schedule="async", faults=False))
+@given(drivers(schedule="async", faults=False, early_stop=()))
 def test_few_slots_never_wait_for_evidence(driver: Driver) -> None:
     s = driver.settings
     driver.slots = max(1, min(driver.slots, s.population - math.ceil(s.evidence * s.population) + 1))
@@ -266,12 +269,12 @@ def test_shallowest_first_fair_and_from_the_elite(driver: Driver) -> None:
         fresh, seen = tree.members[seen:], len(tree.members)
         for member in fresh:
             shallower = tree.generations[: member.generation]
-            assert all(g.issued == s.population for g in shallower)
+            assert all(g.full for g in shallower)
             if member.parent is None:
                 continue
             above = tree.generations[member.generation - 1]
-            assert above.settled >= max(1, math.ceil(s.evidence * s.population))
-            size = max(1, above.settled * s.parents // s.population)
+            assert above.settled >= max(1, math.ceil(s.evidence * above.size))
+            size = min(s.parents, max(1, above.settled * s.parents // above.size))
             rivals = [tree.members[i] for _, i in tree.rivals(member.generation - 1, s.selection == "plus")]
             elite = rivals[:size]
             assert member.parent in elite
@@ -284,7 +287,7 @@ def test_shallowest_first_fair_and_from_the_elite(driver: Driver) -> None:
     driver.run()
 
 
-@given(drivers(schedule="async", evidence=1.0, selection="comma", faults=False))
+@given(drivers(schedule="async", evidence=1.0, selection="comma", faults=False, early_stop=()))
 def test_with_full_evidence_the_parents_are_the_exact_top_k(driver: Driver) -> None:
     s, tree = driver.settings, driver.run().tree
     for above, generation in zip(tree.generations, tree.generations[1:], strict=False):
@@ -340,7 +343,7 @@ def test_crash_at_any_fact_replay_and_go_on(driver: Driver, data: st.DataObject)
     told = Counter(f.member for f in driver.facts if isinstance(f, events.Published))
     assert all(count == 1 for count in told.values())
     if not lineage.ended.reason:
-        assert [g.issued for g in lineage.tree.generations] == [s.population] * s.generations
+        assert all(g.full and g.complete for g in lineage.tree.generations)
 
 
 # what may be deleted
