@@ -9,6 +9,7 @@ Losses are minimised here whatever the experiment's mode: the score's sign is tu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +41,11 @@ class Observation:
     outcome: Outcome
     loss: float | None
 
+    @property
+    def final(self) -> float | None:
+        """The loss if it can be compared with others: of a finished member, and finite."""
+        return self.loss if self.outcome == "finished" and self.loss is not None and math.isfinite(self.loss) else None
+
     def to_json(self) -> dict[str, Any]:
         return {
             "path": path_text(self.path),
@@ -60,7 +66,8 @@ class Ask:
 
     path: of the child wanted. parent: None for generation 0. kin: the parent's family history, listed by (generation,
     path), never by arrival (TPE weighs by order). pending: configs of the parent's children (for generation 0: of the
-    roots) not finished yet, by path. seed: in [0, 2**63), a function of the run's seed and the path.
+    roots) not finished yet, by path. seed: in [0, 2**63), a function of the run's seed and the path. run: in
+    [0, 2**63), a function of the run's seed alone, the same in all its asks.
     """
 
     space: Space
@@ -70,6 +77,12 @@ class Ask:
     parent: Observation | None
     kin: tuple[Observation, ...]
     pending: tuple[Config, ...]
+    run: int = 0
+
+    @property
+    def losses(self) -> list[float]:
+        """The losses of the kin that can be compared."""
+        return [observed.final for observed in self.kin if observed.final is not None]
 
     def to_json(self) -> dict[str, Any]:
         """Without the space, which both ends hold."""
@@ -80,6 +93,7 @@ class Ask:
             "parent": self.parent.to_json() if self.parent else None,
             "kin": [o.to_json() for o in self.kin],
             "pending": list(self.pending),
+            "run": self.run,
         }
 
     @classmethod
@@ -92,4 +106,5 @@ class Ask:
             parent=Observation.from_json(ask["parent"]) if ask["parent"] else None,
             kin=tuple(Observation.from_json(o) for o in ask["kin"]),
             pending=tuple(ask["pending"]),
+            run=ask.get("run", 0),
         )

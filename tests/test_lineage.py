@@ -335,7 +335,11 @@ def test_crash_at_any_fact_replay_and_go_on(driver: Driver, data: st.DataObject)
         expected -= Counter(map(repr, stale)) + Counter(map(repr, ended))
         for repeated in [c for c in expected if "Suggest" in c]:
             expected[repeated] = 1
-        assert got == expected
+        # a verdict is answered by no fact of its own, and is repeated as long as its member trains
+        assert {c: n for c, n in got.items() if "Verdict" not in c} == {
+            c: n for c, n in expected.items() if "Verdict" not in c
+        }
+        assert {c for c in expected if "Verdict" in c} <= set(got)
         driver.lineage = replayed
         driver.open()
     lineage = driver.run()
