@@ -46,7 +46,15 @@ Gpus = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--gpus", metavar="LIST", help="GPUs: 0,2 | UUID,… | all | none.", show_default=False),
 ]
-Start = Annotated[str, typer.Option("--start", metavar="zygote|exec", help="How a member's process is started.")]
+Start = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--start",
+        metavar="zygote|exec",
+        help="A member is a fork of a warm process, or a fresh one.",
+        show_default=False,
+    ),
+]
 
 
 def main() -> None:
@@ -116,7 +124,7 @@ def launch(
         Optional[str], typer.Option(help="The run's name; else SCRIPT's and a number.", show_default=False)  # noqa: UP045
     ] = None,
     runs: Runs = Path("runs"),
-    start: Start = "zygote",
+    start: Start = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -158,7 +166,7 @@ def resume(
     slots: SlotCount = None,
     gpus: Gpus = None,
     runs: Runs = Path("runs"),
-    start: Start = "zygote",
+    start: Start = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -170,8 +178,8 @@ def resume(
     _drive(opened, quiet, as_json)
 
 
-def _start(start: str) -> Any:
-    if start not in ("zygote", "exec"):
+def _start(start: str | None) -> Any:
+    if start not in (None, "zygote", "exec"):
         raise ExperimentError(f"--start {start}: must be zygote or exec")
     return start
 

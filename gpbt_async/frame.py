@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import events, wording
 from .asks import path_text
 from .tree import State
-from .wording import config_line, config_text, counted, crop, duration, near, number, percent, score_text
+from .wording import config_line, counted, crop, duration, near, number, percent, score_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -102,6 +102,8 @@ class Memory:
             case events.Closed():
                 self.reason = event.reason
         if alert:
+            if self.alerts and self.alerts[-1][0].split(" failed")[0] == alert.split(" failed")[0]:
+                self.alerts.pop()  # the same member's attempt before
             self.alerts.append((alert, "red" if self.failures > failures else "yellow"))
         return alert
 
@@ -111,11 +113,12 @@ class Memory:
             return f"member {member.id} was lost (attempt {event.attempt}) and starts again: {event.reason}"
         if isinstance(event, events.Failed):
             self.failures += 1
-            return f"member {member.id} failed (attempt {event.attempt}): {event.reason}"
+            final = " for good" if member.state is State.FAILED and member.attempt == event.attempt else ""
+            return f"member {member.id} failed{final} (attempt {event.attempt}): {event.reason}"
         if member.state is not State.FAILED:
             return ""
         self.failures += 1
-        return f"member {member.id} failed: {member.reason}"
+        return f"member {member.id} failed for good: {member.reason}"
 
     @property
     def settled(self) -> int:
@@ -153,14 +156,6 @@ class Memory:
         at_once = lineage.width * max(0.2, self.used()[0])
         return wording.estimate_text(wording.estimate(self.total - self.settled - begun, seconds, at_once))
 
-    def best(self) -> str:
-        """The best so far on one plain line, or nothing."""
-        best = self.run.lineage.best
-        if best is None:
-            return ""
-        where = f"member {best.id}, generation {best.generation}, {config_text(best.config)}"
-        return f"best {self.run.settings.score} {score_text(best.score)}: {where}"
-
 
 # ---- the lines
 
@@ -170,7 +165,7 @@ def frame(known: Memory, width: int, height: int) -> list[Line]:
     lines: list[Line] = []
     over = known.run.how is not None or known.run.lineage.ended is not None
     for short in range(5):
-        parts = [_header(known, width), _generations(known, short > 1)]
+        parts = [_header(known, width), _generations(known, width, short > 0)]
         if not over:
             parts[1:1] = [_slots(known, width, short)]
             parts += [_best(known, width)]
@@ -184,12 +179,16 @@ def frame(known: Memory, width: int, height: int) -> list[Line]:
 
 def _header(known: Memory, width: int) -> list[Line]:
     s = known.run.settings
-    goal = f"  {s.score}, {'higher' if s.mode == 'max' else 'lower'} is better"
+    goal = (
+        f"  {s.score}, {'higher' if s.mode == 'max' else 'lower'} is better"
+        if width >= 80
+        else f"  {s.score} ({s.mode})"
+    )
     # nothing is aligned to the right: a line that ends at the border is torn when the terminal gets narrower
     times = "  ".join(text for text in (duration(known.now() - known.start), known.left()) if text)
     second: Line = [(" · ".join(known.progress()), "")]
     if known.failures:
-        second.append((f" · {counted(known.failures, 'failure')}", "red"))
+        second.append((f" · {counted(known.failures, 'failed attempt')}", "red"))
     return [[(crop(known.run.name, width // 2), "bold"), (goal, "dim"), (f"  {times}", "")], second]
 
 
@@ -206,8 +205,9 @@ def _slots(known: Memory, width: int, short: int) -> list[Line]:
     wide = min(max([4, *map(len, names)]), max(8, width // 6))
     room = width - wide - 46
     # by the names, not by the present values, as the layout should not change from member to member
-    tall = not short and sum(len(name) + 9 for name in settings.space) > room
-    head = f"{'slot':{wide}}  member  gen  path       {crop(settings.score, 9):>9}     time"
+    tall = short < 2 and sum(len(name) + 9 for name in settings.space) > room
+    metric = max(9, min(len(settings.score), 20 if tall else 9))
+    head = f"{'slot':{wide}}  member  gen  path       {crop(settings.score, metric):>{metric}}     time"
     lines: list[Line] = [[(head + ("" if tall else "  config"), "dim")]]
     for slot, name in zip(slots, names, strict=True):
         line: Line = [(f"{crop(name, wide):{wide}}  ", "bold")]
@@ -220,7 +220,7 @@ def _slots(known: Memory, width: int, short: int) -> list[Line]:
             continue
         since = known.entered.get(member.id)
         line.append((f"{member.id:>6}  {member.generation:>3}  {crop(path_text(member.path), 9, left=True):9}  ", ""))
-        line.append((f"{score_text(known.last.get(member.id)):>9}  ", "cyan"))
+        line.append((f"{score_text(known.last.get(member.id)):>{metric}}  ", "cyan"))
         line.append((f"{duration(known.now() - since) if since is not None else 'starts':>7}", "dim"))
         parent = member.parent.config if member.parent is not None else None
         if tall:
@@ -248,7 +248,7 @@ def _slots_folded(known: Memory, count: int, training: list[Member], starting: i
     return lines
 
 
-def _generations(known: Memory, short: bool) -> list[Line]:
+def _generations(known: Memory, width: int, short: bool) -> list[Line]:
     """A row for each, or only for those begun and not done, with a line for those before and after."""
     tree, n = known.run.lineage.tree, known.run.settings.population
     first, last = 0, len(tree.generations)
@@ -261,17 +261,17 @@ def _generations(known: Memory, short: bool) -> list[Line]:
         text = "generation 0 done" if first == 1 else f"generations 0–{first - 1} done"
         lines.append([(text, "green"), (f"  best {score_text(best.score if best else None)}", "")])
     for index in range(first, last):
-        lines.append(_generation(known, index, n))
+        lines.append(_generation(known, index, min(25, max(len(BAR), width - 32))))
     if last < len(tree.generations):
         lines.append([(counted(len(tree.generations) - last, "generation") + " to come", "dim")])
     return lines
 
 
-def _generation(known: Memory, index: int, n: int) -> Line:
-    tree = known.run.lineage.tree
+def _generation(known: Memory, index: int, cells: int) -> Line:
+    tree, n = known.run.lineage.tree, known.run.settings.population
     states = Counter(m.state for m in tree.generations[index].members)
     counts = [states[s] for s in (State.FINISHED, State.TRAINED, State.TRAINING, State.FAILED)]
-    shares = wording.bar([*counts, n - sum(counts)], n * max(1, 25 // n) if n <= 25 else 25)
+    shares = wording.bar([*counts, n - sum(counts)], cells // n * n or cells)
     line: Line = [(f"gen {index:>2}  ", "dim")]
     line += [(glyph * share, style) for (glyph, style), share in zip(BAR, shares, strict=True) if share]
     best = tree.best_of(index)

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from . import events
 from .tree import State
-from .wording import ASCII, clean, config_text, counted, duration, near, percent, score_text, unstyled
+from .wording import ASCII, clean, config_text, counted, duration, near, number, percent, score_text, unstyled
 
 if TYPE_CHECKING:
     from .events import Event
@@ -81,9 +81,10 @@ class Plain:
     def _news(self) -> None:
         known = self._known
         best = known.run.lineage.best
-        if best is not self._best:
+        if best is not None and best is not self._best:
             self._best = best
-            self._say(known.best())
+            where = f"member {best.id}, generation {best.generation}, {config_text(best.config)}"
+            self._say(f"best {known.run.settings.score} {score_text(best.score)}: {where}")
         for index in range(known.run.settings.generations):
             if index not in self._done and self._complete(index):
                 self._done.add(index)
@@ -145,14 +146,14 @@ def closing(known: Memory) -> list[Line]:
 
     best = run.lineage.best
     if best is not None:
-        others = {k: float(v) for k, v in best.metrics.items() if k != run.settings.score}
+        others = {k: number(float(v), 4) for k, v in best.metrics.items() if k != run.settings.score}
         add(
             "best",
             f"{run.settings.score} {score_text(best.score)}, member {best.id}, generation {best.generation}",
             "bold",
         )
         add("config", config_text(best.config))
-        add("metrics", ", ".join(f"{k} {score_text(v)}" for k, v in others.items()))
+        add("metrics", ", ".join(f"{k} {v}" for k, v in others.items()))
     kinds = [f"{c} {what}" for what, c in total["members"].items() if c]
     add("members", ", ".join(kinds))
     offered = total["busy_s"] + sum(total["idle_s"].values())

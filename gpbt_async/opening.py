@@ -49,7 +49,7 @@ class Opening:
         resume: Resume,
         slots: int | None,
         gpus: str | None,
-        start: str,
+        start: str | None,
         runs: str | os.PathLike[str],
         nvml_library: str | None,
         changes: Mapping[str, Any] | None,
@@ -58,7 +58,7 @@ class Opening:
     ) -> None:
         if resume not in ("never", "auto", "must"):
             raise ExperimentError.of("resume", resume, "must be 'never', 'auto' or 'must'")
-        if start not in ("zygote", "exec"):
+        if start not in (None, "zygote", "exec"):
             raise ExperimentError.of("start", start, "must be 'zygote' or 'exec'")
         if folder is None and (experiment is None or resume == "must"):
             raise ExperimentError.of("folder", folder, "must be given to resume a run")
@@ -69,7 +69,7 @@ class Opening:
         self._path = Path(os.path.abspath(folder)) if folder is not None else None
         self._runs = Path(os.path.abspath(runs))
         self._resume = resume
-        self._cpu_slots, self._gpus, self._start, self._nvml_library = slots, gpus, start, nvml_library
+        self._slots, self._gpus, self._start, self._nvml_library = slots, gpus, start, nvml_library
         self._changes = dict(changes or {})
         self._clock = clock
         self._warn = warn
@@ -95,14 +95,15 @@ class Opening:
         else:
             self._create(stack)
             await self._take_lock(stack)
-        self.launcher = Launcher(self.record.run, cwd=self.record.cwd, start=self._start, log=self._warn)
+        self._settle_resources()
+        self.launcher = Launcher(self.record.run, cwd=self.record.cwd, start=self.record.start, log=self._warn)
         await stack.enter_async_context(self.launcher)
         self.launcher.hold(self.lock.fileno())
         await self._declare(existing is None)
         self.slots = await discover(
-            gpus=self._gpus,
+            gpus=self.record.gpus,
             wants_gpus=self.settings.resources.gpus,
-            cpu_slots=self._cpu_slots,
+            cpu_slots=self.record.slots,
             population=self.settings.population,
             cpus=self.settings.resources.cpus,
             environ=os.environ,
@@ -116,6 +117,13 @@ class Opening:
             self._open_journal(stack)
             self.lineage = Lineage(self.settings)
         return True
+
+    def _settle_resources(self) -> None:
+        """What was asked for now; where nothing was, what the run was begun with."""
+        if self._slots is not None or self._gpus is not None:
+            self.record.slots, self.record.gpus = self._slots, self._gpus
+        if self._start is not None:
+            self.record.start = self._start
 
     # ---- a new run
 

@@ -29,6 +29,10 @@ class Record:
     settings: Settings | None = None
     script: str | None = None
     script_sha256: str | None = None
+    #: what the command line asked for: a resume asks for the same unless told otherwise
+    slots: int | None = None
+    gpus: str | None = None
+    start: str = "zygote"
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -36,7 +40,8 @@ class Record:
         flat = read_json(path)
         try:
             settings = Settings.from_json(flat["settings"])
-            return cls(flat["run"], flat["cwd"], settings, flat["script"], flat["script_sha256"])
+            names = ("run", "cwd", "script", "script_sha256", "slots", "gpus", "start")
+            return cls(settings=settings, **{name: flat[name] for name in names})
         except (KeyError, TypeError, ValueError, GPBTError) as error:
             raise FolderError(f"{path} is damaged, or of another version: {error!r}") from error
 
@@ -47,6 +52,9 @@ class Record:
             "cwd": self.cwd,
             "script": self.script,
             "script_sha256": self.script_sha256,
+            "slots": self.slots,
+            "gpus": self.gpus,
+            "start": self.start,
             "python": sys.executable,
             **more,
             "settings": self.settings.to_json(),

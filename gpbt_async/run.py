@@ -48,7 +48,8 @@ class Run:
     folder: where the run lives; None = the first free `runs/NAME-N`. resume: "never" refuses a folder that holds a
     run, "must" one that does not, "auto" takes both. slots: CPU slots. gpus: "all", "none", indices or UUIDs with
     commas; None = as the experiment's resources say. start: "zygote" (fork of a process that has imported the script)
-    or "exec" (a fresh interpreter a member). changes: fields of the experiment to replace, of a new run only.
+    or "exec" (a fresh interpreter a member). A resumed run has the slots, gpus and start it was begun with, unless
+    others are given. changes: fields of the experiment to replace, of a new run only.
 
     Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
     from `wait` and on leaving when it was started and failed.
@@ -62,7 +63,7 @@ class Run:
         resume: Resume = "never",
         slots: int | None = None,
         gpus: str | None = None,
-        start: Literal["zygote", "exec"] = "zygote",
+        start: Literal["zygote", "exec"] | None = None,
         runs: str | os.PathLike[str] = "runs",
         nvml_library: str | None = None,
         changes: Mapping[str, Any] | None = None,

@@ -65,7 +65,7 @@ def number(value: object, digits: int = 3, pad: bool = False) -> str:
     if not isinstance(value, float):
         return str(value)
     if not math.isfinite(value) or value == 0:
-        return str(value) if value else "0"
+        return str(value) if value else f"{0:.{digits - 1 if pad else 0}f}"
     size = math.floor(math.log10(abs(value)))
     if -3 <= size < 6:
         text, exponent = f"{value:.{max(0, digits - 1 - size)}f}", ""

@@ -217,13 +217,13 @@ def _pending(pid: int) -> int:
 
 
 def test_stop_and_status_of_a_running_run(tmp_path: Path) -> None:
-    os.environ["TRAIN_SECONDS"] = "0.2"
+    os.environ["TRAIN_SECONDS"] = "60"
     try:
         running = start("launch", LINEAGE, "--slots", 2, cwd=tmp_path)
     finally:
         del os.environ["TRAIN_SECONDS"]
     folder = tmp_path / "runs" / "lineage-1"
-    until(lambda: facts(folder, "Published"))
+    until(lambda: len(facts(folder, "Entered")) == 2)
     state = cli("status", "lineage-1", "--json", cwd=tmp_path).json
     assert state["state"] == "running"
     assert state["holder"]["pid"] == running.pid
@@ -255,7 +255,7 @@ def test_kill_9_at_random_moments_then_resume(tmp_path: Path) -> None:
     rng = random.Random(0)
     os.environ["TRAIN_SECONDS"] = "0.01"
     try:
-        running = start("launch", LINEAGE, "--slots", 2, "--generations", 12, cwd=tmp_path)
+        running = start("launch", LINEAGE, "--slots", 2, "--generations", 30, cwd=tmp_path)
         folder = tmp_path / "runs" / "lineage-1"
         until(lambda: facts(folder, "Opened"))
         for kill in range(10):
@@ -274,11 +274,11 @@ def test_kill_9_at_random_moments_then_resume(tmp_path: Path) -> None:
         assert running.returncode == 0, err
     finally:
         del os.environ["TRAIN_SECONDS"]
-    check_folder(folder, 6, 12)
+    check_folder(folder, 6, 30)
     trained = [f["member"] for f in facts(folder, "Trained")]
-    assert len(trained) == len(set(trained)) == 72, "a trained member was trained again"
+    assert len(trained) == len(set(trained)) == 180, "a trained member was trained again"
     started = [f["member"] for f in facts(folder, "Started")]
-    assert len(started) <= 72 + 10 * 2
+    assert len(started) <= 180 + 10 * 2
 
 
 def test_try_trains_one_member_in_the_foreground(tmp_path: Path) -> None:

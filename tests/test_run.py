@@ -128,6 +128,9 @@ async def test_leaving_the_block_early_stops_every_member_and_can_be_resumed(tmp
                 break
     assert run.how == "interrupted"
     assert alive(run_id(tmp_path / "r")) == []
+    async with gpbt.Run(None, tmp_path / "r", resume="must") as run:
+        assert len(run.slots or ()) == 2, "a resumed run has the slots it was begun with"
+        run.stop()
     best = await gpbt.launch(experiment(), tmp_path / "r", resume="must", slots=3)
     assert best is not None
     check_folder(tmp_path / "r", 6, 4)

@@ -136,8 +136,8 @@ def test_number(value: object, text: str) -> None:
 
 
 def test_scores_keep_their_digits() -> None:
-    assert [wording.score_text(s) for s in (0.95, 1, 12.3, 1e-9, None, math.nan)] == (
-        ["0.9500", "1.000", "12.30", "1.000e-9", "–", "nan"]
+    assert [wording.score_text(s) for s in (0.95, 0.0, 1, 12.3, 1e-9, None, math.nan)] == (
+        ["0.9500", "0.000", "1.000", "12.30", "1.000e-9", "–", "nan"]
     )
 
 
@@ -316,8 +316,8 @@ def test_failures_and_non_finite_scores() -> None:
     known = run.known()
     assert known.failures == sum(m.state is State.FAILED for m in run.lineage.tree.members) > 2
     texts = run.texts()
-    assert f"{known.failures} failures" in texts[1]
-    assert re.match(r"member \d+ failed( \(attempt 1\): boom|: loss is nan)", texts[-1])
+    assert f"{known.failures} failed attempts" in texts[1]
+    assert re.match(r"member \d+ failed for good( \(attempt 1\): boom|: loss is nan)", texts[-1])
     assert any(" failed" in text for text in texts if text.startswith("gen "))
     assert any("×" in text for text in texts)
 
@@ -494,11 +494,12 @@ async def test_plain_lines_of_a_whole_run() -> None:
 async def test_plain_failures_are_told_and_then_counted() -> None:
     run = Unheard(slots=2, population=12, generations=2, fail=1.0, attempts=1)
     lines = await lines_of(run)
-    assert lines[1:5] == [f"[t] member {i} failed (attempt 1): boom" for i in (0, 1, 2, 3)]
+    assert lines[1:5] == [f"[t] member {i} failed for good (attempt 1): boom" for i in (0, 1, 2, 3)]
     assert lines[6] == "digits-1 has failed: 4 members failed and none succeeded; the first: member 0: boom"
     run = Unheard(slots=2, population=12, generations=2, fail=1.0, attempts=3)
     lines = await lines_of(run)
-    assert sum("failed (attempt" in line for line in lines) == FAILURES
+    assert sum(line.startswith("[t] member ") for line in lines) == FAILURES
+    assert any(re.fullmatch(r"\[t\] member \d failed \(attempt [12]\): boom", line) for line in lines)
     assert lines.count("[t] further failures are not told, only counted") == 1
 
 
@@ -508,7 +509,7 @@ async def test_quiet_tells_of_trouble_only() -> None:
     run.warnings.append("no GPU")
     assert await lines_of(run, quiet=True) == [
         "[t] warning: no GPU",
-        "[t] member 0 failed: loss is nan",
+        "[t] member 0 failed for good: loss is nan",
         "digits-1 has failed: 1 members failed and none succeeded; the first: member 0: loss is nan",
     ]
 
@@ -567,7 +568,7 @@ def test_other_metrics_of_the_best_are_told() -> None:
     assert best is not None
     best.metrics = {"loss": 0.5, "test_accuracy": 0.975, "epoch": 3}
     texts = [unstyled(line) for line in closing(run.known())]
-    assert "  metrics   test_accuracy 0.9750, epoch 3.000" in texts
+    assert "  metrics   test_accuracy 0.975, epoch 3" in texts
 
 
 # ---- it harms nobody
