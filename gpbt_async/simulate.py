@@ -1,0 +1,308 @@
+"""The engine on a virtual clock: the same decisions as a real run, in seconds instead of days.
+
+Nothing is imitated that decides anything: facts go to the same Lineage, suggestions come from the same searchers, and
+what would be journaled is kept and can be replayed. Only the world is made up: how long an interval takes, what a
+member scores, what fails, how slow searcher and disk are. So a policy can be judged, a run planned, and the engine
+tested with a hundred thousand members. Everything is a function of the settings, the task and the seed; equal events
+at equal times are taken in the order in which they were arranged, so the same arguments give the same journal.
+
+The one surprise: a scheduler has no order of its own, so what is decided here at one moment is decided in the order
+of the engine's commands, suggestions first; a real run interleaves them as its processes answer.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import events
+from .asks import path_text
+from .lineage import Lineage
+from .stopping import MEDIAN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .asks import Ask
+    from .events import Command, Fact
+    from .experiment import Settings
+    from .space import Config
+    from .tree import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What training one interval gives. state: what children start from. first: the score of the first report.
+
+    seconds: of virtual time, > 0. reports_at: when the first report comes, as a share of it. fails_at: the share after
+    which the attempt fails, None if it does not.
+    """
+
+    state: Any
+    score: float
+    seconds: float
+    first: float | None = None
+    reports_at: float = 0.25
+    fails_at: float | None = None
+
+
+class Task(Protocol):
+    """The made-up world: train a member for an interval from its parent's state (None in generation 0)."""
+
+    def __call__(self, member: Member, parent_state: Any) -> Interval: ...
+
+
+class Suggests(Protocol):
+    def suggest(self, ask: Ask) -> Config: ...
+
+
+@dataclass(slots=True)
+class Simulation:
+    """One simulated run; `run` it once. Times are virtual seconds.
+
+    slots >= 1. ask_seconds: how long the searcher takes for a suggestion (one at a time; a constant, or a function of
+    the Ask). publish_seconds: from trained to published. start_seconds: from a slot falling free to entering `train`.
+    crashes: moments at which the scheduler is killed, and the run resumed at once.
+    """
+
+    settings: Settings
+    task: Task
+    searcher: Suggests
+    slots: int
+    ask_seconds: float | Callable[[Ask], float] = 0.0
+    publish_seconds: float = 0.0
+    start_seconds: float = 0.0
+    crashes: Iterable[float] = ()
+    uses_kin: bool = True
+    keep_facts: bool = True
+    now: float = 0.0
+    busy: float = 0.0
+    first_entered: float | None = None
+    last_returned: float = 0.0
+    #: slot-seconds idle by cause, within the makespan
+    idle: dict[str, float] = field(default_factory=dict)
+    facts: list[Fact] = field(default_factory=list)
+    lineage: Lineage = field(init=False)
+    _agenda: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
+    _order: itertools.count[int] = field(default_factory=itertools.count)
+    _commands: deque[Command] = field(default_factory=deque)
+    _states: dict[int, Any] = field(default_factory=dict)
+    _free: list[int] = field(default_factory=list)
+    #: (slot, entered) by member
+    _inside: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _intervals: dict[int, Interval] = field(default_factory=dict)
+    _searcher_free: float = 0.0
+    _life: int = 0
+
+    def __post_init__(self) -> None:
+        # suggestions that cost nothing need not be asked ahead
+        self.lineage = Lineage(self.settings, ahead=None if self.ask_seconds else 0)
+
+    # ---- results
+
+    @property
+    def makespan(self) -> float:
+        """From the first `train` entered to the last one returned."""
+        return self.last_returned - (self.first_entered or 0.0)
+
+    @property
+    def utilisation(self) -> float:
+        return self.busy / (self.slots * self.makespan) if self.makespan else 0.0
+
+    # ---- the run
+
+    def run(self) -> Simulation:
+        for moment in self.crashes:
+            self._at(moment, self._crash)
+        self._open()
+        while self._agenda:
+            t, _, happen = heapq.heappop(self._agenda)
+            self._pass(t)
+            happen()
+            self._perform_all()
+            if self.lineage.ended is not None and not self._inside and not self._waits():
+                break
+        return self
+
+    def _waits(self) -> bool:
+        """Is anything but a crash that will find nothing to kill still to come?"""
+        return any(not m.state.settled for m in self.lineage.tree.members) and not self.lineage.ended
+
+    def _pass(self, t: float) -> None:
+        idle = self.slots - len(self._inside)
+        if idle and t > self.now and self.first_entered is not None and self.lineage.ended is None:
+            cause = self.lineage.idle_cause()
+            self.idle[cause] = self.idle.get(cause, 0.0) + idle * (t - self.now)
+        self.now = t
+
+    def _at(self, t: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (t, next(self._order), happen))
+
+    def _later(self, seconds: float, fact: Callable[[], Fact | None]) -> None:
+        """Arrange for a fact; a crash before that moment undoes it."""
+        life = self._life
+
+        def happen() -> None:
+            if life == self._life:
+                told = fact()
+                if told is not None:
+                    self._feed(told)
+
+        self._at(self.now + seconds, happen)
+
+    def _feed(self, fact: Fact) -> None:
+        if self.keep_facts:
+            self.facts.append(fact)
+        self._commands.extend(self.lineage.handle(fact))
+
+    def _open(self) -> None:
+        self._free = list(range(self.slots))
+        self._commands.clear()
+        self._feed(events.Opened(t=self.now, slots=self.slots, version="simulated", pid=0))
+        self._perform_all()
+
+    def _crash(self) -> None:
+        if self.lineage.ended is None:
+            self._life += 1
+            for _, entered in self._inside.values():
+                self.busy += max(0.0, self.now - entered)
+            self._inside.clear()
+            self._searcher_free = self.now
+            self._open()
+
+    def _perform_all(self) -> None:
+        while self._commands:
+            self._perform(self._commands.popleft())
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case events.Suggest(path):
+                self._suggest(path)
+            case events.Start(id, attempt):
+                self._start(self.lineage.tree.members[id], attempt)
+            case events.Verdict(id, attempt, stop):
+                self._verdict(id, attempt, stop)
+            case events.Publish(id, attempt):
+                self._later(
+                    self.publish_seconds,
+                    lambda: events.Published(t=self.now, member=id, attempt=attempt, size=0, digest=""),
+                )
+            case events.Discard(id):
+                self._states.pop(id, None)
+                self._feed(events.Discarded(t=self.now, member=id))
+
+    def _suggest(self, path: tuple[int, ...]) -> None:
+        ask, asked = self.lineage.ask(path, kin=self.uses_kin), self.lineage.count
+        config = self.searcher.suggest(ask)
+        seconds = self.ask_seconds(ask) if callable(self.ask_seconds) else self.ask_seconds
+        if not seconds:
+            self._feed(events.Suggested(t=self.now, path=path_text(path), config=config, asked=asked))
+            return
+        self._searcher_free = max(self._searcher_free, self.now) + seconds
+        self._later(
+            self._searcher_free - self.now,
+            lambda: events.Suggested(t=self.now, path=path_text(path), config=config, asked=asked),
+        )
+
+    def _start(self, member: Member, attempt: int) -> None:
+        slot = heapq.heappop(self._free)
+        parent = member.parent
+        names: dict[str, Any] = {"member": member.id, "attempt": attempt}
+        interval = self.task(member, self._states[parent.id] if parent is not None else None)
+        self._intervals[member.id] = interval
+        self._inside[member.id] = (slot, self.now + self.start_seconds)
+        self._feed(
+            events.Started(
+                t=self.now,
+                slot=slot,
+                pid=0,
+                path=path_text(member.path),
+                parent=parent.id if parent is not None else None,
+                config=member.config,
+                **names,
+            )
+        )
+        if self.first_entered is None:
+            self.first_entered = self.now + self.start_seconds
+        else:
+            self.idle["start"] = self.idle.get("start", 0.0) + self.start_seconds
+        self._later(self.start_seconds, lambda: events.Entered(t=self.now, **names))
+        judged = MEDIAN in self.settings.early_stop and member.generation > 0
+        if interval.fails_at is not None:
+            self._later(
+                self.start_seconds + interval.fails_at * interval.seconds, lambda: self._end(member, attempt, "failed")
+            )
+        elif judged:
+            first = interval.score if interval.first is None else interval.first
+            self._later(
+                self.start_seconds + interval.reports_at * interval.seconds,
+                lambda: events.Judged(t=self.now, score=first, **names),
+            )
+        else:
+            self._later(self.start_seconds + interval.seconds, lambda: self._end(member, attempt, "trained"))
+
+    def _verdict(self, id: int, attempt: int, stop: bool) -> None:
+        member, interval = self.lineage.tree.members[id], self._intervals[id]
+        rest = 0.0 if stop else (1 - interval.reports_at) * interval.seconds
+        self._later(rest, lambda: self._end(member, attempt, "stopped" if stop else "trained"))
+
+    def _end(self, member: Member, attempt: int, how: str) -> Fact:
+        slot, entered = self._inside.pop(member.id)
+        heapq.heappush(self._free, slot)
+        interval = self._intervals.pop(member.id)
+        seconds = self.now - entered
+        self.busy += seconds
+        self.last_returned = self.now
+        names: dict[str, Any] = {"t": self.now, "member": member.id, "attempt": attempt, "seconds": seconds}
+        if how == "failed":
+            return events.Failed(reason="simulated", **names)
+        if how == "stopped":
+            score = interval.score if interval.first is None else interval.first
+            return events.Stopped(score=score, metrics={}, **names)
+        self._states[member.id] = interval.state
+        return events.Trained(score=interval.score, metrics={}, **names)
+
+
+# ---- worlds to simulate
+
+
+def heavy_tailed(rng: random.Random, mean: float = 1.0) -> float:
+    """Seconds of an interval: uniform within ± 50 %, one in ten five times as long; of the given mean."""
+    return rng.uniform(0.5, 1.5) * (5.0 if rng.random() < 0.1 else 1.0) * mean / 1.4
+
+
+@dataclass(frozen=True, slots=True)
+class Landscape:
+    """A synthetic optimisation: the best step size shrinks with depth, and each lineage wants its own.
+
+    Every dimension of the space counts: a member loses the more progress the further its config, in the unit cube, is
+    from its lineage's optimum, which drifts with the generation. Scores are losses, with a little noise; minimise.
+    """
+
+    seed: int = 0
+    noise: float = 0.02
+    seconds: Callable[[random.Random], float] = heavy_tailed
+
+    def __call__(self, member: Member, parent_state: Any) -> Interval:
+        raise TypeError("bind the landscape to a space first: Landscape(...).over(space)")
+
+    def over(self, space: Any) -> Task:
+        def train(member: Member, parent_state: Any) -> Interval:
+            rng = random.Random(f"{self.seed}:{member.seed}:{member.attempt}")
+            level = 1.0 if parent_state is None else parent_state
+            wanted = random.Random(f"{self.seed}:{member.path[0]}")
+            miss = 0.0
+            for u in space.encode(member.config):
+                target = 0.25 + 0.5 * wanted.random() - 0.02 * member.generation
+                miss += (u - target) ** 2
+            miss /= len(space)
+            level *= 0.6 + min(1.2, 4.0 * miss)
+            noisy = level * (1 + self.noise * rng.gauss(0, 1))
+            early = level**0.5 * (1 + 3 * self.noise * rng.gauss(0, 1))
+            return Interval(state=level, score=noisy, first=early, seconds=self.seconds(rng))
+
+        return train
