@@ -1,14 +1,18 @@
-"""Where searchers run: light asks in a thread of this room, heavy ones in the searcher process. Both ends are here.
+"""Where searchers run: light asks in a thread of this room, heavy ones in the searcher process, asked from here.
 
 The searcher process exists because importing hyperopt takes a second and a hundred megabytes, and a suggestion some
-hundredths of a second more: none of it may happen beside the event loop. It speaks JSON lines over a socket:
+hundredths of a second more: none of it may happen beside the event loop. Nor may anything a user's searcher does, which
+is imported there and nowhere else. What the process does is in answering.py; it speaks JSON lines over a socket:
 
-    → {"space": …, "searcher": "tpe"}            first line
-    → {"id": 7, "ask": …}                        one at a time
-    ← {"id": 7, "config": …}   or   {"id": 7, "error": "ValueError: …"}
+    → {"space": …, "searcher": "tpe", "path": […]}    first line
+    → {"id": 7, "ask": …}                             one at a time
+    ← {"id": 7, "config": …}             or
+      {"id": 7, "error": "ValueError: …"}             the searcher raised      or
+      {"id": 7, "unusable": "searcher 'a:B': …"}      there is no such searcher, whatever is asked
 
-and ends when the socket does. Its stdout is not ours. An Ask is pure, so nothing is lost with the process: one that
-dies, answers nonsense or does not answer in time is killed, started again, and asked again.
+and ends when the socket does. Its stdout is not ours. `path` is where a user's searcher may be imported from, before
+all this process knows. An Ask is pure, so nothing is lost with the process: one that dies, answers nonsense or does not
+answer in time is killed, started again, and asked again.
 
 The process works on one ask at a time, and so only one is sent at a time, the others waiting here: an ask's time is its
 own, a process that dies has died of this ask, and no line is cut in two by a caller that is cancelled, because an
@@ -24,19 +28,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import searchers
-from .asks import Ask, path_text
+from .asks import path_text
 from .errors import LaunchError, SearcherError
-from .space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from .space import Config
+    from .asks import Ask
+    from .space import Config, Space
 
 #: starts `argv()` with FD in its environment, and gives our end of the socket and the pidfd, which then are Asking's.
 #: It may raise LaunchError or OSError, which counts as a try.
@@ -52,54 +56,15 @@ LONGEST = 1 << 24
 T = TypeVar("T")
 
 
-# ---- the searcher process
-
-
 def argv() -> list[str]:
     """The command line of the searcher process. It imports from where this process does, not from its own folder."""
     path = [os.path.abspath(entry or ".") for entry in sys.path]
-    program = f"import sys; sys.path[:] = {path!r}; from gpbt_async.asking import main; main()"
+    program = f"import sys; sys.path[:] = {path!r}; from gpbt_async.answering import main; main()"
     return [sys.executable, "-P", "-c", program]
-
-
-def main(fd: int | None = None) -> None:
-    """Serve asks from the socket `fd` (by default the one named in the environment) until its other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the scheduler, which then closes the socket
-    for library in ("OMP", "OPENBLAS", "MKL"):  # the cores belong to the members
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    with socket.socket(fileno=int(os.environ[FD]) if fd is None else fd) as connection, contextlib.suppress(OSError):
-        connection.setblocking(True)
-        _serve(connection)
-
-
-def _serve(connection: socket.socket) -> None:
-    with connection.makefile("rb") as lines:
-        first = lines.readline()
-        if not first:
-            return
-        hello = json.loads(first)
-        space, name = Space.from_json(hello["space"]), hello["searcher"]
-        searcher = searchers.make(name)
-        searchers.warm(name, space)
-        for line in lines:
-            request = json.loads(line)
-            answer: dict[str, Any] = {"id": request["id"]}
-            try:
-                answer["config"] = searcher.suggest(Ask.from_json(space, request["ask"]))
-            except Exception as error:
-                answer["error"] = _text(error)
-            connection.sendall(_line(answer))
 
 
 def _line(message: object) -> bytes:
     return json.dumps(message).encode() + b"\n"
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-# ---- the scheduler's side
 
 
 class _Unusable(Exception):
@@ -123,7 +88,7 @@ class _Process:
         try:
             await asyncio.get_running_loop().sock_sendall(self._connection, line)
         except OSError as error:
-            raise _Unusable(f"the searcher process died ({_text(error)})") from None
+            raise _Unusable(f"the searcher process died ({searchers.said(error)})") from None
 
     async def receive(self) -> Any:
         """The next message. Raises _Unusable when none can come, or what comes is not JSON."""
@@ -135,7 +100,7 @@ class _Process:
             try:
                 chunk = await loop.sock_recv(self._connection, 1 << 16)
             except OSError as error:
-                raise _Unusable(f"the searcher process died ({_text(error)})") from None
+                raise _Unusable(f"the searcher process died ({searchers.said(error)})") from None
             if not chunk:
                 raise _Unusable("the searcher process died")
             self._received += chunk
@@ -175,13 +140,19 @@ class Asking:
     """Asks one searcher over one space. `open` it early, `close` it at the end; any number of asks at a time.
 
     spawn: starts a searcher process, see Spawn. timeout: seconds a try of an ask may take, > 0, the start of the
-    process included. Raises SearcherError from `suggest`, and nothing else but cancellation.
+    process included. path: folders a user's searcher may be imported from, the script's first. Raises SearcherError
+    for a name that is none, ExperimentError when a package is missing; then SearcherError from `suggest`, and nothing
+    else but cancellation.
     """
 
-    def __init__(self, space: Space, searcher_name: str, spawn: Spawn, timeout: float = 60.0) -> None:
+    def __init__(
+        self, space: Space, searcher_name: str, spawn: Spawn, timeout: float = 60.0, path: Iterable[str] = ()
+    ) -> None:
         self._space = space
         self._name = searcher_name
-        self._searcher = searchers.make(searcher_name)
+        foreign = searchers.foreign(searcher_name)
+        self._searcher = None if foreign else searchers.make(searcher_name)
+        self._path = [os.path.abspath(entry or ".") for entry in path] if foreign else []
         self._spawn = spawn
         self._timeout = timeout
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpbt-searcher")
@@ -216,6 +187,7 @@ class Asking:
         await self._drop()
 
     async def _light(self, ask: Ask) -> Config:
+        assert self._searcher is not None, "a user's searcher is always heavy"
         loop = asyncio.get_running_loop()
         try:
             return await asyncio.wait_for(
@@ -224,7 +196,7 @@ class Asking:
         except TimeoutError:
             raise self._error(ask, f"did not answer within {self._timeout:g} s") from None
         except Exception as error:
-            raise self._error(ask, f"raised {_text(error)}") from error
+            raise self._error(ask, f"raised {searchers.said(error)}") from error
 
     async def _heavy(self, ask: Ask) -> Config:
         raised = False
@@ -260,6 +232,8 @@ class Asking:
         await process.send(line)
         answer = await process.receive()
         if isinstance(answer, dict) and answer.get("id") == number:
+            if "unusable" in answer:
+                raise SearcherError(answer["unusable"])
             if "error" in answer:
                 raise _Raised(answer["error"])
             if isinstance(answer.get("config"), dict):
@@ -282,9 +256,10 @@ class Asking:
             try:
                 connection, pidfd = await self._spawn()
             except (LaunchError, OSError) as error:
-                raise _Unusable(f"the searcher process could not be started: {_text(error)}") from None
+                raise _Unusable(f"the searcher process could not be started: {searchers.said(error)}") from None
             self._process = _Process(connection, pidfd)
-            await self._process.send(_line({"space": self._space.to_json(), "searcher": self._name}))
+            hello = {"space": self._space.to_json(), "searcher": self._name, "path": self._path}
+            await self._process.send(_line(hello))
         return self._process
 
     async def _drop(self) -> None:

@@ -22,8 +22,10 @@ from .space import Dimension, Space
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-#: searchers by name; searchers.py holds what they do
-SEARCHERS = ("local", "tpe", "perturb", "random")
+#: searchers by name, beside a user's `module:Name`; searchers.py holds what they do
+SEARCHERS = (
+    "local", "tpe", "kin", "perturb", "random", "optuna:tpe", "optuna:gp", "optuna:cmaes", "optuna:qmc",
+)  # fmt: skip
 HISTORIES = ("inherit", "reset", "global")
 SELECTIONS = ("comma", "plus")
 SCHEDULES = ("async", "sync")
@@ -170,12 +172,12 @@ class Experiment:
     counts; mode: "max" or "min".
 
     population n >= 1 members train in each of `generations` T >= 1 generations. ratio c > 0: children per parent over
-    number of parents, so k = floor(sqrt(n / c)) members of a generation become parents. searcher: who chooses configs.
-    history: which members a searcher is told about: the parent's family ("inherit"), its own children ("reset"), or
-    everybody ("global"). selection: "comma" (parents come from the last generation) or "plus" (a parent not beaten
-    stays). evidence in [0, 1]: the share of a generation that must have finished before the next one opens.
-    schedule: "async" or "sync" (the paper's barrier). seed: of everything random. attempts >= 1: how often a failing
-    member is tried. Source of the method: Scardigli et al., arXiv 2109.14925.
+    number of parents, so k = floor(sqrt(n / c)) members of a generation become parents. searcher: who chooses configs,
+    by name, or a class of yours as "module:Name". history: which members a searcher is told about: the parent's family
+    ("inherit"), its own children ("reset"), or everybody ("global"). selection: "comma" (parents come from the last
+    generation) or "plus" (a parent not beaten stays). evidence in [0, 1]: the share of a generation that must have
+    finished before the next one opens. schedule: "async" or "sync" (the paper's barrier). seed: of everything random.
+    attempts >= 1: how often a failing member is tried. Source of the method: Scardigli et al., arXiv 2109.14925.
 
     Raises ExperimentError, naming the field, the value, what is allowed, and the line.
     """
@@ -295,9 +297,17 @@ def _whole(name: str, value: object, least: int) -> None:
         raise ExperimentError.of(name, value, f"must be a whole number of at least {least}")
 
 
-def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+def _one_of(name: str, value: object, allowed: Sequence[str], more: str = "") -> None:
     if not isinstance(value, str) or value not in allowed:
-        raise ExperimentError.of(name, value, f"must be one of {', '.join(map(repr, allowed))}")
+        raise ExperimentError.of(name, value, f"must be one of {', '.join(map(repr, allowed))}{more}")
+
+
+def _users(searcher: object) -> bool:
+    """Whether this has the shape of `module:Name`, in dotted names; Optuna's prefix is ours."""
+    if not isinstance(searcher, str) or searcher.startswith("optuna:"):
+        return False
+    module, colon, name = searcher.partition(":")
+    return bool(colon) and all(part.isidentifier() for dotted in (module, name) for part in dotted.split("."))
 
 
 def _real(value: object) -> bool:
@@ -316,7 +326,8 @@ def _check_settings(s: Settings) -> None:
         raise ExperimentError.of("ratio", s.ratio, "must be a number greater than 0")
     if not _real(s.evidence) or not 0 <= s.evidence <= 1:
         raise ExperimentError.of("evidence", s.evidence, "must be a number from 0 to 1")
-    _one_of("searcher", s.searcher, SEARCHERS)
+    if not _users(s.searcher):
+        _one_of("searcher", s.searcher, SEARCHERS, ", or 'module:Name' of a class of yours with suggest(ask)")
     _one_of("history", s.history, HISTORIES)
     _one_of("selection", s.selection, SELECTIONS)
     _one_of("schedule", s.schedule, SCHEDULES)

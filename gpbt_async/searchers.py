@@ -6,45 +6,44 @@ repeated after a crash and a searcher has no state to restore. Chance comes from
     random    uniform in the space
     perturb   PBT's explore of the parent's config (Jaderberg et al. 2017); generation 0 as `random`
     local     one Gaussian step around the parent's config, its width drawn for each child; generation 0 as `tpe`
+    kin       of 16 such steps the one a Gaussian process over the ranks of kin prefers; generation 0 as `tpe`
     tpe       hyperopt's tree of Parzen estimators on the kin, n_startup_jobs=1, else hyperopt's defaults (the paper's)
+    optuna:*  tpe, gp, cmaes, qmc: Optuna's samplers on the kin
+
+and `module:Name` is a class of the user's, made without arguments, with a method suggest(ask) -> config.
+gpbt_async.testing holds the contract all of them keep.
 
 What leaves here has passed `space.clip`: inside the space, on its grids, in plain Python types. A parent's first
 child repeats its config; that is the engine's business, no searcher is asked.
 
-hyperopt costs a second and a hundred megabytes to import. It is imported inside functions, only for an ask that
-`heavy` calls so, and such asks are sent to a process of their own (asking.py).
-
-How tpe tells hyperopt its kin: trial ids are positions in `ask.kin`, since hyperopt forgets by age. It reads of a trial
-only where its loss ranks, so
-
-* a finished one has its loss;
-* a failed one has none, which hyperopt ranks last;
-* a stopped one is censored: its loss, measured early, cannot be compared with final ones, but it was stopped for being
-  worse than its like. It ranks behind every finished one and before the failed ones, whatever its own number says;
-* a pending sibling, told after all kin, has the mean of the finished losses (the constant liar), which keeps siblings
-  that train at the same time apart. The lie is part of no Ask and stored nowhere.
+This is the list of searchers, and what is known of each without asking it: whether it looks at kin, and whether an ask
+is `heavy`, which means that it goes to a process of its own (asking.py). Heavy is what imports a numerical library,
+and anything of the user's. The larger ones live in modules of their own: parzen, kinship, optuna_searchers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import importlib
+import importlib.util
+import inspect
 import math
 import random
-import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .errors import SearcherError
-from .space import Choice
+from . import kinship, optuna_searchers, parzen
+from .errors import ExperimentError, SearcherError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from .asks import Ask
-    from .space import Config, Dimension, Scalar, Space
+    from .space import Config, Space
 
 #: local: the bounds of a child's step width in the unit cube, and how often a category is drawn anew
 NARROWEST, WIDEST, REDRAW = 0.02, 0.4, 0.2
+#: kin: how many steps it chooses from
+CANDIDATES = 16
 
 
 class Searcher(Protocol):
@@ -54,32 +53,50 @@ class Searcher(Protocol):
 
 
 def make(name: str) -> Searcher:
-    """The built-in searcher called `name`. Raises SearcherError when there is none."""
-    try:
-        return _SEARCHERS[name]()
-    except KeyError:
-        raise SearcherError(f"no searcher is called {name!r}; there are {', '.join(_SEARCHERS)}") from None
+    """The searcher called `name`. Raises SearcherError, and ExperimentError when a package is not installed for it."""
+    if foreign(name):
+        return _imported(name)
+    if name not in _SEARCHERS:
+        known = ", ".join((*_SEARCHERS, "or module:Name"))
+        raise SearcherError(f"no searcher is called {name!r}; there are {known}")
+    missing = [package for package in optuna_searchers.NEEDS.get(name, ()) if not importlib.util.find_spec(package)]
+    if missing:
+        extras = "optuna,torch" if "torch" in missing else "optuna"
+        raise ExperimentError(
+            f"searcher: got {name!r}; needs {' and '.join(missing)}, not installed here: "
+            f"pip install 'gpbt-async[{extras}]'"
+        )
+    return _SEARCHERS[name]()
+
+
+def foreign(name: str) -> bool:
+    """Whether the name is that of a user's class, which only the searcher process imports."""
+    return ":" in name and not name.startswith("optuna:")
 
 
 def uses_kin(name: str, generation: int) -> bool:
     """Whether this searcher looks at kin and pending siblings for a child of `generation`; if not, gather none."""
-    return name == "tpe" or (name == "local" and generation == 0)
+    return name not in ("random", "perturb", "optuna:qmc") and (name != "local" or generation == 0)
 
 
 def heavy(name: str, ask: Ask) -> bool:
-    """Whether this ask needs hyperopt, and so the searcher process."""
-    return uses_kin(name, ask.generation) and bool(_losses(ask))
+    """Whether this ask goes to the searcher process."""
+    if name == "optuna:qmc" or foreign(name):
+        return True
+    return uses_kin(name, ask.generation) and bool(ask.losses)
 
 
 def may_be_heavy(name: str) -> bool:
     """Whether any ask of this searcher can be heavy."""
-    return uses_kin(name, 0)
+    return name not in ("random", "perturb")
 
 
 def warm(name: str, space: Space) -> None:
-    """Pay now what the first heavy ask would have to pay: the import, and hyperopt's picture of the space."""
-    if may_be_heavy(name):
-        _domain(tuple(space.items()))
+    """Pay now what the first heavy ask would have to pay."""
+    if name in ("tpe", "local", "kin"):
+        parzen.warm(space)
+    elif name in optuna_searchers.NEEDS:
+        optuna_searchers.warm(name)
 
 
 class Random:
@@ -94,133 +111,92 @@ class Perturb:
         return ask.space.clip(ask.space.perturb(ask.parent.config, random.Random(ask.seed)))
 
 
+class Tpe:
+    def suggest(self, ask: Ask) -> Config:
+        return parzen.suggest(ask) if ask.losses else Random().suggest(ask)
+
+
 class Local:
     def suggest(self, ask: Ask) -> Config:
         if ask.parent is None:
             return Tpe().suggest(ask)
-        rng = random.Random(ask.seed)
-        width = math.exp(rng.uniform(math.log(NARROWEST), math.log(WIDEST)))
-        return ask.space.clip(ask.space.step(ask.parent.config, rng, width, REDRAW))
+        return ask.space.clip(_step(ask, random.Random(ask.seed)))
 
 
-class Tpe:
+class Kin:
     def suggest(self, ask: Ask) -> Config:
-        if not _losses(ask):
+        if ask.parent is None:
+            return Tpe().suggest(ask)
+        rng = random.Random(ask.seed)
+        candidates = [ask.space.clip(_step(ask, rng)) for _ in range(CANDIDATES)]
+        return kinship.choose(ask, candidates, rng) if ask.losses else candidates[0]
+
+
+class Optuna:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def suggest(self, ask: Ask) -> Config:
+        if self._name != "optuna:qmc" and not ask.losses:
             return Random().suggest(ask)
-        hyperopt, domain = _hyperopt(), _domain(tuple(ask.space.items()))
-        docs = _docs(ask)
-        trials = hyperopt.trials_from_docs(docs, validate=False)
-        with _quiet():
-            (new,) = hyperopt.tpe.suggest([len(docs)], domain, trials, ask.seed, n_startup_jobs=1, verbose=False)
-        values = new["misc"]["vals"]
-        return ask.space.clip({name: _heard(d, float(values[name][0])) for name, d in ask.space.items()})
+        return optuna_searchers.suggest(self._name, ask)
 
 
-_SEARCHERS: dict[str, type[Searcher]] = {"local": Local, "tpe": Tpe, "perturb": Perturb, "random": Random}
+_SEARCHERS: dict[str, Callable[[], Searcher]] = {
+    "local": Local,
+    "tpe": Tpe,
+    "kin": Kin,
+    "perturb": Perturb,
+    "random": Random,
+    **{name: functools.partial(Optuna, name) for name in optuna_searchers.NEEDS},
+}
 
 
-def _losses(ask: Ask) -> list[float]:
-    """The finite losses of the finished kin."""
-    return [o.loss for o in ask.kin if o.outcome == "finished" and o.loss is not None and math.isfinite(o.loss)]
+def _step(ask: Ask, rng: random.Random) -> Config:
+    """One step from the parent's config, of a width log-uniform between NARROWEST and WIDEST."""
+    assert ask.parent is not None
+    width = math.exp(rng.uniform(math.log(NARROWEST), math.log(WIDEST)))
+    return ask.space.step(ask.parent.config, rng, width, REDRAW)
 
 
-# ---- hyperopt's side
+# ---- a class of the user's
 
 
-@functools.cache
-def _hyperopt() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import hyperopt
-    return hyperopt
+def _imported(name: str) -> Searcher:
+    """An object of the class `module:Name`. Raises SearcherError, saying what is wrong in one sentence."""
+
+    def wrong(what: str) -> SearcherError:
+        return SearcherError(f"searcher {name!r}: {what}")
+
+    module_name, _, class_name = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise wrong(f"there is no module {error.name!r} beside the script or on the import path") from None
+        raise wrong(f"module {module_name!r} cannot be imported: {said(error)}") from error
+    where = getattr(found, "__file__", None) or "built in"
+    for part in class_name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        raise wrong(f"module {module_name!r} ({where}) has no {class_name!r}")
+    if not isinstance(found, type):
+        raise wrong(f"{class_name!r} in {where} is no class")
+    if not callable(getattr(found, "suggest", None)):
+        raise wrong(f"class {class_name!r} in {where} has no method suggest(ask)")
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise wrong(f"class {class_name!r} in {where} must be made without arguments: {error}") from None
+    except ValueError:
+        pass  # a class of C's, of which nothing is known before it is called
+    try:
+        made: Searcher = found()
+    except (Exception, SystemExit) as error:
+        raise wrong(f"making a {class_name!r} raised {said(error)}") from error
+    return made
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """hyperopt divides by zero and takes logarithms of it as a matter of course."""
-    import numpy as np
-
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@functools.lru_cache(maxsize=8)
-def _domain(items: tuple[tuple[str, Dimension], ...]) -> Any:
-    """hyperopt's picture of a space. Equal items give an equal domain: of a Choice it knows the length only."""
-    return _hyperopt().Domain(None, {name: _hp(name, dimension) for name, dimension in items})
-
-
-def _docs(ask: Ask) -> list[dict[str, Any]]:
-    """The kin and the pending siblings as hyperopt's trials, oldest first."""
-    losses = _losses(ask)
-    censored = math.nextafter(max(losses), math.inf)
-    liar = math.fsum(loss / len(losses) for loss in losses)
-    docs: list[dict[str, Any]] = []
-    for observed in ask.kin:
-        result: dict[str, Any] = {"status": "fail"}
-        if observed.outcome == "stopped":
-            result["loss"] = censored
-        elif observed.outcome == "finished" and observed.loss is not None and math.isfinite(observed.loss):
-            result = {"status": "ok", "loss": observed.loss}
-        docs.append(_doc(ask.space, len(docs), observed.config, result))
-    for config in ask.pending:
-        docs.append(_doc(ask.space, len(docs), config, {"status": "ok", "loss": liar}))
-    return docs
-
-
-def _doc(space: Space, tid: int, config: Config, result: dict[str, Any]) -> dict[str, Any]:
-    misc = {
-        "tid": tid,
-        "cmd": None,
-        "idxs": {name: [tid] for name in space},
-        "vals": {name: [_told(dimension, config[name])] for name, dimension in space.items()},
-    }
-    return {
-        **dict.fromkeys(("spec", "exp_key", "owner", "book_time", "refresh_time")),
-        **{"tid": tid, "state": 2, "version": 0, "result": result, "misc": misc},  # 2 = JOB_STATE_DONE
-    }
-
-
-# A dimension in hyperopt's coordinates. Its quantised distributions round to multiples of q, where our grids start at
-# low, and their outermost bins are half bins, where ours are whole. So a uniform grid is told by its indexes 0, 1, …,
-# from half a step below the first to half a step above the last. A logarithmic grid is quantised likewise if its points
-# are multiples of the step; if not, it is told as continuous, and clip brings what comes back to the grid.
-
-
-def _last(d: Dimension) -> int:
-    """The index of the last point of a grid."""
-    assert not isinstance(d, Choice)
-    assert d.step is not None
-    return round((d.clip(d.high) - d.low) / d.step)
-
-
-def _hp(name: str, d: Dimension) -> Any:
-    hp = _hyperopt().hp
-    if isinstance(d, Choice):
-        return hp.choice(name, list(range(len(d.options))))
-    if d.step is None:
-        return hp.loguniform(name, math.log(d.low), math.log(d.high)) if d.log else hp.uniform(name, d.low, d.high)
-    if not d.log:
-        return hp.quniform(name, -0.5, _last(d) + 0.5, 1.0)
-    multiple = d.low / d.step
-    if round(multiple) < 1 or abs(multiple - round(multiple)) > 1e-9:
-        return hp.loguniform(name, math.log(d.low), math.log(d.high))
-    top = d.low + _last(d) * d.step
-    return hp.qloguniform(name, math.log(d.low - d.step / 2), math.log(top + d.step / 2), float(d.step))
-
-
-def _told(d: Dimension, value: Scalar) -> float | int:
-    if isinstance(d, Choice):
-        return d.index(value)
-    if d.step is None or d.log:
-        return float(d.clip(value))
-    return float(round((d.clip(value) - d.low) / d.step))
-
-
-def _heard(d: Dimension, coordinate: float) -> Scalar:
-    if isinstance(d, Choice):
-        return d.options[round(coordinate)]
-    if d.step is None or d.log:
-        return coordinate
-    return d.low + round(coordinate) * d.step
+def said(error: BaseException) -> str:
+    """An exception in a line."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

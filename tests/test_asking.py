@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -14,10 +15,10 @@ import threading
 
 import pytest
 
-from gpbt_async import asking, searchers
+from gpbt_async import answering, asking, searchers
 from gpbt_async.asking import Asking
 from gpbt_async.asks import Ask, Observation
-from gpbt_async.errors import LaunchError, SearcherError
+from gpbt_async.errors import ExperimentError, LaunchError, SearcherError
 from gpbt_async.space import Choice, Float, Int, Space
 
 SPACE = Space({"lr": Float(1e-4, 1.0, log=True), "n": Int(1, 8), "kind": Choice(["a", 1, None])})
@@ -77,9 +78,9 @@ async def room():
     made = []
     before = len(os.listdir("/proc/self/fd"))
 
-    def make(*programs, name="tpe", timeout=60.0):
+    def make(*programs, name="tpe", timeout=60.0, path=()):
         spawns = Spawns(*programs)
-        made.append((Asking(SPACE, name, spawns, timeout), spawns))
+        made.append((Asking(SPACE, name, spawns, timeout, path), spawns))
         return made[-1]
 
     yield make
@@ -257,6 +258,83 @@ async def test_an_answer_outside_the_space_is_an_error(room, config):
         await one.suggest(ask())
 
 
+# ---- a class of the user's
+
+MINE = """
+import os
+class Own:
+    def suggest(self, ask):
+        print("to whom it may concern")
+        return {"lr": 0.5, "n": 2, "kind": "a" if "GPBT_FD" in os.environ else None}
+class Wild:
+    def suggest(self, ask):
+        return [None, {"lr": {1}}, {"lr": 0.5}][ask.seed]
+class Needs:
+    def __init__(self, size): ...
+    def suggest(self, ask): ...
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path
+
+
+async def test_a_users_searcher_is_imported_in_the_process_only_from_the_folders_given(room, folder):
+    one, spawns = room(name="mine:Own", path=["/nowhere", str(folder)])
+    await one.open()
+    assert len(spawns.processes) == 1
+    for asked in (ask(n=0), ask(generation=1)):
+        assert await one.suggest(asked) == {"lr": 0.5, "n": 2, "kind": "a"}
+    assert "mine" not in sys.modules
+    assert len(spawns.processes) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mine:Needs", r"class 'Needs' in .*mine.py must be made without arguments: missing .*'size'"),
+        ("nowhere:Own", r"there is no module 'nowhere' beside the script or on the import path"),
+    ],
+)
+async def test_a_users_searcher_that_cannot_be_made_is_told_at_once(room, folder, name, said):
+    one, spawns = room(name=name, path=[str(folder)])
+    await one.open()
+    with pytest.raises(SearcherError, match=rf"^searcher '{name}': {said}$"):
+        await one.suggest(ask())
+    assert len(spawns.processes) == 1
+
+
+@pytest.mark.parametrize(
+    ("seed", "said"),
+    [
+        (0, "raised TypeError: suggested None, which is no dict"),
+        (1, "raised TypeError: suggested {'lr': {1}}, which is not plain JSON: Object of type set is not"),
+        (2, "suggested {'lr': 0.5}, which is not in the space: the config and the space differ in kind, n"),
+        (3, "raised IndexError: list index out of range"),
+    ],
+)
+async def test_a_users_searcher_that_answers_badly_is_quoted(room, folder, seed, said):
+    one, spawns = room(name="mine:Wild", path=[str(folder)])
+    with pytest.raises(SearcherError, match=f"^searcher 'mine:Wild', asked for member 12: {re.escape(said)}"):
+        await one.suggest(ask(seed))
+    assert len(spawns.processes) == 1
+
+
+async def test_a_package_that_is_missing_is_told_before_anything_is_asked(room, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ExperimentError, match=r"needs optuna, .*pip install 'gpbt-async\[optuna\]'$"):
+        room(name="optuna:tpe")
+
+
+@pytest.mark.parametrize("name", ["kin", "optuna:tpe", "optuna:gp", "optuna:cmaes", "optuna:qmc"])
+async def test_the_process_answers_as_the_searcher_here_does(room, name):
+    one, _ = room(name=name)
+    asked = ask(3, generation=1)
+    assert await one.suggest(asked) == searchers.make(name).suggest(asked)
+
+
 # ---- cancellation, opening and closing
 
 
@@ -311,7 +389,7 @@ def served(*lines, name="tpe"):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(30)
-        server = threading.Thread(target=lambda: asking._serve(theirs))
+        server = threading.Thread(target=lambda: answering.serve(theirs))
         server.start()
         hello = {"space": SPACE.to_json(), "searcher": name}
         ours.sendall(b"".join(json.dumps(line).encode() + b"\n" for line in (hello, *lines)))

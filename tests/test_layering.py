@@ -31,8 +31,13 @@ MAY: dict[str, set[str]] = {
     "usage": {"events", "lineage"},
     "results": {"asks", "lineage", "space", "tree", "usage"},
     # rooms: searching
-    "searchers": VOCABULARY,
+    "parzen": {"asks", "space"},
+    "kinship": {"asks", "space"},
+    "optuna_searchers": {"asks", "space"},
+    "searchers": VOCABULARY | {"kinship", "optuna_searchers", "parzen"},
     "asking": VOCABULARY | {"searchers"},
+    "answering": VOCABULARY | {"asking", "searchers"},
+    "testing": VOCABULARY | {"searchers"},
     # rooms: devices
     "nvml": set(),
     "devices": VOCABULARY | {"nvml"},
@@ -79,7 +84,9 @@ MAY: dict[str, set[str]] = {
 
 #: third-party packages a module may import, wherever in it
 THIRD_PARTY: dict[str, set[str]] = {
-    "searchers": {"hyperopt", "numpy"},
+    "parzen": {"hyperopt", "numpy"},
+    "kinship": {"numpy"},
+    "optuna_searchers": {"cmaes", "numpy", "optuna", "scipy", "torch"},
     "nvml": {"pynvml"},
     "files": {"aiofiles"},
     "folder": {"aiofiles"},

@@ -1,0 +1,72 @@
+"""The searcher process: asks in, configs out, one line each, until the socket closes. The other end is asking.py.
+
+Nothing here outlives an ask but what was imported. A searcher that cannot be made or warmed does not end the process,
+which would look like a crash worth repeating; every ask is told why instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from . import searchers
+from .asking import FD
+from .asks import Ask
+from .errors import GPBTError
+from .space import Space
+
+
+def main(fd: int | None = None) -> None:
+    """Serve asks from the socket `fd` (by default the one named in the environment) until its other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the scheduler, which then closes the socket
+    for library in ("OMP", "OPENBLAS", "MKL"):  # the cores belong to the members
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    with socket.socket(fileno=int(os.environ[FD]) if fd is None else fd) as connection, contextlib.suppress(OSError):
+        connection.setblocking(True)
+        serve(connection)
+
+
+def serve(connection: socket.socket) -> None:
+    with connection.makefile("rb") as lines:
+        first = lines.readline()
+        if not first:
+            return
+        hello = json.loads(first)
+        space, name = Space.from_json(hello["space"]), hello["searcher"]
+        sys.path[:0] = [entry for entry in hello.get("path", ()) if entry not in sys.path]
+        searcher, unusable = _made(name, space)
+        for line in lines:
+            request = json.loads(line)
+            answer = {"unusable": unusable} if searcher is None else _asked(searcher, space, request["ask"])
+            connection.sendall(json.dumps({"id": request["id"], **answer}).encode() + b"\n")
+
+
+def _made(name: str, space: Space) -> tuple[searchers.Searcher | None, str]:
+    """The searcher, or why there is none."""
+    try:
+        searcher = searchers.make(name)
+        searchers.warm(name, space)
+    except GPBTError as error:
+        return None, str(error)
+    except Exception as error:
+        return None, f"searcher {name!r} cannot work here: {searchers.said(error)}"
+    return searcher, ""
+
+
+def _asked(searcher: searchers.Searcher, space: Space, ask: dict[str, Any]) -> dict[str, Any]:
+    try:
+        config: object = searcher.suggest(Ask.from_json(space, ask))
+        if not isinstance(config, dict):
+            raise TypeError(f"suggested {config!r}, which is no dict")
+        try:
+            json.dumps(config)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"suggested {config!r}, which is not plain JSON: {error}") from None
+        return {"config": config}
+    except Exception as error:
+        return {"error": searchers.said(error)}

@@ -1,0 +1,202 @@
+"""The contract of a searcher, for ours and for yours: nothing here needs a run, a GPU or a test framework.
+
+    from gpbt_async.testing import check_searcher
+
+    def test_mine():
+        check_searcher(MySearcher())          # or "module:Name", or the name of one of ours
+
+or one test for each case, over your own space:
+
+    @pytest.mark.parametrize(("name", "ask"), searcher_cases(SPACE))
+    def test_mine(name, ask):
+        check_suggestion(MySearcher(), ask, name)
+
+What is checked, by an AssertionError that names the case: a suggestion is a plain dict with a value for each dimension
+of the space, inside it, on its grid, of its own plain type; an equal ask gets an equal answer, later too, after other
+asks and when it has been sent as JSON; and no ask is changed. `searcher_cases` shows what kin may look like: none, one,
+ties, failures, censored and non-finite losses, siblings in training, hundreds of members, a parent far from all.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from . import searchers
+from .asks import Ask, Observation
+from .space import Choice, Float, Int, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .asks import Path
+    from .searchers import Searcher
+    from .space import Config
+
+#: one of every kind of dimension
+SPACE = Space(
+    {
+        "lr": Float(1e-4, 1.0, log=True),
+        "momentum": Float(-0.5, 0.99),
+        "drop": Float(0.05, 0.9, step=0.1),
+        "decay": Float(0.25, 4.0, log=True, step=0.5),
+        "width": Int(16, 500, log=True),
+        "batch": Int(16, 512, log=True, step=16),
+        "layers": Int(1, 8),
+        "stride": Int(-5, 9, step=3),
+        "kind": Choice([1, 1.0, True, None, "relu", -2.5]),
+    }
+)
+
+
+def check_searcher(searcher: Searcher | str, space: Space = SPACE) -> None:
+    """Raise AssertionError, naming the case, unless `searcher` keeps the contract in every case over `space`."""
+    if isinstance(searcher, str):
+        searcher = searchers.make(searcher)
+    cases = searcher_cases(space)
+    answers = [check_suggestion(searcher, ask, name) for name, ask in cases]
+    for (name, ask), before in reversed(list(zip(cases, answers, strict=True))):
+        after = _suggested(searcher, ask, name)
+        assert _same(after, before), (
+            f"{name}: an ask has one answer whatever was asked before, but first it was {before!r}, then {after!r}; "
+            "a searcher may remember nothing"
+        )
+
+
+def check_suggestion(searcher: Searcher, ask: Ask, name: str = "ask") -> Config:
+    """The searcher's suggestion for this ask; AssertionError, beginning with `name`, unless it keeps the contract."""
+    before = _text(ask)
+    config = _suggested(searcher, ask, name)
+    assert _text(ask) == before, f"{name}: the searcher changed its ask"
+    _check_inside(ask.space, config, name)
+    again = Ask.from_json(ask.space, json.loads(before))
+    repeated = _suggested(searcher, again, name)
+    assert _same(repeated, config), (
+        f"{name}: the same ask got {config!r}, then {repeated!r}; chance must come from ask.seed alone"
+    )
+    return config
+
+
+def _suggested(searcher: Searcher, ask: Ask, name: str) -> Config:
+    try:
+        return searcher.suggest(ask)
+    except Exception as error:
+        raise AssertionError(f"{name}: suggest raised {searchers.said(error)}") from error
+
+
+def _check_inside(space: Space, config: Any, name: str) -> None:
+    assert type(config) is dict, f"{name}: suggested {config!r}, which is no dict"
+    odd = sorted(map(str, config.keys() ^ space.keys()))
+    assert not odd, f"{name}: suggested {config!r}; it and the space differ in {', '.join(odd)}"
+    for key, dimension in space.items():
+        value = config[key]
+        assert type(value) in (str, int, float, bool, type(None)), (
+            f"{name}: {key} is {value!r}, of {type(value).__module__}.{type(value).__name__}, not a plain Python value"
+        )
+        try:
+            inside = dimension.clip(value)
+        except ValueError as error:
+            raise AssertionError(f"{name}: {key}: {error}") from None
+        assert value == inside, f"{name}: {key} is {value!r}, outside {dimension!r}; use ask.space.clip"
+        assert type(value) is type(inside), (
+            f"{name}: {key} is {value!r}, but {dimension!r} is of type {type(inside).__name__}; use ask.space.clip"
+        )
+
+
+def _same(one: Config, other: Config) -> bool:
+    return json.dumps(one, sort_keys=True, default=repr) == json.dumps(other, sort_keys=True, default=repr)
+
+
+def _text(ask: Ask) -> str:
+    return json.dumps(ask.to_json())
+
+
+# ---- the cases
+
+
+def searcher_cases(space: Space = SPACE) -> list[tuple[str, Ask]]:
+    """(name, Ask) for everything a run may show a searcher over `space`, roots and children."""
+    cases = []
+    for name, kin in _histories(space):
+        cases += [(f"{name}, a root", _ask(space, kin, 0)), (f"{name}, a child", _ask(space, kin, 1))]
+    family = _family(space, 40, 4)
+    for waiting in (1, 5):
+        config = tuple(space.sample(random.Random(i)) for i in range(waiting))
+        cases += [
+            (f"{waiting} pending and nothing known, a root", _ask(space, (), 0, config)),
+            (f"{waiting} pending, a root", _ask(space, family[:40], 0, config)),
+            (f"{waiting} pending, a child", _ask(space, family, 3, config)),
+        ]
+    twins = (family[0].config,) * 3
+    cases += [
+        ("pending where the best is, a child", _ask(space, family, 1, twins)),
+        ("a deep family of 200, a great-grandchild", _ask(space, _family(space, 80, 4), 4)),
+    ]
+    for u in (0.0, 1.0):
+        far = _ask(space, family, 2)
+        assert far.parent is not None
+        corner = replace(far.parent, config=space.decode([u] * len(space)))
+        cases.append((f"a parent far from its kin, at {u:g}", replace(far, parent=corner)))
+    cases += [(f"seed {seed}", replace(_ask(space, family, 2), seed=seed)) for seed in (0, 2**32, 2**63 - 1)]
+    return cases
+
+
+def _histories(space: Space) -> Iterator[tuple[str, tuple[Observation, ...]]]:
+    kin = _roots(space, 30)
+
+    def told(change: Callable[[int, Observation], Observation], n: int = 9) -> tuple[Observation, ...]:
+        return tuple(change(i, observed) for i, observed in enumerate(kin[:n]))
+
+    yield "no kin", ()
+    yield "one observation", kin[:1]
+    yield "two observations", kin[:2]
+    yield "30 observations", kin
+    yield "all tied", told(lambda i, o: replace(o, loss=0.5))
+    yield "tied in pairs", told(lambda i, o: replace(o, loss=float(i // 2)))
+    yield "one config over and over", told(lambda i, o: replace(o, config=dict(kin[0].config)))
+    yield "all failed", told(lambda i, o: _failed(o))
+    yield "all stopped", told(lambda i, o: _stopped(o, o.loss))
+    yield "finished, failed and stopped", told(lambda i, o: (o, _failed(o), _stopped(o, -9.0))[i % 3], 30)
+    yield "one finished, the rest failed", told(lambda i, o: _failed(o) if i else o)
+    yield "stopped without a loss", told(lambda i, o: _stopped(o, None) if i % 2 else o)
+    yield "losses that are not finite", told(lambda i, o: replace(o, loss=(float("nan"), float("inf"), 0.5)[i % 3]))
+    yield "huge losses", told(lambda i, o: replace(o, loss=(1.7e308, -1.7e308, 1.0)[i % 3]))
+    yield "tiny differences", told(lambda i, o: replace(o, loss=1.0 + i * 2.0**-52))
+    corners = [space.decode([u] * len(space)) for u in (0.0, 1.0)]
+    yield "at the borders", told(lambda i, o: replace(o, config=corners[i % 2]))
+
+
+def _failed(o: Observation) -> Observation:
+    return replace(o, outcome="failed", loss=None)
+
+
+def _stopped(o: Observation, loss: float | None) -> Observation:
+    return replace(o, outcome="stopped", loss=loss)
+
+
+def _roots(space: Space, n: int) -> tuple[Observation, ...]:
+    rng = random.Random(n)
+    return tuple(Observation((i,), 0, space.sample(rng), "finished", rng.random()) for i in range(n))
+
+
+def _family(space: Space, width: int, generations: int) -> tuple[Observation, ...]:
+    """The kin of (0, …, 0): the roots, and all children of it and its ancestors."""
+    rng = random.Random(width)
+    kin = list(_roots(space, width))
+    for generation in range(1, generations):
+        path: Path = (0,) * generation
+        kin += [
+            Observation((*path, i), generation, space.sample(rng), "finished", rng.random()) for i in range(width // 2)
+        ]
+    return tuple(kin)
+
+
+def _ask(space: Space, kin: tuple[Observation, ...], generation: int, pending: Iterable[Config] = ()) -> Ask:
+    parent = None
+    if generation:
+        config = kin[0].config if kin else space.sample(random.Random(7))
+        parent = Observation((0,) * generation, generation - 1, config, "finished", 0.5)
+    path = (0,) * generation + (len(kin) + 2,)
+    return Ask(space, path, generation, 1234567, parent, kin, tuple(pending), run=42)
