@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 #: too few of them have finished; or nothing is left to issue (or as many members train as the population allows)
 Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
 
-#: so many members failed for good, and none ever trained: the script fails everywhere, stop before the budget is burnt
+#: so many members failed for good, every other one has failed too, and none ever trained: the script itself fails,
+#: and the budget is not burnt on it
 HOPELESS = 4
 
 
@@ -58,13 +59,16 @@ class Lineage:
         self._waiting: list[tuple[int, Path, int]] = []
         #: the shallowest generation with members to issue
         self._open = 0
-        #: suggestions answered and not used; asks not answered, with the generation of the child wanted
-        self._ready: dict[Path, Config] = {}
+        #: suggestions answered and not used, and asks not answered, with the generation of the child wanted (with plus
+        #: selection the same path can be wanted for a later generation)
+        self._ready: dict[Path, tuple[int, Config]] = {}
         self._asked: dict[Path, int] = {}
         #: members with something on disk that is still needed; members whose Discard is not confirmed
         self._stored: dict[int, Member] = {}
         self._discarding: dict[int, Member] = {}
+        #: how many members failed for good without ever training to an end; whether any member ever did
         self._failed = 0
+        self._works = False
 
     # ---- what others read
 
@@ -91,7 +95,7 @@ class Lineage:
         parent = self.tree.by_path[path[:-1]] if len(path) > 1 else None
         siblings = parent.children if parent is not None else self.tree.generations[0].members
         pending = {m.path: m.config for m in siblings if not m.state.settled}
-        pending |= {p: config for p, config in self._ready.items() if p[:-1] == path[:-1] and p != path}
+        pending |= {p: config for p, (_, config) in self._ready.items() if p[:-1] == path[:-1] and p != path}
         seen = self.tree.kin(parent, self.settings.history) if kin else []
         return Ask(
             space=self.settings.space,
@@ -131,8 +135,8 @@ class Lineage:
                 return self.outstanding()
             case events.Suggested():
                 path = path_of(fact.path)
-                if self._asked.pop(path, None) is not None:
-                    self._ready[path] = fact.config
+                if self._asked.get(path) == fact.generation:
+                    self._ready[path] = (self._asked.pop(path), fact.config)
             case events.Started():
                 member = self._in_training(fact)
                 if path_text(member.path) != fact.path or member.config != fact.config:
@@ -210,8 +214,10 @@ class Lineage:
                 if fact.score is not None
                 else (f"never reported {name!r}" + (f" (reported: {', '.join(fact.metrics)})" if fact.metrics else ""))
             )
+            self._works = self._works or fact.score is not None  # a score that is not finite is a config's doing
             self._settle(member, State.FAILED)
         else:
+            self._works = True
             member.state = State.TRAINED
             member.loss = -fact.score if self.settings.mode == "max" else fact.score
 
@@ -250,15 +256,19 @@ class Lineage:
     def _over(self) -> str | None:
         """None while there is something to do; "" when the run has finished; else why it failed."""
         tree, n = self.tree, self.settings.population
-        trained = tree.best is not None or any(m.state is State.TRAINED for m in self._stored.values())
-        if self._failed >= min(n, HOPELESS) and not trained:
-            return f"{self._failed} members failed and none succeeded; the first: {self._first_reason(0)}"
+        if self._failed >= min(n, HOPELESS) and not self._works and self._all_have_failed():
+            return f"all of {len(tree.members)} members failed; the first: {self._first_reason(0)}"
         if self._open == self.settings.generations:
-            return "" if not tree.unsettled else None
+            if tree.unsettled:
+                return None
+            return "" if tree.best is not None else f"no member finished; the first: {self._first_reason(0)}"
         if self._open and tree.generations[self._open - 1].settled == n and not self.rule.elite(self._open - 1):
             above = self._open - 1
             return f"no member of generation {above} can be a parent; the first: {self._first_reason(above)}"
         return None
+
+    def _all_have_failed(self) -> bool:
+        return all(m.state.settled or m.failures for m in self.tree.members)
 
     def _first_reason(self, generation: int) -> str:
         failed = [m for m in self.tree.generations[generation].members if m.state is State.FAILED]
@@ -287,10 +297,11 @@ class Lineage:
         if choice.repeats:
             assert choice.parent is not None
             config = choice.parent.config
-        elif choice.path in self._ready:
-            config = self._ready.pop(choice.path)
         else:
-            return None
+            generation, config = self._ready.get(choice.path, (-1, {}))
+            if generation != choice.generation:
+                return None
+            del self._ready[choice.path]
         member = self.tree.add(choice.generation, choice.parent, config, self.settings.seed)
         while self._open < self.settings.generations and (
             self.tree.generations[self._open].issued == self.settings.population
@@ -303,23 +314,22 @@ class Lineage:
         ahead = 0 if self.settings.schedule == "sync" else self.slots if self._ahead is None else self._ahead
         free = max(0, self.width - len(self._training))
         commands: list[Command] = []
-        wanted: set[Path] = set()
+        wanted: dict[Path, int] = {}
         # one ask a parent at a time: a younger sibling's ask must know its elder's config as pending
         busy: set[Path] = set()
         for choice in islice(self.rule.upcoming(self._open), free + ahead):
             path = choice.path
-            if choice.repeats:
+            if choice.repeats or path in wanted:  # a survivor's children of two generations cannot be told apart yet
                 continue
-            wanted.add(path)
-            if path in self._ready or path[:-1] in busy:
+            wanted[path] = choice.generation
+            if self._ready.get(path, (-1,))[0] == choice.generation or path[:-1] in busy:
                 continue
             busy.add(path[:-1])
-            if path not in self._asked:
+            if self._asked.get(path) != choice.generation:
                 self._asked[path] = choice.generation
                 commands.append(events.Suggest(path))
-        for held in (self._ready, self._asked):
-            for path in [p for p in held if p not in wanted]:
-                del held[path]
+        self._asked = {p: g for p, g in self._asked.items() if wanted.get(p) == g}
+        self._ready = {p: (g, config) for p, (g, config) in self._ready.items() if wanted.get(p) == g}
         return commands
 
     def _discards(self) -> list[Command]:
@@ -332,7 +342,7 @@ class Lineage:
     def check(self) -> None:
         """Assert every invariant that holds between facts."""
         s, tree = self.settings, self.tree
-        assert len(self._training) <= max(self.width, 0) or not self.ended
+        assert len(self._training) <= self.width
         assert {m.id for m in tree.members if m.state is State.TRAINING} == set(self._training)
         assert sorted(i for _, _, i in self._waiting) == [m.id for m in tree.members if m.state is State.WAITING]
         assert tree.unsettled == sum(not m.state.settled for m in tree.members)
