@@ -56,10 +56,17 @@ LONGEST = 1 << 24
 T = TypeVar("T")
 
 
-def argv() -> list[str]:
-    """The command line of the searcher process. It imports from where this process does, not from its own folder."""
+def argv(ahead: str = "") -> list[str]:
+    """The command line of the searcher process. It imports from where this process does, not from its own folder.
+
+    ahead: a package to import before the process is told what it is for, if it can be.
+    """
     path = [os.path.abspath(entry or ".") for entry in sys.path]
-    program = f"import sys; sys.path[:] = {path!r}; from gpbt_async.answering import main; main()"
+    program = f"import sys; sys.path[:] = {path!r}\n"
+    if ahead:
+        program += "import contextlib, warnings; warnings.simplefilter('ignore')\n"
+        program += f"with contextlib.suppress(Exception): import {ahead}\n"
+    program += "from gpbt_async.answering import main; main()"
     return [sys.executable, "-P", "-c", program]
 
 

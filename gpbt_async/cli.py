@@ -235,7 +235,7 @@ async def _driven(run: Run, quiet: bool) -> int:
     except GPBTError as error:
         if not shown or not isinstance(error, RunFailed):
             _say(str(error))  # a run that failed has been told so by the view
-        return error.exit_status if not entered or run.how != "interrupted" else 1
+        return 1 if entered or isinstance(error, RunFailed) else 2
     finally:
         for number in signals:
             loop.remove_signal_handler(number)

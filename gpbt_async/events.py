@@ -47,6 +47,7 @@ class Suggested(Fact):
     """A searcher answered the ask for the child at `path` ("3/0/2"), read off the tree after `asked` facts."""
 
     path: str
+    generation: int
     config: Config
     asked: int
 

@@ -5,7 +5,7 @@ member. What does not: the journal's lines (journal), checkpoints (checkpoints).
 
 Each question between processes is answered by one system call that cannot race:
 
-* *Whose name is it?* mkdir. Who makes the folder's `members` has made the run; everybody else is told it is taken.
+* *Whose name is it?* mkdir, for a name we make up; for a name that was given, the lock, which is taken next.
 * *Is somebody running it?* flock (lock), which the kernel drops with the last process that holds the file open.
 * *Is somebody listening?* A FIFO: opening it to write without blocking fails when nobody reads.
 * *Is the file whole?* Written beside, synced, renamed (files).
@@ -94,46 +94,32 @@ class Folder:
         """Make the folder of a new run. Raises FolderError when it is taken, or cannot be made."""
         folder = cls(path)
         with explained("cannot make the run's folder", folder.path):
+            folder.path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
-                folder.path.parent.mkdir(parents=True, exist_ok=True)
-                folder.path.mkdir(mode=0o700)
-            if os.listdir(folder.path):
+                folder.path.mkdir()
+            if not folder._is_husk():
                 raise FolderError(_taken(folder))
-            try:
-                folder.members.mkdir()  # the claim
-            except FileExistsError:
-                raise FolderError(_taken(folder)) from None
+            folder.path.chmod(0o700)
+            folder.members.mkdir(exist_ok=True)
         return folder
 
-    @classmethod
-    def free_or_taken(cls, path: os.PathLike[str] | str) -> None:
-        """Raise the FolderError by which `create` would say that the place is taken; so it can be said early."""
-        folder = cls(path)
-        with explained("cannot make the run's folder", folder.path):
-            if os.path.lexists(folder.path) and os.listdir(folder.path):
-                raise FolderError(_taken(folder))
-
-    @staticmethod
-    def writable(path: os.PathLike[str] | str) -> None:
-        """Raise FolderError unless folders can be made in `path`, or `path` itself can."""
-        path = Path(os.path.abspath(path))
-        there = next(p for p in (path, *path.parents) if os.path.lexists(p))
-        if not there.is_dir():
-            raise FolderError(f"cannot make a run in {path}: {there} is not a folder")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise FolderError(f"cannot make a run in {path}: {there} cannot be written to")
+    def _is_husk(self) -> bool:
+        """Empty, or what a launch leaves that was killed before it knew its experiment: nobody's. The lock decides."""
+        left = {self.lock_file.name, self.control.name, self.members.name}
+        return set(os.listdir(self.path)) <= left and not (self.members.exists() and os.listdir(self.members))
 
     @classmethod
     def fresh(cls, runs_dir: os.PathLike[str] | str, stem: str) -> Folder:
         """Make the folder of a new run under the first free name: `stem`-1, `stem`-2, ... Raises FolderError."""
-        while True:
-            folder = cls(Path(runs_dir, free_name(runs_dir, stem)))
-            try:
-                return cls.create(folder.path)
-            except FolderError:
-                # somebody was quicker: the next name. Any other cause would meet the next name just the same
-                if not folder.members.exists():
-                    raise
+        runs_dir = Path(os.path.abspath(runs_dir))
+        with explained("cannot make a run in", runs_dir):
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            while True:
+                folder = cls(runs_dir / free_name(runs_dir, stem))
+                with suppress(FileExistsError):  # somebody was quicker: the next name
+                    folder.path.mkdir(mode=0o700)  # the claim
+                    folder.members.mkdir()
+                    return folder
 
     @classmethod
     def open(cls, path: os.PathLike[str] | str) -> Folder:
@@ -143,6 +129,10 @@ class Folder:
             what = "is not a folder" if folder.path.exists() else "does not exist"
             raise FolderError(f"no run at {folder.path}: it {what}{_alike(folder)}")
         if not folder.experiment.is_file():
+            if (who := folder.locked()) is not None:
+                raise FolderError(
+                    f"{folder.name} is still importing its script (process {who.get('pid')}): try again soon"
+                )
             raise FolderError(f"no run at {folder.path}: {folder.experiment.name} is missing{_alike(folder)}")
         with explained("cannot open the run", folder.path):
             # killed before its first fact, a run may be begun again; but without a journal nobody knows its members

@@ -39,7 +39,8 @@ _OfMember = (
     | events.Published | events.Failed | events.Lost
 )  # fmt: skip
 
-#: so many members failed for good, and none ever trained: the script fails everywhere, stop before the budget is burnt
+#: so many members failed for good, every other one has failed too, and none ever trained: the script itself fails,
+#: and the budget is not burnt on it
 HOPELESS = 4
 
 
@@ -65,15 +66,18 @@ class Lineage:
         self._waiting: list[tuple[int, Path, int]] = []
         #: the shallowest generation with members to issue
         self._open = 0
-        #: suggestions answered and not used; asks not answered, with the generation of the child wanted
-        self._ready: dict[Path, Config] = {}
+        #: suggestions answered and not used, and asks not answered, with the generation of the child wanted (with plus
+        #: selection the same path can be wanted for a later generation)
+        self._ready: dict[Path, tuple[int, Config]] = {}
         self._asked: dict[Path, int] = {}
         #: members with something on disk that is still needed; members whose Discard is not confirmed
         self._stored: dict[int, Member] = {}
         self._discarding: dict[int, Member] = {}
         #: stored members whose being needed may have changed since they were last looked at
         self._suspects: set[int] = set()
+        #: how many members failed for good without ever training to an end; whether any member ever did
         self._failed = 0
+        self._works = False
 
     # ---- what others read
 
@@ -91,16 +95,16 @@ class Lineage:
         """The best published member of any generation."""
         return self.tree.best
 
-    def generation_asked(self, path: Path) -> int:
-        """The generation of the child an outstanding Suggest asks for."""
-        return self._asked[path]
+    def generation_asked(self, path: Path) -> int | None:
+        """The generation of the child a Suggest asks for; None when the question has been withdrawn since."""
+        return self._asked.get(path)
 
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree stands now; kin=False leaves the family history out."""
         parent = self.tree.by_path[path[:-1]] if len(path) > 1 else None
         siblings = parent.children if parent is not None else self.tree.generations[0].members
         pending = {m.path: m.config for m in siblings if not m.state.settled}
-        pending |= {p: config for p, config in self._ready.items() if p[:-1] == path[:-1] and p != path}
+        pending |= {p: config for p, (_, config) in self._ready.items() if p[:-1] == path[:-1] and p != path}
         seen = self.tree.kin(parent, self.settings.history) if kin else []
         return Ask(
             space=self.settings.space,
@@ -140,8 +144,8 @@ class Lineage:
                 return self.outstanding()
             case events.Suggested():
                 path = path_of(fact.path)
-                if self._asked.pop(path, None) is not None:
-                    self._ready[path] = fact.config
+                if self._asked.get(path) == fact.generation:
+                    self._ready[path] = (self._asked.pop(path), fact.config)
             case events.Started():
                 member = self._in_training(fact)
                 if path_text(member.path) != fact.path or member.config != fact.config:
@@ -236,12 +240,14 @@ class Lineage:
             # told to stop: what it did with the word, ending at once or training to its end, changes nothing
             self._settle(member, State.STOPPED)
         elif math.isfinite(member.loss):
+            self._works = True
             member.state = State.TRAINED
         else:
             name = self.settings.score
             reported = f" (reported: {', '.join(fact.metrics)})" if fact.metrics else ""
             missing = f"never reported {name!r}{reported}"
             member.reason = missing if fact.score is None else f"{name} is {fact.score}"
+            self._works = self._works or fact.score is not None  # a score that is not finite is a config's doing
             self._settle(member, State.FAILED)
 
     def _published(self, member: Member) -> None:
@@ -300,15 +306,19 @@ class Lineage:
     def _over(self) -> str | None:
         """None while there is something to do; "" when the run has finished; else why it failed."""
         tree, n = self.tree, self.settings.population
-        trained = tree.best is not None or any(m.state is State.TRAINED for m in self._stored.values())
-        if self._failed >= min(n, HOPELESS) and not trained:
-            return f"{self._failed} members failed and none succeeded; the first: {self._first_reason(0)}"
+        if self._failed >= min(n, HOPELESS) and not self._works and self._all_have_failed():
+            return f"all of {len(tree.members)} members failed; the first: {self._first_reason(0)}"
         if self._open == self.settings.generations:
-            return "" if not tree.unsettled else None
+            if tree.unsettled:
+                return None
+            return "" if tree.best is not None else f"no member finished; the first: {self._first_reason(0)}"
         above = self._open - 1
         if above >= 0 and tree.generations[above].complete and not self.rule.elite(above):
             return f"no member of generation {above} can be a parent; the first: {self._first_reason(above)}"
         return None
+
+    def _all_have_failed(self) -> bool:
+        return all(m.state.settled or m.failures for m in self.tree.members)
 
     def _first_reason(self, generation: int) -> str:
         failed = [m for m in self.tree.generations[generation].members if m.state is State.FAILED]
@@ -337,10 +347,11 @@ class Lineage:
         if choice.repeats:
             assert choice.parent is not None
             config = choice.parent.config
-        elif choice.path in self._ready:
-            config = self._ready.pop(choice.path)
         else:
-            return None
+            generation, config = self._ready.get(choice.path, (-1, {}))
+            if generation != choice.generation:
+                return None
+            del self._ready[choice.path]
         member = self.tree.add(choice.generation, choice.parent, config, self.settings.seed)
         self._advance()
         return member
@@ -350,23 +361,22 @@ class Lineage:
         ahead = 0 if self.settings.schedule == "sync" else self.slots if self._ahead is None else self._ahead
         free = max(0, self.width - len(self._training))
         commands: list[Command] = []
-        wanted: set[Path] = set()
+        wanted: dict[Path, int] = {}
         # one ask a parent at a time: a younger sibling's ask must know its elder's config as pending
         busy: set[Path] = set()
         for choice in islice(self.rule.upcoming(self._open), free + ahead):
             path = choice.path
-            if choice.repeats:
+            if choice.repeats or path in wanted:  # a survivor's children of two generations cannot be told apart yet
                 continue
-            wanted.add(path)
-            if path in self._ready or path[:-1] in busy:
+            wanted[path] = choice.generation
+            if self._ready.get(path, (-1,))[0] == choice.generation or path[:-1] in busy:
                 continue
             busy.add(path[:-1])
-            if path not in self._asked:
+            if self._asked.get(path) != choice.generation:
                 self._asked[path] = choice.generation
                 commands.append(events.Suggest(path))
-        for held in (self._ready, self._asked):
-            for path in [p for p in held if p not in wanted]:
-                del held[path]
+        self._asked = {p: g for p, g in self._asked.items() if wanted.get(p) == g}
+        self._ready = {p: (g, config) for p, (g, config) in self._ready.items() if wanted.get(p) == g}
         return commands
 
     def _suspect(self, *members: Member | None) -> None:
@@ -383,28 +393,17 @@ class Lineage:
 
     def check(self) -> None:
         """Assert every invariant that holds between facts."""
-        s, tree = self.settings, self.tree
-        assert len(self._training) <= max(self.width, 0) or not self.ended
-        assert {m.id for m in tree.members if m.state is State.TRAINING} == set(self._training)
-        assert sorted(i for _, _, i in self._waiting) == [m.id for m in tree.members if m.state is State.WAITING]
-        assert tree.unsettled == sum(not m.state.settled for m in tree.members)
-        assert all(path not in tree.by_path for path in (*self._ready, *self._asked))
-        for index, generation in enumerate(tree.generations):
-            assert generation.issued <= generation.size <= s.population
-            assert generation.firsts == sorted(m.first for m in generation.members if m.first is not None)
-            assert generation.settled == sum(m.state.settled for m in generation.members)
-            assert [i for _, i in generation.ranking] == [
-                m.id for m in sorted(generation.members, key=lambda m: m.rank_key) if m.state is State.FINISHED
-            ]
+        self.tree.check(self.settings.space)
+        members = self.tree.members
+        assert len(self._training) <= self.width
+        assert {m.id for m in members if m.state is State.TRAINING} == set(self._training)
+        assert sorted(i for _, _, i in self._waiting) == [m.id for m in members if m.state is State.WAITING]
+        assert all(path not in self.tree.by_path for path in (*self._ready, *self._asked))
+        for index, generation in enumerate(self.tree.generations):
+            assert generation.issued <= generation.size <= self.settings.population
             assert index <= self._open or not generation.issued
-        for member in tree.members:
-            assert tree.by_path[member.path] is member
-            assert member.unsettled == sum(not c.state.settled for c in member.children)
-            assert member.config == s.space.clip(member.config)
-            if member.parent is not None:
-                assert member.parent.state is State.FINISHED
-                assert member.parent.children[member.path[-1]] is member
-                assert member.path[-1] > 0 or member.config == member.parent.config
-                assert member.parent.id in self._stored or member.state.settled, "a parent's checkpoint was let go"
-        assert tree.best is None or tree.best.id in self._stored
+        for member in members:
+            kept = member.parent is None or member.parent.id in self._stored or member.state.settled
+            assert kept, "a parent's checkpoint was let go"
+        assert self.tree.best is None or self.tree.best.id in self._stored
         assert all(self.rule.needed(member) for member in self._stored.values()), "a checkpoint is kept for nobody"

@@ -8,14 +8,17 @@ so a refusal half-way closes what stands, and gives a new run's folder back.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import events
+from .asking import FD, argv
 from .devices import Slots, discover
-from .errors import ExperimentError, JournalError, RunFailed, ScriptError
+from .errors import ExperimentError, FolderError, JournalError, LaunchError, ScriptError
 from .experiment import Experiment, Settings
 from .folder import Folder, check_name
 from .journal import Journal
@@ -26,6 +29,7 @@ from .tree import State
 from .usage import Usage
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping
     from contextlib import AsyncExitStack
 
@@ -75,6 +79,9 @@ class Opening:
         self._warn = warn
         self.record = Record(run=secrets.token_hex(8), cwd=os.getcwd())
         self.usage = Usage()
+        self.searcher: asyncio.Task[tuple[socket.socket, int]] | None = None
+        #: whether a run that has ended was also closed, its summary written and its checkpoints cleared
+        self.closed = False
         # in the order in which `open` sets them
         self.folder: Folder
         self.lock: Lock
@@ -85,7 +92,7 @@ class Opening:
         self.slots: Slots
 
     async def open(self, stack: AsyncExitStack) -> bool:
-        """Open every room. False when the run has finished already, and nothing was started."""
+        """Open every room. False when the run has ended already, and no process was started."""
         existing = self._existing()
         if existing is not None:
             self.folder = existing
@@ -93,12 +100,17 @@ class Opening:
             if not self._read_back(stack):
                 return False
         else:
-            self._create(stack)
+            self._create()
             await self._take_lock(stack)
+            stack.callback(self.folder.unmake)  # not before it is ours: another launch may be importing there
         self._settle_resources()
-        self.launcher = Launcher(self.record.run, cwd=self.record.cwd, start=self.record.start, log=self._warn)
+        # the mark its processes bear: a copy of the folder has the same id, and must not be taken for it
+        place = self.folder.path.stat()
+        mark = f"{self.record.run}-{place.st_dev:x}-{place.st_ino:x}"
+        self.launcher = Launcher(mark, cwd=self.record.cwd, start=self.record.start, log=self._warn)
         await stack.enter_async_context(self.launcher)
         self.launcher.hold(self.lock.fileno())
+        self._start_searcher(stack)
         await self._declare(existing is None)
         self.slots = await discover(
             gpus=self.record.gpus,
@@ -125,9 +137,34 @@ class Opening:
         if self._start is not None:
             self.record.start = self._start
 
+    def _start_searcher(self, stack: AsyncExitStack) -> None:
+        """Start the searcher's process beside the import of the script, on the guess that it is what it mostly is."""
+        known = self._experiment.settings if self._experiment is not None else self.record.settings
+        name = self._changes.get("searcher") or (known.searcher if known is not None else "local")
+        if name in ("local", "tpe"):
+            spawned = self.launcher.spawn_helper(argv(ahead="hyperopt"), {**os.environ, FD: "3"})
+            self.searcher = asyncio.create_task(spawned)
+            stack.push_async_callback(self._drop_searcher)
+
+    async def _drop_searcher(self) -> None:
+        """It was not needed after all."""
+        if self.searcher is not None:
+            searcher, self.searcher = self.searcher, None
+            with contextlib.suppress(LaunchError, asyncio.CancelledError):
+                connection, pidfd = await searcher
+                connection.close()
+                os.close(pidfd)
+
+    async def spawn_searcher(self) -> tuple[socket.socket, int]:
+        """The process started ahead, once; then a new one at each call."""
+        if self.searcher is not None:
+            searcher, self.searcher = self.searcher, None
+            return await searcher
+        return await self.launcher.spawn_helper(argv(), {**os.environ, FD: "3"})
+
     # ---- a new run
 
-    def _create(self, stack: AsyncExitStack) -> None:
+    def _create(self) -> None:
         """Take the new run's name, before anything is started; give it back if nothing comes of it."""
         if self._script is not None and not self._script.is_file():
             what = "is not a file" if self._script.exists() else "does not exist"
@@ -137,7 +174,6 @@ class Opening:
             self.folder = Folder.create(self._path)
         else:
             self.folder = Folder.fresh(self._runs, self._stem())
-        stack.callback(self.folder.unmake)
 
     def _stem(self) -> str:
         if self._script is not None:
@@ -157,7 +193,7 @@ class Opening:
         return Folder.open(self._path)
 
     def _read_back(self, stack: AsyncExitStack) -> bool:
-        """Read what the run was and how far it came. False when it has finished."""
+        """Read what the run was and how far it came. False when it has ended."""
         self.record = Record.read(self.folder.experiment)
         assert self.record.settings is not None
         self.settings = self.record.settings
@@ -172,13 +208,18 @@ class Opening:
             except JournalError as error:
                 raise JournalError(f"{self.folder.journal}: {error}") from None
             self.usage.fold(fact, self.lineage)
-        if self.lineage.ended is None:
-            if self.lock.rebooted:
-                self._distrust()
-            return True
-        if self.lineage.ended.reason:
-            raise RunFailed(f"the run has failed already: {self.lineage.ended.reason}")
-        return False
+            self.closed = isinstance(fact, events.Closed) and fact.how != "interrupted"
+        if self.lineage.best is not None:
+            self.folder.point_best(self.lineage.best.id)  # it may have been killed between the fact and the link
+        if self.lineage.ended is not None:
+            return False
+        if self.lock.rebooted:
+            self._distrust()
+        if not os.path.isdir(self.record.cwd):
+            raise FolderError(
+                f"{self.folder.name} was launched in {self.record.cwd}, which is no folder any more: make it"
+            )
+        return True
 
     def _tell_differences(self) -> None:
         """An application may ask for something else than the run was begun with; the run goes on as it was."""
@@ -223,8 +264,11 @@ class Opening:
             if new:
                 assert self._experiment is not None
                 self.settings = self._experiment.settings
-            if self.settings.target is not None:
-                await self.launcher.open_target(self.settings.target.to_json())
+            # an application that resumes says where its function is now
+            given = self._experiment.settings.target if self._experiment is not None else None
+            target = given or self.settings.target
+            if target is not None:
+                await self.launcher.open_target(target.to_json())
             else:
                 await self.launcher.open_command()
         if new and self._changes:

@@ -76,12 +76,15 @@ class Reading:
 def brief(folder: Folder) -> dict[str, Any]:
     """One line about a run; a damaged one is told as damaged, and does not hide the others."""
     try:
-        reading = Reading(folder)
+        return _brief(Reading(folder))
     except (FolderError, KeyError, TypeError, ValueError) as error:
         return {"run": folder.name, "state": "damaged", "error": str(error)}
+
+
+def _brief(reading: Reading) -> dict[str, Any]:
     tree, s = reading.lineage.tree, reading.settings
     return {
-        "run": folder.name,
+        "run": reading.folder.name,
         "state": reading.state,
         "members": sum(g.settled for g in tree.generations),
         "of": s.population * s.generations,
@@ -111,7 +114,7 @@ def detail(folder: Folder) -> dict[str, Any]:
     ]
     free = max(0, lineage.slots - len(training))
     return {
-        **brief(folder),
+        **_brief(reading),
         "folder": str(folder.path),
         "holder": folder.locked(),
         "reason": lineage.ended.reason if lineage.ended else "",
@@ -162,11 +165,15 @@ def export(found: Best, target: Path) -> None:
 
     if target.exists():
         raise FolderError(f"{target} exists: give the path of a folder to be made")
+    beside = target.with_name(f".{target.name}.part")
     try:
-        shutil.copytree(found.checkpoint, target / "checkpoint")
-        (target / "best.json").write_text(json.dumps(spelled(found.to_json()), indent=1) + "\n")
-    except OSError as error:
-        raise FolderError(f"cannot export to {target}: {error.strerror or error}") from error
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(found.checkpoint, beside / "checkpoint")
+        (beside / "best.json").write_text(json.dumps(spelled(found.to_json()), indent=1) + "\n")
+        beside.rename(target)
+    except OSError as error:  # shutil.Error too, which has no strerror: a run going on may have found a better one
+        shutil.rmtree(beside, ignore_errors=True)
+        raise FolderError(f"cannot export to {target}: {error.strerror or error}; try again") from error
 
 
 def stop(folder: Folder) -> str:

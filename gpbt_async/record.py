@@ -40,8 +40,8 @@ class Record:
         flat = read_json(path)
         try:
             settings = Settings.from_json(flat["settings"])
-            names = ("run", "cwd", "script", "script_sha256", "slots", "gpus", "start")
-            return cls(settings=settings, **{name: flat[name] for name in names})
+            known = {name: flat[name] for name in cls.__dataclass_fields__ if name in flat and name != "settings"}
+            return cls(**known, settings=settings)
         except (KeyError, TypeError, ValueError, GPBTError) as error:
             raise FolderError(f"{path} is damaged, or of another version: {error!r}") from error
 

@@ -12,10 +12,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import events, results
-from .asking import FD, Asking, argv
+from .asking import Asking
 from .checkpoints import Store
 from .errors import GPBTError, RunFailed
 from .files import write_json
@@ -25,7 +26,6 @@ from .scheduler import Clock, Scheduler
 from .tree import State
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
     from typing import Self
@@ -82,7 +82,8 @@ class Run:
             clock=self._clock,
             warn=self.warn,
         )
-        self._listeners: list[Listener] = []
+        #: whoever has let go of its iterator is told nothing more
+        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._stack = contextlib.AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
         self._scheduler: Scheduler | None = None
@@ -135,10 +136,10 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """What stands in summary.json, as of now."""
-        try:
-            size = sum(entry.stat().st_size for entry in self.folder.members.rglob("*") if entry.is_file())
-        except OSError:  # a checkpoint is being deleted under us
-            size = 0
+        size = 0
+        for entry in self.folder.members.rglob("*"):
+            with contextlib.suppress(OSError):  # it is being deleted under us
+                size += entry.stat().st_size if entry.is_file() else 0
         return results.summary(
             self.lineage,
             self.usage.so_far(),
@@ -158,7 +159,7 @@ class Run:
             if await self._opening.open(stack):
                 self._begin(stack)
             else:
-                self.how = "finished"
+                await self._complete()
             self._stack = stack.pop_all()
         return self
 
@@ -195,7 +196,7 @@ class Run:
         listener = Listener()
         if self._task is None or self._task.done():
             listener.close()
-        self._listeners.append(listener)
+        self._listeners.add(listener)
         return listener
 
     # ---- running
@@ -216,7 +217,7 @@ class Run:
         stack.callback(store.close)
         trained = [m for m in self.lineage.tree.members if m.state is State.TRAINED]
         store.sweep(self.folder.members, {self.folder.member(m.id).path.name for m in trained})
-        asking = Asking(s.space, s.searcher, self._spawn_searcher)
+        asking = Asking(s.space, s.searcher, rooms.spawn_searcher)
         stack.push_async_callback(asking.close)
         control = self.folder.listen(self._told)
         stack.callback(control.close)
@@ -235,8 +236,30 @@ class Run:
         )
         self._task = asyncio.create_task(self._main(asking), name=f"gpbt-async {self.folder.name}")
 
-    async def _spawn_searcher(self) -> tuple[socket.socket, int]:
-        return await self._opening.launcher.spawn_helper(argv(), {**os.environ, FD: "3"})
+    async def _complete(self) -> None:
+        """The run had ended. If it was killed before it could tidy up, do it now; it takes no process."""
+        ended = self.lineage.ended
+        assert ended is not None
+        self.how = "failed" if ended.reason else "finished"
+        if not self._opening.closed:
+            store = Store()
+            try:
+                store.sweep(self.folder.members, set())
+                for command in self.lineage.outstanding():
+                    if isinstance(command, events.Discard):
+                        await store.discard(self.folder.member(command.member).checkpoint)
+                        self._note(events.Discarded(t=self._clock.now(), member=command.member))
+            finally:
+                store.close()
+            await self._close(ended.reason)
+        if ended.reason:
+            raise RunFailed(f"the run has failed already: {ended.reason}; see {self.folder.path}")
+
+    def _note(self, fact: events.Fact) -> None:
+        """A fact outside the loop."""
+        self._opening.journal.append(fact)
+        self.lineage.handle(fact)
+        self.usage.fold(fact, self.lineage)
 
     def _told(self, line: str) -> None:
         if line == "stop":
@@ -255,23 +278,25 @@ class Run:
             if self.how == "failed":
                 raise RunFailed(f"{reason}; see {self.folder.path}")
         except BaseExceptionGroup as group:
+            # whatever it was, a bug of ours included: the run stays one that is told and can be resumed
             error = _first(group)
+            self.how = "interrupted"
+            with contextlib.suppress(GPBTError) if error is None else contextlib.nullcontext():
+                await self._close(str(error or group))
             if error is None:
                 raise
-            self.how = "interrupted"
-            await self._close(str(error))
             raise error from None
         finally:
             early.cancel()
-            for listener in self._listeners:
+            for listener in tuple(self._listeners):
                 listener.close()
 
     async def _close(self, reason: str) -> None:
         """Write down what the run came to, so far or for good."""
-        assert self._scheduler is not None
         how = self.how or "interrupted"
         closed = events.Closed(t=self._clock.now(), how=how, reason=reason)  # type: ignore[arg-type]
-        self._scheduler.turn(closed)
+        self._note(closed)
+        self._tell(closed)
         await self._opening.journal.durable()
         await write_json(self.folder.schedule, results.schedule(self.lineage))
         await write_json(self.folder.summary, self.summary())
@@ -284,7 +309,7 @@ class Run:
             self._tell(events.Warned(t=self._clock.now(), text=text))
 
     def _tell(self, event: Event) -> None:
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             listener.put(event)
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from . import command, events, searchers, wire
 from .asks import path_text
 from .checkpoints import CheckpointError
+from .files import explained
 from .stopping import MEDIAN
 
 if TYPE_CHECKING:
@@ -138,10 +139,10 @@ class Scheduler:
         for wanted in commands:
             self._perform(wanted)
 
-    def _spawn(self, performance: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, perform: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         async def watched() -> None:
             try:
-                await performance
+                await perform(*args)
             except BaseException:
                 self._ending = True
                 raise
@@ -156,21 +157,23 @@ class Scheduler:
             case events.Suggest(path):
                 # read off the tree now, in this very turn: a later fact may withdraw the question
                 generation = self.lineage.generation_asked(path)
+                if generation is None:
+                    return
                 ask = self.lineage.ask(path, kin=searchers.uses_kin(self.settings.searcher, generation))
-                self._spawn(self._suggest(ask, self.lineage.count))
+                self._spawn(self._suggest, ask, self.lineage.count)
             case events.Start(id, attempt):
-                self._spawn(self._train(self.lineage.tree.members[id], attempt))
+                self._spawn(self._train, self.lineage.tree.members[id], attempt)
             case events.Verdict(id, attempt, stop):
                 worker = self._workers.get(id)
                 if worker is not None and worker.attempt == attempt:
                     if stop:
-                        self._spawn(worker.stop("stopped early: its first report is worse than the median"))
+                        self._spawn(worker.stop, "stopped early: its first report is worse than the median")
                     else:
                         worker.go()
             case events.Publish(id, attempt):
-                self._spawn(self._publish(self.lineage.tree.members[id], attempt))
+                self._spawn(self._publish, self.lineage.tree.members[id], attempt)
             case events.Discard(id):
-                self._spawn(self._discard(id))
+                self._spawn(self._discard, id)
             case events.Finish(reason):
                 if not self._over.done():
                     self._over.set_result(reason)
@@ -179,7 +182,11 @@ class Scheduler:
 
     async def _suggest(self, ask: Ask, asked: int) -> None:
         config = await self._asking.suggest(ask)
-        self.turn(events.Suggested(t=self._clock.now(), path=path_text(ask.path), config=config, asked=asked))
+        self.turn(
+            events.Suggested(
+                t=self._clock.now(), path=path_text(ask.path), generation=ask.generation, config=config, asked=asked
+            )
+        )
 
     async def _train(self, member: Member, attempt: int) -> None:
         """A member's life: a slot, a process, what it says, how it ended."""
@@ -212,7 +219,7 @@ class Scheduler:
             del self._workers[member.id]
             outcome = worker.outcome
             if outcome.how != "returned":
-                await self._store.discard(Path(begin.checkpoint))
+                await self._clear(Path(begin.checkpoint))
         # from here to the fact nothing is awaited: the next member must not get the slot before this one's end is told
         seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
         names = {"t": self._clock.now(), "member": member.id, "attempt": attempt, "seconds": seconds}
@@ -220,6 +227,8 @@ class Scheduler:
             self.turn(events.Trained(**names, score=score, metrics=metrics))
         elif outcome.how == "stopped":
             self.turn(events.Stopped(**names, score=score, metrics=metrics))
+        elif outcome.how == "lost":
+            self.turn(events.Lost(**names, reason=_reason(outcome)))
         else:
             self.turn(events.Failed(**names, reason=_reason(outcome)))
 
@@ -229,7 +238,7 @@ class Scheduler:
         try:
             published = await self._store.publish(places.attempt(attempt), places.checkpoint)
         except CheckpointError as error:
-            await self._store.discard(places.attempt(attempt))
+            await self._clear(places.attempt(attempt))
             self.turn(events.Failed(t=self._clock.now(), reason=str(error), **names))
         else:
             self.turn(events.Published(t=self._clock.now(), size=published.size, digest=published.digest, **names))
@@ -238,8 +247,15 @@ class Scheduler:
         await self._journal.durable()
         member = self.lineage.tree.members[id]
         places = self._folder.member(id)
-        await self._store.discard(places.checkpoint, places.attempt(member.attempt))
+        await self._clear(places.checkpoint, places.attempt(member.attempt))
         self.turn(events.Discarded(t=self._clock.now(), member=id))
+
+    async def _clear(self, *paths: Path) -> None:
+        """Delete what nobody needs. What cannot be deleted only takes up room: told, and tried again at a resume."""
+        try:
+            await self._store.discard(*paths)
+        except CheckpointError as error:
+            self._tell(events.Warned(t=self._clock.now(), text=str(error)))
 
     # ---- what a member is told
 
@@ -250,12 +266,13 @@ class Scheduler:
     def _begin(self, member: Member, attempt: int, slot: Slot) -> wire.Begin:
         places = self._folder.member(member.id)
         scratch = places.attempt(attempt)
-        places.path.mkdir(exist_ok=True)
-        self._store.prepare(scratch)
-        if attempt > 1:
-            places.metrics.unlink(missing_ok=True)  # what an attempt that does not count has reported
+        with explained("cannot prepare", places.path):
+            places.path.mkdir(exist_ok=True)
+            self._store.prepare(scratch)
+            places.config.write_text(json.dumps(member.config, indent=1) + "\n")
+            if attempt > 1:
+                places.metrics.unlink(missing_ok=True)  # what an attempt that does not count has reported
         parent = self._folder.member(member.parent.id).checkpoint if member.parent is not None else None
-        places.config.write_text(json.dumps(member.config, indent=1) + "\n")
         return wire.Begin(
             member=member.id,
             attempt=attempt,
@@ -315,6 +332,7 @@ def _reason(outcome: Outcome) -> str:
     text = outcome.error or outcome.how
     if outcome.where:
         text += f" ({outcome.where})"
-    if outcome.tail:
-        text += f"; its log ends: {outcome.tail.strip().splitlines()[-1]}"
-    return text
+    last_words = [line for line in outcome.tail.splitlines() if line.strip()]
+    if last_words:
+        text += f"; its log ends: {last_words[-1].strip()}"
+    return " ".join(text.split())

@@ -196,17 +196,23 @@ class Simulation:
                 self._feed(events.Discarded(t=self.now, member=id))
 
     def _suggest(self, path: tuple[int, ...]) -> None:
+        if self.lineage.generation_asked(path) is None:
+            return  # withdrawn by a fact of this very moment
         ask, asked = self.lineage.ask(path, kin=self.uses_kin), self.lineage.count
         config = self.searcher.suggest(ask)
         seconds = self.ask_seconds(ask) if callable(self.ask_seconds) else self.ask_seconds
         if not seconds:
-            self._feed(events.Suggested(t=self.now, path=path_text(path), config=config, asked=asked))
+            self._feed(self._suggested(ask, config, asked))
             return
         self._searcher_free = max(self._searcher_free, self.now) + seconds
         self._later(
             self._searcher_free - self.now,
-            lambda: events.Suggested(t=self.now, path=path_text(path), config=config, asked=asked),
+            lambda: self._suggested(ask, config, asked),
         )
+
+    def _suggested(self, ask: Ask, config: Config, asked: int) -> Fact:
+        path = path_text(ask.path)
+        return events.Suggested(t=self.now, path=path, generation=ask.generation, config=config, asked=asked)
 
     def _start(self, member: Member, attempt: int) -> None:
         slot = heapq.heappop(self._free)

@@ -22,7 +22,7 @@ from .asks import Observation, Path, path_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from .space import Config
+    from .space import Config, Space
 
 
 def key(seed: int, purpose: str, path: Path, bits: int) -> int:
@@ -207,3 +207,21 @@ class Tree:
     def best_of(self, generation: int) -> Member | None:
         ranking = self.generations[generation].ranking
         return self.members[ranking[0][1]] if ranking else None
+
+    def check(self, space: Space) -> None:
+        """Assert that all the counts and lists agree with the members, and every config lies inside the space."""
+        assert self.unsettled == sum(not m.state.settled for m in self.members)
+        for generation in self.generations:
+            assert generation.settled == sum(m.state.settled for m in generation.members)
+            assert generation.firsts == sorted(m.first for m in generation.members if m.first is not None)
+            assert [i for _, i in generation.ranking] == [
+                m.id for m in sorted(generation.members, key=lambda m: m.rank_key) if m.state is State.FINISHED
+            ]
+        for member in self.members:
+            assert self.by_path[member.path] is member
+            assert member.unsettled == sum(not c.state.settled for c in member.children)
+            assert member.config == space.clip(member.config)
+            if member.parent is not None:
+                assert member.parent.state is State.FINISHED
+                assert member.parent.children[member.path[-1]] is member
+                assert member.path[-1] > 0 or member.config == member.parent.config

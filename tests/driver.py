@@ -125,7 +125,11 @@ class Driver:
         match command:
             case events.Suggest(path):
                 asked, ask = next(a for a in reversed(self.asks) if a[1].path == path)
-                self.feed(events.Suggested(t=0.0, path=path_text(path), config=self.searcher(ask), asked=asked))
+                self.feed(
+                    events.Suggested(
+                        t=0.0, path=path_text(path), generation=ask.generation, config=self.searcher(ask), asked=asked
+                    )
+                )
             case events.Start(id, attempt):
                 member = self.lineage.tree.members[id]
                 taken = {m.slot for m in self.lineage.training}
@@ -154,7 +158,13 @@ class Driver:
                     self.doomed.add(id)
                 self.silent.discard(id)
             case events.Publish(id, attempt):
-                self.feed(events.Published(t=0.0, member=id, attempt=attempt, size=1, digest="d"))
+                dice = self.rng.random()
+                if dice < self.fail / 3:
+                    self.feed(events.Failed(t=0.0, member=id, attempt=attempt, reason="disk full"))
+                elif dice < (self.fail + self.lose) / 3:
+                    self.feed(events.Lost(t=0.0, member=id, attempt=attempt, reason="power"))
+                else:
+                    self.feed(events.Published(t=0.0, member=id, attempt=attempt, size=1, digest="d"))
             case events.Discard(id):
                 self.feed(events.Discarded(t=0.0, member=id))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def until(what: Any, timeout: float = LONG) -> Any:
     deadline = time.monotonic() + timeout
     while not (value := what()):
         assert time.monotonic() < deadline, "it never happened"
-        os.sched_yield()
+        select.select([], [], [], 0.005)  # leave the core to who is waited for
     return value
 
 
@@ -95,7 +96,6 @@ def check_folder(folder: Path, population: int, generations: int) -> None:
     """Read a finished run's folder without our code: one tree, whole, and nothing left over."""
     started = {f["member"]: f for f in facts(folder, "Started")}
     published = [f["member"] for f in facts(folder, "Published")]
-    failed_for_good = population * generations - len(published)
     assert len(published) == len(set(published))
     assert len(started) == population * generations
     depth = {m: f["path"].count("/") for m, f in started.items()}
@@ -109,7 +109,6 @@ def check_folder(folder: Path, population: int, generations: int) -> None:
         if fact["fact"] == "Started" and fact["parent"] is not None:
             assert fact["parent"] in seen, "a child started before its parent was published"
             assert by_path[fact["path"].rpartition("/")[0]] == fact["parent"]
-    assert failed_for_good >= 0
     left = [p.name for p in folder.rglob("*") if p.name.startswith((".", "attempt-"))]
     assert left == []
     summary = json.loads((folder / "summary.json").read_text())

@@ -30,6 +30,7 @@ MAY: dict[str, set[str]] = {
     "lineage": {"asks", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
     "usage": {"events", "lineage"},
     "results": {"asks", "lineage", "space", "tree", "usage"},
+    "simulate": VOCABULARY | {"lineage", "stopping", "tree"},
     # rooms: searching
     "parzen": {"asks", "space"},
     "kinship": {"asks", "space"},
@@ -63,10 +64,12 @@ MAY: dict[str, set[str]] = {
     # the loop, and the door
     "scheduler": VOCABULARY
     | ENGINE
-    | {"asking", "checkpoints", "command", "devices", "folder", "journal", "launcher", "searchers", "worker"},
+    | {"asking", "checkpoints", "command", "files", "devices", "folder", "journal", "launcher", "searchers", "worker"},
     "listeners": {"events"},
     "record": {"errors", "experiment", "files"},
-    "opening": VOCABULARY | ENGINE | {"devices", "folder", "journal", "launcher", "lock", "record", "scheduler"},
+    "opening": VOCABULARY
+    | ENGINE
+    | {"asking", "devices", "folder", "journal", "launcher", "lock", "record", "scheduler"},
     "run": VOCABULARY
     | ENGINE
     | {"asking", "checkpoints", "devices", "files", "folder", "listeners", "opening", "scheduler"},
@@ -102,7 +105,7 @@ ONLY = {
     "subprocess": {"guarding", "launcher"},
     "asyncio": {
         "asking", "channel", "checkpoints", "cli", "command", "devices", "files", "folder", "forking", "guarding",
-        "journal", "launcher", "listeners", "lock", "nvml", "run", "scheduler", "view", "worker",
+        "journal", "launcher", "listeners", "lock", "nvml", "opening", "run", "scheduler", "view", "worker",
     },
     "time": {
         "asking", "child", "command", "folder", "forking", "guardian", "guarding", "launcher", "lock", "member",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import random
@@ -85,7 +86,16 @@ HISTORIES = {
 }
 
 
-@pytest.fixture(params=SEARCHERS)
+def installed(name):
+    return all(importlib.util.find_spec(package) for package in optuna_searchers.NEEDS.get(name, ()))
+
+
+#: an extra of the package, and one of its tests' too
+needs_optuna = pytest.mark.skipif(not all(map(installed, SEARCHERS)), reason="optuna, cmaes or torch is missing")
+NAMES = [n if installed(n) else pytest.param(n, marks=pytest.mark.skip("not installed")) for n in SEARCHERS]
+
+
+@pytest.fixture(params=NAMES)
 def name(request):
     return request.param
 
@@ -103,6 +113,7 @@ def test_every_searcher_keeps_the_contract(name):
     check_searcher(name, small if name == "optuna:gp" else SPACE)
 
 
+@needs_optuna
 @pytest.mark.parametrize(("case", "asked"), searcher_cases(SPACE)[::9])
 def test_gp_in_many_dimensions(case, asked):
     check_suggestion(searchers.make("optuna:gp"), asked, case)
@@ -417,7 +428,7 @@ def test_tpe_learns():
     assert sum(o.loss for o in seen[20:]) / 20 < 0.6 * sum(uniform) / 1000
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_printed(name, capfd):
     searchers.make(name).suggest(ask(kin(12), pending(2)))
     assert capfd.readouterr() == ("", "")
@@ -517,6 +528,7 @@ def test_kin_avoids_where_siblings_did_badly_and_pending_ones_only_narrow():
 # ---- optuna
 
 
+@needs_optuna
 def test_optunas_tpe_is_optuna_driven_by_hand():
     import optuna
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -547,6 +559,7 @@ def test_optunas_tpe_is_optuna_driven_by_hand():
         assert ours["lr"] == pytest.approx(by_hand["lr"])
 
 
+@needs_optuna
 def test_how_optuna_is_told():
     from optuna.trial import TrialState
 
@@ -574,6 +587,7 @@ def test_at_most_so_many_are_told_the_best_and_the_latest():
     assert places == sorted({*best, *rest})
 
 
+@needs_optuna
 @pytest.mark.parametrize("name", ["optuna:tpe", "optuna:gp", "optuna:cmaes"])
 def test_optunas_samplers_learn_from_kin(name):
     space = Space({"x": Float(-1.0, 1.0), "y": Float(1e-3, 1e3, log=True), "c": Choice(["good", "bad"])})
@@ -586,6 +600,7 @@ def test_optunas_samplers_learn_from_kin(name):
     assert statistics.median(got) < 0.4 * statistics.median(o.loss for o in observed)
 
 
+@needs_optuna
 def test_qmc_is_one_sobol_sequence_a_parent_in_any_order():
     space = Space({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0), "c": Choice(["a", "b"])})
 
@@ -606,6 +621,7 @@ def test_qmc_is_one_sobol_sequence_a_parent_in_any_order():
         assert (drawn == roots) is ((parent, run) == ((), 1))
 
 
+@needs_optuna
 @pytest.mark.parametrize(
     ("name", "gone", "remedy"),
     [

@@ -29,7 +29,11 @@ class Script:
         for command in commands:
             if isinstance(command, events.Suggest):
                 config, path = SPACE.sample(self.rng), path_text(command.path)
-                self.do(self.lineage.handle(events.Suggested(t=0.0, path=path, config=config, asked=0)))
+                generation = self.lineage.generation_asked(command.path)
+                if generation is None:
+                    continue
+                fact = events.Suggested(t=0.0, path=path, generation=generation, config=config, asked=0)
+                self.do(self.lineage.handle(fact))
             elif isinstance(command, events.Verdict):
                 self.verdicts[command.member] = command.stop
             elif isinstance(command, events.Publish):

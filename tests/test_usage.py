@@ -27,12 +27,12 @@ def test_one_slot_two_members_by_hand() -> None:
     one = {"path": "0", "parent": None, "config": config, "slot": 0, "pid": 1}
     facts: list[events.Fact] = [
         events.Opened(t=0.0, slots=1, version="v", pid=1),
-        events.Suggested(t=1.0, path="0", config=config, asked=1),
+        events.Suggested(t=1.0, path="0", generation=0, config=config, asked=1),
         events.Started(t=2.0, member=0, attempt=1, **one),
         events.Entered(t=3.0, member=0, attempt=1),
         # returned at 13, told at 14: a second of ending
         events.Trained(t=14.0, member=0, attempt=1, score=1.0, metrics={}, seconds=10.0),
-        events.Suggested(t=16.0, path="1", config=config, asked=5),
+        events.Suggested(t=16.0, path="1", generation=0, config=config, asked=5),
         events.Published(t=16.5, member=0, attempt=1, size=1, digest=""),
         events.Started(t=17.0, member=1, attempt=1, **{**one, "path": "1"}),
         events.Entered(t=18.0, member=1, attempt=1),
