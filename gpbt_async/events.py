@@ -34,6 +34,14 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OfMember(Fact):
+    """Something that happened to a member, in its attempt number `attempt`."""
+
+    member: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Opened(Fact):
     """A scheduler took the run up with `slots` slots. Whatever was training before is lost and starts again."""
 
@@ -53,11 +61,9 @@ class Suggested(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started(Fact):
+class Started(OfMember):
     """A process began `attempt` (from 1) of `member` in `slot`. Repeats path, parent, config for the reader's sake."""
 
-    member: int
-    attempt: int
     slot: int
     pid: int
     path: str
@@ -66,73 +72,58 @@ class Started(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entered(Fact):
+class Entered(OfMember):
     """The member's process entered `train`."""
-
-    member: int
-    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged(Fact):
+class Judged(OfMember):
     """The member's first report of the score, which waits for a verdict: go on, or stop early. `score` may be NaN."""
 
-    member: int
-    attempt: int
     score: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped(Fact):
+class Stopped(OfMember):
     """The member ended early, as it was told, after `seconds` in `train`; `score` is the last one reported."""
 
-    member: int
-    attempt: int
     score: float | None
     metrics: Mapping[str, float]
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained(Fact):
+class Trained(OfMember):
     """`train` returned, after `seconds` in it. `score` is the last one reported, None if none was.
 
     `metrics` are the last values of everything reported. From here on nothing is trained again for this member.
     """
 
-    member: int
-    attempt: int
     score: float | None
     metrics: Mapping[str, float]
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published(Fact):
+class Published(OfMember):
     """The member's checkpoint is whole and durable: the member has finished and may be a parent."""
 
-    member: int
-    attempt: int
     size: int
     digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failed(Fact):
+class Failed(OfMember):
     """An attempt failed by its own doing: an exception, an exit, a checkpoint that could not be published."""
 
-    member: int
-    attempt: int
     reason: str
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lost(Fact):
+class Lost(OfMember):
     """An attempt ended through no fault of the member; it starts again, and the attempt does not count."""
 
-    member: int
-    attempt: int
     reason: str
     seconds: float = 0.0
 
@@ -156,11 +147,9 @@ class Closed(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reported(Fact):
+class Reported(OfMember):
     """The member called `report`."""
 
-    member: int
-    attempt: int
     metrics: Mapping[str, float]
 
 

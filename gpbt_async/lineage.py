@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 #: too few of them have finished; or nothing is left to issue (or as many members train as the population allows)
 Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
 
-_OfMember = (
-    events.Started | events.Entered | events.Judged | events.Trained | events.Stopped
-    | events.Published | events.Failed | events.Lost
-)  # fmt: skip
-
 #: so many members failed for good, every other one has failed too, and none ever trained: the script itself fails,
 #: and the budget is not burnt on it
 HOPELESS = 4
@@ -198,7 +193,7 @@ class Lineage:
 
     # ---- what facts change
 
-    def _expect(self, fact: _OfMember, *states: State) -> Member:
+    def _expect(self, fact: events.OfMember, *states: State) -> Member:
         if not 0 <= fact.member < len(self.tree.members):
             raise JournalError(f"{fact!r}: there is no such member")
         member = self.tree.members[fact.member]
@@ -206,7 +201,7 @@ class Lineage:
             raise JournalError(f"{fact!r}: member {member.id} is {member.state.value} in attempt {member.attempt}")
         return member
 
-    def _in_training(self, fact: _OfMember) -> Member:
+    def _in_training(self, fact: events.OfMember) -> Member:
         return self._expect(fact, State.TRAINING)
 
     def _wait(self, member: Member) -> None:
@@ -307,23 +302,18 @@ class Lineage:
         """None while there is something to do; "" when the run has finished; else why it failed."""
         tree, n = self.tree, self.settings.population
         if self._failed >= min(n, HOPELESS) and not self._works and self._all_have_failed():
-            return f"all of {len(tree.members)} members failed; the first: {self._first_reason(0)}"
+            return f"all of {len(tree.members)} members failed; the first: {tree.first_failure(0)}"
         if self._open == self.settings.generations:
             if tree.unsettled:
                 return None
-            return "" if tree.best is not None else f"no member finished; the first: {self._first_reason(0)}"
+            return "" if tree.best is not None else f"no member finished; the first: {tree.first_failure(0)}"
         above = self._open - 1
         if above >= 0 and tree.generations[above].complete and not self.rule.elite(above):
-            return f"no member of generation {above} can be a parent; the first: {self._first_reason(above)}"
+            return f"no member of generation {above} can be a parent; the first: {tree.first_failure(above)}"
         return None
 
     def _all_have_failed(self) -> bool:
         return all(m.state.settled or m.failures for m in self.tree.members)
-
-    def _first_reason(self, generation: int) -> str:
-        failed = [m for m in self.tree.generations[generation].members if m.state is State.FAILED]
-        failed = failed or [m for m in self.tree.members if m.state is State.FAILED]
-        return f"member {failed[0].id}: {failed[0].reason}"
 
     def _starts(self) -> list[Command]:
         starts: list[Command] = []

@@ -208,6 +208,12 @@ class Tree:
         ranking = self.generations[generation].ranking
         return self.members[ranking[0][1]] if ranking else None
 
+    def first_failure(self, generation: int) -> str:
+        """Who failed first, and why: in the generation, or else anywhere."""
+        failed = [m for m in self.generations[generation].members if m.state is State.FAILED]
+        failed = failed or [m for m in self.members if m.state is State.FAILED]
+        return f"member {failed[0].id}: {failed[0].reason}"
+
     def check(self, space: Space) -> None:
         """Assert that all the counts and lists agree with the members, and every config lies inside the space."""
         assert self.unsettled == sum(not m.state.settled for m in self.members)
