@@ -47,7 +47,7 @@ paths = st.lists(st.integers(0, 30).map(str), min_size=1, max_size=4).map("/".jo
 
 facts = st.one_of(
     st.builds(Opened, t=times, slots=ids, version=st.text(max_size=5), pid=ids),
-    st.builds(Suggested, t=times, path=paths, config=configs, asked=ids),
+    st.builds(Suggested, t=times, path=paths, generation=ids, config=configs, asked=ids),
     st.builds(
         Started,
         t=times,
