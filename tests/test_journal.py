@@ -26,10 +26,12 @@ from gpbt_async.events import (
     Entered,
     Fact,
     Failed,
+    Judged,
     Lost,
     Opened,
     Published,
     Started,
+    Stopped,
     Suggested,
     Trained,
     to_json,
@@ -68,6 +70,10 @@ facts = st.one_of(
         score=st.none() | st.floats(),
         metrics=st.dictionaries(st.text(max_size=8), st.floats(), max_size=3),
         seconds=times,
+    ),
+    st.builds(Judged, t=times, member=ids, attempt=ids, score=st.floats()),
+    st.builds(
+        Stopped, t=times, member=ids, attempt=ids, score=st.none() | st.floats(), metrics=st.just({}), seconds=times
     ),
     st.builds(Published, t=times, member=ids, attempt=ids, size=ids, digest=st.text(max_size=5)),
     st.builds(Failed, t=times, member=ids, attempt=ids, reason=st.text(), seconds=times),
