@@ -1,4 +1,4 @@
-"""The command line: launch, resume, status, stop, best, try.
+"""The command line: launch, resume, status, stop, best, plan, try.
 
 A thin face: it reads options, opens a Run, shows it, and turns how it ended into an exit status (0 finished; 1 started
 and failed; 2 nothing was started; 130 interrupted and resumable). Messages for people go to stderr, --json to stdout.
@@ -107,7 +107,8 @@ def launch(
         Optional[float], typer.Option(help="Children per parent / number of parents.", show_default=False)  # noqa: UP045
     ] = None,
     searcher: Annotated[
-        Optional[str], typer.Option(help="local | tpe | perturb | random.", show_default=False)  # noqa: UP045
+        str | None,
+        typer.Option(help="local | tpe | kin | perturb | random | optuna:… | module:Name.", show_default=False),
     ] = None,
     history: Annotated[Optional[str], typer.Option(help="inherit | reset | global.", show_default=False)] = None,  # noqa: UP045
     selection: Annotated[Optional[str], typer.Option(help="comma | plus.", show_default=False)] = None,  # noqa: UP045
@@ -116,6 +117,14 @@ def launch(
         typer.Option(help="Share of a generation to finish before the next opens, 0 to 1.", show_default=False),
     ] = None,
     schedule: Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)] = None,  # noqa: UP045
+    early_stop: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--early-stop", help="median, generation, or both with a comma.", show_default=False),
+    ] = None,
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="paper: the authors' algorithm; other options win over it.", show_default=False),
+    ] = None,
     attempts: Annotated[Optional[int], typer.Option(help="Tries of a failing member.", show_default=False)] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(help="Seed of everything random.", show_default=False)] = None,  # noqa: UP045
     slots: SlotCount = None,
@@ -138,6 +147,8 @@ def launch(
         "selection": selection,
         "evidence": evidence,
         "schedule": schedule,
+        "early_stop": early_stop,
+        "preset": preset,
         "attempts": attempts,
         "seed": seed,
     }
@@ -294,6 +305,46 @@ def best(
         reading.export(found, export)
         _say(f"exported to {export}")
     print(json.dumps(_jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
+
+
+@app.command()
+def plan(
+    script: Script,
+    slots: Annotated[int, typer.Option("--slots", "--gpus", metavar="N", help="Slots (or GPUs) to plan for.")] = 1,
+    run: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--from", metavar="RUN", help="Take the durations of a run made before.", show_default=False),
+    ] = None,
+    seconds: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Or say how long an interval takes: its mean.", show_default=False),
+    ] = None,
+    spread: Annotated[float, typer.Option(help="… and its standard deviation, as a share of the mean.")] = 0.3,
+    population: Annotated[Optional[int], typer.Option(help="Members a generation.", show_default=False)] = None,  # noqa: UP045
+    generations: Annotated[Optional[int], typer.Option(help="Generations.", show_default=False)] = None,  # noqa: UP045
+    ratio: Annotated[
+        Optional[float], typer.Option(help="Children per parent / number of parents.", show_default=False)  # noqa: UP045
+    ] = None,
+    evidence: Annotated[
+        Optional[float], typer.Option(help="As in launch.", show_default=False)  # noqa: UP045
+    ] = None,
+    schedule: Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)] = None,  # noqa: UP045
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Say how long SCRIPT's experiment would take, and how busy the slots would be, by simulating it."""
+    from . import planning
+
+    given = {
+        "population": population,
+        "generations": generations,
+        "ratio": ratio,
+        "evidence": evidence,
+        "schedule": schedule,
+    }
+    changes = {k: v for k, v in given.items() if v is not None}
+    planned = planning.plan(script, slots, run=run, runs=runs, seconds=seconds, spread=spread, changes=changes)
+    print(json.dumps(_jsonable(planned), indent=1) if as_json else planning.text(planned))
 
 
 @app.command(name="try")

@@ -15,7 +15,7 @@ something, the first when early stopping is on, is journaled as `Judged`.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -137,10 +137,14 @@ class Discarded(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closed(Fact):
-    """The scheduler left the run: finished, failed (with the reason), or interrupted and resumable."""
+    """The scheduler left the run: finished, failed (with the reason), or interrupted and resumable.
+
+    measures: what the run's choices came to so far (results.measures), for who reads the journal alone.
+    """
 
     how: Literal["finished", "failed", "interrupted"]
     reason: str = ""
+    measures: Mapping[str, float | None] = field(default_factory=dict)
 
 
 # ---- told to listeners, never journaled
@@ -239,8 +243,8 @@ def to_json(fact: Fact) -> dict[str, Any]:
     in scores and metrics.
     """
     flat: dict[str, Any] = {"fact": type(fact).__name__}
-    for field in dataclasses.fields(fact):
-        flat[field.name] = getattr(fact, field.name)
+    for each in dataclasses.fields(fact):
+        flat[each.name] = getattr(fact, each.name)
     if isinstance(fact, Trained | Stopped | Judged):
         flat["score"] = _spell(fact.score)
     if isinstance(fact, Trained | Stopped):

@@ -137,11 +137,18 @@ class Opening:
         if self._start is not None:
             self.record.start = self._start
 
+    @property
+    def import_path(self) -> list[str]:
+        """Where a searcher of the user's own may be imported from: where the training function is, and its launch."""
+        target = self.settings.target
+        script = [str(self._script.parent)] if self._script is not None else []
+        return [*script, *(target.sys_path if target is not None else ()), self.record.cwd]
+
     def _start_searcher(self, stack: AsyncExitStack) -> None:
         """Start the searcher's process beside the import of the script, on the guess that it is what it mostly is."""
         known = self._experiment.settings if self._experiment is not None else self.record.settings
         name = self._changes.get("searcher") or (known.searcher if known is not None else "local")
-        if name in ("local", "tpe"):
+        if name in ("local", "tpe", "kin"):
             spawned = self.launcher.spawn_helper(argv(ahead="hyperopt"), {**os.environ, FD: "3"})
             self.searcher = asyncio.create_task(spawned)
             stack.push_async_callback(self._drop_searcher)

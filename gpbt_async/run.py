@@ -217,7 +217,7 @@ class Run:
         stack.callback(store.close)
         trained = [m for m in self.lineage.tree.members if m.state is State.TRAINED]
         store.sweep(self.folder.members, {self.folder.member(m.id).path.name for m in trained})
-        asking = Asking(s.space, s.searcher, rooms.spawn_searcher)
+        asking = Asking(s.space, s.searcher, rooms.spawn_searcher, path=rooms.import_path)
         stack.push_async_callback(asking.close)
         control = self.folder.listen(self._told)
         stack.callback(control.close)
@@ -294,7 +294,8 @@ class Run:
     async def _close(self, reason: str) -> None:
         """Write down what the run came to, so far or for good."""
         how = self.how or "interrupted"
-        closed = events.Closed(t=self._clock.now(), how=how, reason=reason)  # type: ignore[arg-type]
+        measures = results.measures(self.lineage)
+        closed = events.Closed(t=self._clock.now(), how=how, reason=reason, measures=measures)  # type: ignore[arg-type]
         self._note(closed)
         self._tell(closed)
         await self._opening.journal.durable()

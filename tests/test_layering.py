@@ -75,12 +75,13 @@ MAY: dict[str, set[str]] = {
     | {"asking", "checkpoints", "devices", "files", "folder", "listeners", "opening", "scheduler"},
     # faces
     "reading": VOCABULARY | ENGINE | {"files", "folder", "journal", "record"},
+    "planning": VOCABULARY | {"folder", "launcher", "reading", "simulate", "tree"},
     "trying": {"child", "errors", "experiment", "member", "script", "space"},
     "wording": VOCABULARY | ENGINE,
     "frame": VOCABULARY | ENGINE | {"devices", "folder", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
-    "cli": {"", "errors", "files", "folder", "reading", "run", "trying", "view"},
+    "cli": {"", "errors", "files", "folder", "planning", "reading", "run", "trying", "view"},
     "__init__": {"errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},
 }
@@ -105,7 +106,7 @@ ONLY = {
     "subprocess": {"guarding", "launcher"},
     "asyncio": {
         "asking", "channel", "checkpoints", "cli", "command", "devices", "files", "folder", "forking", "guarding",
-        "journal", "launcher", "listeners", "lock", "nvml", "opening", "run", "scheduler", "view", "worker",
+        "journal", "launcher", "listeners", "lock", "nvml", "opening", "planning", "run", "scheduler", "view", "worker",
     },
     "time": {
         "asking", "child", "command", "folder", "forking", "guardian", "guarding", "launcher", "lock", "member",

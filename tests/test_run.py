@@ -267,3 +267,47 @@ async def test_an_application_that_moved_its_function_says_where_it_is(tmp_path:
     record["settings"]["target"] |= {"file": "/nowhere/old.py", "module": "old_name"}
     (tmp_path / "r" / "experiment.json").write_text(json.dumps(record))
     assert await gpbt.launch(experiment(), tmp_path / "r", resume="must") is not None
+
+
+async def test_early_stopping_stops_real_members_and_saves_intervals(tmp_path: Path) -> None:
+    slow = experiment(population=8, generations=3, early_stop="median", seed=3)
+    async with gpbt.Run(
+        gpbt.Experiment(lineage_script.train_in_steps, **declared(slow)), tmp_path / "r", slots=2
+    ) as run:
+        await run.wait()
+    stopped = facts(tmp_path / "r", "Stopped")
+    judged = facts(tmp_path / "r", "Judged")
+    assert len(judged) == 16, "every member of generations 1 and 2 reports first, and waits for the verdict"
+    assert stopped
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["members"]["stopped"] == len(stopped)
+    assert 0 < summary["saved_intervals"] <= len(stopped)
+    parents = {f["parent"] for f in facts(tmp_path / "r", "Started")}
+    assert not parents & {f["member"] for f in stopped}
+    assert not list((tmp_path / "r").glob("members/*/attempt-*"))
+    for fact in stopped:
+        lines = (tmp_path / "r" / "members" / f"{fact['member']:04}" / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == 1, "it was stopped at its first report"
+
+
+async def test_a_program_is_stopped_early_by_sigterm(tmp_path: Path) -> None:
+    script = 'echo "{{\\"loss\\": {x}}}" >> "$GPBT_METRICS"; sleep 0.5; echo done > {checkpoint}/done'
+    e = gpbt.Experiment(
+        command=["sh", "-c", script],
+        space={"x": gpbt.Float(0, 1)},
+        score="loss",
+        mode="min",
+        population=8,
+        generations=2,
+        searcher="random",
+        early_stop=["median"],
+        resources=gpbt.Resources(gpus=0),
+    )
+    assert await gpbt.launch(e, tmp_path / "r", slots=4) is not None
+    assert facts(tmp_path / "r", "Stopped")
+
+
+def declared(e: gpbt.Experiment) -> dict[str, object]:
+    s = e.settings
+    names = ("space", "score", "mode", "population", "generations", "searcher", "early_stop", "seed", "resources")
+    return {name: getattr(s, name) for name in names}

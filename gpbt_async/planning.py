@@ -1,0 +1,132 @@
+"""`gpbt-async plan SCRIPT`: how long would it take, and how busy would the slots be?
+
+The experiment's own schedule on the simulator's virtual clock, with durations of intervals taken from a run made
+before, or from a mean and a spread given by hand, over a handful of seeds. Scores are drawn at random: who wins does
+not matter here, only who waits for whom. What is not known is not guessed: durations that depend on the config, and
+searchers slower than an interval, make a real run differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from .errors import ExperimentError
+from .experiment import Settings
+from .reading import Reading, open_run
+from .simulate import Interval, Simulation
+from .tree import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from .asks import Ask
+    from .space import Config
+    from .tree import Member
+
+#: how many runs are simulated
+SEEDS = 10
+
+
+def plan(
+    script: Path,
+    slots: int,
+    *,
+    run: str | None,
+    runs: Path,
+    seconds: float | None,
+    spread: float,
+    changes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Simulate the script's experiment on `slots` slots. Times in seconds. Raises ExperimentError, FolderError."""
+    if slots < 1:
+        raise ExperimentError(f"--slots {slots}: at least 1 slot is needed")
+    if (run is None) == (seconds is None):
+        raise ExperimentError("give either --from RUN (durations of a run made before) or --seconds S")
+    if run is not None:
+        durations = measured(run, runs)
+        draw: Callable[[random.Random], float] = lambda rng: rng.choice(durations)  # noqa: E731
+    else:
+        assert seconds is not None
+        if not seconds > 0 or not spread >= 0 or not math.isfinite(seconds + spread):
+            raise ExperimentError(f"--seconds {seconds} --spread {spread}: must be numbers, above 0 and at least 0")
+        durations = []
+        draw = log_normal(seconds, spread)
+    settings = asyncio.run(_declared(script)).replaced(**changes)
+    simulations = [simulate(settings.replaced(seed=seed), slots, draw) for seed in range(SEEDS)]
+    spans = [s.makespan for s in simulations]
+    idle = {name: sum(s.idle.get(name, 0.0) for s in simulations) for s in simulations for name in s.idle}
+    offered = sum(slots * s.makespan for s in simulations)
+    return {
+        "slots": slots,
+        "population": settings.population,
+        "generations": settings.generations,
+        "schedule": settings.schedule,
+        "interval_s": statistics.median(durations) if durations else seconds,
+        "wall_s": statistics.median(spans),
+        "wall_s_range": [min(spans), max(spans)],
+        "work_s": statistics.median(s.busy for s in simulations),
+        "utilisation": statistics.mean(s.utilisation for s in simulations),
+        "idle": {name: total / offered for name, total in sorted(idle.items()) if total > 0},
+        "simulated_runs": SEEDS,
+    }
+
+
+def measured(run: str, runs: Path) -> list[float]:
+    """Seconds in `train` of the members a run has finished."""
+    reading = Reading(open_run(run, runs))
+    found = [m.seconds for m in reading.lineage.tree.members if m.state is State.FINISHED]
+    if not found:
+        raise ExperimentError(f"--from {run}: no member of it has finished, so there are no durations to take")
+    return found
+
+
+def log_normal(mean: float, spread: float) -> Callable[[random.Random], float]:
+    """Draws of the given mean, and standard deviation `spread` · mean."""
+    sigma = math.sqrt(math.log(1 + spread**2))
+    return lambda rng: rng.lognormvariate(math.log(mean) - sigma**2 / 2, sigma)
+
+
+def simulate(settings: Settings, slots: int, draw: Callable[[random.Random], float]) -> Simulation:
+    def task(member: Member, parent_state: Any) -> Interval:
+        rng = random.Random(f"plan:{settings.seed}:{member.seed}:{member.attempt}")
+        return Interval(state=None, score=rng.random(), first=rng.random(), seconds=draw(rng))
+
+    class Anything:
+        def suggest(self, ask: Ask) -> Config:
+            return settings.space.sample(random.Random(ask.seed))
+
+    return Simulation(settings, task, Anything(), slots, uses_kin=False, keep_facts=False).run()
+
+
+async def _declared(script: Path) -> Settings:
+    """What the script declares; as always, only the zygote imports it."""
+    import secrets
+
+    from .launcher import Launcher
+
+    async with Launcher(secrets.token_hex(8)) as launcher:
+        return Settings.from_json((await launcher.open_script(script))["experiment"])
+
+
+def text(p: dict[str, Any]) -> str:
+    low, high = p["wall_s_range"]
+    idle = ", ".join(f"{name} {share:.0%}" for name, share in p["idle"].items() if share >= 0.005)
+    return "\n".join(
+        [
+            f"{p['generations']} generations of {p['population']} members, {p['schedule']}, on {p['slots']} slot(s)",
+            f"  wall time    {_span(p['wall_s'])} ({_span(low)} to {_span(high)} in {p['simulated_runs']} simulations)",
+            f"  work         {_span(p['work_s'])} of training, an interval about {p['interval_s']:.3g} s",
+            f"  slots busy   {p['utilisation']:.0%}" + (f"; idle: {idle}" if idle else ""),
+        ]
+    )
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

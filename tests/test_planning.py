@@ -1,0 +1,94 @@
+"""Plans: from a run made before, and against the run itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import SCRIPTS, cli, facts
+
+from gpbt_async.folder import Folder
+from gpbt_async.planning import log_normal
+from gpbt_async.reading import Reading
+from gpbt_async.simulate import Interval, Simulation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gpbt_async.asks import Ask
+    from gpbt_async.space import Config
+    from gpbt_async.tree import Member
+
+LINEAGE = SCRIPTS / "lineage.py"
+
+
+def test_the_simulator_agrees_with_a_real_run_when_fed_its_durations(tmp_path: Path) -> None:
+    """Same settings, scores and seconds, member by member: the makespan is the real one within 10 %."""
+    os.environ["TRAIN_SECONDS"] = "0.3"
+    try:
+        done = cli("launch", LINEAGE, "--slots", 2, "--population", 6, "--generations", 4, "--json", cwd=tmp_path)
+    finally:
+        del os.environ["TRAIN_SECONDS"]
+    assert done.status == 0, done.err
+    folder = tmp_path / "runs" / "lineage-1"
+    reading = Reading(Folder.open(folder))
+    real = {m.path: m for m in reading.lineage.tree.members}
+    configs = {f["path"]: f["config"] for f in facts(folder, "Started")}
+
+    def task(member: Member, parent_state: Any) -> Interval:
+        twin = real[member.path]
+        assert twin.score is not None
+        return Interval(state=None, score=twin.score, seconds=twin.seconds)
+
+    class AsItWas:
+        def suggest(self, ask: Ask) -> Config:
+            return configs["/".join(map(str, ask.path))]
+
+    simulation = Simulation(reading.settings, task, AsItWas(), 2).run()
+    assert simulation.makespan == pytest.approx(done.json["wall_s"], rel=0.1)
+    planned = cli("plan", LINEAGE, "--slots", 2, "--from", "lineage-1", "--json", cwd=tmp_path).json
+    assert planned["wall_s"] == pytest.approx(done.json["wall_s"], rel=0.15)
+    assert planned["utilisation"] > 0.8
+
+
+def test_a_plan_by_hand(tmp_path: Path) -> None:
+    done = cli(
+        "plan", LINEAGE, "--gpus", 4, "--seconds", 60, "--spread", 0, "--population", 16, "--generations", 5,
+        "--json", cwd=tmp_path,
+    )  # fmt: skip
+    planned = json.loads(done.out)
+    assert planned["wall_s"] == pytest.approx(16 * 5 * 60 / 4)
+    assert planned["utilisation"] == pytest.approx(1.0)
+    text = cli("plan", LINEAGE, "--gpus", 4, "--seconds", 60, "--schedule", "sync", cwd=tmp_path).out
+    assert "wall time" in text
+    assert "evidence" in text
+    assert not list(tmp_path.iterdir()), "a plan leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--from RUN"),
+        (["--seconds", "1", "--from", "x"], "--from RUN"),
+        (["--seconds", "0"], "--seconds 0"),
+        (["--seconds", "1", "--slots", "0"], "--slots 0"),
+        (["--from", "nope"], "nope"),
+        (["--seconds", "1", "--population", "0"], "population"),
+    ],
+)
+def test_a_plan_that_cannot_be_made(tmp_path: Path, options: list[str], words: str) -> None:
+    done = cli("plan", LINEAGE, *options, cwd=tmp_path)
+    assert done.status == 2
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+def test_log_normal_draws_have_the_mean_and_the_spread_they_are_given() -> None:
+    draw, rng = log_normal(10.0, 0.5), random.Random(0)
+    drawn = [draw(rng) for _ in range(20000)]
+    mean = sum(drawn) / len(drawn)
+    assert mean == pytest.approx(10.0, rel=0.03)
+    assert (sum((x - mean) ** 2 for x in drawn) / len(drawn)) ** 0.5 == pytest.approx(5.0, rel=0.05)
