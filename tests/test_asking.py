@@ -170,7 +170,7 @@ async def test_a_process_killed_between_asks_is_replaced(room):
 @pytest.mark.parametrize("reads", [True, False], ids=["reads", "does not read"])
 async def test_a_hung_process_is_killed_and_replaced(room, reads):
     program = HANGS if reads else FAKE + "import signal; signal.pause()"
-    one, spawns = room(program, ANSWERS, timeout=0.5)
+    one, spawns = room(program, ANSWERS, ANSWERS, timeout=0.5)  # the second has half a second too, to start in
     spawns.second = lambda: setattr(one, "_timeout", 60.0)
     assert await one.suggest(ask(n=20_000)) == ANSWER
     assert spawns.processes[0].wait(timeout=10) == -signal.SIGKILL
