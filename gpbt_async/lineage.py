@@ -109,6 +109,7 @@ class Lineage:
             parent=parent.observation() if parent is not None else None,
             kin=tuple(m.observation() for m in seen),
             pending=tuple(pending[p] for p in sorted(pending)),
+            run=key(self.settings.seed, "run", (), 63),
         )
 
     def idle_cause(self) -> Cause:

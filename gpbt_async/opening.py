@@ -15,7 +15,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import events
+from . import events, searchers
 from .asking import FD, argv
 from .devices import Slots, discover
 from .errors import ExperimentError, FolderError, JournalError, LaunchError, ScriptError
@@ -112,6 +112,8 @@ class Opening:
         self.launcher.hold(self.lock.fileno())
         self._start_searcher(stack)
         await self._declare(existing is None)
+        if not searchers.foreign(self.settings.searcher):
+            searchers.make(self.settings.searcher)  # a package that is missing is told before anything is begun
         self.slots = await discover(
             gpus=self.record.gpus,
             wants_gpus=self.settings.resources.gpus,

@@ -69,7 +69,7 @@ MAY: dict[str, set[str]] = {
     "record": {"errors", "experiment", "files"},
     "opening": VOCABULARY
     | ENGINE
-    | {"asking", "devices", "folder", "journal", "launcher", "lock", "record", "scheduler"},
+    | {"asking", "devices", "folder", "journal", "launcher", "lock", "record", "scheduler", "searchers"},
     "run": VOCABULARY
     | ENGINE
     | {"asking", "checkpoints", "devices", "files", "folder", "listeners", "opening", "scheduler"},
