@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import processes, script, wire
@@ -66,6 +67,19 @@ def probe() -> None:
         torch.set_num_threads(2)
         torch.ones(1 << 17).add(1)
         torch.set_num_threads(1)
+
+
+def disown() -> None:
+    """What was registered so far to run at exit is the zygote's to run, once; what train registers is its member's.
+
+    Libraries register themselves with atexit once and keep lists of their own, so those are told as well:
+    weakref.finalize (a TemporaryDirectory, say). multiprocessing's notices the fork itself.
+    """
+    atexit._clear()
+    finalize: Any = weakref.finalize
+    for info in list(finalize._registry.values()):
+        info.atexit = False
+    finalize._registered_with_atexit = False
 
 
 def _wait(sock: socket.socket) -> wire.Begin | None:
@@ -184,13 +198,20 @@ def print_traceback(error: BaseException) -> None:
 
 def _leave() -> None:
     """What an interpreter does at its end, and then nothing we started may be left."""
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
     multiprocessing: Any = sys.modules.get("multiprocessing.util")
     if multiprocessing is not None:
         # it would wait for children, for ever if need be; they are killed below
         atexit.unregister(multiprocessing._exit_function)
     with contextlib.suppress(BaseException):
-        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
+    if multiprocessing is not None:
+        with contextlib.suppress(BaseException):
+            # pools first; then, when nobody holds their other ends any more, queues; folders last
+            multiprocessing._run_finalizers(0)
+            processes.kill_below()
+            multiprocessing._run_finalizers()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -68,6 +68,8 @@ class Program(Worker):
         if self.end is None and (self.exit_status == 0 or self._stopping is not None):
             self.end = wire.End("returned" if self.exit_status == 0 else "stopped", self._died_at)
             self._messages.append(self.end)
+            if self.exit_status == 0:
+                self._returned()
 
     async def stop(self, reason: str, patience: float = 10.0, grace: float | None = None) -> None:
         """SIGTERM, which is all a program can be told; then, as for any member, SIGKILL."""

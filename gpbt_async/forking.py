@@ -4,6 +4,9 @@ Speaks with one zygote process from its start to its death; the launcher makes a
 a spare and a fork are the same thing, a future of a Worker: a spare is merely asked for early, and whoever takes one
 that has not arrived yet waits for it like for any fork.
 
+A zygote that does not answer in time (stopped, or one of the script's threads holds its lock) is killed, as everything
+else here would wait for it; what is told then is the same as of one that died by itself.
+
 A zygote whose script uses torch's optimizers is cold at first: its first forks are handed out as they are, so that the
 first member trains as soon as the script is imported; once those are training it warms up, which takes two seconds,
 and only then are spares forked again.
@@ -23,11 +26,13 @@ from . import processes
 from .channel import Channel
 from .errors import ExperimentError, LaunchError, ScriptError
 from .guarding import HOME, Guardian
-from .worker import Worker, describe
+from .worker import Worker, describe, tail_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: seconds more than usual that an answer may take behind the import, and while it warms up
+BUSY = 60.0
 # our folder goes behind everything else on the path: an installed package must win over its neighbours there
 PATH = "import sys; sys.path[len(sys.path):] = [sys.argv[1]][sys.argv[1] in sys.path:]; "
 _PROGRAM = PATH + "from gpbt_async.zygote import main; sys.argv[:] = sys.argv[2:]; main(3)"
@@ -36,32 +41,57 @@ if "GLIBC_TUNABLES" not in os.environ:
     _ENVIRONMENT["GLIBC_TUNABLES"] = processes.HUGE_HEAP
 
 
+class ZygoteDied(ScriptError):
+    """It died while it imported the script."""
+
+
 def file_of(what: dict[str, Any]) -> str:
     return str(what["script"] if "script" in what else what["target"]["file"])
 
 
 class Zygote:
-    """One zygote. what: {"script": path} or {"target": Target as JSON}. spares: how many forks to keep ahead."""
+    """One zygote. what: {"script": path} or {"target": Target as JSON}. spares: how many forks to keep ahead.
+
+    patience: how long a fork may take, give or take BUSY. warms: may warm up.
+    """
 
     def __init__(
-        self, guardian: Guardian, what: dict[str, Any], spares: int, grace: float, log: Callable[[str], object]
+        self,
+        guardian: Guardian,
+        what: dict[str, Any],
+        *,
+        spares: int,
+        patience: float,
+        grace: float,
+        warms: bool,
+        log: Callable[[str], object],
     ) -> None:
         self.pid: int | None = None
+        #: how it ended, for a person
+        self.fate = "died"
+        self.hung_warming = False
         self.declaration: dict[str, Any] | None = None
         self._guardian = guardian
         self._what = what
         self._spares = spares
+        self._patience = patience
+        self._warms = warms
         self._grace = grace
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._declared: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         #: done when it, every member and all they started are gone
-        self._end: asyncio.Future[int] | None = None
+        self._end: asyncio.Future[int | processes.Lost] | None = None
+        self._pidfd = -1
+        #: its standard output and error, until it is told of a log
+        self._output = os.memfd_create("zygote", os.MFD_CLOEXEC)
+        self._logged: tuple[str, int] | None = None  # the log, and where in it ours begins
         self._tags = 0
         self._forking: dict[int, asyncio.Future[Worker]] = {}
-        self._members: dict[int, asyncio.Future[int]] = {}
+        self._members: dict[int, asyncio.Future[int | processes.Lost]] = {}
         self._ahead: deque[asyncio.Future[Worker]] = deque()
         self._begun = False
+        self._busy = True  # with more than the next fork: behind the import there is some tidying up
         self._warmth = "cold"  # → "warming" → "warm"
         ours, self._theirs = socket.socketpair()
         self._channel = Channel(ours, self._handle, self._lost)
@@ -70,28 +100,34 @@ class Zygote:
     def alive(self) -> bool:
         return self._channel.open
 
+    @property
+    def lost(self) -> bool:
+        """It died because the guardian did."""
+        return self._end is not None and self._end.done() and isinstance(self._end.result(), processes.Lost)
+
     # -- its life
 
     async def open(self) -> dict[str, Any]:
         """Start it and have it import the script. Raises ScriptError or ExperimentError with one clear message."""
         self._channel.send({"op": "open", **self._what})
         argv = [sys.executable, "-P", "-c", _PROGRAM, HOME, file_of(self._what)]
-        output = self._guardian.output
+        output = self._output
         try:
             with self._theirs as theirs:
                 child = await self._guardian.spawn(argv, _ENVIRONMENT, {3: theirs.fileno(), 1: output, 2: output})
-            os.close(child.pidfd)
-            self.pid, self._end = child.pid, child.gone
+            self.pid, self._pidfd, self._end = child.pid, child.pidfd, child.gone
             self._end.add_done_callback(self._all_gone)
             self.declaration = await self._or_death(child.gone)
-            self._warmth = "cold" if self.declaration["warms"] else "warm"
-        except BaseException:
+            self._warmth = "cold" if self.declaration["warms"] and self._warms else "warm"
+        except BaseException as error:
+            if isinstance(error, LaunchError):
+                self.fate = f"could not be started ({error})"
             self.close()
             raise
         self._refill()
         return self.declaration
 
-    async def _or_death(self, gone: asyncio.Future[int]) -> dict[str, Any]:
+    async def _or_death(self, gone: asyncio.Future[int | processes.Lost]) -> dict[str, Any]:
         declared = self._declared
         waiting: list[asyncio.Future[Any]] = [declared, gone]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -99,14 +135,20 @@ class Zygote:
             # its last words may stand behind the news of its death: two sockets have no order
             await asyncio.wait([declared], timeout=0.2)
         if not declared.done():
-            raise ScriptError(f"the process that imports the script died: {describe(gone.result())}{self.last_words()}")
+            told = gone.result()
+            if isinstance(told, processes.Lost):
+                raise LaunchError(describe(told))
+            raise ZygoteDied(f"the process that imports the script died: {describe(told)}{self.last_words()}")
         return declared.result()
 
     def last_words(self) -> str:
-        text = os.pread(self._guardian.output, 1 << 20, 0).decode(errors="replace").strip()
-        return "\nits last output:\n    " + "\n    ".join(text.splitlines()[-10:]) if text else ""
+        """The last of what this zygote has written, and no other; for the end of a sentence."""
+        text = tail_of(*self._logged) if self._logged is not None else ""
+        text = text or (tail_of(f"/proc/self/fd/{self._output}") if self._output >= 0 else "")
+        return "\nits last output:\n    " + text.strip().replace("\n", "\n    ") if text.strip() else ""
 
     def log_to(self, path: str) -> None:
+        self._logged = path, os.stat(path).st_size if os.path.exists(path) else 0
         self._channel.send({"op": "log", "path": path})
 
     async def ended(self, within: float) -> None:
@@ -120,8 +162,21 @@ class Zygote:
         self._theirs.close()
         self._channel.close()
         self._fail_forks()
+        for fd in (self._output, self._pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self._output = self._pidfd = -1
         if self._declared.done() and not self._declared.cancelled():
             self._declared.exception()  # told, or no longer wanted
+
+    def _stuck(self) -> None:
+        """It has not answered: waiting for it any longer would hang the run."""
+        self.fate = f"did not answer for {self._patience:g} s and was killed"
+        self.hung_warming = self._warmth == "warming"
+        if self.pid is not None and self._pidfd >= 0:
+            processes.kill_tree(self.pid, self._pidfd)
+        self._channel.close()
+        self._fail_forks()
 
     def _lost(self) -> None:
         """Its members die with it; that they are gone is known when the guardian says so of the zygote."""
@@ -131,16 +186,20 @@ class Zygote:
         for n in list(self._forking):
             self._fork_failed(n, "the zygote died")
 
-    def _all_gone(self, _end: asyncio.Future[int]) -> None:
+    def _all_gone(self, end: asyncio.Future[int | processes.Lost]) -> None:
+        told = end.result()
+        lost = told if isinstance(told, processes.Lost) else processes.Lost("zygote")
         for gone in self._members.values():
             if not gone.done():
-                gone.set_result(-9)
+                gone.set_result(lost)
         self._members.clear()
 
     # -- what it says
 
     def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
         op = message["op"]
+        if op in ("forked", "failed", "warmed"):
+            self._busy = False
         if op == "forked":
             self._forked(message, fds)
         elif op == "failed":
@@ -162,7 +221,7 @@ class Zygote:
             self._declared.set_exception(kind(message["message"]))
 
     def _forked(self, message: dict[str, Any], fds: list[int]) -> None:
-        gone: asyncio.Future[int] = self._loop.create_future()
+        gone: asyncio.Future[int | processes.Lost] = self._loop.create_future()
         self._members[message["pid"]] = gone
         sock = socket.socket(fileno=fds[0])
         worker = Worker(message["pid"], fds[1], sock, gone, grace=self._grace, warn=self._log)
@@ -198,6 +257,10 @@ class Zygote:
         while True:
             future = self._ahead.popleft() if self._ahead else self._fork()
             try:
+                if not future.done():
+                    await asyncio.wait([future], timeout=self._patience + BUSY * self._busy)
+                if not future.done():
+                    self._stuck()
                 worker = await asyncio.shield(future)
             except asyncio.CancelledError:
                 self._ahead.appendleft(future)  # somebody else's spare now
@@ -216,7 +279,7 @@ class Zygote:
     def warm(self) -> None:
         """The first members are training: there is time to warm up now."""
         if self._warmth == "cold":
-            self._warmth = "warming"
+            self._warmth, self._busy = "warming", True
             self._channel.send({"op": "warm"})
 
     def _refill(self) -> None:

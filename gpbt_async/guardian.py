@@ -87,6 +87,10 @@ def _serve(line: processes.Line, reaper: processes.Reaper, wakeup: int, death: i
             line.send({"op": "exit", "pid": pid, "status": status})
 
 
+class NoFolder(Exception):
+    """There is no such folder to work in. Told before the fork: afterwards only the log could tell."""
+
+
 def _handle(
     line: processes.Line, reaper: processes.Reaper, held: list[int], message: dict[str, Any], fds: list[int]
 ) -> None:
@@ -100,6 +104,8 @@ def _handle(
         pid = _spawn(message, fds)
         reaper.add(pid)
         pidfd = os.pidfd_open(pid)
+    except NoFolder as error:
+        line.send({"op": "failed", "tag": tag, "error": str(error)})
     except Exception as error:  # no memory, no more processes, a bad message: say so and go on
         line.send({"op": "failed", "tag": tag, "error": f"{type(error).__name__}: {error}"})
     else:
@@ -115,6 +121,11 @@ def _spawn(message: dict[str, Any], fds: list[int]) -> int:
     env = {**os.environ, **message.get("env", {})}
     at = [int(number) for number in message.get("at", ())]
     cwd, log = message.get("cwd"), message.get("log")
+    if cwd is not None:
+        try:
+            os.stat(os.path.join(cwd, "."))
+        except OSError as error:
+            raise NoFolder(f"the folder {cwd} cannot be worked in: {error.strerror}") from error
     guardian = os.getpid()
     pid = os.fork()
     if pid:

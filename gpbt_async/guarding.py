@@ -3,7 +3,8 @@
 The only place where the scheduler itself starts a process, and it starts this one only. What the guardian starts is
 told as a Child: a pid, a pidfd opened before the pid could be anybody else's, and a future that is done once the child
 *and everything it started* is gone. The surprise: "gone" must come true even if the guardian is killed, so the loss of
-the guardian is answered with a sweep through the whole machine for the run's mark, and then all is gone by decree.
+the guardian is answered with a sweep through the whole machine for the run's mark, and then all is gone by decree,
+with Lost in place of an exit status.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Child(NamedTuple):
 
     pid: int
     pidfd: int
-    gone: asyncio.Future[int]
+    gone: asyncio.Future[int | processes.Lost]
 
 
 class Guardian:
@@ -49,7 +50,7 @@ class Guardian:
         self._process: subprocess.Popen[bytes] | None = None
         self._tags = 0
         self._spawning: dict[int, asyncio.Future[Child]] = {}
-        self._gone: dict[int, asyncio.Future[int]] = {}
+        self._gone: dict[int, asyncio.Future[int | processes.Lost]] = {}
         self._held: list[int] = []
 
     @property
@@ -61,14 +62,23 @@ class Guardian:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Call from the loop's own thread: what dies with its parent dies with the *thread* that started it."""
+        """Call from the loop's own thread: what dies with its parent dies with the *thread* that started it.
+
+        Raises LaunchError, caused by an OSError, when the machine refuses.
+        """
         ours, theirs = socket.socketpair()
         argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, HOME, str(theirs.fileno()), self.run_id, str(os.getpid())]
-        with theirs:
+        try:
+            # in no folder of anybody's: the run's may be deleted or unmounted, and the guardian goes on
             self._process = subprocess.Popen(
-                argv, cwd=self.cwd, pass_fds=[theirs.fileno()], start_new_session=True,
+                argv, cwd="/", pass_fds=[theirs.fileno()], start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.output,
             )  # fmt: skip
+        except OSError as error:
+            ours.close()
+            raise LaunchError(f"the guardian could not be started: {error.strerror or error}") from error
+        finally:
+            theirs.close()
         self._channel = channel = Channel(ours, self._handle, lambda: self._lost(channel))
         for fd in self._held:
             channel.send({"op": "hold"}, [fd])
@@ -90,7 +100,8 @@ class Guardian:
     ) -> Child:
         """Start a program in a session of its own. env: beside the scheduler's. fds: number there → ours here.
 
-        Raises LaunchError. A program that cannot be exec'd is told in its log, and exits with status 127.
+        Raises LaunchError, for a cwd that is not there too. A program that cannot be exec'd is told in its log, and
+        exits with status 127.
         """
         if self._channel is None:
             raise LaunchError("the guardian is gone")
@@ -102,7 +113,14 @@ class Guardian:
             "cwd": cwd or self.cwd, "log": log, "at": list(fds or ()),
         }  # fmt: skip
         self._channel.send(message, list((fds or {}).values()))
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                child = future.result()  # came in the same turn of the loop: nobody else knows of it
+                processes.kill_tree(child.pid, child.pidfd)
+                os.close(child.pidfd)
+            raise
 
     def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
         if message["op"] == "exit":
@@ -117,7 +135,7 @@ class Guardian:
         gone = asyncio.get_running_loop().create_future()
         self._gone[message["pid"]] = gone
         if future.done():  # whoever asked was cancelled meanwhile
-            processes.kill_tree(message["pid"])
+            processes.kill_tree(message["pid"], fds[0])
             os.close(fds[0])
         else:
             future.set_result(Child(message["pid"], fds[0], gone))
@@ -139,7 +157,7 @@ class Guardian:
     def _all_gone(self) -> None:
         for gone in self._gone.values():
             if not gone.done():
-                gone.set_result(-9)
+                gone.set_result(processes.Lost("guardian"))
         self._gone.clear()
 
     def kill_below(self) -> None:

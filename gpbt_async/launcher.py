@@ -6,6 +6,7 @@ start as fresh processes, as they do when the script touches CUDA while it is im
 
 Leaving the context means that no process of the run is alive. The surprise is how little of that is done here: the
 launcher closes two sockets and waits for the guardian to end, which it does only when nothing is left to kill.
+A member that dies with its zygote or guardian is lost, not failed; so that this has an end, deaths are counted here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from . import processes, wire
 from .command import Program, fill
 from .errors import LaunchError
-from .forking import PATH, Zygote, file_of
+from .forking import PATH, Zygote, ZygoteDied, file_of
 from .guarding import HOME, Guardian
 from .worker import Worker, uncancelled
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Launcher", "fill"]
 
 _MEMBER = PATH + "from gpbt_async.child import main; what = sys.argv[2]; sys.argv[:] = sys.argv[3:]; main(3, what)"
-#: guardians and zygotes that may die in a row, without a member entering between, before we give up
+#: guardians and zygotes that may die in a row, without a member returning between, before we give up
 DEATHS = 3
 #: how long the kernel may take to kill everything
 DEADLINE = 5.0
@@ -66,6 +67,7 @@ class Launcher:
         self._log_path: str | None = None
         self._starting = 0  # members asked for that have neither entered nor failed
         self._deaths = 0
+        self._warms = True
         self._mute = 0
         self._mending = asyncio.Lock()
 
@@ -74,7 +76,11 @@ class Launcher:
     async def __aenter__(self) -> Launcher:
         # what is left of an earlier life of this run, if its guardian was killed as well
         processes.sweep(self._guardian.run_id)
-        self._guardian.start()
+        try:
+            self._guardian.start()
+        except BaseException:
+            os.close(self._output)
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -128,7 +134,10 @@ class Launcher:
 
     async def _start_zygote(self) -> dict[str, Any]:
         assert self._what is not None
-        self._zygote = zygote = Zygote(self._guardian, self._what, self._spares, self._grace, self._log)
+        self._zygote = zygote = Zygote(
+            self._guardian, self._what, spares=self._spares, patience=self._hello_timeout,
+            grace=self._grace, warms=self._warms, log=self._log,
+        )  # fmt: skip
         declaration = await zygote.open()
         if self._log_path is not None:
             zygote.log_to(self._log_path)
@@ -179,10 +188,11 @@ class Launcher:
             if worker is None:
                 self._settled(False)
         worker.on_first = self._settled
+        worker.on_returned = self._lives
         try:
             worker.begin(begin)
         except BaseException:  # a config that is longer than a message may be
-            processes.kill_tree(worker.pid)
+            worker.kill()
             worker.close()
             self._settled(False)
             raise
@@ -201,7 +211,9 @@ class Launcher:
                 return await self._greeted(await self._executed(begin))
             assert self._zygote is not None
             return await self._greeted(await self._zygote.take())
-        except LaunchError:
+        except LaunchError as error:
+            if isinstance(error.__cause__, OSError):
+                raise  # not even a guardian
             alive = self._guardian.alive and (not forked or (self._zygote is not None and self._zygote.alive))
             if alive or self._deaths > DEATHS:
                 raise  # nobody died, so the machine refuses; or too many did
@@ -215,7 +227,7 @@ class Launcher:
                 return worker
             await self._unheard(worker)
         except BaseException:
-            processes.kill_tree(worker.pid)
+            worker.kill()
             worker.close()
             raise
         return None
@@ -224,8 +236,8 @@ class Launcher:
         """The hello-watchdog: what hangs is killed, and after two in a row we stop forking."""
         died = worker.dead
         async with worker:
-            processes.kill(worker.pid)
-        if died and not self.exec and (self._zygote is None or not self._zygote.alive):
+            worker.kill()
+        if worker.outcome.how == "lost":
             return  # it died with the zygote, which is counted elsewhere
         self._mute += 1
         if self._mute < 2:
@@ -278,10 +290,12 @@ class Launcher:
     def _settled(self, entered: bool) -> None:
         """A member has entered, or will not. Once none is on its way, the zygote has time to warm up."""
         self._starting -= 1
-        if entered:
-            self._deaths = 0
-            if not self._starting and self._zygote is not None:
-                self._zygote.warm()
+        if entered and not self._starting and self._zygote is not None:
+            self._zygote.warm()
+
+    def _lives(self) -> None:
+        """A member has come to its end: what it hangs on lives long enough."""
+        self._deaths = 0
 
     # -- what died
 
@@ -289,19 +303,24 @@ class Launcher:
         """Start again what died: the guardian, the zygote. Raises LaunchError when that has no end."""
         async with self._mending:
             if not self._guardian.alive:
-                self._count_death("guardian")
+                self._count_death("guardian died")
                 await self._guardian.reap(DEADLINE)
                 self._guardian.start()
             if forked and not self.exec and not (self._zygote is not None and self._zygote.alive):
-                self._count_death("zygote")
                 if self._zygote is not None:
+                    self._warms &= not self._zygote.hung_warming
                     await self._zygote.ended(DEADLINE)
+                    if not self._zygote.lost:  # with the guardian, which is counted
+                        self._count_death(f"zygote {self._zygote.fate}")
                 self._end_zygote()
-                await self._start_zygote()
+                try:
+                    await self._start_zygote()
+                except ZygoteDied as error:  # the script could be imported before
+                    raise LaunchError(str(error)) from None
 
-    def _count_death(self, who: str) -> None:
+    def _count_death(self, fate: str) -> None:
         self._deaths += 1
-        words = self._zygote.last_words() if self._zygote is not None else ""
         if self._deaths > DEATHS:
-            raise LaunchError(f"the {who} died {self._deaths} times in a row{words}")
-        self._log(f"the {who} died; starting it again")
+            words = self._zygote.last_words() if self._zygote is not None else ""
+            raise LaunchError(f"the {fate} {self._deaths} times in a row{words}")
+        self._log(f"the {fate}; starting it again")

@@ -17,7 +17,7 @@ import json
 import os
 import signal
 import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -30,6 +30,12 @@ HUGE_HEAP = "glibc.malloc.hugetlb=1"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _MOST_FDS = 16
+
+
+class Lost(NamedTuple):
+    """In place of an exit status: it died because `who`, above it, did, and nobody saw how."""
+
+    who: str
 
 
 def prctl(option: int, value: int) -> None:
@@ -93,9 +99,20 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
-def kill_tree(pid: int) -> None:
-    """SIGKILL a process and everything below it. What it forked meanwhile becomes its reaper's: call again."""
-    for each in [pid, *descendants(pid)]:
+def kill_tree(pid: int, pidfd: int | None = None) -> None:
+    """SIGKILL a process and everything below it. What it forked meanwhile becomes its reaper's: call again.
+
+    pidfd: of a process that may have been reaped already, so that the pid may be somebody else's by now.
+    """
+    below = descendants(pid)
+    if pidfd is None:
+        kill(pid)
+    else:
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return  # so who was below that pid a moment ago is unknown
+    for each in below:
         kill(each)
 
 

@@ -30,18 +30,21 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Coroutine
 
-#: how long a process may live on after its training function has returned
-LINGER = 10.0
+#: how long a process may live on after its training function has returned: it may still be saving, in a thread
+LINGER = 600.0
+#: when that is said; and how long one may live on whose training is void anyway
+UNEASY = 10.0
 #: how long the kernel may take to kill what got SIGKILL
 DEADLINE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a member's attempt went. how: "returned", "stopped", "raised" or "died".
+    """How a member's attempt went. how: "returned", "stopped", "raised", "died" or "lost".
 
-    error, where: of what was raised, or how it died. at: when training was over, on the monotonic clock. status: exit
-    status or minus the signal, None if nobody could tell. tail: the last lines of its log, if it died.
+    Lost: it died because the zygote or the guardian did, which is not its fault. error, where: of what was raised, or
+    how it died. at: when training was over, on the monotonic clock. status: exit status or minus the signal, None if
+    nobody could tell. tail: the last lines of its log, if it died.
     """
 
     how: str
@@ -63,7 +66,7 @@ class Worker:
         pid: int,
         pidfd: int,
         sock: socket.socket | None,
-        gone: asyncio.Future[int],
+        gone: asyncio.Future[int | processes.Lost],
         *,
         grace: float = 2.0,
         warn: Callable[[str], object] = print,
@@ -75,6 +78,8 @@ class Worker:
         self.end: wire.End | None = None
         #: called once, at Entered or at death, whichever comes first
         self.on_first: Callable[[bool], object] | None = None
+        #: called once, when it has returned and ended as it should
+        self.on_returned: Callable[[], object] | None = None
         self._loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[bool] = self._loop.create_future()
         self._death: asyncio.Future[None] = self._loop.create_future()
@@ -88,6 +93,8 @@ class Worker:
         self._linger: asyncio.TimerHandle | None = None
         self._over = False
         self._clean = False
+        self._overran = False
+        self._given_up = False
         self._stopping: str | None = None
         self._died_at = 0.0
         if sock is not None:
@@ -108,8 +115,9 @@ class Worker:
     @property
     def exit_status(self) -> int | None:
         """Exit status or minus the signal; None while, or if, nobody knows."""
-        if self.gone.done() and not self.gone.cancelled():
-            return self.gone.result()
+        told = self.gone.result() if self.gone.done() and not self.gone.cancelled() else None
+        if isinstance(told, int):
+            return told
         if self.dead and self._clean and self.end is not None:
             return int(self.end.how == "raised")
         return None
@@ -118,13 +126,25 @@ class Worker:
     def outcome(self) -> Outcome:
         """How it went; meaningful once the iteration or the block is over."""
         status, end = self.exit_status, self.end
-        if end is not None and (self._stopping is None or end.how != "raised"):
+        # one that returned and was then killed may have been saving still
+        killed = not self._clean and (status is None or status < 0)
+        if end is not None and not (end.how == "returned" and killed) and not (end.how == "raised" and self._stopping):
             return Outcome(end.how, end.at, end.error, end.where, status)
         at = end.at if end is not None else self._died_at or time.monotonic()
         if self._stopping is not None:
             return Outcome("stopped", at, self._stopping, None, status)
+        told = self.gone.result() if self.gone.done() and not self.gone.cancelled() else None
+        if isinstance(told, processes.Lost):
+            return Outcome("lost", at, describe(told))
         log = self.begun.log if self.begun is not None else None
-        return Outcome("died", at, describe(status), None, status, tail_of(log))
+        return Outcome("died", at, self._how_it_died(status), None, status, tail_of(log))
+
+    def _how_it_died(self, status: int | None) -> str:
+        if self._overran:
+            return f"returned, but did not end: its threads still ran {LINGER:g} s later and were killed"
+        if self.end is not None:
+            return f"died{'' if status is None else ' by ' + name_of(-status)} after train had returned"
+        return describe(status)
 
     # -- talking
 
@@ -179,10 +199,12 @@ class Worker:
                 self.hello.set_result(True)
         elif isinstance(message, wire.Clean):
             self._clean = True
+            if self.end is not None and self.end.how == "returned":
+                self._returned()
         else:
             if isinstance(message, wire.End):
                 self.end = message
-                self._linger = self._loop.call_later(LINGER, self._finish)
+                self._linger = self._loop.call_later(min(UNEASY, LINGER), self._lingers)
             elif isinstance(message, wire.Entered):
                 self._first(True)
             self._push(message)
@@ -199,6 +221,22 @@ class Worker:
         if self.on_first is not None:
             call, self.on_first = self.on_first, None
             call(entered)
+
+    def _returned(self) -> None:
+        if self.on_returned is not None:
+            call, self.on_returned = self.on_returned, None
+            call()
+
+    def _lingers(self) -> None:
+        if self.end is not None and self.end.how == "returned":
+            self._push(wire.Notice("train has returned, but the process still runs: a thread?"))
+            self._linger = self._loop.call_later(LINGER - UNEASY, self._overruns)
+        else:
+            self._finish()
+
+    def _overruns(self) -> None:
+        self._overran = True
+        self._finish()
 
     # -- the iteration
 
@@ -233,6 +271,8 @@ class Worker:
             self.hello.set_result(False)
         self._first(False)
         self._death.set_result(None)
+        if self._linger is not None:
+            self._linger.cancel()
         self._finish()
 
     def _finish(self) -> None:
@@ -241,11 +281,11 @@ class Worker:
 
     async def _until_gone(self) -> None:
         """Wait for the reaper's word, unless the member's own will do."""
-        if self._clean or self.gone.done():
+        if self._clean or self._given_up or self.gone.done():
             return
         await asyncio.wait([self.gone], timeout=DEADLINE)
         if not self.gone.done():
-            self._clean = True  # warn once, and do not wait again
+            self._given_up = True  # warn once, and do not wait again
             self._warn(f"member {self.member}: process {self.pid} left something that cannot be killed; going on")
 
     # -- the end
@@ -264,16 +304,19 @@ class Worker:
         self._signal_group(signal.SIGTERM)
         if await self._dies(grace):
             return
-        below = processes.descendants(self.pid)
-        self._signal_group(signal.SIGKILL)
-        for pid in [self.pid, *below]:
-            processes.kill(pid)
+        self.kill()
         if not await self._dies(DEADLINE):
             self._warn(f"member {self.member}: process {self.pid} survives SIGKILL (stuck in the kernel?); going on")
 
+    def kill(self) -> None:
+        """SIGKILL for it and all below it."""
+        if not self.dead and self._pidfd >= 0:
+            processes.kill_tree(self.pid, self._pidfd)
+
     def _signal_group(self, number: int) -> None:
-        if not self.dead:
+        if not self.dead and self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(self._pidfd, 0)  # not reaped, so its number is its own
                 os.killpg(self.pid, number)
 
     async def _dies(self, within: float) -> bool:
@@ -285,7 +328,7 @@ class Worker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not (self.dead and self._clean):
+        if not (self.dead and (self._clean or self._given_up)):
             await uncancelled(self._put_down())
         self.close()
 
@@ -323,24 +366,28 @@ async def uncancelled(work: Coroutine[Any, Any, None]) -> None:
         raise cancelled
 
 
-def describe(status: int | None) -> str:
+def describe(status: int | processes.Lost | None) -> str:
+    if isinstance(status, processes.Lost):
+        return f"the {status.who} died"
     if status is None:
         return "died"
-    if status >= 0:
-        return f"exit status {status}"
+    return f"exit status {status}" if status >= 0 else f"killed by {name_of(-status)}"
+
+
+def name_of(number: int) -> str:
     try:
-        return f"killed by {signal.Signals(-status).name}"
+        return signal.Signals(number).name
     except ValueError:
-        return f"killed by signal {-status}"
+        return f"signal {number}"
 
 
-def tail_of(log: str | None, lines: int = 10) -> str:
-    """The last lines of a file; of nothing, nothing."""
+def tail_of(log: str | None, begin: int = 0, lines: int = 10) -> str:
+    """The last lines of a file, from some place on; of nothing, nothing."""
     if log is None:
         return ""
     try:
         with open(log, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+            file.seek(max(begin, os.fstat(file.fileno()).st_size - 8192))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""

@@ -13,7 +13,6 @@ here once ("warm"), but only after the first members are training.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import os
@@ -165,7 +164,7 @@ class Zygote:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(self.wakeup)
             self.line.close()
-            atexit._clear()  # what the script registered is the zygote's to run, once, not each member's
+            child.disown()
             if self.threads_told:
                 child.probe()
         except BaseException:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -362,7 +363,7 @@ async def test_a_zygote_that_is_killed_takes_its_members_and_is_replaced(tmp_pat
                 async for _ in worker:
                     pass
                 assert watch.alive() == []
-        assert worker.outcome.how == "died"
+        assert (worker.outcome.how, worker.outcome.error) == ("lost", "the zygote died")
         assert (await trained(launcher, tmp_path, 1, do="returns")).outcome.how == "returned"
         assert launcher.pids()["zygote"] not in (None, zygote)
     assert launcher.said == ["the zygote died; starting it again"]
@@ -392,9 +393,9 @@ async def test_a_guardian_that_is_killed_takes_everybody_and_is_replaced(tmp_pat
                 assert watch.alive(5.0) == []
             with contextlib.suppress(ProcessLookupError):
                 os.kill(litter["daemon"], signal.SIGKILL)
-        assert worker.outcome.how == "died"
+        assert (worker.outcome.how, worker.outcome.error) == ("lost", "the guardian died")
         assert (await trained(launcher, tmp_path, 1, do="returns")).outcome.how == "returned"
-    assert "the guardian died; starting it again" in launcher.said
+    assert launcher.said == ["the guardian died; starting it again"]
 
 
 async def test_a_zygote_that_dies_at_every_fork_is_given_up(tmp_path: Path) -> None:
@@ -404,6 +405,79 @@ async def test_a_zygote_that_dies_at_every_fork_is_given_up(tmp_path: Path) -> N
         await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
         with pytest.raises(LaunchError, match="died 4 times in a row"):
             await launcher.start(begin(tmp_path))
+
+
+async def test_a_zygote_that_dies_of_every_member_is_given_up(tmp_path: Path) -> None:
+    """That members enter is no sign of life; that one returns is."""
+    text = "import os, signal\ndef train(m):\n if m.config['kills']: os.kill(os.getppid(), 9); signal.pause()\n"
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
+        for n in range(4):
+            worker = await trained(launcher, tmp_path, n, kills=n != 1)
+            assert worker.outcome.how == ("lost" if n != 1 else "returned")
+        await trained(launcher, tmp_path, 4, kills=True)
+        await trained(launcher, tmp_path, 5, kills=True)
+        with pytest.raises(LaunchError, match="the zygote died 4 times in a row"):
+            await launcher.start(begin(tmp_path, 6, kills=True))
+    assert launcher.said == ["the zygote died; starting it again"] * 4
+
+
+async def test_a_stuck_zygote_is_replaced(tmp_path: Path) -> None:
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(ZOO)
+        zygote = launcher._zygote
+        assert zygote is not None
+        assert zygote.pid is not None
+        await asyncio.wait(zygote._ahead)
+        zygote._patience = 0.1
+        os.kill(zygote.pid, signal.SIGSTOP)
+        async with await launcher.start(begin(tmp_path, 0, do="pauses")) as spare:
+            assert (await trained(launcher, tmp_path, 1, do="returns")).outcome.how == "returned"
+            async for _ in spare:
+                pass
+        assert spare.outcome.how == "lost"
+    assert launcher.said == ["the zygote did not answer for 0.1 s and was killed; starting it again"]
+
+
+async def test_a_warming_that_hangs_is_not_tried_again(
+    fake_torch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpbt_async.forking.BUSY", 0.1)
+    (tmp_path / "torch" / "optim.py").write_text("")
+    text = "import signal, torch.optim\nclass Slow:\n def __getattr__(self, name):\n  while True: signal.pause()\n"
+    text += "torch.nn = Slow()\ndef train(m): m.report(score=1)\n"
+    async with Open(fake_torch) as launcher:
+        await launcher.open_script(write(fake_torch, text + DECLARE.format(train="train")))
+        zygote = launcher._zygote
+        assert zygote is not None
+        await asyncio.wait(zygote._ahead)
+        zygote._patience = 0.1
+        for n in range(4):
+            assert (await trained(launcher, fake_torch, n)).outcome.how == "returned"
+        assert launcher._zygote is not zygote
+    assert launcher.said == ["the zygote did not answer for 0.1 s and was killed; starting it again"]
+
+
+async def test_words_are_the_zygotes_own(tmp_path: Path) -> None:
+    path = write(tmp_path, "print('I am')\nimport os, signal\ndef train(m): pass\n" + DECLARE.format(train="train"))
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(path)
+        first = launcher._zygote
+        assert first is not None
+        assert first.pid is not None
+        assert first.last_words().endswith("\n    I am")
+        launcher.log_to(tmp_path / "script.log")
+        await trained(launcher, tmp_path, 0)
+        await trained(launcher, tmp_path, 1)  # behind the order to log
+        os.kill(first.pid, signal.SIGKILL)
+        await asyncio.wait([first._end] if first._end is not None else [])
+        await trained(launcher, tmp_path, 2)
+        await trained(launcher, tmp_path, 3)
+        assert (tmp_path / "script.log").read_text() == "I am\n" * 2
+        second = launcher._zygote
+        assert second not in (None, first)
+        assert second is not None
+        assert second.last_words() == "\nits last output:\n    I am"
 
 
 @pytest.mark.parametrize("start", ["zygote", "exec"])
@@ -472,6 +546,83 @@ async def test_no_process_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(LaunchError, match="no more processes"):
             await launcher.start(begin(tmp_path))
         monkeypatch.undo()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_no_guardian_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+    launcher = Open(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(LaunchError, match="the guardian could not be started: No such file"):
+        await launcher.__aenter__()
+    assert descriptors() == before
+
+
+async def test_no_guardian_can_be_had_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Open(tmp_path) as launcher:
+        await launcher.open_command()
+        guardian = launcher.pids()["guardian"]
+        assert guardian is not None
+        worker = await launcher.start(begin(tmp_path), argv=["sleep", "1000"])
+        os.kill(guardian, signal.SIGKILL)
+        async with worker:
+            async for _ in worker:
+                pass
+        assert worker.outcome.how == "lost"
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        with pytest.raises(LaunchError, match="the guardian could not be started: No such file"):
+            await launcher.start(begin(tmp_path, 1), argv=["true"])
+        monkeypatch.undo()
+        async with await launcher.start(begin(tmp_path, 2), argv=["true"]) as worker:
+            async for _ in worker:
+                pass
+        assert worker.outcome.how == "returned"
+
+
+async def test_the_folder_to_work_in_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    async with Open(tmp_path / "place") as launcher:
+        (tmp_path / "place").rmdir()
+        for argv, cwd in ((["true"], None), (["true"], str(tmp_path / "nowhere"))):
+            start = replace(begin(tmp_path, len(cwd or "")), cwd=cwd)
+            with pytest.raises(
+                LaunchError, match=f"the folder {cwd or tmp_path / 'place'} cannot be worked in: No such"
+            ):
+                await launcher.start(start, argv=argv)
+        (tmp_path / "place").mkdir()  # nobody stood in it
+        async with await launcher.start(begin(tmp_path, 1), argv=["true"]) as worker:
+            async for _ in worker:
+                pass
+        assert worker.outcome.how == "returned"
+        launcher._guardian.cwd = str(tmp_path / "nowhere")
+        with pytest.raises(LaunchError, match="nowhere cannot be worked in"):
+            await launcher.open_script(ZOO)
+
+
+async def test_a_spawn_cancelled_as_it_succeeds_leaves_nothing(tmp_path: Path) -> None:
+    async with Open(tmp_path) as launcher:
+        guardian = launcher._guardian
+        channel = guardian._channel
+        assert channel is not None
+        before = descriptors()
+        task = asyncio.create_task(guardian.spawn(["sleep", "1000"], {}))
+        answer, watches = channel._handle, []
+
+        def handle(message: dict[str, Any], fds: list[int]) -> None:
+            if message["op"] == "spawned":
+                watches.append(Watch(message["pid"]))
+            answer(message, fds)
+            task.cancel()
+
+        channel._handle = handle
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with watches[0] as watch:
+            assert watch.alive(5.0) == []
+        assert descriptors() == before
 
 
 async def test_cancelled_starts_leave_nothing(tmp_path: Path) -> None:

@@ -228,8 +228,25 @@ def test_what_is_held_is_let_go_only_when_everything_is_dead(tmp_path: Path) -> 
         os.close(fd)
 
 
-def test_only_the_exact_mark_is_swept() -> None:
-    other = subprocess.Popen(["sleep", "1000"], env={"GPBT_RUN": "run-12"})
-    assert processes.marked("run-1") == []
-    assert processes.sweep("run-12") == 1
+@pytest.mark.parametrize("mark", ["run-12", "4f1c.66306.131-12", "no hex, =, or\nsense 12"])
+def test_only_the_exact_mark_is_swept(mark: str) -> None:
+    other = subprocess.Popen(["sleep", "1000"], env={"GPBT_RUN": mark})
+    assert processes.marked(mark[:-1]) == processes.marked(mark + "3") == processes.marked(mark[1:]) == []
+    assert processes.sweep(mark) == 1
     assert other.wait() == -signal.SIGKILL
+
+
+def test_a_tree_whose_root_was_reaped_is_left_alone() -> None:
+    def work() -> object:
+        processes.adopt_orphans()
+        shell, sleep = family()
+        with Watch(shell, sleep) as watch:
+            ended = subprocess.Popen(["true"])
+            pidfd = os.pidfd_open(ended.pid)
+            ended.wait()
+            processes.kill_tree(shell, pidfd)  # as if its number had been given to the shell
+            before = watch.alive() == [shell, sleep]
+            processes.kill_tree(shell, watch.fds[shell])
+            return before, watch.alive(5.0)
+
+    assert in_a_fork(work) == "(True, [])"

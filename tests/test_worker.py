@@ -191,12 +191,72 @@ async def test_one_that_does_not_end_after_its_training_is_killed(
     forks: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gpbt_async.worker.LINGER", 0.05)
+    monkeypatch.setattr("gpbt_async.worker.UNEASY", 0.01)
     async with await forks.start(begin(tmp_path, do="never_ends")) as worker:
-        last = [message async for message in worker][-1]
-        assert isinstance(last, wire.End)
+        *_, end, notice = [message async for message in worker]
+        assert isinstance(end, wire.End)
+        assert notice == wire.Notice("train has returned, but the process still runs: a thread?")
         assert not worker.dead
     assert worker.dead
-    assert (worker.outcome.how, worker.exit_status) == ("returned", -signal.SIGTERM)
+    out = worker.outcome
+    assert (out.how, out.status, out.at) == ("died", -signal.SIGTERM, end.at)
+    assert out.error == "returned, but did not end: its threads still ran 0.05 s later and were killed"
+
+
+async def test_one_whose_training_is_void_is_not_waited_for(
+    forks: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpbt_async.worker.UNEASY", 0.01)
+    async with await forks.start(begin(tmp_path, do="fails_with_a_thread")) as worker:
+        assert isinstance([message async for message in worker][-1], wire.End)
+    assert (worker.outcome.how, worker.outcome.error) == ("raised", "TypeError: no such layer")
+
+
+async def test_one_that_is_killed_after_its_training_has_died(forks: Launcher, tmp_path: Path) -> None:
+    async with await forks.start(begin(tmp_path, do="never_ends")) as worker:
+        async for message in worker:
+            if isinstance(message, wire.End):
+                os.kill(worker.pid, signal.SIGKILL)
+    out = worker.outcome
+    assert (out.how, out.error) == ("died", "died by SIGKILL after train had returned")
+
+
+REGISTERS = """
+import atexit, json, multiprocessing.util, os, pathlib, sys, tempfile, weakref
+from gpbt_async.experiment import Experiment
+from gpbt_async.space import Float
+
+# registered before the fork: not for a fork to do
+HERE = tempfile.TemporaryDirectory(prefix="here-", dir=os.environ.get("GPBT_CHECKPOINT", "."))
+OURS = os.getpid()
+atexit.register(lambda: os.getpid() == OURS or pathlib.Path("twice").touch())
+
+def train(member):
+    global left
+    os.environ["TMPDIR"] = tempfile.tempdir = str(member.checkpoint)
+    left = tempfile.TemporaryDirectory()
+    atexit.register((member.checkpoint / "atexit").touch)
+    weakref.finalize(sys, (member.checkpoint / "finalized").touch)
+    places = [left.name, multiprocessing.util.get_temp_dir(), HERE.name]
+    (member.checkpoint / "told").write_text(json.dumps([os.path.isdir(place) for place in places]))
+
+experiment = Experiment(train, space={"x": Float(0, 1)}, score="score")
+"""
+
+
+@pytest.mark.parametrize("start", ["zygote", "exec"])
+async def test_what_is_registered_in_train_is_done_at_its_end(tmp_path: Path, start: str) -> None:
+    (tmp_path / "registers.py").write_text(REGISTERS)
+    async with Launcher(f"test-{uuid.uuid4().hex}", cwd=tmp_path, start=start, log=pytest.fail) as launcher:
+        await launcher.open_script(tmp_path / "registers.py")
+        for n in range(2):
+            worker = await launcher.start(begin(tmp_path, n))
+            await all_of(worker)
+            assert (worker.outcome.how, worker.exit_status) == ("returned", 0)
+            folder = tmp_path / f"member-{n}-1/checkpoint"
+            assert json.loads((folder / "told").read_text()) == [True, True, True]
+            assert sorted(os.listdir(folder)) == ["atexit", "finalized", "told"]
+    assert not (tmp_path / "twice").exists()
 
 
 async def test_a_config_may_be_long_but_not_too_long(forks: Launcher, tmp_path: Path) -> None:

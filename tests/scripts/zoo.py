@@ -147,6 +147,11 @@ def never_ends(member):
     threading.Thread(target=threading.Event().wait).start()
 
 
+def fails_with_a_thread(member):
+    never_ends(member)
+    raise TypeError("no such layer")
+
+
 def tells_its_config(member):
     member.report(length=len(member.config["text"]))
 
