@@ -1,6 +1,20 @@
-"""python -m gpbt_async: the command line."""
+"""The entry point: `gpbt-async`, and `python -m gpbt_async`.
 
-from .cli import main
+Apart from cli.py because importing that takes a tenth of a second, in which somebody may press Ctrl-C.
+"""
+
+import sys
+
+
+def main() -> None:
+    try:
+        from .cli import main as command_line
+
+        command_line()
+    except KeyboardInterrupt:
+        print("gpbt-async: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
 
 if __name__ == "__main__":
     main()

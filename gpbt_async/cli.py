@@ -10,6 +10,7 @@ Heavy modules are imported inside the commands: `--help` should not pay for asyn
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -58,13 +59,16 @@ Start = Annotated[
 
 
 def main() -> None:
-    """The entry point of `gpbt-async`."""
+    """The command line, once it is imported; __main__.py is the entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # a terminal that cannot show a character gets its number
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with _explained():
         app()
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"gpbt-async: {message}", file=sys.stderr)
+    _say(message)
     raise SystemExit(status)
 
 
@@ -76,7 +80,11 @@ def _explained() -> Iterator[None]:
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            raise
+        if error.errno != errno.EPIPE:
+            _say(f"cannot write the output: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(141) from None
 
@@ -226,7 +234,9 @@ async def _driven(run: Run, quiet: bool) -> int:
             asked = True
             run.stop()
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # what whoever started us has had ignored (nohup, a shell's &) stays ignored
+    signals = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
     for number in signals:
         loop.add_signal_handler(number, interrupt)
     try:
@@ -238,7 +248,7 @@ async def _driven(run: Run, quiet: bool) -> int:
                 await show(run, quiet=quiet)
                 shown = True
             elif not quiet:
-                print(f"{run.name} has finished already: gpbt-async best {run.name}", file=sys.stderr)
+                print(f"{run.name} has finished already: gpbt-async best {run.folder.typed}", file=sys.stderr)
             await run.wait()
     except asyncio.CancelledError:
         _say("interrupted before anything was started")
@@ -254,7 +264,9 @@ async def _driven(run: Run, quiet: bool) -> int:
 
 
 def _say(message: str) -> None:
-    print(f"gpbt-async: {message}", file=sys.stderr)
+    # an exception's text is the user's, and may hold anything: it is not to steer the terminal
+    text = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
+    print(f"gpbt-async: {text}", file=sys.stderr)
 
 
 @app.command()

@@ -50,7 +50,13 @@ class ExperimentError(GPBTError):
     @classmethod
     def of(cls, field: str, value: object, allowed: str) -> ExperimentError:
         """One shape for every declaration error: `script.py:7: field: got value; allowed`."""
-        return cls(f"{_called_from()}{field}: got {value!r}; {allowed}")
+        said = f"{field}: got {value!r}; {allowed}"
+        error = cls(_called_from() + said)
+        error.said = said
+        return error
+
+    #: the message without the place, for an option that nobody wrote into a script; empty if there is none
+    said: str = ""
 
 
 class ScriptError(GPBTError):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SEARCHERS = (
     "local", "tpe", "kin", "perturb", "random", "optuna:tpe", "optuna:gp", "optuna:cmaes", "optuna:qmc",
 )  # fmt: skip
+#: no population and no generations are larger: what is asked for beyond is a slip of the finger
+MOST = 1_000_000
 HISTORIES = ("inherit", "reset", "global")
 SELECTIONS = ("comma", "plus")
 SCHEDULES = ("async", "sync")
@@ -292,9 +294,11 @@ def stop_rules(given: object) -> tuple[str, ...]:
     return tuple(rule for rule in STOP_RULES if rule in names)
 
 
-def _whole(name: str, value: object, least: int) -> None:
+def _whole(name: str, value: object, least: int, most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ExperimentError.of(name, value, f"must be a whole number of at least {least}")
+    if most is not None and value > most:
+        raise ExperimentError.of(name, value, f"must be at most {most}")
 
 
 def _one_of(name: str, value: object, allowed: Sequence[str], more: str = "") -> None:
@@ -318,8 +322,8 @@ def _check_settings(s: Settings) -> None:
     if not isinstance(s.score, str) or not s.score:
         raise ExperimentError.of("score", s.score, "must be the name of a reported metric, e.g. score='accuracy'")
     _one_of("mode", s.mode, ("max", "min"))
-    _whole("population", s.population, 1)
-    _whole("generations", s.generations, 1)
+    _whole("population", s.population, 1, MOST)
+    _whole("generations", s.generations, 1, MOST)
     _whole("attempts", s.attempts, 1)
     _whole("seed", s.seed, 0)
     if not _real(s.ratio) or s.ratio <= 0:

@@ -18,6 +18,7 @@ import difflib
 import itertools
 import os
 import re
+import shlex
 import shutil
 import stat
 from contextlib import suppress
@@ -84,6 +85,14 @@ class Folder:
     def __repr__(self) -> str:
         return f"Folder({str(self.path)!r})"
 
+    @property
+    def typed(self) -> str:
+        """The run as a person types it after `gpbt-async resume`: its name where that is enough."""
+        here = Path.cwd()
+        if self.path == here / "runs" / self.name:
+            return self.name
+        return shlex.quote(str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path))
+
     def member(self, member: int) -> MemberFolder:
         return MemberFolder(self.members / f"{member:04}")
 
@@ -125,10 +134,12 @@ class Folder:
     def open(cls, path: os.PathLike[str] | str) -> Folder:
         """An existing run. Raises FolderError, naming what is missing and, when there are any, runs of a like name."""
         folder = cls(path)
-        if not folder.path.is_dir():
+        with explained("cannot open the run", folder.path):
+            there, declared = folder.path.is_dir(), folder.experiment.is_file()
+        if not there:
             what = "is not a folder" if folder.path.exists() else "does not exist"
             raise FolderError(f"no run at {folder.path}: it {what}{_alike(folder)}")
-        if not folder.experiment.is_file():
+        if not declared:
             if (who := folder.locked()) is not None:
                 raise FolderError(
                     f"{folder.name} is still importing its script (process {who.get('pid')}): try again soon"
@@ -248,7 +259,7 @@ def check_name(name: str) -> str:
 
 
 def is_run(path: os.PathLike[str] | str) -> bool:
-    return Path(path, "experiment.json").is_file()
+    return os.path.isfile(Path(path, "experiment.json"))  # not Path.is_file: a folder one may not read is no error
 
 
 def runs(runs_dir: os.PathLike[str] | str) -> list[Folder]:
@@ -262,7 +273,7 @@ def runs(runs_dir: os.PathLike[str] | str) -> list[Folder]:
 def _taken(folder: Folder) -> str:
     other = "give another name with --name"
     if is_run(folder.path):
-        return f"{folder.path} holds a run: go on with it by `gpbt-async resume {folder.name}`, or {other}"
+        return f"{folder.path} holds a run: go on with it by `gpbt-async resume {folder.typed}`, or {other}"
     return f"{folder.path} exists and is not empty: {other}"
 
 

@@ -39,7 +39,7 @@ WHY = {
     "no_work": "nothing left to train",
 }
 #: what a generation's bar shows of its members, in order: glyph, style
-BAR = (("█", "green"), ("▓", "cyan"), ("▒", "blue"), ("×", "red"), ("·", "dim"))
+BAR = (("█", "green"), ("▓", "cyan"), ("▒", "blue"), ("×", "red"), ("-", "yellow"), ("·", "dim"))
 
 
 class Watched(Protocol):
@@ -92,7 +92,12 @@ class Memory:
                 self.entered.setdefault(id, event.t)
                 if self.run.settings.score in event.metrics:
                     self.last[id] = event.metrics[self.run.settings.score]
-            case events.Trained(member=id) | events.Failed(member=id) | events.Lost(member=id):
+            case (
+                events.Trained(member=id)
+                | events.Stopped(member=id)
+                | events.Failed(member=id)
+                | events.Lost(member=id)
+            ):
                 self.entered.pop(id, None)
                 self.last.pop(id, None)
                 alert = self._ended(event)
@@ -107,7 +112,7 @@ class Memory:
             self.alerts.append((alert, "red" if self.failures > failures else "yellow"))
         return alert
 
-    def _ended(self, event: events.Trained | events.Failed | events.Lost) -> str:
+    def _ended(self, event: events.OfMember) -> str:
         member = self.run.lineage.tree.members[event.member]
         if isinstance(event, events.Lost):
             return f"member {member.id} was lost (attempt {event.attempt}) and starts again: {event.reason}"
@@ -115,7 +120,7 @@ class Memory:
             self.failures += 1
             final = " for good" if member.state is State.FAILED and member.attempt == event.attempt else ""
             return f"member {member.id} failed{final} (attempt {event.attempt}): {event.reason}"
-        if member.state is not State.FAILED:
+        if not isinstance(event, events.Trained) or (event.score is not None and math.isfinite(event.score)):
             return ""
         self.failures += 1
         return f"member {member.id} failed for good: {member.reason}"
@@ -126,7 +131,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return self.run.settings.population * self.run.settings.generations
+        return sum(g.size for g in self.run.lineage.tree.generations)
 
     def used(self) -> tuple[float, float]:
         """Utilisation and members a second so far. A fold over the run: not done anew for every frame."""
@@ -250,11 +255,11 @@ def _slots_folded(known: Memory, count: int, training: list[Member], starting: i
 
 def _generations(known: Memory, width: int, short: bool) -> list[Line]:
     """A row for each, or only for those begun and not done, with a line for those before and after."""
-    tree, n = known.run.lineage.tree, known.run.settings.population
+    tree = known.run.lineage.tree
     first, last = 0, len(tree.generations)
     lines: list[Line] = []
     if short or last > MANY_GENERATIONS:
-        first = next((i for i, g in enumerate(tree.generations) if g.settled < n), last)
+        first = next((i for i, g in enumerate(tree.generations) if not g.complete), last)
         last = max([i + 1 for i, g in enumerate(tree.generations) if g.issued and i >= first], default=first)
     if first:
         best = min((m for g in range(first) if (m := tree.best_of(g))), key=lambda m: m.rank_key, default=None)
@@ -268,16 +273,17 @@ def _generations(known: Memory, width: int, short: bool) -> list[Line]:
 
 
 def _generation(known: Memory, index: int, cells: int) -> Line:
-    tree, n = known.run.lineage.tree, known.run.settings.population
+    tree = known.run.lineage.tree
+    n = tree.generations[index].size
     states = Counter(m.state for m in tree.generations[index].members)
-    counts = [states[s] for s in (State.FINISHED, State.TRAINED, State.TRAINING, State.FAILED)]
+    counts = [states[s] for s in (State.FINISHED, State.TRAINED, State.TRAINING, State.FAILED, State.STOPPED)]
     shares = wording.bar([*counts, n - sum(counts)], cells // n * n or cells)
     line: Line = [(f"gen {index:>2}  ", "dim")]
     line += [(glyph * share, style) for (glyph, style), share in zip(BAR, shares, strict=True) if share]
     best = tree.best_of(index)
     line.append((f"  {tree.generations[index].settled:>{len(str(n))}} of {n}", ""))
     line.append((f"  best {score_text(best.score)}" if best else "", "bold" if best and best is tree.best else ""))
-    words = ("", "publishing", "training", "failed")
+    words = ("", "publishing", "training", "failed", "stopped")
     line += [(f"  {c} {word}", style) for c, word, (_, style) in zip(counts, words, BAR, strict=False) if c and word]
     return line
 

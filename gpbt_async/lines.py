@@ -6,7 +6,6 @@ for its reader: what a stopped pager does not take is kept, and the oldest of it
 
 from __future__ import annotations
 
-import os
 import select
 from collections import deque
 from typing import IO, TYPE_CHECKING
@@ -17,7 +16,7 @@ from .wording import ASCII, clean, config_text, counted, duration, near, number,
 
 if TYPE_CHECKING:
     from .events import Event
-    from .frame import Memory, Watched
+    from .frame import Memory
     from .wording import Line
 
 #: seconds between two lines of progress when members have settled, and when none has
@@ -48,7 +47,7 @@ class Plain:
 
     def _complete(self, generation: int) -> bool:
         run = self._known.run
-        return run.lineage.tree.generations[generation].settled == run.settings.population
+        return run.lineage.tree.generations[generation].complete
 
     def _say(self, text: str) -> None:
         self._lines.append(f"[{duration(self._known.now() - self._known.start)}] {text}")
@@ -116,7 +115,9 @@ def _done(known: Memory, generation: int) -> str:
     tree = known.run.lineage.tree
     best = tree.best_of(generation)
     failed = sum(m.state is State.FAILED for m in tree.generations[generation].members)
+    stopped = sum(m.state is State.STOPPED for m in tree.generations[generation].members)
     text = f"generation {generation} is done: " + (f"{failed} failed, " if failed else "")
+    text += f"{stopped} stopped early, " if stopped else ""
     return text + (f"best {score_text(best.score)} (member {best.id})" if best else "none may be a parent")
 
 
@@ -138,7 +139,7 @@ def closing(known: Memory) -> list[Line]:
     good = "bold green" if run.how == "finished" else "bold red"
     lines: list[Line] = [[(f"{run.name} {ended.get(run.how or '', 'has ended unexpectedly')}{reason}", good)]]
     if run.how != "finished" and run.how != "failed":
-        lines[0].append((f"; to go on: gpbt-async resume {_typed(run)}", ""))
+        lines[0].append((f"; to go on: gpbt-async resume {run.folder.typed}", ""))
 
     def add(label: str, text: str, style: str = "") -> None:
         if text:
@@ -167,9 +168,3 @@ def closing(known: Memory) -> list[Line]:
         add("slots", used + (f"; idle: {', '.join(idle)}" if idle else ""))
     add("folder", near(run.folder.path))
     return lines
-
-
-def _typed(run: Watched) -> str:
-    """The run as `gpbt-async` takes it: by name where that is enough."""
-    path = near(run.folder.path)
-    return run.name if path == os.path.join("runs", run.name) else path

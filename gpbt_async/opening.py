@@ -209,9 +209,17 @@ class Opening:
         self._tell_differences()
         if self._script is None and self.record.script is not None:
             self._script = Path(self.record.script)
+        if self._script is not None and not self._script.is_file():
+            raise ScriptError(f"{self._script}, the script of this run, does not exist: put it back there")
         self._open_journal(stack)
         self.lineage = Lineage(self.settings)
-        for fact in self.journal.replay():
+        facts = self.journal.replay()
+        members = sum(1 for _ in self.folder.members.iterdir())
+        if not facts and members:
+            raise JournalError(
+                f"{self.folder.journal} is empty, but there are {members} members: bring it back, or begin anew"
+            )
+        for fact in facts:
             try:
                 self.lineage.handle(fact)
             except JournalError as error:
@@ -281,4 +289,8 @@ class Opening:
             else:
                 await self.launcher.open_command()
         if new and self._changes:
-            self.settings = self.settings.replaced(**self._changes)
+            try:
+                self.settings = self.settings.replaced(**self._changes)
+            except ExperimentError as error:  # it is an option's, not the script's: no line is to blame
+                option, _, rest = error.said.partition(":")
+                raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None

@@ -116,6 +116,7 @@ def detail(folder: Folder) -> dict[str, Any]:
     return {
         **_brief(reading),
         "folder": str(folder.path),
+        "typed": folder.typed,
         "holder": folder.locked(),
         "reason": lineage.ended.reason if lineage.ended else "",
         "generations": [
@@ -155,7 +156,7 @@ def best(folder: Folder) -> Best:
     member = reading.lineage.best
     found = results.best_of(member, folder.member(member.id).checkpoint if member else None)
     if found is None:
-        raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.name}")
+        raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
     return found
 
 
@@ -187,7 +188,7 @@ def stop(folder: Folder) -> str:
         if time.monotonic() > deadline:
             raise FolderError(f"{folder.name} was asked to stop {STOP_TIMEOUT:g} s ago and still runs")
         time.sleep(0.02)
-    return f"{folder.name} has stopped; go on with gpbt-async resume {folder.name}"
+    return f"{folder.name} has stopped; go on with gpbt-async resume {folder.typed}"
 
 
 # ---- for people
@@ -233,7 +234,7 @@ def detail_text(d: dict[str, Any]) -> str:
     if d["free_slots"]:
         lines.append(f"  {d['free_slots']} slot(s) free: {_CAUSES.get(d['free_because'], d['free_because'])}")
     if d["state"] == "interrupted":
-        lines.append(f"  go on with: gpbt-async resume {d['run']}")
+        lines.append(f"  go on with: gpbt-async resume {d['typed']}")
     return "\n".join(lines)
 
 

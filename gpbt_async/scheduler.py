@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from .worker import Outcome, Worker
 
 
+#: characters of a failure's reason that the journal and a terminal get; all of it is in the member's log
+LONGEST = 500
+
+
 class Clock:
     """Seconds since the epoch that never go backwards: the wall clock read once, the monotonic clock ever after.
 
@@ -330,9 +334,12 @@ def _float(value: float) -> float:
 def _reason(outcome: Outcome) -> str:
     """Why an attempt failed, on one line."""
     text = outcome.error or outcome.how
+    if outcome.how == "died" and outcome.status == 0:
+        text = "ended without returning from train (exit status 0)"
     if outcome.where:
         text += f" ({outcome.where})"
     last_words = [line for line in outcome.tail.splitlines() if line.strip()]
     if last_words:
         text += f"; its log ends: {last_words[-1].strip()}"
-    return " ".join(text.split())
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= LONGEST else text[:LONGEST] + " …"

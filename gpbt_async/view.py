@@ -77,7 +77,8 @@ def _face(known: Memory, quiet: bool, console: Console | None) -> _Face:
     if console is not None:
         live, file = console.is_terminal and not console.is_dumb_terminal, console.file
     else:  # FORCE_COLOR makes rich take a log file for a terminal: ask the file itself
-        live, file = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"), sys.stderr
+        err = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 — as long as the process: somebody closed stderr
+        live, file = err.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"), err
     return _Screen(known, console) if live and not quiet else Plain(known, file, quiet)
 
 

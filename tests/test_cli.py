@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from harness import (
     alive,
     check_folder,
     cli,
+    command,
     facts,
     kill_hard,
     run_id,
@@ -96,8 +99,12 @@ def test_the_same_seed_gives_the_same_sync_tree_on_any_number_of_slots(tmp_path:
         (HEAD.replace("member.config['x']", "float('nan')") + TAIL, [], 1, ["score is nan"]),
         (HEAD.replace("member.config['x']", "'high'") + TAIL, [], 1, ["TypeError", "score", "str"]),
         (HEAD + "    import os; os._exit(3)\n" + TAIL, [], 1, ["exit status 3"]),
-        (HEAD + TAIL, ["--population", "0"], 2, ["population", "0"]),
-        (HEAD + TAIL, ["--searcher", "magic"], 2, ["searcher", "'magic'", "'tpe'"]),
+        (HEAD + TAIL, ["--population", "0"], 2, ["gpbt-async: --population: got 0; must be"]),
+        (HEAD + TAIL, ["--generations", "99999999999"], 2, ["--generations", "at most 1000000"]),
+        (HEAD + TAIL, ["--early-stop", "mean"], 2, ["--early-stop: got 'mean'", "'median'"]),
+        (HEAD + TAIL, ["--preset", "x"], 2, ["--preset: got 'x'", "'paper'"]),
+        (HEAD + TAIL, ["--searcher", "magic"], 2, ["--searcher: got 'magic'", "'tpe'"]),
+        (HEAD + "    raise ValueError('a' * 10000 + chr(27) + '[31m')\n" + TAIL, [], 1, ["ValueError: aaa", " …"]),
         (HEAD + TAIL, ["--nonsense"], 2, ["--nonsense"]),
         (HEAD + TAIL, ["--slots", "0"], 2, ["--slots 0", "at least 1"]),
         (HEAD + TAIL, ["--gpus", "GPU-1", "--slots", "1"], 2, ["--gpus", "--slots"]),
@@ -298,6 +305,55 @@ def test_try_trains_one_member_in_the_foreground(tmp_path: Path) -> None:
     assert raised.status == 1
     assert "ZeroDivisionError" in raised.err
     assert "/gpbt_async/" not in raised.err
+
+
+def test_what_is_ignored_from_birth_stays_ignored(tmp_path: Path) -> None:
+    """nohup: the terminal goes, the run stays."""
+    os.environ["TRAIN_SECONDS"] = "0.05"
+    try:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        running = start("launch", LINEAGE, "--slots", 2, cwd=tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        del os.environ["TRAIN_SECONDS"]
+    folder = tmp_path / "runs" / "lineage-1"
+    until(lambda: facts(folder, "Entered"))
+    running.send_signal(signal.SIGHUP)
+    running.communicate(timeout=60)
+    assert running.returncode == 0
+    check_folder(folder, 6, 4)
+
+
+def test_closed_streams_do_not_stop_a_run(tmp_path: Path) -> None:
+    shell = f"{' '.join(command('launch', LINEAGE, '--slots', 2, '--name', 'deaf'))} >&- 2>&-"
+    assert subprocess.run(["sh", "-c", shell], cwd=tmp_path, timeout=60, check=False).returncode == 0
+    check_folder(tmp_path / "runs" / "deaf", 6, 4)
+
+
+def test_a_run_that_lost_its_journal_or_its_script_is_not_begun_again(tmp_path: Path) -> None:
+    path = script(tmp_path, HEAD + TAIL)
+    assert cli("launch", path, "--name", "one", cwd=tmp_path).status == 0
+    journal = tmp_path / "runs" / "one" / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:6]))
+    path.rename(tmp_path / "moved.py")
+    lost = cli("resume", "one", cwd=tmp_path)
+    assert lost.status == 2
+    assert "script.py" in lost.err
+    assert "does not exist" in lost.err
+    path.touch()
+    journal.write_text("")
+    empty = cli("resume", "one", cwd=tmp_path)
+    assert empty.status == 2
+    assert "journal.jsonl is empty" in empty.err
+
+
+def test_the_command_that_is_advised_works(tmp_path: Path) -> None:
+    runs = tmp_path / "my runs"
+    assert cli("launch", LINEAGE, "--runs", runs, "--name", "a", "--generations", 1, cwd=tmp_path).status == 0
+    advised = cli("launch", LINEAGE, "--runs", runs, "--name", "a", cwd=tmp_path).err.split("`")[1]
+    assert advised == "gpbt-async resume 'my runs/a'"
+    assert cli(*shlex.split(advised)[1:], cwd=tmp_path).status == 0
 
 
 def test_help_and_version_are_quick_and_whole(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_create_takes_an_empty_folder_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_create_refuses_a_run_and_names_the_remedy(folder: Folder) -> None:
-    with pytest.raises(FolderError, match=r"holds a run: .*`gpbt-async resume digits-1`.*--name"):
+    with pytest.raises(FolderError, match=r"holds a run: .*`gpbt-async resume .*digits-1`.*--name"):
         Folder.create(folder.path)
 
 
