@@ -52,7 +52,7 @@ def file_of(what: dict[str, Any]) -> str:
 class Zygote:
     """One zygote. what: {"script": path} or {"target": Target as JSON}. spares: how many forks to keep ahead.
 
-    patience: how long a fork may take, give or take BUSY. warms: may warm up.
+    patience: how long it may be silent while somebody waits for a fork. warms: may warm up.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Zygote:
         self._members: dict[int, asyncio.Future[int | processes.Lost]] = {}
         self._ahead: deque[asyncio.Future[Worker]] = deque()
         self._begun = False
+        self._heard = 0.0  # when it has said something
         self._busy = True  # with more than the next fork: behind the import there is some tidying up
         self._warmth = "cold"  # → "warming" → "warm"
         ours, self._theirs = socket.socketpair()
@@ -198,6 +199,7 @@ class Zygote:
 
     def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
         op = message["op"]
+        self._heard = self._loop.time()
         if op in ("forked", "failed", "warmed"):
             self._busy = False
         if op == "forked":
@@ -257,10 +259,7 @@ class Zygote:
         while True:
             future = self._ahead.popleft() if self._ahead else self._fork()
             try:
-                if not future.done():
-                    await asyncio.wait([future], timeout=self._patience + BUSY * self._busy)
-                if not future.done():
-                    self._stuck()
+                await self._answer(future)
                 worker = await asyncio.shield(future)
             except asyncio.CancelledError:
                 self._ahead.appendleft(future)  # somebody else's spare now
@@ -270,6 +269,16 @@ class Zygote:
             if not worker.dead:
                 return worker
             worker.close()
+
+    async def _answer(self, future: asyncio.Future[Worker]) -> None:
+        """Wait for a fork as long as the zygote says something, and a while longer; then it is stuck."""
+        asked = self._loop.time()
+        while not future.done():
+            until = max(asked, self._heard) + self._patience + BUSY * self._busy
+            if until <= self._loop.time():
+                self._stuck()
+            else:
+                await asyncio.wait([future], timeout=until - self._loop.time())
 
     def keep(self, spares: int | None = None) -> None:
         """Fork ahead what is missing of so many spares."""
