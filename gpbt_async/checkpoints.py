@@ -94,21 +94,25 @@ class Store:
         return await self._do(self._verify, final)
 
     async def discard(self, *paths: Path) -> None:
-        """Delete checkpoints or scratch folders; absent ones are fine. Raises CheckpointError."""
+        """Delete checkpoints or scratch folders; absent ones are fine.
+
+        Raises CheckpointError when one keeps its name. What has lost it and cannot be deleted is left to the sweep.
+        """
         await self._do(_discard, paths)
 
     def sweep(self, members_dir: Path, keep: Collection[str]) -> None:
         """When a run is taken up: delete what a crash left half done, in the background. Raises CheckpointError.
 
-        keep: the names of the member folders ("0007") whose scratch folders are still to be published.
+        keep: the scratch folders that are still to be published, relative to members_dir: "0007/attempt-2".
         """
+        assert all(path.count("/") == 1 for path in keep), keep
         with explained("cannot clean up", members_dir, CheckpointError):
             for member in members_dir.iterdir():
                 for name in os.listdir(member) if member.is_dir() else ():
                     path = member / name
                     if name.startswith((_TRASH, _PART)):
                         self._pool.submit(_delete, path)
-                    elif name.startswith(_ATTEMPT) and member.name not in keep:
+                    elif name.startswith(_ATTEMPT) and f"{member.name}/{name}" not in keep:
                         self._pool.submit(_delete, _set_aside(path))
 
     def close(self) -> None:
@@ -264,13 +268,15 @@ def _set_aside(path: Path) -> Path | None:
 
 
 def _discard(paths: Collection[Path]) -> None:
-    trash = {}
-    for path in paths:
-        with explained("cannot delete", path, CheckpointError):
-            trash[path] = _set_aside(path)
-    for path, aside in trash.items():
-        with explained("cannot delete", path, CheckpointError):
-            _delete(aside)
+    trash = []
+    try:
+        for path in paths:
+            with explained("cannot delete", path, CheckpointError):
+                trash.append(_set_aside(path))
+    finally:
+        for aside in trash:
+            with suppress(OSError):  # it has no name any more; the next sweep has another go at it
+                _delete(aside)
 
 
 def _delete(path: Path | None) -> None:

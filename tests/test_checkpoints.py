@@ -238,8 +238,7 @@ async def test_a_half_deleted_checkpoint_is_never_seen(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(checkpoints, "_delete", refuse)
-    with pytest.raises(CheckpointError, match=f"cannot delete {final}: input/output error"):
-        await store.discard(final)
+    await store.discard(final)  # what is left of it has no name any more
     assert [name[:17] for name in os.listdir(member)] == [".trash-checkpoint"]
     monkeypatch.undo()
     store.sweep(member.parent, keep=())
@@ -247,18 +246,36 @@ async def test_a_half_deleted_checkpoint_is_never_seen(
     assert os.listdir(member) == []
 
 
+async def test_what_keeps_its_name_was_not_discarded(
+    store: Store, member: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = fill(member / "attempt-1"), fill(member / "attempt-2")
+    rename = os.rename
+
+    def refuse(path: Path, to: Path) -> None:
+        if path == second:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(path, to)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(CheckpointError, match=f"cannot delete {second}: input/output error"):
+        await store.discard(first, second)
+    assert os.listdir(member) == ["attempt-2"]
+
+
 async def test_sweep_deletes_what_a_crash_left(store: Store, member: Path) -> None:
     other = member.parent / "0008"
     for path in (member, other):
         fill(path / "attempt-1")
+        fill(path / "attempt-2")
         fill(path / ".trash-checkpoint-abc")
         (path / ".manifest-attempt-1").touch()
         fill(path / "checkpoint")
         (path / "config.json").touch()
     (member.parent / "stray").touch()
-    store.sweep(member.parent, keep={"0007"})
+    store.sweep(member.parent, keep={"0007/attempt-2"})
     store.close()
-    assert sorted(os.listdir(member)) == ["attempt-1", "checkpoint", "config.json"]
+    assert sorted(os.listdir(member)) == ["attempt-2", "checkpoint", "config.json"]
     assert sorted(os.listdir(other)) == ["checkpoint", "config.json"]
     with pytest.raises(CheckpointError, match="cannot clean up"):
         store.sweep(member.parent / "nowhere", keep=())
