@@ -216,7 +216,8 @@ class Run:
         store = Store()
         stack.callback(store.close)
         trained = [m for m in self.lineage.tree.members if m.state is State.TRAINED]
-        store.sweep(self.folder.members, {self.folder.member(m.id).path.name for m in trained})
+        kept = {self.folder.member(m.id).attempt(m.attempt).relative_to(self.folder.members) for m in trained}
+        store.sweep(self.folder.members, {str(path) for path in kept})
         asking = Asking(s.space, s.searcher, rooms.spawn_searcher, path=rooms.import_path)
         stack.push_async_callback(asking.close)
         control = self.folder.listen(self._told)
