@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import events, searchers
 from .asking import FD, argv
-from .devices import Slots, discover
+from .devices import Slots, discover, usable_cores
 from .errors import ExperimentError, FolderError, JournalError, LaunchError, ScriptError
 from .experiment import Experiment, Settings
 from .folder import Folder, check_name
@@ -147,7 +147,12 @@ class Opening:
         return [*script, *(target.sys_path if target is not None else ()), self.record.cwd]
 
     def _start_searcher(self, stack: AsyncExitStack) -> None:
-        """Start the searcher's process beside the import of the script, on the guess that it is what it mostly is."""
+        """Start the searcher's process beside the import of the script, on the guess that it is what it mostly is.
+
+        Only where there are cores to spare: on two, a second import costs the first member a second (measured).
+        """
+        if usable_cores() <= 2:
+            return
         known = self._experiment.settings if self._experiment is not None else self.record.settings
         name = self._changes.get("searcher") or (known.searcher if known is not None else "local")
         if name in ("local", "tpe", "kin"):
