@@ -165,7 +165,12 @@ def first(folder: Path, runs: int | None) -> Rows:
     return rows
 
 
-ROLES = {"gpbt_async.zygote": "zygote", "gpbt_async.answering": "searcher", "guardian": "guardian", "launch": "scheduler"}
+ROLES = {
+    "gpbt_async.zygote": "zygote",
+    "gpbt_async.answering": "searcher",
+    "guardian": "guardian",
+    "launch": "scheduler",
+}
 BESIDE = {"scheduler": "asyncio", "guardian": "sys", "zygote": "torch", "searcher": "hyperopt"}
 
 

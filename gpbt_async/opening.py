@@ -15,6 +15,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from . import __version__ as VERSION
 from . import events, searchers
 from .asking import FD, argv
 from .devices import Slots, discover, usable_cores
@@ -26,7 +27,7 @@ from .launcher import Launcher
 from .lineage import Lineage
 from .record import Record
 from .tree import State
-from .usage import Usage
+from .usage import Usage, replay
 
 if TYPE_CHECKING:
     import socket
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from .lock import Lock
     from .scheduler import Clock
 
-VERSION = "0.1.0"
 Resume = Literal["never", "auto", "must"]
 #: seconds to wait for the processes of a scheduler that was killed a moment ago to be cleared away
 PATIENCE = 5.0
@@ -224,12 +224,7 @@ class Opening:
             raise JournalError(
                 f"{self.folder.journal} is empty, but there are {members} members: bring it back, or begin anew"
             )
-        for fact in facts:
-            try:
-                self.lineage.handle(fact)
-            except JournalError as error:
-                raise JournalError(f"{self.folder.journal}: {error}") from None
-            self.usage.fold(fact, self.lineage)
+        for fact in replay(facts, self.lineage, self.usage, self.folder.journal):
             self.closed = isinstance(fact, events.Closed) and fact.how != "interrupted"
         if self.lineage.best is not None:
             self.folder.point_best(self.lineage.best.id)  # it may have been killed between the fact and the link

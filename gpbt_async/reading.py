@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import events, results
 from .asks import path_text
-from .errors import FolderError, JournalError
+from .errors import FolderError
 from .files import spelled
 from .folder import Folder, locate
 from .folder import runs as all_runs
@@ -21,7 +21,7 @@ from .journal import read
 from .lineage import Lineage
 from .record import Record
 from .tree import State
-from .usage import Usage
+from .usage import Usage, replay
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,12 +53,7 @@ class Reading:
         #: when each attempt of a member entered `train`
         self.entered: dict[int, float] = {}
         facts = read(folder.journal) if folder.journal.exists() else []
-        for fact in facts:
-            try:
-                self.lineage.handle(fact)
-            except JournalError as error:
-                raise JournalError(f"{folder.journal}: {error}") from None
-            self.usage.fold(fact, self.lineage)
+        for fact in replay(facts, self.lineage, self.usage, folder.journal):
             self.last = fact
             if isinstance(fact, events.Entered):
                 self.entered[fact.member] = fact.t

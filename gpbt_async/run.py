@@ -15,13 +15,14 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
+from . import __version__ as VERSION
 from . import events, results
 from .asking import Asking
 from .checkpoints import Store
 from .errors import GPBTError, RunFailed
 from .files import write_json
 from .listeners import Listener
-from .opening import VERSION, Opening, Resume
+from .opening import Opening, Resume
 from .scheduler import Clock, Scheduler
 from .tree import State
 

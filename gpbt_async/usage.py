@@ -16,8 +16,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from . import events
+from .errors import JournalError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from .events import Fact
     from .lineage import Lineage
 
@@ -148,3 +151,17 @@ class Usage:
         cause = lineage.idle_cause() if starting < len(free) else "start"
         for place, index in enumerate(free):
             self._set(index, "start" if place < starting else cause, t)
+
+
+def replay(facts: Iterable[Fact], lineage: Lineage, usage: Usage, journal: object) -> Iterator[Fact]:
+    """Hand a journal's facts to the engine and the account again; yields each when that is done.
+
+    Raises JournalError, naming `journal`, at a fact that cannot follow from those before it.
+    """
+    for fact in facts:
+        try:
+            lineage.handle(fact)
+        except JournalError as error:
+            raise JournalError(f"{journal}: {error}") from None
+        usage.fold(fact, lineage)
+        yield fact

@@ -28,7 +28,7 @@ MAY: dict[str, set[str]] = {
     "stopping": set(),
     "rule": {"asks", "experiment", "tree"},
     "lineage": {"asks", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
-    "usage": {"events", "lineage"},
+    "usage": {"errors", "events", "lineage"},
     "results": {"asks", "lineage", "space", "tree", "usage"},
     "simulate": VOCABULARY | {"lineage", "stopping", "tree"},
     # rooms: searching
@@ -69,10 +69,10 @@ MAY: dict[str, set[str]] = {
     "record": {"errors", "experiment", "files"},
     "opening": VOCABULARY
     | ENGINE
-    | {"asking", "devices", "folder", "journal", "launcher", "lock", "record", "scheduler", "searchers"},
+    | {"", "asking", "devices", "folder", "journal", "launcher", "lock", "record", "scheduler", "searchers"},
     "run": VOCABULARY
     | ENGINE
-    | {"asking", "checkpoints", "devices", "files", "folder", "listeners", "opening", "scheduler"},
+    | {"", "asking", "checkpoints", "devices", "files", "folder", "listeners", "opening", "scheduler"},
     # faces
     "reading": VOCABULARY | ENGINE | {"files", "folder", "journal", "record"},
     "planning": VOCABULARY | {"folder", "launcher", "reading", "simulate", "tree"},
