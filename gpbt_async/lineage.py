@@ -97,7 +97,7 @@ class Lineage:
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree stands now; kin=False leaves the family history out."""
         parent = self.tree.by_path[path[:-1]] if len(path) > 1 else None
-        siblings = parent.children if parent is not None else self.tree.generations[0].members
+        siblings = parent.children if parent is not None else self.tree.pending_roots.values()
         pending = {m.path: m.config for m in siblings if not m.state.settled}
         pending |= {p: config for p, (_, config) in self._ready.items() if p[:-1] == path[:-1] and p != path}
         seen = self.tree.kin(parent, self.settings.history) if kin else []
@@ -119,7 +119,7 @@ class Lineage:
         if next(self.rule.upcoming(self._open), None) is not None:
             return "searcher"
         above = max(0, self._open - 1)
-        publishing = sum(m.state is State.TRAINED for m in self.tree.generations[above].members)
+        publishing = sum(m.state is State.TRAINED and m.generation == above for m in self._stored.values())
         if publishing and self.rule.evident(above, more=publishing):
             return "checkpoint"
         return "evidence"
@@ -150,8 +150,10 @@ class Lineage:
                         f"lead to {path_text(member.path)} with {member.config}: written by another version?"
                     )
                 member.slot = fact.slot
+                return []  # what was decided stands
             case events.Entered():
                 self._in_training(fact)
+                return []
             case events.Judged():
                 member = self._in_training(fact)
                 self._judge(member, fact)
@@ -171,10 +173,10 @@ class Lineage:
                 self._stored.pop(member.id, None)
                 member.losses += 1
                 self._wait(member)
-            case events.Discarded():
-                self._discarding.pop(fact.member, None)
-            case events.Closed():
-                pass
+            case events.Discarded() | events.Closed():
+                if isinstance(fact, events.Discarded):
+                    self._discarding.pop(fact.member, None)
+                return []
             case _:
                 raise TypeError(f"{fact!r} is not a fact of the journal")
         return self._decide()
@@ -250,7 +252,7 @@ class Lineage:
         self._settle(member, State.FINISHED)
         here = self.tree.generations[member.generation]
         if GENERATION in self.settings.early_stop and member.generation >= 2 and not here.full:
-            above, above_that = (self.tree.best_of(member.generation - i) for i in (1, 2))
+            above, above_that = (self.rule.best_of(member.generation - i) for i in (1, 2))
             if above is not None and above_that is not None and closes(member.loss, above.loss, above_that.loss):
                 here.size = here.issued
                 self._advance()
@@ -266,7 +268,7 @@ class Lineage:
         self._training.pop(member.id, None)
         self._stored.pop(member.id, None)
         member.failures += 1
-        member.reason = fact.reason
+        member.seconds, member.reason = fact.seconds, fact.reason
         if member.condemned:
             self._settle(member, State.STOPPED)
         elif member.failures < self.settings.attempts:
@@ -302,7 +304,8 @@ class Lineage:
     def _over(self) -> str | None:
         """None while there is something to do; "" when the run has finished; else why it failed."""
         tree, n = self.tree, self.settings.population
-        if self._failed >= min(n, HOPELESS) and not self._works and self._all_have_failed():
+        failing = self._failed >= min(n, HOPELESS) and not self._works
+        if failing and all(m.state.settled or m.failures for m in tree.members):
             return f"all of {len(tree.members)} members failed; the first: {tree.first_failure(0)}"
         if self._open == self.settings.generations:
             if tree.unsettled:
@@ -312,9 +315,6 @@ class Lineage:
         if above >= 0 and tree.generations[above].complete and not self.rule.elite(above):
             return f"no member of generation {above} can be a parent; the first: {tree.first_failure(above)}"
         return None
-
-    def _all_have_failed(self) -> bool:
-        return all(m.state.settled or m.failures for m in self.tree.members)
 
     def _starts(self) -> list[Command]:
         starts: list[Command] = []
@@ -353,8 +353,8 @@ class Lineage:
         free = max(0, self.width - len(self._training))
         commands: list[Command] = []
         wanted: dict[Path, int] = {}
-        # one ask a parent at a time: a younger sibling's ask must know its elder's config as pending
-        busy: set[Path] = set()
+        # one ask a parent at a time, by parent: a younger sibling's ask must know its elder's config as pending
+        busy: dict[Path, Path] = {}
         for choice in islice(self.rule.upcoming(self._open), free + ahead):
             path = choice.path
             if choice.repeats or path in wanted:  # a survivor's children of two generations cannot be told apart yet
@@ -362,11 +362,11 @@ class Lineage:
             wanted[path] = choice.generation
             if self._ready.get(path, (-1,))[0] == choice.generation or path[:-1] in busy:
                 continue
-            busy.add(path[:-1])
+            busy[path[:-1]] = path
             if self._asked.get(path) != choice.generation:
                 self._asked[path] = choice.generation
                 commands.append(events.Suggest(path))
-        self._asked = {p: g for p, g in self._asked.items() if wanted.get(p) == g}
+        self._asked = {p: g for p, g in self._asked.items() if wanted.get(p) == g and busy.get(p[:-1]) == p}
         self._ready = {p: (g, config) for p, (g, config) in self._ready.items() if wanted.get(p) == g}
         return commands
 

@@ -52,6 +52,8 @@ class Rule:
         self.tree = tree
         #: k, how many members of a generation become parents
         self.parents = settings.parents
+        #: the last elite, and what it was derived from: it is asked for several times between two settled members
+        self._elite: tuple[tuple[int, int, int], list[Member]] = ((-1, 0, 0), [])
 
     def upcoming(self, first: int) -> Iterator[Choice]:
         """What would be issued next, in order, were there slots; changes nothing."""
@@ -79,9 +81,18 @@ class Rule:
     def elite(self, generation: int) -> list[Member]:
         """Who may be a parent now, best first: all of the exact top k once the generation is complete."""
         above = self.tree.generations[generation]
-        size = min(self.parents, max(1, above.settled * self.parents // above.size))
+        plus = self.settings.selection == "plus"
+        now = (generation, above.settled, above.size)
+        if plus or self._elite[0] != now:
+            size = min(self.parents, max(1, above.settled * self.parents // above.size))
+            elite = [self.tree.members[id] for _, id in self.tree.rivals(generation, plus)[:size]]
+            self._elite = (now, elite)
+        return self._elite[1]
+
+    def best_of(self, generation: int) -> Member | None:
+        """The best of those who compete to be parents after `generation`; with plus selection survivors count."""
         rivals = self.tree.rivals(generation, self.settings.selection == "plus")
-        return [self.tree.members[id] for _, id in rivals[:size]]
+        return self.tree.members[rivals[0][1]] if rivals else None
 
     def _async_choices(self, generation: int, elite: list[Member]) -> Iterator[Choice]:
         counts = self.tree.generations[generation].by_parent

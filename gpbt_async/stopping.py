@@ -6,8 +6,10 @@ reported. Generation 0 and the child that repeats its parent's config are exempt
 first reports, ranks compare final scores with final scores; a stopped member has no rank.
 
 **generation**, inside a generation: no new children are issued once one of them has beaten the best of the generation
-above by more than that one beat the one above it: loss < 2·best(g-1) - best(g-2). (Scardigli et al. describe it; the
-published code compared with uninitialised memory and had it switched off.)
+above by more than that one beat the one above it: loss < 2·best(g-1) - best(g-2), and loss < best(g-1), for where the
+generation above had itself lost ground, falling less would otherwise pass for a gain. (Scardigli et al. describe it;
+the published code compared with uninitialised memory and had it switched off.) With plus selection survivors count
+as members of the generation they survived into.
 """
 
 from __future__ import annotations
@@ -33,5 +35,5 @@ def stops(first: float, others: Sequence[float]) -> bool:
 
 
 def closes(loss: float, best_above: float, best_above_that: float) -> bool:
-    """Has a member with this loss gained more on the generation above than that one had gained?"""
-    return loss < 2 * best_above - best_above_that
+    """Has a member with this loss beaten the generation above, and by more than that one beat its own?"""
+    return loss < min(best_above, 2 * best_above - best_above_that)

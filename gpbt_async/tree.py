@@ -41,9 +41,9 @@ class State(enum.Enum):
     STOPPED = "stopped"  # ended early; never a parent
     FAILED = "failed"  # all attempts failed, or no finite score; never a parent
 
-    @property
-    def settled(self) -> bool:
-        return self in (State.FINISHED, State.STOPPED, State.FAILED)
+    def __init__(self, text: str) -> None:
+        #: is it for good? (an attribute, because it is read a hundred times a fact)
+        self.settled = text in ("finished", "stopped", "failed")
 
 
 @dataclass(slots=True, eq=False)
@@ -143,6 +143,8 @@ class Tree:
         self.generations = [Generation(population) for _ in range(generations)]
         self.best: Member | None = None
         self.unsettled = 0
+        #: roots issued and not settled, by id; the other members' children are few
+        self.pending_roots: dict[int, Member] = {}
 
     def add(self, generation: int, parent: Member | None, config: Config, seed: int) -> Member:
         siblings = parent.children if parent is not None else self.generations[0].members
@@ -152,7 +154,9 @@ class Tree:
         self.by_path[path] = member
         self.generations[generation].members.append(member)
         self.unsettled += 1
-        if parent is not None:
+        if parent is None:
+            self.pending_roots[member.id] = member
+        else:
             parent.children.append(member)
             parent.unsettled += 1
             counts = self.generations[generation].by_parent
@@ -165,7 +169,9 @@ class Tree:
         generation = self.generations[member.generation]
         generation.settled += 1
         self.unsettled -= 1
-        if member.parent is not None:
+        if member.parent is None:
+            del self.pending_roots[member.id]
+        else:
             member.parent.unsettled -= 1
         if state is State.FINISHED:
             insort(generation.ranking, (member.rank_key, member.id))
@@ -217,6 +223,8 @@ class Tree:
     def check(self, space: Space) -> None:
         """Assert that all the counts and lists agree with the members, and every config lies inside the space."""
         assert self.unsettled == sum(not m.state.settled for m in self.members)
+        roots = self.generations[0].members if self.generations else []
+        assert list(self.pending_roots) == [m.id for m in roots if not m.state.settled]
         for generation in self.generations:
             assert generation.settled == sum(m.state.settled for m in generation.members)
             assert generation.firsts == sorted(m.first for m in generation.members if m.first is not None)

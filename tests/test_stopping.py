@@ -77,7 +77,9 @@ def test_the_median_rule(first: float, others: list[float], stopped: bool) -> No
         (0.61, 1.0, 1.4, False),
         (0.7, 1.0, 1.4, False),
         (-0.1, 0.0, 0.05, True),
-        (1.1, 1.0, 0.8, True),
+        (1.1, 1.0, 0.8, False),  # the generation above lost ground, and this one loses more
+        (1.0, 1.0, 0.8, False),  # as good is no gain
+        (0.99, 1.0, 0.8, True),  # any gain is more than a loss
     ],
 )
 def test_the_generation_rule(loss: float, above: float, above_that: float, closed: bool) -> None:
