@@ -24,8 +24,6 @@ from .space import Space
 def main(fd: int | None = None) -> None:
     """Serve asks from the socket `fd` (by default the one named in the environment) until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the scheduler, which then closes the socket
-    for library in ("OMP", "OPENBLAS", "MKL"):  # the cores belong to the members
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     with socket.socket(fileno=int(os.environ[FD]) if fd is None else fd) as connection, contextlib.suppress(OSError):
         connection.setblocking(True)
         serve(connection)

@@ -28,13 +28,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import searchers
 from .asks import path_text
 from .errors import LaunchError, SearcherError
+from .processes import THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -68,6 +69,11 @@ def argv(ahead: str = "") -> list[str]:
         program += f"with contextlib.suppress(Exception): import {ahead}\n"
     program += "from gpbt_async.answering import main; main()"
     return [sys.executable, "-P", "-c", program]
+
+
+def environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The searcher process's: one thread in every numerical library, as the cores belong to the members."""
+    return {**inherited, **dict.fromkeys(THREADS, "1"), FD: "3"}
 
 
 def _line(message: object) -> bytes:

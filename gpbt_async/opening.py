@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__ as VERSION
 from . import events, searchers
-from .asking import FD, argv
+from .asking import argv, environment
 from .devices import Slots, discover, usable_cores
 from .errors import ExperimentError, FolderError, JournalError, LaunchError, ScriptError
 from .experiment import Experiment, Settings
@@ -156,7 +156,7 @@ class Opening:
         known = self._experiment.settings if self._experiment is not None else self.record.settings
         name = self._changes.get("searcher") or (known.searcher if known is not None else "local")
         if name in ("local", "tpe", "kin"):
-            spawned = self.launcher.spawn_helper(argv(ahead="hyperopt"), {**os.environ, FD: "3"})
+            spawned = self.launcher.spawn_helper(argv(ahead="hyperopt"), environment(os.environ))
             self.searcher = asyncio.create_task(spawned)
             stack.push_async_callback(self._drop_searcher)
 
@@ -174,7 +174,7 @@ class Opening:
         if self.searcher is not None:
             searcher, self.searcher = self.searcher, None
             return await searcher
-        return await self.launcher.spawn_helper(argv(), {**os.environ, FD: "3"})
+        return await self.launcher.spawn_helper(argv(), environment(os.environ))
 
     # ---- a new run
 

@@ -12,6 +12,9 @@ only where its loss ranks, so
   worse than its like. It ranks behind every finished one and before the failed ones, whatever its own number says;
 * a pending sibling, told after all kin, has the mean of the finished losses (the constant liar), which keeps siblings
   that train at the same time apart. The lie is part of no Ask and stored nowhere.
+
+All kin are told, as in the paper. hyperopt's time grows with them (some 0.12 ms each): with history="global" and
+thousands of members an ask takes a second, which asking ahead hides only where intervals are longer.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 The experiment's own schedule on the simulator's virtual clock, with durations of intervals taken from a run made
 before, or from a mean and a spread given by hand, over a handful of seeds. Scores are drawn at random: who wins does
 not matter here, only who waits for whom. What is not known is not guessed: durations that depend on the config, and
-searchers slower than an interval, make a real run differ.
+searchers slower than an interval, make a real run differ; and what early stopping will save depends on the scores, so
+it is left out, and the plan of a run with it is an upper bound.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: how many runs are simulated
 SEEDS = 10
+#: the largest --spread: beyond, the mean is that of draws too rare to be seen
+WIDEST = 100
 
 
 def plan(
@@ -52,12 +55,14 @@ def plan(
         draw: Callable[[random.Random], float] = lambda rng: rng.choice(durations)  # noqa: E731
     else:
         assert seconds is not None
-        if not seconds > 0 or not spread >= 0 or not math.isfinite(seconds + spread):
-            raise ExperimentError(f"--seconds {seconds} --spread {spread}: must be numbers, above 0 and at least 0")
+        if not (0 < seconds < math.inf and 0 <= spread <= WIDEST):
+            raise ExperimentError(f"--seconds {seconds} --spread {spread}: must be above 0, and from 0 to {WIDEST}")
         durations = []
         draw = log_normal(seconds, spread)
     settings = asyncio.run(_declared(script)).replaced(**changes)
-    simulations = [simulate(settings.replaced(seed=seed), slots, draw) for seed in range(SEEDS)]
+    stopping = settings.early_stop
+    settings = settings.replaced(early_stop=())
+    simulations = [simulate(settings.replaced(seed=settings.seed + i), slots, draw) for i in range(SEEDS)]
     spans = [s.makespan for s in simulations]
     idle = {name: sum(s.idle.get(name, 0.0) for s in simulations) for s in simulations for name in s.idle}
     offered = sum(slots * s.makespan for s in simulations)
@@ -66,6 +71,7 @@ def plan(
         "population": settings.population,
         "generations": settings.generations,
         "schedule": settings.schedule,
+        "at_most": bool(stopping),
         "interval_s": statistics.median(durations) if durations else seconds,
         "wall_s": statistics.median(spans),
         "wall_s_range": [min(spans), max(spans)],
@@ -94,7 +100,7 @@ def log_normal(mean: float, spread: float) -> Callable[[random.Random], float]:
 def simulate(settings: Settings, slots: int, draw: Callable[[random.Random], float]) -> Simulation:
     def task(member: Member, parent_state: Any) -> Interval:
         rng = random.Random(f"plan:{settings.seed}:{member.seed}:{member.attempt}")
-        return Interval(state=None, score=rng.random(), first=rng.random(), seconds=draw(rng))
+        return Interval(state=None, score=rng.random(), seconds=draw(rng))
 
     class Anything:
         def suggest(self, ask: Ask) -> Config:
@@ -115,12 +121,14 @@ async def _declared(script: Path) -> Settings:
 
 def text(p: dict[str, Any]) -> str:
     low, high = p["wall_s_range"]
+    most, runs = "at most " if p["at_most"] else "", p["simulated_runs"]
     idle = ", ".join(f"{name} {share:.0%}" for name, share in p["idle"].items() if share >= 0.005)
     return "\n".join(
         [
             f"{p['generations']} generations of {p['population']} members, {p['schedule']}, on {p['slots']} slot(s)",
-            f"  wall time    {_span(p['wall_s'])} ({_span(low)} to {_span(high)} in {p['simulated_runs']} simulations)",
+            f"  wall time    {most}{_span(p['wall_s'])} ({_span(low)} to {_span(high)} in {runs} simulations)",
             f"  work         {_span(p['work_s'])} of training, an interval about {p['interval_s']:.3g} s",
+            *(["               early stopping will save what the scores allow"] if most else []),
             f"  slots busy   {p['utilisation']:.0%}" + (f"; idle: {idle}" if idle else ""),
         ]
     )

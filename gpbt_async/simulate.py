@@ -24,6 +24,7 @@ from . import events
 from .asks import path_text
 from .lineage import Lineage
 from .stopping import MEDIAN
+from .usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -81,11 +82,12 @@ class Simulation:
     uses_kin: bool = True
     keep_facts: bool = True
     now: float = 0.0
+    #: slot-seconds in `train`, those of attempts that a crash cut off included
     busy: float = 0.0
     first_entered: float | None = None
     last_returned: float = 0.0
-    #: slot-seconds idle by cause, within the makespan
-    idle: dict[str, float] = field(default_factory=dict)
+    #: where the slots' time went, as a real run's summary tells it; it costs as much as the simulation with many slots
+    usage: Usage | None = field(default_factory=Usage)
     facts: list[Fact] = field(default_factory=list)
     lineage: Lineage = field(init=False)
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
@@ -114,6 +116,11 @@ class Simulation:
     def utilisation(self) -> float:
         return self.busy / (self.slots * self.makespan) if self.makespan else 0.0
 
+    @property
+    def idle(self) -> dict[str, float]:
+        """Slot-seconds idle by cause; empty with usage=None."""
+        return self.usage.so_far().idle if self.usage is not None else {}
+
     # ---- the run
 
     def run(self) -> Simulation:
@@ -133,7 +140,7 @@ class Simulation:
         self._open()
         while self._agenda:
             t, _, happen = heapq.heappop(self._agenda)
-            self._pass(t)
+            self.now = t
             happen()
             self._perform_all()
             if self.lineage.ended is not None and not self._inside and not self._waits():
@@ -143,13 +150,6 @@ class Simulation:
     def _waits(self) -> bool:
         """Is anything but a crash that will find nothing to kill still to come?"""
         return any(not m.state.settled for m in self.lineage.tree.members) and not self.lineage.ended
-
-    def _pass(self, t: float) -> None:
-        idle = self.slots - len(self._inside)
-        if idle and t > self.now and self.first_entered is not None and self.lineage.ended is None:
-            cause = self.lineage.idle_cause()
-            self.idle[cause] = self.idle.get(cause, 0.0) + idle * (t - self.now)
-        self.now = t
 
     def _at(self, t: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (t, next(self._order), happen))
@@ -170,6 +170,8 @@ class Simulation:
         if self.keep_facts:
             self.facts.append(fact)
         self._commands.extend(self.lineage.handle(fact))
+        if self.usage is not None:
+            self.usage.fold(fact, self.lineage)
 
     def _open(self) -> None:
         self._free = list(range(self.slots))
@@ -246,8 +248,6 @@ class Simulation:
         )
         if self.first_entered is None:
             self.first_entered = self.now + self.start_seconds
-        else:
-            self.idle["start"] = self.idle.get("start", 0.0) + self.start_seconds
         self._later(self.start_seconds, lambda: events.Entered(t=self.now, **names))
         judged = MEDIAN in self.settings.early_stop and member.generation > 0
         if interval.fails_at is not None:

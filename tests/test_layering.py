@@ -30,13 +30,13 @@ MAY: dict[str, set[str]] = {
     "lineage": {"asks", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
     "usage": {"errors", "events", "lineage"},
     "results": {"asks", "lineage", "space", "tree", "usage"},
-    "simulate": VOCABULARY | {"lineage", "stopping", "tree"},
+    "simulate": VOCABULARY | {"lineage", "stopping", "tree", "usage"},
     # rooms: searching
     "parzen": {"asks", "space"},
     "kinship": {"asks", "space"},
     "optuna_searchers": {"asks", "space"},
     "searchers": VOCABULARY | {"kinship", "optuna_searchers", "parzen"},
-    "asking": VOCABULARY | {"searchers"},
+    "asking": VOCABULARY | {"processes", "searchers"},
     "answering": VOCABULARY | {"asking", "searchers"},
     "testing": VOCABULARY | {"searchers"},
     # rooms: devices

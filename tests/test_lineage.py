@@ -113,6 +113,19 @@ def test_pending_siblings_are_told_and_never_stored_as_kin(driver: Driver) -> No
     driver.run()
 
 
+def test_with_plus_selection_the_elder_of_two_generations_is_asked_for_alone() -> None:
+    """A survivor's next children, of two generations, are wanted at once; then the elder of them falls away."""
+    s = settings(population=3, generations=4, ratio=0.25, evidence=0.0, selection="plus")
+
+    def check(d: Driver, commands: list[events.Command]) -> None:
+        for command in commands:
+            if isinstance(command, events.Suggest):
+                assert [p for p in d.lineage._asked if p[:-1] == command.path[:-1]] == [command.path]
+
+    for seed in (1, 27, 30, 33, 45, 50):  # each of them failed once
+        Driver(s, slots=1, rng=random.Random(seed), fail=0.2, lose=0.2, ahead=5, on_turn=check).run()
+
+
 # 2 and 8: counts
 
 

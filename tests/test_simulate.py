@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import statistics
 from typing import Any
 
 import pytest
 from driver import snapshot
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from gpbt_async import events, searchers
 from gpbt_async.experiment import Settings
 from gpbt_async.lineage import Lineage
-from gpbt_async.simulate import Interval, Landscape, Simulation
+from gpbt_async.simulate import Interval, Landscape, Simulation, Task, heavy_tailed
 from gpbt_async.space import Choice, Float, Space
 from gpbt_async.tree import Member, State
 
@@ -36,9 +34,17 @@ def settings(**changes: Any) -> Settings:
     return Settings(**names)
 
 
-def simulate(slots: int = 8, seed: int = 0, world: dict[str, Any] | None = None, **changes: Any) -> Simulation:
+class Anywhere:
+    def suggest(self, ask: Any) -> Any:
+        return SPACE.sample(random.Random(ask.seed))
+
+
+def simulate(
+    slots: int = 8, seed: int = 0, world: dict[str, Any] | None = None, searcher: str | None = None, **changes: Any
+) -> Simulation:
     s = settings(seed=seed, **changes)
-    return Simulation(s, Landscape(seed).over(SPACE), Near(), slots, **(world or {})).run()
+    suggests = Near() if searcher is None else searchers.make(searcher)
+    return Simulation(s, Landscape(seed).over(SPACE), suggests, slots, **(world or {})).run()
 
 
 def journal(simulation: Simulation) -> bytes:
@@ -57,62 +63,82 @@ def test_the_same_seed_gives_the_same_journal_byte_for_byte(early_stop: tuple[st
     assert snapshot(replayed) == snapshot(one.lineage)
 
 
+def log_losses(simulations: list[Simulation]) -> list[float]:
+    return [math.log(s.lineage.best.loss) for s in simulations]  # type: ignore[union-attr]
+
+
 def test_async_is_faster_than_the_barrier_and_no_worse_under_heavy_tails() -> None:
-    """8 slots, 25 members, 10 generations, one interval in ten five times longer: paired over seeds."""
-    seeds = range(12)
-    asynchronous = [simulate(seed=seed) for seed in seeds]
-    barrier = [simulate(seed=seed, evidence=1.0) for seed in seeds]
-    paper = [simulate(seed=seed, schedule="sync") for seed in seeds]
+    """8 slots, 25 members, 10 generations, one interval in ten five times longer: paired over seeds.
+
+    With the default searcher as it is, and asked ahead as in a real run; "no worse" is non-inferiority: the mean
+    difference of the log of the best loss, and two standard errors on top, stay below a margin of 10 %.
+    """
+    arms: list[dict[str, Any]] = [{}, {"evidence": 1.0}, {"schedule": "sync"}]
+    world = {"ask_seconds": 0.02}
+    asynchronous, barrier, paper = (
+        [simulate(seed=seed, world=world, searcher="local", **arm) for seed in range(16)] for arm in arms
+    )
     mean = [statistics.mean(s.makespan for s in each) for each in (asynchronous, barrier, paper)]
     assert mean[1] / mean[0] >= 1.4
     assert mean[2] / mean[0] >= 2.5
-    differences = [a.lineage.best.loss - b.lineage.best.loss for a, b in zip(asynchronous, barrier, strict=True)]  # type: ignore[union-attr]
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    assert statistics.mean(differences) < 2 * error
+    for other in (barrier, paper):
+        differences = [x - y for x, y in zip(log_losses(asynchronous), log_losses(other), strict=True)]
+        error = statistics.stdev(differences) / len(differences) ** 0.5
+        assert statistics.mean(differences) + 2 * error < math.log(1.1)
 
 
-@given(
-    seed=st.integers(0, 10**6),
-    slots=st.integers(1, 30),
-    population=st.integers(1, 25),
-    generations=st.integers(1, 6),
-    ratio=st.sampled_from([0.25, 1.0, 4.0]),
-    schedule=st.sampled_from(["async", "async", "sync"]),
-    ask=st.sampled_from([0.0, 0.0, 0.3]),
-    fails=st.sampled_from([0.0, 0.2]),
-)
-@hypothesis_settings(max_examples=1000)
-def test_with_both_stop_rules_every_run_ends(
-    seed: int, slots: int, population: int, generations: int, ratio: float, schedule: str, ask: float, fails: float
-) -> None:
-    landscape = Landscape(seed).over(SPACE)
+def racing(seed: int, fails: float) -> Task:
+    """Scores that fall faster the deeper, and much noise: generations are closed early, and members stopped."""
 
-    def task(member: Member, parent_state: Any) -> Interval:
-        interval = landscape(member, parent_state)
+    def train(member: Member, parent_state: Any) -> Interval:
         rng = random.Random(f"{seed}/{member.seed}/{member.attempt}")
-        if rng.random() < fails:
-            return Interval(interval.state, interval.score, interval.seconds, fails_at=0.5)
-        return interval
+        score = rng.gauss(0, 1) - 0.3 * member.generation
+        seconds, first = heavy_tailed(rng), rng.random()
+        return Interval(None, score, seconds, first=first, fails_at=0.5 if rng.random() < fails else None)
 
-    s = settings(
-        seed=seed,
-        population=population,
-        generations=generations,
-        ratio=ratio,
-        schedule=schedule,
-        early_stop=("median", "generation"),
-        evidence=0.75,
-    )
-    simulation = Simulation(s, task, Near(), slots, ask_seconds=ask).run()
-    lineage = simulation.lineage
-    lineage.check()
-    assert lineage.ended is not None
-    assert lineage.outstanding() == [lineage.ended]
-    if not lineage.ended.reason:
-        assert all(g.full and g.complete for g in lineage.tree.generations)
-    for member in lineage.tree.members:
-        assert member.state is not State.STOPPED or (member.generation > 0 and member.path[-1] > 0)
-        assert member.state is not State.STOPPED or not member.children
+    return train
+
+
+@pytest.mark.parametrize("schedule", ["async", "sync"])
+def test_with_both_stop_rules_every_run_ends(schedule: str) -> None:
+    """Slow searchers, slow disks, crashes and failures, evidence .75: no deadlock when a generation is closed early."""
+    closed, stopped = 0, 0
+    for seed in range(1000 if schedule == "async" else 200):
+        rng = random.Random(f"ends:{seed}")
+        s = settings(
+            seed=seed,
+            population=rng.randint(4, 20),
+            generations=rng.randint(3, 6),
+            ratio=rng.choice([0.25, 1.0, 4.0]),
+            selection=rng.choice(["comma", "comma", "plus"]),
+            schedule=schedule,
+            early_stop=("median", "generation"),
+            evidence=0.75,
+        )
+        simulation = Simulation(
+            s,
+            racing(seed, rng.choice([0.0, 0.2])),
+            Anywhere(),
+            rng.randint(1, 24),
+            ask_seconds=rng.choice([0.0, 0.3]),
+            publish_seconds=rng.choice([0.0, 0.2, 3.0]),
+            start_seconds=rng.choice([0.0, 0.1]),
+            crashes=[20 * rng.random() for _ in range(rng.choice([0, 0, 2]))],
+            usage=None,
+        ).run()
+        lineage = simulation.lineage
+        lineage.check()
+        assert lineage.ended is not None
+        assert lineage.outstanding() == [lineage.ended]
+        if not lineage.ended.reason:
+            assert all(g.full and g.complete for g in lineage.tree.generations)
+        for member in lineage.tree.members:
+            assert member.state is not State.STOPPED or (member.generation > 0 and member.path[-1] > 0)
+            assert member.state is not State.STOPPED or not member.children
+        closed += sum(g.size < s.population for g in lineage.tree.generations)
+        stopped += sum(m.state is State.STOPPED for m in lineage.tree.members)
+    assert closed > 100, "hardly any generation was closed early: this shows nothing"
+    assert stopped > 1000
 
 
 def test_stopping_saves_time() -> None:
@@ -122,10 +148,31 @@ def test_stopping_saves_time() -> None:
     assert any(m.state is State.STOPPED for s in stopped for m in s.lineage.tree.members)
 
 
+def test_where_the_time_went_by_hand() -> None:
+    """One slot, one member a generation, 3 generations of 10 s; 0.5 s to start, 2 s to publish."""
+    s = settings(population=1, generations=3)
+    task = lambda member, state: Interval(None, 1.0, 10.0)  # noqa: E731
+    simulation = Simulation(s, task, Anywhere(), 1, publish_seconds=2.0, start_seconds=0.5).run()
+    assert simulation.makespan == pytest.approx(30 + 2 * 2.5)
+    assert {k: v for k, v in simulation.idle.items() if v} == pytest.approx({"start": 1.0, "checkpoint": 4.0})
+    assert simulation.utilisation == pytest.approx(30 / 35)
+
+
+def test_asks_are_answered_one_at_a_time() -> None:
+    """Two roots, two slots: the second ask of 1 s ends at 2 s."""
+    s = settings(population=2, generations=1)
+    task = lambda member, state: Interval(None, 1.0, 10.0)  # noqa: E731
+    simulation = Simulation(s, task, Anywhere(), 2, ask_seconds=1.0).run()
+    assert [f.t for f in simulation.facts if isinstance(f, events.Suggested)] == [1.0, 2.0]
+    assert [f.t for f in simulation.facts if isinstance(f, events.Entered)] == [1.0, 2.0]
+
+
 def test_busy_and_idle_are_all_the_time_there_was() -> None:
-    s = simulate(slots=6, world={"ask_seconds": 0.4})
+    world = {"ask_seconds": 0.4, "publish_seconds": 0.3, "start_seconds": 0.1}
+    s = simulate(slots=6, world=world)
     assert s.idle["searcher"] > 0
-    assert s.busy + sum(s.idle.values()) == pytest.approx(6 * s.makespan, rel=0.02)
+    assert s.idle["start"] > 0
+    assert s.busy + sum(s.idle.values()) == pytest.approx(6 * s.makespan)
 
 
 def test_a_slow_searcher_is_hidden_by_asking_ahead() -> None:
@@ -137,6 +184,8 @@ def test_a_slow_searcher_is_hidden_by_asking_ahead() -> None:
 
 def test_a_thousand_slots_do_not_overwhelm_the_engine() -> None:
     s = settings(population=1000, generations=3)
-    simulation = Simulation(s, Landscape(0).over(SPACE), Near(), 1000, uses_kin=False, keep_facts=False).run()
+    simulation = Simulation(s, Landscape(0).over(SPACE), Near(), 1000, uses_kin=False, keep_facts=False)
+    simulation.usage = None
+    simulation.run()
     assert len(simulation.lineage.tree.members) == 3000
     assert simulation.lineage.ended == events.Finish("")
