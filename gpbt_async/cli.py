@@ -341,6 +341,7 @@ def plan(
         Optional[float], typer.Option(help="As in launch.", show_default=False)  # noqa: UP045
     ] = None,
     schedule: Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="As in launch.", show_default=False)] = None,  # noqa: UP045
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -353,6 +354,7 @@ def plan(
         "ratio": ratio,
         "evidence": evidence,
         "schedule": schedule,
+        "seed": seed,
     }
     changes = {k: v for k, v in given.items() if v is not None}
     planned = planning.plan(script, slots, run=run, runs=runs, seconds=seconds, spread=spread, changes=changes)

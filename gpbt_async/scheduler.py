@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 
 #: characters of a failure's reason that the journal and a terminal get; all of it is in the member's log
 LONGEST = 500
+LATE = (
+    "early_stop='median' decides at a member's first report, and members report {!r} only once: "
+    "report it earlier too, or it is stopped when all its work is done"
+)
 
 
 class Clock:
@@ -105,6 +109,7 @@ class Scheduler:
         self._tasks: asyncio.TaskGroup | None = None
         #: the processes of members in training, by member
         self._workers: dict[int, Worker] = {}
+        self._told_of_late_reports = False
         #: set from the first failure or cancellation on: facts still come in, nothing is performed any more
         self._ending = False
 
@@ -195,10 +200,11 @@ class Scheduler:
     async def _train(self, member: Member, attempt: int) -> None:
         """A member's life: a slot, a process, what it says, how it ended."""
         score: float | None = None
+        scores = 0
         metrics: dict[str, float] = {}
         names: dict[str, Any]
         entered: float | None = None
-        undecided = self._judged(member)
+        undecided = judged = self._judged(member)
         async with self._slots.lease() as slot:
             begin = self._begin(member, attempt, slot)
             async with await self._launcher.start(begin, argv=self._argv(begin, member)) as worker:
@@ -215,6 +221,7 @@ class Scheduler:
                             score = floats.get(self.settings.score, score)
                             names = {"t": self._clock.at(at), "member": member.id, "attempt": attempt}
                             self._tell(events.Reported(**names, metrics=floats))
+                            scores += self.settings.score in floats
                             if undecided and self.settings.score in floats:
                                 undecided = False
                                 self.turn(events.Judged(**names, score=floats[self.settings.score]))
@@ -228,6 +235,9 @@ class Scheduler:
         seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
         names = {"t": self._clock.now(), "member": member.id, "attempt": attempt, "seconds": seconds}
         if outcome.how == "returned":
+            if judged and scores == 1 and not self._told_of_late_reports:
+                self._told_of_late_reports = True
+                self._tell(events.Warned(t=self._clock.now(), text=LATE.format(self.settings.score)))
             self.turn(events.Trained(**names, score=score, metrics=metrics))
         elif outcome.how == "stopped":
             self.turn(events.Stopped(**names, score=score, metrics=metrics))

@@ -15,12 +15,17 @@ What is checked, by an AssertionError that names the case: a suggestion is a pla
 of the space, inside it, on its grid, of its own plain type; an equal ask gets an equal answer, later too, after other
 asks and when it has been sent as JSON; and no ask is changed. `searcher_cases` shows what kin may look like: none, one,
 ties, failures, censored and non-finite losses, siblings in training, hundreds of members, a parent far from all.
+`check_searcher` also asks in two other processes, with other hash seeds, where the searcher can be imported there: a
+resumed run is another process, and hash("text") and the order of a set differ from one to the next.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +58,7 @@ SPACE = Space(
 
 def check_searcher(searcher: Searcher | str, space: Space = SPACE) -> None:
     """Raise AssertionError, naming the case, unless `searcher` keeps the contract in every case over `space`."""
+    importable = searcher if isinstance(searcher, str) else _importable(searcher)
     if isinstance(searcher, str):
         searcher = searchers.make(searcher)
     cases = searcher_cases(space)
@@ -63,6 +69,46 @@ def check_searcher(searcher: Searcher | str, space: Space = SPACE) -> None:
             f"{name}: an ask has one answer whatever was asked before, but first it was {before!r}, then {after!r}; "
             "a searcher may remember nothing"
         )
+    if importable is not None:
+        # a root's, a child's, and one with siblings in training
+        few = [i for i, (case, _) in enumerate(cases) if case.startswith(("30 observations", "5 pending"))]
+        _check_elsewhere(importable, [(*cases[i], answers[i]) for i in few])
+
+
+def _importable(searcher: Searcher) -> str | None:
+    """`module:Name`, where another process could make the same searcher of it; else None."""
+    kind = type(searcher)
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__ or getattr(searcher, "__dict__", None):
+        return None  # one with settings of its own could not be made without arguments
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _check_elsewhere(name: str, answered: list[tuple[str, Ask, Config]]) -> None:
+    program = (
+        "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n"
+        "from gpbt_async import searchers, space, asks\n"
+        "told = json.load(sys.stdin); where = space.Space.from_json(told['space'])\n"
+        "made = searchers.make(told['name'])\n"
+        "print(json.dumps([made.suggest(asks.Ask.from_json(where, ask)) for ask in told['asks']]))"
+    )
+    space = answered[0][1].space.to_json()
+    told = json.dumps({"name": name, "space": space, "asks": [ask.to_json() for _, ask, _ in answered]})
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, json.dumps(sys.path)],
+            input=told,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{name} failed in another process: {done.stderr.strip().splitlines()[-1:]}"
+        elsewhere = json.loads(done.stdout.splitlines()[-1])
+        for (case, _, here), there in zip(answered, elsewhere, strict=True):
+            assert _same(there, here), (
+                f"{case}: an ask has one answer in every process, but here it was {here!r}, and in another {there!r}; "
+                "does it depend on hash(), the order of a set, or the clock?"
+            )
 
 
 def check_suggestion(searcher: Searcher, ask: Ask, name: str = "ask") -> Config:

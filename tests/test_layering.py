@@ -103,7 +103,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 
 #: standard modules that only some may import: where processes, clocks and the event loop belong
 ONLY = {
-    "subprocess": {"guarding", "launcher"},
+    "subprocess": {"guarding", "launcher", "testing"},
     "asyncio": {
         "asking", "channel", "checkpoints", "cli", "command", "devices", "files", "folder", "forking", "guarding",
         "journal", "launcher", "listeners", "lock", "nvml", "opening", "planning", "run", "scheduler", "view", "worker",

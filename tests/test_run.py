@@ -290,6 +290,13 @@ async def test_early_stopping_stops_real_members_and_saves_intervals(tmp_path: P
         assert len(lines) == 1, "it was stopped at its first report"
 
 
+async def test_early_stopping_with_one_report_a_member_is_warned_of_once(tmp_path: Path) -> None:
+    late = experiment(population=4, generations=3, early_stop="median")
+    async with gpbt.Run(late, tmp_path / "r", slots=2) as run:
+        told = [e.text async for e in run if isinstance(e, gpbt.events.Warned)]
+    assert len([text for text in told if "report it earlier" in text]) == 1
+
+
 async def test_a_program_is_stopped_early_by_sigterm(tmp_path: Path) -> None:
     script = 'echo "{{\\"loss\\": {x}}}" >> "$GPBT_METRICS"; sleep 0.5; echo done > {checkpoint}/done'
     e = gpbt.Experiment(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import pathlib
 import random
 import statistics
 import subprocess
@@ -742,3 +743,9 @@ def test_the_cases_are_over_the_users_space_too():
     assert len({name for name, _ in cases}) == len(cases)
     assert all(asked.space is space for _, asked in cases)
     check_searcher(Broken(lambda *_: None), space)
+
+
+def test_a_searcher_that_differs_between_processes_is_found(monkeypatch):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent / "scripts"))
+    with pytest.raises(AssertionError, match=r"one answer in every process.*hash\(\)"):
+        check_searcher("hashing:Hashing", Space({"x": Float(0.0, 1.0)}))

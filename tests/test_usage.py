@@ -95,3 +95,41 @@ def test_the_summary_counts_members_by_how_they_ended() -> None:
     schedule = results.schedule(lineage)["schedule"]
     assert [entry["generation"] for entry in schedule] == list(range(len(schedule)))
     assert schedule[-1]["member"] == summary["best_member"]
+
+
+def test_the_measures_by_hand() -> None:
+    """n = 4, k = 2; generation 2 was closed after three; the scores are losses.
+
+    | generation | member | parent | loss | seconds | state |
+    |---|---|---|---|---|---|
+    | 0 | 0 1 2 3 | - | 4 1 2 3 | 4 2 6 8 | finished |
+    | 1 | 4 5 6 7 | 1 2 3 3 | 2 5 3 - | 2 4 6 1 | finished, the last stopped |
+    | 2 | 8 9 10 | 4 6 6 | 1 1.5 0 | 5 5 2 | finished, stopped, finished |
+    """
+    from gpbt_async.tree import State
+
+    lineage = Lineage(settings(population=4, generations=3, ratio=1.0), ahead=0)
+    assert lineage.rule.parents == 2
+    tree, config = lineage.tree, SPACE.sample(random.Random(0))
+    rows = [
+        *((0, None, loss, seconds, "finished") for loss, seconds in ((4.0, 4.0), (1.0, 2.0), (2.0, 6.0), (3.0, 8.0))),
+        (1, 1, 2.0, 2.0, "finished"),
+        (1, 2, 5.0, 4.0, "finished"),
+        (1, 3, 3.0, 6.0, "finished"),
+        (1, 3, 9.0, 1.0, "stopped"),
+        (2, 4, 1.0, 5.0, "finished"),
+        (2, 6, 1.5, 5.0, "stopped"),
+        (2, 6, 0.0, 2.0, "finished"),
+    ]
+    for generation, parent, loss, seconds, state in rows:
+        member = tree.add(generation, None if parent is None else tree.members[parent], config, seed=0)
+        member.score, member.seconds, member.loss = loss, seconds, loss
+        tree.settle(member, State(state))
+    tree.generations[2].size = 3
+    measured = results.measures(lineage)
+    # generation 1: a mean of 4 s, 1 - 1/4 saved; generation 2: one never issued, and 5 s of a mean of 3.5 s
+    assert measured["saved_intervals"] == pytest.approx((1 - 1 / 4) + 1 + (1 - 5 / 3.5))
+    # parents, once a child, over their generation: (2 + 6 + 8 + 8) / 4 over 5, (2 + 6 + 6) / 3 over 4
+    assert measured["parents_duration_ratio"] == pytest.approx((6 / 5 + (14 / 3) / 4) / 2)
+    # of generation 0 the best two are 1 and 2: member 3's two children are outside; of generation 1 they are 4 and 6
+    assert measured["parents_outside_top_k"] == pytest.approx(2 / 7)
