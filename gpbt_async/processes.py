@@ -256,12 +256,13 @@ class Reaper:
 
     def _kill_strays(self) -> bool:
         """True while strays are left; their deaths raise SIGCHLD, and `reap` is called again."""
-        left = False
-        for pid in children(os.getpid()):
-            if pid not in self._own and pid not in self._household:
+        while strays := [pid for pid in children(os.getpid()) if pid not in self._own and pid not in self._household]:
+            for pid in strays:
                 kill_tree(pid)
-                left |= _collect(pid) is None
-        return left
+            if None in [_collect(pid) for pid in strays]:
+                return True
+            # all were dead by now, some perhaps since we listed them: what they left is ours since then. Look again
+        return False
 
 
 def _collect(pid: int) -> int | None:

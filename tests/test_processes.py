@@ -101,6 +101,32 @@ def test_a_reaper_tells_a_death_only_when_nothing_is_left() -> None:
     assert in_a_fork(work) == "(True, [], None)"
 
 
+def test_a_reaper_sees_what_a_stray_left_that_died_while_it_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> object:
+        processes.adopt_orphans()
+        reaper = processes.Reaper()
+        own = subprocess.Popen(["true"])
+        os.waitid(os.P_PID, own.pid, os.WEXITED | os.WNOWAIT)
+        reaper.add(own.pid)
+        stray, left = family()
+        look = processes.children
+
+        def slow_look(pid: int) -> list[int]:
+            found = look(pid)
+            if pid == os.getpid() and stray in found:
+                os.kill(stray, signal.SIGKILL)
+                os.waitid(os.P_PID, stray, os.WEXITED | os.WNOWAIT)
+            return found
+
+        monkeypatch.setattr(processes, "children", slow_look)
+        with Watch(left) as watch:
+            while not (ended := reaper.reap()):
+                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            return ended == [(own.pid, 0)], watch.alive()
+
+    assert in_a_fork(work) == "(True, [])"
+
+
 @pytest.fixture
 def lines() -> Iterator[tuple[processes.Line, processes.Line]]:
     a, b = map(processes.Line, socket.socketpair())
