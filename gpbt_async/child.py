@@ -108,6 +108,9 @@ def settle(begin: wire.Begin) -> None:
         os.chdir(begin.cwd)
     if begin.threads is not None:
         _use_threads(begin.threads)
+    if begin.cpus:
+        with contextlib.suppress(OSError):  # the cores may have been taken away since
+            os.sched_setaffinity(0, begin.cpus)
     os.environ.update(begin.env)
 
 

@@ -1,4 +1,4 @@
-"""The command line: launch, resume, status, stop, best, plan, try.
+"""The command line: launch, resume, status, stop, best, gpus, plan, try.
 
 A thin face: it reads options, opens a Run, shows it, and turns how it ended into an exit status (0 finished; 1 started
 and failed; 2 nothing was started; 130 interrupted and resumable). Messages for people go to stderr, --json to stdout.
@@ -19,7 +19,26 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from .errors import ExperimentError, GPBTError, RunFailed
+from .errors import ExperimentError, GPBTError
+from .options import (
+    Affinity,
+    Gpus,
+    Json,
+    Library,
+    Quiet,
+    RunName,
+    Runs,
+    Script,
+    Share,
+    SlotCount,
+    Start,
+    Vram,
+    Wait,
+    Xids,
+    devices,
+    say,
+    start_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,28 +54,6 @@ app = typer.Typer(
     help="Genealogical Population-Based Training on one workstation: one run gives a trained model and its schedule.",
 )
 
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder that holds the runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and failures only.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name under --runs, or a path.")]
-Script = Annotated[Path, typer.Argument(metavar="SCRIPT", help="A Python file that declares one gpbt.Experiment.")]
-SlotCount = Annotated[
-    Optional[int], typer.Option("--slots", metavar="N", help="Train on N CPU slots.", show_default=False)  # noqa: UP045
-]
-Gpus = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--gpus", metavar="LIST", help="GPUs: 0,2 | UUID,… | all | none.", show_default=False),
-]
-Start = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        "--start",
-        metavar="zygote|exec",
-        help="A member is a fork of a warm process, or a fresh one.",
-        show_default=False,
-    ),
-]
-
 
 def main() -> None:
     """The command line, once it is imported; __main__.py is the entry point."""
@@ -68,7 +65,7 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    _say(message)
+    say(message)
     raise SystemExit(status)
 
 
@@ -84,7 +81,7 @@ def _explained() -> Iterator[None]:
         if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
             raise
         if error.errno != errno.EPIPE:
-            _say(f"cannot write the output: {error.strerror}")
+            say(f"cannot write the output: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(141) from None
 
@@ -137,6 +134,12 @@ def launch(
     seed: Annotated[Optional[int], typer.Option(help="Seed of everything random.", show_default=False)] = None,  # noqa: UP045
     slots: SlotCount = None,
     gpus: Gpus = None,
+    share: Share = None,
+    vram: Vram = None,
+    wait: Wait = False,
+    xids: Xids = None,
+    affinity: Affinity = True,
+    library: Library = None,
     name: Annotated[
         Optional[str], typer.Option(help="The run's name; else SCRIPT's and a number.", show_default=False)  # noqa: UP045
     ] = None,
@@ -172,8 +175,9 @@ def launch(
         folder,
         slots=slots,
         gpus=gpus,
-        start=_start(start),
+        start=start_of(start),
         runs=runs,
+        **devices(share, vram, wait, xids, affinity, library),
         changes={k: v for k, v in given.items() if v is not None},
     )
     _drive(run, quiet, as_json)
@@ -184,6 +188,12 @@ def resume(
     run: RunName,
     slots: SlotCount = None,
     gpus: Gpus = None,
+    share: Share = None,
+    vram: Vram = None,
+    wait: Wait = False,
+    xids: Xids = None,
+    affinity: Affinity = True,
+    library: Library = None,
     runs: Runs = Path("runs"),
     start: Start = None,
     quiet: Quiet = False,
@@ -193,14 +203,9 @@ def resume(
     from .folder import locate
     from .run import Run
 
-    opened = Run(None, locate(run, runs), resume="must", slots=slots, gpus=gpus, start=_start(start))
+    asked = devices(share, vram, wait, xids, affinity, library)
+    opened = Run(None, locate(run, runs), resume="must", slots=slots, gpus=gpus, start=start_of(start), **asked)
     _drive(opened, quiet, as_json)
-
-
-def _start(start: str | None) -> Any:
-    if start not in (None, "zygote", "exec"):
-        raise ExperimentError(f"--start {start}: must be zygote or exec")
-    return start
 
 
 def _drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
@@ -208,65 +213,13 @@ def _drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
     import asyncio
     import logging
 
+    from .driving import driven
+
     logging.getLogger("gpbt_async").addHandler(logging.NullHandler())
-    status = asyncio.run(_driven(run, quiet))
+    status = asyncio.run(driven(run, quiet))
     if as_json and run.how is not None:
         print(json.dumps(_jsonable(run.summary()), indent=1))
     raise SystemExit(status)
-
-
-async def _driven(run: Run, quiet: bool) -> int:
-    import asyncio
-    import signal
-
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    entered = asked = shown = False
-
-    def interrupt() -> None:
-        nonlocal asked
-        if not entered:
-            task.cancel()  # still importing: there is nothing to keep
-        elif asked:
-            run.kill()
-        else:
-            asked = True
-            run.stop()
-
-    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    # what whoever started us has had ignored (nohup, a shell's &) stays ignored
-    signals = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in signals:
-        loop.add_signal_handler(number, interrupt)
-    try:
-        async with run:
-            entered = True
-            from .view import show
-
-            if run.how is None:
-                await show(run, quiet=quiet)
-                shown = True
-            elif not quiet:
-                print(f"{run.name} has finished already: gpbt-async best {run.folder.typed}", file=sys.stderr)
-            await run.wait()
-    except asyncio.CancelledError:
-        _say("interrupted before anything was started")
-        return 130
-    except GPBTError as error:
-        if not shown or not isinstance(error, RunFailed):
-            _say(str(error))  # a run that failed has been told so by the view
-        return 1 if entered or isinstance(error, RunFailed) else 2
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-    return {"finished": 0, "failed": 1}.get(run.how or "", 130)
-
-
-def _say(message: str) -> None:
-    # an exception's text is the user's, and may hold anything: it is not to steer the terminal
-    text = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
-    print(f"gpbt-async: {text}", file=sys.stderr)
 
 
 @app.command()
@@ -296,7 +249,7 @@ def stop(run: RunName, runs: Runs = Path("runs")) -> None:
     """Ask RUN to stop, and wait until it has. It can be resumed."""
     from . import reading
 
-    _say(reading.stop(reading.open_run(run, runs)))
+    say(reading.stop(reading.open_run(run, runs)))
 
 
 @app.command()
@@ -315,8 +268,42 @@ def best(
     found = reading.best(reading.open_run(run, runs))
     if export is not None:
         reading.export(found, export)
-        _say(f"exported to {export}")
+        say(f"exported to {export}")
     print(json.dumps(_jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
+
+
+@app.command()
+def gpus(
+    gpus: Gpus = None,
+    drain: Annotated[
+        Optional[tuple[str, str]],  # noqa: UP045
+        typer.Option(
+            "--drain", metavar="RUN GPU", help="Have RUN leave GPU, and wait until it has.", show_default=False
+        ),
+    ] = None,
+    give_back: Annotated[
+        Optional[tuple[str, str]],  # noqa: UP045
+        typer.Option("--return", metavar="RUN GPU", help="Let RUN use GPU again.", show_default=False),
+    ] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="With --drain: move its members at once, their interval is lost.")
+    ] = False,
+    library: Library = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show the GPUs: who is on them, what a run would use, and why not the rest; or have a run leave one."""
+    from . import inventory, reading
+
+    if drain is not None or give_back is not None:
+        if drain is not None and give_back is not None:
+            raise ExperimentError("--drain and --return: give only one")
+        word = "return" if drain is None else "drain-now" if now else "drain"
+        run, gpu = drain or give_back or ("", "")
+        say(inventory.ask(reading.open_run(run, runs), word, gpu))
+        return
+    told = inventory.inventory(os.environ, runs, gpus=gpus, library=library)
+    print(json.dumps(_jsonable(told), indent=1) if as_json else inventory.text(told))
 
 
 @app.command()

@@ -51,6 +51,23 @@ class Opened(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity(Fact):
+    """From now on `slots` members may train at once: a GPU was taken away or came back, or more fit, or fewer."""
+
+    slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled(Fact):
+    """How the GPUs were: for each, by name, its label, state, members, bytes, utilisation in percent, °C (nvml.Sample).
+
+    Decides nothing; for who reads how busy the GPUs were.
+    """
+
+    gpus: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Suggested(Fact):
     """A searcher answered the ask for the child at `path` ("3/0/2"), read off the tree after `asked` facts."""
 
@@ -232,8 +249,11 @@ class Finish(Command):
 
 _FACTS: dict[str, type[Fact]] = {
     c.__name__: c
-    for c in (Opened, Suggested, Started, Entered, Judged, Trained, Stopped, Published, Failed, Lost, Discarded, Closed)
-}
+    for c in (
+        Opened, Capacity, Sampled, Suggested, Started, Entered, Judged, Trained, Stopped, Published, Failed, Lost,
+        Discarded, Closed,
+    )
+}  # fmt: skip
 
 
 def to_json(fact: Fact) -> dict[str, Any]:
@@ -262,6 +282,8 @@ def from_json(flat: Mapping[str, Any]) -> Fact:
         fields["score"] = _read(fields.get("score"))
     if kind in (Trained, Stopped):
         fields["metrics"] = {name: _read(value) for name, value in fields.get("metrics", {}).items()}
+    if kind is Sampled:
+        fields["gpus"] = tuple(fields.get("gpus", ()))
     try:
         return kind(**fields)
     except TypeError as error:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExperimentError
+from .sizes import parse_bytes
 from .space import Dimension, Space
 
 if TYPE_CHECKING:
@@ -48,23 +49,29 @@ PLACEHOLDERS = ("parent", "checkpoint", "metrics", "config", "seed", "generation
 class Resources:
     """What one member needs.
 
-    gpus: 1 = one GPU each (the default; CPU slots on a machine without NVIDIA's driver), 0 = CPU slots. cpus: threads
-    a member may use, None = the cores divided among the slots. share and vram (several members on one GPU) belong to
-    a later version: only share=1 and vram=None are allowed yet.
+    gpus: 1 = one GPU each (the default; CPU slots on a machine without NVIDIA's driver), 0 = CPU slots, more = so many
+    for each member, given together. share: how many members may be on one GPU at a time; None = one, or with vram as
+    many as fit. vram: the GPU memory a member takes on each of its GPUs, as "6GiB" or "500MiB", or "auto": members
+    train alone until one has finished, and the greatest peak seen decides. cpus: threads a member may use, None =
+    the cores divided among the slots.
     """
 
     gpus: int = 1
-    share: int = 1
+    share: int | None = None
     vram: str | None = None
     cpus: int | None = None
 
     def __post_init__(self) -> None:
-        if self.gpus not in (0, 1) or isinstance(self.gpus, bool):
-            raise ExperimentError.of("resources.gpus", self.gpus, "must be 0 or 1 (several GPUs a member: not yet)")
-        if self.share != 1 or isinstance(self.share, bool):
-            raise ExperimentError.of("resources.share", self.share, "must be 1 (sharing a GPU: not in this version)")
+        _whole("resources.gpus", self.gpus, 0)
+        if self.share is not None:
+            _whole("resources.share", self.share, 1)
         if self.vram is not None:
-            raise ExperimentError.of("resources.vram", self.vram, "must be None (sharing a GPU: not in this version)")
+            try:
+                if not isinstance(self.vram, str) or self.vram != "auto":
+                    parse_bytes(self.vram)
+            except (ValueError, TypeError):
+                must = "must be an amount such as '6GiB' or '500MiB', or 'auto'"
+                raise ExperimentError.of("resources.vram", self.vram, must) from None
         if self.cpus is not None:
             _whole("resources.cpus", self.cpus, 1)
 

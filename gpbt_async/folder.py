@@ -78,6 +78,7 @@ class Folder:
         self.members = self.path / "members"
         self.best = self.path / "best"
         self.schedule = self.path / "schedule.json"
+        self.gpus = self.path / "gpus.json"
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
         self.trace = self.path / "trace.json"

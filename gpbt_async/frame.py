@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from . import events, wording
 from .asks import path_text
+from .gpulines import gpu_lines, waiting_text
 from .tree import State
 from .wording import config_line, counted, crop, duration, near, number, percent, score_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from .devices import Slots
     from .experiment import Settings
     from .folder import Folder
     from .lineage import Lineage
+    from .slot import Pool
     from .tree import Member
     from .usage import Usage
     from .wording import Line
@@ -55,7 +56,7 @@ class Watched(Protocol):
     @property
     def usage(self) -> Usage: ...
     @property
-    def slots(self) -> Slots | None: ...
+    def slots(self) -> Pool | None: ...
     @property
     def folder(self) -> Folder: ...
     @property
@@ -172,7 +173,7 @@ def frame(known: Memory, width: int, height: int) -> list[Line]:
     for short in range(5):
         parts = [_header(known, width), _generations(known, width, short > 0)]
         if not over:
-            parts[1:1] = [_slots(known, width, short)]
+            parts[1:1] = [_gpus(known, short), _slots(known, width, short)]
             parts += [_best(known, width)]
         parts += [[[alert] for alert in known.alerts]]
         space: list[Line] = [] if short > 3 else [[]]
@@ -197,15 +198,27 @@ def _header(known: Memory, width: int) -> list[Line]:
     return [[(crop(known.run.name, width // 2), "bold"), (goal, "dim"), (f"  {times}", "")], second]
 
 
+def _gpus(known: Memory, short: int) -> list[Line]:
+    """A line for each GPU, or only for those that are set aside; and what waits for one."""
+    pool = known.run.slots
+    rows = pool.rows() if pool is not None else []
+    if short > 2:
+        rows = [row for row in rows if row["reason"]]
+    waiting = waiting_text(pool.waiting(), known.now()) if pool is not None and rows else ""
+    return [*gpu_lines(rows, known.now()), *([[(waiting, "yellow")]] if waiting else [])]
+
+
 def _slots(known: Memory, width: int, short: int) -> list[Line]:
     """A row for each slot, or two where the configs need it and there is room; only counts when there are many."""
     lineage, settings = known.run.lineage, known.run.settings
-    slots = known.run.slots.slots if known.run.slots is not None else ()
+    pool = known.run.slots
+    slots = pool.slots if pool is not None else ()
+    count = max(len(slots), len(pool)) if pool is not None else 0
     held = {m.slot: m for m in lineage.training if m.slot is not None}
     starting = len(lineage.training) - len(held)
     idle = WHY[lineage.idle_cause()]
-    if short > 2 or len(slots) > MANY_SLOTS:
-        return _slots_folded(known, len(slots), list(held.values()), starting, idle)
+    if short > 2 or count > MANY_SLOTS:
+        return _slots_folded(known, count, list(held.values()), starting, idle)
     names = [slot.name.replace("NVIDIA ", "").replace("GeForce ", "") for slot in slots]
     wide = min(max([4, *map(len, names)]), max(8, width // 6))
     room = width - wide - 46
@@ -232,6 +245,9 @@ def _slots(known: Memory, width: int, short: int) -> list[Line]:
             lines.append([(" " * (wide + 4), ""), *config_line(member.config, parent, width - wide - 4)])
         else:
             line += [("  ", ""), *config_line(member.config, parent, max(4, room))]
+    if count > len(slots):  # of GPUs only those are listed that are leased
+        words = f"{count - len(slots)} more: " + ("starting" if starting > 0 else idle)
+        lines.append([(f"{'':{wide}}  ", ""), (words, "dim")])
     return lines
 
 

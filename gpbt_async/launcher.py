@@ -12,6 +12,7 @@ A member that dies with its zygote or guardian is lost, not failed; so that this
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -270,6 +271,9 @@ class Launcher:
 
     async def _program(self, begin: wire.Begin, argv: Sequence[str]) -> Worker:
         child = await self._guardian.spawn(argv, begin.env, log=begin.log, cwd=begin.cwd)
+        if begin.cpus:
+            with contextlib.suppress(OSError):  # it may have ended already
+                os.sched_setaffinity(child.pid, begin.cpus)
         return Program(
             child.pid, child.pidfd, None, child.gone, grace=self._grace, warn=self._log, metrics=begin.metrics
         )

@@ -138,6 +138,8 @@ class Lineage:
                 self._training.clear()
                 self._decide()
                 return self.outstanding()
+            case events.Capacity():
+                self.slots = fact.slots
             case events.Suggested():
                 path = path_of(fact.path)
                 if self._asked.get(path) == fact.generation:
@@ -173,7 +175,7 @@ class Lineage:
                 self._stored.pop(member.id, None)
                 member.losses += 1
                 self._wait(member)
-            case events.Discarded() | events.Closed():
+            case events.Discarded() | events.Closed() | events.Sampled():
                 if isinstance(fact, events.Discarded):
                     self._discarding.pop(fact.member, None)
                 return []
@@ -378,15 +380,13 @@ class Lineage:
             self._suspects |= set(self._stored)
         idle = [id for id in sorted(self._suspects) if id in self._stored and not self.rule.needed(self._stored[id])]
         self._suspects.clear()
-        for id in idle:
-            self._discarding[id] = self._stored.pop(id)
+        self._discarding |= {id: self._stored.pop(id) for id in idle}
         return [events.Discard(id) for id in idle]
 
     def check(self) -> None:
         """Assert every invariant that holds between facts."""
         self.tree.check(self.settings.space)
         members = self.tree.members
-        assert len(self._training) <= self.width
         assert {m.id for m in members if m.state is State.TRAINING} == set(self._training)
         assert sorted(i for _, _, i in self._waiting) == [m.id for m in members if m.state is State.WAITING]
         assert all(path not in self.tree.by_path for path in (*self._ready, *self._asked))

@@ -123,11 +123,12 @@ def _done(known: Memory, generation: int) -> str:
 
 def opening(known: Memory) -> str:
     run, s = known.run, known.run.settings
-    names = [slot.name for slot in run.slots.slots] if run.slots is not None else []
+    gpus = [f"GPU {row['gpu']} {row['name']}".rstrip() for row in run.slots.rows()] if run.slots is not None else []
+    names = gpus or [slot.name for slot in (run.slots.slots if run.slots is not None else ())]
     listed = ", ".join(names) if len(names) <= 8 else f"{names[0]} … {names[-1]}"
     size = f"{counted(s.generations, 'generation')} of {counted(s.population, 'member')}"
     so_far = f", {known.settled} of them done" if known.settled else ""
-    slots = f"{counted(len(names), 'slot')} ({listed})"
+    slots = f"{counted(len(run.slots) if run.slots is not None else 0, 'slot')} ({listed})"
     return f"{run.name}: {s.score} ({s.mode}), {size}{so_far}, {slots}, folder {near(run.folder.path)}"
 
 

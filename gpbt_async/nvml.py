@@ -1,11 +1,16 @@
 """NVML: what NVIDIA's management library says, asked in one thread.
 
-What lives here: the few questions `devices` has for NVML, as a protocol a fake can answer; the thread in which
+What lives here: the questions the device rooms have for NVML, as a protocol a fake can answer; the thread in which
 they are asked; and the real answer, through nvidia-ml-py. Not here: what the answers mean for a run.
 
 Every failure comes out as an `NvmlFault` that carries NVML's words. The binding's own exceptions stay inside:
 they cannot be hashed, and the binding is imported only when somebody wants a GPU. Its library is loaded once per
 process and never again.
+
+The surprise is how little may be relied on. An old driver lacks functions, a consumer card does not support others, a
+container forbids some: so only the count, a handle, a UUID and nothing else must work. All else is None, 0 or empty
+where it cannot be had, but for a GPU that fails, which always raises. Handles are kept, since taking one may wake a
+GPU up for seconds, by UUID, since indices move; that of a lost GPU is let go.
 """
 
 from __future__ import annotations
@@ -14,25 +19,86 @@ import asyncio
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
 T = TypeVar("T")
 
+Mode = Literal["default", "exclusive", "prohibited"]
+
 
 class NvmlFault(Exception):
-    """NVML is there and failed; the text is what it said. `devices` turns it into a DeviceError."""
+    """NVML is there and failed; the text is what it said. code: NVML's number, 0 if it has none."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+    @property
+    def lost(self) -> bool:
+        """The GPU has fallen off the bus, or works no more until it is reset."""
+        return self.code in (15, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A GPU, or a MIG instance of one, as NVML lists it.
+
+    index: of the card, in PCI order. slice: the instance's place on its card, None for a whole card. card: the UUID
+    of the card an instance is on. split: a card in MIG mode, of which only instances may be used. total: bytes, 0 if
+    unknown. mode: who may use it at a time. cpus: the cores near it, empty if unknown. fault: why nothing more is
+    known of it; then uuid may be empty.
+    """
+
+    index: int
+    uuid: str
+    name: str = ""
+    slice: int | None = None
+    card: str | None = None
+    split: bool = False
+    total: int = 0
+    mode: Mode = "default"
+    cpus: frozenset[int] = frozenset()
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How a GPU is doing. Bytes, percent of the last moments with a kernel running, °C; None: cannot be told.
+
+    processes: those that compute on it, and the bytes each holds, with the pids of whatever pid namespace the driver
+    lives in. Such that also draw (a desktop's) are left out.
+    """
+
+    used: int | None
+    total: int | None
+    processes: tuple[tuple[int, int | None], ...] | None = None
+    utilisation: int | None = None
+    temperature: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """An event of a card. kind: "xid" with its number as data, "double-bit ECC" or "single-bit ECC"."""
+
+    uuid: str
+    kind: str
+    data: int = 0
 
 
 class Backend(Protocol):
-    """What `devices` asks of NVML, always in the one thread. All but `name` and `close` may raise NvmlFault."""
+    """What is asked of NVML, always in the one thread. All but `events` and `close` may raise NvmlFault."""
 
     def open(self) -> bool: ...  # False: there is no NVML library
-    def count(self) -> int: ...
-    def uuid(self, index: int) -> str: ...
-    def name(self, index: int) -> str: ...  # empty where the driver cannot tell
+    def survey(self) -> list[Found]: ...
+    def sample(self, uuid: str) -> Sample: ...
+    def watch(self, uuids: Iterable[str]) -> None: ...  # have `events` tell of these cards
+    def events(self) -> list[Trouble]: ...  # those since the last call
+    def recovery(self, uuid: str) -> str: ...  # what the driver wants done to the card first; empty: nothing
+    def distance(self, one: str, other: str) -> int: ...  # 0 = on one board … 50 = over the machine's busses
     def close(self) -> None: ...
 
 
@@ -42,19 +108,24 @@ class NvmlThread:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpbt-nvml")
+        self._closed: Future[None] | None = None
 
     async def ask(self, question: Callable[[Backend], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, question, self._backend)
 
     def dismiss(self) -> Future[None]:
         """End without waiting: NVML may hang in the very call that is no longer wanted."""
-        closed = self._pool.submit(self._backend.close)
-        self._pool.shutdown(wait=False)
-        return closed
+        if self._closed is None:
+            self._closed = self._pool.submit(self._backend.close)
+            self._pool.shutdown(wait=False)
+        return self._closed
 
-    async def close(self) -> None:
-        await asyncio.wrap_future(self.dismiss())
-        self._pool.shutdown()  # joins a thread with nothing left to do
+    async def close(self, within: float = 5.0) -> None:
+        """End it; one that hangs in a call to the driver is left behind after so many seconds."""
+        closed = asyncio.wrap_future(self.dismiss())
+        done, _ = await asyncio.wait([closed], timeout=within)
+        if done:
+            self._pool.shutdown()  # joins a thread with nothing left to do
 
 
 class PyNvml:
@@ -62,11 +133,20 @@ class PyNvml:
 
     #: what people meet, and can act on, by NVML's number
     HINTS = ((9, "is the NVIDIA kernel module loaded?"), (18, "an updated driver needs a reboot"))
+    RECOVERY = ("", "a reset", "a reboot", "its P2P links drained", "draining and a reset", "IMEX recovery", "a reset")
+
+    #: invalid argument, not supported, no permission, not found, no such function, another version of a structure
+    WITHOUT = frozenset((2, 3, 4, 6, 13, 25))
 
     def __init__(self, library: str | None) -> None:
         self._library = library
         self._binding: Any = None
-        self._handles: dict[int, Any] = {}  # taking one may wake the GPU up, so it is kept
+        self._handles: dict[str, Any] = {}
+        self._set: Any = None
+        #: UUIDs by the address of the handle that an event carries
+        self._watched: dict[int, str] = {}
+
+    # ---- from nothing, to nothing
 
     def open(self) -> bool:
         if self._library is not None:
@@ -97,30 +177,162 @@ class PyNvml:
             return False
         return True
 
-    def count(self) -> int:
-        return int(self._call("nvmlDeviceGetCount"))
-
-    def uuid(self, index: int) -> str:
-        return str(self._call("nvmlDeviceGetUUID", self._handle(index)))
-
-    def name(self, index: int) -> str:
-        with suppress(NvmlFault):  # an old driver lacks functions, and a GPU without a name trains as well
-            return str(self._call("nvmlDeviceGetName", self._handle(index)))
-        return ""
-
     def close(self) -> None:
         if self._binding is not None:
+            if self._set is not None:
+                self._try("nvmlEventSetFree", self._set)
             with suppress(NvmlFault):
                 self._call("nvmlShutdown")
+            self._handles.clear()
+            self._watched.clear()
+            self._set = None
 
-    def _handle(self, index: int) -> Any:
-        if index not in self._handles:
-            self._handles[index] = self._call("nvmlDeviceGetHandleByIndex", index)
-        return self._handles[index]
+    # ---- who is there
+
+    def survey(self) -> list[Found]:
+        found: list[Found] = []
+        for index in range(int(self._call("nvmlDeviceGetCount"))):
+            uuid = ""
+            try:
+                handle = self._call("nvmlDeviceGetHandleByIndex", index)
+                uuid = str(self._call("nvmlDeviceGetUUID", handle))
+                self._handles[uuid] = handle
+                found += self._found(index, uuid, handle)
+            except NvmlFault as fault:
+                self._handles.pop(uuid, None)
+                found.append(Found(index, uuid, fault=str(fault)))
+        return found
+
+    def _found(self, index: int, uuid: str, handle: Any) -> list[Found]:
+        name = str(self._try("nvmlDeviceGetName", handle) or "")
+        modes: dict[int, Mode] = {1: "exclusive", 2: "prohibited", 3: "exclusive"}
+        mode = modes.get(self._try("nvmlDeviceGetComputeMode", handle) or 0, "default")
+        cpus = self._near(handle)
+        split = (self._try("nvmlDeviceGetMigMode", handle) or (0,))[0] == 1
+        card = Found(index, uuid, name, split=split, total=self._memory(handle)[1] or 0, mode=mode, cpus=cpus)
+        found = [card]
+        for place in range(int(self._try("nvmlDeviceGetMaxMigDeviceCount", handle) or 0) if split else 0):
+            instance = self._try("nvmlDeviceGetMigDeviceHandleByIndex", handle, place)
+            if instance is None:
+                continue  # nothing is set up in this place
+            slice_uuid = str(self._call("nvmlDeviceGetUUID", instance))
+            self._handles[slice_uuid] = instance
+            total = self._memory(instance)[1] or 0
+            own_name = str(self._try("nvmlDeviceGetName", instance) or name)
+            found.append(Found(index, slice_uuid, own_name, place, uuid, total=total, mode=mode, cpus=cpus))
+        return found
+
+    def _near(self, handle: Any) -> frozenset[int]:
+        import os
+
+        words = self._try("nvmlDeviceGetCpuAffinity", handle, -(-(os.cpu_count() or 1) // 64)) or ()
+        return frozenset(64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1)
+
+    def distance(self, one: str, other: str) -> int:
+        level = self._try("nvmlDeviceGetTopologyCommonAncestor", self._handle(one), self._handle(other))
+        return 50 if level is None else int(level)
+
+    # ---- how they are
+
+    def sample(self, uuid: str) -> Sample:
+        try:
+            handle = self._handle(uuid)
+            used, total = self._memory(handle)
+            rates = self._try("nvmlDeviceGetUtilizationRates", handle)
+            return Sample(
+                used=used,
+                total=total,
+                processes=self._processes(handle),
+                utilisation=None if rates is None else int(rates.gpu),
+                temperature=self._try("nvmlDeviceGetTemperature", handle, self._binding.NVML_TEMPERATURE_GPU),
+            )
+        except NvmlFault:
+            self._handles.pop(uuid, None)
+            raise
+
+    def _memory(self, handle: Any) -> tuple[int | None, int | None]:
+        """Bytes used and total. What the driver keeps for itself counts neither way, where it can be told apart."""
+        memory = self._try("nvmlDeviceGetMemoryInfo", handle, self._binding.nvmlMemory_v2)
+        if memory is not None:
+            return int(memory.used), int(memory.total) - int(memory.reserved)
+        memory = self._try("nvmlDeviceGetMemoryInfo", handle)
+        return (None, None) if memory is None else (int(memory.used), int(memory.total))
+
+    def _processes(self, handle: Any) -> tuple[tuple[int, int | None], ...] | None:
+        computing = self._listed("Compute", handle)
+        if computing is None:
+            return None
+        drawing = {process.pid for process in self._listed("Graphics", handle) or ()}
+        return tuple((p.pid, p.usedGpuMemory) for p in computing if p.pid not in drawing)
+
+    def _listed(self, kind: str, handle: Any) -> Sequence[Any] | None:
+        for function in (f"nvmlDeviceGet{kind}RunningProcesses", f"nvmlDeviceGet{kind}RunningProcesses_v2"):
+            if hasattr(self._binding, function):
+                listed: Sequence[Any] | None = self._try(function, handle)
+                if listed is not None:
+                    return listed
+        return None
+
+    def watch(self, uuids: Iterable[str]) -> None:
+        import ctypes
+
+        self._set = self._set or self._try("nvmlEventSetCreate")
+        if self._set is None:
+            return
+        n = self._binding
+        wanted = n.nvmlEventTypeXidCriticalError | n.nvmlEventTypeDoubleBitEccError | n.nvmlEventTypeSingleBitEccError
+        for uuid in uuids:
+            with suppress(NvmlFault):
+                handle = self._handle(uuid)
+                self._watched[ctypes.cast(handle, ctypes.c_void_p).value or 0] = uuid
+                for types in (wanted, n.nvmlEventTypeXidCriticalError):  # a card without ECC refuses the former
+                    with suppress(NvmlFault):
+                        self._call("nvmlDeviceRegisterEvents", handle, types, self._set)
+                        break
+
+    def events(self) -> list[Trouble]:
+        import ctypes
+
+        kinds = {1: "single-bit ECC", 2: "double-bit ECC", 8: "xid"}
+        told: list[Trouble] = []
+        while self._set is not None and len(told) < 1000:
+            event = None
+            with suppress(NvmlFault):  # a time-out is an error to NVML; so is a lost GPU, which the sample tells of
+                event = self._call("nvmlEventSetWait", self._set, 0)
+            if event is None:
+                break
+            uuid = self._watched.get(ctypes.cast(event.device, ctypes.c_void_p).value or 0)
+            if uuid is not None and event.eventType in kinds:
+                told.append(Trouble(uuid, kinds[event.eventType], int(event.eventData)))
+        return told
+
+    def recovery(self, uuid: str) -> str:
+        field = self._binding.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+        values = self._try("nvmlDeviceGetFieldValues", self._handle(uuid), [field])
+        if values is None or values[0].nvmlReturn != 0:
+            return ""
+        action = int(values[0].value.uiVal)
+        return self.RECOVERY[action] if action < len(self.RECOVERY) else "a reboot"
+
+    # ---- asking
+
+    def _handle(self, uuid: str) -> Any:
+        if uuid not in self._handles:
+            self._handles[uuid] = self._call("nvmlDeviceGetHandleByUUID", uuid)
+        return self._handles[uuid]
+
+    def _try(self, function: str, *arguments: Any) -> Any:
+        """What can be done without: None where it cannot be had. A GPU that fails raises all the same."""
+        try:
+            return self._call(function, *arguments)
+        except NvmlFault as fault:
+            if fault.code not in self.WITHOUT:
+                raise
+            return None
 
     def _call(self, function: str, *arguments: Any) -> Any:
         try:
             return getattr(self._binding, function)(*arguments)
         except self._binding.NVMLError as error:
             hint = "".join(f" ({hint})" for value, hint in self.HINTS if value == error.value)
-            raise NvmlFault(f"{str(error).rstrip('.')}{hint}") from error
+            raise NvmlFault(f"{str(error).rstrip('.')}{hint}", error.value) from error

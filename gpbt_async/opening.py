@@ -12,15 +12,16 @@ import asyncio
 import contextlib
 import os
 import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__ as VERSION
 from . import events, searchers
 from .asking import argv, environment
-from .devices import Slots, discover, usable_cores
+from .devices import Wanted, discover, usable_cores
 from .errors import ExperimentError, FolderError, JournalError, LaunchError, ScriptError
-from .experiment import Experiment, Settings
+from .experiment import Experiment, Resources, Settings
 from .folder import Folder, check_name
 from .journal import Journal
 from .launcher import Launcher
@@ -34,12 +35,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AsyncExitStack
 
+    from .health import Blame
     from .lock import Lock
     from .scheduler import Clock
+    from .slot import Pool
 
 Resume = Literal["never", "auto", "must"]
 #: seconds to wait for the processes of a scheduler that was killed a moment ago to be cleared away
 PATIENCE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What Run is asked of devices, as it says, for this session; share and vram of a new run are for good."""
+
+    share: int | None = None
+    vram: str | None = None
+    wait_for_gpus: bool = False
+    xids: Mapping[int, Blame] = field(default_factory=dict)
+    affinity: bool = True
+    nvml_library: str | None = None
+
+    def over(self, needs: Resources) -> Resources:
+        """An experiment's resources, with what is asked for instead. Raises ExperimentError."""
+        try:
+            share, vram = needs.share if self.share is None else self.share, self.vram or needs.vram
+            return Resources(needs.gpus, share, vram, needs.cpus)
+        except ExperimentError as error:
+            raise ExperimentError(str(error).replace("resources.", "--")) from None
 
 
 class Opening:
@@ -55,7 +78,7 @@ class Opening:
         gpus: str | None,
         start: str | None,
         runs: str | os.PathLike[str],
-        nvml_library: str | None,
+        devices: Asked,
         changes: Mapping[str, Any] | None,
         clock: Clock,
         warn: Callable[[str], None],
@@ -73,7 +96,8 @@ class Opening:
         self._path = Path(os.path.abspath(folder)) if folder is not None else None
         self._runs = Path(os.path.abspath(runs))
         self._resume = resume
-        self._slots, self._gpus, self._start, self._nvml_library = slots, gpus, start, nvml_library
+        self._slots, self._gpus, self._start = slots, gpus, start
+        self._devices = devices
         self._changes = dict(changes or {})
         self._clock = clock
         self._warn = warn
@@ -89,7 +113,7 @@ class Opening:
         self.lineage: Lineage
         self.settings: Settings
         self.launcher: Launcher
-        self.slots: Slots
+        self.slots: Pool
 
     async def open(self, stack: AsyncExitStack) -> bool:
         """Open every room. False when the run has ended already, and no process was started."""
@@ -114,16 +138,7 @@ class Opening:
         await self._declare(existing is None)
         if not searchers.foreign(self.settings.searcher):
             searchers.make(self.settings.searcher)  # a package that is missing is told before anything is begun
-        self.slots = await discover(
-            gpus=self.record.gpus,
-            wants_gpus=self.settings.resources.gpus,
-            cpu_slots=self.record.slots,
-            population=self.settings.population,
-            cpus=self.settings.resources.cpus,
-            environ=os.environ,
-            nvml_library=self._nvml_library,
-            warn=self._warn,
-        )
+        self.slots = await discover(self._wanted(), os.environ, warn=self._warn, now=self._clock.now)
         stack.push_async_callback(self.slots.close)
         if existing is None:
             self.record.settings = self.settings
@@ -131,6 +146,22 @@ class Opening:
             self._open_journal(stack)
             self.lineage = Lineage(self.settings)
         return True
+
+    def _wanted(self) -> Wanted:
+        asked, needs = self._devices, self._devices.over(self.settings.resources)
+        return Wanted(
+            gpus=self.record.gpus,
+            slots=self.record.slots,
+            need=needs.gpus,
+            share=needs.share,
+            vram=needs.vram,
+            cpus=needs.cpus,
+            population=self.settings.population,
+            wait=asked.wait_for_gpus,
+            xids=asked.xids,
+            affinity=asked.affinity,
+            nvml_library=asked.nvml_library,
+        )
 
     def _settle_resources(self) -> None:
         """What was asked for now; where nothing was, what the run was begun with."""
@@ -288,7 +319,8 @@ class Opening:
                 await self.launcher.open_target(target.to_json())
             else:
                 await self.launcher.open_command()
-        if new and self._changes:
+        if new:
+            self._changes["resources"] = self._devices.over(self.settings.resources)
             try:
                 self.settings = self.settings.replaced(**self._changes)
             except ExperimentError as error:  # it is an option's, not the script's: no line is to blame

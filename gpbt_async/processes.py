@@ -94,6 +94,42 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def ancestors(pid: int) -> list[int]:
+    """Its parent, the parent's parent and so on, as far as can be seen."""
+    above: list[int] = []
+    while pid > 1 and len(above) < 64:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                pid = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            break
+        above.append(pid)
+    return above
+
+
+def exists(pid: int) -> bool:
+    """Is there such a process, in our pid namespace? One of another user, and hidden in /proc, counts."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def told(pid: int) -> str:
+    """What it is and whose, for people: "python of alice"; as much of it as can be seen."""
+    import pwd
+
+    words = "unknown"
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as file:
+        words = file.read().strip()
+    with contextlib.suppress(OSError, KeyError):
+        words += f" of {pwd.getpwuid(os.stat(f'/proc/{pid}').st_uid).pw_name}"
+    return words
+
+
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from . import events, results
 from .asks import path_text
+from .board import notice
 from .errors import FolderError
 from .files import spelled
 from .folder import Folder, locate
 from .folder import runs as all_runs
+from .gpulines import gpu_lines, waiting_text
 from .journal import read
 from .lineage import Lineage
 from .record import Record
 from .tree import State
 from .usage import Usage, replay
+from .wording import unstyled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +111,7 @@ def detail(folder: Folder) -> dict[str, Any]:
         if m.state is State.TRAINED
     ]
     free = max(0, lineage.slots - len(training))
+    gpus = (notice(folder.gpus) if state == "running" else None) or {"gpus": [], "waiting": None}
     return {
         **_brief(reading),
         "folder": str(folder.path),
@@ -139,6 +143,8 @@ def detail(folder: Folder) -> dict[str, Any]:
             for m in training
         ],
         "waiting": waiting,
+        "gpus": gpus["gpus"],
+        "waiting_for_gpus": gpus["waiting"],
         "slots": lineage.slots,
         "free_slots": free if state == "running" else None,
         "free_because": lineage.idle_cause() if state == "running" and free else None,
@@ -223,6 +229,9 @@ def detail_text(d: dict[str, Any]) -> str:
         lines.append(
             f"  slot {t['slot']}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}"
         )
+    lines += ["  " + unstyled(line).rstrip() for line in gpu_lines(d["gpus"], time.time())]
+    if d["waiting_for_gpus"]:
+        lines.append("  " + waiting_text(d["waiting_for_gpus"], time.time()))
     for w in d["waiting"]:
         after = f" (after {w['after']})" if w.get("after") else ""
         lines.append(f"  member {w['member']} waits for {w['for']}{after}")

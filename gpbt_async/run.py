@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import __version__ as VERSION
 from . import events, results
 from .asking import Asking
+from .board import Board
 from .checkpoints import Store
 from .errors import GPBTError, RunFailed
 from .files import write_json
 from .listeners import Listener
-from .opening import Opening, Resume
+from .opening import Asked, Opening, Resume
 from .scheduler import Clock, Scheduler
 from .tree import State
 
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from .devices import Slots
     from .events import Event
     from .experiment import Experiment, Settings
     from .folder import Folder
     from .lineage import Lineage
     from .results import Best
+    from .slot import Pool
     from .usage import Usage
 
 log = logging.getLogger("gpbt_async")
@@ -52,6 +53,10 @@ class Run:
     or "exec" (a fresh interpreter a member). A resumed run has the slots, gpus and start it was begun with, unless
     others are given. changes: fields of the experiment to replace, of a new run only.
 
+    share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
+    refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. affinity: bind members to the
+    cores near their GPU. nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it.
+
     Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
     from `wait` and on leaving when it was started and failed.
     """
@@ -66,6 +71,11 @@ class Run:
         gpus: str | None = None,
         start: Literal["zygote", "exec"] | None = None,
         runs: str | os.PathLike[str] = "runs",
+        share: int | None = None,
+        vram: str | None = None,
+        wait_for_gpus: bool = False,
+        xids: Mapping[int, Literal["member", "card", "nobody"]] | None = None,
+        affinity: bool = True,
         nvml_library: str | None = None,
         changes: Mapping[str, Any] | None = None,
     ) -> None:
@@ -78,7 +88,7 @@ class Run:
             gpus=gpus,
             start=start,
             runs=runs,
-            nvml_library=nvml_library,
+            devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), affinity, nvml_library),
             changes=changes,
             clock=self._clock,
             warn=self.warn,
@@ -115,7 +125,7 @@ class Run:
         return self._opening.usage
 
     @property
-    def slots(self) -> Slots | None:
+    def slots(self) -> Pool | None:
         """The slots; None when the run had finished already."""
         return getattr(self._opening, "slots", None)
 
@@ -221,6 +231,9 @@ class Run:
         store.sweep(self.folder.members, {str(path) for path in kept})
         asking = Asking(s.space, s.searcher, rooms.spawn_searcher, path=rooms.import_path)
         stack.push_async_callback(asking.close)
+        self._board = Board(self.folder.gpus, rooms.slots, self._clock.now, self.warn)
+        board = asyncio.create_task(self._board.keep(), name="gpbt-async notice board")
+        stack.push_async_callback(_ended, board)
         control = self.folder.listen(self._told)
         stack.callback(control.close)
         self._scheduler = Scheduler(
@@ -266,7 +279,7 @@ class Run:
     def _told(self, line: str) -> None:
         if line == "stop":
             self.stop()
-        else:
+        elif not self._board.obey(line):
             self.warn(f"somebody told this run {line!r}, which it does not understand")
 
     async def _main(self, asking: Asking) -> None:
@@ -314,6 +327,11 @@ class Run:
     def _tell(self, event: Event) -> None:
         for listener in tuple(self._listeners):
             listener.put(event)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> GPBTError | None:

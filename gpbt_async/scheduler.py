@@ -25,6 +25,7 @@ from . import command, events, searchers, wire
 from .asks import path_text
 from .checkpoints import CheckpointError
 from .files import explained
+from .packing import out_of_memory
 from .stopping import MEDIAN
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
     from .asking import Asking
     from .asks import Ask
     from .checkpoints import Store
-    from .devices import Slot, Slots
     from .events import Command, Event, Fact
     from .folder import Folder
     from .journal import Journal
     from .launcher import Launcher
     from .lineage import Lineage
+    from .slot import Pool, Slot
     from .tree import Member
     from .usage import Usage
     from .worker import Outcome, Worker
@@ -86,7 +87,7 @@ class Scheduler:
         journal: Journal,
         folder: Folder,
         store: Store,
-        slots: Slots,
+        slots: Pool,
         launcher: Launcher,
         asking: Asking,
         clock: Clock,
@@ -109,6 +110,8 @@ class Scheduler:
         self._tasks: asyncio.TaskGroup | None = None
         #: the processes of members in training, by member
         self._workers: dict[int, Worker] = {}
+        #: members that ran out of GPU memory beside others, and are to train alone
+        self._alone: set[int] = set()
         self._told_of_late_reports = False
         #: set from the first failure or cancellation on: facts still come in, nothing is performed any more
         self._ending = False
@@ -123,6 +126,9 @@ class Scheduler:
             async with asyncio.TaskGroup() as self._tasks:
                 try:
                     self.turn(opened)
+                    self._slots.on_capacity = self._capacity
+                    self._slots.on_sample = self._sample
+                    self._capacity(len(self._slots))  # it may have changed since the run was opened
                     reason = await self._over
                     if reason is None or reason:
                         raise Interrupted  # members still training are of no use any more
@@ -131,12 +137,23 @@ class Scheduler:
                     raise
         except* Interrupted:
             pass
+        finally:
+            self._slots.on_capacity = lambda _: None
+            self._slots.on_sample = lambda _: None
         return reason
 
     def stop(self) -> None:
         """Stop every member and end; the run can be resumed."""
         if not self._over.done():
             self._over.set_result(None)
+
+    def _capacity(self, slots: int) -> None:
+        if slots != self.lineage.slots and not self._ending:
+            self.turn(events.Capacity(t=self._clock.now(), slots=slots))
+
+    def _sample(self, gpus: list[dict[str, Any]]) -> None:
+        if not self._ending:
+            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpus)))
 
     def turn(self, fact: Fact) -> None:
         self._journal.append(fact)
@@ -205,10 +222,14 @@ class Scheduler:
         names: dict[str, Any]
         entered: float | None = None
         undecided = judged = self._judged(member)
-        async with self._slots.lease() as slot:
+        blame = ""
+        async with self._slots.lease(alone=member.id in self._alone) as slot:
             begin = self._begin(member, attempt, slot)
             async with await self._launcher.start(begin, argv=self._argv(begin, member)) as worker:
                 self._workers[member.id] = worker
+                self._slots.bind(slot, worker.pid, member.id)
+                if slot.evicted is not None:
+                    slot.evicted.add_done_callback(lambda _: worker.kill())
                 self.turn(self._started(member, attempt, slot, worker.pid))
                 async for message in worker:
                     match message:
@@ -229,7 +250,10 @@ class Scheduler:
                             self._tell(events.Warned(t=self._clock.now(), text=f"member {member.id}: {text}"))
             del self._workers[member.id]
             outcome = worker.outcome
-            if outcome.how != "returned":
+            if outcome.how == "returned":
+                self._slots.returned(slot)
+            else:
+                blame = await self._blame(member, slot, outcome)
                 await self._clear(Path(begin.checkpoint))
         # from here to the fact nothing is awaited: the next member must not get the slot before this one's end is told
         seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
@@ -239,12 +263,25 @@ class Scheduler:
                 self._told_of_late_reports = True
                 self._tell(events.Warned(t=self._clock.now(), text=LATE.format(self.settings.score)))
             self.turn(events.Trained(**names, score=score, metrics=metrics))
+        elif blame:
+            self.turn(events.Lost(**names, reason=blame))
         elif outcome.how == "stopped":
             self.turn(events.Stopped(**names, score=score, metrics=metrics))
         elif outcome.how == "lost":
             self.turn(events.Lost(**names, reason=_reason(outcome)))
         else:
             self.turn(events.Failed(**names, reason=_reason(outcome)))
+
+    async def _blame(self, member: Member, slot: Slot, outcome: Outcome) -> str:
+        """Why an attempt that did not return is lost, not failed, for a reason of its GPU's; empty if it is not."""
+        if outcome.how == "stopped" and not (slot.evicted is not None and slot.evicted.done()):
+            return ""
+        reason = await self._slots.verdict(slot)
+        oom = out_of_memory(f"{outcome.error}\n{outcome.tail}") and member.id not in self._alone
+        if not reason and oom and self._slots.out_of_memory(slot):
+            self._alone.add(member.id)
+            reason = f"out of GPU memory beside other members; to be tried alone ({_reason(outcome)})"
+        return reason
 
     async def _publish(self, member: Member, attempt: int) -> None:
         places = self._folder.member(member.id)
@@ -303,6 +340,7 @@ class Scheduler:
             env={**slot.env, "GPBT_CONFIG": str(places.config)},
             score=self.settings.score,
             judged=self._judged(member),
+            cpus=sorted(slot.cpus) or None,
         )
 
     def _argv(self, begin: wire.Begin, member: Member) -> list[str] | None:

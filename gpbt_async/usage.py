@@ -52,6 +52,9 @@ class Usage:
     _slots: dict[int, _Slot] = field(default_factory=dict)
     _spans: list[tuple[str, float, float]] = field(default_factory=list)
     _first: float | None = None
+    #: when the session began; how many slots could be used just now
+    _opened: float = 0.0
+    _available: int = 0
     _last: float | None = None
     #: the slot and the moment of entering `train`, by member
     _inside: dict[int, tuple[int, float]] = field(default_factory=dict)
@@ -73,9 +76,16 @@ class Usage:
             case events.Opened():
                 self.close()
                 self.slots = fact.slots
-                self._slots = {i: _Slot("no_work", fact.t) for i in range(fact.slots)}
+                self._available = fact.slots
+                self._slots = {}
+                self._opened = fact.t
+                self._grow(fact.slots)
+            case events.Capacity():
+                self._available = fact.slots
+                self._grow(fact.slots)
             case events.Started():
                 self._where[fact.member] = fact.slot
+                self._grow(fact.slot + 1)
                 self._set(fact.slot, "start", fact.t)
             case events.Entered():
                 self._enter(self._where[fact.member], fact.member, fact.t)
@@ -109,6 +119,12 @@ class Usage:
         copy._first, copy._last = self._first, self._last
         copy.close()
         return copy
+
+    def _grow(self, count: int) -> None:
+        """So many slots: what is new was held back by the devices until now."""
+        for index in range(len(self._slots), count):
+            self._slots[index] = _Slot("device", self._opened)
+        self.slots = max(self.slots, len(self._slots))
 
     def _set(self, index: int, state: str, t: float) -> None:
         slot = self._slots[index]
@@ -148,9 +164,10 @@ class Usage:
         if not free:
             return
         starting = sum(m.slot is None for m in lineage.training)
+        usable = max(0, self._available - len(held))
         cause = lineage.idle_cause() if starting < len(free) else "start"
         for place, index in enumerate(free):
-            self._set(index, "start" if place < starting else cause, t)
+            self._set(index, "device" if place >= usable else "start" if place < starting else cause, t)
 
 
 def replay(facts: Iterable[Fact], lineage: Lineage, usage: Usage, journal: object) -> Iterator[Fact]:

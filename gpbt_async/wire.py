@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from .errors import LaunchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 VERSION = 1
 #: the longest line: far above any honest report, far below what would hurt the scheduler
@@ -56,6 +56,8 @@ class Begin:
     score: str
     #: whether the first report of the score waits for a Go or a Stop
     judged: bool = False
+    #: the cores to run on, None = wherever it likes
+    cpus: Sequence[int] | None = None
     version: int = VERSION
 
 
@@ -129,7 +131,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "config": _MAP, "env": _MAP, "metrics": (dict, str),  # a report's; the file's, in Begin
     "at": _REAL, "threads": (int, type(None)),
     "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "text": _STR,
-    "judged": (bool,), "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
+    "judged": (bool,), "cpus": (list, type(None)),
+    "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
-VOCABULARY = {"errors", "space", "asks", "events", "experiment", "wire"}
+VOCABULARY = {"errors", "sizes", "space", "asks", "events", "experiment", "wire"}
 ENGINE = {"stopping", "tree", "rule", "lineage", "usage", "results"}
 
 #: what each module may import from the package; rooms do not know one another
@@ -21,7 +21,8 @@ MAY: dict[str, set[str]] = {
     "space": {"errors"},
     "asks": {"space"},
     "events": {"space"},
-    "experiment": {"errors", "space"},
+    "sizes": set(),
+    "experiment": {"errors", "sizes", "space"},
     "wire": {"errors"},
     # engine
     "tree": {"asks", "space"},
@@ -41,7 +42,27 @@ MAY: dict[str, set[str]] = {
     "testing": VOCABULARY | {"searchers"},
     # rooms: devices
     "nvml": set(),
-    "devices": VOCABULARY | {"nvml"},
+    "visible": {"errors", "nvml"},
+    "packing": {"sizes", "visible"},
+    "health": {"sizes"},
+    "ledger": {"packing", "sizes", "visible"},
+    "accounts": {"ledger", "nvml"},
+    "slot": {"processes", "visible"},
+    "watch": {"accounts", "health", "ledger", "nvml", "visible"},
+    "cards": {
+        "accounts",
+        "errors",
+        "health",
+        "ledger",
+        "nvml",
+        "packing",
+        "processes",
+        "sizes",
+        "slot",
+        "visible",
+        "watch",
+    },
+    "devices": {"cards", "errors", "health", "nvml", "packing", "slot", "visible", "watch"},
     # rooms: files
     "files": {"errors"},
     "journal": VOCABULARY | {"files"},
@@ -64,24 +85,78 @@ MAY: dict[str, set[str]] = {
     # the loop, and the door
     "scheduler": VOCABULARY
     | ENGINE
-    | {"asking", "checkpoints", "command", "files", "devices", "folder", "journal", "launcher", "searchers", "worker"},
+    | {
+        "asking",
+        "checkpoints",
+        "command",
+        "files",
+        "folder",
+        "journal",
+        "launcher",
+        "packing",
+        "searchers",
+        "slot",
+        "worker",
+    },
     "listeners": {"events"},
+    "board": {"errors", "files", "slot"},
     "record": {"errors", "experiment", "files"},
     "opening": VOCABULARY
     | ENGINE
-    | {"", "asking", "devices", "folder", "journal", "launcher", "lock", "record", "scheduler", "searchers"},
+    | {
+        "",
+        "asking",
+        "devices",
+        "folder",
+        "health",
+        "journal",
+        "launcher",
+        "lock",
+        "record",
+        "scheduler",
+        "searchers",
+        "slot",
+    },
     "run": VOCABULARY
     | ENGINE
-    | {"", "asking", "checkpoints", "devices", "files", "folder", "listeners", "opening", "scheduler"},
+    | {"", "asking", "board", "checkpoints", "files", "folder", "listeners", "opening", "scheduler", "slot"},
     # faces
-    "reading": VOCABULARY | ENGINE | {"files", "folder", "journal", "record"},
+    "reading": VOCABULARY | ENGINE | {"board", "files", "folder", "gpulines", "journal", "record", "wording"},
+    "gpulines": {"sizes", "wording"},
+    "inventory": {
+        "board",
+        "errors",
+        "folder",
+        "gpulines",
+        "health",
+        "nvml",
+        "processes",
+        "sizes",
+        "visible",
+        "wording",
+    },
+    "options": {"errors"},
     "planning": VOCABULARY | {"folder", "launcher", "reading", "simulate", "tree"},
     "trying": {"child", "errors", "experiment", "member", "script", "space"},
     "wording": VOCABULARY | ENGINE,
-    "frame": VOCABULARY | ENGINE | {"devices", "folder", "wording"},
+    "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
-    "cli": {"", "errors", "files", "folder", "planning", "reading", "run", "trying", "view"},
+    "driving": {"errors", "options", "run", "view"},
+    "cli": {
+        "",
+        "driving",
+        "errors",
+        "files",
+        "folder",
+        "inventory",
+        "options",
+        "planning",
+        "reading",
+        "run",
+        "trying",
+        "view",
+    },
     "__init__": {"errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},
 }
@@ -97,6 +172,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "checkpoints": {"xxhash"},
     "view": {"rich"},
     "cli": {"typer"},
+    "options": {"typer"},
     "child": {"numpy", "torch", "threadpoolctl"},
     "zygote": {"numpy", "torch"},
 }
@@ -105,12 +181,13 @@ THIRD_PARTY: dict[str, set[str]] = {
 ONLY = {
     "subprocess": {"guarding", "launcher", "testing"},
     "asyncio": {
-        "asking", "channel", "checkpoints", "cli", "command", "devices", "files", "folder", "forking", "guarding",
-        "journal", "launcher", "listeners", "lock", "nvml", "opening", "planning", "run", "scheduler", "view", "worker",
+        "asking", "board", "cards", "channel", "checkpoints", "cli", "command", "devices", "driving", "files", "folder",
+        "forking", "guarding", "journal", "launcher", "listeners", "lock", "nvml", "opening", "planning", "run",
+        "scheduler", "slot", "view", "watch", "worker",
     },
     "time": {
-        "asking", "child", "command", "folder", "forking", "guardian", "guarding", "launcher", "lock", "member",
-        "processes", "reading", "run", "scheduler", "trying", "view", "worker", "zygote",
+        "asking", "board", "child", "command", "devices", "folder", "forking", "guardian", "guarding", "inventory",
+        "launcher", "lock", "member", "processes", "reading", "run", "scheduler", "trying", "view", "worker", "zygote",
     },
 }  # fmt: skip
 

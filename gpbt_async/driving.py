@@ -1,0 +1,59 @@
+"""A run on the command line: to its end, with a view on stderr, until somebody presses Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from .errors import GPBTError, RunFailed
+from .options import say
+from .view import show
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+async def driven(run: Run, quiet: bool) -> int:
+    """The exit status."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    entered = asked = shown = False
+
+    def interrupt() -> None:
+        nonlocal asked
+        if not entered:
+            task.cancel()  # still importing: there is nothing to keep
+        elif asked:
+            run.kill()
+        else:
+            asked = True
+            run.stop()
+
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # what whoever started us has had ignored (nohup, a shell's &) stays ignored
+    signals = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in signals:
+        loop.add_signal_handler(number, interrupt)
+    try:
+        async with run:
+            entered = True
+            if run.how is None:
+                await show(run, quiet=quiet)
+                shown = True
+            elif not quiet:
+                print(f"{run.name} has finished already: gpbt-async best {run.folder.typed}", file=sys.stderr)
+            await run.wait()
+    except asyncio.CancelledError:
+        say("interrupted before anything was started")
+        return 130
+    except GPBTError as error:
+        if not shown or not isinstance(error, RunFailed):
+            say(str(error))  # a run that failed has been told so by the view
+        return 1 if entered or isinstance(error, RunFailed) else 2
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+    return {"finished": 0, "failed": 1}.get(run.how or "", 130)

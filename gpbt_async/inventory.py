@@ -1,0 +1,174 @@
+"""`gpbt-async gpus`: what NVML sees on this machine, what a run would use of it, and why not the rest.
+
+A face of its own: it opens NVML, looks once, and closes it; runs that go on tell on their notice boards what they
+hold. Nothing here fails because a driver does: that is exactly what it is there to tell, in one sentence.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import processes
+from .board import notice
+from .errors import DeviceError
+from .folder import runs as runs_in
+from .gpulines import gpu_lines
+from .health import tolerance
+from .nvml import NvmlFault, PyNvml
+from .sizes import format_bytes
+from .visible import VISIBLE, choose, hides_all, usable
+from .wording import unstyled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .folder import Folder
+    from .nvml import Backend, Found, Sample
+
+
+def inventory(
+    environ: Mapping[str, str], runs: Path, *, gpus: str | None = None, library: str | None = None
+) -> dict[str, Any]:
+    """{gpus, problem: one sentence or "", notes}; of each GPU what Pool.rows tells, who is on it, and which runs."""
+    told: dict[str, Any] = {"gpus": [], "problem": "", "notes": []}
+    nvml: Backend = PyNvml(library)
+    try:
+        if not nvml.open():
+            told["problem"] = "there is no NVML library (libnvidia-ml.so.1): no NVIDIA driver is installed, or it is \
+not where the loader looks (--nvml-library PATH); a run trains on the CPU"
+            return told
+        found = nvml.survey()
+        if not found:
+            told["problem"] = "NVML reports no GPU; a run trains on the CPU"
+        samples = {each.uuid: _sample(nvml, each.uuid) for each in found if each.uuid}
+    except NvmlFault as fault:
+        told["problem"] = f"NVML failed: {fault}. A run is refused until that is repaired, but for --gpus none"
+        return told
+    finally:
+        nvml.close()
+    used, problem = _used(found, gpus, environ, told["notes"])
+    told["problem"] = told["problem"] or problem
+    boards = _boards(runs)
+    for each in found:
+        told["gpus"].append(_row(each, samples.get(each.uuid), used, boards))
+    return told
+
+
+def _sample(nvml: Backend, uuid: str) -> Sample | str:
+    try:
+        return nvml.sample(uuid)
+    except NvmlFault as fault:
+        return str(fault)
+
+
+def _used(
+    found: list[Found], gpus: str | None, environ: Mapping[str, str], notes: list[str]
+) -> tuple[dict[str, str], str]:
+    """By UUID why a GPU would not be used, empty if it would; and what would refuse a run altogether."""
+    present, out = usable(found)
+    why = {each.uuid: out.get(f"GPU {each.index}", "") for each in found}
+    why |= {each.uuid: "it is split: its MIG instances are used" for each in found if each.split and not why[each.uuid]}
+    if hides_all(environ):
+        return {uuid: text or f"hidden by {VISIBLE}={environ[VISIBLE]}" for uuid, text in why.items()}, ""
+    try:
+        chosen = {gpu.uuid for gpu in choose(present, gpus, environ, notes.append)}
+    except DeviceError as error:
+        return {uuid: text or "a run is refused" for uuid, text in why.items()}, str(error)
+    for gpu in present:
+        if gpu.uuid not in chosen:
+            named = f"--gpus {gpus}" if gpus not in (None, "all") else f"{VISIBLE}={environ.get(VISIBLE)}"
+            why[gpu.uuid] = f"not among {named}"
+    return why, ""
+
+
+def _row(
+    each: Found, sample: Sample | str | None, used: Mapping[str, str], boards: Mapping[str, list[tuple[str, Any]]]
+) -> dict[str, Any]:
+    reason = used.get(each.uuid, "") or (sample if isinstance(sample, str) else "")
+    seen = None if isinstance(sample, str) else sample
+    held = boards.get(each.uuid, [])
+    ours = sum(row["ours"] or 0 for _, row in held)
+    who = [
+        {
+            "pid": pid,
+            "bytes": amount,
+            "what": processes.told(pid) if processes.exists(pid) else "not of this pid namespace",
+        }
+        for pid, amount in (seen.processes if seen is not None else None) or ()
+    ]
+    total = (seen.total if seen is not None and seen.total else each.total) or None
+    others = max(0, seen.used - ours) if seen is not None and seen.used is not None else None
+    state = "left out" if reason else "in use" if any(row["members"] for _, row in held) else "ok"
+    if not reason and not held and (who or (others or 0) > tolerance(total or 0)):
+        state = "busy"
+        reason = ", ".join(f"process {p['pid']} ({p['what']})" for p in who) or f"{format_bytes(others or 0)} are used"
+    return {
+        "gpu": str(each.index) if each.slice is None else f"{each.index}:{each.slice}",
+        "uuid": each.uuid,
+        "name": each.name,
+        "state": state,
+        "would_use": not used.get(each.uuid, "") and not isinstance(sample, str),
+        "reason": reason,
+        "since": None,
+        "retry": None,
+        "runs": [{"run": run, "state": row["state"], "members": row["members"]} for run, row in held],
+        "ours": ours or None,
+        "others": others,
+        "used": seen.used if seen is not None else None,
+        "total": total,
+        "utilisation": seen.utilisation if seen is not None else None,
+        "temperature": seen.temperature if seen is not None else None,
+        "processes": who,
+    }
+
+
+def text(told: Mapping[str, Any]) -> str:
+    lines: list[str] = []
+    for row, line in zip(told["gpus"], gpu_lines(told["gpus"], time.time()), strict=True):
+        lines += [unstyled(line).rstrip(), f"    {row['uuid']}"]
+        for held in row["runs"]:
+            members = ", ".join(map(str, held["members"])) or "none"
+            lines.append(f"    run {held['run']}: {held['state']}, members {members}")
+    return "\n".join([*lines, *told["notes"], *([told["problem"]] if told["problem"] else [])])
+
+
+# ---- the runs that go on
+
+
+def _boards(runs: Path) -> dict[str, list[tuple[str, Any]]]:
+    """By UUID, the rows of the runs that use a GPU."""
+    boards: dict[str, list[tuple[str, Any]]] = {}
+    for folder in runs_in(runs):
+        for row in (notice(folder.gpus) or {"gpus": []})["gpus"]:
+            boards.setdefault(row["uuid"], []).append((folder.name, row))
+    return boards
+
+
+def ask(folder: Folder, word: str, gpu: str, patience: float | None = None) -> str:
+    """Ask a run to drain a GPU ("drain", "drain-now") or to take it back ("return"), and wait until that is so.
+
+    Returns what has come of it. Raises DeviceError when the run has no such GPU or does not go on.
+    """
+    told = notice(folder.gpus)
+    if told is None:
+        raise DeviceError(f"{folder.name} uses no GPU now: it does not go on, or trains on the CPU")
+    names = {row["gpu"]: row["uuid"] for row in told["gpus"]}
+    wanted = [u for label, u in names.items() if gpu in (label, label.partition(":")[0]) or u.startswith(gpu)]
+    if not wanted or len(gpu) == 0:
+        raise DeviceError(f"{folder.name} does not use GPU {gpu}; it uses {', '.join(names)}")
+    if not folder.tell(f"{word} {gpu}"):
+        raise DeviceError(f"{folder.name} does not listen: it has just ended")
+    until = time.monotonic() + patience if patience is not None else None
+    while until is None or time.monotonic() < until:
+        told = notice(folder.gpus)
+        if told is None:
+            return f"{folder.name} goes on no more"
+        rows = [row for row in told["gpus"] if row["uuid"] in wanted]
+        if word == "return" and all(row["state"] != "drained" for row in rows):
+            return f"GPU {gpu} is used by {folder.name} again"
+        if word != "return" and all(row["state"] in ("drained", "faulty") and not row["members"] for row in rows):
+            return f"GPU {gpu} is free: {folder.name} has left it"
+        time.sleep(0.1)
+    raise DeviceError(f"{folder.name} was asked, and members still train on GPU {gpu}")

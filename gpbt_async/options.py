@@ -1,0 +1,91 @@
+"""The options that several commands of the command line share: their names, and what `--help` says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from .errors import ExperimentError
+
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder that holds the runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and failures only.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name under --runs, or a path.")]
+Script = Annotated[Path, typer.Argument(metavar="SCRIPT", help="A Python file that declares one gpbt.Experiment.")]
+SlotCount = Annotated[
+    Optional[int], typer.Option("--slots", metavar="N", help="Train on N CPU slots.", show_default=False)  # noqa: UP045
+]
+Gpus = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--gpus", metavar="LIST", help="GPUs: 0,2 | UUID,… | all | none.", show_default=False),
+]
+Start = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--start",
+        metavar="zygote|exec",
+        help="A member is a fork of a warm process, or a fresh one.",
+        show_default=False,
+    ),
+]
+Share = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--share", metavar="N", help="Members that may be on one GPU at a time.", show_default=False),
+]
+Vram = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--vram", metavar="SIZE|auto", help="GPU memory a member takes: 6GiB, or auto.", show_default=False),
+]
+Wait = Annotated[bool, typer.Option("--wait-for-gpus", help="Wait when every GPU is taken; else refuse.")]
+Xids = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--xid",
+        metavar="N=card|member|nobody",
+        help="Whose fault an Xid is; may be repeated.",
+        show_default=False,
+    ),
+]
+Affinity = Annotated[bool, typer.Option("--affinity/--no-affinity", help="Bind members to the cores near their GPU.")]
+Library = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--nvml-library", metavar="PATH", help="libnvidia-ml.so.1, if not where the loader looks.", show_default=False
+    ),
+]
+
+
+def devices(
+    share: int | None, vram: str | None, wait: bool, xids: list[str] | None, affinity: bool, library: str | None
+) -> dict[str, Any]:
+    """Run's keyword arguments for them. Raises ExperimentError."""
+    table: dict[int, str] = {}
+    for entry in xids or ():
+        number, _, whose = entry.partition("=")
+        if not number.isdecimal() or whose not in ("card", "member", "nobody"):
+            raise ExperimentError(f"--xid {entry}: must be a number, =, and card, member or nobody, as in 109=member")
+        table[int(number)] = whose
+    return {
+        "share": share,
+        "vram": vram,
+        "wait_for_gpus": wait,
+        "xids": table,
+        "affinity": affinity,
+        "nvml_library": library,
+    }
+
+
+def start_of(start: str | None) -> Any:
+    if start not in (None, "zygote", "exec"):
+        raise ExperimentError(f"--start {start}: must be zygote or exec")
+    return start
+
+
+def say(message: str) -> None:
+    """A message for people, on stderr."""
+    # an exception's text is the user's, and may hold anything: it is not to steer the terminal
+    text = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
+    print(f"gpbt-async: {text}", file=sys.stderr)

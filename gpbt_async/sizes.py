@@ -1,0 +1,26 @@
+"""Amounts of memory, as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+         "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}  # fmt: skip
+
+
+def parse_bytes(text: str) -> int:
+    """ "6GiB", "6.5 GB", "500MiB", "1000000". Raises ValueError when it is no amount, or none above 0."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].casefold() not in UNITS:
+        raise ValueError(text)
+    amount = int(float(match[1]) * UNITS[match[2].casefold()])
+    if amount < 1:
+        raise ValueError(text)
+    return amount
+
+
+def format_bytes(amount: int) -> str:
+    """In the unit people compare GPUs by: "39.6 GiB", "512 MiB"."""
+    if amount < 1 << 30:
+        return f"{amount / (1 << 20):.0f} MiB"
+    return f"{amount / (1 << 30):.1f} GiB"
