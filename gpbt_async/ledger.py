@@ -30,12 +30,13 @@ _COMPARED = 12
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """What one member holds. measured: bytes by GPU, as last seen; peak: the most ever seen on one of them.
+    """What one member holds, or waits for: `need` GPUs, 0 = as many as the ledger says. measured: bytes by GPU, as last seen; peak: the most ever seen on one of them.
 
     leaving: the member has ended, its memory has not been seen to come back yet.
     """
 
     alone: bool = False
+    need: int = 0
     uuids: tuple[str, ...] = ()
     promised: int = 0
     measured: dict[str, int] = field(default_factory=dict)
@@ -88,7 +89,7 @@ class Ledger:
 
     def capacity(self) -> int:
         """How many members could train at this moment, those that do included."""
-        rooms = [self._room(card, card.staying()) for card in self._eligible()]
+        rooms = [self._room(card, card.staying()) for card in self._eligible(self.need)]
         more = 0
         while sum(min(room, more + 1) for room in rooms) >= self.need * (more + 1):
             more += 1
@@ -106,7 +107,7 @@ class Ledger:
         """Serve the first in the row, and so on, until one must wait; those served."""
         granted: list[Lease] = []
         while self.queue:
-            chosen = self._choose(self.queue[0].alone)
+            chosen = self._choose(self.queue[0])
             if chosen is None:
                 break
             lease = self.queue.popleft()
@@ -125,8 +126,8 @@ class Ledger:
 
     # ---- who fits where
 
-    def _eligible(self) -> list[Card]:
-        return [c for c in self.cards.values() if c.open and (self.need == 1 or c.gpu.slice is None)]
+    def _eligible(self, need: int) -> list[Card]:
+        return [c for c in self.cards.values() if c.open and (need == 1 or c.gpu.slice is None)]
 
     def _room(self, card: Card, leases: Sequence[Lease]) -> int:
         """How many more members this card takes, if it holds these."""
@@ -144,15 +145,16 @@ class Ledger:
         uuid, need = card.gpu.uuid, self.packing.need
         return card.others + sum(max(each.promised or need, each.measured.get(uuid, 0)) for each in leases)
 
-    def _choose(self, alone: bool) -> tuple[Card, ...] | None:
-        free = [c for c in self._eligible() if self._room(c, c.leases) and not (alone and c.leases)]
-        if len(free) < self.need:
+    def _choose(self, lease: Lease) -> tuple[Card, ...] | None:
+        need = lease.need or self.need
+        free = [c for c in self._eligible(need) if self._room(c, c.leases) and not (lease.alone and c.leases)]
+        if len(free) < need:
             return None
         # spread before packing; of equals the one with the most memory left, then the first
         free.sort(key=lambda c: (len(c.leases), self._used(c, c.leases) - c.gpu.total))
-        if self.need == 1:
+        if need == 1:
             return (free[0],)
-        sets = combinations(islice(free, max(_COMPARED, self.need)), self.need)
+        sets = combinations(islice(free, max(_COMPARED, need)), need)
         return min(sets, key=lambda cards: (sum(len(c.leases) for c in cards), self._apart(cards)))
 
     def _apart(self, cards: Sequence[Card]) -> int:
@@ -186,6 +188,6 @@ class Ledger:
             assert all(uuid in lease.uuids and lease in self.held for lease in card.leases)
             assert not any(lease.alone for lease in card.leases) or len(card.leases) == 1
         for lease in self.held:
-            assert len(lease.uuids) == len(set(lease.uuids)) == self.need
-            assert self.need == 1 or all(self.cards[u].gpu.slice is None for u in lease.uuids)
+            assert len(lease.uuids) == len(set(lease.uuids)) == (lease.need or self.need)
+            assert len(lease.uuids) == 1 or all(self.cards[u].gpu.slice is None for u in lease.uuids)
             assert lease not in self.queue

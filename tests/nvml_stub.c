@@ -50,7 +50,7 @@ typedef struct {
 } State;
 
 static struct { unsigned pid; u64 died; } dead[1024];
-static unsigned told, died;
+static unsigned died;
 
 static u64 milliseconds(void) {
     struct timespec t;
@@ -323,6 +323,7 @@ int nvmlDeviceRegisterEvents(void *handle, u64 types, void *set) {
     return types & 3 && strstr(gpu->name, "GeForce") ? NOT_SUPPORTED : SUCCESS;
 }
 typedef struct { void *device; u64 type, data; unsigned instance, compute; } Data;
+static unsigned told;
 int nvmlEventSetWait_v2(void *set, Data *data, unsigned timeout) {
     State s;
     int error = load(&s);

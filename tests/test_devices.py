@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -15,11 +16,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nvml_state import library
 
 from gpbt_async import devices
-from gpbt_async.devices import GPU, Slot, Slots, choose, discover, usable_cores
+from gpbt_async.devices import Slots, Wanted, discover, usable_cores
 from gpbt_async.errors import DeviceError
-from gpbt_async.nvml import NvmlFault
+from gpbt_async.nvml import Found, NvmlFault, Sample
+from gpbt_async.processes import THREADS
+from gpbt_async.slot import Slot
+from gpbt_async.visible import GPU, choose
 
 A, B, C = (
     GPU(0, "GPU-aaaa1111-0000", "NVIDIA A100"),
@@ -49,18 +54,22 @@ class FakeNvml:
             raise self.library
         return self.library
 
-    def count(self):
-        self._note("count")
-        return len(self.gpus)
+    def survey(self):
+        self._note("survey")
+        return [
+            Found(index, "", fault=str(gpu)) if isinstance(gpu, NvmlFault) else Found(gpu.index, gpu.uuid, gpu.name)
+            for index, gpu in enumerate(self.gpus)
+        ]
 
-    def uuid(self, index):
-        self._note("uuid")
-        if isinstance(self.gpus[index], NvmlFault):
-            raise self.gpus[index]
-        return self.gpus[index].uuid
+    def sample(self, uuid):
+        self._note("sample")
+        return Sample(used=0, total=40 << 30, processes=())
 
-    def name(self, index):
-        return self.gpus[index].name
+    def watch(self, uuids):
+        self._note("watch")
+
+    def events(self):
+        return []
 
     def close(self):
         self._note("close")
@@ -68,8 +77,14 @@ class FakeNvml:
 
 async def find(nvml=None, **changed):
     said = []
-    asked = {"gpus": None, "wants_gpus": 1, "cpu_slots": None, "population": 25, "cpus": None, "environ": {}}
-    slots = await discover(**(asked | changed), warn=said.append, backend=nvml)
+    environ = changed.pop("environ", {})
+    slots = await discover(Wanted(**{"population": 25, **changed}), environ, warn=said.append, backend=nvml)
+    held = [] if nvml is None else slots.rows()
+    if held:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(len(slots)):
+                await stack.enter_async_context(slots.lease())
+            slots.leased = slots.slots
     await slots.close()
     return slots, said
 
@@ -116,8 +131,8 @@ def test_which_gpus(asked, visible, expected):
         ("GPU-aaaa", None, ["'GPU-aaaa'", "more than one"]),
         ("0,GPU-aaaa1", None, ["'GPU-aaaa1'", "twice"]),
         ("1", "2,0", ["'1'", "hidden by CUDA_VISIBLE_DEVICES=2,0", "GPU 2"]),
-        ("MIG-1234", None, ["'MIG-1234'", "not supported in this version"]),
-        (None, "MIG-1234", ["'MIG-1234'", "not supported in this version"]),
+        ("MIG-1234", None, ["'MIG-1234'", "no GPU"]),
+        (None, "MIG-1234", ["'MIG-1234'", "no GPU"]),
         (None, "0,0", ["CUDA_VISIBLE_DEVICES=0,0", "twice"]),
         (None, "7,0", ["CUDA_VISIBLE_DEVICES=7,0", "'7'", "--gpus none"]),
         (None, "GPU-aaaa", ["'GPU-aaaa'"]),
@@ -154,23 +169,23 @@ def test_integers_are_doubted_where_models_differ():
 async def test_a_gpu_slot_pins_by_uuid():
     slots, said = await find(FakeNvml([A, B]))
     assert said == []
-    threads = dict.fromkeys(devices.THREADS, "2")
-    assert slots.slots[1] == Slot(
-        1, "GPU 1 NVIDIA A100", "cuda", B.uuid, 2,
+    threads = dict.fromkeys(THREADS, "2")
+    assert slots.leased[1] == Slot(
+        1, "GPU 1 NVIDIA A100", "cuda", (B.uuid,), 2,
         {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": B.uuid, **threads},
     )  # fmt: skip
-    assert len({*slots.slots}) == len(slots) == 2
+    assert len({*slots.leased}) == len(slots.leased) == 2
 
 
 async def test_a_cpu_slot_hides_the_gpus():
-    slots, said = await find(wants_gpus=0, cpu_slots=2)
-    threads = dict.fromkeys(devices.THREADS, "2")
+    slots, said = await find(need=0, slots=2)
+    threads = dict.fromkeys(THREADS, "2")
     assert said == []
-    assert slots.slots[1] == Slot(1, "cpu1", "cpu", None, 2, {"CUDA_VISIBLE_DEVICES": "", **threads})
+    assert slots.slots[1] == Slot(1, "cpu1", "cpu", (), 2, {"CUDA_VISIBLE_DEVICES": "", **threads})
 
 
 @pytest.mark.parametrize(
-    ("cpu_slots", "population", "cpus", "count", "threads", "warned"),
+    ("slots", "population", "cpus", "count", "threads", "warned"),
     [
         (None, 25, None, 4, 1, False),
         (None, 4, None, 2, 2, False),
@@ -183,20 +198,20 @@ async def test_a_cpu_slot_hides_the_gpus():
         (4, 25, 2, 4, 2, True),
     ],
 )
-async def test_cpu_slots_and_their_threads(cpu_slots, population, cpus, count, threads, warned):
-    slots, said = await find(wants_gpus=0, cpu_slots=cpu_slots, population=population, cpus=cpus)
+async def test_slots_and_their_threads(slots, population, cpus, count, threads, warned):
+    slots, said = await find(need=0, slots=slots, population=population, cpus=cpus)
     assert [slot.threads for slot in slots.slots] == [threads] * count
     assert len(said) == warned
 
 
 async def test_cpus_per_member_holds_beside_a_gpu_too():
     slots, _ = await find(FakeNvml([A]), cpus=3)
-    assert slots.slots[0].threads == 3
+    assert slots.leased[0].threads == 3
 
 
 @pytest.mark.parametrize(
     "asked",
-    [{"gpus": "none"}, {"cpu_slots": 2}, {"wants_gpus": 0}, {"gpus": "none", "cpu_slots": 2}],
+    [{"gpus": "none"}, {"slots": 2}, {"need": 0}, {"gpus": "none", "slots": 2}],
 )
 async def test_nvml_is_left_alone_when_no_gpu_is_wanted(asked):
     nvml = FakeNvml([A])
@@ -230,15 +245,15 @@ async def test_a_library_that_fails_is_an_error():
 
 async def test_one_lost_gpu_is_left_out_and_all_lost_are_an_error():
     slots, (sentence,) = await find(FakeNvml([NvmlFault("GPU is lost"), B]))
-    assert [slot.gpu for slot in slots.slots] == [B.uuid]
+    assert [slot.gpus for slot in slots.leased] == [(B.uuid,)]
     assert "GPU 0 is left out" in sentence
     with pytest.raises(DeviceError, match="GPU is lost"):
         await find(FakeNvml([NvmlFault("GPU is lost")]))
 
 
-@pytest.mark.parametrize("asked", [{"cpu_slots": 2, "gpus": "all"}, {"cpu_slots": 0}, {"cpu_slots": -1}])
+@pytest.mark.parametrize("asked", [{"slots": 2, "gpus": "all"}, {"slots": 0}, {"slots": -1}])
 async def test_contradictions_are_refused(asked):
-    with pytest.raises(DeviceError, match=f"--slots {asked['cpu_slots']}"):
+    with pytest.raises(DeviceError, match=f"--slots {asked['slots']}"):
         await find(FakeNvml([A]), **asked)
 
 
@@ -306,7 +321,7 @@ def test_usable_cores(tmp_path, monkeypatch, files, expected):
 
 
 def some_slots(count):
-    return Slots(Slot(index, f"cpu{index}", "cpu", None, 1, {}) for index in range(count))
+    return Slots(Slot(index, f"cpu{index}", "cpu", (), 1, {}) for index in range(count))
 
 
 async def turns(count=5):
@@ -462,42 +477,31 @@ def test_leases_under_any_order_of_events(count, actions):
 
 ASK = """
 import asyncio, json, os, sys
-from gpbt_async.devices import discover
+from gpbt_async.devices import Wanted, discover
 from gpbt_async.errors import DeviceError
 
 async def main(asked):
     assert "pynvml" not in sys.modules
     said = []
     try:
-        slots = await discover(population=4, cpus=None, cpu_slots=None, wants_gpus=1, environ=os.environ,
-                               warn=said.append, **asked)
+        slots = await discover(Wanted(population=4, **asked), os.environ, warn=said.append)
     except DeviceError as error:
         return {"error": str(error)}
     await slots.close()
-    return {"slots": [slot.name for slot in slots.slots], "gpus": [slot.gpu for slot in slots.slots], "said": said}
+    rows = slots.rows()
+    names = [f"GPU {row['gpu']} {row['name']}".rstrip() for row in rows] or [slot.name for slot in slots.slots]
+    return {"slots": names, "gpus": [row["uuid"] for row in rows], "said": said}
 
 print(json.dumps(asyncio.run(main(json.loads(sys.argv[1])))))
 """
-SOURCE = Path(__file__).with_name("nvml_stub.c")
 
 
 @pytest.fixture(scope="session")
-def stub(tmp_path_factory):
-    """Compiles the stub once per set of flags, under the library's own name, and gives its path."""
-    compiler = shutil.which("cc")
-    if compiler is None:
+def stub():
+    """Gives the path of the stub, compiled with some flags."""
+    if shutil.which("cc") is None:
         pytest.skip("no C compiler")
-    made = {}
-
-    def make(*flags):
-        if flags not in made:
-            made[flags] = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-            soname = () if "-DNO_SONAME" in flags else ("-Wl,-soname,libnvidia-ml.so.1",)
-            call = [compiler, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", *flags, *soname]
-            subprocess.run([*call, "-o", str(made[flags]), str(SOURCE)], check=True)
-        return made[flags]
-
-    return make
+    return library
 
 
 @pytest.fixture
@@ -548,7 +552,7 @@ def test_the_binding_finds_gpus(stub, ask, gpus, by):
 )
 def test_the_binding_under_cuda_visible_devices(stub, ask, visible, expected, warned):
     answer = ask(machine(A, B, C), visible, nvml_library=str(stub()))
-    assert [uuid for uuid in answer["gpus"] if uuid] == [gpu.uuid for gpu in expected]
+    assert answer["gpus"] == [gpu.uuid for gpu in expected]
     assert len(answer["said"]) == warned
 
 
@@ -567,7 +571,7 @@ def test_a_failing_driver_is_an_error(stub, ask, error, word):
 @pytest.mark.slow
 def test_no_gpu_and_no_library_train_on_the_cpu(stub, ask):
     for answer in (ask("", nvml_library=str(stub())), ask()):
-        assert answer["gpus"][0] is None
+        assert (answer["gpus"], answer["slots"][0]) == ([], "cpu0")
         assert len(answer["said"]) == 1
     assert "no NVML library" in ask(gpus="0")["error"]
 
