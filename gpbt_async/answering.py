@@ -32,13 +32,15 @@ def main(fd: int | None = None) -> None:
 def serve(connection: socket.socket) -> None:
     with connection.makefile("rb") as lines:
         first = lines.readline()
-        if not first:
-            return
+        if not first.endswith(b"\n"):
+            return  # whoever was talking has died
         hello = json.loads(first)
         space, name = Space.from_json(hello["space"]), hello["searcher"]
         sys.path[:0] = [entry for entry in hello.get("path", ()) if entry not in sys.path]
         searcher, unusable = _made(name, space)
         for line in lines:
+            if not line.endswith(b"\n"):
+                return
             request = json.loads(line)
             answer = {"unusable": unusable} if searcher is None else _asked(searcher, space, request["ask"])
             connection.sendall(json.dumps({"id": request["id"], **answer}).encode() + b"\n")

@@ -64,7 +64,8 @@ def plan(
     settings = settings.replaced(early_stop=())
     simulations = [simulate(settings.replaced(seed=settings.seed + i), slots, draw) for i in range(SEEDS)]
     spans = [s.makespan for s in simulations]
-    idle = {name: sum(s.idle.get(name, 0.0) for s in simulations) for s in simulations for name in s.idle}
+    told = [s.idle for s in simulations]  # each a fold over the whole journal: once
+    idle = {name: sum(each.get(name, 0.0) for each in told) for each in told for name in each}
     offered = sum(slots * s.makespan for s in simulations)
     return {
         "slots": slots,
