@@ -66,7 +66,8 @@ def _asked(searcher: searchers.Searcher, space: Space, ask: dict[str, Any]) -> d
         try:
             json.dumps(config)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"suggested {config!r}, which is not plain JSON: {error}") from None
+            text = f"suggested {config!r}, which is not plain JSON: {error} (a numpy value's .item() is)"
+            raise TypeError(text) from None
         return {"config": config}
     except Exception as error:
         return {"error": searchers.said(error)}

@@ -289,8 +289,4 @@ class Opening:
             else:
                 await self.launcher.open_command()
         if new and self._changes:
-            try:
-                self.settings = self.settings.replaced(**self._changes)
-            except ExperimentError as error:  # it is an option's, not the script's: no line is to blame
-                option, _, rest = error.said.partition(":")
-                raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None
+            self.settings = self.settings.with_options(self._changes)

@@ -34,11 +34,11 @@ from .asks import Ask, Observation
 from .space import Choice, Float, Int, Space
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .asks import Path
     from .searchers import Searcher
-    from .space import Config
+    from .space import Config, Dimension
 
 #: one of every kind of dimension
 SPACE = Space(
@@ -56,8 +56,11 @@ SPACE = Space(
 )
 
 
-def check_searcher(searcher: Searcher | str, space: Space = SPACE) -> None:
+def check_searcher(searcher: Searcher | str, space: Space | Mapping[str, Dimension] = SPACE) -> None:
     """Raise AssertionError, naming the case, unless `searcher` keeps the contract in every case over `space`."""
+    if isinstance(searcher, type):
+        raise TypeError(f"{searcher.__name__} is a class: pass an instance, or its name as 'module:Name'")
+    space = space if isinstance(space, Space) else Space(space)
     importable = searcher if isinstance(searcher, str) else _importable(searcher)
     if isinstance(searcher, str):
         searcher = searchers.make(searcher)

@@ -82,7 +82,7 @@ MAY: dict[str, set[str]] = {
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "cli": {"", "errors", "files", "folder", "planning", "reading", "run", "trying", "view"},
-    "__init__": {"errors", "events", "experiment", "member", "results", "run", "space"},
+    "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},
 }
 
