@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import events as events
+    from .asks import Ask as Ask
     from .errors import (
         DeviceError as DeviceError,
     )
@@ -72,6 +73,7 @@ _HOMES = {
     ),
     "Member": "member",
     "Best": "results",
+    "Ask": "asks",
 }
 
 __version__ = "0.1.0"

@@ -32,13 +32,15 @@ def main(fd: int | None = None) -> None:
 def serve(connection: socket.socket) -> None:
     with connection.makefile("rb") as lines:
         first = lines.readline()
-        if not first:
-            return
+        if not first.endswith(b"\n"):
+            return  # whoever was talking has died
         hello = json.loads(first)
         space, name = Space.from_json(hello["space"]), hello["searcher"]
         sys.path[:0] = [entry for entry in hello.get("path", ()) if entry not in sys.path]
         searcher, unusable = _made(name, space)
         for line in lines:
+            if not line.endswith(b"\n"):
+                return
             request = json.loads(line)
             answer = {"unusable": unusable} if searcher is None else _asked(searcher, space, request["ask"])
             connection.sendall(json.dumps({"id": request["id"], **answer}).encode() + b"\n")
@@ -64,7 +66,8 @@ def _asked(searcher: searchers.Searcher, space: Space, ask: dict[str, Any]) -> d
         try:
             json.dumps(config)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"suggested {config!r}, which is not plain JSON: {error}") from None
+            text = f"suggested {config!r}, which is not plain JSON: {error} (a numpy value's .item() is)"
+            raise TypeError(text) from None
         return {"config": config}
     except Exception as error:
         return {"error": searchers.said(error)}

@@ -127,12 +127,13 @@ class _Process:
     async def end(self) -> None:
         """Kill the process and see it dead. It has nothing to save."""
         pidfd, self._pidfd = self._pidfd, -1
-        self._connection.close()
         if pidfd < 0:
+            self._connection.close()
             return
         try:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self._connection.close()  # not before: it would end by itself, in its own way and time
             await _readable(pidfd)
         finally:
             os.close(pidfd)

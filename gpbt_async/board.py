@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .slot import Pool
 
 #: seconds between two notices while nothing happens
-PERIOD = 5.0
+PERIOD = 1.0
 #: seconds after which a notice is no news any more: its run was killed
 STALE = 30.0
 WORDS = ("drain", "drain-now", "return")

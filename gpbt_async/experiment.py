@@ -146,6 +146,14 @@ class Settings:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Settings(**{**fields, **changes})
 
+    def with_options(self, changes: Mapping[str, Any]) -> Settings:
+        """`replaced` by options of the command line: an error names the option, as no line of a script is to blame."""
+        try:
+            return self.replaced(**changes)
+        except ExperimentError as error:
+            option, _, rest = error.said.partition(":")
+            raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None
+
     def to_json(self) -> dict[str, Any]:
         flat = {name: getattr(self, name) for name in self.__dataclass_fields__}
         r = self.resources
@@ -291,7 +299,7 @@ def target_of(train: Callable[[Any], object]) -> Target:
 
 def stop_rules(given: object) -> tuple[str, ...]:
     """Rules of early stopping as named: None, "median", "median,generation", or a list. Raises ExperimentError."""
-    if given is None:
+    if given is None or given == "none":
         return ()
     names = given.split(",") if isinstance(given, str) else given
     if not isinstance(names, list | tuple):

@@ -30,8 +30,9 @@ _COMPARED = 12
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """What one member holds, or waits for: `need` GPUs, 0 = as many as the ledger says. measured: bytes by GPU, as last seen; peak: the most ever seen on one of them.
+    """What one member holds, or waits for. need: how many GPUs, 0 = as many as the ledger says.
 
+    measured: bytes by GPU, as last seen; peak: the most ever seen on one of them. promised: bytes on each.
     leaving: the member has ended, its memory has not been seen to come back yet.
     """
 

@@ -37,6 +37,8 @@ Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
 #: so many members failed for good, every other one has failed too, and none ever trained: the script itself fails,
 #: and the budget is not burnt on it
 HOPELESS = 4
+#: so many times lost, and it was perhaps the member's doing after all: that counts as a failed attempt
+LOSSES = 10
 
 
 class Lineage:
@@ -65,14 +67,14 @@ class Lineage:
         #: selection the same path can be wanted for a later generation)
         self._ready: dict[Path, tuple[int, Config]] = {}
         self._asked: dict[Path, int] = {}
+        self._asked_at: dict[Path, int] = {}
         #: members with something on disk that is still needed; members whose Discard is not confirmed
         self._stored: dict[int, Member] = {}
         self._discarding: dict[int, Member] = {}
         #: stored members whose being needed may have changed since they were last looked at
         self._suspects: set[int] = set()
         #: how many members failed for good without ever training to an end; whether any member ever did
-        self._failed = 0
-        self._works = False
+        self._failed, self._works = 0, False
 
     # ---- what others read
 
@@ -122,6 +124,8 @@ class Lineage:
         publishing = sum(m.state is State.TRAINED and m.generation == above for m in self._stored.values())
         if publishing and self.rule.evident(above, more=publishing):
             return "checkpoint"
+        if self.settings.schedule == "sync" and any(m.state is State.TRAINED for m in self._stored.values()):
+            return "checkpoint"  # of an elder sibling: the younger's ask must know how it ended
         return "evidence"
 
     # ---- the one way in
@@ -132,17 +136,17 @@ class Lineage:
         match fact:
             case events.Opened():
                 self.slots = fact.slots
-                for member in self._training.values():
+                for member in self.training:
                     member.losses += 1
                     self._wait(member)
-                self._training.clear()
                 self._decide()
                 return self.outstanding()
             case events.Capacity():
                 self.slots = fact.slots
             case events.Suggested():
                 path = path_of(fact.path)
-                if self._asked.get(path) == fact.generation:
+                # an ask that was withdrawn and asked anew has an answer on its way that knows less
+                if self._asked.get(path) == fact.generation and fact.asked >= self._asked_at.get(path, 0):
                     self._ready[path] = (self._asked.pop(path), fact.config)
             case events.Started():
                 member = self._in_training(fact)
@@ -171,10 +175,11 @@ class Lineage:
                 self._failed_attempt(self._expect(fact, State.TRAINING, State.TRAINED), fact)
             case events.Lost():
                 member = self._expect(fact, State.TRAINING, State.TRAINED)
-                self._training.pop(member.id, None)
-                self._stored.pop(member.id, None)
                 member.losses += 1
-                self._wait(member)
+                if member.losses % LOSSES == 0:
+                    self._failed_attempt(member, fact)
+                else:
+                    self._wait(member)
             case events.Discarded() | events.Closed() | events.Sampled():
                 if isinstance(fact, events.Discarded):
                     self._discarding.pop(fact.member, None)
@@ -210,6 +215,8 @@ class Lineage:
         return self._expect(fact, State.TRAINING)
 
     def _wait(self, member: Member) -> None:
+        for held in (self._training, self._stored):
+            held.pop(member.id, None)
         member.state = State.WAITING
         member.slot, member.score, member.loss = None, None, math.inf
         if member.first is not None:
@@ -217,15 +224,9 @@ class Lineage:
         member.first = member.condemned = None
         heapq.heappush(self._waiting, (member.generation, member.path, member.id))
 
-    def _loss(self, score: float | None) -> float:
-        """The score as something to minimise; inf when there is none, or it is not finite."""
-        if score is None or not math.isfinite(score):
-            return math.inf
-        return -score if self.settings.mode == "max" else score
-
     def _judge(self, member: Member, fact: events.Judged) -> None:
         firsts = self.tree.generations[member.generation].firsts
-        member.first = self._loss(fact.score)
+        member.first = self.rule.loss(fact.score)
         exempt = member.parent is None or member.path[-1] == 0 or MEDIAN not in self.settings.early_stop
         member.condemned = not exempt and stops(member.first, firsts)
         insort(firsts, member.first)
@@ -234,7 +235,7 @@ class Lineage:
         del self._training[member.id]
         member.slot = None
         member.seconds, member.metrics, member.score = fact.seconds, fact.metrics, fact.score
-        member.loss = self._loss(fact.score)
+        member.loss = self.rule.loss(fact.score)
         self._stored[member.id] = member
         if member.condemned or isinstance(fact, events.Stopped):
             # told to stop: what it did with the word, ending at once or training to its end, changes nothing
@@ -266,7 +267,7 @@ class Lineage:
             if self._open > 1:
                 self._suspect(*self.tree.generations[self._open - 2].members)
 
-    def _failed_attempt(self, member: Member, fact: events.Failed) -> None:
+    def _failed_attempt(self, member: Member, fact: events.Failed | events.Lost) -> None:
         self._training.pop(member.id, None)
         self._stored.pop(member.id, None)
         member.failures += 1
@@ -286,8 +287,7 @@ class Lineage:
         # whoever this changes the fate of: itself, its parent, the best before, and who falls out of the top k
         self._suspect(member, member.parent, before)
         ranking = self.tree.generations[member.generation].ranking
-        if len(ranking) > self.rule.parents:
-            self._suspects.add(ranking[self.rule.parents][1])
+        self._suspects |= {id for _, id in ranking[self.rule.parents : self.rule.parents + 1]}
 
     # ---- what follows
 
@@ -366,7 +366,7 @@ class Lineage:
                 continue
             busy[path[:-1]] = path
             if self._asked.get(path) != choice.generation:
-                self._asked[path] = choice.generation
+                self._asked[path], self._asked_at[path] = choice.generation, self.count
                 commands.append(events.Suggest(path))
         self._asked = {p: g for p, g in self._asked.items() if wanted.get(p) == g and busy.get(p[:-1]) == p}
         self._ready = {p: (g, config) for p, (g, config) in self._ready.items() if wanted.get(p) == g}

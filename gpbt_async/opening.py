@@ -321,8 +321,4 @@ class Opening:
                 await self.launcher.open_command()
         if new:
             self._changes["resources"] = self._devices.over(self.settings.resources)
-            try:
-                self.settings = self.settings.replaced(**self._changes)
-            except ExperimentError as error:  # it is an option's, not the script's: no line is to blame
-                option, _, rest = error.said.partition(":")
-                raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None
+            self.settings = self.settings.with_options(self._changes)

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 #: how many runs are simulated
 SEEDS = 10
+#: … fewer of large ones: so many members in all; and what is too large to be simulated while somebody waits
+MEMBERS, MOST_MEMBERS, MOST_SLOTS = 20_000, 200_000, 10_000
+#: seconds an interval may last
+LONGEST = 1e8
 #: the largest --spread: beyond, the mean is that of draws too rare to be seen
 WIDEST = 100
 
@@ -55,16 +59,25 @@ def plan(
         draw: Callable[[random.Random], float] = lambda rng: rng.choice(durations)  # noqa: E731
     else:
         assert seconds is not None
-        if not (0 < seconds < math.inf and 0 <= spread <= WIDEST):
-            raise ExperimentError(f"--seconds {seconds} --spread {spread}: must be above 0, and from 0 to {WIDEST}")
+        if not 0 < seconds <= LONGEST:
+            raise ExperimentError(f"--seconds {seconds}: must be above 0, and at most {LONGEST:g}")
+        if not 0 <= spread <= WIDEST:
+            raise ExperimentError(f"--spread {spread}: must be from 0 to {WIDEST}")
         durations = []
         draw = log_normal(seconds, spread)
-    settings = asyncio.run(_declared(script)).replaced(**changes)
+    settings = asyncio.run(_declared(script)).with_options(changes)
     stopping = settings.early_stop
     settings = settings.replaced(early_stop=())
-    simulations = [simulate(settings.replaced(seed=settings.seed + i), slots, draw) for i in range(SEEDS)]
+    members = settings.population * settings.generations
+    if members > MOST_MEMBERS:
+        raise ExperimentError(f"--population and --generations: a plan of {members} members; at most {MOST_MEMBERS}")
+    if slots > MOST_SLOTS:
+        raise ExperimentError(f"--slots {slots}: at most {MOST_SLOTS} can be planned for")
+    count = max(1, min(SEEDS, MEMBERS // members))
+    simulations = [simulate(settings.replaced(seed=settings.seed + i), slots, draw) for i in range(count)]
     spans = [s.makespan for s in simulations]
-    idle = {name: sum(s.idle.get(name, 0.0) for s in simulations) for s in simulations for name in s.idle}
+    told = [s.idle for s in simulations]  # each a fold over the whole journal: once
+    idle = {name: sum(each.get(name, 0.0) for each in told) for each in told for name in each}
     offered = sum(slots * s.makespan for s in simulations)
     return {
         "slots": slots,
@@ -78,7 +91,7 @@ def plan(
         "work_s": statistics.median(s.busy for s in simulations),
         "utilisation": statistics.mean(s.utilisation for s in simulations),
         "idle": {name: total / offered for name, total in sorted(idle.items()) if total > 0},
-        "simulated_runs": SEEDS,
+        "simulated_runs": count,
     }
 
 

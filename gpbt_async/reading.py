@@ -62,6 +62,11 @@ class Reading:
                 self.entered[fact.member] = fact.t
 
     @property
+    def why_interrupted(self) -> str:
+        """What ended the last session, if it was an error and not somebody's wish."""
+        return self.last.reason if self.state == "interrupted" and isinstance(self.last, events.Closed) else ""
+
+    @property
     def state(self) -> str:
         """running, finished, failed, or interrupted (killed or stopped: it can be resumed)."""
         if self.folder.locked() is not None:
@@ -117,7 +122,7 @@ def detail(folder: Folder) -> dict[str, Any]:
         "folder": str(folder.path),
         "typed": folder.typed,
         "holder": folder.locked(),
-        "reason": lineage.ended.reason if lineage.ended else "",
+        "reason": lineage.ended.reason if lineage.ended else reading.why_interrupted,
         "generations": [
             {
                 "generation": i,

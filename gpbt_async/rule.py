@@ -55,6 +55,12 @@ class Rule:
         #: the last elite, and what it was derived from: it is asked for several times between two settled members
         self._elite: tuple[tuple[int, int, int], list[Member]] = ((-1, 0, 0), [])
 
+    def loss(self, score: float | None) -> float:
+        """The score as something to minimise; inf when there is none, or it is not finite."""
+        if score is None or not math.isfinite(score):
+            return math.inf
+        return -score if self.settings.mode == "max" else score
+
     def upcoming(self, first: int) -> Iterator[Choice]:
         """What would be issued next, in order, were there slots; changes nothing."""
         for generation in range(first, self.settings.generations):

@@ -250,23 +250,26 @@ class Simulation:
             self.first_entered = self.now + self.start_seconds
         self._later(self.start_seconds, lambda: events.Entered(t=self.now, **names))
         judged = MEDIAN in self.settings.early_stop and member.generation > 0
-        if interval.fails_at is not None:
-            self._later(
-                self.start_seconds + interval.fails_at * interval.seconds, lambda: self._end(member, attempt, "failed")
-            )
-        elif judged:
+        fails = interval.fails_at
+        if judged and (fails is None or interval.reports_at < fails):
             first = interval.score if interval.first is None else interval.first
             self._later(
                 self.start_seconds + interval.reports_at * interval.seconds,
                 lambda: events.Judged(t=self.now, score=first, **names),
+            )
+        elif interval.fails_at is not None:
+            self._later(
+                self.start_seconds + interval.fails_at * interval.seconds, lambda: self._end(member, attempt, "failed")
             )
         else:
             self._later(self.start_seconds + interval.seconds, lambda: self._end(member, attempt, "trained"))
 
     def _verdict(self, id: int, attempt: int, stop: bool) -> None:
         member, interval = self.lineage.tree.members[id], self._intervals[id]
-        rest = 0.0 if stop else (1 - interval.reports_at) * interval.seconds
-        self._later(rest, lambda: self._end(member, attempt, "stopped" if stop else "trained"))
+        until, how = (1.0, "trained") if interval.fails_at is None else (interval.fails_at, "failed")
+        if stop:
+            until, how = interval.reports_at, "stopped"
+        self._later((until - interval.reports_at) * interval.seconds, lambda: self._end(member, attempt, how))
 
     def _end(self, member: Member, attempt: int, how: str) -> Fact:
         slot, entered = self._inside.pop(member.id)

@@ -215,10 +215,13 @@ class Tree:
         return self.members[ranking[0][1]] if ranking else None
 
     def first_failure(self, generation: int) -> str:
-        """Who failed first, and why: in the generation, or else anywhere."""
-        failed = [m for m in self.generations[generation].members if m.state is State.FAILED]
-        failed = failed or [m for m in self.members if m.state is State.FAILED]
-        return f"member {failed[0].id}: {failed[0].reason}"
+        """Who failed first, and why: in the generation, or else anywhere; or else who was stopped first."""
+        for state in (State.FAILED, State.STOPPED):
+            for members in (self.generations[generation].members, self.members):
+                for member in members:
+                    if member.state is state:
+                        return f"member {member.id}: {member.reason or 'stopped early'}"
+        return "nobody failed"
 
     def check(self, space: Space) -> None:
         """Assert that all the counts and lists agree with the members, and every config lies inside the space."""

@@ -128,6 +128,8 @@ class Worker:
         status, end = self.exit_status, self.end
         # one that returned and was then killed may have been saving still
         killed = not self._clean and (status is None or status < 0)
+        if end is not None and end.how == "stopped" and self._stopping is None:
+            return Outcome("raised", end.at, "gpbt.Stopped was raised though nobody stopped this member", None, status)
         if end is not None and not (end.how == "returned" and killed) and not (end.how == "raised" and self._stopping):
             return Outcome(end.how, end.at, end.error, end.where, status)
         at = end.at if end is not None else self._died_at or time.monotonic()

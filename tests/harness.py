@@ -41,10 +41,16 @@ def cli(*args: object, cwd: Path, timeout: float = LONG, env: dict[str, str] | N
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def start(*args: object, cwd: Path) -> subprocess.Popen[str]:
+def start(*args: object, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """`gpbt-async ARGS`, running. Its own session, as a terminal's foreground group would be."""
     return subprocess.Popen(
-        command(*args), cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command(*args),
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, **(env or {})},
     )
 
 

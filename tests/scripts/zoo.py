@@ -48,6 +48,11 @@ def vanishes(member):
     os._exit(0)
 
 
+def stops_itself(member):
+    member.report(score=1.0)
+    raise Stopped("bad luck")
+
+
 def reports_until_stopped(member):
     while True:
         member.report(score=0.5)
