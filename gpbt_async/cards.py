@@ -160,9 +160,9 @@ class Cards:
 
     def _share_of_cores(self, gpu: GPU) -> int:
         """The cores near a GPU, divided among the members that may train on those near the same ones."""
-        near = gpu.cpus & self._cores or self._cores
-        usable = min(len(near), self._usable)  # a container may be granted less than it sees
-        beside = [c.gpu for c in self.ledger.cards.values() if (c.gpu.cpus & self._cores or self._cores) == near]
+        near = gpu.cpus & self._cores
+        usable = min(len(near) or self._usable, self._usable)  # a container may be granted less than it sees
+        beside = [card.gpu for card in self.ledger.cards.values() if card.gpu.cpus & self._cores == near]
         members = sum(max(1, self.ledger.packing.most(each)) for each in beside) / self.ledger.need
         return max(1, int(usable / max(1.0, members)))
 

@@ -266,11 +266,11 @@ class PyNvml:
         return tuple((p.pid, p.usedGpuMemory) for p in computing if p.pid not in drawing)
 
     def _listed(self, kind: str, handle: Any) -> Sequence[Any] | None:
-        for function in (f"nvmlDeviceGet{kind}RunningProcesses", f"nvmlDeviceGet{kind}RunningProcesses_v2"):
-            if hasattr(self._binding, function):
-                listed: Sequence[Any] | None = self._try(function, handle)
-                if listed is not None:
-                    return listed
+        # by version: of the name without one, the binding makes an exception of its own that is no NVMLError
+        for version in (3, 2):
+            listed: Sequence[Any] | None = self._try(f"nvmlDeviceGet{kind}RunningProcesses_v{version}", handle)
+            if listed is not None:
+                return listed
         return None
 
     def watch(self, uuids: Iterable[str]) -> None:
@@ -331,8 +331,11 @@ class PyNvml:
             return None
 
     def _call(self, function: str, *arguments: Any) -> Any:
+        call = getattr(self._binding, function, None)
+        if call is None:
+            raise NvmlFault(f"{function} is not in this version of nvidia-ml-py", 13)
         try:
-            return getattr(self._binding, function)(*arguments)
+            return call(*arguments)
         except self._binding.NVMLError as error:
             hint = "".join(f" ({hint})" for value, hint in self.HINTS if value == error.value)
             raise NvmlFault(f"{str(error).rstrip('.')}{hint}", error.value) from error

@@ -120,7 +120,14 @@ def test_in_a_container_more_than_was_promised_is_somebody_elses() -> None:
 
 @pytest.mark.parametrize(
     ("text", "amount"),
-    [("6GiB", 6 * GIB), ("6.5 GB", 6_500_000_000), ("500MiB", 500 << 20), ("1000000", 1_000_000), (" 1 tib ", 1 << 40)],
+    [
+        ("6GiB", 6 * GIB),
+        ("6.5 GB", 6_500_000_000),
+        ("500MiB", 500 << 20),
+        ("1000000", 1_000_000),
+        (" 1 tib ", 1 << 40),
+        ("8G", 8 * GIB),
+    ],
 )
 def test_amounts(text: str, amount: int) -> None:
     assert parse_bytes(text) == amount
