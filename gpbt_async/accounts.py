@@ -43,10 +43,12 @@ def account(card: Card, sample: Sample, owner: Callable[[int], Owner]) -> Accoun
     told = Account()
     others: list[str] = []
     blind = sample.processes is None
+    partly = False
     for pid, amount in sample.processes or ():
         whose = owner(pid)
         if isinstance(whose, Lease):
             if amount is None:
+                partly = True
                 blind = True
             else:
                 told.measured[whose] = told.measured.get(whose, 0) + amount
@@ -60,11 +62,11 @@ def account(card: Card, sample: Sample, owner: Callable[[int], Owner]) -> Accoun
     rest = max(0, used - sum(told.measured.values()) - told.theirs)
     unseen = [lease for lease in card.staying() if lease not in told.measured] if blind else []
     if not unseen:
-        told.unexplained = rest
+        told.unexplained = min(rest, card.before) if partly else rest
         return told
     promised = [lease.promised for lease in unseen]
     told.unexplained = min(rest, card.before)
-    if all(promised):
+    if all(promised) and len(unseen) > 1:
         told.unexplained = max(told.unexplained, rest - sum(promised))
     if len(unseen) == 1:
         told.measured[unseen[0]] = max(0, rest - card.before)

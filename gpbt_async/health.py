@@ -115,7 +115,8 @@ class Health:
     def failed(self, now: float, reason: str) -> None:
         """It is lost, or fails, or says so itself."""
         if self.state != "faulty":
-            self._faults += 1
+            well = self.state == "ok" and now - self.since > LAST_RETRY
+            self._faults = 1 if well else self._faults + 1
             self._become("faulty", reason, now)
             self._put_off(now)
 

@@ -85,6 +85,9 @@ class Ledger:
         if self.need > 1 and len(whole) < self.need:
             mig = ", as a process can use only one MIG instance" if len(whole) < len(self.cards) else ""
             return f"a member needs {self.need} GPUs and there are {len(whole)} to choose from{mig}"
+        if fitting:
+            each = format_bytes(self.packing.need)
+            return f"a member needs {self.need} GPUs with {each} each and there are {len(fitting)}"
         most = max((gpu.total for gpu in whole), default=0)
         return f"a member needs {format_bytes(self.packing.need)} and the largest GPU has {format_bytes(most)}"
 
@@ -143,8 +146,8 @@ class Ledger:
         return max(0, room)
 
     def _used(self, card: Card, leases: Sequence[Lease]) -> int:
-        uuid, need = card.gpu.uuid, self.packing.need
-        return card.others + sum(max(each.promised or need, each.measured.get(uuid, 0)) for each in leases)
+        uuid, least = card.gpu.uuid, self.packing.need if self.packing.auto else 0  # a peak may have risen since
+        return card.others + sum(max(each.promised, least, each.measured.get(uuid, 0)) for each in leases)
 
     def _choose(self, lease: Lease) -> tuple[Card, ...] | None:
         need = lease.need or self.need
@@ -170,11 +173,15 @@ class Ledger:
             leases = card.leases
             if not card.open:
                 continue
-            if any(lease.leaving for lease in leases):
+            if self.need > 1 and card.gpu.slice is not None:
+                told[uuid] = "a process can use only one MIG instance"
+            elif self._room(card, leases) and not (alone and leases):
+                told[uuid] = ""
+            elif any(lease.leaving for lease in leases):
                 told[uuid] = "the memory of a member that has ended is coming back"
             elif (alone and leases) or any(lease.alone for lease in leases):
                 told[uuid] = "a member that ran out of memory is to train alone"
-            elif len(leases) >= self.packing.most(card.gpu):
+            elif leases and len(leases) >= self.packing.most(card.gpu):
                 told[uuid] = f"it holds {len(leases)} of {self.packing.most(card.gpu)} member(s)"
             elif not self._room(card, leases):
                 free = card.gpu.total - self._used(card, leases)

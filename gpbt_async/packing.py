@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 #: what is added to a measured peak
 MARGIN = 0.1
 #: how PyTorch, the CUDA runtime and driver, TensorFlow and JAX say it
-_OOM = re.compile(r"CUDA out of memory|OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|"
+_OOM = re.compile(r"CUDA out of memory|CUDA error: out of memory|OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|"
+                  r"cudaErrorMemoryAllocation|CUDNN_STATUS_ALLOC_FAILED|"
                   r"RESOURCE_EXHAUSTED|ResourceExhaustedError|CUBLAS_STATUS_ALLOC_FAILED")  # fmt: skip
 
 

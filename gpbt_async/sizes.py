@@ -15,7 +15,10 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     if match is None or match[2].casefold() not in UNITS:
         raise ValueError(text)
-    amount = int(float(match[1]) * UNITS[match[2].casefold()])
+    try:
+        amount = int(float(match[1]) * UNITS[match[2].casefold()])
+    except OverflowError:
+        raise ValueError(text) from None
     if amount < 1:
         raise ValueError(text)
     return amount

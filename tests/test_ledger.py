@@ -1,170 +1,575 @@
-"""Who holds which GPU and who is next: never too many on a card, never out of turn, never for ever."""
+"""The ledger: who is served, in which order, on which GPUs, whatever happens meanwhile; and what it tells people."""
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
-from hypothesis import settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gpbt_async.ledger import Lease, Ledger
+from gpbt_async.ledger import Card, Lease, Ledger
 from gpbt_async.packing import Packing
 from gpbt_async.visible import GPU
 
 GIB = 1 << 30
 
 
-def gpus(count: int, total: int = 40) -> list[GPU]:
-    return [GPU(index, f"GPU-{index}", total=total * GIB) for index in range(count)]
+def gpus(*totals, slices=()):
+    """Cards of so many GiB; those at the places in `slices` are MIG instances, all of one card."""
+    made = []
+    for i, total in enumerate(totals):
+        mig = {"slice": i, "card": "GPU-split"} if i in slices else {}
+        made.append(GPU(i, f"MIG-{i}" if mig else f"GPU-{i}", "NVIDIA A100", total=int(total * GIB), **mig))
+    return made
+
+
+def asked(ledger, *leases):
+    for lease in leases:
+        ledger.ask(lease)
+    return ledger.grant()
+
+
+def places(leases):
+    """By lease, the places of its GPUs."""
+    return [tuple(int(uuid[4:]) for uuid in lease.uuids) for lease in leases]
+
+
+def capable(ledger, lease):
+    """Could this one be served if all GPUs were open and free?"""
+    need = lease.need or ledger.need
+    cards = [c for c in ledger.cards.values() if need == 1 or c.gpu.slice is None]
+    return sum(ledger.packing.most(card.gpu) > 0 for card in cards) >= need
+
+
+# --- any order of events -----------------------------------------------------------------------------------
 
 
 class Books(RuleBasedStateMachine):
-    """Members that need one GPU or several come and go, GPUs close and open, other people's memory rises and falls."""
+    """A ledger, and beside it: in which order was asked, and a reading of the rules that owes nothing to its code."""
 
     @initialize(
-        count=st.integers(1, 4),
+        need=st.integers(1, 3),
+        totals=st.lists(st.sampled_from([0, 8, 24, 24, 40, 80]), min_size=1, max_size=5),
+        slices=st.sets(st.integers(0, 4), max_size=3),
         share=st.sampled_from([None, 1, 2, 3]),
-        vram=st.sampled_from([None, "12GiB", "auto"]),
+        vram=st.sampled_from([None, None, "8GiB", "13GiB", "auto", "auto"]),
+        across=st.integers(0, 50),
     )
-    def begin(self, count: int, share: int | None, vram: str | None) -> None:
-        self.packing = Packing(share, vram)
-        self.ledger = Ledger(gpus(count), self.packing)
-        self.order: list[Lease] = []
+    def begin(self, need, totals, slices, share, vram, across):
+        def near(one, other):  # those from the third on are on another board
+            return across * ((one < "GPU-2") ^ (other < "GPU-2"))
 
-    def granted(self) -> None:
-        for lease in self.ledger.grant():
-            assert lease is self.order.pop(0), "out of turn"
-            for uuid in lease.uuids:
-                card = self.ledger.cards[uuid]
-                assert card.open
-                assert len(card.leases) <= self.packing.most(card.gpu)
-                taken = sum(max(each.promised, each.measured.get(uuid, 0)) for each in card.leases) + card.others
-                alone = len(card.leases) == 1 and self.packing.auto
-                assert not self.packing.need or alone or taken <= card.gpu.total
+        self.ledger = Ledger(gpus(*totals, slices=slices), Packing(share, vram), need, near)
+        self.cards = list(self.ledger.cards.values())
+        self.waiting = []
 
-    @rule(need=st.integers(1, 3), alone=st.booleans())
-    def ask(self, need: int, alone: bool) -> None:
-        lease = Lease(alone=alone, need=min(need, len(self.ledger.cards)))
-        self.order.append(lease)
+    # ---- what happens
+
+    @rule(alone=st.sampled_from([False, False, False, True]), need=st.sampled_from([0, 0, 0, 1, 2]))
+    def ask(self, alone, need):
+        lease = Lease(alone=alone, need=need)
         self.ledger.ask(lease)
-        self.granted()
+        self.waiting.append(lease)
 
-    @precondition(lambda self: self.order)
-    @rule(which=st.integers(0, 9))
-    def withdraw(self, which: int) -> None:
-        self.ledger.withdraw(self.order.pop(which % len(self.order)))
-        self.granted()
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def withdraw(self, data):
+        lease = data.draw(st.sampled_from(self.waiting))
+        self.ledger.withdraw(lease)
+        self.waiting.remove(lease)
 
-    @precondition(lambda self: self.ledger.held)
-    @rule(which=st.integers(0, 9), gone=st.booleans())
-    def end(self, which: int, gone: bool) -> None:
-        lease = self.ledger.held[which % len(self.ledger.held)]
-        lease.leaving = True
-        if gone:
-            self.ledger.release(lease)
-        self.granted()
-
-    @rule(which=st.integers(0, 9), open=st.booleans(), others=st.integers(0, 40))
-    def happens(self, which: int, open: bool, others: int) -> None:
-        card = list(self.ledger.cards.values())[which % len(self.ledger.cards)]
-        card.open, card.others = open, others * GIB
+    @rule()
+    def grant(self):
         self.granted()
 
     @precondition(lambda self: self.ledger.held)
-    @rule(which=st.integers(0, 9), amount=st.integers(0, 30))
-    def measured(self, which: int, amount: int) -> None:
-        lease = self.ledger.held[which % len(self.ledger.held)]
-        lease.measured[lease.uuids[0]] = amount * GIB
-        self.packing.observe(amount * GIB)
-        self.granted()
+    @rule(data=st.data())
+    def release(self, data):
+        self.ledger.release(data.draw(st.sampled_from(self.ledger.held)))
 
-    @rule(members=st.integers(1, 4))
-    def out_of_memory(self, members: int) -> None:
-        self.packing.lower(members)
+    @precondition(lambda self: self.ledger.held)
+    @rule(data=st.data())
+    def leave(self, data):
+        data.draw(st.sampled_from(self.ledger.held)).leaving = True
+
+    @rule(data=st.data())
+    def open_or_close(self, data):
+        card = data.draw(st.sampled_from(self.cards))
+        card.open = not card.open
+
+    @rule(data=st.data(), gib=st.integers(0, 90))
+    def others(self, data, gib):
+        data.draw(st.sampled_from(self.cards)).others = gib * GIB
+
+    @precondition(lambda self: self.ledger.held)
+    @rule(data=st.data(), gib=st.integers(0, 45))
+    def measured(self, data, gib):
+        lease = data.draw(st.sampled_from(self.ledger.held))
+        lease.measured[data.draw(st.sampled_from(lease.uuids))] = gib * GIB
+        lease.peak = max(lease.peak, gib * GIB)
+
+    @rule(gib=st.sampled_from([1, 5, 10, 20, 38]))
+    def finished(self, gib):
+        before = self.ledger.packing.peak
+        changed = self.ledger.packing.observe(gib * GIB)
+        assert changed is (self.ledger.packing.peak > before)
+
+    @rule(members=st.integers(2, 4))
+    def lowered(self, members):
+        self.ledger.packing.lower(members)
+
+    # ---- what holds
+
+    def used(self, card):
+        uuid, need = card.gpu.uuid, self.ledger.packing.need
+        return card.others + sum(max(x.promised or need, x.measured.get(uuid, 0)) for x in card.leases)
+
+    def takes(self, card, lease):
+        """May this lease have this card, as the rules are told to people?"""
+        packing, total = self.ledger.packing, card.gpu.total
+        if not card.open or ((lease.need or self.ledger.need) > 1 and card.gpu.slice is not None):
+            return False
+        if any(other.alone for other in card.leases) or (lease.alone and card.leases):
+            return False
+        if len(card.leases) + 1 > packing.most(card.gpu):
+            return False
+        if not packing.need or not total:
+            return True
+        fits = self.used(card) + packing.need <= total
+        return fits or (packing.auto and not card.leases and card.others + packing.peak <= total)
+
+    def granted(self):
+        """Grant, and hold what was granted against the rules."""
+        ledger = self.ledger
+        before = {id(card): list(card.leases) for card in self.cards}
+        served = ledger.grant()
+        assert served == self.waiting[: len(served)], "in the order asked"
+        del self.waiting[: len(served)]
+        for card in self.cards:
+            new = [lease for lease in card.leases if lease not in before[id(card)]]
+            if not new:
+                continue
+            assert card.open
+            assert card.leases == before[id(card)] + new
+            assert len(card.leases) <= ledger.packing.most(card.gpu)
+            if ledger.packing.need and card.gpu.total:
+                alone = ledger.packing.auto and card.leases == new and len(new) == 1
+                assert (card.others + ledger.packing.peak if alone else self.used(card)) <= card.gpu.total
+        for lease in served:
+            assert lease.promised == ledger.packing.need
+        if self.waiting:
+            head = self.waiting[0]
+            assert sum(self.takes(card, head) for card in self.cards) < (head.need or ledger.need)
+        ledger.check()
+        return served
 
     @invariant()
-    def holds(self) -> None:
-        if hasattr(self, "ledger"):
-            self.ledger.check()
-            assert list(self.ledger.queue) == self.order
-            assert self.ledger.capacity() >= sum(not lease.leaving for lease in self.ledger.held)
+    def books_are_right(self):
+        ledger = self.ledger
+        ledger.check()
+        assert list(ledger.queue) == self.waiting
+        assert all(not lease.uuids for lease in ledger.queue), "whoever waits holds nothing"
+        for lease in ledger.held:
+            assert len(lease.uuids) == len(set(lease.uuids)) == (lease.need or ledger.need), "all or nothing"
+            assert all(lease in ledger.cards[uuid].leases for uuid in lease.uuids)
+            slices = [uuid for uuid in lease.uuids if ledger.cards[uuid].gpu.slice is not None]
+            assert not slices or len(lease.uuids) == 1, "a process can use one MIG instance"
+        assert sum(len(card.leases) for card in self.cards) == sum(len(lease.uuids) for lease in ledger.held)
 
-    def teardown(self) -> None:
-        """With all GPUs open and nobody else there, whoever has asked is served in the end."""
+    @invariant()
+    def capacity_counts_those_who_train(self):
+        assert self.ledger.capacity() >= sum(not lease.leaving for lease in self.ledger.held)
+
+    @invariant()
+    def what_people_are_told(self):
+        for alone in (False, True):
+            assert set(self.ledger.shortage(alone)) == {card.gpu.uuid for card in self.cards if card.open}
+
+    def teardown(self):
+        """Everybody is served in the end: all is open, nobody else is there, and who is served ends some time."""
         if not hasattr(self, "ledger"):
             return
-        for card in self.ledger.cards.values():
+        for card in self.cards:
             card.open, card.others = True, 0
-        while self.order:
-            self.granted()
-            if not self.order:
-                break
-            assert self.ledger.held, "everything is free, and somebody waits"
+        for lease in [lease for lease in self.waiting if not capable(self.ledger, lease)]:
+            self.ledger.withdraw(lease)
+            self.waiting.remove(lease)
+        hoped = list(self.waiting)
+        served = self.granted()
+        while self.ledger.held:
             self.ledger.release(self.ledger.held[0])
+            served += self.granted()
+        assert served == hoped
+        assert not self.ledger.queue
 
 
-TestBooks = Books.TestCase
-TestBooks.settings = settings(deadline=None, max_examples=150, stateful_step_count=30)
+TestBooks = pytest.mark.slow(Books.TestCase)
+TestBooks.settings = settings(max_examples=200, stateful_step_count=40)
 
 
-def test_two_that_need_two_and_four_that_need_one_share_three_gpus() -> None:
-    ledger = Ledger(gpus(3), Packing())
-    leases = [Lease(need=need) for need in (2, 1, 2, 1, 1, 1)]
-    for lease in leases:
-        ledger.ask(lease)
-    served: list[Lease] = []
-    while len(served) < len(leases):
-        granted = ledger.grant()
-        served += granted
-        assert granted or ledger.held, "nobody can ever go on"
-        if not granted:
-            ledger.release(ledger.held[0])
-    assert served == leases
+# --- nobody waits for ever ---------------------------------------------------------------------------------
 
 
-def test_spread_before_pack_then_the_emptiest() -> None:
-    ledger = Ledger(gpus(3), Packing(2))
-    ledger.cards["GPU-0"].others = 5 * GIB
-    leases = [Lease() for _ in range(7)]
-    for lease in leases:
-        ledger.ask(lease)
-    assert [lease.uuids[0] for lease in ledger.grant()] == ["GPU-1", "GPU-2", "GPU-0"] * 2
-    assert leases[6] in ledger.queue
-    assert ledger.shortage() == dict.fromkeys(("GPU-0", "GPU-1", "GPU-2"), "it holds 2 of 2 member(s)")
+def every_end(needs, cards):
+    """Play every order in which those who train may end; how many orders there were."""
+    orders = 0
+
+    def play(ended):
+        nonlocal orders
+        ledger, members = Ledger(gpus(*[0] * cards), Packing(1)), [Lease(need=need) for need in needs]
+        asked(ledger, *members)
+        for which in ended:
+            ledger.release(members[which])
+            ledger.grant()
+            ledger.check()
+        train = [i for i, lease in enumerate(members) if lease in ledger.held]
+        if not train:
+            assert not ledger.queue, (needs, ended)
+            orders += 1
+        for i in train:
+            play((*ended, i))
+
+    play(())
+    return orders
 
 
-def test_several_gpus_are_the_nearest_and_never_two_mig_instances() -> None:
-    near = {frozenset(("GPU-1", "GPU-3")): 10}
-    ledger = Ledger(gpus(4), Packing(), 2, lambda a, b: near.get(frozenset((a, b)), 50))
-    ledger.ask(lease := Lease())
-    ledger.grant()
-    assert set(lease.uuids) == {"GPU-1", "GPU-3"}
-    slices = [GPU(0, f"MIG-{i}", slice=i, card="GPU-0", total=5 * GIB) for i in range(3)]
-    assert "only one MIG instance" in Ledger([*slices, *gpus(1)], Packing(), 2).impossible()
-    assert Ledger([*slices, *gpus(1)], Packing(), 1).impossible() == ""
+@pytest.mark.slow
+def test_two_with_two_gpus_and_four_with_one_on_three_gpus_never_deadlock():
+    """Every order in which they may ask, and every one in which they may end."""
+    assert all(every_end(needs, 3) for needs in set(permutations((2, 2, 1, 1, 1, 1))))
 
 
-@pytest.mark.parametrize(("others", "fit"), [(0, 3), (4, 3), (8, 2), (31, 0)])
-def test_memory_decides_how_many_fit(others: int, fit: int) -> None:
-    ledger = Ledger(gpus(1), Packing(vram="12GiB"))
+@given(
+    needs=st.permutations((2, 2, 1, 1, 1, 1)),
+    share=st.integers(1, 2),
+    alone=st.sets(st.integers(0, 5)),
+    steps=st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=30),
+)
+def test_mixed_needs_are_all_served_whenever_they_ask_and_end(needs, share, alone, steps):
+    ledger = Ledger(gpus(24, 24, 24), Packing(share), need=1)
+    members = [Lease(need=need, alone=i in alone) for i, need in enumerate(needs)]
+    to_come, served = list(members), []
+    for ask, which in steps + [(True, 0)] * 6:
+        if ask and to_come:
+            ledger.ask(to_come.pop(0))
+        elif ledger.held:
+            ledger.release(ledger.held[which % len(ledger.held)])
+        served += ledger.grant()
+        ledger.check()
+    while ledger.held:
+        ledger.release(ledger.held[-1])
+        served += ledger.grant()
+        ledger.check()
+    assert served == members
+
+
+def test_one_that_needs_two_is_not_overtaken_by_those_that_need_one():
+    ledger = Ledger(gpus(0, 0), Packing(1))
+    first, wide, late = Lease(), Lease(need=2), Lease()
+    assert asked(ledger, first, wide, late) == [first], "a free GPU stands idle meanwhile"
+    ledger.release(first)
+    assert ledger.grant() == [wide]
+    ledger.release(wide)
+    assert ledger.grant() == [late]
+
+
+def test_whoever_is_withdrawn_lets_the_next_one_go():
+    ledger = Ledger(gpus(0, 0), Packing(1))
+    first, wide, late = Lease(), Lease(need=2), Lease()
+    asked(ledger, first, wide, late)
+    ledger.withdraw(wide)
+    assert ledger.grant() == [late]
+
+
+def test_alone_waits_for_an_empty_gpu_and_keeps_others_away():
+    ledger = Ledger(gpus(0), Packing(3))
+    a, b, alone, late = Lease(), Lease(), Lease(alone=True), Lease()
+    assert asked(ledger, a, b, alone, late) == [a, b]
+    ledger.release(a)
+    assert ledger.grant() == []
+    ledger.release(b)
+    assert ledger.grant() == [alone]
+    ledger.release(alone)
+    assert ledger.grant() == [late]
+
+
+def test_a_gpu_is_not_empty_as_long_as_somebody_leaves_it():
+    ledger = Ledger(gpus(0), Packing(1))
+    gone, late = Lease(), Lease()
+    asked(ledger, gone, late)
+    gone.leaving = True
+    assert ledger.grant() == []
+    assert ledger.capacity() == 1
+    ledger.release(gone)
+    assert ledger.grant() == [late]
+
+
+# --- which GPUs --------------------------------------------------------------------------------------------
+
+
+def test_spread_before_pack():
+    ledger = Ledger(gpus(40, 40, 40), Packing(2))
+    assert places(asked(ledger, *(Lease() for _ in range(7)))) == [(0,), (1,), (2,), (0,), (1,), (2,)]
+
+
+def test_of_equally_loaded_gpus_the_one_with_the_most_memory_left():
+    ledger = Ledger(gpus(24, 80, 40), Packing(3, "8GiB"))
+    ledger.cards["GPU-1"].others = 50 * GIB
+    assert places(asked(ledger, *(Lease() for _ in range(4)))) == [(2,), (1,), (0,), (2,)]
+
+
+def test_pairs_are_spread_before_packed():
+    ledger = Ledger(gpus(0, 0, 0, 0), Packing(2), need=2)
+    assert [set(pair) for pair in places(asked(ledger, *(Lease() for _ in range(4))))] == [{0, 1}, {2, 3}] * 2
+
+
+def test_a_near_pair_is_chosen():
+    def near(one, other):
+        return 10 if {one, other} in ({"GPU-0", "GPU-3"}, {"GPU-1", "GPU-2"}) else 50
+
+    ledger = Ledger(gpus(0, 0, 0, 0), Packing(1), need=2, near=near)
+    assert [set(pair) for pair in places(asked(ledger, Lease(), Lease()))] == [{0, 3}, {1, 2}]
+
+
+def test_an_empty_pair_is_chosen_before_a_near_one():
+    ledger = Ledger(gpus(0, 0, 0), Packing(2), near=lambda *pair: 0 if set(pair) == {"GPU-0", "GPU-1"} else 50)
+    one, two = Lease(), Lease(need=2)
+    assert [set(each) for each in places(asked(ledger, one, two))] == [{0}, {1, 2}]
+
+
+def test_of_three_the_ones_that_are_nearest_together():
+    island = {"GPU-1", "GPU-3", "GPU-4"}
+    ledger = Ledger(gpus(*[0] * 6), Packing(1), 3, lambda a, b: 10 if {a, b} <= island else 30)
+    assert set(places(asked(ledger, Lease()))[0]) == {1, 3, 4}
+
+
+def test_more_gpus_than_sets_are_compared_of():
+    ledger = Ledger(gpus(*[0] * 16), Packing(1), need=14)
+    (lease,) = asked(ledger, Lease(), Lease())
+    assert len(set(lease.uuids)) == 14
+
+
+def test_two_slices_are_never_given_to_one_member():
+    ledger = Ledger(gpus(20, 20, 40, 40, slices=(0, 1)), Packing(1))
+    wide, one, other = Lease(need=2), Lease(), Lease()
+    assert [set(each) for each in places(asked(ledger, wide, one, other))] == [{2, 3}, {0}, {1}]
+    assert asked(Ledger(gpus(20, 20, 40, slices=(0, 1)), Packing(1), need=2), Lease()) == []
+
+
+# --- memory ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "vram", "others", "members"),
+    [
+        (None, None, 0, 1),
+        (3, None, 39, 3),  # without vram nobody asks what others use
+        (None, "10GiB", 0, 4),
+        (3, "10GiB", 0, 3),
+        (None, "10GiB", 1, 3),
+        (None, "10GiB", 30, 1),
+        (None, "10GiB", 31, 0),
+        (None, "10GiB", 60, 0),  # more than there is
+        (None, "40GiB", 0, 1),
+    ],
+)
+def test_as_many_as_fit_beside_others(share, vram, others, members):
+    ledger = Ledger(gpus(40), Packing(share, vram))
     ledger.cards["GPU-0"].others = others * GIB
-    assert ledger.capacity() == fit
+    assert ledger.capacity() == members
+    assert len(asked(ledger, *(Lease() for _ in range(9)))) == members
+    assert ledger.capacity() == members
 
 
-def test_a_measured_peak_decides_and_an_oom_lowers_it() -> None:
-    packing = Packing(vram="auto")
-    (gpu,) = gpus(1)
-    assert packing.most(gpu) == 1
-    assert packing.observe(10 * GIB)
-    assert packing.most(gpu) == 3
-    assert packing.lower(3)
-    assert packing.most(gpu) == 2
-    assert not packing.observe(9 * GIB)
-    assert packing.observe(39 * GIB)
-    assert packing.most(gpu) == 1, "what was measured on a GPU fits on it alone"
+@pytest.mark.parametrize(("measured", "free"), [(0, 3), (9, 3), (10, 3), (11, 2), (20, 2), (30, 1), (40, 0)])
+def test_the_greater_of_what_was_promised_and_what_was_seen(measured, free):
+    ledger = Ledger(gpus(40), Packing(None, "10GiB"))
+    (lease,) = asked(ledger, Lease())
+    lease.measured["GPU-0"] = measured * GIB
+    assert len(asked(ledger, *(Lease() for _ in range(9)))) == free
 
 
-def test_what_cannot_be_is_said() -> None:
-    assert Ledger(gpus(2), Packing(), 3).impossible() == "a member needs 3 GPUs and there are 2 to choose from"
-    text = Ledger(gpus(2), Packing(vram="41GiB")).impossible()
-    assert text == "a member needs 41.0 GiB and the largest GPU has 40.0 GiB"
+def test_auto_measures_one_alone_first_and_then_gives_the_peak_and_a_margin():
+    ledger = Ledger(gpus(40), Packing(None, "auto"))
+    first, *more = (Lease() for _ in range(6))
+    assert asked(ledger, first, *more) == [first]
+    assert ledger.packing.observe(10 * GIB)
+    assert len(ledger.grant()) == 2, "one was there, and 11 GiB fit three times into 40"
+    assert ledger.capacity() == 3
+    assert ledger.packing.lower(3)
+    assert ledger.capacity() == 3, "nobody is sent away"
+    ledger.release(ledger.held[0])
+    assert [ledger.capacity(), ledger.grant()] == [2, []]
+    ledger.release(ledger.held[0])
+    assert [len(ledger.grant()), ledger.capacity()] == [1, 2]
+
+
+def test_auto_without_room_for_the_margin_trains_one_at_a_time():
+    ledger = Ledger(gpus(40), Packing(None, "auto"))
+    assert ledger.packing.observe(39 * GIB)
+    assert len(asked(ledger, Lease(), Lease())) == 1
+    ledger.release(ledger.held[0])
+    ledger.cards["GPU-0"].others = 2 * GIB
+    assert ledger.grant() == []
+
+
+# --- how many could train ----------------------------------------------------------------------------------
+
+TOTALS = st.lists(st.sampled_from([8, 24, 40]), min_size=1, max_size=5)
+
+
+@given(totals=TOTALS, others=st.lists(st.integers(0, 40), min_size=5, max_size=5), share=st.sampled_from([None, 1, 3]))
+def test_capacity_is_reached_by_members_with_one_gpu(totals, others, share):
+    ledger = Ledger(gpus(*totals), Packing(share, "7GiB"))
+    for card, amount in zip(ledger.cards.values(), others, strict=False):
+        card.others = amount * GIB
+    capacity = ledger.capacity()
+    assert len(asked(ledger, *(Lease() for _ in range(40)))) == capacity == ledger.capacity()
+
+
+@given(count=st.integers(1, 7), need=st.integers(1, 4), share=st.integers(1, 3))
+def test_capacity_is_reached_on_equal_gpus(count, need, share):
+    ledger = Ledger(gpus(*[0] * count), Packing(share), need)
+    capacity = ledger.capacity()
+    assert capacity == (count * share // need if count >= need else 0)
+    assert len(asked(ledger, *(Lease() for _ in range(30)))) == capacity == ledger.capacity()
+
+
+@given(totals=TOTALS, need=st.integers(1, 3))
+@example(totals=[24, 8, 8], need=2)
+def test_capacity_is_never_exceeded(totals, need):
+    ledger = Ledger(gpus(*totals), Packing(None, "8GiB"), need)
+    assert len(asked(ledger, *(Lease() for _ in range(30)))) <= ledger.capacity()
+
+
+def test_capacity_without_closed_gpus_and_with_those_who_train_on_them():
+    ledger = Ledger(gpus(0, 0), Packing(1))
+    asked(ledger, Lease())
+    ledger.cards["GPU-0"].open = False
+    assert ledger.capacity() == 2
+    ledger.cards["GPU-1"].open = False
+    assert ledger.capacity() == 1
+
+
+# --- what people are told ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cards", "packing", "need", "told"),
+    [
+        (gpus(0), Packing(1), 1, ""),
+        (gpus(0, 0), Packing(None, "8GiB"), 2, ""),  # unknown is no reason
+        (gpus(40, 40), Packing(1), 3, "a member needs 3 GPUs and there are 2 to choose from"),
+        (
+            gpus(40, 20, 20, slices=(1, 2)),
+            Packing(1),
+            2,
+            "a member needs 2 GPUs and there are 1 to choose from, as a process can use only one MIG instance",
+        ),
+        (gpus(40, 40, 20, slices=(2,)), Packing(1), 2, ""),
+        (gpus(20, slices=(0,)), Packing(1), 1, ""),
+        (gpus(24, 40), Packing(None, "41GiB"), 1, "a member needs 41.0 GiB and the largest GPU has 40.0 GiB"),
+        (gpus(24, 40), Packing(None, "40GiB"), 1, ""),
+        (gpus(24, 40), Packing(None, "41GiB"), 2, "a member needs 41.0 GiB and the largest GPU has 40.0 GiB"),
+    ],
+)
+def test_what_could_never_be_served(cards, packing, need, told):
+    assert Ledger(cards, packing, need).impossible() == told
+
+
+def test_too_few_of_the_gpus_are_large_enough():
+    """One of 40 GiB is large enough, and two are needed: to call it too small would be wrong."""
+    told = Ledger(gpus(40, 24), Packing(None, "30GiB"), need=2).impossible()
+    assert told
+    assert "the largest GPU has 40.0 GiB" not in told
+
+
+def test_why_a_gpu_is_not_given():
+    ledger = Ledger(gpus(40, 40, 40, 40, 40), Packing(3, "10GiB"))
+    full, leaving, alone, little, closed = ledger.cards.values()
+    for card, leases in (
+        (full, [Lease(uuids=("GPU-0",), promised=10 * GIB) for _ in range(3)]),
+        (leaving, [Lease(uuids=("GPU-1",), promised=10 * GIB, leaving=i == 0) for i in range(3)]),
+        (alone, [Lease(uuids=("GPU-2",), promised=10 * GIB, alone=True)]),
+    ):
+        card.leases += leases
+        ledger.held += leases
+    little.others = 31 * GIB
+    closed.open = False
+    ledger.check()
+    assert asked(ledger, Lease()) == []
+    assert ledger.shortage() == {
+        "GPU-0": "it holds 3 of 3 member(s)",
+        "GPU-1": "the memory of a member that has ended is coming back",
+        "GPU-2": "a member that ran out of memory is to train alone",
+        "GPU-3": "9.0 GiB are free, 10.0 GiB are needed",
+    }
+    little.others = 41 * GIB
+    assert ledger.shortage()["GPU-3"] == "0 MiB are free, 10.0 GiB are needed"
+    little.others = 30 * GIB
+    assert ledger.shortage()["GPU-3"] == ""
+
+
+def test_why_a_gpu_is_not_given_to_one_that_is_to_train_alone():
+    ledger = Ledger(gpus(40, 40), Packing(3))
+    asked(ledger, Lease())
+    assert ledger.shortage() == {"GPU-0": "", "GPU-1": ""}
+    assert ledger.shortage(alone=True) == {
+        "GPU-0": "a member that ran out of memory is to train alone",
+        "GPU-1": "",
+    }
+
+
+def test_a_gpu_that_somebody_leaves_and_that_has_room_left_could_be_given():
+    """As grant() says itself; so waiting for another one is not to be blamed on the memory here."""
+    ledger = Ledger(gpus(40), Packing(3))
+    (gone,) = asked(ledger, Lease())
+    gone.leaving = True
+    told = ledger.shortage()
+    assert asked(ledger, Lease()), "it could be given"
+    assert told == {"GPU-0": ""}
+
+
+def test_a_slice_is_not_told_to_be_free_for_one_that_needs_two_gpus():
+    ledger = Ledger(gpus(40, 40, 20, slices=(2,)), Packing(1), need=2)
+    asked(ledger, Lease(), Lease())
+    told = ledger.shortage()
+    assert told["GPU-0"] == told["GPU-1"] == "it holds 1 of 1 member(s)"
+    assert told["MIG-2"] != "", "it can never be given to who waits"
+
+
+def test_a_gpu_that_is_too_small_is_told_to_be():
+    ledger = Ledger(gpus(40, 24), Packing(None, "30GiB"))
+    asked(ledger, Lease(), Lease())
+    told = ledger.shortage()
+    assert told["GPU-0"] == "it holds 1 of 1 member(s)"
+    assert told["GPU-1"] == "24.0 GiB are free, 30.0 GiB are needed"
+
+
+@pytest.mark.parametrize("broken", ["not held", "alone and not", "twice one GPU", "two slices", "waits and holds"])
+def test_check_notices(broken):
+    ledger = Ledger(gpus(0, 0, slices=(0, 1)), Packing(2))
+    (lease,) = asked(ledger, Lease())
+    ledger.check()
+    card = ledger.cards[lease.uuids[0]]
+    if broken == "not held":
+        card.leases.append(Lease(uuids=lease.uuids))
+    elif broken == "alone and not":
+        other = Lease(uuids=lease.uuids, alone=True)
+        card.leases.append(other)
+        ledger.held.append(other)
+    elif broken == "twice one GPU":
+        lease.need, lease.uuids = 2, lease.uuids * 2
+    elif broken == "two slices":
+        lease.need, lease.uuids = 2, ("MIG-0", "MIG-1")
+    else:
+        ledger.queue.append(lease)
+    with pytest.raises(AssertionError):
+        ledger.check()
+
+
+def test_a_card_tells_who_stays():
+    gone, there = Lease(leaving=True), Lease()
+    assert Card(gpus(0)[0], leases=[gone, there]).staying() == [there]
