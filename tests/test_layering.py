@@ -157,7 +157,7 @@ MAY: dict[str, set[str]] = {
         "trying",
         "view",
     },
-    "__init__": {"errors", "events", "experiment", "member", "results", "run", "space"},
+    "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},
 }
 

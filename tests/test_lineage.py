@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections import Counter
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from gpbt_async import events
 from gpbt_async.errors import JournalError
-from gpbt_async.lineage import Lineage
+from gpbt_async.lineage import LOSSES, Lineage
 from gpbt_async.tree import Member, State
 
 RATIOS = (0.25, 72 / 256, 0.5, 1.0, 2.0, 4.0)
@@ -451,7 +452,7 @@ def test_members_that_diverge_at_once_do_not_end_a_run_that_works() -> None:
         command = pending.pop(0)
         if isinstance(command, events.Suggest):
             path = "/".join(map(str, command.path))
-            fact = events.Suggested(t=0, path=path, generation=0, config=SPACE.sample(rng), asked=0)
+            fact = events.Suggested(t=0, path=path, generation=0, config=SPACE.sample(rng), asked=lineage.count)
             pending += lineage.handle(fact)
     for id in range(4):
         lineage.handle(events.Trained(t=0, member=id, attempt=1, score=math.nan, metrics={}, seconds=0.0))
@@ -479,3 +480,74 @@ def test_facts_that_cannot_be_are_refused() -> None:
     lineage.handle(events.Opened(t=0, slots=1, version="v", pid=1))
     with pytest.raises(JournalError, match="no such member"):
         lineage.handle(events.Published(t=0, member=0, attempt=1, size=0, digest=""))
+
+
+def grown(**changes: object) -> tuple[Lineage, list[events.Command]]:
+    """A lineage whose every ask was answered, as often as one was asked; and the commands but Suggest that came."""
+    lineage, rng = Lineage(settings(**changes), ahead=0), random.Random(0)
+    rest: list[events.Command] = []
+    pending = list(lineage.handle(events.Opened(t=0, slots=4, version="v", pid=1)))
+    while pending:
+        command = pending.pop(0)
+        if isinstance(command, events.Suggest) and (generation := lineage.generation_asked(command.path)) is not None:
+            config, path = SPACE.sample(rng), "/".join(map(str, command.path))
+            answer = events.Suggested(t=0, path=path, generation=generation, config=config, asked=lineage.count)
+            pending += lineage.handle(answer)
+        elif not isinstance(command, events.Suggest):
+            rest.append(command)
+    return lineage, rest
+
+
+def test_a_generation_that_was_stopped_altogether_ends_the_run_with_a_reason() -> None:
+    lineage, _ = grown(population=2, generations=2, attempts=1)
+    for member in list(lineage.training):
+        names = {"t": 1.0, "member": member.id, "attempt": 1, "seconds": 1.0, "metrics": {}}
+        lineage.handle(events.Stopped(**names, score=1.0))
+    assert lineage.ended is not None
+    assert "no member of generation 0 can be a parent; the first: member 0: stopped early" in lineage.ended.reason
+
+
+def test_an_answer_to_an_ask_that_was_withdrawn_meanwhile_is_not_taken_for_the_new_one() -> None:
+    lineage = Lineage(settings(population=4, generations=1), ahead=0)
+    lineage.handle(events.Opened(t=0, slots=1, version="v", pid=1))
+    old = events.Suggested(t=0, path="0", generation=0, config=SPACE.sample(random.Random(0)), asked=0)
+    assert lineage.handle(old) == []
+    new = dataclasses.replace(old, asked=1)
+    assert events.Start(0, 1) in lineage.handle(new)
+
+
+def test_a_member_that_is_lost_again_and_again_fails_in_the_end() -> None:
+    lineage, _ = grown(population=2, generations=1, attempts=2)
+    for _ in range(2 * LOSSES):
+        member = lineage.tree.members[0]
+        lineage.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
+    assert (member.state, member.failures, member.reason) == (State.FAILED, 2, "the zygote died")
+
+
+def test_one_after_another_an_elder_that_is_being_published_is_what_the_younger_waits_for() -> None:
+    lineage, _ = grown(population=4, generations=1, schedule="sync")
+    assert len(lineage.training) == 1 or lineage.idle_cause() != "checkpoint"
+    for member in list(lineage.training):
+        lineage.handle(events.Trained(t=1.0, member=member.id, attempt=1, score=1.0, metrics={}, seconds=1.0))
+    assert not lineage.training
+    assert lineage.idle_cause() in ("checkpoint", "searcher")
+
+
+def test_runs_of_different_seeds_ask_with_different_keys() -> None:
+    asks = []
+    for seed in (0, 1):
+        lineage = Lineage(settings(seed=seed), ahead=0)
+        lineage.handle(events.Opened(t=0, slots=1, version="v", pid=1))
+        asks.append(lineage.ask((0,)))
+    assert asks[0].run != asks[1].run
+
+
+def test_a_suggestion_that_is_ready_is_pending_for_its_sibling() -> None:
+    lineage = Lineage(settings(population=4, generations=1), ahead=2)
+    lineage.handle(events.Opened(t=0, slots=1, version="v", pid=1))
+    rng = random.Random(0)
+    for path in ("0", "1"):  # the first is taken by the only slot, the second is ready for it
+        answer = events.Suggested(t=0, path=path, generation=0, config=SPACE.sample(rng), asked=lineage.count)
+        lineage.handle(answer)
+    assert lineage.generation_asked((2,)) == 0
+    assert answer.config in lineage.ask((2,)).pending

@@ -101,7 +101,11 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
         (["--seconds", "1", "--spread", "1e200"], "--spread 1e+200"),
         (["--seconds", "inf"], "--seconds inf"),
         (["--from", "nope"], "nope"),
-        (["--seconds", "1", "--population", "0"], "population"),
+        (["--seconds", "1", "--population", "0"], "--population: "),
+        (["--seconds", "1e308"], "--seconds 1e+308"),
+        (["--seconds", "1", "--spread", "-1"], "--spread -1"),
+        (["--seconds", "1", "--slots", "1000000000"], "--slots 1000000000"),
+        (["--seconds", "1", "--population", "1000000"], "4000000 members"),
     ],
 )
 def test_a_plan_that_cannot_be_made(tmp_path: Path, options: list[str], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -749,3 +750,23 @@ def test_a_searcher_that_differs_between_processes_is_found(monkeypatch):
     monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent / "scripts"))
     with pytest.raises(AssertionError, match=r"one answer in every process.*hash\(\)"):
         check_searcher("hashing:Hashing", Space({"x": Float(0.0, 1.0)}))
+
+
+def test_what_is_no_searcher_or_no_space_is_told_at_once() -> None:
+    with pytest.raises(TypeError, match="Random is a class: pass an instance"):
+        check_searcher(searchers.Random)  # type: ignore[arg-type]
+    check_searcher(searchers.Random(), {"x": Float(0.0, 1.0)})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Narrow:
+    """A searcher with a setting, which nobody elsewhere knows of."""
+
+    width: float = 0.1
+
+    def suggest(self, ask: Ask) -> dict[str, object]:
+        return ask.space.clip(ask.space.sample(random.Random(int(ask.seed * self.width))))
+
+
+def test_a_searcher_with_settings_is_not_made_anew_elsewhere() -> None:
+    check_searcher(Narrow(0.3), {"x": Float(0.0, 1.0)})

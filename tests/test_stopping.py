@@ -32,7 +32,9 @@ class Script:
                 generation = self.lineage.generation_asked(command.path)
                 if generation is None:
                     continue
-                fact = events.Suggested(t=0.0, path=path, generation=generation, config=config, asked=0)
+                fact = events.Suggested(
+                    t=0.0, path=path, generation=generation, config=config, asked=self.lineage.count
+                )
                 self.do(self.lineage.handle(fact))
             elif isinstance(command, events.Verdict):
                 self.verdicts[command.member] = command.stop

@@ -319,6 +319,13 @@ async def test_a_program_that_fails(tmp_path: Path) -> None:
     assert (out.how, out.error, out.status, out.tail) == ("died", "exit status 4", 4, "no luck")
 
 
+async def test_nobody_stops_a_member_but_the_scheduler(launcher: Launcher, tmp_path: Path) -> None:
+    worker = await launcher.start(begin(tmp_path, do="stops_itself"))
+    await all_of(worker)
+    assert worker.outcome.how == "raised"
+    assert "nobody stopped this member" in str(worker.outcome.error)
+
+
 async def test_a_program_is_stopped_by_sigterm(tmp_path: Path) -> None:
     script = """trap 'echo bye; exit 0' TERM; echo '{"score": 1}' >> $GPBT_METRICS; sleep 1000 & wait"""
     async with Launcher(f"test-{uuid.uuid4().hex}", cwd=tmp_path, log=pytest.fail) as launcher:
