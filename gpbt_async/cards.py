@@ -202,13 +202,11 @@ class Cards:
 
     def out_of_memory(self, slot: Slot) -> bool:
         """The member in this slot ran out of GPU memory. True if others were there too: alone it may do better."""
-        shared = [len(self.ledger.cards[uuid].staying()) for uuid in slot.gpus]
-        if max(shared) < 2:
+        crowd = self._lease_of(slot).crowd  # who was there then may have ended by now
+        if crowd < 2:
             return False
-        if self.ledger.packing.lower(max(shared)):
-            self._warn(
-                f"{slot.name}: out of memory with {max(shared)} members on it; from now on one fewer share a GPU"
-            )
+        if self.ledger.packing.lower(crowd):
+            self._warn(f"{slot.name}: out of memory with {crowd} members on it; from now on one fewer share a GPU")
             self.settle()
         return True
 

@@ -33,6 +33,7 @@ class Lease:
     """What one member holds, or waits for. need: how many GPUs, 0 = as many as the ledger says.
 
     measured: bytes by GPU, as last seen; peak: the most ever seen on one of them. promised: bytes on each.
+    crowd: the most members, itself included, that were on one of its GPUs with it.
     leaving: the member has ended, its memory has not been seen to come back yet.
     """
 
@@ -42,6 +43,7 @@ class Lease:
     promised: int = 0
     measured: dict[str, int] = field(default_factory=dict)
     peak: int = 0
+    crowd: int = 0
     leaving: bool = False
 
 
@@ -119,6 +121,8 @@ class Ledger:
             lease.promised = self.packing.need
             for card in chosen:
                 card.leases.append(lease)
+                for each in card.leases:
+                    each.crowd = max(each.crowd, len(card.leases))
             self.held.append(lease)
             granted.append(lease)
         return granted

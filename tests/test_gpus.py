@@ -295,7 +295,6 @@ def test_an_xid_is_the_members_fault_or_the_cards(
     m.say("fail")
     until(lambda: m.facts("Failed") or m.facts("Lost"))
     until(lambda: len(m.facts("Failed")) + len(m.facts("Lost")) >= 2)
-    m.unsay("fail")
     m.unsay("hold")
     err = ended(run)
     on_a = {fact["member"] for fact in m.facts("Started") if fact["attempt"] == 1 and fact["slot"] == 0}

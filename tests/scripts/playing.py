@@ -56,7 +56,7 @@ def train(member):
             (Path(f"{STATE}.d") / str(pid)).write_text("".join(f"proc {uuid} {pid} {mib}\n" for uuid in gpus))
         until = time.monotonic() + number("seconds", 0.05)
         while time.monotonic() < until or (PLAY / "hold").exists():
-            if (PLAY / "fail").exists():
+            if (PLAY / "fail").exists() and member.attempt == 1:
                 raise RuntimeError("CUDA error: unspecified launch failure")
             time.sleep(0.005)
         if member.parent is not None:
