@@ -38,8 +38,8 @@ class Board:
 
     async def keep(self) -> None:
         try:
-            while self._pool.rows():
-                notice = {"t": self._now(), "gpus": self._pool.rows(), "waiting": self._pool.waiting()}
+            while rows := self._pool.rows():
+                notice = {"t": self._now(), "gpus": rows, "waiting": self._pool.waiting()}
                 with contextlib.suppress(FolderError):  # a full disk is told by who cannot do without
                     await write_json(self._path, notice, durable=False)
                 with contextlib.suppress(TimeoutError):

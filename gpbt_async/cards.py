@@ -22,8 +22,10 @@ from . import processes
 from .errors import DeviceError
 from .health import tolerance
 from .ledger import Lease, Ledger
+from .nvml import figures
 from .sizes import format_bytes
 from .slot import Slot, environment
+from .visible import match
 from .watch import PERIOD, Watch
 
 if TYPE_CHECKING:
@@ -220,12 +222,8 @@ class Cards:
     # ---- by hand
 
     def named(self, name: str) -> list[str]:
-        """The UUIDs of the GPU of this index, `index:instance`, UUID or beginning of one."""
-        return [
-            uuid
-            for uuid, card in self.ledger.cards.items()
-            if name in (card.gpu.label, str(card.gpu.index)) or (len(name) > 4 and uuid.startswith(name))
-        ]
+        """The UUIDs of the GPUs that an index, `index:instance`, UUID or beginning of one may mean."""
+        return [gpu.uuid for gpu in match(name, [card.gpu for card in self.ledger.cards.values()])]
 
     def drain(self, uuid: str, at_once: bool = False) -> None:
         """Give no more members to a GPU; those on it end their interval, or are moved at once."""
@@ -322,10 +320,7 @@ class Cards:
                     "members": sorted(self._members[lease] for lease in staying if lease in self._members),
                     "ours": sum(told.measured.values()) if told is not None else None,
                     "others": card.others if sample is not None else None,
-                    "used": sample.used if sample is not None else None,
-                    "total": sample.total if sample is not None and sample.total else card.gpu.total or None,
-                    "utilisation": sample.utilisation if sample is not None else None,
-                    "temperature": sample.temperature if sample is not None else None,
+                    **figures(sample, card.gpu.total),
                 }
             )
         return rows

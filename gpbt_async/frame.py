@@ -18,7 +18,7 @@ from . import events, wording
 from .asks import path_text
 from .gpulines import gpu_lines, waiting_text
 from .tree import State
-from .wording import config_line, counted, crop, duration, near, number, percent, score_text
+from .wording import config_line, counted, crop, duration, near, number, percent, score_text, short_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -219,7 +219,7 @@ def _slots(known: Memory, width: int, short: int) -> list[Line]:
     idle = WHY[lineage.idle_cause()]
     if short > 2 or count > MANY_SLOTS:
         return _slots_folded(known, count, list(held.values()), starting, idle)
-    names = [slot.name.replace("NVIDIA ", "").replace("GeForce ", "") for slot in slots]
+    names = [short_model(slot.name) for slot in slots]
     wide = min(max([4, *map(len, names)]), max(8, width // 6))
     room = width - wide - 46
     # by the names, not by the present values, as the layout should not change from member to member

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .sizes import format_bytes
-from .wording import counted, duration
+from .wording import counted, duration, short_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def waiting_text(waiting: Mapping[str, Any] | None, now: float) -> str:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return f"GPU {row['gpu']} {str(row['name']).replace('NVIDIA ', '').replace('GeForce ', '')}".rstrip()
+    return f"GPU {row['gpu']} {short_model(row['name'])}".rstrip()
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

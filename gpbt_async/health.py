@@ -18,7 +18,7 @@ a card that returns wrong numbers costs more than going on without it. The table
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from .sizes import format_bytes
@@ -72,7 +72,7 @@ class Health:
     _asked_for: bool = False
     _faults: int = 0
     _streak: int = 0
-    _seen: bool = field(default=False)
+    _seen: bool = False
 
     @property
     def open(self) -> bool:

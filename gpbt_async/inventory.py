@@ -15,9 +15,9 @@ from .errors import DeviceError
 from .folder import runs as runs_in
 from .gpulines import gpu_lines
 from .health import tolerance
-from .nvml import NvmlFault, PyNvml
+from .nvml import NvmlFault, PyNvml, figures
 from .sizes import format_bytes
-from .visible import VISIBLE, choose, hides_all, usable
+from .visible import GPU, VISIBLE, choose, hides_all, label, match, usable
 from .wording import unstyled
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ def _row(
         }
         for pid, amount in (seen.processes if seen is not None else None) or ()
     ]
-    total = (seen.total if seen is not None and seen.total else each.total) or None
+    numbers = figures(seen, each.total)
     others = max(0, seen.used - ours) if seen is not None and seen.used is not None else None
     state = "left out" if reason else "in use" if any(row["members"] for _, row in held) else "ok"
-    if not reason and not held and (who or (others or 0) > tolerance(total or 0)):
+    if not reason and not held and (who or (others or 0) > tolerance(numbers["total"] or 0)):
         state = "busy"
         reason = ", ".join(f"process {p['pid']} ({p['what']})" for p in who) or f"{format_bytes(others or 0)} are used"
     return {
-        "gpu": str(each.index) if each.slice is None else f"{each.index}:{each.slice}",
+        "gpu": label(each.index, each.slice),
         "uuid": each.uuid,
         "name": each.name,
         "state": state,
@@ -116,10 +116,7 @@ def _row(
         "runs": [{"run": run, "state": row["state"], "members": row["members"]} for run, row in held],
         "ours": ours or None,
         "others": others,
-        "used": seen.used if seen is not None else None,
-        "total": total,
-        "utilisation": seen.utilisation if seen is not None else None,
-        "temperature": seen.temperature if seen is not None else None,
+        **numbers,
         "processes": who,
     }
 
@@ -146,7 +143,12 @@ def _boards(runs: Path) -> dict[str, list[tuple[str, Any]]]:
     return boards
 
 
-def ask(folder: Folder, word: str, gpu: str, patience: float | None = None) -> str:
+def _gpu(row: Mapping[str, Any]) -> GPU:
+    index, _, slice = str(row["gpu"]).partition(":")
+    return GPU(int(index), row["uuid"], row["name"], int(slice) if slice else None)
+
+
+def ask(folder: Folder, word: str, gpu: str) -> str:
     """Ask a run to drain a GPU ("drain", "drain-now") or to take it back ("return"), and wait until that is so.
 
     Returns what has come of it. Raises DeviceError when the run has no such GPU or does not go on.
@@ -154,14 +156,13 @@ def ask(folder: Folder, word: str, gpu: str, patience: float | None = None) -> s
     told = notice(folder.gpus)
     if told is None:
         raise DeviceError(f"{folder.name} uses no GPU now: it does not go on, or trains on the CPU")
-    names = {row["gpu"]: row["uuid"] for row in told["gpus"]}
-    wanted = [u for label, u in names.items() if gpu in (label, label.partition(":")[0]) or u.startswith(gpu)]
-    if not wanted or len(gpu) == 0:
-        raise DeviceError(f"{folder.name} does not use GPU {gpu}; it uses {', '.join(names)}")
+    there = [_gpu(row) for row in told["gpus"]]
+    wanted = [each.uuid for each in match(gpu, there)]
+    if not wanted:
+        raise DeviceError(f"{folder.name} does not use GPU {gpu}; it uses {', '.join(each.label for each in there)}")
     if not folder.tell(f"{word} {gpu}"):
         raise DeviceError(f"{folder.name} does not listen: it has just ended")
-    until = time.monotonic() + patience if patience is not None else None
-    while until is None or time.monotonic() < until:
+    while True:
         told = notice(folder.gpus)
         if told is None:
             return f"{folder.name} goes on no more"
@@ -171,4 +172,3 @@ def ask(folder: Folder, word: str, gpu: str, patience: float | None = None) -> s
         if word != "return" and all(row["state"] in ("drained", "faulty") and not row["members"] for row in rows):
             return f"GPU {gpu} is free: {folder.name} has left it"
         time.sleep(0.1)
-    raise DeviceError(f"{folder.name} was asked, and members still train on GPU {gpu}")

@@ -80,6 +80,17 @@ class Sample:
     temperature: int | None = None
 
 
+def figures(sample: Sample | None, total: int) -> dict[str, int | None]:
+    """A sample's numbers, by name, for people; total: the bytes known before, 0 if unknown."""
+    seen = sample or Sample(None, None)
+    return {
+        "used": seen.used,
+        "total": seen.total or total or None,
+        "utilisation": seen.utilisation,
+        "temperature": seen.temperature,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """An event of a card. kind: "xid" with its number as data, "double-bit ECC" or "single-bit ECC"."""

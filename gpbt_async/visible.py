@@ -37,10 +37,20 @@ class GPU:
 
     @property
     def label(self) -> str:
-        return str(self.index) if self.slice is None else f"{self.index}:{self.slice}"
+        return label(self.index, self.slice)
+
+    @property
+    def whole(self) -> str:
+        """The UUID of the card: its own, or of the one that a MIG instance is on."""
+        return self.card or self.uuid
 
     def __str__(self) -> str:
         return f"GPU {self.label} {self.name}".rstrip()
+
+
+def label(index: int, slice: int | None) -> str:
+    """What people call a GPU, "0", or an instance, "0:1"."""
+    return str(index) if slice is None else f"{index}:{slice}"
 
 
 def usable(found: Iterable[Found]) -> tuple[list[GPU], dict[str, str]]:
@@ -49,14 +59,14 @@ def usable(found: Iterable[Found]) -> tuple[list[GPU], dict[str, str]]:
     gpus: list[GPU] = []
     out: dict[str, str] = {}
     for each in found:
-        label = f"GPU {each.index}"
+        called = f"GPU {each.index}"
         if each.fault:
-            out[label] = f"NVML failed: {each.fault}"
+            out[called] = f"NVML failed: {each.fault}"
         elif each.mode == "prohibited":
-            out[label] = "its compute mode is PROHIBITED (nvidia-smi -c DEFAULT would change that)"
+            out[called] = "its compute mode is PROHIBITED (nvidia-smi -c DEFAULT would change that)"
         elif each.split:
             if not any(other.card == each.uuid for other in found):
-                out[label] = "it is in MIG mode and has no instance (nvidia-smi mig -cgi … -C makes one)"
+                out[called] = "it is in MIG mode and has no instance (nvidia-smi mig -cgi … -C makes one)"
         else:
             exclusive = each.mode == "exclusive"
             place = (each.index, each.uuid, each.name, each.slice, each.card)
@@ -73,7 +83,7 @@ def choose(
         return visible
     chosen: list[GPU] = []
     for entry in (part.strip() for part in asked.split(",")):
-        matches = _match(entry, visible)
+        matches = match(entry, visible)
         if _clear(entry, matches) and not set(matches) & set(chosen):
             chosen += matches
             continue
@@ -81,7 +91,7 @@ def choose(
             problem = "is named twice"
         elif matches:
             problem = "may mean more than one GPU"
-        elif _match(entry, present):
+        elif match(entry, present):
             problem = f"is hidden by {VISIBLE}={environ[VISIBLE]}"
         else:
             problem = "is no GPU here"
@@ -103,7 +113,7 @@ def _visible(present: Sequence[GPU], environ: Mapping[str, str], warn: Callable[
     entries = [part.strip() for part in value.rstrip(", ").split(",")]
     visible: list[GPU] = []
     for place, entry in enumerate(entries):
-        matches = _match(entry, present)
+        matches = match(entry, present)
         clear = _clear(entry, matches)
         if not clear and not visible:
             problem = f"{entry!r} is not one of {names(present)}, and CUDA then shows no GPU"
@@ -124,7 +134,7 @@ def _visible(present: Sequence[GPU], environ: Mapping[str, str], warn: Callable[
     return visible
 
 
-def _match(entry: str, gpus: Iterable[GPU]) -> list[GPU]:
+def match(entry: str, gpus: Iterable[GPU]) -> list[GPU]:
     """The GPUs that an index, an index and an instance, a UUID or the beginning of one may mean."""
     if entry.isdecimal():
         return [gpu for gpu in gpus if gpu.index == int(entry)]
@@ -137,7 +147,7 @@ def _match(entry: str, gpus: Iterable[GPU]) -> list[GPU]:
 
 def _clear(entry: str, matches: Sequence[GPU]) -> bool:
     """One GPU, or the instances of one card that was named as a whole."""
-    return len({gpu.card or gpu.uuid for gpu in matches}) == 1 and (
+    return len({gpu.whole for gpu in matches}) == 1 and (
         len(matches) == 1 or entry.isdecimal() or entry.casefold().startswith("gpu-")
     )
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -87,7 +86,7 @@ class Watch:
 
     async def open(self) -> None:
         """Look at every GPU once, and go on looking."""
-        await self._ask(functools.partial(_watch, self._roots()))
+        await self._register(card.gpu for card in self.ledger.cards.values())
         await self._measure_distances()
         await self.look(list(self.ledger.cards), full=True)
         self._task = asyncio.create_task(self._watch(), name="gpbt-async gpus")
@@ -199,7 +198,7 @@ class Watch:
         words = f"Xid {trouble.data}" if trouble.kind == "xid" else trouble.kind
         whose = blame(trouble.kind, trouble.data, self._xids)
         for uuid, card in self.ledger.cards.items():
-            if trouble.uuid in (uuid, card.gpu.card):
+            if trouble.uuid in (uuid, card.gpu.whole):
                 if whose == "card":
                     self._fail(uuid, words)
                 elif trouble.kind == "xid":
@@ -232,8 +231,7 @@ class Watch:
             problem = await self._ask(try_again)
             health.retried(self._now(), problem)
             if not problem:
-                root = self.ledger.cards[uuid].gpu.card or uuid
-                await self._ask(functools.partial(_watch, [root]))
+                await self._register([self.ledger.cards[uuid].gpu])
                 self._warn(f"{self.ledger.cards[uuid].gpu} works again")
                 await self.look([uuid])
             self._keeper.changed()
@@ -255,7 +253,7 @@ class Watch:
             self.health[gpu.uuid] = Health()
             self._warn(f"{gpu} has appeared and is used from now on")
         if new:
-            await self._ask(functools.partial(_watch, [gpu.card or gpu.uuid for gpu in new]))
+            await self._register(new)
             await self._measure_distances()
             await self.look([gpu.uuid for gpu in new])
 
@@ -273,9 +271,7 @@ class Watch:
         if self.ledger.need > 1:
             self.distances = await self._ask(measure)
 
-    def _roots(self) -> list[str]:
-        return list(dict.fromkeys(card.gpu.card or uuid for uuid, card in self.ledger.cards.items()))
-
-
-def _watch(uuids: list[str], nvml: Backend) -> None:
-    nvml.watch(uuids)
+    async def _register(self, gpus: Iterable[GPU]) -> None:
+        """Hear of what happens to their cards."""
+        cards = list(dict.fromkeys(gpu.whole for gpu in gpus))
+        await self._ask(lambda nvml: nvml.watch(cards))

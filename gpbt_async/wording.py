@@ -29,6 +29,11 @@ def unstyled(line: Line) -> str:
     return "".join(text for text, _ in line)
 
 
+def short_model(name: str) -> str:
+    """A GPU's name without what all of them have in common."""
+    return name.replace("NVIDIA ", "").replace("GeForce ", "")
+
+
 def crop(text: str, width: int, left: bool = False) -> str:
     """At most `width` characters, with a sign where some were left out."""
     if len(text) <= width:

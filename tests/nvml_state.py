@@ -6,15 +6,18 @@ import os
 import subprocess
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
+#: gone when the tests are
+_COMPILED = TemporaryDirectory(prefix="nvml")
 STUB = Path(__file__).with_name("nvml_stub.c")
 
 
 @cache
 def library(*options: str) -> Path:
     """The stub, compiled; with -DOLD, what an old driver lacks is left out."""
-    path = Path(mkdtemp(prefix="nvml")) / "libnvidia-ml.so.1"
+    path = Path(_COMPILED.name, "".join(options) or "new", "libnvidia-ml.so.1")
+    path.parent.mkdir()
     soname = [] if "-DNO_SONAME" in options else ["-Wl,-soname,libnvidia-ml.so.1"]
     subprocess.run(
         ["cc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", *soname, *options, "-o", path, STUB], check=True

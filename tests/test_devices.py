@@ -24,7 +24,7 @@ from gpbt_async.errors import DeviceError
 from gpbt_async.nvml import Found, NvmlFault, Sample
 from gpbt_async.processes import THREADS
 from gpbt_async.slot import Slot
-from gpbt_async.visible import GPU, choose
+from gpbt_async.visible import GPU
 
 A, B, C = (
     GPU(0, "GPU-aaaa1111-0000", "NVIDIA A100"),
@@ -87,80 +87,6 @@ async def find(nvml=None, **changed):
             slots.leased = slots.slots
     await slots.close()
     return slots, said
-
-
-# --- reading --gpus and CUDA_VISIBLE_DEVICES ---------------------------------------------------------------
-
-
-def chosen(asked=None, visible=None, present=(A, B, C), **environ):
-    said = []
-    if visible is not None:
-        environ["CUDA_VISIBLE_DEVICES"] = visible
-    return choose(present, asked, environ, said.append), said
-
-
-@pytest.mark.parametrize(
-    ("asked", "visible", "expected"),
-    [
-        (None, None, [A, B, C]),
-        ("all", None, [A, B, C]),
-        ("2,0", None, [C, A]),
-        ("GPU-bbbb3333-0000, 1", None, [C, B]),
-        ("GPU-b", None, [C]),
-        ("gpu-AAAA2", None, [B]),
-        (None, "2,0", [C, A]),
-        (None, "2, 0,", [C, A]),
-        (None, "GPU-b,GPU-aaaa1", [C, A]),
-        (None, "1,-1", [B]),
-        ("all", "2,0", [C, A]),
-        ("0", "2,0", [A]),
-        ("GPU-aaaa", "2,0", [A]),  # ambiguous on the machine, not among those shown
-    ],
-)
-def test_which_gpus(asked, visible, expected):
-    assert chosen(asked, visible) == (expected, [])
-
-
-@pytest.mark.parametrize(
-    ("asked", "visible", "words"),
-    [
-        ("3", None, ["--gpus 3", "'3'", "no GPU", "GPU-aaaa1111-0000", "GPU 2"]),
-        ("0,x", None, ["'x'"]),
-        ("0,", None, ["''"]),
-        ("GPU-cc", None, ["'GPU-cc'", "no GPU"]),
-        ("GPU-aaaa", None, ["'GPU-aaaa'", "more than one"]),
-        ("0,GPU-aaaa1", None, ["'GPU-aaaa1'", "twice"]),
-        ("1", "2,0", ["'1'", "hidden by CUDA_VISIBLE_DEVICES=2,0", "GPU 2"]),
-        ("MIG-1234", None, ["'MIG-1234'", "no GPU"]),
-        (None, "MIG-1234", ["'MIG-1234'", "no GPU"]),
-        (None, "0,0", ["CUDA_VISIBLE_DEVICES=0,0", "twice"]),
-        (None, "7,0", ["CUDA_VISIBLE_DEVICES=7,0", "'7'", "--gpus none"]),
-        (None, "GPU-aaaa", ["'GPU-aaaa'"]),
-    ],
-)
-def test_what_cannot_be_chosen_is_named(asked, visible, words):
-    with pytest.raises(DeviceError) as error:
-        chosen(asked, visible)
-    assert [word for word in words if word not in str(error.value)] == []
-
-
-@pytest.mark.parametrize("invalid", ["7", "GPU-cc", "GPU-aaaa", "x", "-1"])
-def test_an_invalid_entry_hides_itself_and_all_after_it_and_says_so(invalid):
-    gpus, (sentence,) = chosen(None, f"2,{invalid},0")
-    assert gpus == [C]
-    assert repr(invalid) in sentence
-    assert "all after it" in sentence
-
-
-def test_integers_are_doubted_where_models_differ():
-    other = GPU(1, "GPU-cccc", "NVIDIA RTX 4090")
-    unnamed = GPU(1, "GPU-cccc")
-    gpus, (sentence,) = chosen(None, "1", (A, other))
-    assert gpus == [other]
-    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in sentence
-    assert chosen(None, "1", (A, other), CUDA_DEVICE_ORDER="PCI_BUS_ID")[1] == []
-    assert chosen(None, "GPU-cccc", (A, other))[1] == []
-    assert chosen(None, "1", (A, unnamed))[1] == []
 
 
 # --- discover ----------------------------------------------------------------------------------------------
