@@ -66,6 +66,8 @@ class Member:
     failures: int = 0
     #: how many were lost through no fault of its own
     losses: int = 0
+    #: how many of them since the last attempt that failed
+    losses_in_a_row: int = 0
     #: as reported, None before training ends; the loss is the score with its sign turned so that less is better
     score: float | None = None
     loss: float = math.inf
