@@ -667,3 +667,38 @@ def test_a_suggestion_that_is_ready_is_pending_for_its_sibling() -> None:
         lineage.handle(answer)
     assert lineage.generation_asked((2,)) == 0
     assert answer.config in lineage.ask((2,)).pending
+
+
+def test_members_in_publishing_are_the_cause_only_if_they_would_be_evidence_enough() -> None:
+    lineage, _ = grown(population=4, generations=2, evidence=0.5)
+    first, second = lineage.training[:2]
+    lineage.handle(events.Trained(t=1.0, member=first.id, attempt=1, score=1.0, metrics={}, seconds=1.0))
+    assert lineage.idle_cause() == "evidence", "one of four is no half, published or not"
+    lineage.handle(events.Trained(t=2.0, member=second.id, attempt=1, score=1.0, metrics={}, seconds=1.0))
+    assert lineage.idle_cause() == "checkpoint"
+
+
+def test_with_plus_selection_a_survivor_is_the_best_of_the_generation_it_survived_into() -> None:
+    """n = 2, k = 1: root 0 with 1.0 has children with 2.0 and 3.0 and has not been beaten."""
+    for selection, best in (("plus", 0), ("comma", 2)):
+        lineage = Lineage(settings(population=2, generations=3, ratio=2.0, selection=selection), ahead=0)
+        tree, config = lineage.tree, SPACE.sample(random.Random(0))
+        for generation, parent, loss in ((0, None, 1.0), (0, None, 5.0), (1, 0, 2.0), (1, 0, 3.0)):
+            member = tree.add(generation, None if parent is None else tree.members[parent], config, seed=0)
+            member.loss = loss
+            tree.settle(member, State.FINISHED)
+        found = lineage.rule.best_of(1)
+        assert found is not None
+        assert found.id == best
+
+
+def test_of_two_as_good_the_elder_generation_comes_first() -> None:
+    """With plus selection root (1) and its child (1, 0) compete with (0, 0), which comes before (1) by path alone."""
+    lineage = Lineage(settings(population=2, generations=3, ratio=0.5, selection="plus"), ahead=0)
+    tree, config = lineage.tree, SPACE.sample(random.Random(0))
+    for generation, parent, loss in ((0, None, 2.0), (0, None, 1.0), (1, 0, 1.0), (1, 1, 1.5)):
+        member = tree.add(generation, None if parent is None else tree.members[parent], config, seed=0)
+        member.loss = loss
+        tree.settle(member, State.FINISHED)
+    assert tree.best is tree.by_path[(1,)]
+    assert [tree.members[id].path for _, id in tree.rivals(1, plus=True)] == [(1,), (0, 0), (1, 0), (0,)]
