@@ -116,6 +116,8 @@ class Generation:
     settled: int = 0
     #: those that may be parents, best first: (loss, generation, path), id
     ranking: list[tuple[tuple[float, int, Path], int]] = field(default_factory=list)
+    #: the same, and the parents of its members, with whom they compete under plus selection
+    with_parents: list[tuple[tuple[float, int, Path], int]] = field(default_factory=list)
     #: first reports as losses, sorted; inf if not finite
     firsts: list[float] = field(default_factory=list)
     #: children issued in this generation, by the parent's id
@@ -162,6 +164,8 @@ class Tree:
             parent.children.append(member)
             parent.unsettled += 1
             counts = self.generations[generation].by_parent
+            if parent.id not in counts:
+                insort(self.generations[generation].with_parents, (parent.rank_key, parent.id))
             counts[parent.id] = counts.get(parent.id, 0) + 1
         return member
 
@@ -177,6 +181,7 @@ class Tree:
             member.parent.unsettled -= 1
         if state is State.FINISHED:
             insort(generation.ranking, (member.rank_key, member.id))
+            insort(generation.with_parents, (member.rank_key, member.id))
             if self.best is None or member.rank_key < self.best.rank_key:
                 self.best = member
 
@@ -186,9 +191,7 @@ class Tree:
         With plus selection the parents of `generation` compete with their children.
         """
         own = self.generations[generation]
-        if not plus:
-            return own.ranking
-        return sorted([*own.ranking, *((self.members[i].rank_key, i) for i in own.by_parent)])
+        return own.with_parents if plus else own.ranking
 
     def rank(self, member: Member, generation: int, plus: bool) -> int:
         """The member's place, from 0, among the rivals of `generation`."""
@@ -236,6 +239,8 @@ class Tree:
             assert [i for _, i in generation.ranking] == [
                 m.id for m in sorted(generation.members, key=lambda m: m.rank_key) if m.state is State.FINISHED
             ]
+            rivals = {m.id for m in generation.members if m.state is State.FINISHED} | generation.by_parent.keys()
+            assert generation.with_parents == sorted((self.members[i].rank_key, i) for i in rivals)
         for member in self.members:
             assert self.by_path[member.path] is member
             assert member.unsettled == sum(not c.state.settled for c in member.children)

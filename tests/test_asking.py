@@ -412,6 +412,21 @@ def test_the_program_answers_in_order_and_ends_with_its_input():
     assert second["error"].startswith("TypeError: ")
 
 
+@pytest.mark.parametrize("whole", [0, 1, 2])
+def test_the_program_ends_quietly_when_its_input_ends_in_mid_line(whole):
+    """The scheduler was killed while it wrote: its first line, an ask's, or the next one's is torn."""
+    lines = [json.dumps({"space": SPACE.to_json(), "searcher": "random"}).encode() + b"\n"]
+    lines += [json.dumps({"id": i, "ask": ask().to_json()}).encode() + b"\n" for i in (1, 2)]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"".join(lines[:whole]) + lines[whole][:-9])
+        ours.shutdown(socket.SHUT_WR)
+        answering.serve(theirs)
+        theirs.shutdown(socket.SHUT_WR)
+        answers = [json.loads(line)["id"] for line in ours.makefile("rb")]
+    assert answers == list(range(1, whole))
+
+
 def test_the_process_ends_quietly_when_the_scheduler_is_gone_before_it_said_anything():
     ours, theirs = socket.socketpair()
     env = {**os.environ, asking.FD: str(theirs.fileno())}
