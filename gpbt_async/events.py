@@ -131,7 +131,10 @@ class Failed(OfMember):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(OfMember):
-    """An attempt ended through no fault of the member; it starts again, and the attempt does not count."""
+    """An attempt ended through no fault of the member; it starts again, and the attempt does not count.
+
+    (Ten in a row count as one that failed: lineage.LOSSES.)
+    """
 
     reason: str
     seconds: float = 0.0

@@ -363,6 +363,19 @@ async def test_closing_ends_a_hung_process_at_once_and_cancels_who_waits(room):
     await one.close()
 
 
+async def test_an_ask_that_is_withdrawn_while_it_waits_is_never_sent(room):
+    """The process answers one ask only; the second waits for its turn meanwhile, and is not wanted any more then."""
+    one, spawns = room(ANSWERS, timeout=10.0)
+    wanted = True
+    first = asyncio.ensure_future(one.suggest(ask()))
+    second = asyncio.ensure_future(one.suggest(ask(2), lambda: wanted))
+    await asyncio.wait([first, second], timeout=0)
+    wanted = False
+    assert await first == ANSWER
+    assert await second is None
+    assert len(spawns.processes) == 1
+
+
 async def test_opening_may_fail_and_asking_may_not_mind(room):
     one, spawns = room(LaunchError("not yet"), ANSWERS)
     await one.open()

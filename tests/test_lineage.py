@@ -508,6 +508,7 @@ def test_a_generation_that_was_stopped_altogether_ends_the_run_with_a_reason() -
         lineage.handle(events.Stopped(**names, score=1.0))
     assert lineage.ended is not None
     assert "no member of generation 0 can be a parent; the first: member 0: stopped early" in lineage.ended.reason
+    assert Lineage(settings()).tree.first_failure(0) == "nobody failed"
 
 
 class Hand:
