@@ -181,10 +181,15 @@ class Asking:
             with contextlib.suppress(_Unusable, TimeoutError):
                 await self._to_its_end(self._open())
 
-    async def suggest(self, ask: Ask) -> Config:
-        """The searcher's answer, inside the space. Raises SearcherError."""
+    async def suggest(self, ask: Ask, wanted: Callable[[], bool] = lambda: True) -> Config | None:
+        """The searcher's answer, inside the space; None if it was not `wanted` any more when its turn came.
+
+        Raises SearcherError.
+        """
         if searchers.heavy(self._name, ask):
-            config = await self._to_its_end(self._heavy(ask))
+            config = await self._to_its_end(self._heavy(ask, wanted))
+            if config is None:
+                return None
         else:
             config = await self._light(ask)
         try:
@@ -212,10 +217,12 @@ class Asking:
         except Exception as error:
             raise self._error(ask, f"raised {searchers.said(error)}") from error
 
-    async def _heavy(self, ask: Ask) -> Config:
+    async def _heavy(self, ask: Ask, wanted: Callable[[], bool]) -> Config | None:
         raised = False
         cause = ""
         async with self._turn:
+            if not wanted():
+                return None  # withdrawn while others were answered: those behind it need not wait for it too
             for _ in range(TRIES):
                 try:
                     async with asyncio.timeout(self._timeout):

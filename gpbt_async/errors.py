@@ -94,4 +94,4 @@ class RunFailed(GPBTError):
 
 
 class Stopped(BaseException):
-    """Raised by `Member.report` when the member is to end now. Do not catch it."""
+    """Raised by `Member.report` when the member is to end now. Do not catch it, and do not raise it yourself."""

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
     from .space import Config
 
+#: the rules the engine decides by. A journal is replayed by those it was written under, or old runs could not be read:
+#: 0 is before they were counted; since 1 a late answer to an ask that was withdrawn is not used, ten losses in a row
+#: are a failed attempt, and k is exact
+RULES = 1
+
 # ---- facts
 
 
@@ -48,6 +53,7 @@ class Opened(Fact):
     slots: int
     version: str
     pid: int
+    rules: int = RULES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +75,10 @@ class Sampled(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggested(Fact):
-    """A searcher answered the ask for the child at `path` ("3/0/2"), read off the tree after `asked` facts."""
+    """A searcher answered the ask for the child at `path` ("3/0/2"), read off the tree after `asked` facts.
+
+    Not used if the ask has been withdrawn since, even if the same child has then been asked for anew.
+    """
 
     path: str
     generation: int
@@ -139,7 +148,10 @@ class Failed(OfMember):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(OfMember):
-    """An attempt ended through no fault of the member; it starts again, and the attempt does not count."""
+    """An attempt ended through no fault of the member; it starts again, and the attempt does not count.
+
+    (Ten in a row count as one that failed: lineage.LOSSES.)
+    """
 
     reason: str
     seconds: float = 0.0
@@ -278,6 +290,8 @@ def from_json(flat: Mapping[str, Any]) -> Fact:
     if kind is None:
         raise ValueError(f"{flat.get('fact')!r} is no fact")
     fields = {f.name: flat[f.name] for f in dataclasses.fields(kind) if f.name in flat}
+    if kind is Opened:
+        fields.setdefault("rules", 0)
     if kind in (Trained, Stopped, Judged):
         fields["score"] = _read(fields.get("score"))
     if kind in (Trained, Stopped):

@@ -37,7 +37,8 @@ Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
 #: so many members failed for good, every other one has failed too, and none ever trained: the script itself fails,
 #: and the budget is not burnt on it
 HOPELESS = 4
-#: so many times lost, and it was perhaps the member's doing after all: that counts as a failed attempt
+#: so many times lost in a row, and it was perhaps the member's doing after all: that counts as a failed attempt (three
+#: deaths of the zygote in a row end the run, but any member that ends well in between starts that count anew)
 LOSSES = 10
 
 
@@ -64,10 +65,9 @@ class Lineage:
         #: the shallowest generation with members to issue
         self._open = 0
         #: suggestions answered and not used, and asks not answered, with the generation of the child wanted (with plus
-        #: selection the same path can be wanted for a later generation)
+        #: selection the same path can be wanted for a later generation); asks also with `count` as it was then
         self._ready: dict[Path, tuple[int, Config]] = {}
-        self._asked: dict[Path, int] = {}
-        self._asked_at: dict[Path, int] = {}
+        self._asked: dict[Path, tuple[int, int]] = {}
         #: members with something on disk that is still needed; members whose Discard is not confirmed
         self._stored: dict[int, Member] = {}
         self._discarding: dict[int, Member] = {}
@@ -94,7 +94,12 @@ class Lineage:
 
     def generation_asked(self, path: Path) -> int | None:
         """The generation of the child a Suggest asks for; None when the question has been withdrawn since."""
-        return self._asked.get(path)
+        return self._asked[path][0] if path in self._asked else None
+
+    def wants(self, path: Path, generation: int, asked: int) -> bool:
+        """Is an answer to the ask read off after `asked` facts used? Not if it was withdrawn since, or asked anew."""
+        wanted, since = self._asked.get(path, (-1, 0))
+        return wanted == generation and (asked >= since or not self.rule.rules)
 
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree stands now; kin=False leaves the family history out."""
@@ -106,7 +111,7 @@ class Lineage:
         return Ask(
             space=self.settings.space,
             path=path,
-            generation=self._asked[path],
+            generation=self._asked[path][0],
             seed=key(self.settings.seed, "ask", path, 63),
             parent=parent.observation() if parent is not None else None,
             kin=tuple(m.observation() for m in seen),
@@ -121,10 +126,10 @@ class Lineage:
         if next(self.rule.upcoming(self._open), None) is not None:
             return "searcher"
         above = max(0, self._open - 1)
-        publishing = sum(m.state is State.TRAINED and m.generation == above for m in self._stored.values())
-        if publishing and self.rule.evident(above, more=publishing):
+        trained = [m.generation for m in self._stored.values() if m.state is State.TRAINED]
+        if above in trained and self.rule.evident(above, more=trained.count(above)):
             return "checkpoint"
-        if self.settings.schedule == "sync" and any(m.state is State.TRAINED for m in self._stored.values()):
+        if trained and not self._training and self.settings.schedule == "sync":
             return "checkpoint"  # of an elder sibling: the younger's ask must know how it ended
         return "evidence"
 
@@ -136,6 +141,7 @@ class Lineage:
         match fact:
             case events.Opened():
                 self.slots = fact.slots
+                self.rule.opened(fact.rules)
                 for member in self.training:
                     member.losses += 1
                     self._wait(member)
@@ -145,11 +151,10 @@ class Lineage:
                 self.slots = fact.slots
             case events.Suggested():
                 path = path_of(fact.path)
-                # an ask that was withdrawn and asked anew has an answer on its way that knows less
-                if self._asked.get(path) == fact.generation and fact.asked >= self._asked_at.get(path, 0):
-                    self._ready[path] = (self._asked.pop(path), fact.config)
+                if self.wants(path, fact.generation, fact.asked):
+                    self._ready[path] = (self._asked.pop(path)[0], fact.config)
             case events.Started():
-                member = self._in_training(fact)
+                member = self._expect(fact, State.TRAINING)
                 if path_text(member.path) != fact.path or member.config != fact.config:
                     raise JournalError(
                         f"member {fact.member} was started at {fact.path} with {fact.config}, but the journal's facts "
@@ -158,14 +163,14 @@ class Lineage:
                 member.slot = fact.slot
                 return []  # what was decided stands
             case events.Entered():
-                self._in_training(fact)
+                self._expect(fact, State.TRAINING)
                 return []
             case events.Judged():
-                member = self._in_training(fact)
+                member = self._expect(fact, State.TRAINING)
                 self._judge(member, fact)
                 return [events.Verdict(member.id, member.attempt, bool(member.condemned)), *self._decide()]
             case events.Trained() | events.Stopped():
-                member = self._in_training(fact)
+                member = self._expect(fact, State.TRAINING)
                 self._trained(member, fact)
                 if member.state is State.TRAINED:
                     return [events.Publish(member.id, member.attempt), *self._decide()]
@@ -176,7 +181,8 @@ class Lineage:
             case events.Lost():
                 member = self._expect(fact, State.TRAINING, State.TRAINED)
                 member.losses += 1
-                if member.losses % LOSSES == 0:
+                member.losses_in_a_row += 1
+                if member.losses_in_a_row >= LOSSES and self.rule.rules:
                     self._failed_attempt(member, fact)
                 else:
                     self._wait(member)
@@ -192,9 +198,7 @@ class Lineage:
         """Every command whose effect has not been told yet, derived from the state alone."""
         commands: list[Command] = [events.Suggest(path) for path in self._asked]
         commands += [events.Start(m.id, m.attempt) for m in self._training.values() if m.slot is None]
-        commands += [
-            events.Verdict(m.id, m.attempt, m.condemned) for m in self._training.values() if m.condemned is not None
-        ]
+        commands += [events.Verdict(m.id, m.attempt, m.condemned) for m in self.training if m.condemned is not None]
         commands += [events.Publish(m.id, m.attempt) for m in self._stored.values() if m.state is State.TRAINED]
         commands += [events.Discard(id) for id in self._discarding]
         if self.ended is not None:
@@ -210,9 +214,6 @@ class Lineage:
         if member.state not in states or member.attempt != fact.attempt:
             raise JournalError(f"{fact!r}: member {member.id} is {member.state.value} in attempt {member.attempt}")
         return member
-
-    def _in_training(self, fact: events.OfMember) -> Member:
-        return self._expect(fact, State.TRAINING)
 
     def _wait(self, member: Member) -> None:
         for held in (self._training, self._stored):
@@ -244,10 +245,7 @@ class Lineage:
             self._works = True
             member.state = State.TRAINED
         else:
-            name = self.settings.score
-            reported = f" (reported: {', '.join(fact.metrics)})" if fact.metrics else ""
-            missing = f"never reported {name!r}{reported}"
-            member.reason = missing if fact.score is None else f"{name} is {fact.score}"
+            member.reason = self.rule.unusable(fact.score, fact.metrics)
             self._works = self._works or fact.score is not None  # a score that is not finite is a config's doing
             self._settle(member, State.FAILED)
 
@@ -271,6 +269,7 @@ class Lineage:
         self._training.pop(member.id, None)
         self._stored.pop(member.id, None)
         member.failures += 1
+        member.losses_in_a_row = 0
         member.seconds, member.reason = fact.seconds, fact.reason
         if member.condemned:
             self._settle(member, State.STOPPED)
@@ -352,12 +351,12 @@ class Lineage:
     def _suggests(self) -> list[Command]:
         """Ask for what free slots wait for, and ahead for those that will fall free; forget what is not wanted now."""
         ahead = 0 if self.settings.schedule == "sync" else self.slots if self._ahead is None else self._ahead
-        free = max(0, self.width - len(self._training))
+        ahead += max(0, self.width - len(self._training))
         commands: list[Command] = []
         wanted: dict[Path, int] = {}
         # one ask a parent at a time, by parent: a younger sibling's ask must know its elder's config as pending
         busy: dict[Path, Path] = {}
-        for choice in islice(self.rule.upcoming(self._open), free + ahead):
+        for choice in islice(self.rule.upcoming(self._open), ahead):
             path = choice.path
             if choice.repeats or path in wanted:  # a survivor's children of two generations cannot be told apart yet
                 continue
@@ -365,10 +364,10 @@ class Lineage:
             if self._ready.get(path, (-1,))[0] == choice.generation or path[:-1] in busy:
                 continue
             busy[path[:-1]] = path
-            if self._asked.get(path) != choice.generation:
-                self._asked[path], self._asked_at[path] = choice.generation, self.count
+            if self.generation_asked(path) != choice.generation:
+                self._asked[path] = (choice.generation, self.count)
                 commands.append(events.Suggest(path))
-        self._asked = {p: g for p, g in self._asked.items() if wanted.get(p) == g and busy.get(p[:-1]) == p}
+        self._asked = {p: a for p, a in self._asked.items() if wanted.get(p) == a[0] and busy.get(p[:-1]) == p}
         self._ready = {p: (g, config) for p, (g, config) in self._ready.items() if wanted.get(p) == g}
         return commands
 

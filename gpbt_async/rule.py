@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from .tree import Member, State, Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from .asks import Path
     from .experiment import Settings
@@ -52,14 +52,30 @@ class Rule:
         self.tree = tree
         #: k, how many members of a generation become parents
         self.parents = settings.parents
+        #: the rules in force (events.RULES), None before the run was opened
+        self.rules: int | None = None
         #: the last elite, and what it was derived from: it is asked for several times between two settled members
         self._elite: tuple[tuple[int, int, int], list[Member]] = ((-1, 0, 0), [])
+
+    def opened(self, rules: int) -> None:
+        """The run was taken up under these rules. k stays what it was at its beginning: a larger one would want back
+        checkpoints that are gone."""
+        if self.rules is None and rules < 1:
+            self.parents = self.settings.parents_within(0.0)
+        self.rules = rules
 
     def loss(self, score: float | None) -> float:
         """The score as something to minimise; inf when there is none, or it is not finite."""
         if score is None or not math.isfinite(score):
             return math.inf
         return -score if self.settings.mode == "max" else score
+
+    def unusable(self, score: float | None, metrics: Iterable[str]) -> str:
+        """Why a member that trained to its end has no loss."""
+        if score is not None:
+            return f"{self.settings.score} is {score}"
+        reported = f" (reported: {', '.join(metrics)})" if metrics else ""
+        return f"never reported {self.settings.score!r}{reported}"
 
     def upcoming(self, first: int) -> Iterator[Choice]:
         """What would be issued next, in order, were there slots; changes nothing."""

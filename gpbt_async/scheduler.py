@@ -207,7 +207,9 @@ class Scheduler:
     # ---- performances
 
     async def _suggest(self, ask: Ask, asked: int) -> None:
-        config = await self._asking.suggest(ask)
+        config = await self._asking.suggest(ask, lambda: self.lineage.wants(ask.path, ask.generation, asked))
+        if config is None:
+            return  # withdrawn before its turn came
         self.turn(
             events.Suggested(
                 t=self._clock.now(), path=path_text(ask.path), generation=ask.generation, config=config, asked=asked

@@ -15,8 +15,9 @@ What is checked, by an AssertionError that names the case: a suggestion is a pla
 of the space, inside it, on its grid, of its own plain type; an equal ask gets an equal answer, later too, after other
 asks and when it has been sent as JSON; and no ask is changed. `searcher_cases` shows what kin may look like: none, one,
 ties, failures, censored and non-finite losses, siblings in training, hundreds of members, a parent far from all.
-`check_searcher` also asks in two other processes, with other hash seeds, where the searcher can be imported there: a
-resumed run is another process, and hash("text") and the order of a set differ from one to the next.
+`check_searcher` also asks in two other processes, with other hash seeds, where the searcher has no settings and can be
+imported and made there: a resumed run is another process, and hash("text") and the order of a set differ from one to
+the next.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ class Member:
     failures: int = 0
     #: how many were lost through no fault of its own
     losses: int = 0
+    #: how many of them since the last attempt that failed
+    losses_in_a_row: int = 0
     #: as reported, None before training ends; the loss is the score with its sign turned so that less is better
     score: float | None = None
     loss: float = math.inf
@@ -114,6 +116,8 @@ class Generation:
     settled: int = 0
     #: those that may be parents, best first: (loss, generation, path), id
     ranking: list[tuple[tuple[float, int, Path], int]] = field(default_factory=list)
+    #: the same, and the parents of its members, with whom they compete under plus selection
+    with_parents: list[tuple[tuple[float, int, Path], int]] = field(default_factory=list)
     #: first reports as losses, sorted; inf if not finite
     firsts: list[float] = field(default_factory=list)
     #: children issued in this generation, by the parent's id
@@ -160,6 +164,8 @@ class Tree:
             parent.children.append(member)
             parent.unsettled += 1
             counts = self.generations[generation].by_parent
+            if parent.id not in counts:
+                insort(self.generations[generation].with_parents, (parent.rank_key, parent.id))
             counts[parent.id] = counts.get(parent.id, 0) + 1
         return member
 
@@ -175,6 +181,7 @@ class Tree:
             member.parent.unsettled -= 1
         if state is State.FINISHED:
             insort(generation.ranking, (member.rank_key, member.id))
+            insort(generation.with_parents, (member.rank_key, member.id))
             if self.best is None or member.rank_key < self.best.rank_key:
                 self.best = member
 
@@ -184,9 +191,7 @@ class Tree:
         With plus selection the parents of `generation` compete with their children.
         """
         own = self.generations[generation]
-        if not plus:
-            return own.ranking
-        return sorted([*own.ranking, *((self.members[i].rank_key, i) for i in own.by_parent)])
+        return own.with_parents if plus else own.ranking
 
     def rank(self, member: Member, generation: int, plus: bool) -> int:
         """The member's place, from 0, among the rivals of `generation`."""
@@ -234,6 +239,8 @@ class Tree:
             assert [i for _, i in generation.ranking] == [
                 m.id for m in sorted(generation.members, key=lambda m: m.rank_key) if m.state is State.FINISHED
             ]
+            rivals = {m.id for m in generation.members if m.state is State.FINISHED} | generation.by_parent.keys()
+            assert generation.with_parents == sorted((self.members[i].rank_key, i) for i in rivals)
         for member in self.members:
             assert self.by_path[member.path] is member
             assert member.unsettled == sum(not c.state.settled for c in member.children)

@@ -205,7 +205,7 @@ def snapshot(lineage: Lineage) -> Any:
     members = [
         (
             *(m.path, m.generation, m.parent and m.parent.id, m.config, m.seed, m.state, m.attempt, m.failures),
-            *(m.first, m.condemned, m.losses, repr(m.score), m.loss, m.reason, m.slot, m.unsettled),
+            *(m.first, m.condemned, m.losses, m.losses_in_a_row, repr(m.score), m.loss, m.reason, m.slot, m.unsettled),
         )
         for m in lineage.tree.members
     ]

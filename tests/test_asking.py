@@ -363,6 +363,19 @@ async def test_closing_ends_a_hung_process_at_once_and_cancels_who_waits(room):
     await one.close()
 
 
+async def test_an_ask_that_is_withdrawn_while_it_waits_is_never_sent(room):
+    """The process answers one ask only; the second waits for its turn meanwhile, and is not wanted any more then."""
+    one, spawns = room(ANSWERS, timeout=10.0)
+    wanted = True
+    first = asyncio.ensure_future(one.suggest(ask()))
+    second = asyncio.ensure_future(one.suggest(ask(2), lambda: wanted))
+    await asyncio.wait([first, second], timeout=0)
+    wanted = False
+    assert await first == ANSWER
+    assert await second is None
+    assert len(spawns.processes) == 1
+
+
 async def test_opening_may_fail_and_asking_may_not_mind(room):
     one, spawns = room(LaunchError("not yet"), ANSWERS)
     await one.open()
@@ -410,6 +423,21 @@ def test_the_program_answers_in_order_and_ends_with_its_input():
     assert third == {**first, "id": 3}
     assert second["id"] == 2
     assert second["error"].startswith("TypeError: ")
+
+
+@pytest.mark.parametrize("whole", [0, 1, 2])
+def test_the_program_ends_quietly_when_its_input_ends_in_mid_line(whole):
+    """The scheduler was killed while it wrote: its first line, an ask's, or the next one's is torn."""
+    lines = [json.dumps({"space": SPACE.to_json(), "searcher": "random"}).encode() + b"\n"]
+    lines += [json.dumps({"id": i, "ask": ask().to_json()}).encode() + b"\n" for i in (1, 2)]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"".join(lines[:whole]) + lines[whole][:-9])
+        ours.shutdown(socket.SHUT_WR)
+        answering.serve(theirs)
+        theirs.shutdown(socket.SHUT_WR)
+        answers = [json.loads(line)["id"] for line in ours.makefile("rb")]
+    assert answers == list(range(1, whole))
 
 
 def test_the_process_ends_quietly_when_the_scheduler_is_gone_before_it_said_anything():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 from collections import Counter
@@ -180,6 +179,10 @@ def test_the_winners_schedule_is_as_long_as_its_depth_and_inside_the_space(drive
         (36, 1.0, 6),
         (1, 1.0, 1),
         (3, 1e-9, 3),
+        (14, 0.14, 10),  # as floats the quotient is 99.99999999999999
+        (28, 1.12, 5),
+        (101, 1.0, 10),
+        (99, 1.0, 9),
     ],
 )
 def test_the_number_of_parents(n: int, ratio: float, k: int) -> None:
@@ -505,32 +508,146 @@ def test_a_generation_that_was_stopped_altogether_ends_the_run_with_a_reason() -
         lineage.handle(events.Stopped(**names, score=1.0))
     assert lineage.ended is not None
     assert "no member of generation 0 can be a parent; the first: member 0: stopped early" in lineage.ended.reason
+    assert Lineage(settings()).tree.first_failure(0) == "nobody failed"
+
+
+class Hand:
+    """n = 4, k = 2, one slot, three asked ahead; the elite is one member until all roots have settled, then two.
+
+    Members 0 and 1 have trained, member 2 is in training, and member 1's second child has been asked for: `since` is
+    the count of facts then.
+    """
+
+    def __init__(self, rules: int = events.RULES) -> None:
+        self.lineage = Lineage(settings(population=4, generations=2, ratio=1.0, evidence=0.5), ahead=3)
+        self.rng = random.Random(0)
+        self.lineage.handle(events.Opened(t=0, slots=1, version="v", pid=1, rules=rules))
+        for root in range(4):
+            self.answer((root,), 0)
+        self.train(0, 2.0)
+        self.train(1, 1.0)
+        self.since = self.lineage.count
+        assert self.lineage.generation_asked((1, 1)) == 1
+
+    def answer(self, path: tuple[int, ...], generation: int, asked: int | None = None) -> object:
+        """Answer an ask, by default one read off just now; the config."""
+        config, text = SPACE.sample(self.rng), "/".join(map(str, path))
+        asked = self.lineage.count if asked is None else asked
+        self.lineage.handle(events.Suggested(t=0, path=text, generation=generation, config=config, asked=asked))
+        return config
+
+    def train(self, id: int, loss: float) -> None:
+        names = {"t": 0.0, "member": id, "attempt": 1}
+        self.lineage.handle(events.Trained(**names, score=loss, metrics={}, seconds=1.0))
+        self.lineage.handle(events.Published(**names, size=1, digest=""))
+
+    def fall_and_rise(self) -> None:
+        """Member 2 is better than member 1, whose children are wanted again only when there are two parents."""
+        self.train(2, 0.0)
+        assert self.lineage.generation_asked((1, 1)) is None
+        self.train(3, 5.0)
+
+
+def test_a_suggestion_that_is_no_longer_wanted_is_forgotten() -> None:
+    hand = Hand()
+    hand.answer((1, 1), 1)
+    hand.fall_and_rise()
+    assert hand.lineage.generation_asked((1, 1)) == 1, "kin have settled since: it is asked anew"
 
 
 def test_an_answer_to_an_ask_that_was_withdrawn_meanwhile_is_not_taken_for_the_new_one() -> None:
-    lineage = Lineage(settings(population=4, generations=1), ahead=0)
+    hand = Hand()
+    hand.fall_and_rise()
+    assert hand.lineage.generation_asked((1, 1)) == 1
+    assert not hand.lineage.wants((1, 1), 1, hand.since)
+    hand.answer((1, 1), 1, asked=hand.since)
+    assert hand.lineage.generation_asked((1, 1)) == 1
+    hand.answer((1, 1), 1)
+    assert hand.lineage.generation_asked((1, 1)) is None
+
+
+def test_a_journal_of_before_is_replayed_by_the_rules_it_was_written_under() -> None:
+    """It took late answers, never failed who was lost, and rounded k down; what comes after is by today's rules."""
+    told = events.to_json(events.Opened(t=0, slots=1, version="v", pid=1))
+    assert events.from_json(told) == events.Opened(t=0, slots=1, version="v", pid=1, rules=events.RULES)
+    del told["rules"]
+    old = events.from_json(told)
+    assert isinstance(old, events.Opened)
+    assert old.rules == 0
+    hand = Hand(old.rules)
+    hand.fall_and_rise()
+    hand.answer((1, 1), 1, asked=hand.since)
+    assert hand.lineage.generation_asked((1, 1)) is None
+    lineage = hand.lineage
+    (member,) = lineage.training
+    for _ in range(LOSSES):
+        lineage.handle(events.Lost(t=1.0, member=member.id, attempt=member.attempt, reason="the zygote died"))
+    assert member.failures == 0
     lineage.handle(events.Opened(t=0, slots=1, version="v", pid=1))
-    old = events.Suggested(t=0, path="0", generation=0, config=SPACE.sample(random.Random(0)), asked=0)
-    assert lineage.handle(old) == []
-    new = dataclasses.replace(old, asked=1)
-    assert events.Start(0, 1) in lineage.handle(new)
+    lineage.handle(events.Lost(t=1.0, member=member.id, attempt=member.attempt, reason="the zygote died"))
+    assert member.failures == 1
+
+    begun = Lineage(settings(population=14, ratio=0.14))
+    begun.handle(old)
+    assert begun.rule.parents == 9
+    begun.handle(events.Opened(t=0, slots=1, version="v", pid=1))
+    assert begun.rule.parents == 9, "what an elder k has let go of cannot be had back"
+    fresh = Lineage(settings(population=14, ratio=0.14))
+    fresh.handle(events.Opened(t=0, slots=1, version="v", pid=1))
+    fresh.handle(old)
+    assert fresh.rule.parents == 10
 
 
 def test_a_member_that_is_lost_again_and_again_fails_in_the_end() -> None:
     lineage, _ = grown(population=2, generations=1, attempts=2)
-    for _ in range(2 * LOSSES):
-        member = lineage.tree.members[0]
+    member = lineage.tree.members[0]
+    for losses in range(1, 2 * LOSSES + 1):
         lineage.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
+        assert member.failures == losses // LOSSES
     assert (member.state, member.failures, member.reason) == (State.FAILED, 2, "the zygote died")
+
+
+def test_only_losses_in_a_row_fail_a_member_and_a_resume_is_none() -> None:
+    lineage, _ = grown(population=2, generations=1, attempts=5)
+    member = lineage.tree.members[0]
+    for _ in range(LOSSES):
+        lineage.handle(events.Opened(t=0, slots=4, version="v", pid=1))
+    for _ in range(LOSSES - 1):
+        lineage.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
+    assert (member.losses, member.failures) == (2 * LOSSES - 1, 0)
+    lineage.handle(events.Failed(t=1.0, member=0, attempt=member.attempt, reason="boom"))
+    for _ in range(LOSSES - 1):
+        lineage.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
+    assert (member.failures, member.reason) == (1, "boom")
+    lineage.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
+    assert (member.failures, member.reason) == (2, "the zygote died")
 
 
 def test_one_after_another_an_elder_that_is_being_published_is_what_the_younger_waits_for() -> None:
     lineage, _ = grown(population=4, generations=1, schedule="sync")
-    assert len(lineage.training) == 1 or lineage.idle_cause() != "checkpoint"
-    for member in list(lineage.training):
-        lineage.handle(events.Trained(t=1.0, member=member.id, attempt=1, score=1.0, metrics={}, seconds=1.0))
-    assert not lineage.training
-    assert lineage.idle_cause() in ("checkpoint", "searcher")
+    (elder,) = lineage.training
+    assert lineage.idle_cause() == "evidence", "its training is what the others wait for"
+    lineage.handle(events.Trained(t=1.0, member=elder.id, attempt=1, score=1.0, metrics={}, seconds=1.0))
+    assert lineage.idle_cause() == "checkpoint"
+    lineage.handle(events.Published(t=1.0, member=elder.id, attempt=1, size=1, digest=""))
+    assert lineage.idle_cause() == "searcher"
+
+
+def test_an_elder_being_published_is_not_to_blame_while_another_member_trains() -> None:
+    """Two parents with a child each: the barrier waits for the slower one."""
+    lineage, _ = grown(population=2, generations=3, ratio=0.5, schedule="sync", seed=0)
+    rng = random.Random(0)
+    for id in (0, 1):
+        lineage.handle(events.Trained(t=1.0, member=id, attempt=1, score=float(id), metrics={}, seconds=1.0))
+        lineage.handle(events.Published(t=1.0, member=id, attempt=1, size=1, digest=""))
+        if id == 0:
+            config = SPACE.sample(rng)
+            lineage.handle(events.Suggested(t=1.0, path="1", generation=0, config=config, asked=lineage.count))
+    assert [m.id for m in lineage.training] == [2, 3]
+    lineage.handle(events.Trained(t=2.0, member=2, attempt=1, score=0.0, metrics={}, seconds=1.0))
+    assert lineage.idle_cause() == "evidence"
+    lineage.handle(events.Trained(t=3.0, member=3, attempt=1, score=0.0, metrics={}, seconds=1.0))
+    assert lineage.idle_cause() == "checkpoint"
 
 
 def test_runs_of_different_seeds_ask_with_different_keys() -> None:
@@ -551,3 +668,38 @@ def test_a_suggestion_that_is_ready_is_pending_for_its_sibling() -> None:
         lineage.handle(answer)
     assert lineage.generation_asked((2,)) == 0
     assert answer.config in lineage.ask((2,)).pending
+
+
+def test_members_in_publishing_are_the_cause_only_if_they_would_be_evidence_enough() -> None:
+    lineage, _ = grown(population=4, generations=2, evidence=0.5)
+    first, second = lineage.training[:2]
+    lineage.handle(events.Trained(t=1.0, member=first.id, attempt=1, score=1.0, metrics={}, seconds=1.0))
+    assert lineage.idle_cause() == "evidence", "one of four is no half, published or not"
+    lineage.handle(events.Trained(t=2.0, member=second.id, attempt=1, score=1.0, metrics={}, seconds=1.0))
+    assert lineage.idle_cause() == "checkpoint"
+
+
+def test_with_plus_selection_a_survivor_is_the_best_of_the_generation_it_survived_into() -> None:
+    """n = 2, k = 1: root 0 with 1.0 has children with 2.0 and 3.0 and has not been beaten."""
+    for selection, best in (("plus", 0), ("comma", 2)):
+        lineage = Lineage(settings(population=2, generations=3, ratio=2.0, selection=selection), ahead=0)
+        tree, config = lineage.tree, SPACE.sample(random.Random(0))
+        for generation, parent, loss in ((0, None, 1.0), (0, None, 5.0), (1, 0, 2.0), (1, 0, 3.0)):
+            member = tree.add(generation, None if parent is None else tree.members[parent], config, seed=0)
+            member.loss = loss
+            tree.settle(member, State.FINISHED)
+        found = lineage.rule.best_of(1)
+        assert found is not None
+        assert found.id == best
+
+
+def test_of_two_as_good_the_elder_generation_comes_first() -> None:
+    """With plus selection root (1) and its child (1, 0) compete with (0, 0), which comes before (1) by path alone."""
+    lineage = Lineage(settings(population=2, generations=3, ratio=0.5, selection="plus"), ahead=0)
+    tree, config = lineage.tree, SPACE.sample(random.Random(0))
+    for generation, parent, loss in ((0, None, 2.0), (0, None, 1.0), (1, 0, 1.0), (1, 1, 1.5)):
+        member = tree.add(generation, None if parent is None else tree.members[parent], config, seed=0)
+        member.loss = loss
+        tree.settle(member, State.FINISHED)
+    assert tree.best is tree.by_path[(1,)]
+    assert [tree.members[id].path for _, id in tree.rivals(1, plus=True)] == [(1,), (0, 0), (1, 0), (0,)]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import SCRIPTS, cli, facts
 
+from gpbt_async import planning
 from gpbt_async.folder import Folder
 from gpbt_async.planning import log_normal
 from gpbt_async.reading import Reading
 from gpbt_async.simulate import Interval, Simulation
+from gpbt_async.usage import Usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,6 +115,22 @@ def test_a_plan_that_cannot_be_made(tmp_path: Path, options: list[str], words: s
     assert done.status == 2
     assert words in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_plan_folds_each_simulation_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at where the time went is a fold over all spans: it was taken once a cause and run, 600 times."""
+    folded = 0
+
+    def counted(usage: Usage) -> Usage:
+        nonlocal folded
+        folded += 1
+        return so_far(usage)
+
+    so_far = Usage.so_far
+    monkeypatch.setattr(Usage, "so_far", counted)
+    changes: dict[str, Any] = {"population": 4, "generations": 2}
+    planned = planning.plan(LINEAGE, 2, run=None, runs=tmp_path, seconds=1.0, spread=0.5, changes=changes)
+    assert folded == planned["simulated_runs"] == planning.SEEDS
 
 
 def test_log_normal_draws_have_the_mean_and_the_spread_they_are_given() -> None:

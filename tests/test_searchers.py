@@ -11,6 +11,7 @@ import random
 import statistics
 import subprocess
 import sys
+import types
 from dataclasses import replace
 
 import pytest
@@ -770,3 +771,27 @@ class Narrow:
 
 def test_a_searcher_with_settings_is_not_made_anew_elsewhere() -> None:
     check_searcher(Narrow(0.3), {"x": Float(0.0, 1.0)})
+
+
+class Needy:
+    """Made with an argument it does not keep: it has no settings to be seen, and cannot be made by name."""
+
+    def __init__(self, ignored: object) -> None: ...
+
+    def suggest(self, ask: Ask) -> dict[str, object]:
+        return ask.space.sample(random.Random(ask.seed))
+
+
+def test_a_searcher_that_cannot_be_made_elsewhere_is_not_asked_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = {"x": Float(0.0, 1.0)}
+    check_searcher(Needy(1), space)
+    # a module that no other process can import: of a notebook, say
+    module = types.ModuleType("only_here")
+    exec(
+        "import random\nclass Here:\n    def suggest(self, ask): return ask.space.sample(random.Random(ask.seed))",
+        vars(module),
+    )
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    assert module.Here.__module__ == "only_here"
+    check_searcher(module.Here(), space)
+    check_searcher("only_here:Here", space)

@@ -126,6 +126,21 @@ def test_first_reports_of_a_generation_judged_as_by_hand() -> None:
     assert others[5].observation().outcome == "failed"
 
 
+def test_one_told_to_stop_that_trains_to_its_end_is_stopped_all_the_same() -> None:
+    """n = 6, k = 2: of four children that do not repeat, the last is the worst of six first reports."""
+    script = Script(population=6, generations=2, early_stop=("median",))
+    for i, root in enumerate(script.training()):
+        script.finish(root, float(i))
+    *others, last = sorted(script.training(), key=lambda m: (m.path[-1] > 0, m.id))
+    assert not any(script.judge(member, 1.0) for member in others)
+    assert script.judge(last, 2.0)
+    names = {"t": 0.0, "member": last.id, "attempt": last.attempt, "metrics": {}, "seconds": 1.0}
+    commands = script.lineage.handle(events.Trained(score=0.0, **names))  # it ended before it heard of it
+    assert last.state is State.STOPPED
+    assert not any(isinstance(command, events.Publish) for command in commands)
+    assert last.id not in [i for _, i in script.lineage.tree.generations[1].ranking]
+
+
 def test_a_maximised_score_is_judged_the_other_way_round() -> None:
     script = Script(population=6, generations=2, early_stop=("median",), mode="max")
     for i, root in enumerate(script.training()):

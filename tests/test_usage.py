@@ -49,6 +49,33 @@ def test_one_slot_two_members_by_hand() -> None:
     assert usage.utilisation == pytest.approx(12 / 17)
 
 
+def test_a_slot_that_had_to_wait_for_evidence_has_not_turned_over() -> None:
+    """Two slots, two members a generation, evidence 1: slot 0 waits from 11 to 20 for the member in slot 1."""
+    config = SPACE.sample(random.Random(0))
+    rest = {"pid": 1, "config": config, "attempt": 1}
+    ended = {"attempt": 1, "metrics": {}, "score": 1.0}
+    facts: list[events.Fact] = [
+        events.Opened(t=0.0, slots=2, version="v", pid=1),
+        events.Suggested(t=0.0, path="0", generation=0, config=config, asked=1),
+        events.Suggested(t=0.0, path="1", generation=0, config=config, asked=2),
+        events.Started(t=0.0, member=0, slot=0, path="0", parent=None, **rest),
+        events.Started(t=0.0, member=1, slot=1, path="1", parent=None, **rest),
+        events.Entered(t=1.0, member=0, attempt=1),
+        events.Entered(t=1.0, member=1, attempt=1),
+        events.Trained(t=11.0, member=0, seconds=10.0, **ended),
+        events.Published(t=11.0, member=0, attempt=1, size=1, digest=""),
+        events.Trained(t=20.0, member=1, seconds=19.0, **ended),
+        events.Published(t=21.0, member=1, attempt=1, size=1, digest=""),
+        events.Started(t=22.0, member=2, slot=0, path="0/0", parent=0, **rest),
+        events.Started(t=22.0, member=3, slot=1, path="1/0", parent=1, **rest),
+        events.Entered(t=23.0, member=2, attempt=1),
+        events.Entered(t=24.0, member=3, attempt=1),
+    ]
+    usage = fold(facts, Lineage(settings(population=2, generations=2, ratio=0.5, evidence=1.0), ahead=0))
+    # slot 0's twelve seconds are not the program's doing; slot 1 had its next member as soon as one could be had
+    assert usage.turnovers == pytest.approx([4.0])
+
+
 @given(
     st.integers(0, 10**6),
     st.integers(1, 6),

@@ -24,6 +24,11 @@ def train_in_steps(member: gpbt.Member) -> None:
     (member.checkpoint / "past.json").write_text("[]")
 
 
+def train_and_stop_itself(member: gpbt.Member) -> None:
+    member.report(loss=1.0)
+    raise gpbt.Stopped("bad")
+
+
 experiment = gpbt.Experiment(
     train,
     space={"x": gpbt.Float(0, 1), "n": gpbt.Int(1, 100, log=True), "kind": gpbt.Choice(["a", "b", None])},
