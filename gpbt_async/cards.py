@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 #: seconds the memory of a member that has ended may take to come back
 RELEASE = 10.0
+MUTE = "NVML does not answer"
 #: what the journal keeps of `rows`
 JOURNALED = ("gpu", "state", "members", "ours", "used", "utilisation", "temperature")
 
@@ -116,11 +117,13 @@ class Cards:
     # ---- leasing
 
     @asynccontextmanager
-    async def lease(self, alone: bool = False) -> AsyncIterator[Slot]:
-        """Wait for a slot, hold it, let go of it. alone: nobody else is to train on its GPUs meanwhile."""
+    async def lease(self, alone: bool = False, need: int = 0) -> AsyncIterator[Slot]:
+        """Wait for a slot, hold it, let go of it. alone: nobody else is to train on its GPUs meanwhile. need: how many
+        GPUs, 0 = as many as any member.
+        """
         if self._closed:
             raise RuntimeError("these slots are closed")
-        lease = Lease(alone=alone)
+        lease = Lease(alone=alone, need=need)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._turns[lease], self._asked_at[lease] = turn, self._now()
         self.ledger.ask(lease)
@@ -314,7 +317,7 @@ class Cards:
                     "uuid": uuid,
                     "name": card.gpu.name,
                     "state": "in use" if health.state == "ok" and staying else health.state,
-                    "reason": health.reason,
+                    "reason": MUTE if self._watch.mute else health.reason,
                     "since": health.since or None,
                     "retry": health.retry if health.state == "faulty" else None,
                     "members": sorted(self._members[lease] for lease in staying if lease in self._members),
@@ -336,6 +339,6 @@ class Cards:
             uuid: h.reason or "somebody else may be using it" for uuid, h in self._watch.health.items() if not h.open
         }
         if self._watch.mute:
-            why = dict.fromkeys(why, "NVML does not answer")
+            why = dict.fromkeys(self.ledger.cards, MUTE)
         labels = {uuid: self.ledger.cards[uuid].gpu.label for uuid in why}
         return {"members": len(queue), "since": since, "why": {labels[u]: text for u, text in why.items() if text}}

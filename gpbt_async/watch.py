@@ -138,14 +138,19 @@ class Watch:
         try:
             await asyncio.wait([asked], timeout=HANGS)
             if not asked.done():
-                self.mute = True
                 self._warn(f"NVML has not answered for {HANGS:g} s: no GPU is given out until it does")
-                self._keeper.settle()
+                self._hang(True)
             return await asked
         finally:
-            self.mute = False
+            if self.mute:
+                self._hang(False)
             if not asked.done():
                 asked.cancel()
+
+    def _hang(self, hangs: bool) -> None:
+        self.mute = hangs
+        self._keeper.settle()
+        self._keeper.changed()
 
     async def look(self, uuids: list[str], full: bool = False) -> None:
         """Take a sample of these GPUs, hear what has happened to any, and settle what follows."""

@@ -1,6 +1,35 @@
 """Shared by all tests: Hypothesis without deadlines, since the machines that run this are shared and noisy."""
 
+from __future__ import annotations
+
+import shutil
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
 from hypothesis import settings
+from workstation import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 settings.register_profile("gpbt", deadline=None, derandomize=False)
 settings.load_profile("gpbt")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    made: list[Machine] = []
+
+    def make(*gpus: str, **options: Any) -> Machine:
+        made.append(Machine(tmp_path, *gpus, **options))
+        return made[-1]
+
+    yield make
+    for run in [run for each in made for run in each.runs]:
+        if run.poll() is None:
+            run.send_signal(signal.SIGKILL)
+        run.communicate()
