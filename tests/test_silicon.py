@@ -1,0 +1,68 @@
+"""On a machine that has a GPU, its driver and a torch that uses it: what a stub of NVML cannot show. Skipped elsewhere.
+
+Nobody who wrote these had such a machine: a failure here may be the test's fault, and is worth telling us either way.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import SCRIPTS, alive, cli, facts, kill_hard, run_id, start, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+SILICON = SCRIPTS / "silicon.py"
+
+
+def nvidia_smi(*query: str) -> list[list[str]]:
+    done = subprocess.run(["nvidia-smi", *query, "--format=csv,noheader,nounits"], capture_output=True, text=True)
+    return [line.split(", ") for line in done.stdout.splitlines()] if done.returncode == 0 else []
+
+
+@pytest.fixture(scope="module")
+def gpus() -> dict[str, int]:
+    """MiB by UUID, as the driver's own tool tells."""
+    if shutil.which("nvidia-smi") is None:
+        pytest.skip("no NVIDIA GPU here")
+    told = {uuid: int(total) for uuid, total in nvidia_smi("--query-gpu=uuid,memory.total")}
+    torch = pytest.importorskip("torch")
+    if not told or not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU that this torch can use")
+    return told
+
+
+def test_gpus_agrees_with_nvidia_smi(gpus: dict[str, int], tmp_path: Path) -> None:
+    told = cli("gpus", "--json", cwd=tmp_path).json
+    assert {row["uuid"]: row["total"] >> 20 for row in told["gpus"]} == gpus
+
+
+def test_each_member_sees_its_gpu_only_and_its_memory_is_seen(gpus: dict[str, int], tmp_path: Path) -> None:
+    done = cli("launch", SILICON, "--name", "r", "--share", 2, cwd=tmp_path, timeout=300)
+    assert done.status == 0, done.err
+    folder = tmp_path / "runs" / "r"
+    said = [line.split() for log in folder.glob("members/*/log.txt") for line in log.read_text().splitlines()]
+    seen = [words for words in said if words[:1] == ["saw"]]
+    assert len(seen) == 6
+    assert all(count == "1" and uuid == told and uuid in gpus for _, count, uuid, _, told in seen)
+
+
+def test_auto_measures_what_members_take(gpus: dict[str, int], tmp_path: Path) -> None:
+    done = cli("launch", SILICON, "--name", "r", "--vram", "auto", cwd=tmp_path, timeout=300, env={"SECONDS": "3"})
+    assert done.status == 0, done.err
+    assert "vram=auto: members take up to " in done.err
+    assert not facts(tmp_path / "runs" / "r", "Failed")
+
+
+def test_killed_hard_it_leaves_no_memory_behind(gpus: dict[str, int], tmp_path: Path) -> None:
+    run = start("launch", SILICON, "--name", "r", cwd=tmp_path, env={"SECONDS": "600"})
+    folder = tmp_path / "runs" / "r"
+    pids = {fact["pid"] for fact in until(lambda: facts(folder, "Started"))}
+    until(lambda: pids & {int(pid) for (pid,) in nvidia_smi("--query-compute-apps=pid")}, timeout=120)
+    kill_hard(run)
+    until(lambda: not alive(run_id(folder)))
+    until(lambda: not pids & {int(pid) for (pid,) in nvidia_smi("--query-compute-apps=pid")})
