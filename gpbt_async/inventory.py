@@ -100,8 +100,11 @@ def _row(
     ]
     numbers = figures(seen, each.total)
     others = max(0, seen.used - ours) if seen is not None and seen.used is not None else None
-    state = "left out" if reason else "in use" if any(row["members"] for _, row in held) else "ok"
-    if not reason and not held and (who or (others or 0) > tolerance(numbers["total"] or 0)):
+    state, since, retry = "left out" if reason else "ok", None, None
+    if not reason and held:  # the run that uses it knows best; one that trains there before one that waits
+        _, known = max(held, key=lambda named: bool(named[1]["members"]))
+        state, reason, since, retry = (known[name] for name in ("state", "reason", "since", "retry"))
+    elif not reason and (who or (others or 0) > tolerance(numbers["total"] or 0)):
         state = "busy"
         reason = ", ".join(f"process {p['pid']} ({p['what']})" for p in who) or f"{format_bytes(others or 0)} are used"
     return {
@@ -111,8 +114,8 @@ def _row(
         "state": state,
         "would_use": not used.get(each.uuid, "") and not isinstance(sample, str),
         "reason": reason,
-        "since": None,
-        "retry": None,
+        "since": since,
+        "retry": retry,
         "runs": [{"run": run, "state": row["state"], "members": row["members"]} for run, row in held],
         "ours": ours or None,
         "others": others,
@@ -124,7 +127,7 @@ def _row(
 def text(told: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for row, line in zip(told["gpus"], gpu_lines(told["gpus"], time.time()), strict=True):
-        lines += [unstyled(line).rstrip(), f"    {row['uuid']}"]
+        lines += [unstyled(line).rstrip(), *([f"    {row['uuid']}"] if row["uuid"] else [])]
         for held in row["runs"]:
             members = ", ".join(map(str, held["members"])) or "none"
             lines.append(f"    run {held['run']}: {held['state']}, members {members}")

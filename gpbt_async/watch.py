@@ -215,6 +215,7 @@ class Watch:
             return
         health.failed(self._now(), reason)
         self.samples.pop(uuid, None)
+        self.accounts.pop(uuid, None)
         seconds = health.retry - self._now()
         self._warn(f"{card.gpu} is set aside: {reason}; to be tried again in {seconds:.0f} s")
         self._keeper.evict(uuid, f"{card.gpu}: {reason}")

@@ -120,6 +120,9 @@ def test_who_comes_later_is_given_way_to(machine: Callable[..., Machine]) -> Non
     m.state.add(f"proc {A} 1 6000")
     until(lambda: m.row(A)["state"] == "busy")
     assert m.on(A) == 1, "who trains there goes on"
+    shown = m.cli("gpus", "--nvml-library", library()).out
+    assert "GPU 0 A100  busy" in shown, "what the run knows, the machine's list tells too"
+    assert "process 1 (" in shown
     before = len(m.log())
     m.unsay("hold")
     ended(run)
