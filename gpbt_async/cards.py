@@ -200,9 +200,11 @@ class Cards:
     def returned(self, slot: Slot) -> None:
         """The member in this slot has trained to its end: what it took, others will take."""
         lease = self._lease_of(slot)
-        if self.ledger.packing.observe(lease.peak):
+        if self.ledger.packing.observe(lease.peak, self.ledger.most()):
             need = format_bytes(self.ledger.packing.need)
-            self._warn(f"vram=auto: members take up to {format_bytes(lease.peak)}, so each is given {need}")
+            self._warn(
+                f"vram=auto: members take up to {format_bytes(self.ledger.packing.peak)}, so each is given {need}"
+            )
             self.settle()
 
     def out_of_memory(self, slot: Slot) -> bool:

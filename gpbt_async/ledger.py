@@ -93,6 +93,11 @@ class Ledger:
         most = max((gpu.total for gpu in whole), default=0)
         return f"a member needs {format_bytes(self.packing.need)} and the largest GPU has {format_bytes(most)}"
 
+    def most(self) -> int:
+        """The most bytes a member may take on each of its GPUs, if all were free; 0 if not known."""
+        totals = sorted(c.gpu.total for c in self.cards.values() if self.need == 1 or c.gpu.slice is None)
+        return totals[-self.need] if len(totals) >= self.need and totals[0] else 0
+
     def capacity(self) -> int:
         """How many members could train at this moment, those that do included."""
         rooms = [self._room(card, card.staying()) for card in self._eligible(self.need)]

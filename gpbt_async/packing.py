@@ -39,8 +39,13 @@ class Packing:
         #: the greatest memory a finished member held on a GPU, 0 = not known yet
         self.peak = 0
 
-    def observe(self, peak: int) -> bool:
-        """A member has finished that held so many bytes at most; True if this changes how many fit."""
+    def observe(self, peak: int, most: int = 0) -> bool:
+        """A member has finished that held so many bytes at most; True if this changes how many fit.
+
+        most: what can be had at all, 0 = not known. A member that holds much on one of its GPUs and little on the
+        others would else be thought to fit on no others than the largest.
+        """
+        peak = min(peak, most or peak)
         if not self.auto or peak <= self.peak:
             return False
         self.peak = peak

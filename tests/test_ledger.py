@@ -415,6 +415,22 @@ def test_auto_without_room_for_the_margin_trains_one_at_a_time():
     assert ledger.grant() == []
 
 
+def test_a_peak_on_the_larger_of_two_gpus_does_not_keep_the_next_member_out():
+    ledger = Ledger(gpus(24, 12), Packing(None, "auto"), 2)
+    (first,) = asked(ledger, Lease())
+    assert ledger.packing.observe(20 * GIB, ledger.most())
+    ledger.release(first)
+    assert ledger.impossible() == ""
+    assert len(asked(ledger, Lease())) == 1
+
+
+@pytest.mark.parametrize(
+    ("totals", "need", "most"), [((24, 12), 1, 24), ((24, 12), 2, 12), ((24, 12), 3, 0), ((0, 24), 1, 0)]
+)
+def test_the_most_a_member_may_take(totals, need, most):
+    assert Ledger(gpus(*totals), Packing(), need).most() == most * GIB
+
+
 # --- how many could train ----------------------------------------------------------------------------------
 
 TOTALS = st.lists(st.sampled_from([8, 24, 40]), min_size=1, max_size=5)
