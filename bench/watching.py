@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -57,9 +56,7 @@ def measure(options: list[str], folder: Path, seconds: float) -> float:
             time.sleep(seconds)
             after, lasted = used(run.pid), time.monotonic() - began
         finally:
-            for _ in range(2):
-                run.send_signal(signal.SIGINT)
-                time.sleep(0.5)
+            run.terminate()
             run.wait()
     return 100 * (after - before) / lasted
 
