@@ -298,10 +298,14 @@ def gpus(
     if drain is not None or give_back is not None:
         if drain is not None and give_back is not None:
             raise ExperimentError("--drain and --return: give only one")
+        if gpus is not None or as_json:
+            raise ExperimentError("--gpus and --json are for the list of GPUs, which --drain and --return do not show")
         word = "return" if drain is None else "drain-now" if now else "drain"
         run, gpu = drain or give_back or ("", "")
         say(inventory.ask(reading.open_run(run, runs), word, gpu))
         return
+    if now:
+        raise ExperimentError("--now is for --drain RUN GPU")
     told = inventory.inventory(os.environ, runs, gpus=gpus, library=library)
     print(json.dumps(_jsonable(told), indent=1) if as_json else inventory.text(told))
 

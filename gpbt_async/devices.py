@@ -115,21 +115,22 @@ async def _cards(
     now: Callable[[], float],
 ) -> Cards:
     present, left_out = usable(found)
-    for label, reason in left_out.items():
-        warn(f"{label} is left out, as {reason}")
+    for gpu, reason in left_out.items():
+        warn(f"{gpu} is left out, as {reason}")
     if not present:
-        label, reason = next(iter(left_out.items()))
-        raise DeviceError(f"no GPU can be used ({label}: {reason}). Repair it, or train on the CPU: --gpus none")
+        gpu, reason = next(iter(left_out.items()))
+        raise DeviceError(f"no GPU can be used ({gpu}: {reason}). Repair it, or train on the CPU: --gpus none")
 
     def later(found: Iterable[Found]) -> list[GPU]:
         try:
-            return choose(usable(found)[0], wanted.gpus, environ, lambda _: None)
+            present, out = usable(found)
+            return choose(present, wanted.gpus, environ, lambda _: None, out)
         except DeviceError:
             return []  # one that was named is gone: those that are there are in use already
 
     need = max(1, wanted.need)
     cards = Cards(
-        choose(present, wanted.gpus, environ, warn),
+        choose(present, wanted.gpus, environ, warn, left_out),
         nvml,
         Packing(wanted.share, wanted.vram),
         need=need,

@@ -29,6 +29,9 @@ SEARCHERS = (
 )  # fmt: skip
 #: no population and no generations are larger: what is asked for beyond is a slip of the finger
 MOST = 1_000_000
+#: no more members share a GPU: CUDA's own context alone takes hundreds of MiB in each; and none takes less memory
+MOST_A_GPU = 1000
+LEAST_VRAM = 1 << 20
 HISTORIES = ("inherit", "reset", "global")
 SELECTIONS = ("comma", "plus")
 SCHEDULES = ("async", "sync")
@@ -64,13 +67,13 @@ class Resources:
     def __post_init__(self) -> None:
         _whole("resources.gpus", self.gpus, 0)
         if self.share is not None:
-            _whole("resources.share", self.share, 1)
+            _whole("resources.share", self.share, 1, MOST_A_GPU)
         if self.vram is not None:
             try:
-                if not isinstance(self.vram, str) or self.vram != "auto":
-                    parse_bytes(self.vram)
-            except (ValueError, TypeError):
-                must = "must be an amount such as '6GiB' or '500MiB', or 'auto'"
+                if not isinstance(self.vram, str) or (self.vram != "auto" and parse_bytes(self.vram) < LEAST_VRAM):
+                    raise ValueError
+            except ValueError:
+                must = "must be an amount of at least 1MiB with its unit, such as '6GiB' or '500MiB', or 'auto'"
                 raise ExperimentError.of("resources.vram", self.vram, must) from None
         if self.cpus is not None:
             _whole("resources.cpus", self.cpus, 1)

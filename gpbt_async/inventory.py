@@ -17,7 +17,7 @@ from .gpulines import gpu_lines
 from .health import tolerance
 from .nvml import NvmlFault, PyNvml, figures
 from .sizes import format_bytes
-from .visible import GPU, VISIBLE, choose, hides_all, label, match, usable
+from .visible import GPU, VISIBLE, choose, clear, hides_all, label, match, names, usable
 from .wording import unstyled
 
 if TYPE_CHECKING:
@@ -68,12 +68,15 @@ def _used(
 ) -> tuple[dict[str, str], str]:
     """By UUID why a GPU would not be used, empty if it would; and what would refuse a run altogether."""
     present, out = usable(found)
-    why = {each.uuid: out.get(f"GPU {each.index}", "") for each in found}
+    reasons = {(gpu.index, gpu.uuid): reason for gpu, reason in out.items()}
+    why = {each.uuid: reasons.get((each.index, each.uuid), "") for each in found}
     why |= {each.uuid: "it is split: its MIG instances are used" for each in found if each.split and not why[each.uuid]}
+    if gpus == "none":
+        return {uuid: text or "not wanted, by --gpus none" for uuid, text in why.items()}, ""
     if hides_all(environ):
         return {uuid: text or f"hidden by {VISIBLE}={environ[VISIBLE]}" for uuid, text in why.items()}, ""
     try:
-        chosen = {gpu.uuid for gpu in choose(present, gpus, environ, notes.append)}
+        chosen = {gpu.uuid for gpu in choose(present, gpus, environ, notes.append, out)}
     except DeviceError as error:
         return {uuid: text or "a run is refused" for uuid, text in why.items()}, str(error)
     for gpu in present:
@@ -160,11 +163,14 @@ def ask(folder: Folder, word: str, gpu: str) -> str:
     if told is None:
         raise DeviceError(f"{folder.name} uses no GPU now: it does not go on, or trains on the CPU")
     there = [_gpu(row) for row in told["gpus"]]
-    wanted = [each.uuid for each in match(gpu, there)]
-    if not wanted:
-        raise DeviceError(f"{folder.name} does not use GPU {gpu}; it uses {', '.join(each.label for each in there)}")
-    if not folder.tell(f"{word} {gpu}"):
-        raise DeviceError(f"{folder.name} does not listen: it has just ended")
+    matches = match(gpu, there)
+    if not clear(gpu, matches):
+        problem = f"GPU {gpu!r} may mean more than one GPU" if matches else f"{folder.name} does not use GPU {gpu!r}"
+        raise DeviceError(f"{problem}; it uses {names(there)}")
+    wanted = [each.uuid for each in matches]
+    for uuid in wanted:
+        if not folder.tell(f"{word} {uuid}"):
+            raise DeviceError(f"{folder.name} does not listen: it has just ended")
     while True:
         told = notice(folder.gpus)
         if told is None:

@@ -59,10 +59,12 @@ class Asked:
     def over(self, needs: Resources) -> Resources:
         """An experiment's resources, with what is asked for instead. Raises ExperimentError."""
         try:
-            share, vram = needs.share if self.share is None else self.share, self.vram or needs.vram
+            share = needs.share if self.share is None else self.share
+            vram = needs.vram if self.vram is None else self.vram
             return Resources(needs.gpus, share, vram, needs.cpus)
         except ExperimentError as error:
-            raise ExperimentError(str(error).replace("resources.", "--")) from None
+            _, _, told = str(error).partition("resources.")  # not the line of ours that raised it
+            raise ExperimentError(f"--{told}") from None
 
 
 class Opening:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -65,9 +66,17 @@ def devices(
     table: dict[int, str] = {}
     for entry in xids or ():
         number, _, whose = entry.partition("=")
-        if not number.isdecimal() or whose not in ("card", "member", "nobody"):
+        if not (number.isascii() and number.isdecimal() and len(number) < 10) or whose not in (
+            "card",
+            "member",
+            "nobody",
+        ):
             raise ExperimentError(f"--xid {entry}: must be a number, =, and card, member or nobody, as in 109=member")
+        if table.get(int(number), whose) != whose:
+            raise ExperimentError(f"--xid {entry}: it was said to be the doing of {table[int(number)]}, too")
         table[int(number)] = whose
+    if library == "":
+        raise ExperimentError("--nvml-library '': must be the path of a library")
     return {
         "share": share,
         "vram": vram,

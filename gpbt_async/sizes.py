@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 #: a letter alone is binary, as for Slurm and Docker
-UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
+UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
          "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
          "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}  # fmt: skip
 
 
 def parse_bytes(text: str) -> int:
-    """ "6GiB", "6.5 GB", "500MiB", "1000000". Raises ValueError when it is no amount, or none above 0."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    """ "6GiB", "6.5 GB", "500MiB". Raises ValueError when it is no amount, has no unit, or is not above 0."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
     if match is None or match[2].casefold() not in UNITS:
         raise ValueError(text)
     try:

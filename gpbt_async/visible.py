@@ -8,6 +8,7 @@ that is split into instances is none: its index, or its UUID, means all of its i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .errors import DeviceError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: how people and batch systems say "no GPU" on purpose; anything else that matches no GPU is a mistake
 NOTHING = ("", "-1", "nodevfiles", "none")
+CORRECT = "Correct it, or train on the CPU: --gpus none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,46 +55,58 @@ def label(index: int, slice: int | None) -> str:
     return str(index) if slice is None else f"{index}:{slice}"
 
 
-def usable(found: Iterable[Found]) -> tuple[list[GPU], dict[str, str]]:
-    """The GPUs that could be given out, and, by what people call them, why the others cannot."""
+def usable(found: Iterable[Found]) -> tuple[list[GPU], dict[GPU, str]]:
+    """The GPUs that could be given out, and why the others cannot."""
     found = list(found)
     gpus: list[GPU] = []
-    out: dict[str, str] = {}
+    out: dict[GPU, str] = {}
     for each in found:
-        called = f"GPU {each.index}"
+        exclusive = each.mode == "exclusive"
+        place = (each.index, each.uuid, each.name, each.slice, each.card)
+        gpu = GPU(*place, total=each.total, exclusive=exclusive, cpus=each.cpus)
         if each.fault:
-            out[called] = f"NVML failed: {each.fault}"
+            out[gpu] = f"NVML failed: {each.fault}"
+        elif each.mode == "prohibited" and each.slice is not None:
+            continue  # its card is told of
         elif each.mode == "prohibited":
-            out[called] = "its compute mode is PROHIBITED (nvidia-smi -c DEFAULT would change that)"
+            out[gpu] = "its compute mode is PROHIBITED (nvidia-smi -c DEFAULT would change that)"
         elif each.split:
             if not any(other.card == each.uuid for other in found):
-                out[called] = "it is in MIG mode and has no instance (nvidia-smi mig -cgi … -C makes one)"
+                out[gpu] = "it is in MIG mode and has no instance (nvidia-smi mig -cgi … -C makes one)"
         else:
-            exclusive = each.mode == "exclusive"
-            place = (each.index, each.uuid, each.name, each.slice, each.card)
-            gpus.append(GPU(*place, total=each.total, exclusive=exclusive, cpus=each.cpus))
+            gpus.append(gpu)
     return gpus, out
 
 
 def choose(
-    present: Sequence[GPU], asked: str | None, environ: Mapping[str, str], warn: Callable[[str], None]
+    present: Sequence[GPU],
+    asked: str | None,
+    environ: Mapping[str, str],
+    warn: Callable[[str], None],
+    out: Mapping[GPU, str] = MappingProxyType({}),
 ) -> list[GPU]:
-    """The GPUs that CUDA_VISIBLE_DEVICES shows, in its order, narrowed by `--gpus`, then in the latter's."""
-    visible = _visible(present, environ, warn)
+    """The GPUs that CUDA_VISIBLE_DEVICES shows, in its order, narrowed by `--gpus`, then in the latter's.
+
+    out: those that are there and cannot be used, and why.
+    """
+    visible = _visible(present, environ, warn, out)
     if asked is None or asked == "all":
         return visible
     chosen: list[GPU] = []
     for entry in (part.strip() for part in asked.split(",")):
         matches = match(entry, visible)
-        if _clear(entry, matches) and not set(matches) & set(chosen):
+        if clear(entry, matches) and not set(matches) & set(chosen):
             chosen += matches
             continue
-        if _clear(entry, matches):
+        lame = match(entry, out)
+        if clear(entry, matches):
             problem = "is named twice"
         elif matches:
             problem = "may mean more than one GPU"
         elif match(entry, present):
             problem = f"is hidden by {VISIBLE}={environ[VISIBLE]}"
+        elif lame:
+            problem = f"cannot be used, as {out[lame[0]]}"
         else:
             problem = "is no GPU here"
         raise DeviceError(f"--gpus {asked}: {entry!r} {problem}; to choose from: {names(visible)}")
@@ -105,7 +119,9 @@ def hides_all(environ: Mapping[str, str]) -> bool:
     return value is not None and value.split(",")[0].strip().casefold() in NOTHING
 
 
-def _visible(present: Sequence[GPU], environ: Mapping[str, str], warn: Callable[[str], None]) -> list[GPU]:
+def _visible(
+    present: Sequence[GPU], environ: Mapping[str, str], warn: Callable[[str], None], out: Mapping[GPU, str]
+) -> list[GPU]:
     """What CUDA would show under the inherited CUDA_VISIBLE_DEVICES."""
     value = environ.get(VISIBLE)
     if value is None:
@@ -114,18 +130,23 @@ def _visible(present: Sequence[GPU], environ: Mapping[str, str], warn: Callable[
     visible: list[GPU] = []
     for place, entry in enumerate(entries):
         matches = match(entry, present)
-        clear = _clear(entry, matches)
-        if not clear and not visible:
-            problem = f"{entry!r} is not one of {names(present)}, and CUDA then shows no GPU"
-            raise DeviceError(f"{VISIBLE}={value}: {problem}. Correct it, or train on the CPU: --gpus none")
-        if not clear:
-            if entry.casefold() not in NOTHING or place + 1 < len(entries):
-                problem = f"{entry!r} is not one of {names(present)}, and CUDA hides it and all after it"
-                warn(f"{VISIBLE}={value}: {problem}; left: {names(visible)}")
+        if not matches and match(entry, out):
+            continue  # CUDA counts it all the same
+        if not clear(entry, matches):
+            if entry.casefold() in NOTHING and place and place + 1 == len(entries):
+                break
+            may = f"may mean any of {names(matches)}" if matches else f"is not one of {names((*present, *out))}"
+            if not visible:
+                problem = f"{entry!r} {may}, and CUDA then shows no GPU"
+                raise DeviceError(f"{VISIBLE}={value}: {problem}. {CORRECT}")
+            warn(f"{VISIBLE}={value}: {entry!r} {may}, and CUDA hides it and all after it; left: {names(visible)}")
             break
         if set(matches) & set(visible):
-            raise DeviceError(f"{VISIBLE}={value}: {entry!r} is named twice, and CUDA then shows no GPU")
+            raise DeviceError(f"{VISIBLE}={value}: {entry!r} is named twice, and CUDA then shows no GPU. {CORRECT}")
         visible += matches
+    if not visible:
+        lame = "; ".join(f"{gpu}: {reason}" for gpu, reason in out.items())
+        raise DeviceError(f"{VISIBLE}={value}: none of these can be used ({lame}). {CORRECT}")
     models = {gpu.name for gpu in present if gpu.name}
     ordered = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     if len(models) > 1 and not ordered and any(entry.isdecimal() for entry in entries):
@@ -145,7 +166,7 @@ def match(entry: str, gpus: Iterable[GPU]) -> list[GPU]:
     return [gpu for gpu in gpus if gpu.uuid.casefold().startswith(wanted)] + of_cards
 
 
-def _clear(entry: str, matches: Sequence[GPU]) -> bool:
+def clear(entry: str, matches: Sequence[GPU]) -> bool:
     """One GPU, or the instances of one card that was named as a whole."""
     return len({gpu.whole for gpu in matches}) == 1 and (
         len(matches) == 1 or entry.isdecimal() or entry.casefold().startswith("gpu-")

@@ -26,8 +26,6 @@ def card(gib, exclusive=False):
         ("6GiB", 6 * GIB),
         ("6.5 GB", 6_500_000_000),
         ("500MiB", 500 << 20),
-        ("1000000", 1_000_000),
-        ("1", 1),
         ("1b", 1),
         ("0.5KiB", 512),
         ("2 tib", 2 << 40),
@@ -43,7 +41,7 @@ def test_amounts(text, amount):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "GiB", "0", "0GiB", "0.4", "-1GiB", "+1GiB", "1e9", "1,5GiB", "6X", "6 Gi B", "6GiB6", "6 6GiB", ".5GiB",
+    ["", " ", "GiB", "0", "1000000", "٣GiB", "0GiB", "0.4", "-1GiB", "+1GiB", "1e9", "1,5GiB", "6X", "6 Gi B", "6GiB6", "6 6GiB", ".5GiB",
      "5.GiB", "1_000", "0x10", "auto", "nan", "inf", "infGiB", "6PiB", "6GiB/GPU", "½GiB"],
 )  # fmt: skip
 def test_what_is_no_amount(text):

@@ -118,7 +118,7 @@ NO_INSTANCES = [
     ("1:2,1", None, ["'1'", "is named twice"]),
     ("1,GPU-cccc", None, ["'GPU-cccc'", "is named twice"]),
     (None, "1,MIG-1111bbbb", ["CUDA_VISIBLE_DEVICES=1,MIG-1111bbbb", "'MIG-1111bbbb'", "twice", "shows no GPU"]),
-    (None, "MIG-1111", ["'MIG-1111'", "is not one of", "--gpus none"]),
+    (None, "MIG-1111", ["'MIG-1111'", "may mean any of", "MIG-1111aaaa", "--gpus none"]),
     (None, "MIG-9", ["'MIG-9'", "is not one of"]),
 ]
 
@@ -157,6 +157,23 @@ def test_an_unknown_instance_hides_itself_and_all_after_it():
     assert gpus == [TWO]
     assert "'MIG-9'" in sentence
     assert "all after it" in sentence
+
+
+@pytest.mark.parametrize(
+    ("asked", "visible", "expected"), [(None, "0,1,2", [A, C]), (None, "1,2", [C]), ("2", "GPU-aaaa2,2", [C])]
+)
+def test_a_card_that_cannot_be_used_hides_nothing_after_it(asked, visible, expected):
+    environ = {"CUDA_VISIBLE_DEVICES": visible}
+    assert choose((A, C), asked, environ, pytest.fail, {B: "it is lost"}) == expected
+
+
+def test_of_a_card_that_cannot_be_used_it_is_told_why():
+    with pytest.raises(DeviceError, match=r"--gpus 1: '1' cannot be used, as it is lost; to choose from: GPU 0"):
+        choose((A, C), "1", {}, pytest.fail, {B: "it is lost"})
+    with pytest.raises(
+        DeviceError, match=r"CUDA_VISIBLE_DEVICES=1: none of these can be used \(GPU 1 .*: it is lost\)"
+    ):
+        choose((A, C), None, {"CUDA_VISIBLE_DEVICES": "1"}, pytest.fail, {B: "it is lost"})
 
 
 def test_an_instance_is_called_by_its_card_and_its_place():
@@ -208,7 +225,7 @@ def test_why_the_others_cannot_be_used():
     ]
     gpus, out = usable(iter(found))
     assert [gpu.uuid for gpu in gpus] == ["GPU-e"]
-    assert out == {
+    assert {str(gpu): why for gpu, why in out.items()} == {
         "GPU 0": "its compute mode is PROHIBITED (nvidia-smi -c DEFAULT would change that)",
         "GPU 1": "it is in MIG mode and has no instance (nvidia-smi mig -cgi … -C makes one)",
         "GPU 2": "NVML failed: GPU is lost",
@@ -223,8 +240,9 @@ def test_instances_of_a_card_that_nobody_may_use():
     ]
     gpus, out = usable(found)
     assert gpus == []
-    assert list(out) == ["GPU 0"]
-    assert "PROHIBITED" in out["GPU 0"]
+    ((gpu, why),) = out.items()
+    assert str(gpu) == "GPU 0"
+    assert "PROHIBITED" in why
 
 
 def test_a_split_card_that_fails_and_one_with_instances_of_another_only():
@@ -236,9 +254,10 @@ def test_a_split_card_that_fails_and_one_with_instances_of_another_only():
     ]
     gpus, out = usable(found)
     assert [gpu.uuid for gpu in gpus] == ["MIG-9"]
-    assert out["GPU 0"] == "NVML failed: GPU is lost"
-    assert out["GPU 1"].startswith("it is in MIG mode and has no instance")
-    assert "GPU 2" not in out
+    told = {str(gpu): why for gpu, why in out.items()}
+    assert told["GPU 0"] == "NVML failed: GPU is lost"
+    assert told["GPU 1"].startswith("it is in MIG mode and has no instance")
+    assert "GPU 2" not in told
 
 
 def test_nothing_found():
