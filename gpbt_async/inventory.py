@@ -97,6 +97,7 @@ def _row(
             "what": processes.told(pid) if processes.exists(pid) else "not of this pid namespace",
         }
         for pid, amount in (seen.processes if seen is not None else None) or ()
+        if seen is not None and pid not in seen.drawing
     ]
     numbers = figures(seen, each.total)
     others = max(0, seen.used - ours) if seen is not None and seen.used is not None else None
@@ -157,7 +158,10 @@ def ask(folder: Folder, word: str, gpu: str) -> str:
     if told is None:
         raise DeviceError(f"{folder.name} uses no GPU now: it does not go on, or trains on the CPU")
     there = [_gpu(row) for row in told["gpus"]]
-    wanted = [each.uuid for each in match(gpu, there)]
+    matches = match(gpu, there)
+    wanted = [each.uuid for each in matches]
+    if len({each.index for each in matches}) > 1:
+        raise DeviceError(f"{gpu} may mean more than one GPU of {folder.name}: {', '.join(wanted)}")
     if not wanted:
         raise DeviceError(f"{folder.name} does not use GPU {gpu}; it uses {', '.join(each.label for each in there)}")
     if not folder.tell(f"{word} {gpu}"):

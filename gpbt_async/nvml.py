@@ -16,10 +16,12 @@ GPU up for seconds, by UUID, since indices move; that of a lost GPU is let go.
 from __future__ import annotations
 
 import asyncio
+import threading
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class Sample:
     """How a GPU is doing. Bytes, percent of the last moments with a kernel running, °C; None: cannot be told.
 
     processes: those that compute on it, and the bytes each holds, with the pids of whatever pid namespace the driver
-    lives in. Such that also draw (a desktop's) are left out.
+    lives in. drawing: pids of those that draw, a desktop's most of them; one may do both, as a simulation does.
     """
 
     used: int | None
@@ -78,6 +80,7 @@ class Sample:
     processes: tuple[tuple[int, int | None], ...] | None = None
     utilisation: int | None = None
     temperature: int | None = None
+    drawing: frozenset[int] = frozenset()
 
 
 def figures(sample: Sample | None, total: int) -> dict[str, int | None]:
@@ -114,21 +117,42 @@ class Backend(Protocol):
 
 
 class NvmlThread:
-    """The one thread in which a backend lives."""
+    """The one thread in which a backend lives.
+
+    No executor's: Python waits for those at its exit, and one that hangs in the driver would keep us from ever ending.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpbt-nvml")
+        self._asked: SimpleQueue[tuple[Future[Any], Callable[[Backend], Any]] | None] = SimpleQueue()
         self._closed: Future[None] | None = None
+        self._thread = threading.Thread(target=self._live, name="gpbt-nvml_0", daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            answer, question = asked
+            if answer.set_running_or_notify_cancel():
+                try:
+                    answer.set_result(question(self._backend))
+                except BaseException as error:
+                    answer.set_exception(error)
+
+    def _submit(self, question: Callable[[Backend], T]) -> Future[T]:
+        answer: Future[T] = Future()
+        self._asked.put((answer, question))
+        return answer
 
     async def ask(self, question: Callable[[Backend], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, question, self._backend)
+        if self._closed is not None:
+            raise RuntimeError("NVML was closed")
+        return await asyncio.wrap_future(self._submit(question))
 
     def dismiss(self) -> Future[None]:
         """End without waiting: NVML may hang in the very call that is no longer wanted."""
         if self._closed is None:
-            self._closed = self._pool.submit(self._backend.close)
-            self._pool.shutdown(wait=False)
+            self._closed = self._submit(lambda nvml: nvml.close())
+            self._asked.put(None)
         return self._closed
 
     async def close(self, within: float = 5.0) -> None:
@@ -136,7 +160,7 @@ class NvmlThread:
         closed = asyncio.wrap_future(self.dismiss())
         done, _ = await asyncio.wait([closed], timeout=within)
         if done:
-            self._pool.shutdown()  # joins a thread with nothing left to do
+            self._thread.join()  # with nothing left to do
 
 
 class PyNvml:
@@ -190,8 +214,9 @@ class PyNvml:
 
     def close(self) -> None:
         if self._binding is not None:
-            if self._set is not None:
-                self._try("nvmlEventSetFree", self._set)
+            with suppress(NvmlFault):
+                if self._set is not None:
+                    self._call("nvmlEventSetFree", self._set)
             with suppress(NvmlFault):
                 self._call("nvmlShutdown")
             self._handles.clear()
@@ -248,14 +273,19 @@ class PyNvml:
     def sample(self, uuid: str) -> Sample:
         try:
             handle = self._handle(uuid)
+            # an instance that was taken down answers "invalid argument" to all that can be done without
+            if self._call("nvmlDeviceGetUUID", handle) != uuid:
+                raise NvmlFault("it is there no more")
             used, total = self._memory(handle)
-            rates = self._try("nvmlDeviceGetUtilizationRates", handle)
+            rates = self._shown("nvmlDeviceGetUtilizationRates", handle)
+            computing = self._listed("Compute", handle)
             return Sample(
                 used=used,
                 total=total,
-                processes=self._processes(handle),
+                processes=None if computing is None else tuple((p.pid, p.usedGpuMemory) for p in computing),
                 utilisation=None if rates is None else int(rates.gpu),
-                temperature=self._try("nvmlDeviceGetTemperature", handle, self._binding.NVML_TEMPERATURE_GPU),
+                temperature=self._shown("nvmlDeviceGetTemperature", handle, self._binding.NVML_TEMPERATURE_GPU),
+                drawing=frozenset(process.pid for process in self._listed("Graphics", handle) or ()),
             )
         except NvmlFault:
             self._handles.pop(uuid, None)
@@ -268,13 +298,6 @@ class PyNvml:
             return int(memory.used), int(memory.total) - int(memory.reserved)
         memory = self._try("nvmlDeviceGetMemoryInfo", handle)
         return (None, None) if memory is None else (int(memory.used), int(memory.total))
-
-    def _processes(self, handle: Any) -> tuple[tuple[int, int | None], ...] | None:
-        computing = self._listed("Compute", handle)
-        if computing is None:
-            return None
-        drawing = {process.pid for process in self._listed("Graphics", handle) or ()}
-        return tuple((p.pid, p.usedGpuMemory) for p in computing if p.pid not in drawing)
 
     def _listed(self, kind: str, handle: Any) -> Sequence[Any] | None:
         # by version: of the name without one, the binding makes an exception of its own that is no NVMLError
@@ -318,7 +341,7 @@ class PyNvml:
         return told
 
     def recovery(self, uuid: str) -> str:
-        field = self._binding.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+        field = getattr(self._binding, "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION", 230)  # newer than the oldest binding
         values = self._try("nvmlDeviceGetFieldValues", self._handle(uuid), [field])
         if values is None or values[0].nvmlReturn != 0:
             return ""
@@ -338,6 +361,15 @@ class PyNvml:
             return self._call(function, *arguments)
         except NvmlFault as fault:
             if fault.code not in self.WITHOUT:
+                raise
+            return None
+
+    def _shown(self, function: str, *arguments: Any) -> Any:
+        """What is only shown to people: None, too, where a call fails on a GPU that is not lost."""
+        try:
+            return self._call(function, *arguments)
+        except NvmlFault as fault:
+            if fault.lost:
                 raise
             return None
 
