@@ -217,6 +217,8 @@ class Cards:
 
     async def verdict(self, slot: Slot, within: float = HANGS) -> str:
         """A member in this slot has failed: empty, or why that is the doing of its GPU. Looks at it anew."""
+        if slot.evicted is not None and slot.evicted.done():
+            return slot.evicted.result()
         silent = ""
         try:
             async with asyncio.timeout(within):

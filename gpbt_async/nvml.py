@@ -240,9 +240,9 @@ class PyNvml:
         return found
 
     def _found(self, index: int, uuid: str, handle: Any) -> list[Found]:
-        name = str(self._try("nvmlDeviceGetName", handle) or "")
+        name = str(self._shown("nvmlDeviceGetName", handle) or "")
         modes: dict[int, Mode] = {1: "exclusive", 2: "prohibited", 3: "exclusive"}
-        mode = modes.get(self._try("nvmlDeviceGetComputeMode", handle) or 0, "default")
+        mode = modes.get(self._shown("nvmlDeviceGetComputeMode", handle) or 0, "default")
         cpus = self._near(handle)
         split = (self._try("nvmlDeviceGetMigMode", handle) or (0,))[0] == 1
         card = Found(index, uuid, name, split=split, total=self._memory(handle)[1] or 0, mode=mode, cpus=cpus)
@@ -254,14 +254,14 @@ class PyNvml:
             slice_uuid = str(self._call("nvmlDeviceGetUUID", instance))
             self._handles[slice_uuid] = instance
             total = self._memory(instance)[1] or 0
-            own_name = str(self._try("nvmlDeviceGetName", instance) or name)
+            own_name = str(self._shown("nvmlDeviceGetName", instance) or name)
             found.append(Found(index, slice_uuid, own_name, place, uuid, total=total, mode=mode, cpus=cpus))
         return found
 
     def _near(self, handle: Any) -> frozenset[int]:
         import os
 
-        words = self._try("nvmlDeviceGetCpuAffinity", handle, -(-(os.cpu_count() or 1) // 64)) or ()
+        words = self._shown("nvmlDeviceGetCpuAffinity", handle, -(-(os.cpu_count() or 1) // 64)) or ()
         return frozenset(64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1)
 
     def distance(self, one: str, other: str) -> int:
@@ -302,7 +302,7 @@ class PyNvml:
     def _listed(self, kind: str, handle: Any) -> Sequence[Any] | None:
         # by version: of the name without one, the binding makes an exception of its own that is no NVMLError
         for version in (3, 2):
-            listed: Sequence[Any] | None = self._try(f"nvmlDeviceGet{kind}RunningProcesses_v{version}", handle)
+            listed: Sequence[Any] | None = self._shown(f"nvmlDeviceGet{kind}RunningProcesses_v{version}", handle)
             if listed is not None:
                 return listed
         return None
@@ -310,7 +310,7 @@ class PyNvml:
     def watch(self, uuids: Iterable[str]) -> None:
         import ctypes
 
-        self._set = self._set or self._try("nvmlEventSetCreate")
+        self._set = self._set or self._shown("nvmlEventSetCreate")
         if self._set is None:
             return
         n = self._binding
@@ -324,16 +324,24 @@ class PyNvml:
                         self._call("nvmlDeviceRegisterEvents", handle, types, self._set)
                         break
 
+    def _watch_anew(self) -> None:
+        with suppress(NvmlFault):
+            self._call("nvmlEventSetFree", self._set)
+        uuids, self._set = list(self._watched.values()), None
+        self._watched.clear()
+        self.watch(uuids)
+
     def events(self) -> list[Trouble]:
         import ctypes
 
         kinds = {1: "single-bit ECC", 2: "double-bit ECC", 8: "xid"}
         told: list[Trouble] = []
         while self._set is not None and len(told) < 1000:
-            event = None
-            with suppress(NvmlFault):  # a time-out is an error to NVML; so is a lost GPU, which the sample tells of
+            try:
                 event = self._call("nvmlEventSetWait", self._set, 0)
-            if event is None:
+            except NvmlFault as fault:  # a time-out is an error to NVML
+                if fault.lost:  # as long as that one is in the set nothing is heard of any other
+                    self._watch_anew()
                 break
             uuid = self._watched.get(ctypes.cast(event.device, ctypes.c_void_p).value or 0)
             if uuid is not None and event.eventType in kinds:
@@ -365,7 +373,7 @@ class PyNvml:
             return None
 
     def _shown(self, function: str, *arguments: Any) -> Any:
-        """What is only shown to people: None, too, where a call fails on a GPU that is not lost."""
+        """What never tells that a GPU fails: None, too, where a call fails in any way on one that is not lost."""
         try:
             return self._call(function, *arguments)
         except NvmlFault as fault:

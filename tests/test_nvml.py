@@ -103,3 +103,18 @@ out = "ended"
         timeout=20,
     )
     assert out == "ended"
+
+
+def test_a_lost_gpu_does_not_drown_what_happens_to_others(run):
+    out = run(
+        """
+nvml.watch(["GPU-a", "GPU-b"])
+rewrite("gpu 0 GPU-a", "gpu 15 GPU-a")
+out["at first"] = len(nvml.events())
+open(state, "a").write("event GPU-b 8 79\\n")
+out = [out["at first"], [[t.uuid, t.kind, t.data] for t in nvml.events()]]
+""",
+        "GPU-a",
+        "GPU-b",
+    )
+    assert out == [0, [["GPU-b", "xid", 79]]]

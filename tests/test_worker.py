@@ -167,7 +167,7 @@ async def test_one_that_is_stuck_in_the_kernel_is_not_listened_to_for_ever(
             async with asyncio.timeout(10), worker:
                 async for _ in worker:
                     worker.kill()
-        assert worker.outcome.how == "died"
+        assert worker.outcome.how == "stopped"
         assert any("survives SIGKILL" in text for text in said)
         os.kill(worker.pid, signal.SIGKILL)
 
