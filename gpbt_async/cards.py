@@ -209,7 +209,8 @@ class Cards:
         """The member in this slot ran out of GPU memory. True if others were there too: alone it may do better."""
         crowd = self._lease_of(slot).crowd  # who was there then may have ended by now
         if crowd < 2:
-            return False
+            told = [self._watch.accounts[uuid] for uuid in slot.gpus if uuid in self._watch.accounts]
+            return any(each.others for each in told)
         if self.ledger.packing.lower(crowd):
             self._warn(f"{slot.name}: out of memory with {crowd} members on it; from now on one fewer share a GPU")
             self.settle()

@@ -318,3 +318,139 @@ async def test_an_error_of_whoever_is_told_reaches_those_who_wait():
         with pytest.raises(JournalError, match="no space"):
             await leased(cards)
         await close()
+
+
+async def test_out_of_memory_beside_somebody_else_is_not_the_members_doing():
+    machine = Machine(A)
+    async with pool(machine) as cards:
+        slot, close = await leased(cards)
+        await looks(machine)
+        assert not cards.out_of_memory(slot)
+        machine.listed[A] = ((1, 30),)
+        await looks(machine)
+        assert cards.out_of_memory(slot)
+        await close()
+
+
+async def test_waiting_tells_that_nvml_does_not_answer(monkeypatch):
+    monkeypatch.setattr(watch, "HANGS", 0.05)
+    machine = Machine(A)
+    async with pool(machine) as cards:
+        machine.going.clear()
+        await until(lambda: cards._watch.mute)
+        assert cards.waiting()["why"] == {"0": "NVML does not answer"}
+        machine.going.set()
+        await until(lambda: cards.waiting() is None)
+
+
+async def test_the_server_of_mps_is_nobody_by_himself(monkeypatch):
+    monkeypatch.setattr("gpbt_async.processes.told", lambda _: "nvidia-cuda-mps of root")
+    machine = Machine(A)
+    machine.listed[A] = ((1, 0.03),)
+    async with pool(machine) as cards:
+        slot, close = await leased(cards)
+        cards.bind(slot, os.getpid(), 1)
+        machine.listed[A], machine.used[A] = ((1, 10),), 10
+        await looks(machine)
+        assert state(cards) == "in use"
+        assert cards.rows()[0]["ours"] == 10 * GIB
+        await close()
+
+
+async def test_processes_below_a_member_are_the_members():
+    machine = Machine(A)
+    async with pool(machine) as cards:
+        slot, close = await leased(cards)
+        cards.bind(slot, os.getppid(), 1)
+        machine.listed[A], machine.used[A] = ((os.getpid(), 10),), 10
+        await looks(machine)
+        assert state(cards) == "in use"
+        assert cards.rows()[0]["ours"] == 10 * GIB
+        await close()
+
+
+async def test_one_who_was_served_and_is_cancelled_before_it_hears_of_it_leaves_its_slot_to_the_next():
+    async with pool(Machine(A), period=60) as cards:
+        _, close = await leased(cards)
+        served = asyncio.create_task(leased(cards))
+        await asyncio.sleep(0.01)
+        await close()
+        cards._watch.sampled[A] = cards.clock()
+        cards.settle()
+        assert len(cards.slots) == 1
+        served.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await served
+        _, close = await leased(cards)
+        await close()
+
+
+async def test_one_who_is_cancelled_while_it_waits_is_waited_for_by_nobody():
+    async with pool(Machine(A)) as cards:
+        _, close = await leased(cards)
+        waits = asyncio.create_task(leased(cards))
+        await asyncio.sleep(0.01)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        assert cards.waiting() is None or cards.waiting()["members"] == 0
+        await close()
+        _, close = await leased(cards)
+        await close()
+
+
+async def test_a_gpu_whose_driver_asks_for_a_reset_is_not_used():
+    machine = Machine(A, B)
+    async with pool(machine) as cards:
+        machine.troubles, machine.needed = [Trouble(A, "xid", 79)], "a reset"
+        await until(lambda: state(cards) == "faulty")
+        cards.clock.more = 31
+        await until(lambda: "asks for a reset" in cards.rows()[0]["reason"])
+        assert len(cards) == 1
+
+
+async def test_a_gpu_that_appears_is_used():
+    machine = Machine(A)
+    async with pool(machine) as cards:
+        cards._watch._choose = lambda found: [GPU(f.index, f.uuid, total=f.total) for f in found]
+        machine.used[B], machine.listed[B] = 0, ()
+        machine.uuids = (A, B)
+        assert len(cards) == 1
+        cards.clock.more = watch.RESCAN
+        await until(lambda: len(cards) == 2)
+
+
+async def test_what_happens_to_a_card_happens_to_its_instances():
+    machine = Machine("MIG-1", "MIG-2", B)
+    async with pool(machine) as cards:
+        for uuid in ("MIG-1", "MIG-2"):
+            cards.ledger.cards[uuid].gpu = GPU(0, uuid, slice=0, card=A, total=40 * GIB)
+        machine.troubles = [Trouble(A, "xid", 79)]
+        await until(lambda: state(cards, "MIG-1") == state(cards, "MIG-2") == "faulty")
+        assert state(cards, B) == "ok"
+
+
+async def test_a_journal_is_told_of_the_gpus_now_and_then():
+    async with pool(Machine(A)) as cards:
+        told = []
+        cards.on_sample = told.append
+        cards.clock.more = watch.TOLD
+        await until(lambda: told)
+        assert told[0][0]["gpu"] == "0"
+
+
+async def test_a_bug_of_whoever_watches_is_heard_by_those_who_wait():
+    machine = Machine(A)
+    async with pool(machine) as cards:
+        _, close = await leased(cards)
+        waits = asyncio.create_task(leased(cards))
+        machine.events = lambda: 1 / 0
+        with pytest.raises(RuntimeError, match="division"):
+            await waits
+        await close()
+
+
+async def test_before_the_first_has_finished_it_is_looked_often():
+    machine = Machine(A)
+    async with pool(machine, vram="auto", period=60):
+        await looks(machine, 2)
