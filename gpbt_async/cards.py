@@ -12,7 +12,6 @@ fails or is wanted back: its future is set with the reason, and whoever trains t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 from contextlib import asynccontextmanager

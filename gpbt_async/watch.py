@@ -190,7 +190,9 @@ class Watch:
     def _see(self, uuid: str, sample: Sample) -> None:
         card, health, now = self.ledger.cards[uuid], self.health[uuid], self._now()
         self.samples[uuid] = sample
-        self._listing = self._listing or any(isinstance(self._keeper.owner(p), Lease) for p, _ in sample.processes or ())
+        self._listing = self._listing or any(
+            isinstance(self._keeper.owner(p), Lease) for p, _ in sample.processes or ()
+        )
         if not sample.processes and not self._listing:  # in WSL, and in some containers, nobody is ever listed
             sample = replace(sample, processes=None)
         self.accounts[uuid] = told = account(card, sample, self._keeper.owner)

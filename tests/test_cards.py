@@ -90,7 +90,7 @@ async def pool(machine, *, share=None, vram=None, need=1, period=0.01):
 
 async def until(what, within=3.0):
     async with asyncio.timeout(within):
-        while not what():
+        while not what():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
 
