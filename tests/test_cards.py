@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 import threading
 
 import pytest
@@ -454,3 +455,45 @@ async def test_before_the_first_has_finished_it_is_looked_often():
     machine = Machine(A)
     async with pool(machine, vram="auto", period=60):
         await looks(machine, 2)
+
+
+async def test_a_pid_that_is_of_no_process_here_may_be_a_members():
+    """In a container the driver tells the pids of the host."""
+    machine = Machine(A)
+    async with pool(machine) as cards:
+        slot, close = await leased(cards)
+        cards.bind(slot, os.getpid(), 1)
+        machine.listed[A], machine.used[A] = ((2**22 + 1, 10),), 10
+        await looks(machine)
+        assert state(cards) == "in use"
+        assert cards.rows()[0]["ours"] == 10 * GIB
+        await close()
+
+
+async def test_what_a_member_has_left_behind_is_nobody_else():
+    machine = Machine(A)
+    with subprocess.Popen(["sleep", "60"]) as left, contextlib.ExitStack() as stack:  # noqa: ASYNC220
+        stack.callback(left.kill)
+        async with pool(machine) as cards:
+            machine.listed[A] = ((left.pid, 0.5),)
+            await looks(machine)
+            assert state(cards) == "ok"
+            machine.used[A] = 5
+            await until(lambda: state(cards) == "busy")
+            assert "5.0 GiB of its memory are used by somebody else" in cards.rows()[0]["reason"]
+
+
+async def test_how_a_gpu_was_before_a_member_ended_tells_nothing_of_its_memory():
+    machine = Machine(A)
+    async with pool(machine) as cards:
+        _, close = await leased(cards)
+        machine.going.clear()
+        await asyncio.sleep(0.02)  # the look at which it hangs has begun before the end
+        await close()
+        waits = asyncio.create_task(leased(cards))
+        await asyncio.sleep(0.02)
+        cards.settle()
+        await asyncio.sleep(0.02)
+        assert not waits.done()
+        machine.going.set()
+        await (await waits)[1]()
