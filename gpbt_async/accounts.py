@@ -52,9 +52,11 @@ def account(card: Card, sample: Sample, owner: Callable[[int], Owner]) -> Accoun
                 blind = True
             else:
                 told.measured[whose] = told.measured.get(whose, 0) + amount
+        elif whose == "left over" or pid in sample.drawing:
+            pass  # unexplained: until it is gone, or as far as a desktop may
         elif whose == "ghost":
             blind = True
-        elif whose != "left over":  # what is left over is unexplained until it is gone
+        else:
             others.append(whose)
             told.theirs += amount or 0
     told.others = ", ".join(others)

@@ -1,7 +1,7 @@
 """The notice board: what other processes may know of a run's GPUs, and ask of them.
 
 `gpus.json` in the run's folder tells how the GPUs are and what waits for which, a few seconds old, for `status` and
-`gpus`; who reads it looks at its `t`, as a run that was killed leaves it behind. And a person may ask through the
+`gpus`; who reads it looks at its age, as a run that was killed leaves it behind. And a person may ask through the
 run's control FIFO for a GPU to be drained, or give it back.
 """
 
@@ -69,7 +69,8 @@ class Board:
 def notice(path: Path) -> dict[str, Any] | None:
     """What a run tells of its GPUs: {t, gpus, waiting}; None when it has none, or goes on no more."""
     try:
+        age = time.time() - path.stat().st_mtime  # not its `t`: the run's clock stands still while a laptop sleeps
         told: dict[str, Any] = read_json(path)
-    except FolderError:
+    except (FolderError, OSError):
         return None
-    return told if isinstance(told, dict) and time.time() - told.get("t", 0.0) < STALE else None
+    return told if isinstance(told, dict) and age < STALE else None

@@ -12,21 +12,20 @@ fails or is wanted back: its future is set with the reason, and whoever trains t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from . import processes
-from .errors import DeviceError
+from .errors import DeviceError, GPBTError
 from .health import tolerance
 from .ledger import Lease, Ledger
 from .nvml import figures
 from .sizes import format_bytes
 from .slot import Slot, environment
 from .visible import match
-from .watch import PERIOD, Watch
+from .watch import HANGS, PERIOD, Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -79,7 +78,8 @@ class Cards:
         #: leases whose member has ended, since when; and the pids they had
         self._leaving: dict[Lease, float] = {}
         self._past: dict[int, Lease] = {}
-        self._closed = False
+        #: why no slot can be had any more
+        self._closed: Exception | None = None
         self._capacity = -1
         self.on_capacity: Callable[[int], object] = lambda _: None
         self.on_sample: Callable[[list[dict[str, Any]]], object] = lambda _: None
@@ -100,10 +100,11 @@ class Cards:
         await self._watch.close()
 
     def broken(self, error: Exception) -> None:
-        self._closed = True
+        told = error if isinstance(error, GPBTError) else RuntimeError(f"no GPU can be given out any more: {error}")
+        self._closed = self._closed or told
         for turn in self._turns.values():
             if not turn.done():
-                turn.set_exception(RuntimeError(f"no GPU can be given out any more: {error}"))
+                turn.set_exception(self._closed)
 
     def __len__(self) -> int:
         """How many members may train at once."""
@@ -121,8 +122,8 @@ class Cards:
         """Wait for a slot, hold it, let go of it. alone: nobody else is to train on its GPUs meanwhile. need: how many
         GPUs, 0 = as many as any member.
         """
-        if self._closed:
-            raise RuntimeError("these slots are closed")
+        if self._closed is not None:
+            raise self._closed
         lease = Lease(alone=alone, need=need)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._turns[lease], self._asked_at[lease] = turn, self._now()
@@ -160,7 +161,8 @@ class Cards:
                 cpus=near,
                 evicted=asyncio.get_running_loop().create_future(),
             )
-            self._turns[lease].set_result(None)
+            if not self._turns[lease].done():  # done: it was cancelled, and lets go of its slot as it hears of that
+                self._turns[lease].set_result(None)
         self._tell_capacity()
 
     def _share_of_cores(self, gpu: GPU) -> int:
@@ -183,7 +185,7 @@ class Cards:
 
     def _tell_capacity(self) -> None:
         capacity = self.ledger.capacity()
-        if capacity != self._capacity and not self._closed:
+        if capacity != self._capacity and self._closed is None:
             self._capacity = capacity
             self.on_capacity(capacity)
 
@@ -211,18 +213,24 @@ class Cards:
         """The member in this slot ran out of GPU memory. True if others were there too: alone it may do better."""
         crowd = self._lease_of(slot).crowd  # who was there then may have ended by now
         if crowd < 2:
-            return False
+            told = [self._watch.accounts[uuid] for uuid in slot.gpus if uuid in self._watch.accounts]
+            return any(each.others for each in told)
         if self.ledger.packing.lower(crowd):
             self._warn(f"{slot.name}: out of memory with {crowd} members on it; from now on one fewer share a GPU")
             self.settle()
         return True
 
-    async def verdict(self, slot: Slot, within: float = 2.0) -> str:
+    async def verdict(self, slot: Slot, within: float = HANGS) -> str:
         """A member in this slot has failed: empty, or why that is the doing of its GPU. Looks at it anew."""
-        with contextlib.suppress(TimeoutError):
+        if slot.evicted is not None and slot.evicted.done():
+            return slot.evicted.result()
+        silent = ""
+        try:
             async with asyncio.timeout(within):
                 await self._watch.look(list(slot.gpus))
-        return slot.evicted.result() if slot.evicted is not None and slot.evicted.done() else ""
+        except TimeoutError:  # as a driver does that is losing a card
+            silent = f"{slot.name}: NVML does not answer"
+        return slot.evicted.result() if slot.evicted is not None and slot.evicted.done() else silent
 
     # ---- by hand
 
@@ -264,7 +272,9 @@ class Cards:
             return "left over"
         if not processes.exists(pid):
             return "ghost"
-        return f"process {pid} ({processes.told(pid)})"
+        told = processes.told(pid)
+        # the server of MPS stands for all its clients, and stays when they go
+        return "ghost" if told.startswith("nvidia-cuda-mps") else f"process {pid} ({told})"
 
     def leaving(self) -> list[str]:
         return [uuid for lease in self._leaving for uuid in lease.uuids]
@@ -290,7 +300,7 @@ class Cards:
             self.ledger.release(lease)
         for uuid, card in self.ledger.cards.items():
             card.open = self._watch.health[uuid].open and not self._watch.mute
-        if not self._closed:
+        if self._closed is None:
             self._grant()
 
     def _lingering(self, uuid: str, since: float) -> bool:

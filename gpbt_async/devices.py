@@ -30,7 +30,7 @@ from .nvml import NvmlFault, NvmlThread, PyNvml
 from .packing import Packing
 from .slot import Slot, environment
 from .visible import VISIBLE, choose, hides_all, usable
-from .watch import PERIOD
+from .watch import HANGS, PERIOD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -85,7 +85,11 @@ async def discover(
     else:
         nvml = NvmlThread(backend or PyNvml(wanted.nvml_library))
         try:
-            found = await nvml.ask(lambda nvml: nvml.survey() if nvml.open() else None)
+            asked = asyncio.ensure_future(nvml.ask(lambda nvml: nvml.survey() if nvml.open() else None))
+            await asyncio.wait([asked], timeout=HANGS)
+            if not asked.done():
+                warn(f"NVML has not answered for {HANGS:g} s: waiting for it; to train on the CPU: --gpus none")
+            found = await asked
             if found:
                 return await _cards(nvml, found, wanted, environ, cores, period, warn, now)
         except NvmlFault as fault:

@@ -67,7 +67,7 @@ class Health:
     reason: str = ""
     since: float = 0.0
     retry: float = 0.0
-    #: the last sample was not clean, though the state is still ok: nothing is given out until that is settled
+    #: the state is ok, but the last sample was not clean, or is still to come: nothing is given out until it is
     doubtful: bool = False
     _asked_for: bool = False
     _faults: int = 0
@@ -127,8 +127,13 @@ class Health:
             self.reason = problem
             self._put_off(now)
         else:
-            self._seen = False  # who is on it now decides at once
-            self._become("ok", "", now)
+            self._unknown(now)
+
+    def _unknown(self, now: float) -> None:
+        """It may be used again: who is on it now decides at once, and until that is seen it is not given out."""
+        self._seen = False
+        self._become("ok", "", now)
+        self.doubtful = self.state == "ok"
 
     def _put_off(self, now: float) -> None:
         self.retry = now + min(LAST_RETRY, FIRST_RETRY * 2 ** min(10, self._faults - 1))
@@ -141,5 +146,4 @@ class Health:
     def give_back(self, now: float) -> None:
         self._asked_for = False
         if self.state == "drained":
-            self._seen = False
-            self._become("ok", "", now)
+            self._unknown(now)

@@ -100,6 +100,7 @@ def _row(
             "what": processes.told(pid) if processes.exists(pid) else "not of this pid namespace",
         }
         for pid, amount in (seen.processes if seen is not None else None) or ()
+        if seen is not None and pid not in seen.drawing
     ]
     numbers = figures(seen, each.total)
     others = max(0, seen.used - ours) if seen is not None and seen.used is not None else None

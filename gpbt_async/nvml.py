@@ -16,10 +16,12 @@ GPU up for seconds, by UUID, since indices move; that of a lost GPU is let go.
 from __future__ import annotations
 
 import asyncio
+import threading
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class Sample:
     """How a GPU is doing. Bytes, percent of the last moments with a kernel running, °C; None: cannot be told.
 
     processes: those that compute on it, and the bytes each holds, with the pids of whatever pid namespace the driver
-    lives in. Such that also draw (a desktop's) are left out.
+    lives in. drawing: pids of those that draw, a desktop's most of them; one may do both, as a simulation does.
     """
 
     used: int | None
@@ -78,6 +80,7 @@ class Sample:
     processes: tuple[tuple[int, int | None], ...] | None = None
     utilisation: int | None = None
     temperature: int | None = None
+    drawing: frozenset[int] = frozenset()
 
 
 def figures(sample: Sample | None, total: int) -> dict[str, int | None]:
@@ -114,21 +117,42 @@ class Backend(Protocol):
 
 
 class NvmlThread:
-    """The one thread in which a backend lives."""
+    """The one thread in which a backend lives.
+
+    No executor's: Python waits for those at its exit, and one that hangs in the driver would keep us from ever ending.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpbt-nvml")
+        self._asked: SimpleQueue[tuple[Future[Any], Callable[[Backend], Any]] | None] = SimpleQueue()
         self._closed: Future[None] | None = None
+        self._thread = threading.Thread(target=self._live, name="gpbt-nvml_0", daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            answer, question = asked
+            if answer.set_running_or_notify_cancel():
+                try:
+                    answer.set_result(question(self._backend))
+                except BaseException as error:
+                    answer.set_exception(error)
+
+    def _submit(self, question: Callable[[Backend], T]) -> Future[T]:
+        answer: Future[T] = Future()
+        self._asked.put((answer, question))
+        return answer
 
     async def ask(self, question: Callable[[Backend], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, question, self._backend)
+        if self._closed is not None:
+            raise RuntimeError("NVML was closed")
+        return await asyncio.wrap_future(self._submit(question))
 
     def dismiss(self) -> Future[None]:
         """End without waiting: NVML may hang in the very call that is no longer wanted."""
         if self._closed is None:
-            self._closed = self._pool.submit(self._backend.close)
-            self._pool.shutdown(wait=False)
+            self._closed = self._submit(lambda nvml: nvml.close())
+            self._asked.put(None)
         return self._closed
 
     async def close(self, within: float = 5.0) -> None:
@@ -136,7 +160,7 @@ class NvmlThread:
         closed = asyncio.wrap_future(self.dismiss())
         done, _ = await asyncio.wait([closed], timeout=within)
         if done:
-            self._pool.shutdown()  # joins a thread with nothing left to do
+            self._thread.join()  # with nothing left to do
 
 
 class PyNvml:
@@ -190,8 +214,9 @@ class PyNvml:
 
     def close(self) -> None:
         if self._binding is not None:
-            if self._set is not None:
-                self._try("nvmlEventSetFree", self._set)
+            with suppress(NvmlFault):
+                if self._set is not None:
+                    self._call("nvmlEventSetFree", self._set)
             with suppress(NvmlFault):
                 self._call("nvmlShutdown")
             self._handles.clear()
@@ -215,9 +240,9 @@ class PyNvml:
         return found
 
     def _found(self, index: int, uuid: str, handle: Any) -> list[Found]:
-        name = str(self._try("nvmlDeviceGetName", handle) or "")
+        name = str(self._shown("nvmlDeviceGetName", handle) or "")
         modes: dict[int, Mode] = {1: "exclusive", 2: "prohibited", 3: "exclusive"}
-        mode = modes.get(self._try("nvmlDeviceGetComputeMode", handle) or 0, "default")
+        mode = modes.get(self._shown("nvmlDeviceGetComputeMode", handle) or 0, "default")
         cpus = self._near(handle)
         split = (self._try("nvmlDeviceGetMigMode", handle) or (0,))[0] == 1
         card = Found(index, uuid, name, split=split, total=self._memory(handle)[1] or 0, mode=mode, cpus=cpus)
@@ -229,14 +254,14 @@ class PyNvml:
             slice_uuid = str(self._call("nvmlDeviceGetUUID", instance))
             self._handles[slice_uuid] = instance
             total = self._memory(instance)[1] or 0
-            own_name = str(self._try("nvmlDeviceGetName", instance) or name)
+            own_name = str(self._shown("nvmlDeviceGetName", instance) or name)
             found.append(Found(index, slice_uuid, own_name, place, uuid, total=total, mode=mode, cpus=cpus))
         return found
 
     def _near(self, handle: Any) -> frozenset[int]:
         import os
 
-        words = self._try("nvmlDeviceGetCpuAffinity", handle, -(-(os.cpu_count() or 1) // 64)) or ()
+        words = self._shown("nvmlDeviceGetCpuAffinity", handle, -(-(os.cpu_count() or 1) // 64)) or ()
         return frozenset(64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1)
 
     def distance(self, one: str, other: str) -> int:
@@ -248,14 +273,19 @@ class PyNvml:
     def sample(self, uuid: str) -> Sample:
         try:
             handle = self._handle(uuid)
+            # an instance that was taken down answers "invalid argument" to all that can be done without
+            if self._call("nvmlDeviceGetUUID", handle) != uuid:
+                raise NvmlFault("it is there no more")
             used, total = self._memory(handle)
-            rates = self._try("nvmlDeviceGetUtilizationRates", handle)
+            rates = self._shown("nvmlDeviceGetUtilizationRates", handle)
+            computing = self._listed("Compute", handle)
             return Sample(
                 used=used,
                 total=total,
-                processes=self._processes(handle),
+                processes=None if computing is None else tuple((p.pid, p.usedGpuMemory) for p in computing),
                 utilisation=None if rates is None else int(rates.gpu),
-                temperature=self._try("nvmlDeviceGetTemperature", handle, self._binding.NVML_TEMPERATURE_GPU),
+                temperature=self._shown("nvmlDeviceGetTemperature", handle, self._binding.NVML_TEMPERATURE_GPU),
+                drawing=frozenset(process.pid for process in self._listed("Graphics", handle) or ()),
             )
         except NvmlFault:
             self._handles.pop(uuid, None)
@@ -269,17 +299,10 @@ class PyNvml:
         memory = self._try("nvmlDeviceGetMemoryInfo", handle)
         return (None, None) if memory is None else (int(memory.used), int(memory.total))
 
-    def _processes(self, handle: Any) -> tuple[tuple[int, int | None], ...] | None:
-        computing = self._listed("Compute", handle)
-        if computing is None:
-            return None
-        drawing = {process.pid for process in self._listed("Graphics", handle) or ()}
-        return tuple((p.pid, p.usedGpuMemory) for p in computing if p.pid not in drawing)
-
     def _listed(self, kind: str, handle: Any) -> Sequence[Any] | None:
         # by version: of the name without one, the binding makes an exception of its own that is no NVMLError
         for version in (3, 2):
-            listed: Sequence[Any] | None = self._try(f"nvmlDeviceGet{kind}RunningProcesses_v{version}", handle)
+            listed: Sequence[Any] | None = self._shown(f"nvmlDeviceGet{kind}RunningProcesses_v{version}", handle)
             if listed is not None:
                 return listed
         return None
@@ -287,7 +310,7 @@ class PyNvml:
     def watch(self, uuids: Iterable[str]) -> None:
         import ctypes
 
-        self._set = self._set or self._try("nvmlEventSetCreate")
+        self._set = self._set or self._shown("nvmlEventSetCreate")
         if self._set is None:
             return
         n = self._binding
@@ -301,16 +324,24 @@ class PyNvml:
                         self._call("nvmlDeviceRegisterEvents", handle, types, self._set)
                         break
 
+    def _watch_anew(self) -> None:
+        with suppress(NvmlFault):
+            self._call("nvmlEventSetFree", self._set)
+        uuids, self._set = list(self._watched.values()), None
+        self._watched.clear()
+        self.watch(uuids)
+
     def events(self) -> list[Trouble]:
         import ctypes
 
         kinds = {1: "single-bit ECC", 2: "double-bit ECC", 8: "xid"}
         told: list[Trouble] = []
         while self._set is not None and len(told) < 1000:
-            event = None
-            with suppress(NvmlFault):  # a time-out is an error to NVML; so is a lost GPU, which the sample tells of
+            try:
                 event = self._call("nvmlEventSetWait", self._set, 0)
-            if event is None:
+            except NvmlFault as fault:  # a time-out is an error to NVML
+                if fault.lost:  # as long as that one is in the set nothing is heard of any other
+                    self._watch_anew()
                 break
             uuid = self._watched.get(ctypes.cast(event.device, ctypes.c_void_p).value or 0)
             if uuid is not None and event.eventType in kinds:
@@ -318,7 +349,7 @@ class PyNvml:
         return told
 
     def recovery(self, uuid: str) -> str:
-        field = self._binding.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+        field = getattr(self._binding, "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION", 230)  # newer than the oldest binding
         values = self._try("nvmlDeviceGetFieldValues", self._handle(uuid), [field])
         if values is None or values[0].nvmlReturn != 0:
             return ""
@@ -338,6 +369,15 @@ class PyNvml:
             return self._call(function, *arguments)
         except NvmlFault as fault:
             if fault.code not in self.WITHOUT:
+                raise
+            return None
+
+    def _shown(self, function: str, *arguments: Any) -> Any:
+        """What never tells that a GPU fails: None, too, where a call fails in any way on one that is not lost."""
+        try:
+            return self._call(function, *arguments)
+        except NvmlFault as fault:
+            if fault.lost:
                 raise
             return None
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .accounts import account
-from .health import Health, blame
-from .ledger import Card, Ledger
+from .health import Health, blame, tolerance
+from .ledger import Card, Lease, Ledger
 from .nvml import NvmlFault, Sample
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ class Watch:
         #: when the last sample of a GPU was asked for
         self.sampled: dict[str, float] = {}
         self.distances: dict[tuple[str, str], int] = {}
-        #: NVML hangs
-        self.mute = False
+        #: questions that NVML has not answered for too long
+        self._hanging = 0
+        #: a member of ours has been seen in a list of processes: so they are to be believed when they are empty
+        self._listing = False
         self._wake = asyncio.Event()
         self._quick = QUICK
         self._looked, self._told, self._scanned = 0.0, now(), now()
@@ -96,6 +99,11 @@ class Watch:
             self._task.cancel()
             await asyncio.wait([self._task])
         await self._nvml.close()
+
+    @property
+    def mute(self) -> bool:
+        """NVML hangs."""
+        return self._hanging > 0
 
     def soon(self) -> None:
         """A member has ended: look at once, and again and again."""
@@ -135,21 +143,24 @@ class Watch:
     async def _ask(self, question: Callable[[Backend], Any]) -> Any:
         """Ask NVML. While it hangs nothing is given out; the answer is waited for all the same."""
         asked = asyncio.ensure_future(self._nvml.ask(question))
+        hangs = False
         try:
             await asyncio.wait([asked], timeout=HANGS)
             if not asked.done():
+                hangs = True
                 self._warn(f"NVML has not answered for {HANGS:g} s: no GPU is given out until it does")
-                self._hang(True)
+                self._hang(1)
             return await asked
         finally:
-            if self.mute:
-                self._hang(False)
+            if hangs:
+                self._hang(-1)
             if not asked.done():
                 asked.cancel()
 
-    def _hang(self, hangs: bool) -> None:
-        self.mute = hangs
-        self._keeper.settle()
+    def _hang(self, more: int) -> None:
+        self._hanging += more
+        if self.mute:  # once it answers, what it says is settled
+            self._keeper.settle()
         self._keeper.changed()
 
     async def look(self, uuids: list[str], full: bool = False) -> None:
@@ -185,17 +196,23 @@ class Watch:
     def _see(self, uuid: str, sample: Sample) -> None:
         card, health, now = self.ledger.cards[uuid], self.health[uuid], self._now()
         self.samples[uuid] = sample
+        self._listing = self._listing or any(
+            isinstance(self._keeper.owner(p), Lease) for p, _ in sample.processes or ()
+        )
+        if not sample.processes and not self._listing:  # in WSL, and in some containers, nobody is ever listed
+            sample = replace(sample, processes=None)
         self.accounts[uuid] = told = account(card, sample, self._keeper.owner)
         for lease, amount in told.measured.items():
             lease.measured[uuid] = amount
             lease.peak = max(lease.peak, amount)
         card.others = told.unexplained + told.theirs
-        # while our own memory may be coming back, what is unexplained is nobody else's
+        # while our own memory may be coming back, much that is unexplained tells nothing about anybody else
         ours_leaving = any(lease.leaving for lease in card.leases)
         if not card.leases:
             card.before = card.others
         before = health.state
-        health.sampled(now, told.others, 0 if ours_leaving else told.unexplained, sample.total or 0)
+        if told.others or not ours_leaving or told.unexplained <= tolerance(sample.total or 0):
+            health.sampled(now, told.others, told.unexplained, sample.total or 0)
         if health.state != before:
             self._keeper.changed()
 

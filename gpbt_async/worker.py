@@ -91,6 +91,7 @@ class Worker:
         self._messages: deque[wire.Message] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._linger: asyncio.TimerHandle | None = None
+        self._doom: asyncio.TimerHandle | None = None
         self._over = False
         self._clean = False
         self._overran = False
@@ -273,8 +274,9 @@ class Worker:
             self.hello.set_result(False)
         self._first(False)
         self._death.set_result(None)
-        if self._linger is not None:
-            self._linger.cancel()
+        for timer in (self._linger, self._doom):
+            if timer is not None:
+                timer.cancel()
         self._finish()
 
     def _finish(self) -> None:
@@ -311,9 +313,11 @@ class Worker:
             self._warn(f"member {self.member}: process {self.pid} survives SIGKILL (stuck in the kernel?); going on")
 
     def kill(self) -> None:
-        """SIGKILL for it and all below it."""
+        """SIGKILL for it and all below it; whoever listens to it does not wait longer than DEADLINE for its end."""
         if not self.dead and self._pidfd >= 0:
             processes.kill_tree(self.pid, self._pidfd)
+            # one that is stuck in the kernel, as on a GPU that is lost, has nothing more to say
+            self._doom = self._doom or self._loop.call_later(DEADLINE, self._finish)
 
     def _signal_group(self, number: int) -> None:
         if not self.dead and self._pidfd >= 0:
@@ -342,8 +346,9 @@ class Worker:
 
     def close(self) -> None:
         """Let go of the process: a spare that is closed ends by itself."""
-        if self._linger is not None:
-            self._linger.cancel()
+        for timer in (self._linger, self._doom):
+            if timer is not None:
+                timer.cancel()
         if self._sock is not None:
             self._loop.remove_reader(self._sock)
             self._sock.close()

@@ -29,7 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10,
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10, GPU_IS_LOST = 15,
        OPERATING_SYSTEM = 17, MOST = 32, PROCESSES = 256 };
 typedef unsigned long long u64;
 
@@ -315,12 +315,16 @@ int nvmlDeviceGetTopologyCommonAncestor(void *handle, void *other, int *level) {
     return SUCCESS;
 }
 
-int nvmlEventSetCreate(void **set) { return *set = (void *)1, SUCCESS; }
+static char registered[MOST][80];
+static unsigned watched;
+int nvmlEventSetCreate(void **set) { return watched = 0, *set = (void *)1, SUCCESS; }
 int nvmlEventSetFree(void *set) { (void)set; return SUCCESS; }
 int nvmlDeviceRegisterEvents(void *handle, u64 types, void *set) {
     FIND;
     (void)set;
-    return types & 3 && strstr(gpu->name, "GeForce") ? NOT_SUPPORTED : SUCCESS;
+    if (types & 3 && strstr(gpu->name, "GeForce")) return NOT_SUPPORTED;
+    if (watched < MOST) strcpy(registered[watched++], gpu->uuid);
+    return SUCCESS;
 }
 typedef struct { void *device; u64 type, data; unsigned instance, compute; } Data;
 static unsigned told;
@@ -329,6 +333,8 @@ int nvmlEventSetWait_v2(void *set, Data *data, unsigned timeout) {
     int error = load(&s);
     (void)set, (void)timeout;
     if (error) return error;
+    for (unsigned i = 0; i < watched; i++) /* one that is lost is all that is heard of */
+        if (by_uuid(&s, registered[i])->error == GPU_IS_LOST) return GPU_IS_LOST;
     if (told > (unsigned)s.events) told = 0; /* another test's state */
     if (told == (unsigned)s.events) return TIMEOUT;
     Event *event = &s.event[told++];

@@ -94,6 +94,15 @@ def test_nothing_told_of_what_is_in_use():
     assert Scene(1, before=1).account(None, listed=False) == ("", 0, 0, {0: 0})
 
 
+def test_a_member_that_draws_too_is_a_member():
+    """A simulation that renders on the GPU it trains on. A desktop's processes are in nobody's way as such."""
+    lease = Lease(uuids=("GPU-0",))
+    card = Card(GPU(0, "GPU-0", total=40 * GIB), leases=[lease])
+    sample = Sample(12 * GIB, 40 * GIB, ((1, 10 * GIB), (2, GIB)), drawing=frozenset((1, 2, 3)))
+    told = account(card, sample, {1: lease, 2: ELSE}.__getitem__)
+    assert (told.others, told.theirs, told.unexplained, told.measured) == ("", 0, 2 * GIB, {lease: 10 * GIB})
+
+
 # --- blind -------------------------------------------------------------------------------------------------
 
 #: ways in which NVML does not tell what the member with the number 0 holds

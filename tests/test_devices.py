@@ -169,6 +169,15 @@ async def test_a_library_that_fails_is_an_error():
         await find(FakeNvml([A], library=NvmlFault("version mismatch")))
 
 
+async def test_a_driver_that_hangs_from_the_start_is_told_of(monkeypatch):
+    monkeypatch.setattr(devices, "HANGS", 0.02)
+    nvml, going = FakeNvml([A]), threading.Event()
+    nvml.open = lambda: going.wait() or True
+    threading.Timer(0.2, going.set).start()
+    _, said = await find(nvml)
+    assert "NVML has not answered" in said[0]
+
+
 async def test_one_lost_gpu_is_left_out_and_all_lost_are_an_error():
     slots, (sentence,) = await find(FakeNvml([NvmlFault("GPU is lost"), B]))
     assert [slot.gpus for slot in slots.leased] == [(B.uuid,)]

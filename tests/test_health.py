@@ -153,8 +153,11 @@ def test_one_that_works_again_is_looked_at_before_it_is_believed():
     health = settled()
     health.failed(1.0, "lost")
     health.retried(31.0, "")
-    assert [health.state, health.reason, health.since, health.open] == ["ok", "", 31.0, True]
+    assert [health.state, health.reason, health.since, health.open] == ["ok", "", 31.0, False]
     assert play(health, "x") == "b", "who came meanwhile decides at once"
+    health.failed(40.0, "lost")
+    health.retried(71.0, "")
+    assert play(health, ".") == "o"
 
 
 def test_a_fault_is_told_once_and_no_sample_heals_it():
@@ -215,7 +218,7 @@ def test_given_back_while_faulty():
     health.give_back(3.0)
     assert [health.state, health.reason] == ["faulty", "lost"]
     health.retried(31.0, "")
-    assert health.open
+    assert play(health, ".") == "o"
 
 
 def test_faulty_while_drained_and_drained_after():

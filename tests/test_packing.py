@@ -41,7 +41,8 @@ def test_amounts(text, amount):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "GiB", "0", "1000000", "٣GiB", "0GiB", "0.4", "-1GiB", "+1GiB", "1e9", "1,5GiB", "6X", "6 Gi B", "6GiB6", "6 6GiB", ".5GiB",
+    ["1000000", "٣GiB",
+     "", " ", "GiB", "0", "0GiB", "0.4", "-1GiB", "+1GiB", "1e9", "1,5GiB", "6X", "6 Gi B", "6GiB6", "6 6GiB", ".5GiB",
      "5.GiB", "1_000", "0x10", "auto", "nan", "inf", "infGiB", "6PiB", "6GiB/GPU", "½GiB"],
 )  # fmt: skip
 def test_what_is_no_amount(text):

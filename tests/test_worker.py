@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scripts.harness import ZOO, Watch, begin
 
-from gpbt_async import wire
+from gpbt_async import processes, wire
+from gpbt_async import worker as module
 from gpbt_async.command import Tail, fill
 from gpbt_async.launcher import Launcher
 
@@ -149,6 +150,26 @@ async def test_nothing_outlives_the_block(launcher: Launcher, tmp_path: Path, do
         assert len(watch.fds) == 3
     # those that return kill their own, perhaps before we could look
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
+
+
+async def test_one_that_is_stuck_in_the_kernel_is_not_listened_to_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be killed that waits for a GPU that is lost: whoever puts it out goes on without it."""
+    said: list[str] = []
+    async with Launcher(f"test-{uuid.uuid4().hex}", cwd=tmp_path, log=said.append) as launcher:
+        await launcher.open_script(ZOO)
+        monkeypatch.setattr(module, "DEADLINE", 0.2)
+        worker = await launcher.start(begin(tmp_path, do="pauses"))
+        with monkeypatch.context() as stuck:
+            stuck.setattr(processes, "kill_tree", lambda *_: None)
+            stuck.setattr(os, "killpg", lambda *_: None)
+            async with asyncio.timeout(10), worker:
+                async for _ in worker:
+                    worker.kill()
+        assert worker.outcome.how == "stopped"
+        assert any("survives SIGKILL" in text for text in said)
+        os.kill(worker.pid, signal.SIGKILL)
 
 
 async def test_nothing_outlives_a_cancelled_block(forks: Launcher, tmp_path: Path) -> None:
