@@ -1,15 +1,14 @@
 """The notice board: what other processes may know of a run's GPUs, and ask of them.
 
 `gpus.json` in the run's folder tells how the GPUs are and what waits for which, a few seconds old, for `status` and
-`gpus`; who reads it looks at its age, as a run that was killed leaves it behind. And a person may ask through the
-run's control FIFO for a GPU to be drained, or give it back.
+`gpus`; who reads it looks whether the run goes on, as one that was killed leaves it behind. And
+a person may ask through the control FIFO for a GPU to be drained, or given back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import TYPE_CHECKING, Any
 
 from .errors import FolderError
@@ -19,12 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from .folder import Folder
     from .slot import Pool
 
 #: seconds between two notices while nothing happens
 PERIOD = 1.0
-#: seconds after which a notice is no news any more: its run was killed
-STALE = 30.0
 WORDS = ("drain", "drain-now", "return")
 
 
@@ -66,11 +64,12 @@ class Board:
         return True
 
 
-def notice(path: Path) -> dict[str, Any] | None:
+def notice(folder: Folder) -> dict[str, Any] | None:
     """What a run tells of its GPUs: {t, gpus, waiting}; None when it has none, or goes on no more."""
-    try:
-        age = time.time() - path.stat().st_mtime  # not its `t`: the run's clock stands still while a laptop sleeps
-        told: dict[str, Any] = read_json(path)
-    except (FolderError, OSError):
+    if folder.locked() is None:
         return None
-    return told if isinstance(told, dict) and age < STALE else None
+    try:
+        told: dict[str, Any] = read_json(folder.gpus)
+    except FolderError:
+        return None
+    return told if isinstance(told, dict) else None

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .accounts import Owner
     from .health import Blame
+    from .ledger import Card
     from .nvml import Found, NvmlThread
     from .packing import Packing
     from .visible import GPU
@@ -60,6 +61,7 @@ class Cards:
         cores: frozenset[int] = frozenset(),
         usable: int = 1,
         xids: Mapping[int, Blame] | None = None,
+        allowed: int | None = None,
         affinity: bool = True,
         period: float = PERIOD,
         choose: Callable[[Iterable[Found]], list[GPU]] = lambda _: [],
@@ -67,7 +69,17 @@ class Cards:
         warn: Callable[[str], None],
     ) -> None:
         self.ledger = Ledger(gpus, packing, need, lambda a, b: self._watch.distances.get((a, b), 50))
-        self._watch = Watch(self, self.ledger, nvml, xids=xids or {}, period=period, choose=choose, now=now, warn=warn)
+        self._watch = Watch(
+            self,
+            self.ledger,
+            nvml,
+            xids=xids or {},
+            allowed=allowed,
+            period=period,
+            choose=choose,
+            now=now,
+            warn=warn,
+        )
         self._threads, self._cores, self._usable, self._affinity = threads, cores, usable, affinity
         self._now, self._warn = now, warn
         self._turns: dict[Lease, asyncio.Future[None]] = {}
@@ -80,6 +92,7 @@ class Cards:
         self._past: dict[int, Lease] = {}
         #: why no slot can be had any more
         self._closed: Exception | None = None
+        self._unmeasured = False
         self._capacity = -1
         self.on_capacity: Callable[[int], object] = lambda _: None
         self.on_sample: Callable[[list[dict[str, Any]]], object] = lambda _: None
@@ -208,6 +221,9 @@ class Cards:
                 f"vram=auto: members take up to {format_bytes(self.ledger.packing.peak)}, so each is given {need}"
             )
             self.settle()
+        elif not self.ledger.packing.measured and not self._unmeasured:
+            self._unmeasured = True
+            self._warn("vram=auto: NVML did not tell what a member takes (too short?), so members train alone")
 
     def out_of_memory(self, slot: Slot) -> bool:
         """The member in this slot ran out of GPU memory. True if others were there too: alone it may do better."""
@@ -288,7 +304,9 @@ class Cards:
     def settle(self) -> None:
         """Take back what has come back, give out what may be given out."""
         for lease, since in list(self._leaving.items()):
-            still = {uuid: self._lingering(uuid, since) for uuid in lease.uuids}
+            if any(not self._watch.seen(uuid, since) for uuid in lease.uuids):
+                continue  # nobody can tell
+            still = {uuid: self._lingering(uuid) for uuid in lease.uuids}
             if any(still.values()) and self._now() < since + RELEASE:
                 continue
             for uuid in (uuid for uuid, lingers in still.items() if lingers):
@@ -303,13 +321,12 @@ class Cards:
         if self._closed is None:
             self._grant()
 
-    def _lingering(self, uuid: str, since: float) -> bool:
-        """Has the memory of a member that ended then not been seen to come back?"""
-        if self._watch.health[uuid].state == "faulty" or uuid not in self._watch.samples:
+    def _lingering(self, uuid: str) -> bool:
+        """Is memory still used that may be of a member that has ended?"""
+        if uuid not in self._watch.accounts:
             return False
-        if self._watch.sampled.get(uuid, 0.0) < since:
-            return True
-        return self._watch.accounts[uuid].unexplained > tolerance(self.ledger.cards[uuid].gpu.total)
+        total = self.ledger.cards[uuid].gpu.total
+        return self._watch.accounts[uuid].unexplained > tolerance(total, self._watch.allowed)
 
     # ---- for people
 
@@ -334,11 +351,18 @@ class Cards:
                     "retry": health.retry if health.state == "faulty" else None,
                     "members": sorted(self._members[lease] for lease in staying if lease in self._members),
                     "ours": sum(told.measured.values()) if told is not None else None,
-                    "others": card.others if sample is not None else None,
+                    "leaving": len(card.leases) - len(staying),
+                    "others": self._others(card) if sample is not None else None,
                     **figures(sample, card.gpu.total),
                 }
             )
         return rows
+
+    def _others(self, card: Card) -> int:
+        """Bytes of others; what may be coming back of a member that has ended is nobody's."""
+        if any(lease.leaving for lease in card.leases):
+            return min(card.others, card.before)
+        return card.others
 
     def waiting(self) -> dict[str, Any] | None:
         """How many wait for a GPU, since when, and by GPU why it is not given to the first of them; None if none."""

@@ -47,9 +47,9 @@ TO_BUSY, TO_OK = 2, 3
 FIRST_RETRY, LAST_RETRY = 30.0, 600.0
 
 
-def tolerance(total: int) -> int:
-    """Bytes that a desktop and the driver may use without anybody being in our way."""
-    return max(1 << 30, total // 20)
+def tolerance(total: int, allowed: int | None = None) -> int:
+    """Bytes that a desktop and the driver may use without anybody being in our way; allowed: said by the user."""
+    return max(1 << 30, total // 20) if allowed is None else allowed
 
 
 def blame(kind: str, data: int, xids: Mapping[int, Blame] = XIDS) -> Blame:
@@ -69,6 +69,8 @@ class Health:
     retry: float = 0.0
     #: the state is ok, but the last sample was not clean, or is still to come: nothing is given out until it is
     doubtful: bool = False
+    #: as of `tolerance`
+    allowed: int | None = None
     _asked_for: bool = False
     _faults: int = 0
     _streak: int = 0
@@ -88,8 +90,9 @@ class Health:
     def sampled(self, now: float, others: str, unexplained: int, total: int) -> None:
         """A sample came. others: who else computes there, empty if nobody; unexplained: bytes nobody accounts for."""
         in_the_way = others
-        if not others and unexplained > tolerance(total):
-            in_the_way = f"{format_bytes(unexplained)} of its memory are used by somebody else"
+        if not others and unexplained > tolerance(total, self.allowed):
+            whose = "somebody else (if that is a desktop: --others-may-use SIZE)"
+            in_the_way = f"{format_bytes(unexplained)} of its memory are used by {whose}"
         first, self._seen = not self._seen, True
         if self.state in ("faulty", "drained"):
             return

@@ -145,7 +145,7 @@ def _boards(runs: Path) -> dict[str, list[tuple[str, Any]]]:
     """By UUID, the rows of the runs that use a GPU."""
     boards: dict[str, list[tuple[str, Any]]] = {}
     for folder in runs_in(runs):
-        for row in (notice(folder.gpus) or {"gpus": []})["gpus"]:
+        for row in (notice(folder) or {"gpus": []})["gpus"]:
             boards.setdefault(row["uuid"], []).append((folder.name, row))
     return boards
 
@@ -160,7 +160,7 @@ def ask(folder: Folder, word: str, gpu: str) -> str:
 
     Returns what has come of it. Raises DeviceError when the run has no such GPU or does not go on.
     """
-    told = notice(folder.gpus)
+    told = notice(folder)
     if told is None:
         raise DeviceError(f"{folder.name} uses no GPU now: it does not go on, or trains on the CPU")
     there = [_gpu(row) for row in told["gpus"]]
@@ -172,13 +172,18 @@ def ask(folder: Folder, word: str, gpu: str) -> str:
     for uuid in wanted:
         if not folder.tell(f"{word} {uuid}"):
             raise DeviceError(f"{folder.name} does not listen: it has just ended")
+    obeyed = False
     while True:
-        told = notice(folder.gpus)
+        told = notice(folder)
         if told is None:
             return f"{folder.name} goes on no more"
         rows = [row for row in told["gpus"] if row["uuid"] in wanted]
-        if word == "return" and all(row["state"] != "drained" for row in rows):
+        drained = [row["state"] in ("drained", "faulty") for row in rows]
+        if word == "return" and not any(row["state"] == "drained" for row in rows):
             return f"GPU {gpu} is used by {folder.name} again"
-        if word != "return" and all(row["state"] in ("drained", "faulty") and not row["members"] for row in rows):
+        if word != "return" and all(drained) and not any(row["members"] or row["leaving"] for row in rows):
             return f"GPU {gpu} is free: {folder.name} has left it"
+        if word != "return" and obeyed and not all(drained):
+            raise DeviceError(f"GPU {gpu} is used by {folder.name} again: somebody has returned it meanwhile")
+        obeyed = all(drained)
         time.sleep(0.1)

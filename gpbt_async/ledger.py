@@ -3,7 +3,8 @@
 A member asks for a number of GPUs and is given all of them at once, or waits: nobody ever holds one GPU while waiting
 for another, so members cannot deadlock one another. Those who wait are served strictly in the order in which they
 came: a member that needs four GPUs is never overtaken for ever by those that need one. The price is that a free GPU
-stands idle while the first in the row waits for a second one.
+stands idle while the first in the row waits for a second one. Only one that waits to be alone is overtaken, as that
+may take an interval: the emptiest GPUs are kept back for it, and the others are given to those behind it.
 
 Memory is granted on two accounts at once: what was promised to those already there and what was seen to be used, the
 greater for each. Promises alone know nothing of other people, measurements alone come seconds after a program began.
@@ -117,11 +118,16 @@ class Ledger:
     def grant(self) -> list[Lease]:
         """Serve the first in the row, and so on, until one must wait; those served."""
         granted: list[Lease] = []
-        while self.queue:
-            chosen = self._choose(self.queue[0])
+        kept: list[Card] = []  # for those that wait to be alone: members on these only become fewer
+        for lease in list(self.queue):
+            chosen = self._choose(lease, kept)
+            if chosen is None and lease.alone:
+                need = lease.need or self.need
+                kept += sorted((c for c in self._eligible(need) if c not in kept), key=lambda c: len(c.leases))[:need]
+                continue
             if chosen is None:
                 break
-            lease = self.queue.popleft()
+            self.queue.remove(lease)
             lease.uuids = tuple(card.gpu.uuid for card in chosen)
             lease.promised = self.packing.need
             for card in chosen:
@@ -158,9 +164,10 @@ class Ledger:
         uuid, least = card.gpu.uuid, self.packing.need if self.packing.auto else 0  # a peak may have risen since
         return card.others + sum(max(each.promised, least, each.measured.get(uuid, 0)) for each in leases)
 
-    def _choose(self, lease: Lease) -> tuple[Card, ...] | None:
+    def _choose(self, lease: Lease, kept: Sequence[Card]) -> tuple[Card, ...] | None:
         need = lease.need or self.need
-        free = [c for c in self._eligible(need) if self._room(c, c.leases) and not (lease.alone and c.leases)]
+        free = [c for c in self._eligible(need) if c not in kept and self._room(c, c.leases)]
+        free = [c for c in free if not (lease.alone and c.leases)]
         if len(free) < need:
             return None
         # spread before packing; of equals the one with the most memory left, then the first

@@ -116,7 +116,7 @@ def detail(folder: Folder) -> dict[str, Any]:
         if m.state is State.TRAINED
     ]
     free = max(0, lineage.slots - len(training))
-    gpus = (notice(folder.gpus) if state == "running" else None) or {"gpus": [], "waiting": None}
+    gpus = (notice(folder) if state == "running" else None) or {"gpus": [], "waiting": None}
     return {
         **_brief(reading),
         "folder": str(folder.path),

@@ -63,6 +63,7 @@ class Watch:
         nvml: NvmlThread,
         *,
         xids: Mapping[int, Blame],
+        allowed: int | None = None,
         period: float,
         choose: Callable[[Iterable[Found]], list[GPU]],
         now: Callable[[], float],
@@ -70,7 +71,9 @@ class Watch:
     ) -> None:
         self._keeper, self.ledger, self._nvml = keeper, ledger, nvml
         self._xids, self._period, self._choose, self._now, self._warn = xids, period, choose, now, warn
-        self.health = {uuid: Health() for uuid in ledger.cards}
+        #: bytes that others may use, None = as `health.tolerance` says
+        self.allowed = allowed
+        self.health = {uuid: Health(allowed=allowed) for uuid in ledger.cards}
         self.samples: dict[str, Sample] = {}
         self.accounts: dict[str, Account] = {}
         #: when the last sample of a GPU was asked for
@@ -104,6 +107,10 @@ class Watch:
     def mute(self) -> bool:
         """NVML hangs."""
         return self._hanging > 0
+
+    def seen(self, uuid: str, since: float) -> bool:
+        """Has this GPU been looked at since then? One that has failed tells no more than it does."""
+        return self.sampled.get(uuid, 0.0) >= since or self.health[uuid].state == "faulty"
 
     def soon(self) -> None:
         """A member has ended: look at once, and again and again."""
@@ -211,7 +218,7 @@ class Watch:
         if not card.leases:
             card.before = card.others
         before = health.state
-        if told.others or not ours_leaving or told.unexplained <= tolerance(sample.total or 0):
+        if told.others or not ours_leaving or told.unexplained <= tolerance(sample.total or 0, self.allowed):
             health.sampled(now, told.others, told.unexplained, sample.total or 0)
         if health.state != before:
             self._keeper.changed()
@@ -273,7 +280,7 @@ class Watch:
         new = [gpu for gpu in self._choose(await self._ask(survey)) if gpu.uuid not in self.ledger.cards]
         for gpu in new:
             self.ledger.cards[gpu.uuid] = Card(gpu, open=False)
-            self.health[gpu.uuid] = Health()
+            self.health[gpu.uuid] = Health(allowed=self.allowed)
             self._warn(f"{gpu} has appeared and is used from now on")
         if new:
             await self._register(new)

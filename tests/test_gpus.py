@@ -28,7 +28,7 @@ def test_64_members_on_8_gpus_two_at_a_time(machine: Callable[..., Machine]) -> 
     assert {len(entry.gpus) for entry in log} == {1}
     most = crowd(log)
     assert set(most) == set(EIGHT)
-    assert set(most.values()) == {2}
+    assert max(most.values()) == 2
     assert {entry.rest[0] for entry in log if entry.what == "in"} == {"cuda"}
     assert m.summary()["slots"] == 16
 

@@ -99,7 +99,7 @@ MAY: dict[str, set[str]] = {
         "worker",
     },
     "listeners": {"events"},
-    "board": {"errors", "files", "slot"},
+    "board": {"errors", "files", "folder", "slot"},
     "record": {"errors", "experiment", "files"},
     "opening": VOCABULARY
     | ENGINE
