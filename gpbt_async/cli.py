@@ -25,6 +25,7 @@ from .options import (
     Gpus,
     Json,
     Library,
+    Others,
     Quiet,
     RunName,
     Runs,
@@ -138,6 +139,7 @@ def launch(
     vram: Vram = None,
     wait: Wait = False,
     xids: Xids = None,
+    others: Others = None,
     affinity: Affinity = True,
     library: Library = None,
     name: Annotated[
@@ -177,7 +179,7 @@ def launch(
         gpus=gpus,
         start=start_of(start),
         runs=runs,
-        **devices(share, vram, wait, xids, affinity, library),
+        **devices(share, vram, wait, xids, others, affinity, library),
         changes={k: v for k, v in given.items() if v is not None},
     )
     _drive(run, quiet, as_json)
@@ -192,6 +194,7 @@ def resume(
     vram: Vram = None,
     wait: Wait = False,
     xids: Xids = None,
+    others: Others = None,
     affinity: Affinity = True,
     library: Library = None,
     runs: Runs = Path("runs"),
@@ -203,7 +206,7 @@ def resume(
     from .folder import locate
     from .run import Run
 
-    asked = devices(share, vram, wait, xids, affinity, library)
+    asked = devices(share, vram, wait, xids, others, affinity, library)
     opened = Run(None, locate(run, runs), resume="must", slots=slots, gpus=gpus, start=start_of(start), **asked)
     _drive(opened, quiet, as_json)
 

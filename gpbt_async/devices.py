@@ -40,13 +40,17 @@ if TYPE_CHECKING:
     from .slot import Pool
     from .visible import GPU
 
+#: seconds that NVML may take on, once it has been told that it hangs
+PATIENCE = 50.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What is asked for: by the experiment (need, share, vram, cpus: its Resources) and on the command line.
 
     gpus: `--gpus`. slots: `--slots`. wait: wait when every GPU is taken, instead of refusing. xids: whose fault an Xid
-    is, over health.XIDS. affinity: bind members to the cores near their GPU. nvml_library: the path of NVML's.
+    is, over health.XIDS. others: bytes that others may use on a GPU, None = as health.tolerance says. affinity: bind
+    members to the cores near their GPU. nvml_library: the path of NVML's. before: the run has trained on GPUs before.
     """
 
     gpus: str | None = None
@@ -58,8 +62,10 @@ class Wanted:
     population: int
     wait: bool = False
     xids: Mapping[int, Blame] = field(default_factory=dict)
+    others: int | None = None
     affinity: bool = True
     nvml_library: str | None = None
+    before: bool = False
 
 
 async def discover(
@@ -89,6 +95,10 @@ async def discover(
             await asyncio.wait([asked], timeout=HANGS)
             if not asked.done():
                 warn(f"NVML has not answered for {HANGS:g} s: waiting for it; to train on the CPU: --gpus none")
+                await asyncio.wait([asked], timeout=PATIENCE)
+            if not asked.done():
+                asked.cancel()
+                raise NvmlFault(f"it has not answered for {HANGS + PATIENCE:g} s")
             found = await asked
             if found:
                 return await _cards(nvml, found, wanted, environ, cores, period, warn, now)
@@ -104,6 +114,8 @@ async def discover(
         raise DeviceError(f"--gpus {gpus} cannot be had: {why}. To train on the CPU: --gpus none")
     if wanted.wait:
         raise DeviceError(f"--wait-for-gpus waits for GPUs that are taken, and {why}. To train on the CPU: --gpus none")
+    if wanted.before:
+        raise DeviceError(f"this run was begun on GPUs, and {why}. To go on on the CPU: --gpus none")
     warn(f"{why}: training on the CPU")
     return Slots(_slots_of_cpu(cores, wanted, warn))
 
@@ -142,6 +154,7 @@ async def _cards(
         cores=frozenset(os.sched_getaffinity(0)),
         usable=cores,
         xids=wanted.xids,
+        allowed=wanted.others,
         affinity=wanted.affinity,
         period=period,
         choose=later,

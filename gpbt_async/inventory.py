@@ -15,7 +15,7 @@ from .errors import DeviceError
 from .folder import runs as runs_in
 from .gpulines import gpu_lines
 from .health import tolerance
-from .nvml import NvmlFault, PyNvml, figures
+from .nvml import NvmlFault, NvmlThread, PyNvml, figures
 from .sizes import format_bytes
 from .visible import GPU, VISIBLE, choose, clear, hides_all, label, match, names, usable
 from .wording import unstyled
@@ -27,33 +27,44 @@ if TYPE_CHECKING:
     from .folder import Folder
     from .nvml import Backend, Found, Sample
 
+#: seconds that NVML may take
+PATIENCE = 30.0
+
 
 def inventory(
     environ: Mapping[str, str], runs: Path, *, gpus: str | None = None, library: str | None = None
 ) -> dict[str, Any]:
     """{gpus, problem: one sentence or "", notes}; of each GPU what Pool.rows tells, who is on it, and which runs."""
     told: dict[str, Any] = {"gpus": [], "problem": "", "notes": []}
-    nvml: Backend = PyNvml(library)
+    nvml = NvmlThread(PyNvml(library))
     try:
-        if not nvml.open():
+        seen = nvml.wait(_look, PATIENCE)
+        if seen is None:
             told["problem"] = "there is no NVML library (libnvidia-ml.so.1): no NVIDIA driver is installed, or it is \
 not where the loader looks (--nvml-library PATH); a run trains on the CPU"
             return told
-        found = nvml.survey()
+        found, samples = seen
         if not found:
             told["problem"] = "NVML reports no GPU; a run trains on the CPU"
-        samples = {each.uuid: _sample(nvml, each.uuid) for each in found if each.uuid}
     except NvmlFault as fault:
         told["problem"] = f"NVML failed: {fault}. A run is refused until that is repaired, but for --gpus none"
         return told
     finally:
-        nvml.close()
+        nvml.dismiss()
     used, problem = _used(found, gpus, environ, told["notes"])
     told["problem"] = told["problem"] or problem
     boards = _boards(runs)
     for each in found:
         told["gpus"].append(_row(each, samples.get(each.uuid), used, boards))
     return told
+
+
+def _look(nvml: Backend) -> tuple[list[Found], dict[str, Sample | str]] | None:
+    """What there is and how it is; None: there is no NVML library."""
+    if not nvml.open():
+        return None
+    found = nvml.survey()
+    return found, {each.uuid: _sample(nvml, each.uuid) for each in found if each.uuid}
 
 
 def _sample(nvml: Backend, uuid: str) -> Sample | str:

@@ -148,6 +148,13 @@ class NvmlThread:
             raise RuntimeError("NVML was closed")
         return await asyncio.wrap_future(self._submit(question))
 
+    def wait(self, question: Callable[[Backend], T], within: float) -> T:
+        """Ask without a loop. Raises NvmlFault after so many seconds, too."""
+        try:
+            return self._submit(question).result(within)
+        except TimeoutError:
+            raise NvmlFault(f"it has not answered for {within:g} s") from None
+
     def dismiss(self) -> Future[None]:
         """End without waiting: NVML may hang in the very call that is no longer wanted."""
         if self._closed is None:

@@ -20,13 +20,14 @@ from . import __version__ as VERSION
 from . import events, searchers
 from .asking import argv, environment
 from .devices import Wanted, discover, usable_cores
-from .errors import ExperimentError, FolderError, JournalError, LaunchError, ScriptError
+from .errors import DeviceError, ExperimentError, FolderError, JournalError, LaunchError, ScriptError
 from .experiment import Experiment, Resources, Settings
 from .folder import Folder, check_name
 from .journal import Journal
 from .launcher import Launcher
 from .lineage import Lineage
 from .record import Record
+from .sizes import parse_bytes
 from .tree import State
 from .usage import Usage, replay
 
@@ -53,8 +54,18 @@ class Asked:
     vram: str | None = None
     wait_for_gpus: bool = False
     xids: Mapping[int, Blame] = field(default_factory=dict)
+    others_may_use: str | None = None
     affinity: bool = True
     nvml_library: str | None = None
+
+    @property
+    def others(self) -> int | None:
+        """Bytes. Raises ExperimentError."""
+        try:
+            return parse_bytes(self.others_may_use) if self.others_may_use is not None else None
+        except ValueError:
+            must = "must be an amount with its unit, such as '2GiB'"
+            raise ExperimentError(f"--others-may-use: got {self.others_may_use!r}; {must}") from None
 
     def over(self, needs: Resources) -> Resources:
         """An experiment's resources, with what is asked for instead. Raises ExperimentError."""
@@ -144,6 +155,7 @@ class Opening:
         stack.push_async_callback(self.slots.close)
         if existing is None:
             self.record.settings = self.settings
+            self.record.on_gpus = bool(self.slots.rows())
             await self.record.write(self.folder.experiment, created=self._clock.now(), version=VERSION)
             self._open_journal(stack)
             self.lineage = Lineage(self.settings)
@@ -151,6 +163,11 @@ class Opening:
 
     def _wanted(self) -> Wanted:
         asked, needs = self._devices, self._devices.over(self.settings.resources)
+        if asked.share or asked.vram or asked.wait_for_gpus:
+            for name, value in (("slots", self.record.slots), ("gpus", self.record.gpus)):
+                if value is not None and (name == "slots" or value == "none"):
+                    given = "--share" if asked.share else "--vram" if asked.vram else "--wait-for-gpus"
+                    raise DeviceError(f"{given} is about GPUs, and --{name} {value} asks for the CPU: give only one")
         return Wanted(
             gpus=self.record.gpus,
             slots=self.record.slots,
@@ -161,8 +178,10 @@ class Opening:
             population=self.settings.population,
             wait=asked.wait_for_gpus,
             xids=asked.xids,
+            others=asked.others,
             affinity=asked.affinity,
-            nvml_library=asked.nvml_library,
+            nvml_library=self.record.nvml_library,
+            before=self.record.on_gpus,
         )
 
     def _settle_resources(self) -> None:
@@ -171,6 +190,8 @@ class Opening:
             self.record.slots, self.record.gpus = self._slots, self._gpus
         if self._start is not None:
             self.record.start = self._start
+        if self._devices.nvml_library is not None:
+            self.record.nvml_library = self._devices.nvml_library
 
     @property
     def import_path(self) -> list[str]:

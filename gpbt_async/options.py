@@ -49,6 +49,15 @@ Xids = Annotated[
         show_default=False,
     ),
 ]
+Others = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--others-may-use",
+        metavar="SIZE",
+        help="GPU memory that a desktop may use on a GPU we train on; else 1GiB, or 5 % if that is more.",
+        show_default=False,
+    ),
+]
 Affinity = Annotated[bool, typer.Option("--affinity/--no-affinity", help="Bind members to the cores near their GPU.")]
 Library = Annotated[
     Optional[str],  # noqa: UP045
@@ -59,7 +68,13 @@ Library = Annotated[
 
 
 def devices(
-    share: int | None, vram: str | None, wait: bool, xids: list[str] | None, affinity: bool, library: str | None
+    share: int | None,
+    vram: str | None,
+    wait: bool,
+    xids: list[str] | None,
+    others: str | None,
+    affinity: bool,
+    library: str | None,
 ) -> dict[str, Any]:
     """Run's keyword arguments for them. Raises ExperimentError."""
     table: dict[int, str] = {}
@@ -81,6 +96,7 @@ def devices(
         "vram": vram,
         "wait_for_gpus": wait,
         "xids": table,
+        "others_may_use": others,
         "affinity": affinity,
         "nvml_library": library,
     }

@@ -231,9 +231,8 @@ def detail_text(d: dict[str, Any]) -> str:
     for t in d["training"]:
         since = "starting" if t["seconds"] is None else f"{t['seconds']:.1f} s"
         config = ", ".join(f"{k}={_short(v)}" for k, v in t["config"].items())
-        lines.append(
-            f"  slot {t['slot']}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}"
-        )
+        where = "no slot yet" if t["slot"] is None else f"slot {t['slot']}"
+        lines.append(f"  {where}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}")
     lines += ["  " + unstyled(line).rstrip() for line in gpu_lines(d["gpus"], time.time())]
     if d["waiting_for_gpus"]:
         lines.append("  " + waiting_text(d["waiting_for_gpus"], time.time()))

@@ -33,6 +33,9 @@ class Record:
     slots: int | None = None
     gpus: str | None = None
     start: str = "zygote"
+    nvml_library: str | None = None
+    #: a run that was begun on GPUs does not go on on the CPU unless told to
+    on_gpus: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -55,6 +58,8 @@ class Record:
             "slots": self.slots,
             "gpus": self.gpus,
             "start": self.start,
+            "nvml_library": self.nvml_library,
+            "on_gpus": self.on_gpus,
             "python": sys.executable,
             **more,
             "settings": self.settings.to_json(),

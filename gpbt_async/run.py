@@ -54,8 +54,9 @@ class Run:
     others are given. changes: fields of the experiment to replace, of a new run only.
 
     share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
-    refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. affinity: bind members to the
-    cores near their GPU. nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it.
+    refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as
+    "2GiB", that a desktop may use on a GPU that is given out. affinity: bind members to the cores near their GPU.
+    nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it.
 
     Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
     from `wait` and on leaving when it was started and failed.
@@ -75,6 +76,7 @@ class Run:
         vram: str | None = None,
         wait_for_gpus: bool = False,
         xids: Mapping[int, Literal["member", "card", "nobody"]] | None = None,
+        others_may_use: str | None = None,
         affinity: bool = True,
         nvml_library: str | None = None,
         changes: Mapping[str, Any] | None = None,
@@ -88,7 +90,7 @@ class Run:
             gpus=gpus,
             start=start,
             runs=runs,
-            devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), affinity, nvml_library),
+            devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
             changes=changes,
             clock=self._clock,
             warn=self.warn,

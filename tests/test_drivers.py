@@ -10,9 +10,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import until
+from harness import kill_hard, start, until
 from nvml_state import library
-from workstation import A, B, C, crowd, ended
+from workstation import PLAYING, A, B, C, crowd, ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +81,21 @@ def test_while_nvml_hangs_nothing_is_given_out(machine: Callable[..., Machine]) 
 
 
 @pytest.mark.slow
+def test_a_run_ends_though_nvml_never_answers_again(machine: Callable[..., Machine]) -> None:
+    m = machine(A, population=4, generations=1)
+    m.say("hold")
+    run = m.begin()
+    until(lambda: m.on(A) == 1)
+    m.state.set("slow 1000000")
+    run.terminate()
+    run.communicate(timeout=60)
+    assert run.returncode == 130
+    m.state.drop("slow")
+    m.unsay("hold")
+    assert m.cli("resume", "r").status == 0
+
+
+@pytest.mark.slow
 def test_a_gpu_that_comes_back_and_one_that_appears_are_used(machine: Callable[..., Machine]) -> None:
     m = machine(A, B, population=6, generations=1)
     m.say("hold")
@@ -96,6 +111,100 @@ def test_a_gpu_that_comes_back_and_one_that_appears_are_used(machine: Callable[.
     assert "GPU 2 NVIDIA A100 has appeared and is used from now on" in err
     assert len(m.facts("Lost")) == 1
     assert m.summary()["slots"] == 3
+
+
+def test_what_a_killed_run_left_is_not_taken_for_the_truth(machine: Callable[..., Machine]) -> None:
+    m = machine(A, B, population=20, generations=1)
+    m.say("hold")
+    run = m.begin()
+    until(lambda: m.on(A) == m.on(B) == 1)
+    drain = start("gpus", "--drain", "r", "0", cwd=m.folder, env=m.env)
+    until(lambda: m.row(A)["state"] == "drained")
+    kill_hard(run)
+    assert "r goes on no more" in drain.communicate(timeout=60)[1], "nobody waits for a dead run"
+    assert (m.folder / "runs/r/gpus.json").exists()
+    told = m.cli("gpus", "--nvml-library", m.driver, "--json").json
+    assert [row["runs"] for row in told["gpus"]] == [[], []]
+    assert m.cli("gpus", "--drain", "r", "0").status == 2
+    m.unsay("hold")
+    resumed = m.cli("resume", "r")
+    assert resumed.status == 0, resumed.err
+    assert m.summary()["members"]["finished"] == 20
+    assert set(crowd(m.log())) == {A, B}, "the library is remembered"
+
+
+def test_a_run_that_was_begun_on_gpus_does_not_go_on_on_the_cpu_unasked(machine: Callable[..., Machine]) -> None:
+    m = machine(A, population=2, generations=1)
+    m.say("hold")
+    run = m.begin()
+    until(lambda: m.on(A) == 1)
+    kill_hard(run)
+    m.unsay("hold")
+    m.state.drop("gpu ")
+    refused = m.cli("resume", "r")
+    assert refused.status == 2
+    assert "this run was begun on GPUs, and NVML reports no GPU. To go on on the CPU: --gpus none" in refused.err
+    assert m.cli("resume", "r", "--gpus", "none").status == 0
+
+
+def test_a_gpu_that_is_returned_while_somebody_waits_for_it(machine: Callable[..., Machine]) -> None:
+    m = machine(A, B, population=20, generations=1)
+    m.say("hold")
+    run = m.begin()
+    until(lambda: m.on(A) == m.on(B) == 1)
+    ambiguous = m.cli("gpus", "--drain", "r", "GPU-")
+    assert ambiguous.status == 2
+    assert "may mean more than one GPU" in ambiguous.err
+    drain = start("gpus", "--drain", "r", "0", cwd=m.folder, env=m.env)
+    until(lambda: m.row(A)["state"] == "drained")
+    assert m.cli("gpus", "--return", "r", A).status == 0
+    assert "somebody has returned it meanwhile" in drain.communicate(timeout=60)[1]
+    m.unsay("hold")
+    ended(run)
+
+
+def test_a_drained_gpu_is_free_when_its_memory_is(machine: Callable[..., Machine]) -> None:
+    m = machine(A, B, population=40, generations=1)
+    m.state.set(f"linger {A} 2000", f"linger {B} 2000")
+    m.say("mib", 15000)
+    run = m.begin()
+    until(lambda: m.on(A) == 1)
+    assert m.cli("gpus", "--drain", "r", "0").status == 0
+    row = m.row(A)
+    assert (row["state"], row["members"], row["leaving"]) == ("drained", [], 0)
+    assert row["used"] < 1 << 30
+    run.terminate()
+    run.communicate(timeout=60)
+
+
+def test_a_desktop_may_use_what_it_is_allowed_to(machine: Callable[..., Machine]) -> None:
+    m = machine(A, population=2, generations=1)
+    m.state.set(f"mem {A} 8192 1500 0")
+    refused = m.launch()
+    assert refused.status == 2
+    assert (
+        "1.5 GiB of its memory are used by somebody else (if that is a desktop: --others-may-use SIZE)" in refused.err
+    )
+    assert m.launch("--others-may-use", "2GiB").status == 0
+    bad = m.cli("launch", PLAYING, "--nvml-library", m.driver, "--others-may-use", "2")
+    assert bad.status == 2
+    assert "--others-may-use: got '2'; must be an amount with its unit" in bad.err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--vram", "6"), "--vram: got '6'; must be an amount of at least 1MiB with its unit"),
+        (("--share", "0"), "gpbt-async: --share: got 0; must be a whole number of at least 1"),
+        (("--slots", "2", "--share", "2"), "--share is about GPUs, and --slots 2 asks for the CPU"),
+        (("--gpus", "none", "--wait-for-gpus"), "--wait-for-gpus is about GPUs, and --gpus none asks for the CPU"),
+        (("--xid", "79=member", "--xid", "79=card"), "--xid 79=card: it was said to be the doing of member, too"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(machine: Callable[..., Machine], options: tuple[str, ...], told: str) -> None:
+    done = machine(A).launch(*options)
+    assert done.status == 2
+    assert told in done.err
 
 
 MIXED = """
