@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell's `&` has it ignored, which all that is started here would inherit, and many a test sends it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("gpbt", deadline=None, derandomize=False)
 settings.load_profile("gpbt")
 
