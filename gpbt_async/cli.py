@@ -22,6 +22,7 @@ import typer
 from .errors import ExperimentError, GPBTError
 from .options import (
     Affinity,
+    Disk,
     Gpus,
     Json,
     Library,
@@ -32,9 +33,11 @@ from .options import (
     Script,
     Share,
     SlotCount,
+    Stall,
     Start,
     Vram,
     Wait,
+    Whole,
     Xids,
     devices,
     say,
@@ -132,6 +135,8 @@ def launch(
         typer.Option(help="paper: the authors' algorithm; other options win over it.", show_default=False),
     ] = None,
     attempts: Annotated[Optional[int], typer.Option(help="Tries of a failing member.", show_default=False)] = None,  # noqa: UP045
+    stall_timeout: Stall = None,
+    member_timeout: Whole = None,
     seed: Annotated[Optional[int], typer.Option(help="Seed of everything random.", show_default=False)] = None,  # noqa: UP045
     slots: SlotCount = None,
     gpus: Gpus = None,
@@ -142,6 +147,7 @@ def launch(
     others: Others = None,
     affinity: Affinity = True,
     library: Library = None,
+    disk: Disk = None,
     name: Annotated[
         Optional[str], typer.Option(help="The run's name; else SCRIPT's and a number.", show_default=False)  # noqa: UP045
     ] = None,
@@ -163,6 +169,8 @@ def launch(
         "early_stop": early_stop,
         "preset": preset,
         "attempts": attempts,
+        "stall_timeout": stall_timeout,
+        "member_timeout": member_timeout,
         "seed": seed,
     }
     folder = None
@@ -180,6 +188,7 @@ def launch(
         start=start_of(start),
         runs=runs,
         **devices(share, vram, wait, xids, others, affinity, library),
+        disk=disk,
         changes={k: v for k, v in given.items() if v is not None},
     )
     _drive(run, quiet, as_json)
@@ -197,6 +206,7 @@ def resume(
     others: Others = None,
     affinity: Affinity = True,
     library: Library = None,
+    disk: Disk = None,
     runs: Runs = Path("runs"),
     start: Start = None,
     quiet: Quiet = False,
@@ -207,7 +217,8 @@ def resume(
     from .run import Run
 
     asked = devices(share, vram, wait, xids, others, affinity, library)
-    opened = Run(None, locate(run, runs), resume="must", slots=slots, gpus=gpus, start=start_of(start), **asked)
+    there, how = locate(run, runs), start_of(start)
+    opened = Run(None, there, resume="must", slots=slots, gpus=gpus, start=how, disk=disk, **asked)
     _drive(opened, quiet, as_json)
 
 

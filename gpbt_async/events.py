@@ -158,6 +158,23 @@ class Lost(OfMember):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Damaged(OfMember):
+    """A published checkpoint is not on the disk as it was published: nobody trains on from it, and it is no best."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused(Fact):
+    """No member begins from now on, for lack of room on the disk; with an empty reason they begin again.
+
+    Decides nothing; those that train go on.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Discarded(Fact):
     """The member's checkpoint is gone from the disk; nothing can need it any more."""
 
@@ -263,7 +280,7 @@ _FACTS: dict[str, type[Fact]] = {
     c.__name__: c
     for c in (
         Opened, Capacity, Sampled, Suggested, Started, Entered, Judged, Trained, Stopped, Published, Failed, Lost,
-        Discarded, Closed,
+        Damaged, Paused, Discarded, Closed,
     )
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ OSError becomes a message for a person. What does not: any name of a run's files
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import json
 import math
@@ -49,6 +50,18 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def reserve(fd: int, offset: int, length: int) -> bool:
+    """Have the file system keep room beyond a file's end, which stays where it is. False only when the disk is full.
+
+    Where that is not known how to be done (NFS, some others), nothing is kept.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    keep_size = ctypes.c_int(1)
+    if libc.fallocate(ctypes.c_int(fd), keep_size, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
+        return True
+    return ctypes.get_errno() not in (errno.ENOSPC, errno.EDQUOT)
 
 
 async def write_json(path: Path, value: object, *, durable: bool = True) -> None:

@@ -26,7 +26,8 @@ from . import processes
 from .channel import Channel
 from .errors import ExperimentError, LaunchError, ScriptError
 from .guarding import HOME, Guardian
-from .worker import Worker, describe, tail_of
+from .outcome import describe, tail_of
+from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

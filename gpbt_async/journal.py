@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import JournalError
 from .events import from_json, to_json
-from .files import sync
+from .files import reserve, sync
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 #: the layout of the lines; a reader refuses what it does not know
 FORMAT = 1
+#: bytes kept free on the disk for what is appended next: some thousand facts, for members to end in when it is full
+AHEAD = 1 << 20
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -121,10 +123,14 @@ class Journal:
     def __init__(self, path: Path, fd: int, size: int, facts: list[Fact]) -> None:
         self.path = path
         self._fd = fd
+        #: the disk is full, and what is kept for us is half used up
+        self.low = False
+        self._reserved = 0
         self._size = size  # the file ends here, right after a newline, whenever no append is under way
         self._found = facts
         self._n = len(facts)
         self._broken = ""  # why nothing can be promised any more, once that is so
+        self._reserve()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="gpbt-journal")
         self._mutex = threading.Lock()
         self._next: Future[None] | None = None  # the sync that has not begun yet, and so covers all that is written
@@ -175,9 +181,15 @@ class Journal:
                 self._broken = f"the journal {self.path} ends in half a line that cannot be taken back"
             raise JournalError(f"cannot write to the journal {self.path}: {error.strerror}") from error
         self._n += 1
+        self._reserve()
         with self._mutex:
             if self._next is None:
                 self._next = self._last = self._pool.submit(self._sync)
+
+    def _reserve(self) -> None:
+        if self._size + AHEAD // 2 > self._reserved:
+            self.low = not reserve(self._fd, self._size, AHEAD)
+            self._reserved = self._reserved if self.low else self._size + AHEAD
 
     async def durable(self) -> None:
         """Return when everything appended before this call is on the disk. Raises JournalError."""
@@ -203,6 +215,8 @@ class Journal:
         """Wait for the syncs under way, and close. Closing twice does no harm."""
         self._pool.shutdown(wait=True)
         if self._fd >= 0:
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._size)  # give back what was kept
             os.close(self._fd)
             self._fd = -1
             self._broken = self._broken or f"the journal {self.path} is closed"

@@ -34,11 +34,9 @@ if TYPE_CHECKING:
 #: too few of them have finished; or nothing is left to issue (or as many members train as the population allows)
 Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
 
-#: so many members failed for good, every other one has failed too, and none ever trained: the script itself fails,
-#: and the budget is not burnt on it
+#: so many members failed for good, all others too, and none ever trained: the script fails, burn no budget on it
 HOPELESS = 4
-#: so many times lost in a row, and it was perhaps the member's doing after all: that counts as a failed attempt (three
-#: deaths of the zygote in a row end the run, but any member that ends well in between starts that count anew)
+#: so many times lost in a row counts as a failed attempt: it was perhaps the member's doing after all
 LOSSES = 10
 
 
@@ -69,7 +67,7 @@ class Lineage:
         self._ready: dict[Path, tuple[int, Config]] = {}
         self._asked: dict[Path, tuple[int, int]] = {}
         #: members with something on disk that is still needed; members whose Discard is not confirmed
-        self._stored: dict[int, Member] = {}
+        self.stored: dict[int, Member] = {}
         self._discarding: dict[int, Member] = {}
         #: stored members whose being needed may have changed since they were last looked at
         self._suspects: set[int] = set()
@@ -126,7 +124,7 @@ class Lineage:
         if next(self.rule.upcoming(self._open), None) is not None:
             return "searcher"
         above = max(0, self._open - 1)
-        trained = [m.generation for m in self._stored.values() if m.state is State.TRAINED]
+        trained = [m.generation for m in self.stored.values() if m.state is State.TRAINED]
         if above in trained and self.rule.evident(above, more=trained.count(above)):
             return "checkpoint"
         if trained and not self._training and self.settings.schedule == "sync":
@@ -186,7 +184,9 @@ class Lineage:
                     self._failed_attempt(member, fact)
                 else:
                     self._wait(member)
-            case events.Discarded() | events.Closed() | events.Sampled():
+            case events.Damaged():
+                self._damaged(self._expect(fact, State.FINISHED), fact.reason)
+            case events.Discarded() | events.Closed() | events.Sampled() | events.Paused():
                 if isinstance(fact, events.Discarded):
                     self._discarding.pop(fact.member, None)
                 return []
@@ -199,7 +199,7 @@ class Lineage:
         commands: list[Command] = [events.Suggest(path) for path in self._asked]
         commands += [events.Start(m.id, m.attempt) for m in self._training.values() if m.slot is None]
         commands += [events.Verdict(m.id, m.attempt, m.condemned) for m in self.training if m.condemned is not None]
-        commands += [events.Publish(m.id, m.attempt) for m in self._stored.values() if m.state is State.TRAINED]
+        commands += [events.Publish(m.id, m.attempt) for m in self.stored.values() if m.state is State.TRAINED]
         commands += [events.Discard(id) for id in self._discarding]
         if self.ended is not None:
             commands.append(self.ended)
@@ -216,14 +216,18 @@ class Lineage:
         return member
 
     def _wait(self, member: Member) -> None:
-        for held in (self._training, self._stored):
+        for held in (self._training, self.stored):
             held.pop(member.id, None)
         member.state = State.WAITING
         member.slot, member.score, member.loss = None, None, math.inf
         if member.first is not None:
             self.tree.generations[member.generation].firsts.remove(member.first)
         member.first = member.condemned = None
-        heapq.heappush(self._waiting, (member.generation, member.path, member.id))
+        if member.parent is not None and member.parent.damaged:
+            member.reason = f"its parent's checkpoint is lost: {member.parent.reason}"
+            self._settle(member, State.FAILED)
+        else:
+            heapq.heappush(self._waiting, (member.generation, member.path, member.id))
 
     def _judge(self, member: Member, fact: events.Judged) -> None:
         firsts = self.tree.generations[member.generation].firsts
@@ -237,7 +241,7 @@ class Lineage:
         member.slot = None
         member.seconds, member.metrics, member.score = fact.seconds, fact.metrics, fact.score
         member.loss = self.rule.loss(fact.score)
-        self._stored[member.id] = member
+        self.stored[member.id] = member
         if member.condemned or isinstance(fact, events.Stopped):
             # told to stop: what it did with the word, ending at once or training to its end, changes nothing
             self._settle(member, State.STOPPED)
@@ -267,7 +271,7 @@ class Lineage:
 
     def _failed_attempt(self, member: Member, fact: events.Failed | events.Lost) -> None:
         self._training.pop(member.id, None)
-        self._stored.pop(member.id, None)
+        self.stored.pop(member.id, None)
         member.failures += 1
         member.losses_in_a_row = 0
         member.seconds, member.reason = fact.seconds, fact.reason
@@ -277,6 +281,20 @@ class Lineage:
             self._wait(member)
         else:
             self._settle(member, State.FAILED)
+
+    def _damaged(self, member: Member, reason: str) -> None:
+        """Its checkpoint is lost: what was to begin from it cannot, and the best is the best of those that are left."""
+        member.damaged, member.reason = True, reason
+        self.rule.damaged()
+        begun = [m for m in member.children if m.state is State.TRAINING and m.slot is None]
+        for child in begun + [m for m in member.children if m.state is State.WAITING]:
+            self._waiting = [entry for entry in self._waiting if entry[2] != child.id]
+            self._wait(child)
+        heapq.heapify(self._waiting)
+        if member is self.tree.best:
+            left = [m for m in self.stored.values() if m.state is State.FINISHED and not m.damaged]
+            self.tree.best = min(left, key=lambda m: m.rank_key, default=None)
+        self._suspect(member)
 
     def _settle(self, member: Member, state: State) -> None:
         before = self.tree.best
@@ -291,15 +309,14 @@ class Lineage:
     # ---- what follows
 
     def _decide(self) -> list[Command]:
-        if self.ended is None:
-            reason = self._over()
-            if reason is not None:
-                self.ended = events.Finish(reason)
-                self._asked.clear()
-                self._ready.clear()
-                return [*self._discards(), self.ended]
         if self.ended is not None:
             return self._discards()
+        reason = self._over()
+        if reason is not None:
+            self.ended = events.Finish(reason)
+            self._asked.clear()
+            self._ready.clear()
+            return [*self._discards(), self.ended]
         return [*self._starts(), *self._suggests(), *self._discards()]
 
     def _over(self) -> str | None:
@@ -376,24 +393,8 @@ class Lineage:
 
     def _discards(self) -> list[Command]:
         if self.settings.selection == "plus":
-            self._suspects |= set(self._stored)
-        idle = [id for id in sorted(self._suspects) if id in self._stored and not self.rule.needed(self._stored[id])]
+            self._suspects |= set(self.stored)
+        idle = [id for id in sorted(self._suspects) if id in self.stored and not self.rule.needed(self.stored[id])]
         self._suspects.clear()
-        self._discarding |= {id: self._stored.pop(id) for id in idle}
+        self._discarding |= {id: self.stored.pop(id) for id in idle}
         return [events.Discard(id) for id in idle]
-
-    def check(self) -> None:
-        """Assert every invariant that holds between facts."""
-        self.tree.check(self.settings.space)
-        members = self.tree.members
-        assert {m.id for m in members if m.state is State.TRAINING} == set(self._training)
-        assert sorted(i for _, _, i in self._waiting) == [m.id for m in members if m.state is State.WAITING]
-        assert all(path not in self.tree.by_path for path in (*self._ready, *self._asked))
-        for index, generation in enumerate(self.tree.generations):
-            assert generation.issued <= generation.size <= self.settings.population
-            assert index <= self._open or not generation.issued
-        for member in members:
-            kept = member.parent is None or member.parent.id in self._stored or member.state.settled
-            assert kept, "a parent's checkpoint was let go"
-        assert self.tree.best is None or self.tree.best.id in self._stored
-        assert all(self.rule.needed(member) for member in self._stored.values()), "a checkpoint is kept for nobody"

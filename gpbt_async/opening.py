@@ -20,6 +20,7 @@ from . import __version__ as VERSION
 from . import events, searchers
 from .asking import argv, environment
 from .devices import Wanted, discover, usable_cores
+from .disk import Disk
 from .errors import DeviceError, ExperimentError, FolderError, JournalError, LaunchError, ScriptError
 from .experiment import Experiment, Resources, Settings
 from .folder import Folder, check_name
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AsyncExitStack
 
+    from .clock import Clock
     from .health import Blame
     from .lock import Lock
-    from .scheduler import Clock
     from .slot import Pool
 
 Resume = Literal["never", "auto", "must"]
@@ -92,6 +93,7 @@ class Opening:
         start: str | None,
         runs: str | os.PathLike[str],
         devices: Asked,
+        disk: str | None,
         changes: Mapping[str, Any] | None,
         clock: Clock,
         warn: Callable[[str], None],
@@ -111,6 +113,10 @@ class Opening:
         self._resume = resume
         self._slots, self._gpus, self._start = slots, gpus, start
         self._devices = devices
+        try:
+            self._budget = parse_bytes(disk) if disk is not None else None
+        except ValueError:
+            raise ExperimentError(f"--disk: got {disk!r}; must be an amount with its unit, such as '50GiB'") from None
         self._changes = dict(changes or {})
         self._clock = clock
         self._warn = warn
@@ -127,17 +133,20 @@ class Opening:
         self.settings: Settings
         self.launcher: Launcher
         self.slots: Pool
+        self.disk: Disk
 
     async def open(self, stack: AsyncExitStack) -> bool:
         """Open every room. False when the run has ended already, and no process was started."""
         existing = self._existing()
         if existing is not None:
             self.folder = existing
+            self.disk = Disk(self.folder.path, self._budget)
             await self._take_lock(stack)
             if not self._read_back(stack):
                 return False
         else:
             self._create()
+            self.disk = Disk(self.folder.path, self._budget)
             await self._take_lock(stack)
             stack.callback(self.folder.unmake)  # not before it is ours: another launch may be importing there
         self._settle_resources()
@@ -279,6 +288,7 @@ class Opening:
                 f"{self.folder.journal} is empty, but there are {members} members: bring it back, or begin anew"
             )
         for fact in replay(facts, self.lineage, self.usage, self.folder.journal):
+            self.disk.fold(fact)
             self.closed = isinstance(fact, events.Closed) and fact.how != "interrupted"
         if self.lineage.best is not None:
             self.folder.point_best(self.lineage.best.id)  # it may have been killed between the fact and the link

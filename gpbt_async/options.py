@@ -58,6 +58,23 @@ Others = Annotated[
         show_default=False,
     ),
 ]
+Stall = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(metavar="S", help="Seconds without a report after which a member has failed.", show_default=False),
+]
+Whole = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(metavar="S", help="Seconds in training after which a member has failed.", show_default=False),
+]
+Disk = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--disk",
+        metavar="SIZE",
+        help="The most that the checkpoints a run keeps may take; members wait when it is reached.",
+        show_default=False,
+    ),
+]
 Affinity = Annotated[bool, typer.Option("--affinity/--no-affinity", help="Bind members to the cores near their GPU.")]
 Library = Annotated[
     Optional[str],  # noqa: UP045

@@ -108,8 +108,13 @@ class Rule:
         if plus or self._elite[0] != now:
             size = min(self.parents, max(1, above.settled * self.parents // above.size))
             elite = [self.tree.members[id] for _, id in self.tree.rivals(generation, plus)[:size]]
-            self._elite = (now, elite)
+            # nobody takes a damaged one's place: whoever is worse may have been let go of
+            self._elite = (now, [member for member in elite if not member.damaged])
         return self._elite[1]
+
+    def damaged(self) -> None:
+        """A member can be a parent no more."""
+        self._elite = ((-1, 0, 0), [])
 
     def best_of(self, generation: int) -> Member | None:
         """The best of those who compete to be parents after `generation`; with plus selection survivors count."""
@@ -142,8 +147,9 @@ class Rule:
             yield Choice(0, None, tree.generations[0].issued)
             return
         elite = self.elite(generation - 1)
-        quota = n // len(elite) if elite else 0
         issued = tree.generations[generation].by_parent
+        n -= sum(count for id, count in issued.items() if tree.members[id].damaged)
+        quota = n // len(elite) if elite else 0
         left = {
             parent.id: (quota if rank else n - quota * (len(elite) - 1)) - issued.get(parent.id, 0)
             for rank, parent in enumerate(elite)
@@ -165,7 +171,7 @@ class Rule:
         """
         if member.state is State.TRAINED or member is self.tree.best or member.unsettled:
             return True
-        if member.state is not State.FINISHED:
+        if member.state is not State.FINISHED or member.damaged:
             return False
         plus = self.settings.selection == "plus"
         last = self.settings.generations - 1

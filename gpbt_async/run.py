@@ -19,12 +19,15 @@ from . import __version__ as VERSION
 from . import events, results
 from .asking import Asking
 from .board import Board
+from .briefing import Briefing
 from .checkpoints import Store
-from .errors import GPBTError, RunFailed
+from .clock import Clock
+from .disk import PERIOD, is_full
+from .errors import FolderError, GPBTError, RunFailed
 from .files import write_json
 from .listeners import Listener
 from .opening import Asked, Opening, Resume
-from .scheduler import Clock, Scheduler
+from .scheduler import Scheduler
 from .tree import State
 
 if TYPE_CHECKING:
@@ -56,7 +59,8 @@ class Run:
     share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
     refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as
     "2GiB", that a desktop may use on a GPU that is given out. affinity: bind members to the cores near their GPU.
-    nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it.
+    disk: the most that the checkpoints a run keeps may take, as "50GiB": when that is reached, members wait until some
+    are let go of. nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it.
 
     Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
     from `wait` and on leaving when it was started and failed.
@@ -79,6 +83,7 @@ class Run:
         others_may_use: str | None = None,
         affinity: bool = True,
         nvml_library: str | None = None,
+        disk: str | None = None,
         changes: Mapping[str, Any] | None = None,
     ) -> None:
         self._clock = Clock()
@@ -90,6 +95,7 @@ class Run:
             gpus=gpus,
             start=start,
             runs=runs,
+            disk=disk,
             devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
             changes=changes,
             clock=self._clock,
@@ -100,6 +106,7 @@ class Run:
         self._stack = contextlib.AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
         self._scheduler: Scheduler | None = None
+        self._stopping = False
         self._entered = False
         self.warnings: list[str] = []
         #: "finished", "failed" or "interrupted", once over; None while it runs
@@ -196,6 +203,7 @@ class Run:
 
     def stop(self) -> None:
         """Ask the run to stop: its members are ended, and it can be resumed. Returns at once; `wait` for the end."""
+        self._stopping = True
         if self._scheduler is not None:
             self._scheduler.stop()
 
@@ -247,8 +255,9 @@ class Run:
             slots=rooms.slots,
             launcher=rooms.launcher,
             asking=asking,
+            briefing=Briefing(s, self.folder, store, rooms.record.cwd),
+            disk=rooms.disk,
             clock=self._clock,
-            cwd=rooms.record.cwd,
             tell=self._tell,
         )
         self._task = asyncio.create_task(self._main(asking), name=f"gpbt-async {self.folder.name}")
@@ -310,14 +319,34 @@ class Run:
 
     async def _close(self, reason: str) -> None:
         """Write down what the run came to, so far or for good."""
-        how = self.how or "interrupted"
+        self.how = self.how or "interrupted"
+        if self.how != "interrupted":
+            await self._write_down()  # before the fact that says so
         measures = results.measures(self.lineage)
-        closed = events.Closed(t=self._clock.now(), how=how, reason=reason, measures=measures)  # type: ignore[arg-type]
+        closed = events.Closed(t=self._clock.now(), how=self.how, reason=reason, measures=measures)  # type: ignore[arg-type]
         self._note(closed)
         self._tell(closed)
         await self._opening.journal.durable()
-        await write_json(self.folder.schedule, results.schedule(self.lineage))
-        await write_json(self.folder.summary, self.summary())
+        if self.how == "interrupted":
+            await self._write_down()
+
+    async def _write_down(self) -> None:
+        """Schedule and summary, and the best pointed at. A run that has ended waits for room to do it."""
+        while True:
+            try:
+                if self.lineage.best is not None:
+                    self.folder.point_best(self.lineage.best.id)
+                await write_json(self.folder.schedule, results.schedule(self.lineage))
+                await write_json(self.folder.summary, self.summary())
+                return
+            except FolderError as error:
+                if not is_full(error):
+                    raise
+                self.how = "interrupted" if self._stopping else self.how  # it is written when the run is taken up again
+                self.warn(f"{error}: {'left out' if self.how == 'interrupted' else 'waiting for room'}")
+                if self.how == "interrupted":
+                    return
+            await asyncio.sleep(PERIOD)
 
     def warn(self, text: str) -> None:
         """Tell a person one sentence, once."""

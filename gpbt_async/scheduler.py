@@ -16,57 +16,44 @@ checkpoint that was deleted because of a lost fact. So only a Discard waits for 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import command, events, searchers, wire
+from . import events, searchers, wire
 from .asks import path_text
 from .checkpoints import CheckpointError
-from .files import explained
+from .deadlines import Deadlines, pause
+from .disk import is_full
+from .errors import FolderError
+from .outcome import reason
 from .packing import out_of_memory
-from .stopping import MEDIAN
+from .tree import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from .asking import Asking
     from .asks import Ask
+    from .briefing import Briefing
     from .checkpoints import Store
+    from .clock import Clock
+    from .disk import Disk
     from .events import Command, Event, Fact
     from .folder import Folder
     from .journal import Journal
     from .launcher import Launcher
     from .lineage import Lineage
+    from .outcome import Outcome
     from .slot import Pool, Slot
     from .tree import Member
     from .usage import Usage
-    from .worker import Outcome, Worker
+    from .worker import Worker
 
 
-#: characters of a failure's reason that the journal and a terminal get; all of it is in the member's log
-LONGEST = 500
 LATE = (
     "early_stop='median' decides at a member's first report, and members report {!r} only once: "
     "report it earlier too, or it is stopped when all its work is done"
 )
-
-
-class Clock:
-    """Seconds since the epoch that never go backwards: the wall clock read once, the monotonic clock ever after.
-
-    Members stamp what they say with the machine's monotonic clock; `at` puts such a stamp on the same scale.
-    """
-
-    def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
-
-    def now(self) -> float:
-        return self._offset + time.monotonic()
-
-    def at(self, monotonic: float) -> float:
-        return self._offset + monotonic
 
 
 class Interrupted(Exception):
@@ -90,8 +77,9 @@ class Scheduler:
         slots: Pool,
         launcher: Launcher,
         asking: Asking,
+        briefing: Briefing,
+        disk: Disk,
         clock: Clock,
-        cwd: str,
         tell: Callable[[Event], None],
     ) -> None:
         self.lineage = lineage
@@ -104,12 +92,15 @@ class Scheduler:
         self._launcher = launcher
         self._asking = asking
         self._clock = clock
-        self._cwd = cwd
+        self._briefing, self._disk = briefing, disk
         self._tell = tell
         self._over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup | None = None
         #: the processes of members in training, by member
         self._workers: dict[int, Worker] = {}
+        #: checkpoints of earlier sessions: whether each is whole, once it has been read
+        loop = asyncio.get_running_loop()
+        self._doubted = {id: loop.create_future() for id, m in lineage.stored.items() if m.state is State.FINISHED}
         #: members that ran out of GPU memory beside others, and are to train alone
         self._alone: set[int] = set()
         self._told_of_late_reports = False
@@ -126,8 +117,11 @@ class Scheduler:
             async with asyncio.TaskGroup() as self._tasks:
                 try:
                     self.turn(opened)
+                    for member in [m for m in self.lineage.tree.members if m.id in self._doubted]:
+                        self._spawn(self._verify, member, self._doubted[member.id])
                     self._slots.on_capacity = self._capacity
                     self._slots.on_sample = self._sample
+                    self._disk.on_change = self._room
                     self._capacity(len(self._slots))  # it may have changed since the run was opened
                     reason = await self._over
                     if reason is None or reason:
@@ -151,6 +145,12 @@ class Scheduler:
         if slots != self.lineage.slots and not self._ending:
             self.turn(events.Capacity(t=self._clock.now(), slots=slots))
 
+    def _room(self, paused: str) -> None:
+        told = f"no member begins: {paused}" if paused else "there is room on the disk again: going on"
+        self._tell(events.Warned(t=self._clock.now(), text=told))
+        if not self._ending:
+            self.turn(events.Paused(t=self._clock.now(), reason=paused))
+
     def _sample(self, gpus: list[dict[str, Any]]) -> None:
         if not self._ending:
             self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpus)))
@@ -159,11 +159,22 @@ class Scheduler:
         self._journal.append(fact)
         commands = self.lineage.handle(fact)
         self.usage.fold(fact, self.lineage)
-        if isinstance(fact, events.Published) and self.lineage.best is self.lineage.tree.members[fact.member]:
-            self._folder.point_best(fact.member)
+        self._disk.fold(fact)
+        if self._journal.low:
+            self._disk.tight()
+        if isinstance(fact, events.Published | events.Damaged):
+            self._point()
         self._tell(fact)
         for wanted in commands:
             self._perform(wanted)
+
+    def _point(self) -> None:
+        """Have `best` point at the best. On a full disk it does so later."""
+        try:
+            if self.lineage.best is not None:
+                self._folder.point_best(self.lineage.best.id)
+        except FolderError as error:
+            self._tell(events.Warned(t=self._clock.now(), text=str(error)))
 
     def _spawn(self, perform: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         async def watched() -> None:
@@ -218,27 +229,38 @@ class Scheduler:
 
     async def _train(self, member: Member, attempt: int) -> None:
         """A member's life: a slot, a process, what it says, how it ended."""
+        await asyncio.sleep(pause(member.failures + max(0, member.losses_in_a_row - 1)))
+        await self._disk.room()
+        with self._disk.inside():
+            if await self._whole(member.parent) and member.state is State.TRAINING:
+                await self._attempt(member, attempt)
+
+    async def _attempt(self, member: Member, attempt: int) -> None:
         score: float | None = None
         scores = 0
         metrics: dict[str, float] = {}
         names: dict[str, Any]
         entered: float | None = None
-        undecided = judged = self._judged(member)
+        undecided = judged = self._briefing.judged(member)
         blame = ""
         async with self._slots.lease(alone=member.id in self._alone) as slot:
-            begin = self._begin(member, attempt, slot)
-            async with await self._launcher.start(begin, argv=self._argv(begin, member)) as worker:
+            begin = await self._brief(member, attempt, slot)
+            async with await self._launcher.start(begin, argv=self._briefing.argv(begin, member)) as worker:
                 self._workers[member.id] = worker
                 self._slots.bind(slot, worker.pid, member.id)
                 if slot.evicted is not None:
                     slot.evicted.add_done_callback(lambda _: worker.kill())
                 self.turn(self._started(member, attempt, slot, worker.pid))
+                limits = self.settings.stall_timeout, self.settings.member_timeout
+                deadlines = Deadlines(*limits, lambda why: self._spawn(worker.stop, why, 0.0))
                 async for message in worker:
                     match message:
                         case wire.Entered(at):
                             entered = at
+                            deadlines.entered()
                             self.turn(events.Entered(t=self._clock.at(at), member=member.id, attempt=attempt))
                         case wire.Report(values, at):
+                            deadlines.heard()
                             floats = {name: _float(value) for name, value in values.items()}
                             metrics.update(floats)
                             score = floats.get(self.settings.score, score)
@@ -248,14 +270,17 @@ class Scheduler:
                             if undecided and self.settings.score in floats:
                                 undecided = False
                                 self.turn(events.Judged(**names, score=floats[self.settings.score]))
+                        case wire.End():
+                            deadlines.close()
                         case wire.Notice(text):
                             self._tell(events.Warned(t=self._clock.now(), text=f"member {member.id}: {text}"))
+                deadlines.close()
             del self._workers[member.id]
             outcome = worker.outcome
             if outcome.how == "returned":
                 self._slots.returned(slot)
             else:
-                blame = await self._blame(member, slot, outcome)
+                blame = await self._blame(member, slot, outcome, Path(begin.checkpoint))
                 await self._clear(Path(begin.checkpoint))
         # from here to the fact nothing is awaited: the next member must not get the slot before this one's end is told
         seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
@@ -267,34 +292,80 @@ class Scheduler:
             self.turn(events.Trained(**names, score=score, metrics=metrics))
         elif blame:
             self.turn(events.Lost(**names, reason=blame))
-        elif outcome.how == "stopped":
+        elif outcome.how == "stopped" and not deadlines.overdue:
             self.turn(events.Stopped(**names, score=score, metrics=metrics))
         elif outcome.how == "lost":
-            self.turn(events.Lost(**names, reason=_reason(outcome)))
+            self.turn(events.Lost(**names, reason=reason(outcome)))
         else:
-            self.turn(events.Failed(**names, reason=_reason(outcome)))
+            self.turn(events.Failed(**names, reason=deadlines.overdue or reason(outcome)))
 
-    async def _blame(self, member: Member, slot: Slot, outcome: Outcome) -> str:
-        """Why an attempt that did not return is lost, not failed, for a reason of its GPU's; empty if it is not."""
+    async def _brief(self, member: Member, attempt: int, slot: Slot) -> wire.Begin:
+        """Make its places ready; on a full disk, once there is room."""
+        while True:
+            try:
+                return self._briefing.begin(member, attempt, slot)
+            except (FolderError, CheckpointError) as error:
+                if not is_full(error):
+                    raise
+                self._disk.full()
+                await self._disk.room()
+
+    async def _whole(self, parent: Member | None) -> bool:
+        """Is the parent's checkpoint still what was published? Read once a session; one of this session is."""
+        if parent is None or parent.id not in self._doubted:
+            return True
+        return await asyncio.shield(self._doubted[parent.id])
+
+    async def _verify(self, member: Member, told: asyncio.Future[bool]) -> None:
+        problem = await self._store.verify(self._folder.member(member.id).checkpoint)
+        if problem is not None and member.id in self.lineage.stored:  # else it was being deleted
+            names: dict[str, Any] = {"member": member.id, "attempt": member.attempt}
+            self._tell(events.Warned(t=self._clock.now(), text=f"member {member.id} is no parent any more: {problem}"))
+            self.turn(events.Damaged(t=self._clock.now(), reason=problem, **names))
+        told.set_result(problem is None)
+
+    def _started(self, member: Member, attempt: int, slot: Slot, pid: int) -> events.Started:
+        return events.Started(
+            t=self._clock.now(),
+            member=member.id,
+            attempt=attempt,
+            slot=slot.index,
+            pid=pid,
+            path=path_text(member.path),
+            parent=member.parent.id if member.parent is not None else None,
+            config=member.config,
+        )
+
+    async def _blame(self, member: Member, slot: Slot, outcome: Outcome, scratch: Path) -> str:
+        """Why an attempt that did not return is lost, not failed: its GPU, or the disk; empty if it is not."""
+        if is_full(f"{outcome.error}\n{outcome.tail}"):
+            self._disk.full(await self._store.size(scratch))
+            return f"the disk is full ({reason(outcome)})"
         if outcome.how == "stopped" and not (slot.evicted is not None and slot.evicted.done()):
             return ""
-        reason = await self._slots.verdict(slot)
+        blame = await self._slots.verdict(slot)
         oom = out_of_memory(f"{outcome.error}\n{outcome.tail}") and member.id not in self._alone
-        if not reason and oom and self._slots.out_of_memory(slot):
+        if not blame and oom and self._slots.out_of_memory(slot):
             self._alone.add(member.id)
-            reason = f"out of GPU memory beside other members; to be tried alone ({_reason(outcome)})"
-        return reason
+            blame = f"out of GPU memory beside other members; to be tried alone ({reason(outcome)})"
+        return blame
 
     async def _publish(self, member: Member, attempt: int) -> None:
         places = self._folder.member(member.id)
         names: dict[str, Any] = {"member": member.id, "attempt": attempt}
-        try:
-            published = await self._store.publish(places.attempt(attempt), places.checkpoint)
-        except CheckpointError as error:
-            await self._clear(places.attempt(attempt))
-            self.turn(events.Failed(t=self._clock.now(), reason=str(error), **names))
-        else:
-            self.turn(events.Published(t=self._clock.now(), size=published.size, digest=published.digest, **names))
+        while True:
+            try:
+                published = await self._store.publish(places.attempt(attempt), places.checkpoint)
+            except CheckpointError as error:
+                if is_full(error):  # what was trained is there; the little that is missing will find room
+                    self._disk.full()
+                    await self._disk.room()
+                    continue
+                await self._clear(places.attempt(attempt))
+                self.turn(events.Failed(t=self._clock.now(), reason=str(error), **names))
+            else:
+                self.turn(events.Published(t=self._clock.now(), size=published.size, digest=published.digest, **names))
+            return
 
     async def _discard(self, id: int) -> None:
         await self._journal.durable()
@@ -310,68 +381,6 @@ class Scheduler:
         except CheckpointError as error:
             self._tell(events.Warned(t=self._clock.now(), text=str(error)))
 
-    # ---- what a member is told
-
-    def _judged(self, member: Member) -> bool:
-        """Does the member's first report wait for a verdict?"""
-        return MEDIAN in self.settings.early_stop and member.generation > 0
-
-    def _begin(self, member: Member, attempt: int, slot: Slot) -> wire.Begin:
-        places = self._folder.member(member.id)
-        scratch = places.attempt(attempt)
-        with explained("cannot prepare", places.path):
-            places.path.mkdir(exist_ok=True)
-            self._store.prepare(scratch)
-            places.config.write_text(json.dumps(member.config, indent=1) + "\n")
-            if attempt > 1:
-                places.metrics.unlink(missing_ok=True)  # what an attempt that does not count has reported
-        parent = self._folder.member(member.parent.id).checkpoint if member.parent is not None else None
-        return wire.Begin(
-            member=member.id,
-            attempt=attempt,
-            generation=member.generation,
-            seed=member.seed,
-            config=member.config,
-            parent=str(parent) if parent is not None else None,
-            checkpoint=str(scratch),
-            metrics=str(places.metrics),
-            log=str(places.log),
-            cwd=self._cwd,
-            device=slot.device,
-            threads=slot.threads,
-            env={**slot.env, "GPBT_CONFIG": str(places.config)},
-            score=self.settings.score,
-            judged=self._judged(member),
-            cpus=sorted(slot.cpus) or None,
-        )
-
-    def _argv(self, begin: wire.Begin, member: Member) -> list[str] | None:
-        """The command line of a command member, its placeholders filled in."""
-        if self.settings.command is None:
-            return None
-        reserved = {
-            "parent": begin.parent or "",
-            "checkpoint": begin.checkpoint,
-            "metrics": begin.metrics,
-            "config": self._folder.member(member.id).config,
-            "seed": member.seed,
-            "generation": member.generation,
-            "member": member.id,
-        }
-        return command.fill(self.settings.command, member.config, reserved)
-
-    def _started(self, member: Member, attempt: int, slot: Slot, pid: int) -> events.Started:
-        return events.Started(
-            t=self._clock.now(),
-            member=member.id,
-            attempt=attempt,
-            slot=slot.index,
-            pid=pid,
-            path=path_text(member.path),
-            parent=member.parent.id if member.parent is not None else None,
-            config=member.config,
-        )
-
 
 def _float(value: float) -> float:
     """An int of any size as a float: too large is infinite."""
@@ -379,17 +388,3 @@ def _float(value: float) -> float:
         return float(value)
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
-
-
-def _reason(outcome: Outcome) -> str:
-    """Why an attempt failed, on one line."""
-    text = outcome.error or outcome.how
-    if outcome.how == "died" and outcome.status == 0:
-        text = "ended without returning from train (exit status 0)"
-    if outcome.where:
-        text += f" ({outcome.where})"
-    last_words = [line for line in outcome.tail.splitlines() if line.strip()]
-    if last_words:
-        text += f"; its log ends: {last_words[-1].strip()}"
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= LONGEST else text[:LONGEST] + " …"

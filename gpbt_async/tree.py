@@ -75,6 +75,8 @@ class Member:
     #: time inside `train`, of the attempt that counts
     seconds: float = 0.0
     reason: str = ""
+    #: its published checkpoint was found not to be what it was
+    damaged: bool = False
     slot: int | None = None
     #: by child index
     children: list[Member] = field(default_factory=list)

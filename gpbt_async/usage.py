@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from .events import Fact
     from .lineage import Lineage
 
-#: start: a process is being started or is ending; the others as in lineage.Cause; device: no GPU may be used just now
-CAUSES = ("start", "searcher", "checkpoint", "evidence", "device", "no_work")
+#: start: a process is being started or is ending; the others as in lineage.Cause; device: no GPU may be used just now;
+#: disk: no member begins for lack of room on the disk
+CAUSES = ("start", "searcher", "checkpoint", "evidence", "device", "disk", "no_work")
 BUSY = "busy"
 
 
@@ -56,6 +57,8 @@ class Usage:
     _opened: float = 0.0
     _available: int = 0
     _last: float | None = None
+    #: why no member begins just now; empty if they do
+    paused: str = ""
     #: the slot and the moment of entering `train`, by member
     _inside: dict[int, tuple[int, float]] = field(default_factory=dict)
     _where: dict[int, int] = field(default_factory=dict)
@@ -79,10 +82,13 @@ class Usage:
                 self._available = fact.slots
                 self._slots = {}
                 self._opened = fact.t
+                self.paused = ""
                 self._grow(fact.slots)
             case events.Capacity():
                 self._available = fact.slots
                 self._grow(fact.slots)
+            case events.Paused():
+                self.paused = fact.reason
             case events.Started():
                 self._where[fact.member] = fact.slot
                 self._grow(fact.slot + 1)
@@ -166,8 +172,9 @@ class Usage:
         starting = sum(m.slot is None for m in lineage.training)
         usable = max(0, self._available - len(held))
         cause = lineage.idle_cause() if starting < len(free) else "start"
+        begins = "disk" if self.paused else "start"
         for place, index in enumerate(free):
-            self._set(index, "device" if place >= usable else "start" if place < starting else cause, t)
+            self._set(index, "device" if place >= usable else begins if place < starting else cause, t)
 
 
 def replay(facts: Iterable[Fact], lineage: Lineage, usage: Usage, journal: object) -> Iterator[Fact]:

@@ -21,10 +21,10 @@ import os
 import signal
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import processes, wire
+from .outcome import Outcome, describe, name_of, tail_of
 
 if TYPE_CHECKING:
     import socket
@@ -36,23 +36,6 @@ LINGER = 600.0
 UNEASY = 10.0
 #: how long the kernel may take to kill what got SIGKILL
 DEADLINE = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a member's attempt went. how: "returned", "stopped", "raised", "died" or "lost".
-
-    Lost: it died because the zygote or the guardian did, which is not its fault. error, where: of what was raised, or
-    how it died. at: when training was over, on the monotonic clock. status: exit status or minus the signal, None if
-    nobody could tell. tail: the last lines of its log, if it died.
-    """
-
-    how: str
-    at: float
-    error: str | None = None
-    where: str | None = None
-    status: int | None = None
-    tail: str = ""
 
 
 class Worker:
@@ -371,30 +354,3 @@ async def uncancelled(work: Coroutine[Any, Any, None]) -> None:
     task.result()
     if cancelled is not None:
         raise cancelled
-
-
-def describe(status: int | processes.Lost | None) -> str:
-    if isinstance(status, processes.Lost):
-        return f"the {status.who} died"
-    if status is None:
-        return "died"
-    return f"exit status {status}" if status >= 0 else f"killed by {name_of(-status)}"
-
-
-def name_of(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def tail_of(log: str | None, begin: int = 0, lines: int = 10) -> str:
-    """The last lines of a file, from some place on; of nothing, nothing."""
-    if log is None:
-        return ""
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(begin, os.fstat(file.fileno()).st_size - 8192))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
-    except OSError:
-        return ""

@@ -17,6 +17,7 @@ from gpbt_async.asks import Ask, path_text
 from gpbt_async.experiment import Settings
 from gpbt_async.lineage import Lineage
 from gpbt_async.space import Choice, Float, Int, Space
+from gpbt_async.tree import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,7 @@ class Driver:
     fail: float = 0.0  #: probability that an attempt fails
     nan: float = 0.0  #: probability that a training ends without a finite score
     lose: float = 0.0  #: probability that an attempt is lost
+    damage: float = 0.0  #: probability, a turn, that a checkpoint is found damaged
     searcher: Callable[[Ask], Config] = echo
     score: Callable[[tuple[int, ...], Config], float] = landscape
     ahead: int | None = None
@@ -102,13 +104,15 @@ class Driver:
                     self.pending.append(command)
                 case _:
                     self.pending.append(command)
-        self.lineage.check()
+        check(self.lineage)
         self.peak = max(self.peak, len(self.lineage.training))
         if self.on_turn:
             self.on_turn(self, commands)
 
     def turn(self) -> bool:
         """Perform one thing chosen at random. False when nothing is left."""
+        if self.damage and self.rng.random() < self.damage:
+            self._damage()
         todo = [*self.pending, *self.running.values()]
         todo = [c for c in todo if not isinstance(c, events.Finish)]
         if not todo:
@@ -121,6 +125,17 @@ class Driver:
             self._perform(command)
         return True
 
+    def _damage(self) -> None:
+        """A checkpoint that nobody is reading just now turns out not to be what was published."""
+        whole = [
+            m
+            for m in self.lineage.stored.values()
+            if m.state is State.FINISHED and not m.damaged and all(c.slot is None for c in m.children)
+        ]
+        if whole:
+            member = self.rng.choice(whole)
+            self.feed(events.Damaged(t=0.0, member=member.id, attempt=member.attempt, reason="a flipped bit"))
+
     def _perform(self, command: Command) -> None:
         match command:
             case events.Suggest(path):
@@ -132,6 +147,8 @@ class Driver:
                 )
             case events.Start(id, attempt):
                 member = self.lineage.tree.members[id]
+                if member.state is not State.TRAINING:
+                    return  # its parent was found damaged meanwhile
                 taken = {m.slot for m in self.lineage.training}
                 slot = next(i for i in range(self.slots) if i not in taken)
                 self.running[id] = command
@@ -200,12 +217,42 @@ class Driver:
         return self.lineage
 
 
+def check(lineage: Lineage) -> None:
+    """Assert every invariant of the engine that holds between facts."""
+    lineage.tree.check(lineage.settings.space)
+    members = lineage.tree.members
+    assert {m.id for m in members if m.state is State.TRAINING} == set(lineage._training)
+    assert sorted(i for _, _, i in lineage._waiting) == [m.id for m in members if m.state is State.WAITING]
+    assert all(path not in lineage.tree.by_path for path in (*lineage._ready, *lineage._asked))
+    for index, generation in enumerate(lineage.tree.generations):
+        assert generation.issued <= generation.size <= lineage.settings.population
+        assert index <= lineage._open or not generation.issued
+    for member in members:
+        kept = member.parent is None or member.parent.id in lineage.stored or member.state.settled
+        assert kept, "a parent's checkpoint was let go"
+        to_begin = member.state is State.WAITING or (member.state is State.TRAINING and member.slot is None)
+        assert not to_begin or member.parent is None or not member.parent.damaged
+    assert lineage.tree.best is None or (lineage.tree.best.id in lineage.stored and not lineage.tree.best.damaged)
+    assert all(lineage.rule.needed(member) for member in lineage.stored.values()), "a checkpoint is kept for nobody"
+
+
 def snapshot(lineage: Lineage) -> Any:
     """Everything a lineage's future depends on, comparable."""
     members = [
         (
             *(m.path, m.generation, m.parent and m.parent.id, m.config, m.seed, m.state, m.attempt, m.failures),
-            *(m.first, m.condemned, m.losses, m.losses_in_a_row, repr(m.score), m.loss, m.reason, m.slot, m.unsettled),
+            *(
+                m.first,
+                m.condemned,
+                m.losses,
+                m.losses_in_a_row,
+                repr(m.score),
+                m.loss,
+                m.reason,
+                m.slot,
+                m.unsettled,
+                m.damaged,
+            ),
         )
         for m in lineage.tree.members
     ]
@@ -214,7 +261,7 @@ def snapshot(lineage: Lineage) -> Any:
         for k, v in vars(lineage).items()
         if k in ("count", "slots", "ended", "_open", "_ready", "_asked", "_failed")
     }
-    held = (sorted(lineage._stored), sorted(lineage._discarding), sorted(lineage._waiting), sorted(lineage._training))
+    held = (sorted(lineage.stored), sorted(lineage._discarding), sorted(lineage._waiting), sorted(lineage._training))
     return members, rest, held
 
 

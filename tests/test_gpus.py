@@ -193,7 +193,7 @@ def test_an_xid_is_the_members_fault_or_the_cards(
 
 
 def test_drain_and_return(machine: Callable[..., Machine]) -> None:
-    m = machine(A, B, population=60, generations=1)
+    m = machine(A, B, population=2000, generations=1)  # more than there is time for
     m.say("seconds", 0.2)
     run = m.begin()
     until(lambda: m.on(A) and m.on(B) and m.row(A)["state"] == "in use")
@@ -209,7 +209,8 @@ def test_drain_and_return(machine: Callable[..., Machine]) -> None:
     until(lambda: m.on(A))
     shown = m.cli("gpus", "--nvml-library", library(), "--json").json
     assert [row["runs"][0]["run"] for row in shown["gpus"]] == ["r", "r"]
-    ended(run)
+    run.terminate()
+    run.communicate(timeout=60)
     assert m.facts("Lost") == []
 
 

@@ -403,7 +403,7 @@ def test_the_store_stays_small(driver: Driver) -> None:
     s = driver.settings
 
     def check(d: Driver, commands: list[events.Command]) -> None:
-        assert len(d.lineage._stored) <= 2 * s.parents + d.lineage.width + 1 + sum(
+        assert len(d.lineage.stored) <= 2 * s.parents + d.lineage.width + 1 + sum(
             m.state is State.TRAINED for m in d.lineage.tree.members
         ) + len({m.parent.id for m in d.lineage.tree.members if m.parent and not m.state.settled})
 
@@ -427,6 +427,47 @@ def test_plus_selection_keeps_an_unbeaten_parent_without_a_repeat_child() -> Non
     assert [c.config == root.config for c in root.children] == [True, False, False, False]
     assert lineage.best is root
     assert [g.issued for g in lineage.tree.generations] == [4, 4, 4]
+
+
+@given(drivers(), st.sampled_from([0.02, 0.1, 0.3]))
+def test_nobody_trains_on_from_a_damaged_checkpoint_and_every_run_ends(driver: Driver, damage: float) -> None:
+    driver.damage = damage
+    lineage = driver.run()
+    assert lineage.ended is not None
+    damaged: set[int] = set()
+    for fact in driver.facts:
+        if isinstance(fact, events.Damaged):
+            damaged.add(fact.member)
+        elif isinstance(fact, events.Started):
+            assert fact.parent not in damaged
+    assert all(m.state.settled for m in lineage.tree.members) or lineage.ended.reason
+    if not lineage.ended.reason:
+        assert all(g.issued == g.size for g in lineage.tree.generations)
+        assert lineage.best is None or lineage.best.id not in damaged
+    again = Lineage(driver.settings, driver.ahead)
+    for fact in driver.facts:
+        again.handle(fact)
+    assert snapshot(again) == snapshot(lineage)
+
+
+def test_a_damaged_checkpoint_takes_its_children_to_be_with_it_and_the_best_is_another() -> None:
+    driver = Driver(settings(population=4, generations=2, ratio=1.0, schedule="sync"), slots=1, rng=random.Random(0))
+    driver.open()
+    while len(driver.lineage.tree.members) < 5:
+        driver.turn()
+    lineage = driver.lineage
+    best, child = lineage.best, lineage.tree.members[4]
+    assert best is not None
+    assert child.parent is not None
+    if child.slot is not None:
+        driver.feed(events.Lost(t=0.0, member=4, attempt=1, reason="the scheduler was killed"))
+        driver.running.clear()
+    driver.feed(events.Damaged(t=0.0, member=child.parent.id, attempt=1, reason="a flipped bit"))
+    assert child.state is State.FAILED
+    assert child.reason == "its parent's checkpoint is lost: a flipped bit"
+    assert lineage.best is not best or child.parent is not best
+    with pytest.raises(JournalError):
+        driver.feed(events.Damaged(t=0.0, member=4, attempt=1, reason="it was never published"))
 
 
 def test_a_generation_without_an_eligible_parent_fails_the_run_with_the_first_reason() -> None:

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from driver import snapshot
+from driver import check, snapshot
 
 from gpbt_async import events, searchers
 from gpbt_async.experiment import Settings
@@ -128,7 +128,7 @@ def test_with_both_stop_rules_every_run_ends(schedule: str) -> None:
             usage=None,
         ).run()
         lineage = simulation.lineage
-        lineage.check()
+        check(lineage)
         assert lineage.ended is not None
         assert lineage.outstanding() == [lineage.ended]
         if not lineage.ended.reason:

@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from driver import SPACE, settings
+from driver import SPACE, check, settings
 
 import gpbt_async as gpbt
 from gpbt_async import events
@@ -115,7 +115,7 @@ def test_first_reports_of_a_generation_judged_as_by_hand() -> None:
     for member, score, _ in table:
         script.finish(member, score, seconds=0.25 if script.verdicts[member.id] else 1.0)
     lineage = script.lineage
-    lineage.check()
+    check(lineage)
     assert others[3].state is others[5].state is State.STOPPED
     assert lineage.ended == events.Finish("")
     ranked = [i for _, i in lineage.tree.generations[1].ranking]
@@ -179,7 +179,7 @@ def test_a_generation_that_has_gained_enough_is_closed() -> None:
     assert tree.generations[3].size == tree.generations[3].issued == 2
     next_scores(5.0)
     assert script.lineage.ended == events.Finish("")
-    script.lineage.check()
+    check(script.lineage)
 
 
 def train(member: gpbt.Member) -> None: ...

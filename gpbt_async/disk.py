@@ -1,0 +1,116 @@
+"""Room on the disk: a member begins only when what it will write will fit, and a full disk is waited for, not died of.
+
+Two limits. The run's own budget (`--disk`), over the checkpoints it keeps; and what the file system has left, whoever
+uses it. What a member will write is taken to be the largest checkpoint so far. That is a guess, so somebody may meet a
+full disk all the same: then nobody begins until there is more room than there was, and twice as much more each time.
+
+Members that train are never held up: what they write next is what the room was kept for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from . import events
+from .sizes import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from .events import Fact
+
+#: seconds between two looks at a disk that is full
+PERIOD = 0.5
+#: bytes that are left for logs and for other people; of a small file system, an eighth
+RESERVE = 64 << 20
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|\[Errno (28|122)\]")
+
+
+def is_full(error: BaseException | str | None) -> bool:
+    """Is it a full disk, or a quota, that an error or a log's end tells of?"""
+    if isinstance(error, BaseException):
+        cause = error if isinstance(error, OSError) else error.__cause__
+        return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error is not None and _FULL.search(error) is not None
+
+
+class Disk:
+    """path: a folder on it. budget: bytes the run's checkpoints may take, None = no limit."""
+
+    def __init__(self, path: Path, budget: int | None = None) -> None:
+        self._path, self._budget = path, budget
+        #: told why no member begins; "" when they do again
+        self.on_change: Callable[[str], object] = lambda _: None
+        self._stored: dict[int, int] = {}
+        self._largest = 0
+        #: members that train, or write what they have trained
+        self._inside = 0
+        #: bytes that must be free since somebody met a full disk; 0 = nobody has
+        self._wanted = 0
+        self._paused = ""
+
+    def fold(self, fact: Fact) -> None:
+        """Account for a fact of the journal."""
+        if isinstance(fact, events.Published):
+            self._stored[fact.member] = fact.size
+            self._largest = max(self._largest, fact.size)
+            self._wanted = 0
+        elif isinstance(fact, events.Discarded):
+            self._stored.pop(fact.member, None)
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Somebody writes who has been let in."""
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    async def room(self) -> None:
+        """Wait until one more member may begin."""
+        while reason := self._why_not():
+            self._say(reason)
+            await asyncio.sleep(PERIOD)
+        self._say("")
+
+    def full(self, wrote: int = 0) -> None:
+        """Somebody has met a full disk, who had written so many bytes, which are deleted."""
+        free, _ = self._look()
+        self._wanted = max(2 * self._wanted, free + wrote + max(self._largest, self._reserve()) // 2)
+
+    def tight(self) -> None:
+        """Not even the little that is kept for the journal can be kept any more."""
+        if not self._wanted:
+            self.full()
+
+    def _look(self) -> tuple[int, int]:
+        """Bytes free to us, and in all."""
+        told = os.statvfs(self._path)
+        return told.f_bavail * told.f_frsize, told.f_blocks * told.f_frsize
+
+    def _reserve(self) -> int:
+        return min(RESERVE, self._look()[1] // 8)
+
+    def _why_not(self) -> str:
+        free, _ = self._look()
+        need = max(self._wanted, self._largest * (self._inside + 1) + self._reserve())
+        if free < need:
+            return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted"
+        if self._budget is not None and self._inside:  # one at a time always may: else nothing would ever be let go of
+            used = sum(self._stored.values()) + self._largest * (self._inside + 1)
+            if used > self._budget:
+                return f"its checkpoints would take {format_bytes(used)} of {format_bytes(self._budget)} (--disk)"
+        return ""
+
+    def _say(self, reason: str) -> None:
+        # numbers change all the time, and are told once
+        if bool(reason) != bool(self._paused):
+            self._paused = reason
+            self.on_change(reason)

@@ -1,0 +1,70 @@
+"""How a member's attempt went, and how people are told: its outcome, and the words for one that did not return."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+
+from .processes import Lost
+
+#: characters of a failure's reason that the journal and a terminal get; all of it is in the member's log
+LONGEST = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a member's attempt went. how: "returned", "stopped", "raised", "died" or "lost".
+
+    Lost: it died because the zygote or the guardian did, which is not its fault. error, where: of what was raised, or
+    how it died. at: when training was over, on the monotonic clock. status: exit status or minus the signal, None if
+    nobody could tell. tail: the last lines of its log, if it died.
+    """
+
+    how: str
+    at: float
+    error: str | None = None
+    where: str | None = None
+    status: int | None = None
+    tail: str = ""
+
+
+def reason(outcome: Outcome) -> str:
+    """Why an attempt failed, on one line."""
+    text = outcome.error or outcome.how
+    if outcome.how == "died" and outcome.status == 0:
+        text = "ended without returning from train (exit status 0)"
+    if outcome.where:
+        text += f" ({outcome.where})"
+    last_words = [line for line in outcome.tail.splitlines() if line.strip()]
+    if last_words:
+        text += f"; its log ends: {last_words[-1].strip()}"
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= LONGEST else text[:LONGEST] + " …"
+
+
+def describe(status: int | Lost | None) -> str:
+    if isinstance(status, Lost):
+        return f"the {status.who} died"
+    if status is None:
+        return "died"
+    return f"exit status {status}" if status >= 0 else f"killed by {name_of(-status)}"
+
+
+def name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def tail_of(log: str | None, begin: int = 0, lines: int = 10) -> str:
+    """The last lines of a file, from some place on; of nothing, nothing."""
+    if log is None:
+        return ""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(begin, os.fstat(file.fileno()).st_size - 8192))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
