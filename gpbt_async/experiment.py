@@ -201,7 +201,9 @@ class Experiment:
     ("inherit"), its own children ("reset"), or everybody ("global"). selection: "comma" (parents come from the last
     generation) or "plus" (a parent not beaten stays). evidence in [0, 1]: the share of a generation that must have
     finished before the next one opens. schedule: "async" or "sync" (the paper's barrier). seed: of everything random.
-    attempts >= 1: how often a failing member is tried. Source of the method: Scardigli et al., arXiv 2109.14925.
+    attempts >= 1: how often a failing member is tried. stall_timeout: seconds without a report, member_timeout: seconds
+    inside `train`, after which an attempt is ended and has failed; None = never. Source of the method: Scardigli
+    et al., arXiv 2109.14925.
 
     Raises ExperimentError, naming the field, the value, what is allowed, and the line.
     """
@@ -360,8 +362,9 @@ def _check_settings(s: Settings) -> None:
     if s.preset is not None:
         _one_of("preset", s.preset, tuple(PRESETS))
     for name in ("stall_timeout", "member_timeout"):
-        if getattr(s, name) is not None:
-            raise ExperimentError.of(name, getattr(s, name), "must be None (deadlines: not in this version)")
+        seconds = getattr(s, name)
+        if seconds is not None and not (_real(seconds) and 0 < seconds < math.inf):
+            raise ExperimentError.of(name, seconds, "must be a number of seconds above 0, or None")
     if not isinstance(s.resources, Resources):
         raise ExperimentError.of("resources", s.resources, "must be gpbt.Resources(...)")
     if s.command is not None:
