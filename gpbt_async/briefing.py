@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from . import command, wire
+from . import command, events, wire
+from .asks import path_text
 from .files import explained
 from .stopping import MEDIAN
 
@@ -59,6 +60,19 @@ class Briefing:
             score=self._settings.score,
             judged=self.judged(member),
             cpus=sorted(slot.cpus) or None,
+        )
+
+    def started(self, t: float, member: Member, attempt: int, slot: Slot, pid: int) -> events.Started:
+        """The fact that it has begun."""
+        return events.Started(
+            t=t,
+            member=member.id,
+            attempt=attempt,
+            slot=slot.index,
+            pid=pid,
+            path=path_text(member.path),
+            parent=member.parent.id if member.parent is not None else None,
+            config=member.config,
         )
 
     def argv(self, begin: wire.Begin, member: Member) -> list[str] | None:

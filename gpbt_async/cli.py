@@ -15,11 +15,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
-from .errors import ExperimentError, GPBTError
+from . import tools
+from .errors import GPBTError
 from .options import (
     Affinity,
     Disk,
@@ -40,6 +41,7 @@ from .options import (
     Whole,
     Xids,
     devices,
+    jsonable,
     say,
     start_of,
 )
@@ -197,6 +199,13 @@ def launch(
 @app.command()
 def resume(
     run: RunName,
+    script: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--script", metavar="PATH", help="Where the script is now, if it was moved.", show_default=False),
+    ] = None,
+    changed: Annotated[
+        bool, typer.Option("--changed-script", help="Go on though the script was edited since the run began.")
+    ] = False,
     slots: SlotCount = None,
     gpus: Gpus = None,
     share: Share = None,
@@ -218,7 +227,8 @@ def resume(
 
     asked = devices(share, vram, wait, xids, others, affinity, library)
     there, how = locate(run, runs), start_of(start)
-    opened = Run(None, there, resume="must", slots=slots, gpus=gpus, start=how, disk=disk, **asked)
+    given = {"slots": slots, "gpus": gpus, "start": how, "disk": disk, "changed_script": changed, **asked}
+    opened = Run(script, there, resume="must", **given)
     _drive(opened, quiet, as_json)
 
 
@@ -232,7 +242,7 @@ def _drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
     logging.getLogger("gpbt_async").addHandler(logging.NullHandler())
     status = asyncio.run(driven(run, quiet))
     if as_json and run.how is not None:
-        print(json.dumps(_jsonable(run.summary()), indent=1))
+        print(json.dumps(jsonable(run.summary()), indent=1))
     raise SystemExit(status)
 
 
@@ -248,14 +258,14 @@ def status(
     if run is None:
         found = [reading.brief(folder) for folder in reading.all_runs(runs)]
         if as_json:
-            print(json.dumps(_jsonable(found), indent=1))
+            print(json.dumps(jsonable(found), indent=1))
         elif not found:
             print(f"no runs under {runs}", file=sys.stderr)
         else:
             print(reading.brief_text(found))
         return
     state = reading.detail(reading.open_run(run, runs))
-    print(json.dumps(_jsonable(state), indent=1) if as_json else reading.detail_text(state))
+    print(json.dumps(jsonable(state), indent=1) if as_json else reading.detail_text(state))
 
 
 @app.command()
@@ -283,116 +293,8 @@ def best(
     if export is not None:
         reading.export(found, export)
         say(f"exported to {export}")
-    print(json.dumps(_jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
+    print(json.dumps(jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
 
 
-@app.command()
-def gpus(
-    gpus: Gpus = None,
-    drain: Annotated[
-        Optional[tuple[str, str]],  # noqa: UP045
-        typer.Option(
-            "--drain", metavar="RUN GPU", help="Have RUN leave GPU, and wait until it has.", show_default=False
-        ),
-    ] = None,
-    give_back: Annotated[
-        Optional[tuple[str, str]],  # noqa: UP045
-        typer.Option("--return", metavar="RUN GPU", help="Let RUN use GPU again.", show_default=False),
-    ] = None,
-    now: Annotated[
-        bool, typer.Option("--now", help="With --drain: move its members at once, their interval is lost.")
-    ] = False,
-    library: Library = None,
-    runs: Runs = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """Show the GPUs: who is on them, what a run would use, and why not the rest; or have a run leave one."""
-    from . import inventory, reading
-
-    if drain is not None or give_back is not None:
-        if drain is not None and give_back is not None:
-            raise ExperimentError("--drain and --return: give only one")
-        if gpus is not None or as_json:
-            raise ExperimentError("--gpus and --json are for the list of GPUs, which --drain and --return do not show")
-        word = "return" if drain is None else "drain-now" if now else "drain"
-        run, gpu = drain or give_back or ("", "")
-        say(inventory.ask(reading.open_run(run, runs), word, gpu))
-        return
-    if now:
-        raise ExperimentError("--now is for --drain RUN GPU")
-    told = inventory.inventory(os.environ, runs, gpus=gpus, library=library)
-    print(json.dumps(_jsonable(told), indent=1) if as_json else inventory.text(told))
-
-
-@app.command()
-def plan(
-    script: Script,
-    slots: Annotated[int, typer.Option("--slots", "--gpus", metavar="N", help="Slots (or GPUs) to plan for.")] = 1,
-    run: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--from", metavar="RUN", help="Take the durations of a run made before.", show_default=False),
-    ] = None,
-    seconds: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Or say how long an interval takes: its mean.", show_default=False),
-    ] = None,
-    spread: Annotated[float, typer.Option(help="… and its standard deviation, as a share of the mean.")] = 0.3,
-    population: Annotated[Optional[int], typer.Option(help="Members a generation.", show_default=False)] = None,  # noqa: UP045
-    generations: Annotated[Optional[int], typer.Option(help="Generations.", show_default=False)] = None,  # noqa: UP045
-    ratio: Annotated[
-        Optional[float], typer.Option(help="Children per parent / number of parents.", show_default=False)  # noqa: UP045
-    ] = None,
-    evidence: Annotated[
-        Optional[float], typer.Option(help="As in launch.", show_default=False)  # noqa: UP045
-    ] = None,
-    schedule: Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="As in launch.", show_default=False)] = None,  # noqa: UP045
-    runs: Runs = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """Say how long SCRIPT's experiment would take, and how busy the slots would be, by simulating it."""
-    from . import planning
-
-    given = {
-        "population": population,
-        "generations": generations,
-        "ratio": ratio,
-        "evidence": evidence,
-        "schedule": schedule,
-        "seed": seed,
-    }
-    changes = {k: v for k, v in given.items() if v is not None}
-    planned = planning.plan(script, slots, run=run, runs=runs, seconds=seconds, spread=spread, changes=changes)
-    print(json.dumps(_jsonable(planned), indent=1) if as_json else planning.text(planned))
-
-
-@app.command(name="try")
-def try_(
-    script: Script,
-    seed: Annotated[int, typer.Option(help="Seed of the config and of the member.")] = 0,
-    sets: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter; may be repeated.", show_default=False),
-    ] = None,
-    parent: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--parent", metavar="DIR", help="A checkpoint to start from.", show_default=False),
-    ] = None,
-    checkpoint: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--checkpoint", metavar="DIR", help="Where to write it; else a temporary folder.", show_default=False
-        ),
-    ] = None,
-) -> None:
-    """Train one member of SCRIPT in this very process, in the foreground: print, debug, profile at will."""
-    from .trying import attempt
-
-    raise SystemExit(attempt(script, seed=seed, sets=sets or [], parent=parent, checkpoint=checkpoint))
-
-
-def _jsonable(value: Any) -> Any:
-    """Strict JSON has no NaN: such numbers are spelled out, as in the run's files."""
-    from .files import spelled
-
-    return spelled(value)
+for function, name in ((tools.gpus, "gpus"), (tools.clean, "clean"), (tools.plan, "plan"), (tools.try_, "try")):
+    app.command(name)(function)

@@ -93,6 +93,7 @@ class Opening:
         start: str | None,
         runs: str | os.PathLike[str],
         devices: Asked,
+        changed_script: bool,
         disk: str | None,
         changes: Mapping[str, Any] | None,
         clock: Clock,
@@ -112,7 +113,7 @@ class Opening:
         self._runs = Path(os.path.abspath(runs))
         self._resume = resume
         self._slots, self._gpus, self._start = slots, gpus, start
-        self._devices = devices
+        self._devices, self._changed_script = devices, changed_script
         try:
             self._budget = parse_bytes(disk) if disk is not None else None
         except ValueError:
@@ -168,6 +169,8 @@ class Opening:
             await self.record.write(self.folder.experiment, created=self._clock.now(), version=VERSION)
             self._open_journal(stack)
             self.lineage = Lineage(self.settings)
+        elif self._script is not None:
+            await self.record.update(self.folder.experiment)
         return True
 
     def _wanted(self) -> Wanted:
@@ -275,10 +278,7 @@ class Opening:
         assert self.record.settings is not None
         self.settings = self.record.settings
         self._tell_differences()
-        if self._script is None and self.record.script is not None:
-            self._script = Path(self.record.script)
-        if self._script is not None and not self._script.is_file():
-            raise ScriptError(f"{self._script}, the script of this run, does not exist: put it back there")
+        self._check_script()
         self._open_journal(stack)
         self.lineage = Lineage(self.settings)
         facts = self.journal.replay()
@@ -298,9 +298,30 @@ class Opening:
             self._distrust()
         if not os.path.isdir(self.record.cwd):
             raise FolderError(
-                f"{self.folder.name} was launched in {self.record.cwd}, which is no folder any more: make it"
+                f"{self.folder.name} was launched in {self.record.cwd}, which is no folder any more: make it, or say "
+                "where the script is now (--script PATH), and members run in the folder this is called in"
             )
         return True
+
+    def _check_script(self) -> None:
+        """The script is where it was, or where it is said to be now, and what it was."""
+        moved = self._script is not None
+        if self._script is None and self.record.script is not None:
+            self._script = Path(self.record.script)
+        if self._script is None:
+            return
+        if not self._script.is_file():
+            remedy = "put it back there, or say where it is now: --script PATH"
+            raise ScriptError(f"{self._script}, the script of this run, does not exist: {remedy}")
+        if not self.record.same_script(self._script):
+            if not self._changed_script:
+                remedy = "to let its new code train the rest: --changed-script"
+                raise ScriptError(f"{self._script} has changed since the run began; {remedy}")
+            self._warn(f"{self._script} has changed since the run began: its new code trains the rest")
+        if moved:
+            self.record.script = str(self._script)
+        if moved and not os.path.isdir(self.record.cwd):
+            self.record.cwd = os.getcwd()  # another machine, or another user's
 
     def _tell_differences(self) -> None:
         """An application may ask for something else than the run was begun with; the run goes on as it was."""
@@ -337,8 +358,7 @@ class Opening:
         """Let guardian and zygote start, and settle what the run is to do."""
         if self._script is not None:
             declared = await self.launcher.open_script(self._script)
-            if not self.record.same_script(self._script):
-                self._warn(f"{self._script} has changed since the run began: its new code trains the rest")
+            self.record.take_script(self._script)
             if new:
                 self.settings = Settings.from_json(declared["experiment"])
         else:

@@ -130,3 +130,10 @@ def say(message: str) -> None:
     # an exception's text is the user's, and may hold anything: it is not to steer the terminal
     text = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
     print(f"gpbt-async: {text}", file=sys.stderr)
+
+
+def jsonable(value: Any) -> Any:
+    """Strict JSON has no NaN: such numbers are spelled out, as in the run's files."""
+    from .files import spelled
+
+    return spelled(value)

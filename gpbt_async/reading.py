@@ -148,6 +148,7 @@ def detail(folder: Folder) -> dict[str, Any]:
             for m in training
         ],
         "waiting": waiting,
+        "paused": reading.usage.paused if state == "running" else "",
         "gpus": gpus["gpus"],
         "waiting_for_gpus": gpus["waiting"],
         "slots": lineage.slots,
@@ -234,6 +235,8 @@ def detail_text(d: dict[str, Any]) -> str:
         where = "no slot yet" if t["slot"] is None else f"slot {t['slot']}"
         lines.append(f"  {where}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}")
     lines += ["  " + unstyled(line).rstrip() for line in gpu_lines(d["gpus"], time.time())]
+    if d["paused"]:
+        lines.append(f"  no member begins: {d['paused']}")
     if d["waiting_for_gpus"]:
         lines.append("  " + waiting_text(d["waiting_for_gpus"], time.time()))
     for w in d["waiting"]:

@@ -66,9 +66,21 @@ class Record:
         }
         await write_json(path, flat)
 
+    async def update(self, path: Path) -> None:
+        """Write down where the script is now, and what it is, if that has changed."""
+        flat = read_json(path)
+        now = {"script": self.script, "script_sha256": self.script_sha256, "cwd": self.cwd}
+        if any(flat.get(name) != value for name, value in now.items()):
+            await write_json(path, flat | now)
+
     def same_script(self, script: Path) -> bool:
-        """Whether the script is the one the run began with; the first one asked about is."""
-        digest = hashlib.sha256(script.read_bytes()).hexdigest()
-        if self.script is None:
-            self.script, self.script_sha256 = str(script), digest
-        return self.script_sha256 == digest
+        """Whether the script is the one the run goes by."""
+        return self.script_sha256 == _digest(script)
+
+    def take_script(self, script: Path) -> None:
+        """This script is the run's from now on."""
+        self.script, self.script_sha256 = str(script), _digest(script)
+
+
+def _digest(script: Path) -> str:
+    return hashlib.sha256(script.read_bytes()).hexdigest()

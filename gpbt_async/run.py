@@ -59,8 +59,9 @@ class Run:
     share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
     refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as
     "2GiB", that a desktop may use on a GPU that is given out. affinity: bind members to the cores near their GPU.
-    disk: the most that the checkpoints a run keeps may take, as "50GiB": when that is reached, members wait until some
-    are let go of. nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it.
+    nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it. disk: the most that the checkpoints a
+    run keeps may take, as "50GiB"; when that is reached, members wait until some are let go of. changed_script: resume
+    though the script is not what it was.
 
     Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
     from `wait` and on leaving when it was started and failed.
@@ -84,6 +85,7 @@ class Run:
         affinity: bool = True,
         nvml_library: str | None = None,
         disk: str | None = None,
+        changed_script: bool = False,
         changes: Mapping[str, Any] | None = None,
     ) -> None:
         self._clock = Clock()
@@ -96,6 +98,7 @@ class Run:
             start=start,
             runs=runs,
             disk=disk,
+            changed_script=changed_script,
             devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
             changes=changes,
             clock=self._clock,

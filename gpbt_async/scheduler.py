@@ -28,6 +28,7 @@ from .errors import FolderError
 from .outcome import reason
 from .packing import out_of_memory
 from .tree import State
+from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -104,6 +105,7 @@ class Scheduler:
         #: members that ran out of GPU memory beside others, and are to train alone
         self._alone: set[int] = set()
         self._told_of_late_reports = False
+        self._watchdog = Watchdog(lineage, slots, self._warn)
         #: set from the first failure or cancellation on: facts still come in, nothing is performed any more
         self._ending = False
 
@@ -115,6 +117,7 @@ class Scheduler:
         reason: str | None = None
         try:
             async with asyncio.TaskGroup() as self._tasks:
+                watching = asyncio.create_task(self._watchdog.watch(), name="gpbt-async watchdog")
                 try:
                     self.turn(opened)
                     for member in [m for m in self.lineage.tree.members if m.id in self._doubted]:
@@ -129,6 +132,8 @@ class Scheduler:
                 except BaseException:
                     self._ending = True
                     raise
+                finally:
+                    watching.cancel()
         except* Interrupted:
             pass
         finally:
@@ -145,9 +150,12 @@ class Scheduler:
         if slots != self.lineage.slots and not self._ending:
             self.turn(events.Capacity(t=self._clock.now(), slots=slots))
 
+    def _warn(self, text: str) -> None:
+        self._tell(events.Warned(t=self._clock.now(), text=text))
+
     def _room(self, paused: str) -> None:
         told = f"no member begins: {paused}" if paused else "there is room on the disk again: going on"
-        self._tell(events.Warned(t=self._clock.now(), text=told))
+        self._warn(told)
         if not self._ending:
             self.turn(events.Paused(t=self._clock.now(), reason=paused))
 
@@ -174,17 +182,20 @@ class Scheduler:
             if self.lineage.best is not None:
                 self._folder.point_best(self.lineage.best.id)
         except FolderError as error:
-            self._tell(events.Warned(t=self._clock.now(), text=str(error)))
+            self._warn(str(error))
 
-    def _spawn(self, perform: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+    def _spawn(self, perform: Callable[..., Coroutine[Any, Any, None]], *args: Any, of: Command | None = None) -> None:
         async def watched() -> None:
             try:
                 await perform(*args)
             except BaseException:
                 self._ending = True
                 raise
+            finally:
+                self._watchdog.performed[of] -= 1
 
         assert self._tasks is not None
+        self._watchdog.performed[of] += 1
         self._tasks.create_task(watched())
 
     def _perform(self, wanted: Command) -> None:
@@ -197,9 +208,9 @@ class Scheduler:
                 if generation is None:
                     return
                 ask = self.lineage.ask(path, kin=searchers.uses_kin(self.settings.searcher, generation))
-                self._spawn(self._suggest, ask, self.lineage.count)
+                self._spawn(self._suggest, ask, self.lineage.count, of=wanted)
             case events.Start(id, attempt):
-                self._spawn(self._train, self.lineage.tree.members[id], attempt)
+                self._spawn(self._train, self.lineage.tree.members[id], attempt, of=wanted)
             case events.Verdict(id, attempt, stop):
                 worker = self._workers.get(id)
                 if worker is not None and worker.attempt == attempt:
@@ -208,9 +219,9 @@ class Scheduler:
                     else:
                         worker.go()
             case events.Publish(id, attempt):
-                self._spawn(self._publish, self.lineage.tree.members[id], attempt)
+                self._spawn(self._publish, self.lineage.tree.members[id], attempt, of=wanted)
             case events.Discard(id):
-                self._spawn(self._discard, id)
+                self._spawn(self._discard, id, of=wanted)
             case events.Finish(reason):
                 if not self._over.done():
                     self._over.set_result(reason)
@@ -243,14 +254,16 @@ class Scheduler:
         entered: float | None = None
         undecided = judged = self._briefing.judged(member)
         blame = ""
+        self._watchdog.queued.add(member.id)
         async with self._slots.lease(alone=member.id in self._alone) as slot:
+            self._watchdog.queued.discard(member.id)
             begin = await self._brief(member, attempt, slot)
             async with await self._launcher.start(begin, argv=self._briefing.argv(begin, member)) as worker:
                 self._workers[member.id] = worker
                 self._slots.bind(slot, worker.pid, member.id)
                 if slot.evicted is not None:
                     slot.evicted.add_done_callback(lambda _: worker.kill())
-                self.turn(self._started(member, attempt, slot, worker.pid))
+                self.turn(self._briefing.started(self._clock.now(), member, attempt, slot, worker.pid))
                 limits = self.settings.stall_timeout, self.settings.member_timeout
                 deadlines = Deadlines(*limits, lambda why: self._spawn(worker.stop, why, 0.0))
                 async for message in worker:
@@ -273,7 +286,7 @@ class Scheduler:
                         case wire.End():
                             deadlines.close()
                         case wire.Notice(text):
-                            self._tell(events.Warned(t=self._clock.now(), text=f"member {member.id}: {text}"))
+                            self._warn(f"member {member.id}: {text}")
                 deadlines.close()
             del self._workers[member.id]
             outcome = worker.outcome
@@ -288,7 +301,7 @@ class Scheduler:
         if outcome.how == "returned":
             if judged and scores == 1 and not self._told_of_late_reports:
                 self._told_of_late_reports = True
-                self._tell(events.Warned(t=self._clock.now(), text=LATE.format(self.settings.score)))
+                self._warn(LATE.format(self.settings.score))
             self.turn(events.Trained(**names, score=score, metrics=metrics))
         elif blame:
             self.turn(events.Lost(**names, reason=blame))
@@ -320,21 +333,9 @@ class Scheduler:
         problem = await self._store.verify(self._folder.member(member.id).checkpoint)
         if problem is not None and member.id in self.lineage.stored:  # else it was being deleted
             names: dict[str, Any] = {"member": member.id, "attempt": member.attempt}
-            self._tell(events.Warned(t=self._clock.now(), text=f"member {member.id} is no parent any more: {problem}"))
+            self._warn(f"member {member.id} is no parent any more: {problem}")
             self.turn(events.Damaged(t=self._clock.now(), reason=problem, **names))
         told.set_result(problem is None)
-
-    def _started(self, member: Member, attempt: int, slot: Slot, pid: int) -> events.Started:
-        return events.Started(
-            t=self._clock.now(),
-            member=member.id,
-            attempt=attempt,
-            slot=slot.index,
-            pid=pid,
-            path=path_text(member.path),
-            parent=member.parent.id if member.parent is not None else None,
-            config=member.config,
-        )
 
     async def _blame(self, member: Member, slot: Slot, outcome: Outcome, scratch: Path) -> str:
         """Why an attempt that did not return is lost, not failed: its GPU, or the disk; empty if it is not."""
@@ -379,7 +380,7 @@ class Scheduler:
         try:
             await self._store.discard(*paths)
         except CheckpointError as error:
-            self._tell(events.Warned(t=self._clock.now(), text=str(error)))
+            self._warn(str(error))
 
 
 def _float(value: float) -> float:

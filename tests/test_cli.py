@@ -341,7 +341,7 @@ def test_a_run_that_lost_its_journal_or_its_script_is_not_begun_again(tmp_path: 
     assert lost.status == 2
     assert "script.py" in lost.err
     assert "does not exist" in lost.err
-    path.touch()
+    (tmp_path / "moved.py").rename(path)
     journal.write_text("")
     empty = cli("resume", "one", cwd=tmp_path)
     assert empty.status == 2

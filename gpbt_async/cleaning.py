@@ -1,0 +1,47 @@
+"""Cleaning: what a run that is over needs no more. It holds the run's lock meanwhile, so nobody can take it up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from .errors import FolderError
+from .files import explained
+from .reading import Reading
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .folder import Folder
+
+
+def clean(folder: Folder, everything: bool = False) -> int:
+    """Delete the folders of all members but the best's ancestry, or the whole run; the bytes that were freed.
+
+    Raises FolderError when the run goes on, or has not ended and is to be kept.
+    """
+    before = _bytes(folder.path)
+    lock = asyncio.run(folder.lock(0.0))
+    try:
+        if everything:
+            with explained("cannot delete", folder.path):
+                shutil.rmtree(folder.path)
+            return before
+        lineage = Reading(folder).lineage
+        if lineage.ended is None:
+            what = f"go on with it (gpbt-async resume {folder.typed}), or delete all of it: --everything"
+            raise FolderError(f"{folder.name} has not finished: {what}")
+        kept = {folder.member(m.id).path for m in (lineage.best.ancestry if lineage.best is not None else ())}
+        with explained("cannot clean", folder.members):
+            for place in folder.members.iterdir():
+                if place not in kept:
+                    shutil.rmtree(place)
+    finally:
+        lock.release()
+    return before - _bytes(folder.path)
+
+
+def _bytes(path: Path) -> int:
+    return sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(path) for name in names)

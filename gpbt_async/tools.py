@@ -1,0 +1,132 @@
+"""Commands beside a run's own life: the machine's GPUs, room on the disk, a plan, a member in the foreground."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .errors import ExperimentError
+from .options import Gpus, Json, Library, RunName, Runs, Script, jsonable, say
+
+
+def gpus(
+    gpus: Gpus = None,
+    drain: Annotated[
+        Optional[tuple[str, str]],  # noqa: UP045
+        typer.Option(
+            "--drain", metavar="RUN GPU", help="Have RUN leave GPU, and wait until it has.", show_default=False
+        ),
+    ] = None,
+    give_back: Annotated[
+        Optional[tuple[str, str]],  # noqa: UP045
+        typer.Option("--return", metavar="RUN GPU", help="Let RUN use GPU again.", show_default=False),
+    ] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="With --drain: move its members at once, their interval is lost.")
+    ] = False,
+    library: Library = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show the GPUs: who is on them, what a run would use, and why not the rest; or have a run leave one."""
+    from . import inventory, reading
+
+    if drain is not None or give_back is not None:
+        if drain is not None and give_back is not None:
+            raise ExperimentError("--drain and --return: give only one")
+        if gpus is not None or as_json:
+            raise ExperimentError("--gpus and --json are for the list of GPUs, which --drain and --return do not show")
+        word = "return" if drain is None else "drain-now" if now else "drain"
+        run, gpu = drain or give_back or ("", "")
+        say(inventory.ask(reading.open_run(run, runs), word, gpu))
+        return
+    if now:
+        raise ExperimentError("--now is for --drain RUN GPU")
+    told = inventory.inventory(os.environ, runs, gpus=gpus, library=library)
+    print(json.dumps(jsonable(told), indent=1) if as_json else inventory.text(told))
+
+
+def clean(
+    run: RunName,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Delete the whole folder: the trained model and the journal, too.")
+    ] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Delete what a finished RUN needs no more: logs, metrics and leftovers of all members but the best's ancestry."""
+    from . import reading
+    from .cleaning import clean
+    from .sizes import format_bytes
+
+    folder = reading.open_run(run, runs)
+    freed = clean(folder, everything)
+    print(f"{folder.name}: {format_bytes(freed)} freed")
+
+
+def plan(
+    script: Script,
+    slots: Annotated[int, typer.Option("--slots", "--gpus", metavar="N", help="Slots (or GPUs) to plan for.")] = 1,
+    run: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--from", metavar="RUN", help="Take the durations of a run made before.", show_default=False),
+    ] = None,
+    seconds: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Or say how long an interval takes: its mean.", show_default=False),
+    ] = None,
+    spread: Annotated[float, typer.Option(help="… and its standard deviation, as a share of the mean.")] = 0.3,
+    population: Annotated[Optional[int], typer.Option(help="Members a generation.", show_default=False)] = None,  # noqa: UP045
+    generations: Annotated[Optional[int], typer.Option(help="Generations.", show_default=False)] = None,  # noqa: UP045
+    ratio: Annotated[
+        Optional[float], typer.Option(help="Children per parent / number of parents.", show_default=False)  # noqa: UP045
+    ] = None,
+    evidence: Annotated[
+        Optional[float], typer.Option(help="As in launch.", show_default=False)  # noqa: UP045
+    ] = None,
+    schedule: Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="As in launch.", show_default=False)] = None,  # noqa: UP045
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Say how long SCRIPT's experiment would take, and how busy the slots would be, by simulating it."""
+    from . import planning
+
+    given = {
+        "population": population,
+        "generations": generations,
+        "ratio": ratio,
+        "evidence": evidence,
+        "schedule": schedule,
+        "seed": seed,
+    }
+    changes = {k: v for k, v in given.items() if v is not None}
+    planned = planning.plan(script, slots, run=run, runs=runs, seconds=seconds, spread=spread, changes=changes)
+    print(json.dumps(jsonable(planned), indent=1) if as_json else planning.text(planned))
+
+
+def try_(
+    script: Script,
+    seed: Annotated[int, typer.Option(help="Seed of the config and of the member.")] = 0,
+    sets: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter; may be repeated.", show_default=False),
+    ] = None,
+    parent: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--parent", metavar="DIR", help="A checkpoint to start from.", show_default=False),
+    ] = None,
+    checkpoint: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--checkpoint", metavar="DIR", help="Where to write it; else a temporary folder.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Train one member of SCRIPT in this very process, in the foreground: print, debug, profile at will."""
+    from .trying import attempt
+
+    raise SystemExit(attempt(script, seed=seed, sets=sets or [], parent=parent, checkpoint=checkpoint))
