@@ -1,0 +1,259 @@
+"""Whole runs that meet a full disk, members that hang, and checkpoints that are not what they were."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import SCRIPTS, alive, check_folder, cli, facts, kill_hard, run_id, start, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STURDY = SCRIPTS / "sturdy.py"
+MIB = 1 << 20
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("no tmpfs can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(place: Path, leave: int = 0) -> Path:
+    """Use up the disk but for so many bytes."""
+    hog = place / "hog"
+    with open(hog, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * MIB)
+    with open(hog, "ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+    os.truncate(hog, max(0, hog.stat().st_size - leave))
+    return hog
+
+
+@pytest.mark.parametrize("leave", [0, 300 << 10], ids=["nothing left", "some left"])
+def test_a_full_disk_is_waited_for(small: Path, leave: int) -> None:
+    folder = small / "runs" / "r"
+    (small / "hold").touch()
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=small, env={"KIB": "500", "POPULATION": "8"})
+    until(lambda: len(facts(folder, "Entered")) == 2)
+    hog = fill(small, leave)
+    (small / "hold").unlink()
+    until(lambda: facts(folder, "Paused"))
+    told = cli("status", "r", cwd=small).out
+    assert "no member begins: " in told
+    assert "MiB free, and " in told
+    hog.unlink()
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    assert "there is room on the disk again: going on" in err
+    check_folder(folder, 8, 3)
+    assert not facts(folder, "Failed"), "a full disk is nobody's failure"
+    assert json.loads((folder / "summary.json").read_text())["idle_s"]["disk"] > 0
+
+
+def test_a_checkpoint_that_does_not_fit_is_written_again_once_it_does(small: Path) -> None:
+    """The members meet the full disk themselves, in the middle of writing."""
+    folder = small / "runs" / "r"
+    hog = small / "hog"
+    hog.write_bytes(b"\0" * (20 * MIB))
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=small, env={"KIB": "3000", "POPULATION": "1"})
+    until(lambda: facts(folder, "Lost") and facts(folder, "Paused"))
+    hog.unlink()
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    check_folder(folder, 1, 3)
+    assert not facts(folder, "Failed")
+    assert {fact["reason"].partition(" (")[0] for fact in facts(folder, "Lost")} == {"the disk is full"}
+
+
+def test_a_run_whose_disk_is_full_can_be_stopped_and_taken_up_again(small: Path) -> None:
+    folder = small / "runs" / "r"
+    (small / "hold").touch()
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=small, env={"KIB": "500"})
+    until(lambda: len(facts(folder, "Entered")) == 2)
+    hog = fill(small)
+    (small / "hold").unlink()
+    until(lambda: facts(folder, "Paused"))
+    run.terminate()
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err
+    assert alive(run_id(folder)) == []
+    refused = cli("launch", STURDY, "--name", "other", "--slots", 2, cwd=small)
+    assert refused.status == 2
+    assert "no space left on device" in refused.err
+    hog.unlink()
+    resumed = cli("resume", "r", cwd=small, env={"KIB": "500"})
+    assert resumed.status == 0, resumed.err
+    check_folder(folder, 6, 3)
+
+
+def test_a_summary_that_does_not_fit_is_waited_for(small: Path) -> None:
+    """Everything is trained; only the last words find no room."""
+    folder = small / "runs" / "r"
+    (small / "hold").touch()
+    env = {"KIB": "4", "POPULATION": "1"}
+    run = start("launch", STURDY, "--name", "r", "--slots", 1, "--generations", 1, cwd=small, env=env)
+    until(lambda: len(facts(folder, "Entered")) == 1)
+    hog = fill(small)
+    (small / "hold").unlink()
+    until(lambda: "waiting for room" in (folder / "said").read_text() if (folder / "said").exists() else True)
+    until(lambda: facts(folder, "Trained"))
+    hog.unlink()
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    check_folder(folder, 1, 1)
+
+
+def test_a_budget_is_kept_to(tmp_path: Path) -> None:
+    env = {"KIB": "1000", "POPULATION": "20"}
+    done = cli("launch", STURDY, "--name", "r", "--slots", 4, "--disk", "7MiB", cwd=tmp_path, env=env)
+    assert done.status == 0, done.err
+    folder = tmp_path / "runs" / "r"
+    check_folder(folder, 20, 3)
+    stored, most = 0, 0
+    sizes = {fact["member"]: fact["size"] for fact in facts(folder, "Published")}
+    for fact in facts(folder):
+        stored += fact["size"] if fact["fact"] == "Published" else 0
+        stored -= sizes.get(fact["member"], 0) if fact["fact"] == "Discarded" else 0
+        most = max(most, stored)
+    assert most <= 7 * MIB
+    refused = cli("launch", STURDY, "--disk", "7", cwd=tmp_path)
+    assert refused.status == 2
+    assert "--disk: got '7'; must be an amount with its unit" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("how", "option", "reason"),
+    [
+        ("silent", "--stall-timeout", "reported nothing for 1 s"),
+        ("busy", "--member-timeout", "still training after 1 s"),
+    ],
+)
+def test_a_member_that_hangs_is_ended_and_tried_again(tmp_path: Path, how: str, option: str, reason: str) -> None:
+    """It ignores SIGTERM, and what it has started has a session of its own."""
+    done = cli("launch", STURDY, "--name", "r", "--slots", 2, option, 1, cwd=tmp_path, env={"HANGS": how})
+    assert done.status == 0, done.err
+    folder = tmp_path / "runs" / "r"
+    check_folder(folder, 6, 3)
+    (failed,) = facts(folder, "Failed")
+    assert failed["member"] == 2
+    assert reason in failed["reason"]
+    assert alive(run_id(folder)) == []
+
+
+def interrupted(tmp_path: Path) -> Path:
+    """A run that was killed hard when its first parents were there."""
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
+    folder = tmp_path / "runs" / "r"
+    until(lambda: [fact for fact in facts(folder, "Started") if fact["parent"] is not None])
+    kill_hard(run)
+    until(lambda: not alive(run_id(folder)))
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone"])
+def test_nobody_trains_on_from_a_checkpoint_that_is_not_what_it_was(tmp_path: Path, damage: str) -> None:
+    folder = interrupted(tmp_path)
+    kept = {int(path.parent.name): path for path in folder.glob("members/*/checkpoint/weights")}
+    victim = kept.pop((folder / "best").resolve().name and int((folder / "best").resolve().name))
+    if damage == "gone":
+        victim.unlink()
+    else:
+        data = bytearray(victim.read_bytes())
+        data[-1] ^= 1
+        victim.chmod(0o644)
+        victim.write_bytes(data if damage == "a flipped bit" else data[:-1])
+    done = cli("resume", "r", cwd=tmp_path)
+    assert done.status == 0, done.err
+    member = int(victim.parent.parent.name)
+    assert f"member {member} is no parent any more: " in done.err
+    (fact,) = facts(folder, "Damaged")
+    assert fact["member"] == member
+    later = facts(folder)[facts(folder).index(fact) :]
+    assert all(f.get("parent") != member for f in later if f["fact"] == "Started")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["best_member"] != member
+    assert (folder / "best").resolve().name == f"{summary['best_member']:04}"
+    assert [path.parent.name for path in folder.glob("members/*/checkpoint")] == [f"{summary['best_member']:04}"]
+
+
+def test_a_script_that_was_edited_is_refused_unless_that_is_wanted(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(STURDY.read_text())
+    run = start("launch", script, "--name", "r", "--slots", 2, cwd=tmp_path)
+    until(lambda: facts(tmp_path / "runs" / "r", "Published"))
+    kill_hard(run)
+    script.write_text(STURDY.read_text() + "# edited\n")
+    refused = cli("resume", "r", cwd=tmp_path)
+    assert refused.status == 2
+    assert (
+        "mine.py has changed since the run began; to let its new code train the rest: --changed-script" in refused.err
+    )
+    run = start("resume", "r", "--changed-script", cwd=tmp_path)
+    published = len(facts(tmp_path / "runs" / "r", "Published"))
+    until(lambda: len(facts(tmp_path / "runs" / "r", "Published")) > published)
+    kill_hard(run)
+    assert cli("resume", "r", cwd=tmp_path).status == 0, "what was accepted once is the run's script now"
+    check_folder(tmp_path / "runs" / "r", 6, 3)
+
+
+def test_a_run_goes_on_elsewhere(tmp_path: Path) -> None:
+    """Its folder, its script and the folder it was launched in are all where they were not."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    (first / "mine.py").write_text(STURDY.read_text())
+    run = start("launch", "mine.py", "--name", "r", "--slots", 2, cwd=first)
+    until(lambda: facts(first / "runs" / "r", "Published"))
+    kill_hard(run)
+    until(lambda: not alive(run_id(first / "runs" / "r")))
+    first.rename(second)
+    lost = cli("resume", "runs/r", cwd=second)
+    assert lost.status == 2
+    assert (
+        "first/mine.py, the script of this run, does not exist: put it back there, or say where it is now" in lost.err
+    )
+    done = cli("resume", "runs/r", "--script", "mine.py", "--slots", 3, cwd=second)
+    assert done.status == 0, done.err
+    check_folder(second / "runs" / "r", 6, 3)
+    assert cli("resume", "r", cwd=second).status == 0, "it knows where it is now"
+
+
+def test_clean_leaves_the_best_and_what_tells_of_it(tmp_path: Path) -> None:
+    folder = interrupted(tmp_path)
+    early = cli("clean", "r", cwd=tmp_path)
+    assert early.status == 2
+    assert "r has not finished: go on with it (gpbt-async resume r), or delete all of it: --everything" in early.err
+    (tmp_path / "hold").touch()
+    run = start("resume", "r", cwd=tmp_path)
+    until(lambda: len(facts(folder, "Opened")) == 2)
+    assert "is being run by" in cli("clean", "r", "--everything", cwd=tmp_path).err
+    (tmp_path / "hold").unlink()
+    run.communicate(timeout=60)
+    assert run.returncode == 0
+    best = cli("best", "r", cwd=tmp_path).out
+    assert cli("clean", "r", cwd=tmp_path).status == 0
+    assert cli("best", "r", cwd=tmp_path).out == best
+    assert (folder / "best" / "checkpoint" / "weights").exists()
+    kept = {int(path.name) for path in (folder / "members").iterdir()}
+    started = {fact["member"]: fact["parent"] for fact in facts(folder, "Started")}
+    member, ancestry = json.loads((folder / "summary.json").read_text())["best_member"], set()
+    while member is not None:
+        ancestry.add(member)
+        member = started[member]
+    assert kept == ancestry
+    assert cli("clean", "r", "--everything", cwd=tmp_path).status == 0
+    assert not folder.exists()
