@@ -1,4 +1,4 @@
-"""An independent judge of a finished run's folder. It shares no code with gpbt_async: what both got wrong would not show.
+"""An independent judge of a finished run's folder, which shares no code with gpbt_async.
 
     python tests/check_run.py RUN_FOLDER        prints a sentence for each thing that is wrong; exit status 1 if any is
 
