@@ -1,6 +1,6 @@
 """The fault drill: small real runs, at least three faults each at random moments, and an independent judge at the end.
 
-    python bench/faults.py [--runs N] [--seed S] [--only KIND,…] [--with KIND,…] [--jobs N] [--json FILE] [--keep DIR]
+    python bench/faults.py [--runs N] [--seed S] [--only KIND,…] [--with KIND,…] [--jobs N] [--strict] [--json FILE]
 
 Run number i is drawn from seed S + i: an experiment of 6 x 3 members on two CPU slots (scripts/faulty.py), some of whom
 misbehave, *blows* struck at its processes, and *damage* done between a crash and the next `resume`. The seed fixes what
@@ -55,6 +55,8 @@ BLOWS = (
 )  # fmt: skip
 #: after these the scheduler is gone, or soon will be
 ENDING = {"scheduler", "term", "term_twice", "int", "int_twice"}
+#: the death of one of these may end a session, which can then be resumed; it should not
+HELPERS = {"guardian", "zygote", "searcher"}
 #: done to the folder or the script between a crash and the next resume
 DAMAGE = ("torn", "cut", "moved", "touched", "edited", "truncated", "flipped")
 #: what members do (scripts/faulty.py)
@@ -117,6 +119,8 @@ class Result:
 
     seed: int
     wrong: list[str] = field(default_factory=list)
+    #: sessions that ended by themselves, in one sentence, after one of their helper processes was struck: resumable
+    gave_up: list[str] = field(default_factory=list)
     faults: dict[str, int] = field(default_factory=dict)
     sessions: int = 0
     complete: bool = False
@@ -142,7 +146,7 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
     if damage and not ENDING & set(struck):
         struck.append("scheduler")  # there has to be a crash
     # three deaths of guardian or zygote in a row, no member returning between, rightly end a run
-    helpers = [i for i, kind in enumerate(struck) if kind in ("guardian", "zygote", "searcher")]
+    helpers = [i for i, kind in enumerate(struck) if kind in HELPERS]
     struck = [kind for i, kind in enumerate(struck) if i not in helpers[3:]]
     planned = []
     for kind in struck:
@@ -188,7 +192,7 @@ class Drill:
         self.damage = list(plan.damage)
         self.process: subprocess.Popen[bytes]
         self.began = 0.0
-        #: whether this session is to end by our doing; whether one of its processes was struck
+        #: whether this session is to end by our doing; whether one of its helpers was struck
         self.ending = self.struck = False
         #: when this session's scheduler was killed, if it was
         self.killed = 0.0
@@ -307,9 +311,12 @@ class Drill:
             path.chmod(0o444)
             self.hurt = None
             return True
-        self.say(f"session {self.result.sessions} ended by itself with status {status}: {said[-600:]}")
-        # deaths of its helpers may be too much for it, which is told above; is it at least not lost?
-        return self.struck
+        text = f"session {self.result.sessions} ended by itself with status {status}: {said[-600:].strip()}"
+        if self.struck and status in (1, 2):
+            self.result.gave_up.append(text)
+            return True
+        self.say(text)
+        return False
 
     def said(self) -> str:
         with contextlib.suppress(FileNotFoundError):
@@ -362,7 +369,7 @@ class Drill:
                     pause(blow.after)
                 if getattr(self, f"strike_{blow.kind}")():
                     self.faults[blow.kind] += 1
-                    self.struck = True
+                    self.struck |= blow.kind in HELPERS
                     self.blows.remove(blow)
                 return
 
@@ -615,7 +622,7 @@ def pause(seconds: float) -> None:
 # ---- many runs
 
 
-def drill(seed: int, kinds: Collection[str], keep: Path | None = None) -> Result:
+def drill(seed: int, kinds: Collection[str], keep: Path | None = None, strict: bool = False) -> Result:
     """One run; its folder is gone afterwards unless it failed."""
     place = Path(tempfile.mkdtemp(prefix=f"drill-{seed}-", dir=keep)).resolve()
     plan = draw(seed, kinds)
@@ -626,6 +633,7 @@ def drill(seed: int, kinds: Collection[str], keep: Path | None = None) -> Result
     told = {"blows": [asdict(blow) for blow in plan.blows], "damage": plan.damage, "start": plan.start, "seed": seed}
     (place / "drill.json").write_text(json.dumps(told, indent=1))
     result = Drill(plan, place).play()
+    result.wrong += result.gave_up if strict else []
     if not result.wrong:
         shutil.rmtree(place)
         result.folder = ""
@@ -670,11 +678,14 @@ def table(results: list[Result], repeat: str) -> str:
     if again:
         rows.append(("members trained again", f"a death: mean {statistics.mean(again):.2f}, max {max(again)}"))
     rows.append(("seconds a run", f"median {statistics.median(result.seconds for result in results):.1f}"))
+    rows.append(("sessions that gave up", str(sum(len(result.gave_up) for result in results))))
     rows.append(("failed runs", str(len(failed))))
     lines = [f"{name:32}{value}" for name, value in rows]
-    for result in failed:
-        lines += ["", f"seed {result.seed}: {repeat.format(result.seed)}   ({result.folder})"]
-        lines += [f"    {text}" for text in result.wrong]
+    for result in results:
+        if result.wrong or result.gave_up:
+            how = "FAILED" if result.wrong else "gave up, and was resumed"
+            lines += ["", f"seed {result.seed} {how}: {repeat.format(result.seed)}   {result.folder}"]
+            lines += [f"    {text}" for text in (*result.wrong, *result.gave_up)]
     return "\n".join(lines)
 
 
@@ -685,6 +696,9 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="KIND,…", help=f"of: {', '.join(KINDS)}")
     parser.add_argument("--with", dest="also", default="", metavar="KIND,…", help=f"add: {', '.join(ON_REQUEST)}")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument(
+        "--strict", action="store_true", help="a session that gives up when a helper dies fails its run"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where failed runs are kept; else the system's /tmp")
     args = parser.parse_args()
@@ -698,7 +712,9 @@ def main() -> int:
     options = "".join(f" --{name} {text}" for name, text in (("only", args.only), ("with", args.also)) if text)
     results = []
     with ThreadPoolExecutor(args.jobs) as pool:
-        for result in pool.map(lambda seed: drill(seed, kinds, args.keep), range(args.seed, args.seed + args.runs)):
+        for result in pool.map(
+            lambda seed: drill(seed, kinds, args.keep, args.strict), range(args.seed, args.seed + args.runs)
+        ):
             results.append(result)
             how = "FAILED" if result.wrong else "valid"
             faults = ", ".join(f"{kind} {n}" if n > 1 else kind for kind, n in sorted(result.faults.items()))
