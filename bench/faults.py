@@ -696,9 +696,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="KIND,…", help=f"of: {', '.join(KINDS)}")
     parser.add_argument("--with", dest="also", default="", metavar="KIND,…", help=f"add: {', '.join(ON_REQUEST)}")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument(
-        "--strict", action="store_true", help="a session that gives up when a helper dies fails its run"
-    )
+    parser.add_argument("--strict", action="store_true", help="a session that gives up fails its run")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where failed runs are kept; else the system's /tmp")
     args = parser.parse_args()

@@ -135,18 +135,21 @@ class Check:
         if rest:
             self.say(f"journal.jsonl ends in the middle of a line: {rest[:40]!r}")
         told: list[dict[str, Any]] = []
+        expected = 0
         for number, line in enumerate(lines, 1):
             body, _, crc = line.rpartition(b',"crc":"')
             if crc != b'%08x"}' % zlib.crc32(body):
                 self.say(f"journal.jsonl, line {number}: its crc32 does not fit")
+                expected += number > 1
                 continue
             flat = json.loads(body + b"}")
             if number == 1:
                 if flat.get("journal") != 1:
                     self.say("journal.jsonl does not begin with its header")
                 continue
-            if flat.get("n") != number - 2:
-                self.say(f"journal.jsonl, line {number}: n is {flat.get('n')} where {number - 2} must stand")
+            if flat["n"] != expected:
+                self.say(f"journal.jsonl, line {number}: n is {flat['n']} where {expected} must stand")
+            expected = flat["n"] + 1
             told.append(flat)
         return told
 
