@@ -136,6 +136,7 @@ class Result:
 
 
 def draw(seed: int, kinds: Collection[str]) -> Plan:
+    """The plan a seed stands for, among these kinds of faults."""
     chance = random.Random(seed)
     kinds = [kind for kind in KINDS if kind in kinds]
     blows = [kind for kind in kinds if kind in BLOWS]
@@ -143,8 +144,8 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
     deeds = [kind for kind in kinds if kind in DEEDS]
     weights = [0.4 if kind == "rival" else 3.0 if kind == "scheduler" else 1.0 for kind in blows]
     struck = chance.choices(blows, weights, k=chance.randint(2, 4)) if blows else []
-    if damage and not ENDING & set(struck):
-        struck.append("scheduler")  # there has to be a crash
+    if "rival" in struck:  # it takes the patience of a lock: once is enough
+        struck = [kind for i, kind in enumerate(struck) if kind != "rival" or i == struck.index("rival")]
     # three deaths of guardian or zygote in a row, no member returning between, rightly end a run
     helpers = [i for i, kind in enumerate(struck) if kind in HELPERS]
     struck = [kind for i, kind in enumerate(struck) if i not in helpers[3:]]
@@ -153,6 +154,8 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
         early = chance.random() < 0.2
         facts = None if early else chance.randint(1, 85)
         planned.append(Blow(kind, facts, chance.uniform(0, 0.5) if early else chance.uniform(0, 0.02)))
+    if damage and not ENDING & set(struck):  # there has to be a crash, of a run that has begun
+        planned.append(Blow("scheduler", chance.randint(5, 60), 0.0))
     planned.sort(key=lambda blow: (blow.facts or 0, blow.after))
     bad: dict[str, list[str]] = {}
     for kind in chance.sample(deeds, min(len(deeds), chance.randint(2, 5))):

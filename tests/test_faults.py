@@ -1,0 +1,90 @@
+"""The fault drill (bench/faults.py) with a few seeds of each kind of fault: crash, resume, judge."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+
+import faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    faults.hear_interrupts()
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def play(seed: int, kinds: set[str], tmp_path: Path) -> faults.Result:
+    if not faults.able().deadlines and kinds & faults.NEED_DEADLINE:
+        pytest.skip("members have no deadlines yet")
+    result = faults.drill(seed, kinds, tmp_path)
+    assert result.wrong == [], result.folder
+    assert result.complete
+    assert result.valid
+    assert list(tmp_path.iterdir()) == [], "a valid run's folder was kept"
+    return result
+
+
+@pytest.mark.parametrize("kind", faults.BLOWS)
+def test_a_blow(kind: str, tmp_path: Path) -> None:
+    assert play(1, {kind}, tmp_path).faults[kind] >= 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in faults.DAMAGE if kind not in faults.ON_REQUEST])
+def test_damage_between_crash_and_resume(kind: str, tmp_path: Path) -> None:
+    assert play(1, {kind}, tmp_path).faults[kind] >= 1
+
+
+@pytest.mark.parametrize("pair", [faults.DEEDS[i : i + 2] for i in range(0, len(faults.DEEDS), 2)], ids="-".join)
+def test_members_misbehave(pair: tuple[str, ...], tmp_path: Path) -> None:
+    assert play(1, set(pair), tmp_path).faults == dict.fromkeys(pair, 1)
+
+
+@pytest.mark.parametrize("seed", [3, 6])
+def test_everything_at_once(seed: int, tmp_path: Path) -> None:
+    kinds = set(faults.possible()) - {"rival"}  # which takes the patience of a lock, and has been seen above
+    assert sum(play(seed, kinds, tmp_path).faults.values()) >= 3
+
+
+def test_a_wrong_run_is_told_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the judge says is what the drill says, and the folder stays for who wants to look."""
+    monkeypatch.setattr(faults, "check_run", lambda *_: ["this is wrong"])
+    result = faults.drill(1, {"raises_before"}, tmp_path)
+    assert result.wrong == ["this is wrong"]
+    assert not result.valid
+    assert Path(result.folder, "runs", "r", "journal.jsonl").exists()
+    assert "seed 1 FAILED: repeat 1" in faults.table([result], "repeat {}")
+
+
+def test_a_seed_is_a_plan() -> None:
+    kinds = faults.possible()
+    assert faults.draw(7, kinds) == faults.draw(7, kinds[::-1])
+    assert faults.draw(7, kinds) != faults.draw(8, kinds)
+
+
+def test_who_was_trained_again() -> None:
+    """After a death: those that were training when it came, and no one who failed by himself or had been trained."""
+
+    def fact(kind: str, member: int = 0) -> dict[str, object]:
+        return {"fact": kind, "member": member}
+
+    told = [fact("Opened"), fact("Started", 0), fact("Started", 1), fact("Failed", 0), fact("Started", 0)]
+    told += [fact("Trained", 1), fact("Started", 2)]
+    assert list(faults.trained_again(told)) == []
+    told += [fact("Opened"), fact("Started", 2), fact("Published", 1), fact("Opened"), fact("Started", 0)]
+    assert list(faults.trained_again(told)) == [2, 0]
+    told += [fact("Started", 2)]
+    assert list(faults.trained_again(told)) == [2, 1]
