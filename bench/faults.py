@@ -367,13 +367,14 @@ class Drill:
         now = time.monotonic() - self.began
         for blow in self.blows:
             due = now >= blow.after if blow.facts is None else self.journal.count(b"\n") > blow.facts
-            if due:
-                if blow.facts is not None:
-                    pause(blow.after)
-                if getattr(self, f"strike_{blow.kind}")():
-                    self.faults[blow.kind] += 1
-                    self.struck |= blow.kind in HELPERS
-                    self.blows.remove(blow)
+            if not due:
+                continue
+            if blow.facts is not None:
+                pause(blow.after)
+            if getattr(self, f"strike_{blow.kind}")():
+                self.faults[blow.kind] += 1
+                self.struck |= blow.kind in HELPERS
+                self.blows.remove(blow)
                 return
 
     def send(self, *numbers: signal.Signals) -> bool:
@@ -434,8 +435,10 @@ class Drill:
             return False
         self.process.send_signal(signal.SIGSTOP)
         try:
-            if self.process.poll() is not None:
-                return False
+            while self.process.poll() is None and state(self.process.pid) != "T":
+                pause(0.001)
+            if self.process.returncode is not None or self.finished():
+                return False  # it is over, or about to be: nobody holds the run
             before = self.journal
             done = subprocess.run(
                 command("resume", self.folder), cwd=self.place, capture_output=True, text=True, timeout=LONG
