@@ -51,10 +51,10 @@ CLEAN, LOOK = 2.0, 10.0
 #: struck at processes while the run runs
 BLOWS = (
     "scheduler", "guardian", "zygote", "searcher", "member", "grandchild", "freeze", "term", "term_twice", "int",
-    "int_twice", "rival",
+    "int_twice", "rival", "both",
 )  # fmt: skip
 #: after these the scheduler is gone, or soon will be
-ENDING = {"scheduler", "term", "term_twice", "int", "int_twice"}
+ENDING = {"scheduler", "both", "term", "term_twice", "int", "int_twice"}
 #: the death of one of these may end a session, which can then be resumed; it should not
 HELPERS = {"guardian", "zygote", "searcher"}
 #: done to the folder or the script between a crash and the next resume
@@ -66,8 +66,8 @@ DEEDS = (
     "writes_10_megabytes", "writes_garbage", "raises_after", "crashes_after", "hangs",
 )  # fmt: skip
 KINDS = (*BLOWS, *DAMAGE, *DEEDS)
-#: only where asked for: a damaged checkpoint has to be noticed at the resume
-ON_REQUEST = {"truncated", "flipped"}
+#: only where asked for: a damaged checkpoint has to be noticed at the resume; two deaths at once are more than one
+ON_REQUEST = {"truncated", "flipped", "both"}
 #: only where members have a deadline
 NEED_DEADLINE = {"freeze", "hangs"}
 
@@ -371,6 +371,7 @@ class Drill:
                 continue
             if blow.facts is not None:
                 pause(blow.after)
+                blow.after = 0.0
             if getattr(self, f"strike_{blow.kind}")():
                 self.faults[blow.kind] += 1
                 self.struck |= blow.kind in HELPERS
@@ -390,6 +391,11 @@ class Drill:
     def strike_scheduler(self) -> bool:
         self.killed = time.monotonic()
         return self.send(signal.SIGKILL)
+
+    def strike_both(self) -> bool:
+        """Whoever cleans up, and whoever would clean up behind that one."""
+        guardian = self.named("guardian")
+        return bool(guardian) and self.kill_one(guardian) and self.strike_scheduler()
 
     def strike_term(self) -> bool:
         return self.send(signal.SIGTERM)
