@@ -437,8 +437,9 @@ class Drill:
 
     def strike_rival(self) -> bool:
         """A second scheduler, while the first one holds the run but can do nothing: it must be refused."""
-        if not self.facts():
-            return False
+        opened = [fact["pid"] for fact in self.facts() if fact["fact"] == "Opened"]
+        if opened[-1:] != [self.process.pid]:
+            return False  # it does not hold the run yet
         self.process.send_signal(signal.SIGSTOP)
         try:
             while self.process.poll() is None and state(self.process.pid) != "T":

@@ -53,7 +53,7 @@ def test_members_misbehave(pair: tuple[str, ...], tmp_path: Path) -> None:
     assert play(1, set(pair), tmp_path).faults == dict.fromkeys(pair, 1)
 
 
-@pytest.mark.parametrize("seed", [3, 6])
+@pytest.mark.parametrize("seed", [3, 4])
 def test_everything_at_once(seed: int, tmp_path: Path) -> None:
     kinds = set(faults.possible()) - {"rival"}  # which takes the patience of a lock, and has been seen above
     assert sum(play(seed, kinds, tmp_path).faults.values()) >= 3
