@@ -557,7 +557,7 @@ class Drill:
             self.say("the run is not complete")
             return
         wrong = check_run(self.folder, (self.tag,))
-        wrong += [f"{path.name}: {path.read_text()}" for path in self.place.glob("wrong-*")]
+        wrong += [f"{path.name}: {path.read_text()}" for path in sorted(self.place.glob("wrong-*"))[:3]]
         self.result.valid = not wrong
         self.result.wrong += wrong
         before = self.journal

@@ -375,11 +375,10 @@ class Check:
             try:
                 if json.loads((place / "config.json").read_text()) != member.config:
                     self.say(f"{place}/config.json is not the config the journal tells")
-                reported = scores(place / "metrics.jsonl", self.settings["score"])
             except (OSError, ValueError) as error:
                 self.say(f"{place}: {error}")
-                continue
-            if member.state == "finished" and (not reported or reported[-1] != member.score):
+            reported = scores(place / "metrics.jsonl", self.settings["score"])
+            if member.state == "finished" and reported[-1:] != [member.score]:
                 self.say(f"{place}/metrics.jsonl does not end with the score the journal tells")
 
     def temporaries(self) -> None:
@@ -414,15 +413,18 @@ def inside(dimension: dict[str, Any] | None, value: Any) -> bool:
 
 def scores(path: Path, name: str) -> list[float]:
     """The scores in a metrics file. A member may write there what it likes: what is no report is passed over."""
-    found = []
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                flat = json.loads(line)
-                if name in flat:
-                    found.append(float(flat[name]))
-            except (ValueError, TypeError):
-                continue
+    found: list[float] = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            flat = json.loads(line)
+            if name in flat:
+                found.append(float(flat[name]))
+        except (ValueError, TypeError):
+            continue
     return found
 
 

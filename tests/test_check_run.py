@@ -403,6 +403,16 @@ def another_score(copy: Copy) -> None:
         file.write('{"t": 1.0, "loss": 0.25}\n')
 
 
+@damage("metrics.jsonl does not end with the score")
+def metrics_gone(copy: Copy) -> None:
+    (copy.member(copy.leaf) / "metrics.jsonl").unlink()
+
+
+@damage("No such file or directory: .*config.json")
+def config_gone(copy: Copy) -> None:
+    (copy.member(copy.leaf) / "config.json").unlink()
+
+
 @damage("members/ holds 19 folders")
 def folder_of_nobody(copy: Copy) -> None:
     (copy.folder / "members" / "0018").mkdir()
