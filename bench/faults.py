@@ -131,6 +131,8 @@ class Result:
     left: int = 0
     #: members trained again after each death
     again: list[int] = field(default_factory=list)
+    #: how often a member, by its own word, came to the end of its training once more
+    twice: int = 0
     seconds: float = 0.0
     folder: str = ""
 
@@ -569,6 +571,11 @@ class Drill:
         for times in self.result.again:
             if times > SLOTS + self.cuts:
                 self.say(f"{times} members were trained again after one death of the scheduler, on {SLOTS} slots")
+        ends = Counter(line.split()[1] for line in (self.place / "log").read_text().splitlines() if line[:3] == "out")
+        self.result.twice = sum(times - 1 for times in ends.values())
+        helpers = sum(self.faults[kind] for kind in HELPERS)
+        if self.result.twice > SLOTS * (self.result.deaths + self.cuts + helpers) + self.faults["member"]:
+            self.say(f"{self.result.twice} times a member came to the end of its training once more")
 
 
 def trained_again(facts: list[dict[str, Any]]) -> Iterator[int]:
@@ -690,6 +697,7 @@ def table(results: list[Result], repeat: str) -> str:
         rows.append(("time to clean after SIGKILL", f"median {statistics.median(clean):.3f} s, max {clean[-1]:.3f} s"))
     if again:
         rows.append(("members trained again", f"a death: mean {statistics.mean(again):.2f}, max {max(again)}"))
+    rows.append(("trained to the end once more", str(sum(result.twice for result in results))))
     rows.append(("seconds a run", f"median {statistics.median(result.seconds for result in results):.1f}"))
     rows.append(("sessions that gave up", str(sum(len(result.gave_up) for result in results))))
     rows.append(("failed runs", str(len(failed))))
