@@ -266,6 +266,28 @@ def published_but_never_trained(copy: Copy) -> None:
     copy.write()
 
 
+@damage(r"Entered of member 50, which never started")
+def fact_of_nobody(copy: Copy) -> None:
+    copy.facts.insert(-1, {"fact": "Entered", "t": 1.0, "member": 50, "attempt": 1})
+    copy.write()
+
+
+@damage("members are not numbered from 0 on")
+def number_left_out(copy: Copy) -> None:
+    for fact in copy.facts:
+        if fact.get("member") == copy.leaf:
+            fact["member"] = 18
+    copy.member(copy.leaf).rename(copy.member(18))
+    copy.write()
+
+
+@damage("is a root, and has a parent")
+def root_with_a_parent(copy: Copy) -> None:
+    root = max(m for m, f in copy.started.items() if f["parent"] is None and not copy_has_children(copy, m))
+    copy.started[root]["parent"] = 0  # which was published by then
+    copy.write()
+
+
 # ---- counts
 
 
