@@ -51,12 +51,14 @@ CLEAN, LOOK = 2.0, 10.0
 #: struck at processes while the run runs
 BLOWS = (
     "scheduler", "guardian", "zygote", "searcher", "member", "grandchild", "freeze", "term", "term_twice", "int",
-    "int_twice", "rival", "both",
+    "int_twice", "rival", "beginning", "midway", "closing", "both",
 )  # fmt: skip
 #: after these the scheduler is gone, or soon will be
-ENDING = {"scheduler", "both", "term", "term_twice", "int", "int_twice"}
+ENDING = {"scheduler", "beginning", "midway", "closing", "both", "term", "term_twice", "int", "int_twice"}
 #: the death of one of these may end a session, which can then be resumed; it should not
 HELPERS = {"guardian", "zygote", "searcher"}
+#: what stands half done for a moment, by how its name begins
+TEMPORARY = (".trash-", ".manifest-", ".best", ".summary", ".schedule")
 #: done to the folder or the script between a crash and the next resume
 DAMAGE = ("torn", "cut", "moved", "touched", "edited", "truncated", "flipped")
 #: what members do (scripts/faulty.py)
@@ -154,8 +156,11 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
     planned = []
     for kind in struck:
         early = chance.random() < 0.2
-        facts = None if early else chance.randint(1, 85)
-        planned.append(Blow(kind, facts, chance.uniform(0, 0.5) if early else chance.uniform(0, 0.02)))
+        facts = None if early else chance.randint(1, 100)
+        if kind in ("beginning", "closing"):
+            early, facts = kind == "beginning", None if kind == "beginning" else 1
+        after = 0.0 if kind == "beginning" else chance.uniform(0, 0.5) if early else chance.uniform(0, 0.02)
+        planned.append(Blow(kind, facts, after))
     if damage and not ENDING & set(struck):  # there has to be a crash, of a run that has begun
         planned.append(Blow("scheduler", chance.randint(5, 60), 0.0))
     planned.sort(key=lambda blow: (blow.facts or 0, blow.after))
@@ -394,6 +399,29 @@ class Drill:
         self.killed = time.monotonic()
         return self.send(signal.SIGKILL)
 
+    def strike_beginning(self) -> bool:
+        """The scheduler, just while it writes down what the run is begun with: a moment one has to lie in wait for."""
+        record = self.folder / "experiment.json"
+        part = record.with_name(".experiment.json.part")
+        while self.process.poll() is None and not record.exists():
+            if part.exists():
+                return self.strike_scheduler()
+        return False
+
+    def strike_midway(self) -> bool:
+        """The scheduler, just while something stands half done on the disk."""
+        wanted = self.chance.choice(TEMPORARY)
+        until = time.monotonic() + 0.2
+        while self.process.poll() is None and time.monotonic() < until:
+            folders = [self.folder, *(self.folder / "members").glob("*")]
+            if any(name.startswith(wanted) for folder in folders for name in names(folder)):
+                return self.strike_scheduler()
+        return False
+
+    def strike_closing(self) -> bool:
+        """The scheduler, just when it has told that the run is over, and not yet written what it came to."""
+        return b'"fact":"Closed"' in self.journal[-600:].rstrip(b"\n").rpartition(b"\n")[2] and self.strike_scheduler()
+
     def strike_both(self) -> bool:
         """Whoever cleans up, and whoever would clean up behind that one."""
         guardian = self.named("guardian")
@@ -622,6 +650,12 @@ def words(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""
+
+
+def names(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []
 
 
 def says(pid: int, what: str) -> bool:
