@@ -50,11 +50,11 @@ CLEAN, LOOK = 2.0, 10.0
 
 #: struck at processes while the run runs
 BLOWS = (
-    "scheduler", "guardian", "zygote", "searcher", "member", "grandchild", "freeze", "term", "term_twice", "int",
-    "int_twice", "rival", "beginning", "midway", "closing", "both",
+    "scheduler", "beginning", "midway", "closing", "both", "term", "term_twice", "term_kill", "int", "int_twice",
+    "guardian", "zygote", "searcher", "member", "grandchild", "freeze", "rival",
 )  # fmt: skip
 #: after these the scheduler is gone, or soon will be
-ENDING = {"scheduler", "beginning", "midway", "closing", "both", "term", "term_twice", "int", "int_twice"}
+ENDING = set(BLOWS[:10])
 #: the death of one of these may end a session, which can then be resumed; it should not
 HELPERS = {"guardian", "zygote", "searcher"}
 #: what stands half done for a moment, by how its name begins
@@ -165,7 +165,7 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
         planned.append(Blow("scheduler", chance.randint(5, 60), 0.0))
     planned.sort(key=lambda blow: (blow.facts or 0, blow.after))
     bad: dict[str, list[str]] = {}
-    for kind in chance.sample(deeds, min(len(deeds), chance.randint(2, 5))):
+    for kind in chance.sample(deeds, chance.randint(2, 5)) if len(deeds) > 5 else deeds:
         bad.setdefault(str(chance.randrange(POPULATION * GENERATIONS)), []).append(kind)
     experiment = {
         "population": POPULATION,
@@ -345,7 +345,7 @@ class Drill:
                 self.say(f"{CLEAN:g} s after the scheduler's end there is: {self.shape()}")
             pause(0.002)
             left = self.alive()
-        if self.process.returncode == -signal.SIGKILL:
+        if self.killed and self.process.returncode == -signal.SIGKILL:
             self.result.clean.append(time.monotonic() - died)
 
     def shape(self) -> str:
@@ -432,6 +432,10 @@ class Drill:
 
     def strike_term_twice(self) -> bool:
         return self.send(signal.SIGTERM, signal.SIGTERM)
+
+    def strike_term_kill(self) -> bool:
+        """Somebody has no patience."""
+        return self.send(signal.SIGTERM, signal.SIGKILL)
 
     def strike_int(self) -> bool:
         return self.send(signal.SIGINT)
