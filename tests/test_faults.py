@@ -15,7 +15,7 @@ from scripts.harness import ZOO, begin
 
 from gpbt_async.launcher import Launcher
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+sys.path.append(str(Path(__file__).parent.parent / "bench"))
 
 import faults
 
