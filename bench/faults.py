@@ -1,0 +1,788 @@
+"""The fault drill: small real runs, at least three faults each at random moments, and an independent judge at the end.
+
+    python bench/faults.py [--runs N] [--seed S] [--only KIND,…] [--with KIND,…] [--jobs N] [--strict] [--json FILE]
+
+Run number i is drawn from seed S + i: an experiment of 6 x 3 members on two CPU slots (scripts/faulty.py), some of whom
+misbehave, *blows* struck at its processes, and *damage* done between a crash and the next `resume`. The seed fixes what
+is struck when (after so many facts, or so long after a start), not who is quicker then. After each death of a scheduler
+every process of the run must be gone within 2 s; the run is resumed until it ends; then tests/check_run.py judges the
+folder, and a last `resume` must change nothing. Exit status 1 if any run failed; its folder is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import secrets
+import select
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "tests"))
+
+from check_run import alive, check_run  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+POPULATION, GENERATIONS, SLOTS = 6, 3, 2
+#: no session and no clean-up may take longer than this; one that does has failed
+LONG = 60.0
+#: seconds after a scheduler's death in which all of its processes must be gone, and in which we look for it
+CLEAN, LOOK = 2.0, 10.0
+
+#: struck at processes while the run runs
+BLOWS = (
+    "scheduler", "beginning", "midway", "closing", "both", "term", "term_twice", "term_kill", "int", "int_twice",
+    "guardian", "zygote", "searcher", "member", "grandchild", "freeze", "rival",
+)  # fmt: skip
+#: after these the scheduler is gone, or soon will be
+ENDING = set(BLOWS[:10])
+#: the death of one of these may end a session, which can then be resumed; it should not
+HELPERS = {"guardian", "zygote", "searcher"}
+#: what stands half done for a moment, by how its name begins
+TEMPORARY = (".trash-", ".manifest-", ".best", ".summary", ".schedule")
+#: done to the folder or the script between a crash and the next resume
+DAMAGE = ("torn", "cut", "moved", "touched", "edited", "truncated", "flipped")
+#: what members do (scripts/faulty.py)
+DEEDS = (
+    "raises_before", "exits", "exits_3", "segfaults", "aborts", "runs_out_of_memory", "ignores_term",
+    "leaves_a_session", "leaves_a_daemon", "closes_stdout", "floods_stdout", "raises_in_report", "reports_10_megabytes",
+    "writes_10_megabytes", "writes_garbage", "raises_after", "crashes_after", "hangs",
+)  # fmt: skip
+KINDS = (*BLOWS, *DAMAGE, *DEEDS)
+#: only where asked for: a damaged checkpoint has to be noticed at the resume; two deaths at once are more than one
+ON_REQUEST = {"truncated", "flipped", "both"}
+#: only where members have a deadline
+NEED_DEADLINE = {"freeze", "hangs"}
+
+
+@dataclass(frozen=True)
+class Able:
+    """What this version of gpbt-async can do, by its own --help."""
+
+    deadlines: bool
+    accept: str  # the option by which resume takes an edited script, if there is one
+
+
+@cache
+def able() -> Able:
+    helps = [
+        subprocess.run([*command(verb), "--help"], capture_output=True, text=True, check=True, timeout=LONG).stdout
+        for verb in ("launch", "resume")
+    ]
+    accept = re.search(r"--[a-z-]*(?:script|edited|changed|code)[a-z-]*", helps[1])
+    return Able("--stall-timeout" in helps[0], accept.group() if accept else "")
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "gpbt_async", *map(str, args)]
+
+
+@dataclass
+class Blow:
+    """One fault of the plan. It is struck once the journal holds `facts` facts, or `after` seconds into a session."""
+
+    kind: str
+    facts: int | None
+    after: float
+
+
+@dataclass
+class Plan:
+    seed: int
+    blows: list[Blow]
+    damage: list[str]
+    deeds: dict[str, list[str]]
+    experiment: dict[str, Any]
+    start: str
+
+
+@dataclass
+class Result:
+    """What a run came to. wrong: sentences, none if all was well."""
+
+    seed: int
+    wrong: list[str] = field(default_factory=list)
+    #: sessions that ended by themselves, in one sentence, after one of their helper processes was struck: resumable
+    gave_up: list[str] = field(default_factory=list)
+    faults: dict[str, int] = field(default_factory=dict)
+    sessions: int = 0
+    complete: bool = False
+    valid: bool = False
+    deaths: int = 0
+    #: seconds from each SIGKILL of a scheduler until no process of the run was left; and those left after CLEAN
+    clean: list[float] = field(default_factory=list)
+    left: int = 0
+    #: members trained again after each death
+    again: list[int] = field(default_factory=list)
+    #: how often a member, by its own word, came to the end of its training once more
+    twice: int = 0
+    seconds: float = 0.0
+    folder: str = ""
+
+
+def draw(seed: int, kinds: Collection[str]) -> Plan:
+    """The plan a seed stands for, among these kinds of faults."""
+    chance = random.Random(seed)
+    kinds = [kind for kind in KINDS if kind in kinds]
+    blows = [kind for kind in kinds if kind in BLOWS]
+    damage = [kind for kind in kinds if kind in DAMAGE]
+    deeds = [kind for kind in kinds if kind in DEEDS]
+    weights = [0.4 if kind == "rival" else 3.0 if kind == "scheduler" else 1.0 for kind in blows]
+    struck = chance.choices(blows, weights, k=chance.randint(2, 4)) if blows else []
+    if "rival" in struck:  # it takes the patience of a lock: once is enough
+        struck = [kind for i, kind in enumerate(struck) if kind != "rival" or i == struck.index("rival")]
+    # three deaths of guardian or zygote in a row, no member returning between, rightly end a run
+    helpers = [i for i, kind in enumerate(struck) if kind in HELPERS]
+    struck = [kind for i, kind in enumerate(struck) if i not in helpers[3:]]
+    planned = []
+    for kind in struck:
+        early = chance.random() < 0.2
+        facts = None if early else chance.randint(1, 100)
+        if kind in ("beginning", "closing"):
+            early, facts = kind == "beginning", None if kind == "beginning" else 1
+        after = 0.0 if kind == "beginning" else chance.uniform(0, 0.5) if early else chance.uniform(0, 0.02)
+        planned.append(Blow(kind, facts, after))
+    if damage and not ENDING & set(struck):  # there has to be a crash, of a run that has begun
+        planned.append(Blow("scheduler", chance.randint(5, 60), 0.0))
+    planned.sort(key=lambda blow: (blow.facts or 0, blow.after))
+    bad: dict[str, list[str]] = {}
+    for kind in chance.sample(deeds, chance.randint(2, 5)) if len(deeds) > 5 else deeds:
+        bad.setdefault(str(chance.randrange(POPULATION * GENERATIONS)), []).append(kind)
+    experiment = {
+        "population": POPULATION,
+        "generations": GENERATIONS,
+        "attempts": 30,  # nobody may fail for good by our doing
+        "seed": seed,
+        "searcher": chance.choices(["quick:Quick", "random", "local"], [7, 2, 1])[0],
+        "schedule": chance.choices(["async", "sync"], [3, 1])[0],
+        "selection": chance.choices(["comma", "plus"], [5, 1])[0],
+        "early_stop": chance.choices([None, "median"], [5, 1])[0],
+    }
+    if "searcher" in struck:
+        experiment["searcher"] = "quick:Quick"
+    if able().deadlines:
+        experiment["stall_timeout"] = 2.0
+    some = [chance.choice(damage) for _ in range(8)] if damage else []
+    start = chance.choices(["zygote", "exec"], [8, 1])[0]
+    return Plan(seed, planned, some, bad, experiment, start)
+
+
+class Drill:
+    """One run, from its launch through its crashes to its judgement."""
+
+    def __init__(self, plan: Plan, place: Path) -> None:
+        self.plan = plan
+        self.place = place
+        self.tag = place.name
+        self.folder = place / "runs" / "r"
+        self.script = place / "faulty.py"
+        self.result = Result(plan.seed, folder=str(place))
+        self.faults: Counter[str] = Counter()
+        self.chance = random.Random(f"{plan.seed} on the way")
+        self.blows = list(plan.blows)
+        self.damage = list(plan.damage)
+        self.process: subprocess.Popen[bytes]
+        self.began = 0.0
+        #: whether this session is to end by our doing; whether one of its helpers was struck
+        self.ending = self.struck = False
+        #: when this session's scheduler was killed, if it was
+        self.killed = 0.0
+        self.edited = False
+        self.cuts = 0
+        #: a file that was damaged, and what stood in it
+        self.hurt: tuple[Path, bytes] | None = None
+
+    def say(self, text: str) -> None:
+        self.result.wrong.append(text)
+
+    # ---- what can be seen from outside
+
+    @property
+    def journal(self) -> bytes:
+        try:
+            return (self.folder / "journal.jsonl").read_bytes()
+        except OSError:
+            return b""
+
+    def facts(self) -> list[dict[str, Any]]:
+        found = []
+        for line in self.journal.split(b"\n")[1:-1]:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
+    @property
+    def run(self) -> str:
+        try:
+            return str(json.loads((self.folder / "experiment.json").read_text())["run"])
+        except (OSError, ValueError):
+            return ""
+
+    def alive(self) -> list[int]:
+        return alive(self.tag, self.run)
+
+    def finished(self) -> bool:
+        told = self.facts()
+        return bool(told) and told[-1]["fact"] == "Closed" and told[-1]["how"] == "finished"
+
+    def training(self) -> list[int]:
+        """The processes of members that train now, as long as they are below our scheduler."""
+        pids: dict[int, int] = {}
+        for fact in self.facts():
+            if fact["fact"] == "Opened":
+                pids.clear()
+            elif fact["fact"] == "Started":
+                pids[fact["member"]] = fact["pid"]
+            elif fact["fact"] in ("Trained", "Stopped", "Failed", "Lost"):
+                pids.pop(fact["member"], None)
+        ours = set(below(self.process.pid))
+        return [pid for pid in pids.values() if pid in ours]
+
+    def named(self, module: str) -> list[int]:
+        """Guardian, or who runs that module right below it. (A zygote's members are called as it is.)"""
+        guardians = [pid for pid in children(self.process.pid) if says(pid, "gpbt_async.guardian")]
+        if module == "guardian":
+            return guardians
+        return [pid for guardian in guardians for pid in children(guardian) if says(pid, f"gpbt_async.{module}")]
+
+    # ---- a session
+
+    def spawn(self, *args: object) -> subprocess.Popen[bytes]:
+        environ = {**os.environ, "DRILL": self.tag}
+        with open(self.place / "said", "ab") as said:
+            said.write(f"--- {args}\n".encode())
+            said.flush()
+            return subprocess.Popen(
+                command(*args), cwd=self.place, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=said, start_new_session=True,
+            )  # fmt: skip
+
+    def begin(self) -> None:
+        self.result.sessions += 1
+        self.ending, self.struck, self.killed = False, False, 0.0
+        self.began = time.monotonic()
+        if not (self.folder / "experiment.json").exists():
+            first = ("launch", self.script, "--slots", SLOTS, "--name", "r", "--quiet", "--start", self.plan.start)
+            self.process = self.spawn(*first)
+            return
+        more = (able().accept,) if self.edited and able().accept else ()
+        self.process = self.spawn("resume", self.folder, "--quiet", *more)
+
+    def session(self) -> bool:
+        """From a start to an end. Is there more to do?"""
+        said = self.said()
+        self.begin()
+        try:
+            while self.process.poll() is None:
+                self.strike()
+                if time.monotonic() - self.began > LONG:
+                    self.say(f"session {self.result.sessions} hung: {self.shape()}")
+                    return False
+                pause(0.002)
+            self.gone(self.killed or time.monotonic())
+        finally:
+            self.end_all()
+        return self.judge_session(self.said()[len(said) :])
+
+    def judge_session(self, said: str) -> bool:
+        status = self.process.returncode
+        if "Traceback (most recent call last)" in said and not self.ending:
+            self.say(f"session {self.result.sessions} said a traceback: {said[-600:]}")
+        if status == 0:
+            if not self.finished():
+                self.say("exit status 0, but the journal does not end with a finished run")
+            return False
+        if self.ending:
+            return True
+        if status == 2 and self.hurt is not None and str(self.hurt[0].parent) in said:
+            path, whole = self.hurt  # it was noticed: put it back, and go on
+            path.parent.chmod(0o700)
+            path.chmod(0o600)
+            path.write_bytes(whole)
+            path.chmod(0o444)
+            self.hurt = None
+            return True
+        text = f"session {self.result.sessions} ended by itself with status {status}: {said[-600:].strip()}"
+        if self.struck and status in (1, 2):
+            self.result.gave_up.append(text)
+            return True
+        self.say(text)
+        return False
+
+    def said(self) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.place / "said").read_text(errors="replace")
+        return ""
+
+    def gone(self, died: float) -> None:
+        """Nothing of it may be left soon after a scheduler's end, however it ended."""
+        self.result.deaths += self.process.returncode != 0
+        left = self.alive()
+        told = not left
+        while left and time.monotonic() - died < LOOK:
+            if not told and time.monotonic() - died > CLEAN:
+                told = True
+                self.result.left += len(left)
+                self.say(f"{CLEAN:g} s after the scheduler's end there is: {self.shape()}")
+            pause(0.002)
+            left = self.alive()
+        if self.killed and self.process.returncode == -signal.SIGKILL:
+            self.result.clean.append(time.monotonic() - died)
+
+    def shape(self) -> str:
+        """Who is alive, for a person."""
+        return "; ".join(f"{pid} ({state(pid)}) {words(pid)[:90]}" for pid in self.alive()) or "no process"
+
+    def end_all(self) -> None:
+        """Whatever happened, nothing of ours goes on. It bears our tag, so it is ours."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        deadline = time.monotonic() + LOOK
+        while (left := self.alive()) and time.monotonic() < deadline:
+            if time.monotonic() > deadline - LOOK + CLEAN:
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            pause(0.01)
+
+    # ---- blows
+
+    def strike(self) -> None:
+        """The next blow, if its moment has come and there is somebody to strike."""
+        if not self.blows or self.ending:
+            return
+        now = time.monotonic() - self.began
+        for blow in self.blows:
+            due = now >= blow.after if blow.facts is None else self.journal.count(b"\n") > blow.facts
+            if not due:
+                continue
+            if blow.facts is not None:
+                pause(blow.after)
+                blow.after = 0.0
+            if getattr(self, f"strike_{blow.kind}")():
+                self.faults[blow.kind] += 1
+                self.struck |= blow.kind in HELPERS
+                self.blows.remove(blow)
+                return
+
+    def send(self, *numbers: signal.Signals) -> bool:
+        if self.process.poll() is not None:
+            return False
+        self.ending = True
+        for i, number in enumerate(numbers):
+            if i:
+                pause(self.chance.uniform(0, 0.05))
+            self.process.send_signal(number)
+        return True
+
+    def strike_scheduler(self) -> bool:
+        self.killed = time.monotonic()
+        return self.send(signal.SIGKILL)
+
+    def strike_beginning(self) -> bool:
+        """The scheduler, just while it writes down what the run is begun with: a moment one has to lie in wait for."""
+        record = self.folder / "experiment.json"
+        part = record.with_name(".experiment.json.part")
+        while self.process.poll() is None and not record.exists():
+            if part.exists():
+                return self.strike_scheduler()
+        return False
+
+    def strike_midway(self) -> bool:
+        """The scheduler, just while something stands half done on the disk."""
+        wanted = self.chance.choice(TEMPORARY)
+        until = time.monotonic() + 0.2
+        while self.process.poll() is None and time.monotonic() < until:
+            folders = [self.folder, *(self.folder / "members").glob("*")]
+            if any(name.startswith(wanted) for folder in folders for name in names(folder)):
+                return self.strike_scheduler()
+        return False
+
+    def strike_closing(self) -> bool:
+        """The scheduler, just when it has told that the run is over, and not yet written what it came to."""
+        return b'"fact":"Closed"' in self.journal[-600:].rstrip(b"\n").rpartition(b"\n")[2] and self.strike_scheduler()
+
+    def strike_both(self) -> bool:
+        """Whoever cleans up, and whoever would clean up behind that one."""
+        guardian = self.named("guardian")
+        return bool(guardian) and self.kill_one(guardian) and self.strike_scheduler()
+
+    def strike_term(self) -> bool:
+        return self.send(signal.SIGTERM)
+
+    def strike_term_twice(self) -> bool:
+        return self.send(signal.SIGTERM, signal.SIGTERM)
+
+    def strike_term_kill(self) -> bool:
+        """Somebody has no patience."""
+        return self.send(signal.SIGTERM, signal.SIGKILL)
+
+    def strike_int(self) -> bool:
+        return self.send(signal.SIGINT)
+
+    def strike_int_twice(self) -> bool:
+        return self.send(signal.SIGINT, signal.SIGINT)
+
+    def kill_one(self, pids: list[int], number: signal.Signals = signal.SIGKILL) -> bool:
+        if not pids:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.chance.choice(sorted(pids)), number)
+            return True
+        return False
+
+    def strike_guardian(self) -> bool:
+        return self.kill_one(self.named("guardian"))
+
+    def strike_zygote(self) -> bool:
+        return self.kill_one(self.named("zygote"))
+
+    def strike_searcher(self) -> bool:
+        return self.kill_one(self.named("answering"))
+
+    def strike_member(self) -> bool:
+        return self.kill_one(self.training())
+
+    def strike_grandchild(self) -> bool:
+        return self.kill_one([pid for member in self.training() for pid in below(member)])
+
+    def strike_freeze(self) -> bool:
+        return self.kill_one(self.training(), signal.SIGSTOP)
+
+    def strike_rival(self) -> bool:
+        """A second scheduler, while the first one holds the run but can do nothing: it must be refused."""
+        opened = [fact["pid"] for fact in self.facts() if fact["fact"] == "Opened"]
+        if opened[-1:] != [self.process.pid]:
+            return False  # it does not hold the run yet
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            while self.process.poll() is None and state(self.process.pid) != "T":
+                pause(0.001)
+            if self.process.returncode is not None or self.finished():
+                return False  # it is over, or about to be: nobody holds the run
+            before = self.journal
+            done = subprocess.run(
+                command("resume", self.folder), cwd=self.place, capture_output=True, text=True, timeout=LONG
+            )
+            if done.returncode != 2 or "is being run by" not in done.stderr:
+                self.say(f"a second scheduler was not refused: status {done.returncode}, {done.stderr[-300:]}")
+            if self.journal != before:
+                self.say("a second scheduler wrote to the journal")
+            return True
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    # ---- damage
+
+    def between(self) -> None:
+        """A crash has happened; what else happens before somebody resumes?"""
+        for _ in range(self.chance.randint(0, 2) or (not self.faults.keys() & set(DAMAGE))):
+            if self.damage and (self.folder / "experiment.json").exists() and self.journal:
+                kind = self.damage.pop()
+                if getattr(self, f"do_{kind}")():
+                    self.faults[kind] += 1
+
+    def do_torn(self) -> bool:
+        """The beginning of a line that was being written, as a crash in the middle of it leaves."""
+        line = b'{"n":%d,"fact":"Entered","t":1.0,"member":0,"attempt":1,"crc":"00000000"}' % len(self.facts())
+        with open(self.folder / "journal.jsonl", "ab") as file:
+            file.write(line[: self.chance.randrange(1, len(line) + 1)])
+        return True
+
+    def do_cut(self) -> bool:
+        """The last line loses its end, as a power failure leaves it. What follows from it may be done again."""
+        data = self.journal
+        start = data.rstrip(b"\n").rfind(b"\n") + 1
+        if not data.endswith(b"\n") or not start:
+            return False
+        os.truncate(self.folder / "journal.jsonl", self.chance.randrange(start, len(data) - 1))
+        self.cuts += 1
+        return True
+
+    def do_moved(self) -> bool:
+        to = self.place / f"elsewhere-{secrets.token_hex(2)}" / "moved"
+        to.parent.mkdir()
+        self.folder.rename(to)
+        self.folder = to
+        return True
+
+    def do_touched(self) -> bool:
+        os.utime(self.script)
+        return True
+
+    def do_edited(self) -> bool:
+        with open(self.script, "a") as file:
+            file.write("\n# edited\n")
+        if able().accept and not self.edited:
+            done = subprocess.run(
+                command("resume", self.folder), cwd=self.place, capture_output=True, text=True, timeout=LONG,
+                env={**os.environ, "DRILL": self.tag},
+            )  # fmt: skip
+            if done.returncode != 2 or self.script.name not in done.stderr:
+                self.say(f"an edited script was not refused: status {done.returncode}, {done.stderr[-300:]}")
+        self.edited = True
+        return True
+
+    def do_truncated(self) -> bool:
+        return self.hurt_checkpoint(lambda data: data[: self.chance.randrange(len(data))])
+
+    def do_flipped(self) -> bool:
+        def flip(data: bytes) -> bytes:
+            at = self.chance.randrange(len(data))
+            return data[:at] + bytes([data[at] ^ (1 << self.chance.randrange(8))]) + data[at + 1 :]
+
+        return self.hurt_checkpoint(flip)
+
+    def hurt_checkpoint(self, how: Callable[[bytes], bytes]) -> bool:
+        files = [path for path in sorted(self.folder.glob("members/*/checkpoint/**/*")) if path.is_file()]
+        if not files or self.hurt is not None:
+            return False
+        path = self.chance.choice(files)
+        whole = path.read_bytes()
+        path.chmod(0o600)
+        path.write_bytes(how(whole))
+        path.chmod(0o444)
+        self.hurt = (path, whole)
+        return True
+
+    # ---- the whole
+
+    def play(self) -> Result:
+        began = time.monotonic()
+        try:
+            while self.session():
+                self.between()
+                if self.result.sessions > 12:
+                    self.say("it never ends")
+                    break
+            self.result.complete = self.finished()
+            self.judge()
+        except Exception:
+            self.say(f"the drill itself failed: {traceback.format_exc()}")
+        self.result.seconds = time.monotonic() - began
+        done = self.place / "done"
+        for path in done.iterdir():
+            self.faults[path.name.partition("-")[2]] += 1
+        self.result.faults = dict(self.faults)
+        return self.result
+
+    def judge(self) -> None:
+        if not self.result.complete:
+            self.say("the run is not complete")
+            return
+        wrong = check_run(self.folder, (self.tag,))
+        wrong += [f"{path.name}: {path.read_text()}" for path in sorted(self.place.glob("wrong-*"))[:3]]
+        self.result.valid = not wrong
+        self.result.wrong += wrong
+        before = self.journal
+        last = self.spawn("resume", self.folder, *((able().accept,) if self.edited and able().accept else ()))
+        if last.wait(LONG) != 0 or self.journal != before:
+            self.say(f"a resume of the finished run: status {last.returncode}, journal {len(before)} bytes before, "
+                     f"{len(self.journal)} now")  # fmt: skip
+        self.result.again = list(trained_again(self.facts()))
+        for times in self.result.again:
+            if times > SLOTS + self.cuts:
+                self.say(f"{times} members were trained again after one death of the scheduler, on {SLOTS} slots")
+        ends = Counter(line.split()[1] for line in (self.place / "log").read_text().splitlines() if line[:3] == "out")
+        self.result.twice = sum(times - 1 for times in ends.values())
+        helpers = sum(self.faults[kind] for kind in HELPERS)
+        if self.result.twice > SLOTS * (self.result.deaths + self.cuts + helpers) + self.faults["member"]:
+            self.say(f"{self.result.twice} times a member came to the end of its training once more")
+
+
+def trained_again(facts: list[dict[str, Any]]) -> Iterator[int]:
+    """For each time a scheduler was gone: how many members whose training had begun were begun anew because of it."""
+    going: set[int] = set()
+    lost: list[set[int]] = []
+    owed: dict[int, int] = {}
+    for fact in facts:
+        match fact["fact"]:
+            case "Opened":
+                owed |= dict.fromkeys(going, len(lost))
+                lost.append(set())
+                going.clear()
+            case "Started":
+                if fact["member"] in owed:
+                    lost[owed.pop(fact["member"])].add(fact["member"])
+                going.add(fact["member"])
+            case "Trained" | "Stopped" | "Failed" | "Lost":
+                going.discard(fact["member"])
+    for members in lost[1:]:
+        yield len(members)
+
+
+# ---- processes
+
+
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                found += map(int, file.read().split())
+    return found
+
+
+def below(pid: int) -> list[int]:
+    found = children(pid)
+    for each in found:  # grows on the way
+        found += children(each)
+    return found
+
+
+def words(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
+
+
+def names(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []
+
+
+def says(pid: int, what: str) -> bool:
+    return what in words(pid)
+
+
+def state(pid: int) -> str:
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "-"
+
+
+def pause(seconds: float) -> None:
+    """Leave the core to those who are watched."""
+    select.select([], [], [], seconds)
+
+
+# ---- many runs
+
+
+def drill(seed: int, kinds: Collection[str], keep: Path | None = None, strict: bool = False) -> Result:
+    """One run; its folder is gone afterwards unless it failed."""
+    place = Path(tempfile.mkdtemp(prefix=f"drill-{seed}-", dir=keep)).resolve()
+    plan = draw(seed, kinds)
+    for name in ("faulty.py", "quick.py"):
+        shutil.copy(HERE / "scripts" / name, place)
+    (place / "done").mkdir()
+    (place / "plan.json").write_text(json.dumps({"members": plan.deeds, "experiment": plan.experiment}))
+    told = {"blows": [asdict(blow) for blow in plan.blows], "damage": plan.damage, "start": plan.start, "seed": seed}
+    (place / "drill.json").write_text(json.dumps(told, indent=1))
+    result = Drill(plan, place).play()
+    result.wrong += result.gave_up if strict else []
+    if not result.wrong:
+        shutil.rmtree(place)
+        result.folder = ""
+    return result
+
+
+def possible(only: Collection[str] = (), also: Collection[str] = ()) -> list[str]:
+    """The kinds to draw from. Those this version cannot be asked to bear are left out, with a word."""
+    kinds = [kind for kind in KINDS if kind in only or (not only and (kind not in ON_REQUEST or kind in also))]
+    if not able().deadlines and NEED_DEADLINE & set(kinds):
+        print(f"left out, as there is no --stall-timeout: {', '.join(sorted(NEED_DEADLINE & set(kinds)))}", flush=True)
+        kinds = [kind for kind in kinds if kind not in NEED_DEADLINE]
+    return kinds
+
+
+def hear_interrupts() -> None:
+    """Whoever is started in the background ignores SIGINT, and so would all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def table(results: list[Result], repeat: str) -> str:
+    faults: Counter[str] = Counter()
+    for result in results:
+        faults.update(result.faults)
+    runs = len(results)
+    clean = sorted(seconds for result in results for seconds in result.clean)
+    again = [times for result in results for times in result.again]
+    failed = [result for result in results if result.wrong]
+    three = sum(sum(result.faults.values()) >= 3 for result in results)
+    rows = [
+        ("runs", f"{runs}, {three} of them with 3 faults or more"),
+        ("faults", f"{sum(faults.values())}, {sum(faults.values()) / runs:.1f} a run"),
+        *((f"  {kind}", str(faults[kind])) for kind in KINDS if faults[kind]),
+        ("complete", f"{100 * sum(result.complete for result in results) / runs:.1f} %"),
+        ("valid", f"{100 * sum(result.valid for result in results) / runs:.1f} %"),
+        ("deaths of a scheduler", str(sum(result.deaths for result in results))),
+        (f"processes left {CLEAN:g} s after", str(sum(result.left for result in results))),
+    ]
+    if clean:
+        rows.append(("time to clean after SIGKILL", f"median {statistics.median(clean):.3f} s, max {clean[-1]:.3f} s"))
+    if again:
+        rows.append(("members trained again", f"a death: mean {statistics.mean(again):.2f}, max {max(again)}"))
+    rows.append(("trained to the end once more", str(sum(result.twice for result in results))))
+    rows.append(("seconds a run", f"median {statistics.median(result.seconds for result in results):.1f}"))
+    rows.append(("sessions that gave up", str(sum(len(result.gave_up) for result in results))))
+    rows.append(("failed runs", str(len(failed))))
+    lines = [f"{name:32}{value}" for name, value in rows]
+    for result in results:
+        if result.wrong or result.gave_up:
+            how = "FAILED" if result.wrong else "gave up, and was resumed"
+            lines += ["", f"seed {result.seed} {how}: {repeat.format(result.seed)}   {result.folder}"]
+            lines += [f"    {text}" for text in (*result.wrong, *result.gave_up)]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Random faults in small runs, judged independently.")
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the first run; the next ones count on")
+    parser.add_argument("--only", default="", metavar="KIND,…", help=f"of: {', '.join(KINDS)}")
+    parser.add_argument("--with", dest="also", default="", metavar="KIND,…", help=f"add: {', '.join(ON_REQUEST)}")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--strict", action="store_true", help="a session that gives up fails its run")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where failed runs are kept; else the system's /tmp")
+    args = parser.parse_args()
+    only, also = (set(filter(None, text.split(","))) for text in (args.only, args.also))
+    if unknown := (only | also) - set(KINDS):
+        parser.error(f"no such kind: {', '.join(sorted(unknown))}")
+    hear_interrupts()
+    if args.keep:
+        args.keep.mkdir(parents=True, exist_ok=True)
+    kinds = possible(only, also)
+    options = "".join(f" --{name} {text}" for name, text in (("only", args.only), ("with", args.also)) if text)
+    results = []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for result in pool.map(
+            lambda seed: drill(seed, kinds, args.keep, args.strict), range(args.seed, args.seed + args.runs)
+        ):
+            results.append(result)
+            how = "FAILED" if result.wrong else "valid"
+            faults = ", ".join(f"{kind} {n}" if n > 1 else kind for kind, n in sorted(result.faults.items()))
+            print(
+                f"seed {result.seed}: {how}, {result.sessions} sessions, {result.seconds:.1f} s: {faults}", flush=True
+            )
+    print("\n" + table(results, f"python bench/faults.py --runs 1 --seed {{}}{options}"))
+    if args.json:
+        args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    return 1 if any(result.wrong for result in results) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
