@@ -13,14 +13,13 @@ import asyncio
 import errno
 import os
 import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from . import events
 from .sizes import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from .events import Fact
@@ -49,8 +48,10 @@ class Disk:
         self.on_change: Callable[[str], object] = lambda _: None
         self._stored: dict[int, int] = {}
         self._largest = 0
-        #: members that train, or write what they have trained
-        self._inside = 0
+        #: the first checkpoint is written, and its size not known yet
+        self._first = False
+        #: members that train, or whose checkpoints are being published
+        self._inside: set[int] = set()
         #: bytes that must be free since somebody met a full disk; 0 = nobody has
         self._wanted = 0
         self._paused = ""
@@ -61,21 +62,30 @@ class Disk:
             self._stored[fact.member] = fact.size
             self._largest = max(self._largest, fact.size)
             self._wanted = 0
+        elif isinstance(fact, events.Trained):
+            self._first = not self._largest
         elif isinstance(fact, events.Discarded):
             self._stored.pop(fact.member, None)
+        if isinstance(fact, events.Published | events.Failed | events.Lost | events.Discarded):
+            self._inside.discard(fact.member)
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Somebody writes who has been let in."""
-        self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
+    async def room(self, member: int) -> None:
+        """Wait until this member may begin."""
+        while self._budget is not None and self._first and not self._largest and self._inside:
+            await asyncio.sleep(PERIOD / 10)
+        await self._wait(self._why_not)
+        self._inside.add(member)
 
-    async def room(self) -> None:
-        """Wait until one more member may begin."""
-        while reason := self._why_not():
+    def leave(self, member: int) -> None:
+        """It does not begin after all."""
+        self._inside.discard(member)
+
+    async def again(self) -> None:
+        """Wait until there is more room than there was, for one that has begun."""
+        await self._wait(self._short)
+
+    async def _wait(self, why_not: Callable[[], str]) -> None:
+        while reason := why_not():
             self._say(reason)
             await asyncio.sleep(PERIOD)
         self._say("")
@@ -98,13 +108,16 @@ class Disk:
     def _reserve(self) -> int:
         return min(RESERVE, self._look()[1] // 8)
 
+    def _short(self, need: int = 0) -> str:
+        free, need = self._look()[0], max(need, self._wanted)
+        return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted" * (free < need)
+
     def _why_not(self) -> str:
-        free, _ = self._look()
-        need = max(self._wanted, self._largest * (self._inside + 1) + self._reserve())
-        if free < need:
-            return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted"
+        coming = self._largest * (len(self._inside) + 1)
+        if short := self._short(coming + self._reserve()):
+            return short
         if self._budget is not None and self._inside:  # one at a time always may: else nothing would ever be let go of
-            used = sum(self._stored.values()) + self._largest * (self._inside + 1)
+            used = sum(self._stored.values()) + coming
             if used > self._budget:
                 return f"its checkpoints would take {format_bytes(used)} of {format_bytes(self._budget)} (--disk)"
         return ""

@@ -241,10 +241,11 @@ class Scheduler:
     async def _train(self, member: Member, attempt: int) -> None:
         """A member's life: a slot, a process, what it says, how it ended."""
         await asyncio.sleep(pause(member.failures + max(0, member.losses_in_a_row - 1)))
-        await self._disk.room()
-        with self._disk.inside():
-            if await self._whole(member.parent) and member.state is State.TRAINING:
-                await self._attempt(member, attempt)
+        await self._disk.room(member.id)
+        if await self._whole(member.parent) and member.state is State.TRAINING:
+            await self._attempt(member, attempt)
+        else:
+            self._disk.leave(member.id)
 
     async def _attempt(self, member: Member, attempt: int) -> None:
         score: float | None = None
@@ -321,7 +322,7 @@ class Scheduler:
                 if not is_full(error):
                     raise
                 self._disk.full()
-                await self._disk.room()
+                await self._disk.again()
 
     async def _whole(self, parent: Member | None) -> bool:
         """Is the parent's checkpoint still what was published? Read once a session; one of this session is."""
@@ -360,7 +361,7 @@ class Scheduler:
             except CheckpointError as error:
                 if is_full(error):  # what was trained is there; the little that is missing will find room
                     self._disk.full()
-                    await self._disk.room()
+                    await self._disk.again()
                     continue
                 await self._clear(places.attempt(attempt))
                 self.turn(events.Failed(t=self._clock.now(), reason=str(error), **names))
