@@ -71,8 +71,6 @@ class Disk:
 
     async def room(self, member: int) -> None:
         """Wait until this member may begin."""
-        while self._budget is not None and self._first and not self._largest and self._inside:
-            await asyncio.sleep(PERIOD / 10)
         await self._wait(self._why_not)
         self._inside.add(member)
 
@@ -113,6 +111,8 @@ class Disk:
         return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted" * (free < need)
 
     def _why_not(self) -> str:
+        if self._budget is not None and self._first and not self._largest and self._inside:
+            return "the size of the first checkpoint is not known yet"
         coming = self._largest * (len(self._inside) + 1)
         if short := self._short(coming + self._reserve()):
             return short

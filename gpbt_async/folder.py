@@ -115,7 +115,7 @@ class Folder:
 
     def _is_husk(self) -> bool:
         """Empty, or what a launch leaves that was killed before it knew its experiment: nobody's. The lock decides."""
-        left = {self.lock_file.name, self.control.name, self.members.name}
+        left = {self.lock_file.name, self.control.name, self.members.name, f".{self.experiment.name}.part"}
         return set(os.listdir(self.path)) <= left and not (self.members.exists() and os.listdir(self.members))
 
     @classmethod

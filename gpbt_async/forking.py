@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections import deque
@@ -43,7 +44,9 @@ if "GLIBC_TUNABLES" not in os.environ:
 
 
 class ZygoteDied(ScriptError):
-    """It died while it imported the script."""
+    """It died while it imported the script. killed: by SIGKILL, which is hardly the script's doing."""
+
+    killed = False
 
 
 def file_of(what: dict[str, Any]) -> str:
@@ -140,7 +143,9 @@ class Zygote:
             told = gone.result()
             if isinstance(told, processes.Lost):
                 raise LaunchError(describe(told))
-            raise ZygoteDied(f"the process that imports the script died: {describe(told)}{self.last_words()}")
+            died = ZygoteDied(f"the process that imports the script died: {describe(told)}{self.last_words()}")
+            died.killed = told == -signal.SIGKILL
+            raise died
         return declared.result()
 
     def last_words(self) -> str:

@@ -122,7 +122,9 @@ class Launcher:
 
     async def _open(self, what: dict[str, Any]) -> dict[str, Any]:
         self._what = what
-        declaration = await self._start_zygote()
+        declaration: dict[str, Any] | None = None
+        while declaration is None:
+            declaration = await self._imported()
         if declaration["cuda"] is not None and not self.exec:
             self.exec = True
             self._log(
@@ -132,6 +134,19 @@ class Launcher:
         if self.exec or (declaration["experiment"] or {}).get("command"):
             self._end_zygote()  # it has told all it knows, and would only hold memory, a GPU's perhaps
         return declaration
+
+    async def _imported(self) -> dict[str, Any] | None:
+        """Import the script; None to try again, as somebody has killed what imported it."""
+        try:
+            return await self._start_zygote()
+        except (LaunchError, ZygoteDied) as error:
+            if not self._guardian.alive:
+                await self._mend(False)
+            elif isinstance(error, ZygoteDied) and error.killed:
+                self._count_death("process that imports the script was killed")
+            else:
+                raise
+            return None
 
     async def _start_zygote(self) -> dict[str, Any]:
         assert self._what is not None
@@ -162,15 +177,19 @@ class Launcher:
 
     async def spawn_helper(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[socket.socket, int]:
         """A program below the guardian, whose descriptor 3 is the other end of the socket. Returns socket and pidfd."""
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                fds = {3: theirs.fileno(), 1: self._output, 2: self._output}
-                child = await self._guardian.spawn(argv, env, fds)
-        except BaseException:
-            ours.close()
-            raise
-        return ours, child.pidfd
+        while True:
+            await self._mend(False)
+            guardian = self._guardian.pid
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    fds = {3: theirs.fileno(), 1: self._output, 2: self._output}
+                    child = await self._guardian.spawn(argv, env, fds)
+                return ours, child.pidfd
+            except BaseException as error:
+                ours.close()
+                if not isinstance(error, LaunchError) or (self._guardian.alive and self._guardian.pid == guardian):
+                    raise
 
     # -- members
 
@@ -204,8 +223,10 @@ class Launcher:
     async def _attempt(self, begin: wire.Begin, argv: Sequence[str] | None) -> Worker | None:
         """A worker that has said Hello; None to try again."""
         forked = argv is None and not self.exec
+        guardian, zygote = self._guardian.pid, self._zygote
         try:
             await self._mend(forked)
+            guardian, zygote = self._guardian.pid, self._zygote
             if argv is not None:
                 return await self._program(begin, argv)
             if not forked:
@@ -215,7 +236,8 @@ class Launcher:
         except LaunchError as error:
             if isinstance(error.__cause__, OSError):
                 raise  # not even a guardian
-            alive = self._guardian.alive and (not forked or (self._zygote is not None and self._zygote.alive))
+            alive = self._guardian.alive and self._guardian.pid == guardian  # not one that another has started since
+            alive &= not forked or (zygote is not None and zygote.alive and zygote is self._zygote)
             if alive or self._deaths > DEATHS:
                 raise  # nobody died, so the machine refuses; or too many did
             return None

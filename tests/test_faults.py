@@ -113,7 +113,6 @@ def test_who_was_trained_again() -> None:
 # ---- what the drill has found, without chance
 
 
-@pytest.mark.xfail(reason="owed: the second takes the new guardian for one that refused", strict=False)
 async def test_two_members_being_started_outlive_the_guardian(tmp_path: Path) -> None:
     async with Launcher("both-start", cwd=tmp_path, start="exec") as launcher:
         await launcher.open_script(ZOO)
@@ -132,7 +131,6 @@ async def test_two_members_being_started_outlive_the_guardian(tmp_path: Path) ->
         assert not [worker for worker in workers if isinstance(worker, BaseException)]
 
 
-@pytest.mark.xfail(reason="owed: only a member's start mends; a searcher's finds no guardian", strict=False)
 async def test_a_searcher_can_be_started_after_the_guardian_has_died(tmp_path: Path) -> None:
     async with Launcher("searcher-start", cwd=tmp_path) as launcher:
         await launcher.open_script(ZOO)
