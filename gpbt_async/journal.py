@@ -57,7 +57,9 @@ def _unseal(line: bytes) -> dict[str, Any]:
     body, _, crc = line.rpartition(b',"crc":"')
     if crc != b'%08x"}' % zlib.crc32(body):
         raise ValueError("the line is not as it was written")
-    flat: dict[str, Any] = json.loads(body + b"}")
+    flat = json.loads(body + b"}")
+    if not isinstance(flat, dict):
+        raise ValueError("no JSON object")
     return flat
 
 
@@ -92,7 +94,7 @@ class Reader:
                     facts.append(self._fact(line))
                 else:
                     self._header(line)
-            except (ValueError, TypeError, AttributeError, OverflowError) as error:  # whatever damage makes of JSON
+            except (ValueError, RecursionError) as error:
                 raise JournalError(f"{self.path}, line {self.lines + 1}: {error}: {line[:60]!r}") from None
             self.lines += 1
             self.offset += len(line) + 1
@@ -100,7 +102,7 @@ class Reader:
 
     def _header(self, line: bytes) -> None:
         flat = _unseal(line)
-        self.version = str(flat.get("version"))
+        self.version = str(flat.get("version"))[:80]
         if flat.get("journal") != FORMAT:
             raise ValueError(f"not a journal this version can read (written by gpbt-async {self.version})")
 
@@ -108,7 +110,7 @@ class Reader:
         flat = _unseal(line)
         expected = self.lines - 1
         if flat.get("n") != expected:
-            raise ValueError(f"fact {flat.get('n')} where {expected} must stand: lines were lost or doubled")
+            raise ValueError(f"fact {flat.get('n')!r:.20} where {expected} must stand: lines were lost or doubled")
         try:
             return from_json(flat)
         except ValueError as error:

@@ -163,7 +163,8 @@ class Lineage:
                 member.slot = fact.slot
                 return []  # what was decided stands
             case events.Entered():
-                self._expect(fact, State.TRAINING)
+                if self._expect(fact, State.TRAINING).slot is None:
+                    raise JournalError(f"{fact!r}: the attempt was not started")
                 return []
             case events.Judged():
                 member = self._expect(fact, State.TRAINING)

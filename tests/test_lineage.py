@@ -703,3 +703,11 @@ def test_of_two_as_good_the_elder_generation_comes_first() -> None:
         tree.settle(member, State.FINISHED)
     assert tree.best is tree.by_path[(1,)]
     assert [tree.members[id].path for _, id in tree.rivals(1, plus=True)] == [(1,), (0, 0), (1, 0), (0,)]
+
+
+def test_entering_without_a_start_is_refused() -> None:
+    driver = Driver(settings(), 1, random.Random(0))
+    driver.open()
+    driver.turn()  # the first root is asked for, and from then on to be started
+    with pytest.raises(JournalError, match="was not started"):
+        driver.lineage.handle(events.Entered(t=1.0, member=0, attempt=1))
