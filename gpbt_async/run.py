@@ -269,6 +269,8 @@ class Run:
             finally:
                 store.close()
             await self._close(ended.reason)
+        else:
+            await self._write_down()  # it may have been killed after it had said so in the journal
         if ended.reason:
             raise RunFailed(f"the run has failed already: {ended.reason}; see {self.folder.path}")
 
@@ -316,6 +318,9 @@ class Run:
         self._note(closed)
         self._tell(closed)
         await self._opening.journal.durable()
+        await self._write_down()
+
+    async def _write_down(self) -> None:
         await write_json(self.folder.schedule, results.schedule(self.lineage))
         await write_json(self.folder.summary, self.summary())
 

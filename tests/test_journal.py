@@ -234,7 +234,7 @@ TRAINED = {**ENTERED, "fact": "Trained", "score": 1.0, "metrics": {}, "seconds":
         ({**SUGGESTED, "asked": []}, "asked is"),
         ({**TRAINED, "metrics": {"loss": None}}, "metrics is None"),
         ({**TRAINED, "score": "much"}, "score is 'much'"),
-        ({"n": 0, "fact": "Judged", "t": 1.0, "member": 0, "attempt": 1, "score": None}, "without a score"),
+        ({"n": 0, "fact": "Judged", "t": 1.0, "member": 0, "attempt": 1, "score": None}, "Judged without a score"),
     ],
 )
 def test_a_field_of_the_wrong_type_is_damage_whatever_its_checksum(
