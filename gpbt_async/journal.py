@@ -157,8 +157,9 @@ class Journal:
         return cls(reader.path, fd, size, facts)
 
     def replay(self) -> list[Fact]:
-        """The facts that stood in the journal when it was opened, in order."""
-        return list(self._found)
+        """The facts that stood in the journal when it was opened, in order; once, as they are not kept after that."""
+        found, self._found = self._found, []
+        return found
 
     def append(self, fact: Fact) -> None:
         """Hand the fact to the kernel; from here on it survives this process. Raises JournalError.
