@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
+from sys import intern
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -347,7 +348,7 @@ def _scalars(name: str, value: Any) -> dict[str, Any]:
     for each in _map(name, value).values():
         if not isinstance(each, str | int | float | None):
             raise _wrong(name, each)
-    return dict(value)
+    return {intern(each): scalar for each, scalar in value.items()}
 
 
 def _number(name: str, value: Any) -> float:
@@ -361,7 +362,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _numbers(name: str, value: Any) -> dict[str, float]:
-    return {each: _number(name, number) for each, number in _map(name, value).items()}
+    return {intern(each): _number(name, number) for each, number in _map(name, value).items()}
 
 
 def _gpus(name: str, value: Any) -> tuple[dict[str, Any], ...]:

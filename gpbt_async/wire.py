@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from math import isfinite
+from sys import intern
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .errors import LaunchError
@@ -198,6 +199,7 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, Number]:
     """`plain`, backwards. Raises WireError when a value is no number."""
     out: dict[str, Number] = {}
     for name, value in metrics.items():
+        name = intern(name)  # a run remembers the metrics of every member, under the same few names
         if isinstance(value, str) and value in NON_FINITE:
             out[name] = NON_FINITE[value]
         elif isinstance(value, int | float):
