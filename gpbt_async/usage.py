@@ -172,7 +172,8 @@ class Usage:
             self._slots[index].returned = returned
             self._last = returned if self._last is None else max(self._last, returned)
             self._settle()
-        self._set(index, "free", fact.t)
+        if index not in self._where.values():  # or another was told to have started in it: a damaged journal
+            self._set(index, "free", fact.t)
 
     def _explain(self, t: float, lineage: Lineage) -> None:
         """Give every slot that holds no member the cause the engine has for it now."""
