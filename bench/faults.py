@@ -88,7 +88,7 @@ def able() -> Able:
         subprocess.run([*command(verb), "--help"], capture_output=True, text=True, check=True, timeout=LONG).stdout
         for verb in ("launch", "resume")
     ]
-    accept = re.search(r"--[a-z-]*(?:script|edited|changed|code)[a-z-]*", helps[1])
+    accept = re.search(r"--[a-z-]*(?:edited|changed|code)[a-z-]*", helps[1])
     return Able("--stall-timeout" in helps[0], accept.group() if accept else "")
 
 

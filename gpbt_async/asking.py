@@ -121,7 +121,7 @@ class _Process:
         del self._received[: end + 1]
         try:
             return json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _Unusable(f"the searcher process answers nonsense: {line[:80]!r}") from None
 
     async def end(self) -> None:

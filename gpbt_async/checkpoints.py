@@ -255,7 +255,7 @@ def _manifest_of(folder: Path) -> dict[str, Any] | None:
         files = manifest["files"]
         whole = manifest["checkpoint"] == FORMAT and manifest["digest"] == _combined(files)
         whole = whole and manifest["size"] == sum(file["size"] for file in files)
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
     return manifest if whole else None
 

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 #: seconds that NVML may take on, once it has been told that it hangs
 PATIENCE = 50.0
+#: CPU slots; no journal may tell of more (codec.MOST_SLOTS)
+MOST = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,8 @@ async def discover(
         raise DeviceError(f"--slots {slots} asks for CPU slots and --gpus {gpus} for GPUs: give only one")
     if slots is not None and slots < 1:
         raise DeviceError(f"--slots {slots}: at least 1 slot is needed")
+    if slots is not None and slots > MOST:
+        raise DeviceError(f"--slots {slots}: at most {MOST} are possible")
     cores = usable_cores()
     if slots is not None or gpus == "none" or (gpus is None and not wanted.need):
         return Slots(_slots_of_cpu(cores, wanted, warn))

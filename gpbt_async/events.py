@@ -14,7 +14,6 @@ something, the first when early stopping is on, is journaled as `Judged`.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -272,60 +271,3 @@ class Finish(Command):
     """Nothing is left to do. `reason` is empty when the run has finished, else why it failed."""
 
     reason: str
-
-
-# ---- to and from JSON
-
-_FACTS: dict[str, type[Fact]] = {
-    c.__name__: c
-    for c in (
-        Opened, Capacity, Sampled, Suggested, Started, Entered, Judged, Trained, Stopped, Published, Failed, Lost,
-        Damaged, Paused, Discarded, Closed,
-    )
-}  # fmt: skip
-
-
-def to_json(fact: Fact) -> dict[str, Any]:
-    """A flat JSON object: the fact's name under "fact", then its fields.
-
-    Non-finite numbers, which JSON lacks, are written as the strings "NaN", "Infinity", "-Infinity"; they occur only
-    in scores and metrics.
-    """
-    flat: dict[str, Any] = {"fact": type(fact).__name__}
-    for each in dataclasses.fields(fact):
-        flat[each.name] = getattr(fact, each.name)
-    if isinstance(fact, Trained | Stopped | Judged):
-        flat["score"] = _spell(fact.score)
-    if isinstance(fact, Trained | Stopped):
-        flat["metrics"] = {name: _spell(value) for name, value in fact.metrics.items()}
-    return flat
-
-
-def from_json(flat: Mapping[str, Any]) -> Fact:
-    """The fact a JSON object tells. Raises ValueError when it is none; unknown fields are ignored."""
-    kind = _FACTS.get(str(flat.get("fact")))
-    if kind is None:
-        raise ValueError(f"{flat.get('fact')!r} is no fact")
-    fields = {f.name: flat[f.name] for f in dataclasses.fields(kind) if f.name in flat}
-    if kind is Opened:
-        fields.setdefault("rules", 0)
-    if kind in (Trained, Stopped, Judged):
-        fields["score"] = _read(fields.get("score"))
-    if kind in (Trained, Stopped):
-        fields["metrics"] = {name: _read(value) for name, value in fields.get("metrics", {}).items()}
-    if kind is Sampled:
-        fields["gpus"] = tuple(fields.get("gpus", ()))
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
-
-
-def _spell(value: float | None) -> float | str | None:
-    if value is None or value - value == 0.0:
-        return value
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-
-
-def _read(value: float | str | None) -> float | None:
-    return value if value is None else float(value)

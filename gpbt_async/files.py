@@ -106,7 +106,7 @@ def read_json(path: Path) -> Any:
     with explained("cannot read", path):
         try:
             return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FolderError(f"cannot read {path}: {error}") from None
 
 

@@ -30,8 +30,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .codec import from_json, to_json
 from .errors import JournalError
-from .events import from_json, to_json
 from .files import reserve, sync
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def _unseal(line: bytes) -> dict[str, Any]:
     body, _, crc = line.rpartition(b',"crc":"')
     if crc != b'%08x"}' % zlib.crc32(body):
         raise ValueError("the line is not as it was written")
-    flat: dict[str, Any] = json.loads(body + b"}")
+    flat = json.loads(body + b"}")
+    if not isinstance(flat, dict):
+        raise ValueError("no JSON object")
     return flat
 
 
@@ -94,7 +96,7 @@ class Reader:
                     facts.append(self._fact(line))
                 else:
                     self._header(line)
-            except (ValueError, TypeError, AttributeError, OverflowError) as error:  # whatever damage makes of JSON
+            except (ValueError, RecursionError) as error:
                 raise JournalError(f"{self.path}, line {self.lines + 1}: {error}: {line[:60]!r}") from None
             self.lines += 1
             self.offset += len(line) + 1
@@ -102,7 +104,7 @@ class Reader:
 
     def _header(self, line: bytes) -> None:
         flat = _unseal(line)
-        self.version = str(flat.get("version"))
+        self.version = str(flat.get("version"))[:80]
         if flat.get("journal") != FORMAT:
             raise ValueError(f"not a journal this version can read (written by gpbt-async {self.version})")
 
@@ -110,7 +112,7 @@ class Reader:
         flat = _unseal(line)
         expected = self.lines - 1
         if flat.get("n") != expected:
-            raise ValueError(f"fact {flat.get('n')} where {expected} must stand: lines were lost or doubled")
+            raise ValueError(f"fact {flat.get('n')!r:.20} where {expected} must stand: lines were lost or doubled")
         try:
             return from_json(flat)
         except ValueError as error:
@@ -161,8 +163,9 @@ class Journal:
         return cls(reader.path, fd, size, facts)
 
     def replay(self) -> list[Fact]:
-        """The facts that stood in the journal when it was opened, in order."""
-        return list(self._found)
+        """The facts that stood in the journal when it was opened, in order; once, as they are not kept after that."""
+        found, self._found = self._found, []
+        return found
 
     def append(self, fact: Fact) -> None:
         """Hand the fact to the kernel; from here on it survives this process. Raises JournalError.

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from .experiment import Settings
     from .space import Config
 
-#: why a slot stands idle: the searcher has not answered; members of the generation above are still being published;
-#: too few of them have finished; or nothing is left to issue (or as many members train as the population allows)
+#: why a slot stands idle: the searcher has not answered; the generation above is still being published; too few of it
+#: have finished; or nothing is left to issue (or as many members train as the population allows)
 Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
 
 #: so many members failed for good, all others too, and none ever trained: the script fails, burn no budget on it
@@ -161,7 +161,8 @@ class Lineage:
                 member.slot = fact.slot
                 return []  # what was decided stands
             case events.Entered():
-                self._expect(fact, State.TRAINING)
+                if self._expect(fact, State.TRAINING).slot is None:
+                    raise JournalError(f"{fact!r}: the attempt was not started")
                 return []
             case events.Judged():
                 member = self._expect(fact, State.TRAINING)
@@ -186,12 +187,11 @@ class Lineage:
                     self._wait(member)
             case events.Damaged():
                 self._damaged(self._expect(fact, State.FINISHED), fact.reason)
-            case events.Discarded() | events.Closed() | events.Sampled() | events.Paused():
-                if isinstance(fact, events.Discarded):
-                    self._discarding.pop(fact.member, None)
+            case events.Discarded():
+                self._discarding.pop(fact.member, None)
                 return []
-            case _:
-                raise TypeError(f"{fact!r} is not a fact of the journal")
+            case _:  # it decides nothing
+                return []
         return self._decide()
 
     def outstanding(self) -> list[Command]:

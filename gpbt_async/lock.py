@@ -94,7 +94,7 @@ def _flock(fd: int, how: int) -> bool:
 def _read(fd: int) -> dict[str, Any]:
     try:
         held = json.loads(os.pread(fd, 4096, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return held if isinstance(held, dict) else {}
 

@@ -237,8 +237,8 @@ class Line:
         for line in lines:
             try:
                 message = json.loads(line)
-                count = int(message.get("fds", 0))
-            except (ValueError, AttributeError, TypeError):
+                count = max(0, int(message.get("fds", 0)))
+            except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
                 continue
             found.append((message, self._fds[:count]))
             del self._fds[:count]

@@ -270,17 +270,19 @@ class Run:
         ended = self.lineage.ended
         assert ended is not None
         self.how = "failed" if ended.reason else "finished"
+        store = Store()
+        try:
+            store.sweep(self.folder.members, set())
+            for command in self.lineage.outstanding():
+                if isinstance(command, events.Discard):
+                    await store.discard(self.folder.member(command.member).checkpoint)
+                    self._note(events.Discarded(t=self._clock.now(), member=command.member))
+        finally:
+            store.close()
         if not self._opening.closed:
-            store = Store()
-            try:
-                store.sweep(self.folder.members, set())
-                for command in self.lineage.outstanding():
-                    if isinstance(command, events.Discard):
-                        await store.discard(self.folder.member(command.member).checkpoint)
-                        self._note(events.Discarded(t=self._clock.now(), member=command.member))
-            finally:
-                store.close()
             await self._close(ended.reason)
+        elif not (self.folder.summary.exists() and self.folder.schedule.exists()):
+            await self._write_down()  # lost, or of a version that said so in the journal first
         if ended.reason:
             raise RunFailed(f"the run has failed already: {ended.reason}; see {self.folder.path}")
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from .asks import Observation, Path, path_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .space import Config, Space
 
@@ -78,8 +78,8 @@ class Member:
     #: its published checkpoint was found not to be what it was
     damaged: bool = False
     slot: int | None = None
-    #: by child index
-    children: list[Member] = field(default_factory=list)
+    #: by child index; a list from the first child on, which most members never have
+    children: Sequence[Member] = ()
     #: children issued and not settled
     unsettled: int = 0
 
@@ -163,13 +163,20 @@ class Tree:
         if parent is None:
             self.pending_roots[member.id] = member
         else:
-            parent.children.append(member)
+            parent.children = self._with(parent.children, member)
             parent.unsettled += 1
             counts = self.generations[generation].by_parent
             if parent.id not in counts:
                 insort(self.generations[generation].with_parents, (parent.rank_key, parent.id))
             counts[parent.id] = counts.get(parent.id, 0) + 1
         return member
+
+    @staticmethod
+    def _with(children: Sequence[Member], child: Member) -> Sequence[Member]:
+        if isinstance(children, list):
+            children.append(child)
+            return children
+        return [child]
 
     def settle(self, member: Member, state: State) -> None:
         """The member has finished or failed, for good."""
@@ -182,8 +189,9 @@ class Tree:
         else:
             member.parent.unsettled -= 1
         if state is State.FINISHED:
-            insort(generation.ranking, (member.rank_key, member.id))
-            insort(generation.with_parents, (member.rank_key, member.id))
+            place = (member.rank_key, member.id)
+            insort(generation.ranking, place)
+            insort(generation.with_parents, place)
             if self.best is None or member.rank_key < self.best.rank_key:
                 self.best = member
 

@@ -40,7 +40,7 @@ class _Slot:
 
 @dataclass(slots=True)
 class Usage:
-    """Totals in seconds. `busy` + sum of `idle` = slots · `wall`, summed over sessions."""
+    """Totals in seconds. `busy` + sum of `idle` = slots · `wall`, summed over sessions; read them off `so_far`."""
 
     busy: float = 0.0
     wall: float = 0.0
@@ -51,6 +51,7 @@ class Usage:
     turnovers: list[float] = field(default_factory=list)
     slots: int = 0
     _slots: dict[int, _Slot] = field(default_factory=dict)
+    #: what is not inside the window yet
     _spans: list[tuple[str, float, float]] = field(default_factory=list)
     _first: float | None = None
     #: when the session began; how many slots could be used just now
@@ -105,11 +106,7 @@ class Usage:
         if self._first is not None and self._last is not None:
             open_spans = [(slot.state, slot.since, self._last) for slot in self._slots.values()]
             for state, begin, end in (*self._spans, *open_spans):
-                seconds = min(end, self._last) - max(begin, self._first)
-                if seconds > 0 and state == BUSY:
-                    self.busy += seconds
-                elif seconds > 0:
-                    self.idle[state] += seconds
+                self._add(state, min(end, self._last) - max(begin, self._first))
             self.wall += self._last - self._first
             self.offered += (self._last - self._first) * len(self._slots)
         self._spans.clear()
@@ -117,6 +114,25 @@ class Usage:
         self._inside.clear()
         self._where.clear()
         self._first = self._last = None
+
+    def _add(self, state: str, seconds: float) -> None:
+        if seconds > 0 and state == BUSY:
+            self.busy += seconds
+        elif seconds > 0:
+            self.idle[state] += seconds
+
+    def _settle(self) -> None:
+        """Add up the spans that lie inside the window, which only grows: kept, they would be most of a run's memory."""
+        assert self._first is not None
+        assert self._last is not None
+        kept = []
+        for span in self._spans:
+            state, begin, end = span
+            if self._first <= begin and end <= self._last:
+                self._add(state, end - begin)
+            else:
+                kept.append(span)
+        self._spans = kept
 
     def so_far(self) -> Usage:
         """The totals as they stand now, as if the session had ended with the last `train` returned."""
@@ -161,7 +177,9 @@ class Usage:
             self._set(index, "start", returned)
             self._slots[index].returned = returned
             self._last = returned if self._last is None else max(self._last, returned)
-        self._set(index, "free", fact.t)
+            self._settle()
+        if index not in self._where.values():  # or another was told to have started in it: a damaged journal
+            self._set(index, "free", fact.t)
 
     def _explain(self, t: float, lineage: Lineage) -> None:
         """Give every slot that holds no member the cause the engine has for it now."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from math import isfinite
+from sys import intern
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .errors import LaunchError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 VERSION = 1
 #: the longest line: far above any honest report, far below what would hurt the scheduler
 LIMIT = 1 << 20
+#: seconds: longer than any machine has been up, and no time that was measured
+_EVER = 1e12
 
 Number: TypeAlias = "int | float"
 Scalar: TypeAlias = "str | int | float | bool | None"
@@ -153,20 +156,23 @@ def encode(message: Message) -> bytes:
 def decode(line: bytes) -> Message:
     """The message in one line. Raises WireError."""
     body = loads(line)
-    kind = _KINDS.get(str(body.pop("type", None)))
+    name = body.pop("type", None)
+    kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise WireError(f"not a message of this program: {_shown(line)}")
     if body.get("version", VERSION) != VERSION:
-        raise WireError(f"version {body['version']} of the messages; this program speaks version {VERSION}")
+        raise WireError(f"version {_said(body['version'])} of the messages; this program speaks version {VERSION}")
     for name, value in body.items():
         allowed = _TYPES.get(name, ())
         # True is an int to Python; to a protocol it is not
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            raise WireError(f"{name}={value!r} in {_shown(line)}")
+            raise WireError(f"{name:.80}={_said(value)} in {_shown(line)}")
     if isinstance(body.get("metrics"), dict) is not (kind is Report):
-        raise WireError(f"metrics={body.get('metrics')!r:.80} in {_shown(line)}")
+        raise WireError(f"metrics={_said(body.get('metrics'))} in {_shown(line)}")
     if kind is Report:
         body["metrics"] = numbers(body["metrics"])
+    if "at" in body and not abs(body["at"]) < _EVER:  # 1e999 is JSON, and infinite
+        raise WireError(f"at={_said(body['at'])} in {_shown(line)}")
     try:
         return kind(**body)  # type: ignore[no-any-return]
     except TypeError as error:
@@ -193,12 +199,13 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, Number]:
     """`plain`, backwards. Raises WireError when a value is no number."""
     out: dict[str, Number] = {}
     for name, value in metrics.items():
+        name = intern(name)  # a run remembers the metrics of every member, under the same few names
         if isinstance(value, str) and value in NON_FINITE:
             out[name] = NON_FINITE[value]
         elif isinstance(value, int | float):
             out[name] = value
         else:
-            raise WireError(f"metric {name!r} is {value!r:.80}, not a number")
+            raise WireError(f"metric {name!r:.80} is {_said(value)}, not a number")
     return out
 
 
@@ -231,6 +238,11 @@ def _written(value: float) -> str:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _said(value: object) -> str:
+    """A value for people; never long, and never so deep that telling of it fails."""
+    return f"a {type(value).__name__}" if isinstance(value, dict | list) else f"{value!r:.80}"
 
 
 def _shown(line: bytes) -> str:

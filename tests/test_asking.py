@@ -188,6 +188,7 @@ async def test_a_hung_process_is_killed_and_replaced(room, reads):
         b'{"id": 1}\n',
         b'{"id": 1, "config": 3}\n',
         b'{"id": 1, "config": {"lr": 0.5',
+        b"[" * 100_000 + b"\n",
     ],
 )
 async def test_nonsense_is_a_reason_to_start_again(room, nonsense):

@@ -65,7 +65,8 @@ MAY: dict[str, set[str]] = {
     "devices": {"cards", "errors", "health", "nvml", "packing", "slot", "visible", "watch"},
     # rooms: files
     "files": {"errors"},
-    "journal": VOCABULARY | {"files"},
+    "codec": {"events"},
+    "journal": {"codec", "errors", "events", "files"},
     "checkpoints": {"errors", "files"},
     "lock": {"errors", "files"},
     "folder": {"errors", "files", "lock"},

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gpbt_async import events
+from gpbt_async import codec, events
 from gpbt_async.errors import JournalError
 from gpbt_async.lineage import LOSSES, Lineage
 from gpbt_async.tree import Member, State
@@ -609,10 +609,10 @@ def test_an_answer_to_an_ask_that_was_withdrawn_meanwhile_is_not_taken_for_the_n
 
 def test_a_journal_of_before_is_replayed_by_the_rules_it_was_written_under() -> None:
     """It took late answers, never failed who was lost, and rounded k down; what comes after is by today's rules."""
-    told = events.to_json(events.Opened(t=0, slots=1, version="v", pid=1))
-    assert events.from_json(told) == events.Opened(t=0, slots=1, version="v", pid=1, rules=events.RULES)
+    told = codec.to_json(events.Opened(t=0, slots=1, version="v", pid=1))
+    assert codec.from_json(told) == events.Opened(t=0, slots=1, version="v", pid=1, rules=events.RULES)
     del told["rules"]
-    old = events.from_json(told)
+    old = codec.from_json(told)
     assert isinstance(old, events.Opened)
     assert old.rules == 0
     hand = Hand(old.rules)
@@ -744,3 +744,11 @@ def test_of_two_as_good_the_elder_generation_comes_first() -> None:
         tree.settle(member, State.FINISHED)
     assert tree.best is tree.by_path[(1,)]
     assert [tree.members[id].path for _, id in tree.rivals(1, plus=True)] == [(1,), (0, 0), (1, 0), (0,)]
+
+
+def test_entering_without_a_start_is_refused() -> None:
+    driver = Driver(settings(), 1, random.Random(0))
+    driver.open()
+    driver.turn()  # the first root is asked for, and from then on to be started
+    with pytest.raises(JournalError, match="was not started"):
+        driver.lineage.handle(events.Entered(t=1.0, member=0, attempt=1))

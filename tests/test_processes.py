@@ -196,7 +196,7 @@ def test_a_guardian_survives_bad_messages_and_signals(ward: Ward) -> None:
         ward.process.send_signal(number)
     for bad in ({}, {"op": "dance"}, {"op": "spawn"}, {"op": "spawn", "tag": 1, "argv": 5}):
         assert ward.ask(bad)[0]["op"] == "failed"
-    ward.line.sock.sendall(b"\xff\n{}\n")
+    ward.line.sock.sendall(b'\xff\n{"fds":1e999}\n' + b"[" * 100_000 + b"\n{}\n")
     assert ward.hear()[0]["op"] == "failed"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from driver import check, snapshot
 
-from gpbt_async import events, searchers
+from gpbt_async import codec, events, searchers
 from gpbt_async.experiment import Settings
 from gpbt_async.lineage import Lineage
 from gpbt_async.simulate import Interval, Landscape, Simulation, Task, heavy_tailed
@@ -49,7 +49,7 @@ def simulate(
 
 
 def journal(simulation: Simulation) -> bytes:
-    return b"".join(json.dumps(events.to_json(f), sort_keys=True).encode() + b"\n" for f in simulation.facts)
+    return b"".join(json.dumps(codec.to_json(f), sort_keys=True).encode() + b"\n" for f in simulation.facts)
 
 
 @pytest.mark.parametrize("early_stop", [(), ("median", "generation")])

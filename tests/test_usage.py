@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -160,3 +161,29 @@ def test_the_measures_by_hand() -> None:
     assert measured["parents_duration_ratio"] == pytest.approx((6 / 5 + (14 / 3) / 4) / 2)
     # of generation 0 the best two are 1 and 2: member 3's two children are outside; of generation 1 they are 4 and 6
     assert measured["parents_outside_top_k"] == pytest.approx(2 / 7)
+
+
+def test_a_long_session_is_not_kept_span_by_span() -> None:
+    """Thousands of members in one session are totals and turnovers, or the scheduler would grow with them."""
+    driver = Driver(settings(population=20, generations=12), 3, random.Random(1), timed=True)
+    usage, lineage, most = Usage(), Lineage(driver.settings), 0
+    driver.run()
+    for fact in driver.facts:
+        lineage.handle(fact)
+        usage.fold(fact, lineage)
+        most = max(most, len(usage._spans))
+    assert most < 60
+    usage.close()
+    assert sum(usage.idle.values()) + usage.busy == pytest.approx(usage.offered)
+
+
+def test_two_members_in_one_slot_are_damage_that_the_account_survives() -> None:
+    driver = Driver(settings(), 2, random.Random(3), timed=True)
+    usage, lineage = Usage(), Lineage(driver.settings)
+    driver.run()
+    for fact in driver.facts:
+        told = dataclasses.replace(fact, slot=0) if isinstance(fact, events.Started) else fact
+        lineage.handle(told)
+        usage.fold(told, lineage)
+    usage.close()
+    assert sum(usage.idle.values()) + usage.busy == pytest.approx(usage.offered)
