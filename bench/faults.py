@@ -68,8 +68,8 @@ DEEDS = (
     "writes_10_megabytes", "writes_garbage", "raises_after", "crashes_after", "hangs",
 )  # fmt: skip
 KINDS = (*BLOWS, *DAMAGE, *DEEDS)
-#: only where asked for: a damaged checkpoint has to be noticed at the resume; two deaths at once are more than one
-ON_REQUEST = {"truncated", "flipped", "both"}
+#: only where asked for: two deaths at once are more than one
+ON_REQUEST = {"both"}
 #: only where members have a deadline
 NEED_DEADLINE = {"freeze", "hangs"}
 

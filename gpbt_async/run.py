@@ -273,6 +273,10 @@ class Run:
         store = Store()
         try:
             store.sweep(self.folder.members, set())
+            best = self.lineage.best
+            problem = await store.verify(self.folder.member(best.id).checkpoint) if best is not None else None
+            if problem is not None:
+                raise FolderError(f"{problem}: it is the run's best; bring it back from where it was copied to")
             for command in self.lineage.outstanding():
                 if isinstance(command, events.Discard):
                     await store.discard(self.folder.member(command.member).checkpoint)
@@ -347,10 +351,10 @@ class Run:
             except FolderError as error:
                 if not is_full(error):
                     raise
-                self.how = "interrupted" if self._stopping else self.how  # it is written when the run is taken up again
-                self.warn(f"{error}: {'left out' if self.how == 'interrupted' else 'waiting for room'}")
-                if self.how == "interrupted":
+                if self._stopping or self.how == "interrupted":
+                    self.how = "interrupted"  # it is written when the run is taken up again
                     return
+                self.warn(f"{error}: waiting for room")
             await asyncio.sleep(PERIOD)
 
     def warn(self, text: str) -> None:

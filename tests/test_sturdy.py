@@ -203,6 +203,21 @@ def test_nobody_trains_on_from_a_checkpoint_that_is_not_what_it_was(tmp_path: Pa
     assert [path.parent.name for path in folder.glob("members/*/checkpoint")] == [f"{summary['best_member']:04}"]
 
 
+def test_a_finished_runs_best_that_is_damaged_is_told(tmp_path: Path) -> None:
+    assert cli("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path).status == 0
+    assert cli("resume", "r", cwd=tmp_path).status == 0
+    weights = tmp_path / "runs" / "r" / "best" / "checkpoint" / "weights"
+    weights.chmod(0o644)
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1])
+    told = cli("resume", "r", cwd=tmp_path)
+    assert told.status == 2
+    assert "weights has " in told.err
+    assert "it is the run's best; bring it back" in told.err
+    weights.write_bytes(good)
+    assert cli("resume", "r", cwd=tmp_path).status == 0
+
+
 def test_a_script_that_was_edited_is_refused_unless_that_is_wanted(tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text(STURDY.read_text())
