@@ -104,7 +104,6 @@ class Run:
             clock=self._clock,
             warn=self.warn,
         )
-        #: whoever has let go of its iterator is told nothing more
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._stack = contextlib.AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
