@@ -237,8 +237,10 @@ def _drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
     import asyncio
     import logging
 
+    from . import processes
     from .driving import driven
 
+    processes.be_alone()
     logging.getLogger("gpbt_async").addHandler(logging.NullHandler())
     status = asyncio.run(driven(run, quiet))
     if as_json and run.how is not None:

@@ -181,6 +181,8 @@ class Guardian:
                     process.returncode = 0  # no longer ours to wait for
                     return
             process.wait()
+        # what escaped it and bears no mark has fallen to us, if to anybody we know
+        processes.kill_fallen(0.5)
 
     async def close(self, within: float) -> None:
         """Have it kill what is left of the run, and end; wait for that."""

@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import socket
+import time
 from typing import Any, NamedTuple
 
 PR_SET_PDEATHSIG = 1
@@ -28,6 +29,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 #: GLIBC_TUNABLES that make malloc ask for huge pages, of which a fork copies one entry instead of 512
 HUGE_HEAP = "glibc.malloc.hugetlb=1"
 
+#: whether every child of this process is a run's (the command line's is; an application has its own)
+alone = False
 _libc = ctypes.CDLL(None, use_errno=True)
 _MOST_FDS = 16
 
@@ -52,6 +55,13 @@ def madvise(address: int, length: int, advice: int) -> bool:
 def adopt_orphans() -> None:
     """Become a subreaper: survives exec, is not inherited by a fork."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def be_alone() -> None:
+    """Say that this process is ours alone: its children are a run's, and so is whatever falls to it as a subreaper."""
+    global alone
+    alone = True
+    adopt_orphans()
 
 
 def die_with(parent: int) -> None:
@@ -162,6 +172,21 @@ def kill_below() -> None:
             os.waitpid(-1, 0)
         except ChildProcessError:
             return
+
+
+def kill_fallen(within: float) -> None:
+    """Where we are alone: kill and reap all below this process, for so many seconds at most."""
+    deadline = time.monotonic() + within
+    while alone and time.monotonic() < deadline:
+        below = descendants(os.getpid())
+        for pid in below:
+            kill(pid)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.001)
 
 
 def marked(run: str) -> list[int]:

@@ -41,6 +41,7 @@ class Told:
     judged: bool = False
     published: dict[str, Any] | None = None
     discarded: bool = False
+    damaged: int | None = None  # the fact that told so
     started: list[int] = field(default_factory=list)
 
     @property
@@ -163,10 +164,13 @@ class Check:
                 for member in self.members.values():
                     if member.state == "training":
                         member.state = "waiting"
+                        self.orphan(member)
             elif kind == "Suggested":
                 self.suggested.setdefault(fact["path"], []).append(fact["config"])
             elif kind == "Started":
                 self.start(n, fact)
+            elif kind == "Damaged":
+                self.damage(n, fact)
             elif "attempt" in fact and kind in (*DURING, "Published", "Failed", "Lost"):
                 self.happen(n, fact)
             elif kind == "Discarded" and fact["member"] in self.members:
@@ -174,6 +178,22 @@ class Check:
         if not told or told[-1]["fact"] != "Closed" or told[-1]["how"] != "finished":
             last = f"{told[-1]['fact']} {told[-1].get('how', '')}".strip() if told else "nothing"
             self.say(f"the run has not finished: its last fact is {last}")
+
+    def damage(self, n: int, fact: dict[str, Any]) -> None:
+        """A published checkpoint is lost: no child begins from it any more, and it is not the best."""
+        member = self.members.get(fact["member"])
+        if member is None or member.published is None:
+            self.say(f"fact {n}: Damaged of member {fact['member']}, which was never published")
+            return
+        member.damaged = n
+        for child in self.members.values():
+            if child.parent == member.id:
+                self.orphan(child)
+
+    def orphan(self, member: Told) -> None:
+        above = self.members.get(member.parent) if member.parent is not None else None
+        if member.state == "waiting" and above is not None and above.damaged is not None:
+            member.state = "failed"
 
     def start(self, n: int, fact: dict[str, Any]) -> None:
         id, path, parent, config = fact["member"], fact["path"], fact["parent"], fact["config"]
@@ -193,6 +213,8 @@ class Check:
                 self.say(f"fact {n}: member {id} started before its parent {parent} was published")
             elif above.discarded:
                 self.say(f"fact {n}: member {id} started after its parent {parent} was discarded")
+            elif above.damaged is not None:
+                self.say(f"fact {n}: member {id} started after its parent {parent} was found damaged")
         member.state, member.attempt, member.score, member.judged = "training", fact["attempt"], None, False
         member.started.append(n)
 
@@ -237,6 +259,7 @@ class Check:
             member.state, member.failures, member.losses = "waiting", member.failures + 1, 0
         elif kind == "Lost":
             member.state, member.losses = "waiting", member.losses + 1
+        self.orphan(member)
 
     def settle(self, told: list[dict[str, Any]]) -> None:
         """Who is still on the way at the end? One told to stop early has no fact of its own if it did not obey."""
@@ -264,19 +287,31 @@ class Check:
                 self.say(f"member {member.id} is a root, and has a parent")
             if member.indexes[-1] and f"{above}/{member.indexes[-1] - 1}".lstrip("/") not in paths:
                 self.say(f"member {member.id} has the path {member.path}, but no elder sibling")
-        if sorted(self.members) != list(range(len(self.members))):
+        if sorted([*self.members, *self.unborn()]) != list(range(len(self.members) + len(self.unborn()))):
             self.say(f"members are not numbered from 0 on: {sorted(self.members)}")
+
+    def unborn(self) -> list[int]:
+        """Members that were issued and could never start, as their parent was found damaged first."""
+        if all(member.damaged is None for member in self.members.values()):
+            return []
+        try:
+            issued = sum(json.loads((self.folder / "summary.json").read_text())["generations"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return []
+        return sorted(set(range(issued)) - set(self.members))
 
     def counts(self) -> None:
         population, generations = self.settings["population"], self.settings["generations"]
         closes = "generation" in self.settings.get("early_stop", ())  # may leave out members
-        issued = len(self.members)
+        issued = len(self.members) + len(self.unborn())
         if issued != population * generations and not closes:
             self.say(f"{issued} members were issued where {population} x {generations} must be")
         per = [sum(m.depth == g for m in self.members.values()) for g in range(generations)]
+        closes = closes or bool(self.unborn())
         if self.settings["selection"] == "comma" and not closes and per != [population] * generations:
             self.say(f"the generations have {per} members where each must have {population}")
         states = Counter(member.state for member in self.members.values())
+        states["failed"] += len(self.unborn())
         if states["finished"] + states["failed"] + states["stopped"] != issued:
             self.say(f"{issued} members were issued, but {dict(states)} is what became of them")
         summary = self.json("summary.json")
@@ -300,6 +335,9 @@ class Check:
         if not finished:
             self.say("no member was published")
             return None
+        if any(m.damaged is not None for m in finished):
+            # where the best was lost, the next best may have been let go of before
+            finished = [m for m in finished if m.damaged is None and not m.discarded] or finished
         best = min(finished, key=lambda m: (sign * (m.score or 0.0), m.depth, m.indexes))
         summary, schedule = self.json("summary.json"), self.json("schedule.json")
         if summary is not None and (summary["best_member"], summary["score"]) != (best.id, best.score):
@@ -368,7 +406,7 @@ class Check:
     def folders(self) -> None:
         """A member's own files say what the journal says."""
         there = sorted(path.name for path in (self.folder / "members").iterdir())
-        if there != sorted(f"{id:04}" for id in self.members):
+        if set(there) - {f"{id:04}" for id in self.unborn()} != {f"{id:04}" for id in self.members}:
             self.say(f"members/ holds {len(there)} folders, the journal tells of {len(self.members)} members")
         for member in self.members.values():
             place = self.folder / "members" / f"{member.id:04}"

@@ -192,7 +192,7 @@ MAY: dict[str, set[str]] = {
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "driving": {"errors", "options", "run", "view"},
-    "cli": {"", "driving", "errors", "folder", "options", "reading", "run", "tools"},
+    "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "tools"},
     "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},
 }
