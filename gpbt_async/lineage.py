@@ -101,7 +101,7 @@ class Lineage:
 
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree stands now; kin=False leaves the family history out."""
-        parent = self.tree.by_path[path[:-1]] if len(path) > 1 else None
+        parent = self.tree.at(path[:-1])
         siblings = parent.children if parent is not None else self.tree.pending_roots.values()
         pending = {m.path: m.config for m in siblings if not m.state.settled}
         pending |= {p: config for p, (_, config) in self._ready.items() if p[:-1] == path[:-1] and p != path}

@@ -145,7 +145,6 @@ class Tree:
 
     def __init__(self, generations: int, population: int) -> None:
         self.members: list[Member] = []
-        self.by_path: dict[Path, Member] = {}
         self.generations = [Generation(population) for _ in range(generations)]
         self.best: Member | None = None
         self.unsettled = 0
@@ -157,7 +156,6 @@ class Tree:
         path = (*(parent.path if parent is not None else ()), len(siblings))
         member = Member(len(self.members), path, generation, parent, config, key(seed, "member", path, 32))
         self.members.append(member)
-        self.by_path[path] = member
         self.generations[generation].members.append(member)
         self.unsettled += 1
         if parent is None:
@@ -177,6 +175,17 @@ class Tree:
             children.append(child)
             return children
         return [child]
+
+    def at(self, path: Path) -> Member | None:
+        """Who has this path; None if nobody has yet."""
+        here: Sequence[Member] = self.generations[0].members
+        found: Member | None = None
+        for index in path:
+            if index >= len(here):
+                return None
+            found = here[index]
+            here = found.children
+        return found
 
     def settle(self, member: Member, state: State) -> None:
         """The member has finished or failed, for good."""
@@ -252,7 +261,7 @@ class Tree:
             rivals = {m.id for m in generation.members if m.state is State.FINISHED} | generation.by_parent.keys()
             assert generation.with_parents == sorted((self.members[i].rank_key, i) for i in rivals)
         for member in self.members:
-            assert self.by_path[member.path] is member
+            assert self.at(member.path) is member
             assert member.unsettled == sum(not c.state.settled for c in member.children)
             assert member.config == space.clip(member.config)
             if member.parent is not None:

@@ -223,7 +223,7 @@ def check(lineage: Lineage) -> None:
     members = lineage.tree.members
     assert {m.id for m in members if m.state is State.TRAINING} == set(lineage._training)
     assert sorted(i for _, _, i in lineage._waiting) == [m.id for m in members if m.state is State.WAITING]
-    assert all(path not in lineage.tree.by_path for path in (*lineage._ready, *lineage._asked))
+    assert all(lineage.tree.at(path) is None for path in (*lineage._ready, *lineage._asked))
     for index, generation in enumerate(lineage.tree.generations):
         assert generation.issued <= generation.size <= lineage.settings.population
         assert index <= lineage._open or not generation.issued

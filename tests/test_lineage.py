@@ -78,7 +78,7 @@ def test_an_ask_shows_all_settled_kin_of_the_parent_and_nobody_else(driver: Driv
             listed = [(o.generation, o.path) for o in ask.kin]
             assert listed == sorted(listed)
             for o in ask.kin:
-                member = d.lineage.tree.by_path[o.path]
+                member = d.lineage.tree.at(o.path)
                 assert SPACE.clip(o.config) == o.config == member.config
                 # a member condemned that then died has no loss to tell, and is told as failed
                 assert o.outcome == member.state.value or (o.outcome == "failed" and member.state is State.STOPPED)
@@ -422,7 +422,7 @@ def test_plus_selection_keeps_an_unbeaten_parent_without_a_repeat_child() -> Non
 
     s = settings(population=4, generations=3, selection="plus", schedule="sync")
     lineage = Driver(s, 2, random.Random(0), score=score).run()
-    root = lineage.tree.by_path[(2,)]
+    root = lineage.tree.at((2,))
     assert [c.generation for c in root.children] == [1, 1, 2, 2]
     assert [c.config == root.config for c in root.children] == [True, False, False, False]
     assert lineage.best is root
@@ -742,7 +742,7 @@ def test_of_two_as_good_the_elder_generation_comes_first() -> None:
         member = tree.add(generation, None if parent is None else tree.members[parent], config, seed=0)
         member.loss = loss
         tree.settle(member, State.FINISHED)
-    assert tree.best is tree.by_path[(1,)]
+    assert tree.best is tree.at((1,))
     assert [tree.members[id].path for _, id in tree.rivals(1, plus=True)] == [(1,), (0, 0), (1, 0), (0,)]
 
 
