@@ -91,7 +91,7 @@ class Store:
 
     async def verify(self, final: Path) -> str | None:
         """None if every file of a published checkpoint is as it was, else one sentence on what is wrong."""
-        return await self._do(self._verify, final)
+        return await self._do(self.check, final)
 
     async def discard(self, *paths: Path) -> None:
         """Delete checkpoints or scratch folders; absent ones are fine.
@@ -174,7 +174,8 @@ class Store:
             sync(path)
         return manifest
 
-    def _verify(self, final: Path) -> str | None:
+    def check(self, final: Path) -> str | None:
+        """`verify`, at once and in this thread."""
         manifest = _manifest_of(final)
         if manifest is None:
             return f"{final} has no whole {MANIFEST}"

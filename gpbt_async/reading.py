@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import events, results
 from .asks import path_text
 from .board import notice
+from .checkpoints import Store
 from .errors import FolderError
 from .files import spelled
 from .folder import Folder, locate
@@ -177,6 +178,12 @@ def export(found: Best, target: Path) -> None:
     try:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(found.checkpoint, beside / "checkpoint")
+        store = Store()
+        problem = store.check(beside / "checkpoint")
+        store.close()
+        if problem is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise FolderError(f"cannot export to {target}: the copy is not what was published: {problem}")
         (beside / "best.json").write_text(json.dumps(spelled(found.to_json()), indent=1) + "\n")
         beside.rename(target)
     except OSError as error:  # shutil.Error too, which has no strerror: a run going on may have found a better one

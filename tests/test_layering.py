@@ -159,7 +159,9 @@ MAY: dict[str, set[str]] = {
         "slot",
     },
     # faces
-    "reading": VOCABULARY | ENGINE | {"board", "files", "folder", "gpulines", "journal", "record", "wording"},
+    "reading": VOCABULARY
+    | ENGINE
+    | {"board", "checkpoints", "files", "folder", "gpulines", "journal", "record", "wording"},
     "gpulines": {"sizes", "wording"},
     "inventory": {
         "board",

@@ -214,8 +214,13 @@ def test_a_finished_runs_best_that_is_damaged_is_told(tmp_path: Path) -> None:
     assert told.status == 2
     assert "weights has " in told.err
     assert "it is the run's best; bring it back" in told.err
+    exported = cli("best", "r", "--export", tmp_path / "out", cwd=tmp_path)
+    assert exported.status == 2
+    assert "the copy is not what was published: " in exported.err
+    assert not (tmp_path / "out").exists()
     weights.write_bytes(good)
     assert cli("resume", "r", cwd=tmp_path).status == 0
+    assert cli("best", "r", "--export", tmp_path / "out", cwd=tmp_path).status == 0
 
 
 def test_a_script_that_was_edited_is_refused_unless_that_is_wanted(tmp_path: Path) -> None:
