@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,40 @@ def test_a_summary_that_does_not_fit_is_waited_for(tmp_path: Path) -> None:
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
     assert "summary.json: no space left on device: waiting for room" in err
+    check_folder(folder, 6, 3)
+
+
+def test_on_a_read_only_disk_a_run_can_be_looked_at_and_is_not_taken_up(small: Path) -> None:
+    folder = small / "runs" / "r"
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=small)
+    until(lambda: facts(folder, "Published"))
+    kill_hard(run)
+    until(lambda: not alive(run_id(folder)))
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    for refused in (cli("resume", "r", cwd=small), cli("launch", STURDY, cwd=small), cli("clean", "r", cwd=small)):
+        assert refused.status == 2
+        assert "read-only file system" in refused.err
+        assert refused.err.count("\n") == 1
+    assert cli("status", "r", cwd=small).status == cli("best", "r", cwd=small).status == 0
+    subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
+    assert cli("resume", "r", cwd=small).status == 0
+    check_folder(folder, 6, 3)
+
+
+def test_a_journal_that_cannot_be_written_ends_the_run_in_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "r"
+    (tmp_path / "hold").touch()
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
+    until(lambda: len(facts(folder, "Entered")) == 2)
+    size = (folder / "journal.jsonl").stat().st_size
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (size, size))
+    (tmp_path / "hold").unlink()
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert f"cannot write to the journal {folder / 'journal.jsonl'}: file too large".lower() in err.lower()
+    assert "Traceback" not in err
+    assert alive(run_id(folder)) == []
+    assert cli("resume", "r", cwd=tmp_path).status == 0
     check_folder(folder, 6, 3)
 
 
