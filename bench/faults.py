@@ -208,7 +208,7 @@ class Drill:
         self.killed = 0.0
         self.edited = False
         self.cuts = 0
-        #: a file that was damaged, and what stood in it
+        #: a file of the run that was damaged, by its place in the folder, which may be moved; and what stood in it
         self.hurt: tuple[Path, bytes] | None = None
 
     def say(self, text: str) -> None:
@@ -313,8 +313,8 @@ class Drill:
             return False
         if self.ending:
             return True
-        if status == 2 and self.hurt is not None and str(self.hurt[0].parent) in said:
-            path, whole = self.hurt  # it was noticed: put it back, and go on
+        if status == 2 and self.hurt is not None and "/".join(self.hurt[0].parts[:3]) in said:
+            path, whole = self.folder / self.hurt[0], self.hurt[1]  # it was noticed: put it back, and go on
             path.parent.chmod(0o700)
             path.chmod(0o600)
             path.write_bytes(whole)
@@ -562,7 +562,7 @@ class Drill:
         path.chmod(0o600)
         path.write_bytes(how(whole))
         path.chmod(0o444)
-        self.hurt = (path, whole)
+        self.hurt = (path.relative_to(self.folder), whole)
         return True
 
     # ---- the whole

@@ -192,7 +192,7 @@ class Scheduler:
                 self._ending = True
                 raise
             finally:
-                self._watchdog.performed[of] -= 1
+                self._watchdog.done(of)
 
         assert self._tasks is not None
         self._watchdog.performed[of] += 1

@@ -59,6 +59,12 @@ class Watchdog:
         self.performed: Counter[Command | None] = Counter()
         self.queued: set[int] = set()
 
+    def done(self, command: Command | None) -> None:
+        """It was performed, or given up."""
+        self.performed[command] -= 1
+        if not self.performed[command]:
+            del self.performed[command]
+
     async def watch(self) -> None:
         """Until cancelled."""
         told: set[str] = set()
