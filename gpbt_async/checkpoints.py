@@ -41,8 +41,8 @@ T = TypeVar("T")
 
 #: written last; a member's own file must not have this name at the top of its folder
 MANIFEST = "manifest.json"
-#: the manifest's layout
-FORMAT = 1
+#: the manifest's layout; 1 had no "self"
+FORMAT = 2
 _CHUNK = 1 << 20
 _TRASH = ".trash-"
 _PART = ".manifest-"
@@ -137,6 +137,8 @@ class Store:
                 os.rename(scratch, final)
             else:
                 manifest, trash = _published_before(scratch, final), None
+                if problem := self.check(final):  # much may have happened since
+                    raise CheckpointError(problem)
             sync(final.parent)
         with suppress(OSError):  # the checkpoint stands; the next sweep has another go at what it replaced
             _delete(trash)
@@ -168,6 +170,7 @@ class Store:
             "digest": _combined(files),
             "files": files,
         }
+        manifest["self"] = _self(manifest)
         _write_manifest(scratch, manifest)
         # all syncs after all changes: each sync that finds something new makes the file system commit once more
         for path in (*paths, scratch / MANIFEST, *reversed(folders)):
@@ -239,6 +242,12 @@ def _combined(files: list[dict[str, Any]]) -> str:
     return xxh3_128_hexdigest(json.dumps([[f["name"], f["size"], f["digest"]] for f in files]).encode())
 
 
+def _self(manifest: dict[str, Any]) -> str:
+    """The digest of all that a manifest says, itself left out."""
+    said = {name: value for name, value in manifest.items() if name != "self"}
+    return xxh3_128_hexdigest(json.dumps(said, sort_keys=True).encode())
+
+
 def _write_manifest(scratch: Path, manifest: dict[str, Any]) -> None:
     # written beside the folder and moved in, so that what bears its name is always whole
     part = scratch.with_name(_PART + scratch.name)
@@ -254,7 +263,8 @@ def _manifest_of(folder: Path) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         files = manifest["files"]
-        whole = manifest["checkpoint"] == FORMAT and manifest["digest"] == _combined(files)
+        whole = manifest["digest"] == _combined(files)
+        whole = whole and (manifest["checkpoint"] == 1 or manifest["self"] == _self(manifest))
         whole = whole and manifest["size"] == sum(file["size"] for file in files)
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
@@ -265,9 +275,6 @@ def _published_before(scratch: Path, final: Path) -> dict[str, Any]:
     manifest = _manifest_of(final)
     if manifest is None or manifest.get("attempt") != scratch.name:
         raise CheckpointError(f"{scratch} is gone, and was not published as {final}")
-    for file in manifest["files"]:
-        if (final / file["name"]).stat().st_size != file["size"]:
-            raise CheckpointError(f"{final / file['name']} is not as it was published")
     return manifest
 
 

@@ -107,10 +107,10 @@ async def test_what_was_published_and_then_damaged_is_not_vouched_for(store: Sto
     scratch, final = fill(member / "attempt-1"), member / "checkpoint"
     await store.publish(scratch, final)
     (final / "model.pt").write_bytes(b"short")
-    with pytest.raises(CheckpointError, match=r"model\.pt is not as it was published"):
+    with pytest.raises(CheckpointError, match=r"model\.pt has 5 bytes where 7000 were published"):
         await store.publish(scratch, final)
     (final / "model.pt").unlink()
-    with pytest.raises(CheckpointError, match="cannot publish"):
+    with pytest.raises(CheckpointError, match=r"model\.pt is missing"):
         await store.publish(scratch, final)
 
 
@@ -164,6 +164,31 @@ async def test_many_at_once_use_few_threads(store: Store, member: Path) -> None:
 
 
 # ---- verifying
+
+
+async def test_between_the_rename_and_the_fact_a_bit_may_flip(store: Store, member: Path) -> None:
+    scratch, final = fill(member / "attempt-1"), member / "checkpoint"
+    await store.publish(scratch, final)
+    path = final / "model.pt"
+    path.chmod(0o600)
+    path.write_bytes(b"weightS" + path.read_bytes()[7:])
+    with pytest.raises(CheckpointError, match=r"model\.pt is not what was published"):
+        await store.publish(scratch, final)
+
+
+async def test_no_bit_of_a_manifest_can_flip_unnoticed(store: Store, member: Path) -> None:
+    scratch, final = fill(member / "attempt-1", {"w": b"x"}), member / "checkpoint"
+    await store.publish(scratch, final)
+    path = final / "manifest.json"
+    path.chmod(0o600)
+    whole = path.read_bytes()
+    blank = {at for at, byte in enumerate(whole) if byte in b" \n"}  # between the words nothing is said
+    for at in set(range(len(whole))) - blank:
+        for bit in range(8):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << bit)]) + whole[at + 1 :])
+            assert store.check(final) is not None, (at, bit)
+    path.write_bytes(whole)
+    assert store.check(final) is None
 
 
 async def test_verify_says_what_is_wrong(store: Store, member: Path) -> None:
