@@ -20,6 +20,7 @@ write permission, so that `rm -r` of a run just works; files lose it, so that sa
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import secrets
@@ -47,6 +48,8 @@ _CHUNK = 1 << 20
 _TRASH = ".trash-"
 _PART = ".manifest-"
 _ATTEMPT = "attempt-"
+#: errors that tell of a file that it is not what was published, or never can be read again
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
 
 
 class CheckpointError(GPBTError):
@@ -68,6 +71,8 @@ class Store:
 
     def __init__(self, threads: int = 2) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gpbt-checkpoint")
+        # a thread of its own kind: who publishes, or clears a slot, must not wait until all that is old has been read
+        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="gpbt-verify")
         self._closing = False
 
     def prepare(self, scratch: Path) -> None:
@@ -90,8 +95,11 @@ class Store:
         return await self._do(self._publish, scratch, final)
 
     async def verify(self, final: Path) -> str | None:
-        """None if every file of a published checkpoint is as it was, else one sentence on what is wrong."""
-        return await self._do(self.check, final)
+        """None if every file of a published checkpoint is as it was, else one sentence on what is wrong.
+
+        Raises CheckpointError when that cannot be told just now.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.check, final)
 
     async def discard(self, *paths: Path) -> None:
         """Delete checkpoints or scratch folders; absent ones are fine.
@@ -122,6 +130,7 @@ class Store:
     def close(self) -> None:
         """End the threads: publishing is given up at the next chunk, deleting is finished."""
         self._closing = True
+        self._readers.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True)
 
     # ---- in the threads
@@ -179,7 +188,7 @@ class Store:
 
     def check(self, final: Path) -> str | None:
         """`verify`, at once and in this thread."""
-        manifest = _manifest_of(final)
+        manifest = _manifest_of(final, sure=True)
         if manifest is None:
             return f"{final} has no whole {MANIFEST}"
         for file in manifest["files"]:
@@ -193,6 +202,8 @@ class Store:
             except FileNotFoundError:
                 return f"{path} is missing"
             except OSError as error:
+                if error.errno not in _GONE:  # too many open files, no rights, a file server: it may be whole
+                    raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
                 return f"{path} cannot be read: {error.strerror}"
             if size != file["size"]:
                 return f"{path} has {size} bytes where {file['size']} were published"
@@ -258,15 +269,22 @@ def _write_manifest(scratch: Path, manifest: dict[str, Any]) -> None:
     os.rename(part, scratch / MANIFEST)
 
 
-def _manifest_of(folder: Path) -> dict[str, Any] | None:
-    """The manifest in a folder, None unless it is there, ours and undamaged."""
+def _manifest_of(folder: Path, sure: bool = False) -> dict[str, Any] | None:
+    """The manifest in a folder, None unless it is there, ours and undamaged.
+
+    sure: raise CheckpointError when it may be all that, and cannot be read just now.
+    """
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         files = manifest["files"]
         whole = manifest["digest"] == _combined(files)
         whole = whole and (manifest["checkpoint"] == 1 or manifest["self"] == _self(manifest))
         whole = whole and manifest["size"] == sum(file["size"] for file in files)
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+    except OSError as error:
+        if sure and error.errno not in _GONE:
+            raise CheckpointError(f"cannot read {folder / MANIFEST}: {error.strerror}") from error
+        return None
+    except (ValueError, TypeError, LookupError, RecursionError):
         return None
     return manifest if whole else None
 

@@ -34,6 +34,12 @@ class Deadlines:
         self._heard = self._loop.time()
         self._watch_silence()
 
+    def __enter__(self) -> Deadlines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def heard(self) -> None:
         """It has reported, or entered `train`."""
         self._heard = self._loop.time()

@@ -3,6 +3,8 @@
 Two limits. The run's own budget (`--disk`), over the checkpoints it keeps; and what the file system has left, whoever
 uses it. What a member will write is taken to be the largest checkpoint so far. That is a guess, so somebody may meet a
 full disk all the same: then nobody begins until there is more room than there was, and twice as much more each time.
+But not for ever, as it may be another disk, a quota, or the inodes that were full, of which nobody tells us when they
+are no more: after some time somebody tries, after twice as long the next time.
 
 Members that train are never held up: what they write next is what the room was kept for.
 """
@@ -13,9 +15,11 @@ import asyncio
 import errno
 import os
 import re
+import time
 from typing import TYPE_CHECKING
 
 from . import events
+from .files import explained
 from .sizes import format_bytes
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 #: seconds between two looks at a disk that is full
 PERIOD = 0.5
+#: seconds until somebody tries though there is no more room than there was; twice as long each time, up to
+FIRST_TRY, LAST_TRY = 5.0, 600.0
 #: bytes that are left for logs and for other people; of a small file system, an eighth
 RESERVE = 64 << 20
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|\[Errno (28|122)\]")
@@ -54,6 +60,9 @@ class Disk:
         self._inside: set[int] = set()
         #: bytes that must be free since somebody met a full disk; 0 = nobody has
         self._wanted = 0
+        #: how many more than were free then; and until when that is waited for, on the monotonic clock, and how long
+        self._more, self._until, self._patience = 0, 0.0, 0.0
+        self._waiting = 0
         self._paused = ""
 
     def fold(self, fact: Fact) -> None:
@@ -61,7 +70,7 @@ class Disk:
         if isinstance(fact, events.Published):
             self._stored[fact.member] = fact.size
             self._largest = max(self._largest, fact.size)
-            self._wanted = 0
+            self._wanted, self._more, self._patience = 0, 0, 0.0
         elif isinstance(fact, events.Trained):
             self._first = not self._largest
         elif isinstance(fact, events.Discarded):
@@ -74,24 +83,29 @@ class Disk:
         await self._wait(self._why_not)
         self._inside.add(member)
 
-    def leave(self, member: int) -> None:
-        """It does not begin after all."""
-        self._inside.discard(member)
-
     async def again(self) -> None:
         """Wait until there is more room than there was, for one that has begun."""
         await self._wait(self._short)
 
     async def _wait(self, why_not: Callable[[], str]) -> None:
-        while reason := why_not():
-            self._say(reason)
-            await asyncio.sleep(PERIOD)
-        self._say("")
+        self._waiting += 1
+        try:
+            while reason := why_not():
+                self._say(reason)
+                await asyncio.sleep(PERIOD)
+        finally:
+            self._waiting -= 1
+        if not self._waiting:  # one was let in of several: the others would say the contrary at once
+            self._say("")
 
     def full(self, wrote: int = 0) -> None:
         """Somebody has met a full disk, who had written so many bytes, which are deleted."""
         free, _ = self._look()
-        self._wanted = max(2 * self._wanted, free + wrote + max(self._largest, self._reserve()) // 2)
+        if not self._wanted:  # else it is the same full disk, met by one more
+            self._more = max(2 * self._more, max(self._largest, self._reserve()) // 2)
+            self._patience = min(LAST_TRY, 2 * self._patience or FIRST_TRY)
+            self._until = time.monotonic() + self._patience
+        self._wanted = max(self._wanted, free + wrote + self._more)
 
     def tight(self) -> None:
         """Not even the little that is kept for the journal can be kept any more."""
@@ -100,14 +114,18 @@ class Disk:
 
     def _look(self) -> tuple[int, int]:
         """Bytes free to us, and in all."""
-        told = os.statvfs(self._path)
+        with explained("cannot look at the disk of", self._path):
+            told = os.statvfs(self._path)
         return told.f_bavail * told.f_frsize, told.f_blocks * told.f_frsize
 
     def _reserve(self) -> int:
         return min(RESERVE, self._look()[1] // 8)
 
     def _short(self, need: int = 0) -> str:
-        free, need = self._look()[0], max(need, self._wanted)
+        free = self._look()[0]
+        if free >= self._wanted or time.monotonic() >= self._until:
+            self._wanted = 0
+        need = max(need, self._wanted)
         return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted" * (free < need)
 
     def _why_not(self) -> str:

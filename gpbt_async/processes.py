@@ -58,10 +58,14 @@ def adopt_orphans() -> None:
 
 
 def be_alone() -> None:
-    """Say that this process is ours alone: its children are a run's, and so is whatever falls to it as a subreaper."""
+    """Say that this process is ours alone: its children are a run's, and so is whatever falls to it as a subreaper.
+
+    Not so if it has children already: a shell that became us (`tensorboard & exec gpbt-async ...`) has left us its own.
+    """
     global alone
-    alone = True
-    adopt_orphans()
+    alone = not children(os.getpid())
+    if alone:
+        adopt_orphans()
 
 
 def die_with(parent: int) -> None:

@@ -179,8 +179,10 @@ def export(found: Best, target: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(found.checkpoint, beside / "checkpoint")
         store = Store()
-        problem = store.check(beside / "checkpoint")
-        store.close()
+        try:
+            problem = store.check(beside / "checkpoint")
+        finally:
+            store.close()
         if problem is not None:
             shutil.rmtree(beside, ignore_errors=True)
             raise FolderError(f"cannot export to {target}: the copy is not what was published: {problem}")

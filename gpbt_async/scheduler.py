@@ -120,7 +120,8 @@ class Scheduler:
                 watching = asyncio.create_task(self._watchdog.watch(), name="gpbt-async watchdog")
                 try:
                     self.turn(opened)
-                    for member in [m for m in self.lineage.tree.members if m.id in self._doubted]:
+                    doubted = [m for m in self.lineage.tree.members if m.id in self._doubted]
+                    for member in sorted(doubted, key=lambda m: not m.unsettled):  # first, whom children wait for
                         self._spawn(self._verify, member, self._doubted[member.id])
                     self._slots.on_capacity = self._capacity
                     self._slots.on_sample = self._sample
@@ -241,11 +242,10 @@ class Scheduler:
     async def _train(self, member: Member, attempt: int) -> None:
         """A member's life: a slot, a process, what it says, how it ended."""
         await asyncio.sleep(pause(member.failures + max(0, member.losses_in_a_row - 1)))
-        await self._disk.room(member.id)
+        # first: a child of a damaged parent has failed, and must not be waiting for a disk when the run has finished
         if await self._whole(member.parent) and member.state is State.TRAINING:
+            await self._disk.room(member.id)
             await self._attempt(member, attempt)
-        else:
-            self._disk.leave(member.id)
 
     async def _attempt(self, member: Member, attempt: int) -> None:
         score: float | None = None
@@ -266,29 +266,28 @@ class Scheduler:
                     slot.evicted.add_done_callback(lambda _: worker.kill())
                 self.turn(self._briefing.started(self._clock.now(), member, attempt, slot, worker.pid))
                 limits = self.settings.stall_timeout, self.settings.member_timeout
-                deadlines = Deadlines(*limits, lambda why: self._spawn(worker.stop, why, 0.0))
-                async for message in worker:
-                    match message:
-                        case wire.Entered(at):
-                            entered = at
-                            deadlines.entered()
-                            self.turn(events.Entered(t=self._clock.at(at), member=member.id, attempt=attempt))
-                        case wire.Report(values, at):
-                            deadlines.heard()
-                            floats = {name: _float(value) for name, value in values.items()}
-                            metrics.update(floats)
-                            score = floats.get(self.settings.score, score)
-                            names = {"t": self._clock.at(at), "member": member.id, "attempt": attempt}
-                            self._tell(events.Reported(**names, metrics=floats))
-                            scores += self.settings.score in floats
-                            if undecided and self.settings.score in floats:
-                                undecided = False
-                                self.turn(events.Judged(**names, score=floats[self.settings.score]))
-                        case wire.End():
-                            deadlines.close()
-                        case wire.Notice(text):
-                            self._warn(f"member {member.id}: {text}")
-                deadlines.close()
+                with Deadlines(*limits, lambda why: self._spawn(worker.stop, why, 0.0)) as deadlines:
+                    async for message in worker:
+                        match message:
+                            case wire.Entered(at):
+                                entered = at
+                                deadlines.entered()
+                                self.turn(events.Entered(t=self._clock.at(at), member=member.id, attempt=attempt))
+                            case wire.Report(values, at):
+                                deadlines.heard()
+                                floats = {name: _float(value) for name, value in values.items()}
+                                metrics.update(floats)
+                                score = floats.get(self.settings.score, score)
+                                names = {"t": self._clock.at(at), "member": member.id, "attempt": attempt}
+                                self._tell(events.Reported(**names, metrics=floats))
+                                scores += self.settings.score in floats
+                                if undecided and self.settings.score in floats:
+                                    undecided = False
+                                    self.turn(events.Judged(**names, score=floats[self.settings.score]))
+                            case wire.End():
+                                deadlines.close()
+                            case wire.Notice(text):
+                                self._warn(f"member {member.id}: {text}")
             del self._workers[member.id]
             outcome = worker.outcome
             if outcome.how == "returned":

@@ -245,6 +245,9 @@ class Tree:
                 for member in members:
                     if member.state is state:
                         return f"member {member.id}: {member.reason or 'stopped early'}"
+        for member in self.generations[generation].members:
+            if member.damaged:
+                return f"member {member.id}: {member.reason}"
         return "nobody failed"
 
     def check(self, space: Space) -> None:

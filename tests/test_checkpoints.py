@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import json
 import os
 import re
@@ -452,3 +453,49 @@ async def test_a_disk_that_is_really_full(store: Store, small_disk: Path) -> Non
     ballast.unlink()
     await store.publish(scratch, final)
     assert await store.verify(final) is None
+
+
+@pytest.mark.parametrize("name", ["w", "manifest.json"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ESTALE])
+def test_what_cannot_be_read_just_now_is_not_called_damaged(tmp_path, monkeypatch, name, number):
+    """Damaged is for good: the checkpoint is deleted, be it the best."""
+    scratch, final = tmp_path / "attempt-1", tmp_path / "checkpoint"
+    scratch.mkdir()
+    (scratch / "w").write_bytes(b"x")
+    store = Store()
+    store._publish(scratch, final)
+    opens = {os: os.open, io: io.open}
+
+    def refusing(module):
+        def opened(path, *args, **options):
+            if str(path) == str(final / name):
+                raise OSError(number, os.strerror(number))
+            return opens[module](path, *args, **options)
+
+        return opened
+
+    for module in opens:
+        monkeypatch.setattr(module, "open", refusing(module))
+    with pytest.raises(CheckpointError, match=os.strerror(number)):
+        store.check(final)
+    monkeypatch.undo()
+    assert store.check(final) is None
+    store.close()
+
+
+def test_publishing_does_not_wait_for_what_is_verified(tmp_path, monkeypatch):
+    go = threading.Event()
+    monkeypatch.setattr(Store, "check", lambda self, final: go.wait(20) and None)
+
+    async def main():
+        store = Store()
+        reading = [asyncio.create_task(store.verify(tmp_path)) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        (tmp_path / "attempt-1").mkdir()
+        await asyncio.wait_for(store.publish(tmp_path / "attempt-1", tmp_path / "checkpoint"), 10)
+        assert not any(task.done() for task in reading)
+        go.set()
+        await asyncio.gather(*reading)
+        store.close()
+
+    asyncio.run(main())

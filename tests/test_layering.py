@@ -87,7 +87,7 @@ MAY: dict[str, set[str]] = {
     # the loop, and the door
     "clock": set(),
     "deadlines": set(),
-    "disk": {"events", "sizes"},
+    "disk": {"events", "files", "sizes"},
     "watchdog": {"events", "lineage", "slot", "tree"},
     "briefing": {
         "asks",
@@ -225,7 +225,7 @@ ONLY = {
         "nvml", "opening", "planning", "run", "scheduler", "slot", "view", "watch", "watchdog", "worker",
     },
     "time": {
-        "asking", "child", "clock", "command", "devices", "folder", "forking", "guardian", "guarding", "inventory",
+        "asking", "child", "clock", "command", "devices", "disk", "folder", "forking", "guardian", "guarding", "inventory",
         "launcher", "lock", "member", "processes", "reading", "run", "trying", "view", "worker", "zygote",
     },
 }  # fmt: skip

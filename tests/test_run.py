@@ -329,3 +329,18 @@ def declared(e: gpbt.Experiment) -> dict[str, object]:
     s = e.settings
     names = ("space", "score", "mode", "population", "generations", "searcher", "early_stop", "seed", "resources")
     return {name: getattr(s, name) for name in names}
+
+
+async def test_what_is_stopped_leaves_no_timer_and_no_list_of_its_commands(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    wrong: list[object] = []
+    loop.set_exception_handler(lambda _, context: wrong.append(context))
+    async with gpbt.Run(experiment(stall_timeout=1000.0, member_timeout=1000.0), tmp_path / "r", slots=2) as run:
+        async for event in run:
+            if isinstance(event, events.Entered) and event.member >= 6:
+                break
+    assert run._scheduler is not None
+    assert len(run._scheduler._watchdog.performed) == 0, "or it grows by every command of a run of days"
+    left = [timer for timer in loop._scheduled if not timer.cancelled() and timer.when() > loop.time() + 500]  # type: ignore[attr-defined]
+    assert not left, "they would go off, an hour later, in an application's loop"
+    assert not wrong

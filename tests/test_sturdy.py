@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import resource
+import shlex
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import SCRIPTS, alive, check_folder, cli, facts, kill_hard, run_id, start, until
+from harness import SCRIPTS, alive, check_folder, cli, command, facts, kill_hard, run_id, start, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -324,3 +326,34 @@ def test_clean_leaves_the_best_and_what_tells_of_it(tmp_path: Path) -> None:
     assert kept == ancestry
     assert cli("clean", "r", "--everything", cwd=tmp_path).status == 0
     assert not folder.exists()
+
+
+def test_another_disk_that_is_full_does_not_stop_the_run(tmp_path: Path) -> None:
+    """What torch says of a small /dev/shm: the run's own disk has all the room in the world."""
+    script = tmp_path / "shm.py"
+    script.write_text(
+        "import gpbt_async as gpbt\n"
+        "def train(member):\n"
+        "    if member.id < 2 and member.attempt == 1:\n"
+        "        raise RuntimeError('unable to write to file </torch_1>: No space left on device (28)')\n"
+        "    (member.checkpoint / 'w').touch()\n"
+        "    member.report(score=1.0)\n"
+        "experiment = gpbt.Experiment(train, space={'x': gpbt.Float(0.0, 1.0)}, score='score', population=2,\n"
+        "                             generations=1, searcher='random')\n"
+    )
+    done = cli("launch", script, "--slots", 2, "--name", "r", cwd=tmp_path)
+    assert done.status == 0, done.err
+
+
+def test_a_shells_own_background_jobs_are_left_alone(tmp_path: Path) -> None:
+    """`tensorboard & exec gpbt-async ...`: they are our children, and none of the run's."""
+    launch = shlex.join(command("launch", STURDY, "--slots", "1", "--name", "r"))
+    shell = subprocess.run(
+        ["sh", "-c", f"sleep 1000 >&- 2>&- & echo $! > job; exec {launch}"],
+        cwd=tmp_path,
+        timeout=60,
+        capture_output=True,
+    )
+    assert shell.returncode == 0, shell.stderr
+    job = int((tmp_path / "job").read_text())
+    os.kill(job, signal.SIGKILL)  # raises if it is gone

@@ -1,0 +1,86 @@
+"""Room on the disk, without a disk: pauses that end, and are told once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from gpbt_async import disk, events
+from gpbt_async.disk import Disk
+from gpbt_async.errors import FolderError
+
+GIB = 1 << 30
+
+
+class Told(Disk):
+    def __init__(self, free: int, total: int = 100 * GIB, budget: int | None = None) -> None:
+        super().__init__(Path("/"), budget)
+        self.free, self.total = free, total
+
+    def _look(self) -> tuple[int, int]:
+        return self.free, self.total
+
+
+def published(member: int, size: int) -> events.Published:
+    return events.Published(t=0.0, member=member, attempt=1, size=size, digest="")
+
+
+def test_a_full_disk_met_by_eight_is_one_full_disk():
+    room = Told(GIB)
+    room.fold(published(0, 2 * GIB))
+    room.free = 0
+    for _ in range(8):
+        room.full(wrote=GIB)
+    room.free = 9 * GIB
+    assert room._why_not() == ""
+
+
+def test_what_is_full_elsewhere_does_not_stop_the_run_for_ever(monkeypatch):
+    """/dev/shm, /tmp, a quota, inodes: more room than now may never come."""
+    room, now = Told(50 * GIB), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    waits = []
+    for _ in range(12):
+        room.full()
+        begin = now
+        while room._why_not():
+            now += 1.0
+        waits.append(now - begin)
+    assert waits[0] == disk.FIRST_TRY
+    assert waits[1] == 2 * disk.FIRST_TRY, "the longer, the more often it was in vain"
+    assert waits[-1] == disk.LAST_TRY
+    room.fold(published(0, 1))
+    room.full()
+    now += disk.FIRST_TRY
+    assert room._why_not() == ""
+
+
+def test_who_is_let_in_of_several_is_no_news():
+    async def main() -> None:
+        room = Told(50 * GIB, budget=10)
+        told: list[str] = []
+        room.on_change = told.append
+        room.fold(published(0, 5))
+        await room.room(1)
+        waiting = [asyncio.create_task(room.room(member)) for member in range(2, 6)]
+        for member in range(1, 5):
+            assert sum(not task.done() for task in waiting) == 5 - member
+            room.fold(events.Failed(t=0.0, member=member, attempt=1, reason=""))
+            await asyncio.wait([task for task in waiting if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+            room.fold(events.Discarded(t=0.0, member=0))
+            room.fold(published(0, 5))
+        await asyncio.gather(*waiting)
+        assert [bool(text) for text in told] == [True, False]
+
+    patch = pytest.MonkeyPatch()
+    with patch.context() as context:
+        context.setattr(disk, "PERIOD", 0.005)
+        asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_run_folder_that_is_gone_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(FolderError, match="no such file"):
+        Disk(tmp_path / "gone").full()
