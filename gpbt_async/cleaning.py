@@ -36,11 +36,11 @@ def clean(folder: Folder, everything: bool = False) -> int:
         kept = {folder.member(m.id).path for m in (lineage.best.ancestry if lineage.best is not None else ())}
         with explained("cannot clean", folder.members):
             for place in folder.members.iterdir():
-                if place not in kept:
+                if place not in kept and place.is_dir() and not place.is_symlink():
                     shutil.rmtree(place)
     finally:
         lock.release()
-    return before - _bytes(folder.path)
+    return max(0, before - _bytes(folder.path))
 
 
 def _bytes(path: Path) -> int:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: seconds before the second attempt; four times as long before each further one, up to
-FIRST_PAUSE, LAST_PAUSE = 0.25, 60.0
+#: seconds before the second attempt; four times as long before each further one, up to. (Little, as whoever waits has a
+#: slot meanwhile: the engine has given it one.)
+FIRST_PAUSE, LAST_PAUSE = 0.25, 4.0
 
 
 def pause(times: int) -> float:

@@ -225,8 +225,9 @@ ONLY = {
         "nvml", "opening", "planning", "run", "scheduler", "slot", "view", "watch", "watchdog", "worker",
     },
     "time": {
-        "asking", "child", "clock", "command", "devices", "disk", "folder", "forking", "guardian", "guarding", "inventory",
-        "launcher", "lock", "member", "processes", "reading", "run", "trying", "view", "worker", "zygote",
+        "asking", "child", "clock", "command", "devices", "disk", "folder", "forking", "guardian", "guarding",
+        "inventory", "launcher", "lock", "member", "processes", "reading", "run", "trying", "view", "worker",
+        "zygote",
     },
 }  # fmt: skip
 
