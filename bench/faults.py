@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import random
-import re
 import secrets
 import select
 import shutil
@@ -30,7 +29,6 @@ import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,26 +68,8 @@ DEEDS = (
 KINDS = (*BLOWS, *DAMAGE, *DEEDS)
 #: only where asked for: two deaths at once are more than one
 ON_REQUEST = {"both"}
-#: only where members have a deadline
-NEED_DEADLINE = {"freeze", "hangs"}
-
-
-@dataclass(frozen=True)
-class Able:
-    """What this version of gpbt-async can do, by its own --help."""
-
-    deadlines: bool
-    accept: str  # the option by which resume takes an edited script, if there is one
-
-
-@cache
-def able() -> Able:
-    helps = [
-        subprocess.run([*command(verb), "--help"], capture_output=True, text=True, check=True, timeout=LONG).stdout
-        for verb in ("launch", "resume")
-    ]
-    accept = re.search(r"--[a-z-]*(?:edited|changed|code)[a-z-]*", helps[1])
-    return Able("--stall-timeout" in helps[0], accept.group() if accept else "")
+#: has a resume take an edited script
+ACCEPT = "--changed-script"
 
 
 def command(*args: object) -> list[str]:
@@ -179,8 +159,7 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
     }
     if "searcher" in struck:
         experiment["searcher"] = "quick:Quick"
-    if able().deadlines:
-        experiment["stall_timeout"] = 2.0
+    experiment["stall_timeout"] = 2.0
     some = [chance.choice(damage) for _ in range(8)] if damage else []
     start = chance.choices(["zygote", "exec"], [8, 1])[0]
     return Plan(seed, planned, some, bad, experiment, start)
@@ -284,7 +263,7 @@ class Drill:
             first = ("launch", self.script, "--slots", SLOTS, "--name", "r", "--quiet", "--start", self.plan.start)
             self.process = self.spawn(*first)
             return
-        more = (able().accept,) if self.edited and able().accept else ()
+        more = (ACCEPT,) if self.edited else ()
         self.process = self.spawn("resume", self.folder, "--quiet", *more)
 
     def session(self) -> bool:
@@ -533,7 +512,7 @@ class Drill:
     def do_edited(self) -> bool:
         with open(self.script, "a") as file:
             file.write("\n# edited\n")
-        if able().accept and not self.edited:
+        if not self.edited:
             done = subprocess.run(
                 command("resume", self.folder), cwd=self.place, capture_output=True, text=True, timeout=LONG,
                 env={**os.environ, "DRILL": self.tag},
@@ -595,7 +574,7 @@ class Drill:
         self.result.valid = not wrong
         self.result.wrong += wrong
         before = self.journal
-        last = self.spawn("resume", self.folder, *((able().accept,) if self.edited and able().accept else ()))
+        last = self.spawn("resume", self.folder, *((ACCEPT,) if self.edited else ()))
         if last.wait(LONG) != 0 or self.journal != before:
             self.say(f"a resume of the finished run: status {last.returncode}, journal {len(before)} bytes before, "
                      f"{len(self.journal)} now")  # fmt: skip
@@ -699,12 +678,8 @@ def drill(seed: int, kinds: Collection[str], keep: Path | None = None, strict: b
 
 
 def possible(only: Collection[str] = (), also: Collection[str] = ()) -> list[str]:
-    """The kinds to draw from. Those this version cannot be asked to bear are left out, with a word."""
-    kinds = [kind for kind in KINDS if kind in only or (not only and (kind not in ON_REQUEST or kind in also))]
-    if not able().deadlines and NEED_DEADLINE & set(kinds):
-        print(f"left out, as there is no --stall-timeout: {', '.join(sorted(NEED_DEADLINE & set(kinds)))}", flush=True)
-        kinds = [kind for kind in kinds if kind not in NEED_DEADLINE]
-    return kinds
+    """The kinds to draw from."""
+    return [kind for kind in KINDS if kind in only or (not only and (kind not in ON_REQUEST or kind in also))]
 
 
 def hear_interrupts() -> None:

@@ -1,8 +1,8 @@
 """The notice board: what other processes may know of a run's GPUs, and ask of them.
 
 `gpus.json` in the run's folder tells how the GPUs are and what waits for which, a few seconds old, for `status` and
-`gpus`; who reads it looks whether the run goes on, as one that was killed leaves it behind. And
-a person may ask through the control FIFO for a GPU to be drained, or given back.
+`gpus`; who reads it looks whether the run goes on, as one that was killed leaves it behind. And a person may ask
+through the control FIFO for a GPU to be drained, or given back.
 """
 
 from __future__ import annotations

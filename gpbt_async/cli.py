@@ -24,13 +24,17 @@ from .errors import GPBTError
 from .options import (
     Affinity,
     Disk,
+    Generations,
     Gpus,
     Json,
     Library,
     Others,
+    Population,
     Quiet,
+    Ratio,
     RunName,
     Runs,
+    Schedule,
     Script,
     Share,
     SlotCount,
@@ -41,6 +45,7 @@ from .options import (
     Whole,
     Xids,
     devices,
+    given,
     jsonable,
     say,
     start_of,
@@ -112,11 +117,9 @@ def _options(
 @app.command()
 def launch(
     script: Script,
-    population: Annotated[Optional[int], typer.Option(help="Members a generation.", show_default=False)] = None,  # noqa: UP045
-    generations: Annotated[Optional[int], typer.Option(help="Generations.", show_default=False)] = None,  # noqa: UP045
-    ratio: Annotated[
-        Optional[float], typer.Option(help="Children per parent / number of parents.", show_default=False)  # noqa: UP045
-    ] = None,
+    population: Population = None,
+    generations: Generations = None,
+    ratio: Ratio = None,
     searcher: Annotated[
         str | None,
         typer.Option(help="local | tpe | kin | perturb | random | optuna:… | module:Name.", show_default=False),
@@ -127,7 +130,7 @@ def launch(
         Optional[float],  # noqa: UP045
         typer.Option(help="Share of a generation to finish before the next opens, 0 to 1.", show_default=False),
     ] = None,
-    schedule: Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)] = None,  # noqa: UP045
+    schedule: Schedule = None,
     early_stop: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--early-stop", help="median, generation, or both with a comma.", show_default=False),
@@ -159,22 +162,22 @@ def launch(
     as_json: Json = False,
 ) -> None:
     """Run SCRIPT's experiment. Options replace what it declares."""
-    given = {
-        "population": population,
-        "generations": generations,
-        "ratio": ratio,
-        "searcher": searcher,
-        "history": history,
-        "selection": selection,
-        "evidence": evidence,
-        "schedule": schedule,
-        "early_stop": early_stop,
-        "preset": preset,
-        "attempts": attempts,
-        "stall_timeout": stall_timeout,
-        "member_timeout": member_timeout,
-        "seed": seed,
-    }
+    changes = given(
+        population=population,
+        generations=generations,
+        ratio=ratio,
+        searcher=searcher,
+        history=history,
+        selection=selection,
+        evidence=evidence,
+        schedule=schedule,
+        early_stop=early_stop,
+        preset=preset,
+        attempts=attempts,
+        stall_timeout=stall_timeout,
+        member_timeout=member_timeout,
+        seed=seed,
+    )
     folder = None
     if name is not None:
         from .folder import check_name
@@ -191,7 +194,7 @@ def launch(
         runs=runs,
         **devices(share, vram, wait, xids, others, affinity, library),
         disk=disk,
-        changes={k: v for k, v in given.items() if v is not None},
+        changes=changes,
     )
     _drive(run, quiet, as_json)
 

@@ -8,6 +8,7 @@ from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from .events import (
+    MOST_SLOTS,
     Capacity,
     Closed,
     Damaged,
@@ -29,9 +30,6 @@ from .events import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-#: more slots than any machine has; who counts them one by one must not be sent counting by a damaged journal
-MOST_SLOTS = 1 << 16
 
 _FACTS: dict[str, type[Fact]] = {
     c.__name__: c

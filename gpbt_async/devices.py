@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cards import Cards
 from .errors import DeviceError
+from .events import MOST_SLOTS
 from .nvml import NvmlFault, NvmlThread, PyNvml
 from .packing import Packing
 from .slot import Slot, environment
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 #: seconds that NVML may take on, once it has been told that it hangs
 PATIENCE = 50.0
-#: CPU slots; no journal may tell of more (codec.MOST_SLOTS)
-MOST = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +84,8 @@ async def discover(
         raise DeviceError(f"--slots {slots} asks for CPU slots and --gpus {gpus} for GPUs: give only one")
     if slots is not None and slots < 1:
         raise DeviceError(f"--slots {slots}: at least 1 slot is needed")
-    if slots is not None and slots > MOST:
-        raise DeviceError(f"--slots {slots}: at most {MOST} are possible")
+    if slots is not None and slots > MOST_SLOTS:
+        raise DeviceError(f"--slots {slots}: at most {MOST_SLOTS} are possible")
     cores = usable_cores()
     if slots is not None or gpus == "none" or (gpus is None and not wanted.need):
         return Slots(_slots_of_cpu(cores, wanted, warn))

@@ -12,14 +12,13 @@ Members that train are never held up: what they write next is what the room was 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
 import time
 from typing import TYPE_CHECKING
 
 from . import events
-from .files import explained
+from .files import FULL, explained
 from .sizes import format_bytes
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def is_full(error: BaseException | str | None) -> bool:
     """Is it a full disk, or a quota, that an error or a log's end tells of?"""
     if isinstance(error, BaseException):
         cause = error if isinstance(error, OSError) else error.__cause__
-        return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        return isinstance(cause, OSError) and cause.errno in FULL
     return error is not None and _FULL.search(error) is not None
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: 0 is before they were counted; since 1 a late answer to an ask that was withdrawn is not used, ten losses in a row
 #: are a failed attempt, and k is exact
 RULES = 1
+#: more slots than any machine has; who counts them one by one must not be sent counting by a damaged journal
+MOST_SLOTS = 1 << 16
 
 # ---- facts
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from .errors import GPBTError
 
+#: how the kernel says that a disk, or a quota on it, is full
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 _fsync = aiofiles.os.wrap(os.fsync)
 
 
@@ -61,7 +64,7 @@ def reserve(fd: int, offset: int, length: int) -> bool:
     keep_size = ctypes.c_int(1)
     if libc.fallocate(ctypes.c_int(fd), keep_size, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
         return True
-    return ctypes.get_errno() not in (errno.ENOSPC, errno.EDQUOT)
+    return ctypes.get_errno() not in FULL
 
 
 async def write_json(path: Path, value: object, *, durable: bool = True) -> None:

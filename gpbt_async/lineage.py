@@ -190,8 +190,10 @@ class Lineage:
             case events.Discarded():
                 self._discarding.pop(fact.member, None)
                 return []
-            case _:  # it decides nothing
+            case events.Closed() | events.Sampled() | events.Paused():
                 return []
+            case _:
+                raise TypeError(f"{fact!r} is not a fact of the journal")
         return self._decide()
 
     def outstanding(self) -> list[Command]:
@@ -283,17 +285,14 @@ class Lineage:
             self._settle(member, State.FAILED)
 
     def _damaged(self, member: Member, reason: str) -> None:
-        """Its checkpoint is lost: what was to begin from it cannot, and the best is the best of those that are left."""
-        member.damaged, member.reason = True, reason
+        """Its checkpoint is lost: what was to begin from it cannot."""
+        self.tree.damage(member, reason, self.stored.values())
         self.rule.damaged()
-        begun = [m for m in member.children if m.state is State.TRAINING and m.slot is None]
-        for child in begun + [m for m in member.children if m.state is State.WAITING]:
-            self._waiting = [entry for entry in self._waiting if entry[2] != child.id]
-            self._wait(child)
+        to_begin = {m.id: m for m in member.children if m.slot is None and m.state in (State.WAITING, State.TRAINING)}
+        self._waiting = [entry for entry in self._waiting if entry[2] not in to_begin]
         heapq.heapify(self._waiting)
-        if member is self.tree.best:
-            left = [m for m in self.stored.values() if m.state is State.FINISHED and not m.damaged]
-            self.tree.best = min(left, key=lambda m: m.rank_key, default=None)
+        for child in to_begin.values():
+            self._wait(child)
         self._suspect(member)
 
     def _settle(self, member: Member, state: State) -> None:

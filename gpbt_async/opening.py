@@ -75,8 +75,9 @@ class Asked:
             vram = needs.vram if self.vram is None else self.vram
             return Resources(needs.gpus, share, vram, needs.cpus)
         except ExperimentError as error:
-            _, _, told = str(error).partition("resources.")  # not the line of ours that raised it
-            raise ExperimentError(f"--{told}") from None
+            raise ExperimentError(
+                error.said.replace("resources.", "--", 1)
+            ) from None  # no line of a script is to blame
 
 
 class Opening:

@@ -58,6 +58,12 @@ Others = Annotated[
         show_default=False,
     ),
 ]
+Population = Annotated[Optional[int], typer.Option(help="Members a generation.", show_default=False)]  # noqa: UP045
+Generations = Annotated[Optional[int], typer.Option(help="Generations.", show_default=False)]  # noqa: UP045
+Ratio = Annotated[
+    Optional[float], typer.Option(help="Children per parent / number of parents.", show_default=False)  # noqa: UP045
+]
+Schedule = Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)]  # noqa: UP045
 Stall = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(metavar="S", help="Seconds without a report after which a member has failed.", show_default=False),
@@ -117,6 +123,11 @@ def devices(
         "affinity": affinity,
         "nvml_library": library,
     }
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those that were given, by name."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def start_of(start: str | None) -> Any:

@@ -10,7 +10,21 @@ from typing import Annotated, Optional
 import typer
 
 from .errors import ExperimentError
-from .options import Gpus, Json, Library, RunName, Runs, Script, jsonable, say
+from .options import (
+    Generations,
+    Gpus,
+    Json,
+    Library,
+    Population,
+    Ratio,
+    RunName,
+    Runs,
+    Schedule,
+    Script,
+    given,
+    jsonable,
+    say,
+)
 
 
 def gpus(
@@ -79,15 +93,13 @@ def plan(
         typer.Option(help="Or say how long an interval takes: its mean.", show_default=False),
     ] = None,
     spread: Annotated[float, typer.Option(help="… and its standard deviation, as a share of the mean.")] = 0.3,
-    population: Annotated[Optional[int], typer.Option(help="Members a generation.", show_default=False)] = None,  # noqa: UP045
-    generations: Annotated[Optional[int], typer.Option(help="Generations.", show_default=False)] = None,  # noqa: UP045
-    ratio: Annotated[
-        Optional[float], typer.Option(help="Children per parent / number of parents.", show_default=False)  # noqa: UP045
-    ] = None,
+    population: Population = None,
+    generations: Generations = None,
+    ratio: Ratio = None,
     evidence: Annotated[
         Optional[float], typer.Option(help="As in launch.", show_default=False)  # noqa: UP045
     ] = None,
-    schedule: Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)] = None,  # noqa: UP045
+    schedule: Schedule = None,
     seed: Annotated[Optional[int], typer.Option(help="As in launch.", show_default=False)] = None,  # noqa: UP045
     runs: Runs = Path("runs"),
     as_json: Json = False,
@@ -95,15 +107,14 @@ def plan(
     """Say how long SCRIPT's experiment would take, and how busy the slots would be, by simulating it."""
     from . import planning
 
-    given = {
-        "population": population,
-        "generations": generations,
-        "ratio": ratio,
-        "evidence": evidence,
-        "schedule": schedule,
-        "seed": seed,
-    }
-    changes = {k: v for k, v in given.items() if v is not None}
+    changes = given(
+        population=population,
+        generations=generations,
+        ratio=ratio,
+        evidence=evidence,
+        schedule=schedule,
+        seed=seed,
+    )
     planned = planning.plan(script, slots, run=run, runs=runs, seconds=seconds, spread=spread, changes=changes)
     print(json.dumps(jsonable(planned), indent=1) if as_json else planning.text(planned))
 

@@ -204,6 +204,13 @@ class Tree:
             if self.best is None or member.rank_key < self.best.rank_key:
                 self.best = member
 
+    def damage(self, member: Member, reason: str, kept: Iterable[Member]) -> None:
+        """Its checkpoint is lost; kept: whose checkpoints there are. The best is the best of those that are left."""
+        member.damaged, member.reason = True, reason
+        if member is self.best:
+            left = [m for m in kept if m.state is State.FINISHED and not m.damaged]
+            self.best = min(left, key=lambda m: m.rank_key, default=None)
+
     def rivals(self, generation: int, plus: bool) -> list[tuple[tuple[float, int, Path], int]]:
         """Who competes to be parents of the generation after `generation`, best first.
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from check_run import alive as alive
+
 SCRIPTS = Path(__file__).parent / "scripts"
 #: as long as anything here may take on a loaded machine; a test that gets here has failed
 LONG = 60.0
@@ -75,22 +77,6 @@ def facts(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 def run_id(folder: Path) -> str:
     return str(json.loads((folder / "experiment.json").read_text())["run"])
-
-
-def alive(run: str) -> list[int]:
-    """The living processes of a run: those that carry its id in environment or command line, zombies left out."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
-            continue
-        if run.encode() in text and state != "Z":
-            found.append(int(entry.name))
-    return found
 
 
 def kill_hard(process: subprocess.Popen[str]) -> None:

@@ -62,7 +62,7 @@ MAY: dict[str, set[str]] = {
         "visible",
         "watch",
     },
-    "devices": {"cards", "errors", "health", "nvml", "packing", "slot", "visible", "watch"},
+    "devices": {"cards", "errors", "events", "health", "nvml", "packing", "slot", "visible", "watch"},
     # rooms: files
     "files": {"errors"},
     "codec": {"events"},
