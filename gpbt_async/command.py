@@ -6,9 +6,11 @@ module reads that file as a stream of Reports. The surprise is that it polls: a 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
+import stat
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,11 @@ from . import wire
 from .worker import Worker
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterator, Mapping, Sequence
 
 POLL = 0.2
+#: bytes read in one turn of the loop: some milliseconds' worth of JSON
+PIECE = 1 << 16
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
@@ -43,6 +46,8 @@ class Program(Worker):
         super().__init__(*args, **kwargs)
         self._tail = Tail(metrics)
         self._poll: asyncio.TimerHandle | None = None
+        #: it is dead, and all it wrote has been read
+        self._read_up = False
         self.hello.set_result(True)
 
     def begin(self, begin: wire.Begin) -> None:
@@ -54,22 +59,27 @@ class Program(Worker):
         for message in self._tail.read():
             self._push(message)
         if not self.dead:
-            self._poll = self._loop.call_later(POLL, self._look)
+            self._poll = self._loop.call_later(0.0 if self._tail.behind else POLL, self._look)
 
     def _on_death(self) -> None:
         super()._on_death()
         if self.begun is not None:
             self._look()
-            for message in self._tail.finish():
-                self._push(message)
 
     async def _until_gone(self) -> None:
+        """Then read what it wrote last, a turn's worth at a time; whoever listens comes back until all is read."""
         await super()._until_gone()
         if self.end is None and (self.exit_status == 0 or self._stopping is not None):
             self.end = wire.End("returned" if self.exit_status == 0 else "stopped", self._died_at)
-            self._messages.append(self.end)
             if self.exit_status == 0:
                 self._returned()
+        while not self._messages and not self._read_up:
+            self._messages.extend(self._tail.read())
+            if not self._tail.behind:
+                self._read_up = True
+                self._messages.extend(self._tail.finish())
+                self._messages.extend([self.end] if self.end is not None else ())
+            await asyncio.sleep(0)
 
     async def stop(self, reason: str, patience: float = 10.0, grace: float | None = None) -> None:
         """SIGTERM, which is all a program can be told; then, as for any member, SIGKILL."""
@@ -84,34 +94,59 @@ class Program(Worker):
 
 
 class Tail:
-    """A growing file of JSON lines as messages: Reports, and a Notice for each line that is none."""
+    """A growing file of JSON lines as messages: Reports, and a Notice for each line that is none.
+
+    The program may put anything at that path: what is no regular file is told once and never read, since a pipe that
+    nobody writes to would hold up everybody.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        #: there was more than a turn's worth
+        self.behind = False
         self._file: int | None = None
+        self._refused = False
         self._rest = b""
 
     def read(self) -> Iterator[wire.Message]:
-        while data := self._more():
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            for line in lines:
-                yield from _message(line)
-            if len(self._rest) > wire.LIMIT:
-                self._rest = self._rest[-1:]  # without its beginning, it will not be taken for a line
-                yield wire.Notice(f"{self.path}: a line is longer than {wire.LIMIT} bytes")
+        """What was added, at most a turn's worth."""
+        if self._file is None and not self._refused:
+            yield from self._open()
+        data = self._more()
+        self.behind = len(data) == PIECE
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            yield from _message(line)
+        if len(self._rest) > wire.LIMIT:
+            self._rest = self._rest[-1:]  # without its beginning, it will not be taken for a line
+            yield wire.Notice(f"{self.path}: a line is longer than {wire.LIMIT} bytes")
+
+    def _more(self) -> bytes:
+        try:
+            return os.read(self._file, PIECE) if self._file is not None else b""
+        except OSError:  # a file server that is away: the next look may find it back
+            return b""
 
     def finish(self) -> Iterator[wire.Message]:
         """What stands behind the last newline, once nobody writes any more."""
         rest, self._rest = self._rest, b""
         yield from _message(rest)
 
-    def _more(self) -> bytes:
-        if self._file is None:
-            try:
-                self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                return b""
-        return os.read(self._file, 1 << 18)
+    def _open(self) -> Iterator[wire.Message]:
+        try:
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._refused = True
+            yield wire.Notice(f"{self.path}: {error.strerror}: no metrics are read from it")
+            return
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            self._file = file
+        else:
+            os.close(file)
+            self._refused = True
+            yield wire.Notice(f"{self.path} is no regular file: no metrics are read from it; append JSON lines to one")
 
     def close(self) -> None:
         if self._file is not None:

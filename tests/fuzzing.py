@@ -371,7 +371,10 @@ class Metrics:
                 if data is not None:
                     with open(self._path, "ab" if data else "wb") as file:
                         file.write(data)
-                for message in tail.read() if data is not None else tail.finish():
+                messages = list(tail.read() if data is not None else tail.finish())
+                while tail.behind:
+                    messages += tail.read()
+                for message in messages:
                     self._wire.used(message)
                     refused += isinstance(message, wire.Notice)
                     assert not isinstance(message, wire.Notice) or len(message.text) < 2000

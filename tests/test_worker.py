@@ -376,6 +376,35 @@ def test_a_torn_line_is_no_error_until_the_end(tmp_path: Path) -> None:
     tail.close()
 
 
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("mkfifo $GPBT_METRICS", "is no regular file"),
+        ("mkdir $GPBT_METRICS", "is no regular file"),
+        ("ln -s /dev/zero $GPBT_METRICS", "is no regular file"),
+        ("ln -s metrics.jsonl $GPBT_METRICS", "symbolic links"),
+    ],
+)
+async def test_metrics_that_are_no_file_hold_nobody_up(tmp_path: Path, place: str, told: str) -> None:
+    messages, worker = await run_program(tmp_path, place)
+    assert worker.outcome.how == "returned"
+    entered, notice, end = messages
+    assert isinstance(entered, wire.Entered)
+    assert isinstance(notice, wire.Notice)
+    assert told in notice.text
+    assert isinstance(end, wire.End)
+
+
+async def test_all_that_a_program_wrote_is_read_before_its_end_is_told(tmp_path: Path) -> None:
+    script = """yes '{"score": 7}' | head -n 50000 > $GPBT_METRICS; printf '{"score": 8}' >> $GPBT_METRICS"""
+    messages, worker = await run_program(tmp_path, script)
+    assert worker.outcome.how == "returned"
+    reports = [message.metrics["score"] for message in messages if isinstance(message, wire.Report)]
+    assert reports == [7] * 50000 + [8]
+    assert isinstance(messages[-1], wire.End)
+    assert len(messages) == 50003
+
+
 def test_filling_in_a_command() -> None:
     words = ["./solver", "--lr={lr}", "{n}", "{flag}", "{{{name}}}", "{parent}", "{{lr}}", "$HOME; rm"]
     config = {"lr": 1e-05, "n": 3, "flag": True, "name": "a b"}
