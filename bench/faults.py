@@ -58,7 +58,7 @@ HELPERS = {"guardian", "zygote", "searcher"}
 #: what stands half done for a moment, by how its name begins
 TEMPORARY = (".trash-", ".manifest-", ".best", ".summary", ".schedule")
 #: done to the folder or the script between a crash and the next resume
-DAMAGE = ("torn", "cut", "moved", "touched", "edited", "truncated", "flipped")
+DAMAGE = ("torn", "cut", "moved", "touched", "edited", "truncated", "flipped", "gone")
 #: what members do (scripts/faulty.py)
 DEEDS = (
     "raises_before", "exits", "exits_3", "segfaults", "aborts", "runs_out_of_memory", "ignores_term",
@@ -68,8 +68,8 @@ DEEDS = (
 KINDS = (*BLOWS, *DAMAGE, *DEEDS)
 #: only where asked for: two deaths at once are more than one
 ON_REQUEST = {"both"}
-#: has a resume take an edited script
-ACCEPT = "--changed-script"
+#: has a resume take an edited script; has one go on with a run that failed
+ACCEPT, RETRY = "--changed-script", "--retry-failed"
 
 
 def command(*args: object) -> list[str]:
@@ -159,6 +159,8 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
     }
     if "searcher" in struck:
         experiment["searcher"] = "quick:Quick"
+    if "gone" in damage and chance.random() < 0.15:  # only then may members fail for good, and run and all
+        experiment["attempts"] = 3
     experiment["stall_timeout"] = 2.0
     some = [chance.choice(damage) for _ in range(8)] if damage else []
     start = chance.choices(["zygote", "exec"], [8, 1])[0]
@@ -185,7 +187,7 @@ class Drill:
         self.ending = self.struck = False
         #: when this session's scheduler was killed, if it was
         self.killed = 0.0
-        self.edited = False
+        self.edited = self.failed = False
         self.cuts = 0
         #: a file of the run that was damaged, by its place in the folder, which may be moved; and what stood in it
         self.hurt: tuple[Path, bytes] | None = None
@@ -245,6 +247,11 @@ class Drill:
 
     # ---- a session
 
+    @property
+    def options(self) -> list[str]:
+        """What a resume needs by now."""
+        return [ACCEPT] * self.edited + [RETRY] * self.failed
+
     def spawn(self, *args: object) -> subprocess.Popen[bytes]:
         environ = {**os.environ, "DRILL": self.tag}
         with open(self.place / "said", "ab") as said:
@@ -263,8 +270,7 @@ class Drill:
             first = ("launch", self.script, "--slots", SLOTS, "--name", "r", "--quiet", "--start", self.plan.start)
             self.process = self.spawn(*first)
             return
-        more = (ACCEPT,) if self.edited else ()
-        self.process = self.spawn("resume", self.folder, "--quiet", *more)
+        self.process = self.spawn("resume", self.folder, "--quiet", *self.options)
 
     def session(self) -> bool:
         """From a start to an end. Is there more to do?"""
@@ -520,6 +526,26 @@ class Drill:
             if done.returncode != 2 or self.script.name not in done.stderr:
                 self.say(f"an edited script was not refused: status {done.returncode}, {done.stderr[-300:]}")
         self.edited = True
+        return True
+
+    def do_gone(self) -> bool:
+        """What members read is not there for a while, and every one fails: the run has failed, but not for good."""
+        if self.plan.experiment["attempts"] > 10 or self.hurt is not None or self.finished():
+            return False
+        gone = self.place / "gone"
+        gone.touch()
+        done = subprocess.run(
+            command("resume", self.folder, "--quiet", *self.options), cwd=self.place, capture_output=True, text=True,
+            timeout=LONG, env={**os.environ, "DRILL": self.tag},
+        )  # fmt: skip
+        gone.unlink()
+        self.result.sessions += 1
+        if done.returncode and (
+            done.returncode != 1 or RETRY not in done.stderr or "the data are gone" not in done.stderr
+        ):
+            self.say(f"without the data: status {done.returncode}, {done.stderr[-600:]}")
+        self.failed = True
+        self.damage.clear()
         return True
 
     def do_truncated(self) -> bool:

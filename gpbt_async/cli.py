@@ -209,6 +209,10 @@ def resume(
     changed: Annotated[
         bool, typer.Option("--changed-script", help="Go on though the script was edited since the run began.")
     ] = False,
+    retry: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Try the members that failed last again: what made them fail is mended."),
+    ] = False,
     slots: SlotCount = None,
     gpus: Gpus = None,
     share: Share = None,
@@ -224,14 +228,14 @@ def resume(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Go on with RUN where it was killed or stopped. Twice does no harm."""
+    """Go on with RUN where it was killed or stopped, or where it failed (--retry-failed). Twice does no harm."""
     from .folder import locate
     from .run import Run
 
     asked = devices(share, vram, wait, xids, others, affinity, library)
     there, how = locate(run, runs), start_of(start)
     given = {"slots": slots, "gpus": gpus, "start": how, "disk": disk, "changed_script": changed, **asked}
-    opened = Run(script, there, resume="must", **given)
+    opened = Run(script, there, resume="must", retry_failed=retry, **given)
     _drive(opened, quiet, as_json)
 
 

@@ -88,6 +88,12 @@ def _whole(name: str, value: Any, most: int = (1 << 63) - 1) -> int:
     return value
 
 
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, value)
+    return value
+
+
 def _seconds(name: str, value: Any) -> float:
     if type(value) is float and value - value == 0.0:
         return value
@@ -148,6 +154,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "score": lambda name, value: None if value is None else _number(name, value),
     **dict.fromkeys(("t", "seconds"), _seconds),
     **dict.fromkeys(("version", "reason", "digest", "how"), _text),
+    "retry": _flag,
     "path": _path,
     "config": _scalars,
     "measures": _scalars,

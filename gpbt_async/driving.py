@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .errors import GPBTError, RunFailed
 from .options import say
+from .postmortem import notes
 from .view import show
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ async def driven(run: Run, quiet: bool) -> int:
     except GPBTError as error:
         if not shown or not isinstance(error, RunFailed):
             say(str(error))  # a run that failed has been told so by the view
+        for note in notes(error):
+            print(note, file=sys.stderr)
         return 1 if entered or isinstance(error, RunFailed) else 2
     finally:
         for number in signals:

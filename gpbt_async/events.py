@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 #: the rules the engine decides by. A journal is replayed by those it was written under, or old runs could not be read:
 #: 0 is before they were counted; since 1 a late answer to an ask that was withdrawn is not used, ten losses in a row
-#: are a failed attempt, and k is exact
-RULES = 1
+#: are a failed attempt, and k is exact; since 2 what fails is counted a session, and parents are kept while nobody of
+#: the generation below has finished
+RULES = 2
 #: more slots than any machine has; who counts them one by one must not be sent counting by a damaged journal
 MOST_SLOTS = 1 << 16
 
@@ -49,12 +50,16 @@ class OfMember(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened(Fact):
-    """A scheduler took the run up with `slots` slots. Whatever was training before is lost and starts again."""
+    """A scheduler took the run up with `slots` slots. Whatever was training before is lost and starts again.
+
+    retry: whoever failed for good in the last two generations gets all attempts again, and so does a run that failed.
+    """
 
     slots: int
     version: str
     pid: int
     rules: int = RULES
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Literal
 
 from . import events
 from .asks import Ask, Path, path_of, path_text
+from .ending import Ending
 from .errors import JournalError
+from .keeping import Keeping
 from .rule import Rule
 from .stopping import GENERATION, MEDIAN, closes, stops
 from .tree import Member, State, Tree, key
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
 #: have finished; or nothing is left to issue (or as many members train as the population allows)
 Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
 
-#: so many members failed for good, all others too, and none ever trained: the script fails, burn no budget on it
-HOPELESS = 4
 #: so many times lost in a row counts as a failed attempt: it was perhaps the member's doing after all
 LOSSES = 10
 
@@ -50,6 +50,7 @@ class Lineage:
         self.settings = settings
         self.tree = Tree(settings.generations, settings.population)
         self.rule = Rule(settings, self.tree)
+        self.ending = Ending(settings, self.tree, self.rule)
         #: facts handled so far
         self.count = 0
         self.slots = 0
@@ -66,13 +67,9 @@ class Lineage:
         #: selection the same path can be wanted for a later generation); asks also with `count` as it was then
         self._ready: dict[Path, tuple[int, Config]] = {}
         self._asked: dict[Path, tuple[int, int]] = {}
-        #: members with something on disk that is still needed; members whose Discard is not confirmed
-        self.stored: dict[int, Member] = {}
-        self._discarding: dict[int, Member] = {}
-        #: stored members whose being needed may have changed since they were last looked at
-        self._suspects: set[int] = set()
-        #: how many members failed for good without ever training to an end; whether any member ever did
-        self._failed, self._works = 0, False
+        self._keeping = Keeping(settings, self.rule, self.ending)
+        #: members with something on disk that is still needed
+        self.stored = self._keeping.stored
 
     # ---- what others read
 
@@ -117,6 +114,16 @@ class Lineage:
             run=key(self.settings.seed, "run", (), 63),
         )
 
+    @property
+    def to_retry(self) -> list[Member]:
+        """The failed members that Opened(retry=True) would give their attempts again."""
+        return self.ending.to_retry(self.stored, self._open)
+
+    @property
+    def reopens(self) -> bool:
+        """Could a run that has ended go on, were what made members fail mended?"""
+        return bool(self.to_retry) or self.ending.reason(self._open, hopeful=True) is None
+
     def idle_cause(self) -> Cause:
         """Why a slot that is free now stays free."""
         if self.ended or self._open == self.settings.generations or len(self._training) >= self.width:
@@ -140,6 +147,9 @@ class Lineage:
             case events.Opened():
                 self.slots = fact.slots
                 self.rule.opened(fact.rules)
+                if fact.retry:
+                    self._retry()
+                self._keeping.suspect(*self.ending.opened(fact.rules))
                 for member in self.training:
                     member.losses += 1
                     self._wait(member)
@@ -188,7 +198,7 @@ class Lineage:
             case events.Damaged():
                 self._damaged(self._expect(fact, State.FINISHED), fact.reason)
             case events.Discarded():
-                self._discarding.pop(fact.member, None)
+                self._keeping.discarding.pop(fact.member, None)
                 return []
             case events.Closed() | events.Sampled() | events.Paused():
                 return []
@@ -202,7 +212,7 @@ class Lineage:
         commands += [events.Start(m.id, m.attempt) for m in self._training.values() if m.slot is None]
         commands += [events.Verdict(m.id, m.attempt, m.condemned) for m in self.training if m.condemned is not None]
         commands += [events.Publish(m.id, m.attempt) for m in self.stored.values() if m.state is State.TRAINED]
-        commands += [events.Discard(id) for id in self._discarding]
+        commands += [events.Discard(id) for id in self._keeping.discarding]
         if self.ended is not None:
             commands.append(self.ended)
         return commands
@@ -248,11 +258,12 @@ class Lineage:
             # told to stop: what it did with the word, ending at once or training to its end, changes nothing
             self._settle(member, State.STOPPED)
         elif math.isfinite(member.loss):
-            self._works = True
+            self._keeping.suspect(*self.ending.worked())
             member.state = State.TRAINED
         else:
             member.reason = self.rule.unusable(fact.score, fact.metrics)
-            self._works = self._works or fact.score is not None  # a score that is not finite is a config's doing
+            if fact.score is not None:  # one that is not finite is a config's doing
+                self._keeping.suspect(*self.ending.worked())
             self._settle(member, State.FAILED)
 
     def _published(self, member: Member) -> None:
@@ -269,7 +280,7 @@ class Lineage:
         while self._open < self.settings.generations and self.tree.generations[self._open].full:
             self._open += 1
             if self._open > 1:
-                self._suspect(*self.tree.generations[self._open - 2].members)
+                self._keeping.suspect(*self.tree.generations[self._open - 2].members)
 
     def _failed_attempt(self, member: Member, fact: events.Failed | events.Lost) -> None:
         self._training.pop(member.id, None)
@@ -287,58 +298,52 @@ class Lineage:
     def _damaged(self, member: Member, reason: str) -> None:
         """Its checkpoint is lost: what was to begin from it cannot."""
         self.tree.damage(member, reason, self.stored.values())
-        self.rule.damaged()
+        self.rule.reconsider()
         to_begin = {m.id: m for m in member.children if m.slot is None and m.state in (State.WAITING, State.TRAINING)}
         self._waiting = [entry for entry in self._waiting if entry[2] not in to_begin]
         heapq.heapify(self._waiting)
         for child in to_begin.values():
             self._wait(child)
-        self._suspect(member)
+        self._keeping.suspect(member)
+
+    def _retry(self) -> None:
+        """Those who failed last get their attempts again, and with them a run that failed."""
+        self.ended = None
+        self.rule.reconsider()
+        for member in self.to_retry:
+            self.tree.unsettle(member)
+            member.failures = member.losses_in_a_row = 0
+            self._wait(member)
 
     def _settle(self, member: Member, state: State) -> None:
         before = self.tree.best
         self.tree.settle(member, state)
-        self._failed += state is State.FAILED
+        if state is State.FAILED:
+            self.ending.failed.append(member)
         member.slot = None
         # whoever this changes the fate of: itself, its parent, the best before, and who falls out of the top k
-        self._suspect(member, member.parent, before)
+        self._keeping.suspect(member, member.parent, before)
         ranking = self.tree.generations[member.generation].ranking
-        self._suspects |= {id for _, id in ranking[self.rule.parents : self.rule.parents + 1]}
+        if len(ranking) == 1 and member.generation:  # the first: nobody will have to be tried again from above
+            self._keeping.suspect(*self.tree.generations[member.generation - 1].members)
+        self._keeping.suspect(*(self.tree.members[id] for _, id in ranking[self.rule.parents :][:1]))
 
     # ---- what follows
 
     def _decide(self) -> list[Command]:
         if self.ended is not None:
-            return self._discards()
-        reason = self._over()
+            return self._keeping.discards()
+        reason = self.ending.reason(self._open)
         if reason is not None:
             self.ended = events.Finish(reason)
             self._asked.clear()
             self._ready.clear()
-            return [*self._discards(), self.ended]
-        return [*self._starts(), *self._suggests(), *self._discards()]
-
-    def _over(self) -> str | None:
-        """None while there is something to do; "" when the run has finished; else why it failed."""
-        tree, n = self.tree, self.settings.population
-        failing = self._failed >= min(n, HOPELESS) and not self._works
-        if failing and all(m.state.settled or m.failures for m in tree.members):
-            return f"all of {len(tree.members)} members failed; the first: {tree.first_failure(0)}"
-        if self._open == self.settings.generations:
-            if tree.unsettled:
-                return None
-            return "" if tree.best is not None else f"no member finished; the first: {tree.first_failure(0)}"
-        above = self._open - 1
-        if above >= 0 and tree.generations[above].complete and not self.rule.elite(above):
-            return f"no member of generation {above} can be a parent; the first: {tree.first_failure(above)}"
-        return None
+            return [*self._keeping.discards(), self.ended]
+        return [*self._starts(), *self._suggests(), *self._keeping.discards()]
 
     def _starts(self) -> list[Command]:
         starts: list[Command] = []
-        while len(self._training) < self.width:
-            member = self._next()
-            if member is None:
-                break
+        while len(self._training) < self.width and (member := self._next()) is not None:
             member.state = State.TRAINING
             member.attempt += 1
             self._training[member.id] = member
@@ -386,14 +391,3 @@ class Lineage:
         self._asked = {p: a for p, a in self._asked.items() if wanted.get(p) == a[0] and busy.get(p[:-1]) == p}
         self._ready = {p: (g, config) for p, (g, config) in self._ready.items() if wanted.get(p) == g}
         return commands
-
-    def _suspect(self, *members: Member | None) -> None:
-        self._suspects |= {m.id for m in members if m is not None}
-
-    def _discards(self) -> list[Command]:
-        if self.settings.selection == "plus":
-            self._suspects |= set(self.stored)
-        idle = [id for id in sorted(self._suspects) if id in self.stored and not self.rule.needed(self.stored[id])]
-        self._suspects.clear()
-        self._discarding |= {id: self.stored.pop(id) for id in idle}
-        return [events.Discard(id) for id in idle]

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +21,7 @@ from .asking import argv, environment
 from .devices import Wanted, discover, usable_cores
 from .disk import Disk
 from .errors import DeviceError, ExperimentError, FolderError, JournalError, LaunchError, ScriptError
-from .experiment import Experiment, Resources, Settings
+from .experiment import Experiment, Settings
 from .folder import Folder, check_name
 from .journal import Journal
 from .launcher import Launcher
@@ -37,47 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AsyncExitStack
 
+    from .asked import Asked
     from .clock import Clock
-    from .health import Blame
     from .lock import Lock
     from .slot import Pool
 
 Resume = Literal["never", "auto", "must"]
 #: seconds to wait for the processes of a scheduler that was killed a moment ago to be cleared away
 PATIENCE = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What Run is asked of devices, as it says, for this session; share and vram of a new run are for good."""
-
-    share: int | None = None
-    vram: str | None = None
-    wait_for_gpus: bool = False
-    xids: Mapping[int, Blame] = field(default_factory=dict)
-    others_may_use: str | None = None
-    affinity: bool = True
-    nvml_library: str | None = None
-
-    @property
-    def others(self) -> int | None:
-        """Bytes. Raises ExperimentError."""
-        try:
-            return parse_bytes(self.others_may_use) if self.others_may_use is not None else None
-        except ValueError:
-            must = "must be an amount with its unit, such as '2GiB'"
-            raise ExperimentError(f"--others-may-use: got {self.others_may_use!r}; {must}") from None
-
-    def over(self, needs: Resources) -> Resources:
-        """An experiment's resources, with what is asked for instead. Raises ExperimentError."""
-        try:
-            share = needs.share if self.share is None else self.share
-            vram = needs.vram if self.vram is None else self.vram
-            return Resources(needs.gpus, share, vram, needs.cpus)
-        except ExperimentError as error:
-            raise ExperimentError(
-                error.said.replace("resources.", "--", 1)
-            ) from None  # no line of a script is to blame
 
 
 class Opening:
@@ -95,6 +61,7 @@ class Opening:
         runs: str | os.PathLike[str],
         devices: Asked,
         changed_script: bool,
+        retry_failed: bool,
         disk: str | None,
         changes: Mapping[str, Any] | None,
         clock: Clock,
@@ -114,7 +81,7 @@ class Opening:
         self._runs = Path(os.path.abspath(runs))
         self._resume = resume
         self._slots, self._gpus, self._start = slots, gpus, start
-        self._devices, self._changed_script = devices, changed_script
+        self._devices, self._changed_script, self._retry = devices, changed_script, retry_failed
         try:
             self._budget = parse_bytes(disk) if disk is not None else None
         except ValueError:
@@ -293,8 +260,9 @@ class Opening:
             self.closed = isinstance(fact, events.Closed) and fact.how != "interrupted"
         if self.lineage.best is not None:
             self.folder.point_best(self.lineage.best.id)  # it may have been killed between the fact and the link
-        if self.lineage.ended is not None:
+        if self.lineage.ended is not None and not self._to_retry():
             return False
+        self._miss_checkpoints()
         if self.lock.rebooted:
             self._distrust()
         if not os.path.isdir(self.record.cwd):
@@ -303,6 +271,32 @@ class Opening:
                 "where the script is now (--script PATH), and members run in the folder this is called in"
             )
         return True
+
+    def opened(self, t: float) -> events.Opened:
+        """The fact that the run is taken up."""
+        return events.Opened(t=t, slots=len(self.slots), version=VERSION, pid=os.getpid(), retry=self._retry)
+
+    def _to_retry(self) -> bool:
+        """Is it a run that has ended, and that those who failed are to be tried again of?"""
+        ended = self.lineage.ended
+        if not self._retry or ended is None:
+            return False
+        if ended.reason and not self.lineage.reopens:
+            raise FolderError(
+                f"{self.folder.name}: no failed member can be tried again, as what they began from was let go of; "
+                f"begin a new run. (It failed: {ended.reason})"
+            )
+        return self.lineage.reopens
+
+    def _miss_checkpoints(self) -> None:
+        """Refuse to go on with nothing to go on from: it was moved, most likely, and can be brought back."""
+        kept = [m.id for m in self.lineage.stored.values() if m.state is State.FINISHED]
+        gone = [self.folder.member(id).checkpoint for id in kept if not self.folder.member(id).checkpoint.exists()]
+        if kept and len(gone) == len(kept) and self.lineage.tree.generations[0].full:
+            raise FolderError(
+                f"{self.folder.name}: the checkpoints that members would begin from are gone, {gone[0]} among them: "
+                "bring them back from where they were moved or copied to, and resume"
+            )
 
     def _check_script(self) -> None:
         """The script is where it was, or where it is said to be now, and what it was."""

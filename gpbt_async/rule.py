@@ -112,8 +112,8 @@ class Rule:
             self._elite = (now, [member for member in elite if not member.damaged])
         return self._elite[1]
 
-    def damaged(self) -> None:
-        """A member can be a parent no more."""
+    def reconsider(self) -> None:
+        """Who can be a parent has changed otherwise than by a member that settled."""
         self._elite = ((-1, 0, 0), [])
 
     def best_of(self, generation: int) -> Member | None:
@@ -167,7 +167,8 @@ class Rule:
         """May anything still read the member's checkpoint?
 
         It is being published; or it is the best so far; or a child of it may yet be started (again); or it may yet
-        be chosen as a parent: ranks only get worse, so whoever has fallen out of the top k never is.
+        be chosen as a parent: ranks only get worse, so whoever has fallen out of the top k never is. None of the
+        next generation having finished, its parents may be wanted for another try.
         """
         if member.state is State.TRAINED or member is self.tree.best or member.unsettled:
             return True
@@ -177,7 +178,9 @@ class Rule:
         last = self.settings.generations - 1
         for generation in range(member.generation, last if plus else min(member.generation + 1, last)):
             rival = generation == member.generation or member.id in self.tree.generations[generation].by_parent
-            if not rival or self.tree.generations[generation + 1].full:
+            below = self.tree.generations[generation + 1]
+            # a generation that failed altogether may be tried again
+            if not rival or (below.full and (below.ranking or (self.rules or 0) < 2)):
                 continue
             if self.tree.rank(member, generation, plus) < self.parents:
                 return True

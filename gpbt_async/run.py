@@ -11,26 +11,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__ as VERSION
 from . import events, results
+from .asked import Asked
 from .asking import Asking
 from .board import Board
 from .briefing import Briefing
 from .checkpoints import Store
 from .clock import Clock
 from .disk import PERIOD, is_full
-from .errors import FolderError, GPBTError, RunFailed
+from .errors import FolderError, GPBTError
 from .files import write_json
 from .listeners import Listener
-from .opening import Asked, Opening, Resume
+from .opening import Opening, Resume
+from .postmortem import failure, first_of
 from .scheduler import Scheduler
 from .tree import State
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
     from typing import Self
@@ -61,7 +63,8 @@ class Run:
     "2GiB", that a desktop may use on a GPU that is given out. affinity: bind members to the cores near their GPU.
     nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it. disk: the most that the checkpoints a
     run keeps may take, as "50GiB"; when that is reached, members wait until some are let go of. changed_script: resume
-    though the script is not what it was.
+    though the script is not what it was. retry_failed: give the members that failed last all their attempts again, and
+    so go on with a run that has failed.
 
     Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
     from `wait` and on leaving when it was started and failed.
@@ -86,6 +89,7 @@ class Run:
         nvml_library: str | None = None,
         disk: str | None = None,
         changed_script: bool = False,
+        retry_failed: bool = False,
         changes: Mapping[str, Any] | None = None,
     ) -> None:
         self._clock = Clock()
@@ -99,6 +103,7 @@ class Run:
             runs=runs,
             disk=disk,
             changed_script=changed_script,
+            retry_failed=retry_failed,
             devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
             changes=changes,
             clock=self._clock,
@@ -287,7 +292,7 @@ class Run:
         elif not (self.folder.summary.exists() and self.folder.schedule.exists()):
             await self._write_down()  # lost, or of a version that said so in the journal first
         if ended.reason:
-            raise RunFailed(f"the run has failed already: {ended.reason}; see {self.folder.path}")
+            raise failure(self.lineage, self.folder, already=True)
 
     def _note(self, fact: events.Fact) -> None:
         """A fact outside the loop."""
@@ -303,17 +308,17 @@ class Run:
 
     async def _main(self, asking: Asking) -> None:
         assert self._scheduler is not None
-        opened = events.Opened(t=self._clock.now(), slots=len(self._opening.slots), version=VERSION, pid=os.getpid())
+        opened = self._opening.opened(self._clock.now())
         early = asyncio.create_task(asking.open())
         try:
             reason = await self._scheduler.run(opened)
             self.how = "interrupted" if reason is None else "failed" if reason else "finished"
             await self._close(reason or "")
             if self.how == "failed":
-                raise RunFailed(f"{reason}; see {self.folder.path}")
+                raise failure(self.lineage, self.folder)
         except BaseExceptionGroup as group:
             # whatever it was, a bug of ours included: the run stays one that is told and can be resumed
-            error = _first(group)
+            error = first_of(group)
             self.how = "interrupted"
             with contextlib.suppress(GPBTError) if error is None else contextlib.nullcontext():
                 await self._close(str(error or group))
@@ -371,18 +376,6 @@ class Run:
 async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> GPBTError | None:
-    """The first of our own errors among a task group's, unless a bug is among them too."""
-    ours, others = group.split(GPBTError)
-    if ours is None or others is not None:
-        return None
-    error: BaseException = ours
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, GPBTError)
-    return error
 
 
 async def launch(

@@ -204,6 +204,15 @@ class Tree:
             if self.best is None or member.rank_key < self.best.rank_key:
                 self.best = member
 
+    def unsettle(self, member: Member) -> None:
+        """A member that failed for good gets another chance."""
+        self.generations[member.generation].settled -= 1
+        self.unsettled += 1
+        if member.parent is None:
+            self.pending_roots = {m.id: m for m in self.generations[0].members if m is member or not m.state.settled}
+        else:
+            member.parent.unsettled += 1
+
     def damage(self, member: Member, reason: str, kept: Iterable[Member]) -> None:
         """Its checkpoint is lost; kept: whose checkpoints there are. The best is the best of those that are left."""
         member.damaged, member.reason = True, reason
@@ -245,17 +254,14 @@ class Tree:
         ranking = self.generations[generation].ranking
         return self.members[ranking[0][1]] if ranking else None
 
-    def first_failure(self, generation: int) -> str:
-        """Who failed first, and why: in the generation, or else anywhere; or else who was stopped first."""
+    def first_failed(self, generation: int) -> Member | None:
+        """Who failed first: in the generation, or else anywhere; or else who was stopped first, or damaged."""
         for state in (State.FAILED, State.STOPPED):
             for members in (self.generations[generation].members, self.members):
                 for member in members:
                     if member.state is state:
-                        return f"member {member.id}: {member.reason or 'stopped early'}"
-        for member in self.generations[generation].members:
-            if member.damaged:
-                return f"member {member.id}: {member.reason}"
-        return "nobody failed"
+                        return member
+        return next((m for m in self.generations[generation].members if m.damaged), None)
 
     def check(self, space: Space) -> None:
         """Assert that all the counts and lists agree with the members, and every config lies inside the space."""

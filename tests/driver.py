@@ -74,13 +74,13 @@ class Driver:
     def __post_init__(self) -> None:
         self.lineage = Lineage(self.settings, self.ahead)
 
-    def open(self) -> None:
+    def open(self, retry: bool = False) -> None:
         """Take the run up, as a scheduler does at its start and after a crash."""
         self.pending.clear()
         self.running.clear()
         self.silent.clear()
         self.doomed.clear()
-        self.feed(events.Opened(t=0.0, slots=self.slots, version="test", pid=1))
+        self.feed(events.Opened(t=0.0, slots=self.slots, version="test", pid=1, retry=retry))
 
     def feed(self, fact: Fact) -> None:
         if self.timed:
@@ -233,7 +233,9 @@ def check(lineage: Lineage) -> None:
         to_begin = member.state is State.WAITING or (member.state is State.TRAINING and member.slot is None)
         assert not to_begin or member.parent is None or not member.parent.damaged
     assert lineage.tree.best is None or (lineage.tree.best.id in lineage.stored and not lineage.tree.best.damaged)
-    assert all(lineage.rule.needed(member) for member in lineage.stored.values()), "a checkpoint is kept for nobody"
+    held = {member.id for member in lineage.ending.held}
+    needless = [id for id, member in lineage.stored.items() if id not in held and not lineage.rule.needed(member)]
+    assert needless == [], "a checkpoint is kept for nobody"
 
 
 def snapshot(lineage: Lineage) -> Any:
@@ -256,12 +258,14 @@ def snapshot(lineage: Lineage) -> Any:
         )
         for m in lineage.tree.members
     ]
-    rest = {
-        k: v
-        for k, v in vars(lineage).items()
-        if k in ("count", "slots", "ended", "_open", "_ready", "_asked", "_failed")
-    }
-    held = (sorted(lineage.stored), sorted(lineage._discarding), sorted(lineage._waiting), sorted(lineage._training))
+    rest = {k: v for k, v in vars(lineage).items() if k in ("count", "slots", "ended", "_open", "_ready", "_asked")}
+    rest["working"] = ([m.id for m in lineage.ending.failed], lineage.ending.works)
+    held = (
+        sorted(lineage.stored),
+        sorted(lineage._keeping.discarding),
+        sorted(lineage._waiting),
+        sorted(lineage._training),
+    )
     return members, rest, held
 
 

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
 VOCABULARY = {"errors", "sizes", "space", "asks", "events", "experiment", "wire"}
-ENGINE = {"stopping", "tree", "rule", "lineage", "usage", "results"}
+ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "results"}
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
@@ -28,7 +28,9 @@ MAY: dict[str, set[str]] = {
     "tree": {"asks", "space"},
     "stopping": set(),
     "rule": {"asks", "experiment", "tree"},
-    "lineage": {"asks", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
+    "ending": {"experiment", "rule", "tree"},
+    "keeping": {"ending", "events", "experiment", "rule", "tree"},
+    "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
     "usage": {"errors", "events", "lineage"},
     "results": {"asks", "lineage", "space", "tree", "usage"},
     "simulate": VOCABULARY | {"lineage", "stopping", "tree", "usage"},
@@ -124,16 +126,17 @@ MAY: dict[str, set[str]] = {
     "listeners": {"events"},
     "board": {"errors", "files", "folder", "slot"},
     "record": {"errors", "experiment", "files"},
+    "asked": {"errors", "experiment", "health", "sizes"},
     "opening": VOCABULARY
     | ENGINE
     | {
         "",
+        "asked",
         "asking",
         "clock",
         "devices",
         "disk",
         "folder",
-        "health",
         "journal",
         "launcher",
         "lock",
@@ -141,10 +144,12 @@ MAY: dict[str, set[str]] = {
         "searchers",
         "slot",
     },
+    "postmortem": {"errors", "folder", "lineage", "outcome"},
     "run": VOCABULARY
     | ENGINE
     | {
         "",
+        "asked",
         "asking",
         "board",
         "briefing",
@@ -155,6 +160,7 @@ MAY: dict[str, set[str]] = {
         "folder",
         "listeners",
         "opening",
+        "postmortem",
         "scheduler",
         "slot",
     },
@@ -193,7 +199,7 @@ MAY: dict[str, set[str]] = {
     "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
-    "driving": {"errors", "options", "run", "view"},
+    "driving": {"errors", "options", "postmortem", "run", "view"},
     "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "tools"},
     "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},

@@ -8,11 +8,12 @@ from collections import Counter
 
 import pytest
 from driver import SPACE, Driver, landscape, settings, snapshot, tree_of
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gpbt_async import codec, events
+from gpbt_async.ending import HOPELESS
 from gpbt_async.errors import JournalError
 from gpbt_async.lineage import LOSSES, Lineage
 from gpbt_async.tree import Member, State
@@ -395,7 +396,58 @@ def test_a_discarded_checkpoint_is_never_read_again(driver: Driver) -> None:
             assert fact.parent not in gone
     if lineage.ended == events.Finish(""):
         kept = {m.id for m in lineage.tree.members if m.state is State.FINISHED} - gone
-        assert kept == ({lineage.best.id} if lineage.best else set())
+        best = {lineage.best.id} if lineage.best else set()
+        assert best <= kept
+        plus, last = driver.settings.selection == "plus", driver.settings.generations - 1
+        if last and not lineage.tree.generations[last].ranking:  # it failed altogether, and may be tried again
+            best |= {i for _, i in lineage.tree.rivals(last - 1, plus)[: lineage.rule.parents]}
+        assert kept <= best
+
+
+@given(drivers(), st.integers(0, 120))
+def test_a_run_that_failed_is_tried_again_when_what_made_it_fail_is_mended(driver: Driver, works: int) -> None:
+    """From some fact on everything fails, say for want of the data; then nothing does."""
+    driver.open()
+    while len(driver.facts) < works and driver.turn():
+        pass
+    driver.fail, driver.lose, driver.nan = 1.0, 0.0, 0.0
+    driver.open()
+    lineage = driver.run()
+    assert lineage.ended is not None
+    issued, retried = len(lineage.tree.members), {m.id: m.attempt for m in lineage.to_retry}
+    assume(lineage.ended.reason and lineage.reopens)
+    driver.fail = 0.0
+    driver.open(retry=True)
+    lineage = driver.run()
+    assert lineage.ended == events.Finish("")
+    assert lineage.best is not None
+    assert len(lineage.tree.members) >= issued
+    assert all(lineage.tree.members[id].attempt == before + 1 for id, before in retried.items())
+    assert all(m.state in (State.FINISHED, State.STOPPED) for m in map(lineage.tree.members.__getitem__, retried))
+    again = Lineage(driver.settings, driver.ahead)
+    for fact in driver.facts:
+        again.handle(fact)
+    assert snapshot(again) == snapshot(lineage)
+
+
+def test_a_session_in_which_nothing_works_is_ended_early_and_loses_nothing() -> None:
+    driver = Driver(settings(population=8, generations=6, attempts=2), slots=3, rng=random.Random(1))
+    driver.open()
+    while driver.lineage.tree.best is None or driver.lineage.tree.best.generation < 2:
+        driver.turn()
+    before = sum(m.state is State.FINISHED for m in driver.lineage.tree.members)
+    driver.fail = 1.0
+    driver.open()
+    lineage = driver.run()
+    assert lineage.ended is not None
+    assert "members that ended since the run was taken up failed; the first: member" in lineage.ended.reason
+    assert HOPELESS <= sum(m.state is State.FAILED for m in lineage.tree.members) <= 16, "of 48"
+    assert sum(m.state is State.FINISHED for m in lineage.tree.members) == before
+    driver.fail = 0.0
+    driver.open(retry=True)
+    lineage = driver.run()
+    assert lineage.ended == events.Finish("")
+    assert lineage.tree.generations[-1].settled == 8
 
 
 @given(drivers(selection="comma"))
@@ -549,7 +601,7 @@ def test_a_generation_that_was_stopped_altogether_ends_the_run_with_a_reason() -
         lineage.handle(events.Stopped(**names, score=1.0))
     assert lineage.ended is not None
     assert "no member of generation 0 can be a parent; the first: member 0: stopped early" in lineage.ended.reason
-    assert Lineage(settings()).tree.first_failure(0) == "nobody failed"
+    assert Lineage(settings()).tree.first_failed(0) is None
 
 
 class Hand:

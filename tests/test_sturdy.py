@@ -12,6 +12,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from check_run import check_run
 from harness import SCRIPTS, alive, check_folder, cli, command, facts, kill_hard, run_id, start, until
 
 if TYPE_CHECKING:
@@ -278,6 +279,58 @@ def test_a_script_that_was_edited_is_refused_unless_that_is_wanted(tmp_path: Pat
     kill_hard(run)
     assert cli("resume", "r", cwd=tmp_path).status == 0, "what was accepted once is the run's script now"
     check_folder(tmp_path / "runs" / "r", 6, 3)
+
+
+def test_a_run_in_which_nothing_works_any_more_fails_early_and_goes_on_when_that_is_mended(tmp_path: Path) -> None:
+    folder, gone = tmp_path / "runs" / "r", tmp_path / "gone"
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
+    until(lambda: len(facts(folder, "Published")) >= 7)
+    kill_hard(run)
+    gone.touch()
+    failed = cli("resume", "r", cwd=tmp_path)
+    assert failed.status == 1
+    assert "members that ended since the run was taken up failed; the first: member" in failed.err
+    assert failed.err.count("Traceback (most recent call last)") == 1, "the first one, once"
+    assert failed.err.rstrip().endswith("mend what made it fail, and go on: gpbt-async resume r --retry-failed")
+    published = facts(folder, "Published")
+    gone.unlink()
+    again = cli("resume", "r", cwd=tmp_path)
+    assert again.status == 1
+    assert "has failed already" in again.err
+    assert "resume r --retry-failed" in again.err
+    done = cli("resume", "r", "--retry-failed", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert facts(folder, "Published")[: len(published)] == published
+    assert len({f["member"] for f in facts(folder, "Started")}) == 18
+    assert check_run(folder) == []
+
+
+def test_a_script_that_never_works_can_be_mended_too(tmp_path: Path) -> None:
+    (tmp_path / "gone").touch()
+    assert cli("launch", STURDY, "--name", "r", cwd=tmp_path).status == 1
+    (tmp_path / "gone").unlink()
+    assert cli("resume", "r", "--retry-failed", cwd=tmp_path).status == 0
+    check_folder(tmp_path / "runs" / "r", 6, 3)
+
+
+def test_checkpoints_that_were_moved_away_are_asked_for_before_anything_is_done(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "r"
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
+    until(lambda: len(facts(folder, "Published")) >= 7)
+    kill_hard(run)
+    before = (folder / "journal.jsonl").read_bytes()
+    places = list(folder.glob("members/*/checkpoint"))
+    for place in places:
+        place.rename(tmp_path / place.parent.name)
+    refused = cli("resume", "r", cwd=tmp_path)
+    assert refused.status == 2
+    assert "bring them back from where they were moved or copied to" in refused.err
+    assert (folder / "journal.jsonl").read_bytes().startswith(before[: before.rfind(b"\n")])
+    assert facts(folder, "Damaged") == []
+    for place in places:
+        (tmp_path / place.parent.name).rename(place)
+    assert cli("resume", "r", cwd=tmp_path).status == 0
+    check_folder(folder, 6, 3)
 
 
 def test_a_run_goes_on_elsewhere(tmp_path: Path) -> None:

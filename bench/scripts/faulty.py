@@ -184,6 +184,8 @@ def misbehave(member, stage):
 
 def train(member):
     log("in", member.id, member.attempt, os.getpid())
+    if (HERE / "gone").exists():
+        raise FileNotFoundError("the data are gone")
     above = load(member)
     misbehave(member, BEFORE)
     helper = subprocess.Popen(["sh", "-c", "sleep 0.03; true"]) if member.id % 2 else None

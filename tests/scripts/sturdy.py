@@ -20,6 +20,8 @@ def train(member):
         while True:
             member.report(score=0.0)
             time.sleep(0.01)
+    if os.path.exists("gone"):
+        raise FileNotFoundError("the data are gone")
     if member.parent is not None:
         assert (member.parent / "weights").read_bytes().startswith(b"of ")
     (member.checkpoint / "weights").write_bytes(b"of %d " % member.id + os.urandom(KIB << 10))

@@ -1,0 +1,43 @@
+"""Whose checkpoints are on the disk, and which of them nobody can need any more.
+
+Part of the engine. To ask of every stored member after every fact would be slow, so whoever changes somebody's fate
+names suspects: members that may have become needless. Only those are looked at, once what changed is settled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import events
+
+if TYPE_CHECKING:
+    from .ending import Ending
+    from .experiment import Settings
+    from .rule import Rule
+    from .tree import Member
+
+
+class Keeping:
+    """stored: members with something on disk that is needed, by id. discarding: whose Discard is not confirmed."""
+
+    def __init__(self, settings: Settings, rule: Rule, ending: Ending) -> None:
+        self.stored: dict[int, Member] = {}
+        self.discarding: dict[int, Member] = {}
+        self._plus = settings.selection == "plus"
+        self._rule, self._ending = rule, ending
+        self._suspects: set[int] = set()
+
+    def suspect(self, *members: Member | None) -> None:
+        """Their being needed may have changed since they were last looked at."""
+        self._suspects |= {m.id for m in members if m is not None}
+
+    def discards(self) -> list[events.Command]:
+        """Let go of whom nobody needs."""
+        if self._plus:
+            self._suspects |= set(self.stored)
+        held = {member.id for member in self._ending.held}
+        suspects = sorted(self._suspects & (self.stored.keys() - held))
+        idle = [id for id in suspects if not self._rule.needed(self.stored[id])]
+        self._suspects.clear()
+        self.discarding |= {id: self.stored.pop(id) for id in idle}
+        return [events.Discard(id) for id in idle]

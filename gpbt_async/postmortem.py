@@ -1,0 +1,53 @@
+"""What is said of a run that failed: why, the first traceback, and how it may be gone on with.
+
+The reason is one sentence and stands in the journal; the traceback is in the first failed member's log, and the remedy
+depends on what is still there. Both are notes of the exception (PEP 678), so an application sees them too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import GPBTError, RunFailed
+from .outcome import tail_of
+
+if TYPE_CHECKING:
+    from .folder import Folder
+    from .lineage import Lineage
+
+#: lines of the log that are shown
+LINES = 20
+
+
+def failure(lineage: Lineage, folder: Folder, *, already: bool = False) -> RunFailed:
+    """The error a run that failed ends in. already: it had failed when it was opened."""
+    assert lineage.ended is not None
+    said = f"the run has failed already: {lineage.ended.reason}" if already else lineage.ended.reason
+    error = RunFailed(f"{said}; see {folder.path}")
+    first = lineage.ending.first
+    if first is not None and first.attempt and not already:
+        log = folder.member(first.id).log
+        lines = tail_of(str(log), lines=LINES).splitlines()
+        begins = [i for i, line in enumerate(lines) if line.startswith("Traceback ")]
+        shown = "".join(f"\n  {line}" for line in lines[begins[-1] if begins else 0 :])  # attempts repeat it
+        if shown:
+            error.add_note(f"{log} ends:{shown}")
+    if lineage.reopens:
+        error.add_note(f"mend what made it fail, and go on: gpbt-async resume {folder.typed} --retry-failed")
+    return error
+
+
+def notes(error: BaseException) -> list[str]:
+    return list(getattr(error, "__notes__", ()))
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> GPBTError | None:
+    """The first of our own errors among a task group's, unless a bug is among them too."""
+    ours, others = group.split(GPBTError)
+    if ours is None or others is not None:
+        return None
+    error: BaseException = ours
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, GPBTError)
+    return error
