@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .folder import Folder
     from .lineage import Lineage
 
-#: lines of the log that are shown
-LINES = 20
+#: lines of the log that are shown, and characters of a line
+LINES, WIDTH = 20, 200
 
 
 def failure(lineage: Lineage, folder: Folder, *, already: bool = False) -> RunFailed:
@@ -29,12 +29,18 @@ def failure(lineage: Lineage, folder: Folder, *, already: bool = False) -> RunFa
         log = folder.member(first.id).log
         lines = tail_of(str(log), lines=LINES).splitlines()
         begins = [i for i, line in enumerate(lines) if line.startswith("Traceback ")]
-        shown = "".join(f"\n  {line}" for line in lines[begins[-1] if begins else 0 :])  # attempts repeat it
+        shown = "".join(f"\n  {_plain(line)}" for line in lines[begins[-1] if begins else 0 :])  # attempts repeat it
         if shown:
             error.add_note(f"{log} ends:{shown}")
     if lineage.reopens:
         error.add_note(f"mend what made it fail, and go on: gpbt-async resume {folder.typed} --retry-failed")
     return error
+
+
+def _plain(line: str) -> str:
+    """For a terminal: nothing that steers it."""
+    text = "".join(c if c.isprintable() else " " for c in line)
+    return text if len(text) <= WIDTH else text[:WIDTH] + " …"
 
 
 def notes(error: BaseException) -> list[str]:
