@@ -26,7 +26,7 @@ from .folder import Folder, check_name
 from .journal import Journal
 from .launcher import Launcher
 from .lineage import Lineage
-from .record import Record
+from .record import Record, digest
 from .sizes import parse_bytes
 from .tree import State
 from .usage import Usage, replay
@@ -77,6 +77,7 @@ class Opening:
             raise ExperimentError.of("experiment", experiment, "must be an Experiment, or the path of a script")
         self._experiment = experiment if isinstance(experiment, Experiment) else None
         self._script = Path(os.path.abspath(experiment)) if isinstance(experiment, str | os.PathLike) else None
+        self._sha256 = ""  # of the script, before it is imported
         self._path = Path(os.path.abspath(folder)) if folder is not None else None
         self._runs = Path(os.path.abspath(runs))
         self._resume = resume
@@ -217,6 +218,8 @@ class Opening:
         if self._script is not None and not self._script.is_file():
             what = "is not a file" if self._script.exists() else "does not exist"
             raise ScriptError(f"{self._script} {what}: give the path of a Python script that declares an Experiment")
+        if self._script is not None:
+            self._sha256 = digest(self._script)
         if self._path is not None:
             check_name(self._path.name)
             self.folder = Folder.create(self._path)
@@ -308,7 +311,8 @@ class Opening:
         if not self._script.is_file():
             remedy = "put it back there, or say where it is now: --script PATH"
             raise ScriptError(f"{self._script}, the script of this run, does not exist: {remedy}")
-        if not self.record.same_script(self._script):
+        self._sha256 = digest(self._script)
+        if self._sha256 != self.record.script_sha256:
             if not self._changed_script:
                 remedy = "to let its new code train the rest: --changed-script"
                 raise ScriptError(f"{self._script} has changed since the run began; {remedy}")
@@ -353,7 +357,9 @@ class Opening:
         """Let guardian and zygote start, and settle what the run is to do."""
         if self._script is not None:
             declared = await self.launcher.open_script(self._script)
-            self.record.take_script(self._script)
+            if digest(self._script) != self._sha256:
+                raise ScriptError(f"{self._script} was edited while it was imported: once more, please")
+            self.record.script, self.record.script_sha256 = str(self._script), self._sha256
             if new:
                 self.settings = Settings.from_json(declared["experiment"])
         else:

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import FolderError, GPBTError
+from .errors import FolderError, GPBTError, ScriptError
 from .experiment import Settings
 from .files import read_json, write_json
 
@@ -73,14 +73,10 @@ class Record:
         if any(flat.get(name) != value for name, value in now.items()):
             await write_json(path, flat | now)
 
-    def same_script(self, script: Path) -> bool:
-        """Whether the script is the one the run goes by."""
-        return self.script_sha256 == _digest(script)
 
-    def take_script(self, script: Path) -> None:
-        """This script is the run's from now on."""
-        self.script, self.script_sha256 = str(script), _digest(script)
-
-
-def _digest(script: Path) -> str:
-    return hashlib.sha256(script.read_bytes()).hexdigest()
+def digest(script: Path) -> str:
+    """Raises ScriptError when it cannot be read."""
+    try:
+        return hashlib.sha256(script.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ScriptError(f"{script} cannot be read: {error.strerror}") from None

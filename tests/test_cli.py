@@ -92,6 +92,7 @@ def test_the_same_seed_gives_the_same_sync_tree_on_any_number_of_slots(tmp_path:
         (HEAD + TAIL + "other = " + TAIL.partition("= ")[2], [], 2, ["2 experiments", "experiment, other"]),
         ("import numby\n" + HEAD + TAIL, [], 2, ["script.py:1", "ModuleNotFoundError", "numby"]),
         ("def (:\n", [], 2, ["SyntaxError", "script.py"]),
+        (HEAD + TAIL + "open(__file__, 'a').write('#')\n", [], 2, ["script.py was edited while it was imported"]),
         (HEAD.replace("member.report", "raise ValueError('no good') #") + TAIL, [], 1,
          ["ValueError: no good", "script.py:3", "member 0"]),
         (HEAD.replace("score=", "accuracy=") + TAIL, [], 1, ["never reported 'score'", "accuracy"]),
