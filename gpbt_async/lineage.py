@@ -318,7 +318,7 @@ class Lineage:
     def _settle(self, member: Member, state: State) -> None:
         before = self.tree.best
         self.tree.settle(member, state)
-        if state is State.FAILED:
+        if state is State.FAILED and (member.parent is None or not member.parent.damaged):
             self.ending.failed.append(member)
         member.slot = None
         # whoever this changes the fate of: itself, its parent, the best before, and who falls out of the top k

@@ -502,6 +502,18 @@ def test_nobody_trains_on_from_a_damaged_checkpoint_and_every_run_ends(driver: D
     assert snapshot(again) == snapshot(lineage)
 
 
+@given(drivers(faults=False), st.integers(0, 120), st.sampled_from([0.3, 0.8]))
+def test_who_lost_its_parents_checkpoint_is_no_sign_of_a_script_that_fails(driver: Driver, n: int, damage: float) -> None:
+    driver.open()
+    while len(driver.facts) < n and driver.turn():
+        pass
+    driver.damage = damage
+    driver.open()
+    lineage = driver.run()
+    assert lineage.ended is not None
+    assert not lineage.ended.reason or "can be a parent" in lineage.ended.reason or "finished" in lineage.ended.reason
+
+
 def test_a_damaged_checkpoint_takes_its_children_to_be_with_it_and_the_best_is_another() -> None:
     driver = Driver(settings(population=4, generations=2, ratio=1.0, schedule="sync"), slots=1, rng=random.Random(0))
     driver.open()
