@@ -23,7 +23,7 @@ from .asks import Ask, Path, path_of, path_text
 from .errors import JournalError
 from .rule import Rule
 from .stopping import GENERATION, MEDIAN, closes, stops
-from .tree import Member, State, Tree, key
+from .tree import NOTHING, Member, State, Tree, key
 
 if TYPE_CHECKING:
     from .events import Command, Fact
@@ -301,9 +301,8 @@ class Lineage:
         self._failed += state is State.FAILED
         member.slot = None
         # whoever this changes the fate of: itself, its parent, the best before, and who falls out of the top k
-        self._suspect(member, member.parent, before)
-        ranking = self.tree.generations[member.generation].ranking
-        self._suspects |= {id for _, id in ranking[self.rule.parents : self.rule.parents + 1]}
+        ranking, k = self.tree.generations[member.generation].ranking, self.rule.parents
+        self._suspect(member, member.parent, before, *ranking[k : k + 1])
 
     # ---- what follows
 
@@ -393,7 +392,9 @@ class Lineage:
     def _discards(self) -> list[Command]:
         if self.settings.selection == "plus":
             self._suspects |= set(self.stored)
-        idle = [id for id in sorted(self._suspects) if id in self.stored and not self.rule.needed(self.stored[id])]
+        stored = [self.stored[id] for id in sorted(self._suspects) if id in self.stored]
+        idle = [member for member in stored if not self.rule.needed(member)]
         self._suspects.clear()
-        self._discarding |= {id: self.stored.pop(id) for id in idle}
-        return [events.Discard(id) for id in idle]
+        for member in idle:
+            self._discarding[member.id], member.metrics = self.stored.pop(member.id), NOTHING
+        return [events.Discard(member.id) for member in idle]

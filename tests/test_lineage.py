@@ -198,7 +198,7 @@ def test_sync_kin_before_a_parents_first_child_and_quotas(n: int, ratio: float) 
     for generation in lineage.tree.generations[1:]:
         counts = Counter(m.parent.id for m in generation.members if m.parent)
         above = lineage.tree.generations[generation.members[0].generation - 1]
-        ranked = [i for _, i in above.ranking[:k]]
+        ranked = [m.id for m in above.ranking[:k]]
         assert dict(counts) == {i: n // k if r else n - (k - 1) * (n // k) for r, i in enumerate(ranked)}
     for _, ask in driver.asks:
         elders = ask.path[-1]
@@ -306,7 +306,7 @@ def test_shallowest_first_fair_and_from_the_elite(driver: Driver) -> None:
             above = tree.generations[member.generation - 1]
             assert above.settled >= max(1, math.ceil(s.evidence * above.size))
             size = min(s.parents, max(1, above.settled * s.parents // above.size))
-            rivals = [tree.members[i] for _, i in tree.rivals(member.generation - 1, s.selection == "plus")]
+            rivals = tree.rivals(member.generation - 1, s.selection == "plus")
             elite = rivals[:size]
             assert member.parent in elite
             issued_later = Counter(m.parent for m in fresh if m.id >= member.id and m.generation == member.generation)
@@ -322,7 +322,7 @@ def test_shallowest_first_fair_and_from_the_elite(driver: Driver) -> None:
 def test_with_full_evidence_the_parents_are_the_exact_top_k(driver: Driver) -> None:
     s, tree = driver.settings, driver.run().tree
     for above, generation in zip(tree.generations, tree.generations[1:], strict=False):
-        top = {i for _, i in above.ranking[: s.parents]}
+        top = {m.id for m in above.ranking[: s.parents]}
         assert {m.parent.id for m in generation.members if m.parent} == top
         counts = generation.by_parent.values()
         assert max(counts) - min(counts) <= 1
@@ -743,7 +743,7 @@ def test_of_two_as_good_the_elder_generation_comes_first() -> None:
         member.loss = loss
         tree.settle(member, State.FINISHED)
     assert tree.best is tree.at((1,))
-    assert [tree.members[id].path for _, id in tree.rivals(1, plus=True)] == [(1,), (0, 0), (1, 0), (0,)]
+    assert [m.path for m in tree.rivals(1, plus=True)] == [(1,), (0, 0), (1, 0), (0,)]
 
 
 def test_entering_without_a_start_is_refused() -> None:
