@@ -392,9 +392,8 @@ class Lineage:
     def _discards(self) -> list[Command]:
         if self.settings.selection == "plus":
             self._suspects |= set(self.stored)
-        stored = [self.stored[id] for id in sorted(self._suspects) if id in self.stored]
-        idle = [member for member in stored if not self.rule.needed(member)]
+        idle = [m for m in map(self.stored.get, sorted(self._suspects)) if m is not None and not self.rule.needed(m)]
         self._suspects.clear()
-        for member in idle:
-            self._discarding[member.id], member.metrics = self.stored.pop(member.id), NOTHING
-        return [events.Discard(member.id) for member in idle]
+        for m in idle:
+            self._discarding[m.id], m.metrics = self.stored.pop(m.id), NOTHING
+        return [events.Discard(m.id) for m in idle]

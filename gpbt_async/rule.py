@@ -37,7 +37,8 @@ class Choice:
 
     @property
     def path(self) -> Path:
-        return (*(self.parent.path if self.parent is not None else ()), self.index)
+        above = self.parent
+        return (*above.family, above.index, self.index) if above is not None else (self.index,)
 
     @property
     def repeats(self) -> bool:

@@ -15,6 +15,7 @@ import hashlib
 import math
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -245,14 +246,23 @@ class Tree:
         roots = self.generations[0].members
         families: Iterable[Member]
         if history == "global":
-            families = self.members
+            families = sorted(self.members, key=attrgetter("path"))
         elif parent is None:
             families = roots
         elif history == "reset":
             families = parent.children
         else:
-            families = [*roots, *(child for elder in parent.ancestry for child in elder.children)]
-        return sorted((m for m in families if m.state.settled), key=lambda m: (m.generation, m.path))
+            # in the order of their paths, without comparing any: whoever is no older than an ancestor, what is below
+            # that, and then the ancestor's younger siblings
+            first: list[Member] = []
+            last: list[Member] = []
+            here: Sequence[Member] = roots
+            for elder in parent.ancestry:
+                first += here[: elder.index + 1]
+                last = [*here[elder.index + 1 :], *last]
+                here = elder.children
+            families = [*first, *here, *last]
+        return sorted((m for m in families if m.state.settled), key=attrgetter("generation"))
 
     def best_of(self, generation: int) -> Member | None:
         ranking = self.generations[generation].ranking
