@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from gpbt_async import codec, events
 from gpbt_async.errors import JournalError
 from gpbt_async.lineage import LOSSES, Lineage
-from gpbt_async.tree import Member, State
+from gpbt_async.tree import Member, State, Tree
 
 RATIOS = (0.25, 72 / 256, 0.5, 1.0, 2.0, 4.0)
 
@@ -744,6 +745,39 @@ def test_of_two_as_good_the_elder_generation_comes_first() -> None:
         tree.settle(member, State.FINISHED)
     assert tree.best is tree.at((1,))
     assert [m.path for m in tree.rivals(1, plus=True)] == [(1,), (0, 0), (1, 0), (0,)]
+
+
+@given(drivers())
+def test_metrics_are_kept_as_long_as_the_checkpoint(driver: Driver) -> None:
+    lineage = driver.run()
+    told = {f.member: f.metrics for f in driver.facts if isinstance(f, events.Trained)}
+    for member in lineage.tree.members:
+        if member.id in lineage.stored:
+            assert member.metrics == told[member.id]
+        elif member.state is State.FINISHED and not member.damaged:
+            assert not member.metrics
+    assert lineage.best is None or lineage.best.metrics == {"loss": lineage.best.score}
+
+
+def test_a_member_takes_no_more_memory_the_deeper_it_is() -> None:
+    """It was a kilobyte and more at depth 100, most of it numbers in paths."""
+
+    def grown(generations: int) -> float:
+        tree, parent, config = Tree(generations, 50), None, SPACE.sample(random.Random(0))
+        tracemalloc.start()
+        for generation in range(generations):
+            for index in range(50):
+                member = tree.add(generation, parent, config, seed=0)
+                member.loss = float(index)
+                tree.settle(member, State.FINISHED)
+            parent = member
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert member.path == (*[49] * generations,)
+        assert tree.at(member.path) is member
+        return taken / len(tree.members)
+
+    assert grown(100) < 1.1 * grown(20)
 
 
 def test_entering_without_a_start_is_refused() -> None:
