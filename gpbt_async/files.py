@@ -55,6 +55,19 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
+def bytes_below(path: Path) -> int:
+    """Bytes of all files below a folder, as far as they can be seen.
+
+    (Path.rglob remembers every path it met: 40 MB at the end of a run of 20,000 members.)
+    """
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(OSError):  # it is being deleted under us
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
 def reserve(fd: int, offset: int, length: int) -> bool:
     """Have the file system keep room beyond a file's end, which stays where it is. False only when the disk is full.
 
