@@ -1,7 +1,7 @@
 """What every room that touches the disk needs: whole files, durable names, and causes told in one sentence.
 
-What lives here: small JSON files written beside and renamed, the sync of a folder's entries, and the one place where an
-OSError becomes a message for a person. What does not: any name of a run's files (folder).
+What lives here: small JSON files written beside and renamed, the sync of a folder's entries, the size of a folder, and
+the one place where an OSError becomes a message for a person. What does not: any name of a run's files (folder).
 """
 
 from __future__ import annotations
