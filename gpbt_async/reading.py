@@ -132,7 +132,7 @@ def detail(folder: Folder) -> dict[str, Any]:
                 "finished": sum(m.state is State.FINISHED for m in g.members),
                 "failed": sum(m.state is State.FAILED for m in g.members),
                 "of": s.population,
-                "best": tree.members[g.ranking[0][1]].score if g.ranking else None,
+                "best": g.ranking[0].score if g.ranking else None,
             }
             for i, g in enumerate(tree.generations)
         ],

@@ -24,7 +24,7 @@ from .checkpoints import Store
 from .clock import Clock
 from .disk import PERIOD, is_full
 from .errors import FolderError, GPBTError
-from .files import write_json
+from .files import bytes_below, write_json
 from .listeners import Listener
 from .opening import Opening, Resume
 from .postmortem import failure, first_of
@@ -163,16 +163,12 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """What stands in summary.json, as of now."""
-        size = 0
-        for entry in self.folder.members.rglob("*"):
-            with contextlib.suppress(OSError):  # it is being deleted under us
-                size += entry.stat().st_size if entry.is_file() else 0
         return results.summary(
             self.lineage,
             self.usage.so_far(),
             run=self.folder.name,
             how=self.how,
-            disk_bytes=size,
+            disk_bytes=bytes_below(self.folder.members),
             version=VERSION,
         )
 

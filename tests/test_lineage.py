@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -16,7 +17,7 @@ from gpbt_async import codec, events
 from gpbt_async.ending import HOPELESS
 from gpbt_async.errors import JournalError
 from gpbt_async.lineage import LOSSES, Lineage
-from gpbt_async.tree import Member, State
+from gpbt_async.tree import Member, State, Tree
 
 RATIOS = (0.25, 72 / 256, 0.5, 1.0, 2.0, 4.0)
 
@@ -199,7 +200,7 @@ def test_sync_kin_before_a_parents_first_child_and_quotas(n: int, ratio: float) 
     for generation in lineage.tree.generations[1:]:
         counts = Counter(m.parent.id for m in generation.members if m.parent)
         above = lineage.tree.generations[generation.members[0].generation - 1]
-        ranked = [i for _, i in above.ranking[:k]]
+        ranked = [m.id for m in above.ranking[:k]]
         assert dict(counts) == {i: n // k if r else n - (k - 1) * (n // k) for r, i in enumerate(ranked)}
     for _, ask in driver.asks:
         elders = ask.path[-1]
@@ -307,7 +308,7 @@ def test_shallowest_first_fair_and_from_the_elite(driver: Driver) -> None:
             above = tree.generations[member.generation - 1]
             assert above.settled >= max(1, math.ceil(s.evidence * above.size))
             size = min(s.parents, max(1, above.settled * s.parents // above.size))
-            rivals = [tree.members[i] for _, i in tree.rivals(member.generation - 1, s.selection == "plus")]
+            rivals = tree.rivals(member.generation - 1, s.selection == "plus")
             elite = rivals[:size]
             assert member.parent in elite
             issued_later = Counter(m.parent for m in fresh if m.id >= member.id and m.generation == member.generation)
@@ -323,7 +324,7 @@ def test_shallowest_first_fair_and_from_the_elite(driver: Driver) -> None:
 def test_with_full_evidence_the_parents_are_the_exact_top_k(driver: Driver) -> None:
     s, tree = driver.settings, driver.run().tree
     for above, generation in zip(tree.generations, tree.generations[1:], strict=False):
-        top = {i for _, i in above.ranking[: s.parents]}
+        top = {m.id for m in above.ranking[: s.parents]}
         assert {m.parent.id for m in generation.members if m.parent} == top
         counts = generation.by_parent.values()
         assert max(counts) - min(counts) <= 1
@@ -400,7 +401,7 @@ def test_a_discarded_checkpoint_is_never_read_again(driver: Driver) -> None:
         assert best <= kept
         plus, last = driver.settings.selection == "plus", driver.settings.generations - 1
         if last and not lineage.tree.generations[last].ranking:  # it failed altogether, and may be tried again
-            best |= {i for _, i in lineage.tree.rivals(last - 1, plus)[: lineage.rule.parents]}
+            best |= {m.id for m in lineage.tree.rivals(last - 1, plus)[: lineage.rule.parents]}
         assert kept <= best
 
 
@@ -503,7 +504,9 @@ def test_nobody_trains_on_from_a_damaged_checkpoint_and_every_run_ends(driver: D
 
 
 @given(drivers(faults=False), st.integers(0, 120), st.sampled_from([0.3, 0.8]))
-def test_who_lost_its_parents_checkpoint_is_no_sign_of_a_script_that_fails(driver: Driver, n: int, damage: float) -> None:
+def test_who_lost_its_parents_checkpoint_is_no_sign_of_a_script_that_fails(
+    driver: Driver, n: int, damage: float
+) -> None:
     driver.open()
     while len(driver.facts) < n and driver.turn():
         pass
@@ -807,7 +810,40 @@ def test_of_two_as_good_the_elder_generation_comes_first() -> None:
         member.loss = loss
         tree.settle(member, State.FINISHED)
     assert tree.best is tree.at((1,))
-    assert [tree.members[id].path for _, id in tree.rivals(1, plus=True)] == [(1,), (0, 0), (1, 0), (0,)]
+    assert [m.path for m in tree.rivals(1, plus=True)] == [(1,), (0, 0), (1, 0), (0,)]
+
+
+@given(drivers())
+def test_metrics_are_kept_as_long_as_the_checkpoint(driver: Driver) -> None:
+    lineage = driver.run()
+    told = {f.member: f.metrics for f in driver.facts if isinstance(f, events.Trained)}
+    for member in lineage.tree.members:
+        if member.id in lineage.stored:
+            assert member.metrics == told[member.id]
+        elif member.state is State.FINISHED and not member.damaged:
+            assert not member.metrics
+    assert lineage.best is None or lineage.best.metrics == {"loss": lineage.best.score}
+
+
+def test_a_member_takes_no_more_memory_the_deeper_it_is() -> None:
+    """It was a kilobyte and more at depth 100, most of it numbers in paths."""
+
+    def grown(generations: int) -> float:
+        tree, parent, config = Tree(generations, 50), None, SPACE.sample(random.Random(0))
+        tracemalloc.start()
+        for generation in range(generations):
+            for index in range(50):
+                member = tree.add(generation, parent, config, seed=0)
+                member.loss = float(index)
+                tree.settle(member, State.FINISHED)
+            parent = member
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert member.path == (*[49] * generations,)
+        assert tree.at(member.path) is member
+        return taken / len(tree.members)
+
+    assert grown(100) < 1.1 * grown(20)
 
 
 def test_entering_without_a_start_is_refused() -> None:
