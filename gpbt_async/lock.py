@@ -26,8 +26,9 @@ _POLL = 0.01
 class Lock:
     """Held from `acquire` until `release`, and as long as any other process has the file open."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
+        self._path = path
         #: who held it before, None in a new run
         self.previous = _read(fd) or None
         me = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "t": time.time()}
@@ -41,6 +42,22 @@ class Lock:
 
     def fileno(self) -> int:
         return self._fd
+
+    def whereabouts(self) -> str | None:
+        """Where the locked folder is now: "" where it was, None if it, or what we hold in it, is nowhere any more."""
+        try:
+            # the file, not the folder: who deletes a folder under a run that makes new ones does not get to its end
+            if self._fd < 0 or _place(self._path) == _place(self._fd):
+                return ""
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:  # a file server, rights: it may be there
+            return ""
+        try:  # the kernel knows the file we hold open by the name it has now
+            now = os.readlink(f"/proc/self/fd/{self._fd}")
+            return os.path.dirname(now) if _place(now) == _place(self._fd) else None
+        except OSError:
+            return None
 
     def release(self) -> None:
         """Let go. A process that inherited the file keeps the run locked until it ends. Twice does no harm."""
@@ -64,7 +81,7 @@ async def acquire(path: Path, patience: float) -> Lock:
                     name = f"process {who['pid']} on {who.get('host')}" if "pid" in who else "another process"
                     raise FolderError(f"{path.parent} is being run by {name}")
                 await asyncio.sleep(_POLL)
-            return Lock(fd)
+            return Lock(fd, path)
         except BaseException:
             os.close(fd)
             raise
@@ -81,6 +98,11 @@ def holder(path: Path) -> dict[str, Any] | None:
             return None if _flock(fd, fcntl.LOCK_SH) else _read(fd)
     finally:
         os.close(fd)
+
+
+def _place(file: Path | str | int) -> tuple[int, int]:
+    there = os.stat(file)
+    return there.st_dev, there.st_ino
 
 
 def _flock(fd: int, how: int) -> bool:

@@ -153,8 +153,7 @@ class Opening:
             stack.callback(self.folder.unmake)  # not before it is ours: another launch may be importing there
         self._settle_resources()
         # the mark its processes bear: a copy of the folder has the same id, and must not be taken for it
-        place = self.folder.path.stat()
-        mark = f"{self.record.run}-{place.st_dev:x}-{place.st_ino:x}"
+        mark = f"{self.record.run}-{self.folder.place()}"
         self.launcher = Launcher(mark, cwd=self.record.cwd, start=self.record.start, log=self._warn)
         await stack.enter_async_context(self.launcher)
         self.launcher.hold(self.lock.fileno())

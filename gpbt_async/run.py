@@ -23,7 +23,7 @@ from .briefing import Briefing
 from .checkpoints import Store
 from .clock import Clock
 from .disk import PERIOD, is_full
-from .errors import FolderError, GPBTError, RunFailed
+from .errors import FolderError, GPBTError, RunFailed, first
 from .files import write_json
 from .listeners import Listener
 from .opening import Asked, Opening, Resume
@@ -262,7 +262,12 @@ class Run:
             clock=self._clock,
             tell=self._tell,
         )
+        straying = asyncio.create_task(self._stray(self._scheduler), name="gpbt-async folder")
+        stack.push_async_callback(_ended, straying)
         self._task = asyncio.create_task(self._main(asking), name=f"gpbt-async {self.folder.name}")
+
+    async def _stray(self, scheduler: Scheduler) -> None:
+        scheduler.stop(await self.folder.strayed())
 
     async def _complete(self) -> None:
         """The run had ended. If it was killed before it could tidy up, do it now; it takes no process."""
@@ -313,9 +318,10 @@ class Run:
                 raise RunFailed(f"{reason}; see {self.folder.path}")
         except BaseExceptionGroup as group:
             # whatever it was, a bug of ours included: the run stays one that is told and can be resumed
-            error = _first(group)
+            astray = self.folder.astray()  # then whatever it was has tripped over that
+            error = FolderError(astray) if astray else first(group)
             self.how = "interrupted"
-            with contextlib.suppress(GPBTError) if error is None else contextlib.nullcontext():
+            with contextlib.suppress(GPBTError):  # the first error is the one to be told
                 await self._close(str(error or group))
             if error is None:
                 raise
@@ -341,6 +347,8 @@ class Run:
     async def _write_down(self) -> None:
         """Schedule and summary, and the best pointed at. A run that has ended waits for room to do it."""
         while True:
+            if astray := self.folder.astray():  # what stands at its path now may be another run's
+                raise FolderError(astray)
             try:
                 if self.lineage.best is not None:
                     self.folder.point_best(self.lineage.best.id)
@@ -371,18 +379,6 @@ class Run:
 async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> GPBTError | None:
-    """The first of our own errors among a task group's, unless a bug is among them too."""
-    ours, others = group.split(GPBTError)
-    if ours is None or others is not None:
-        return None
-    error: BaseException = ours
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, GPBTError)
-    return error
 
 
 async def launch(

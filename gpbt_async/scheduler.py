@@ -142,10 +142,10 @@ class Scheduler:
             self._slots.on_sample = lambda _: None
         return reason
 
-    def stop(self) -> None:
-        """Stop every member and end; the run can be resumed."""
+    def stop(self, error: FolderError | None = None) -> None:
+        """Stop every member and end, raising the error if there is one; the run can be resumed."""
         if not self._over.done():
-            self._over.set_result(None)
+            self._over.set_exception(error) if error is not None else self._over.set_result(None)
 
     def _capacity(self, slots: int) -> None:
         if slots != self.lineage.slots and not self._ending:
@@ -165,6 +165,8 @@ class Scheduler:
             self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpus)))
 
     def turn(self, fact: Fact) -> None:
+        if isinstance(fact, events.Failed) and (astray := self._folder.astray()):
+            raise FolderError(astray)  # in a folder that was taken away nobody can do what he is to do
         self._journal.append(fact)
         commands = self.lineage.handle(fact)
         self.usage.fold(fact, self.lineage)

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -357,3 +358,31 @@ def test_a_shells_own_background_jobs_are_left_alone(tmp_path: Path) -> None:
     assert shell.returncode == 0, shell.stderr
     job = int((tmp_path / "job").read_text())
     os.kill(job, signal.SIGKILL)  # raises if it is gone
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+def test_a_folder_that_is_taken_away_ends_its_run_in_one_sentence(tmp_path: Path, how: str) -> None:
+    """The members hang in training: nobody but us looks at the folder."""
+    (tmp_path / "hold").touch()
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
+    folder = tmp_path / "runs" / "r"
+    until(lambda: len(facts(folder, "Entered")) == 2)
+    mark = run_id(folder)
+    if how == "moved":
+        folder.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(folder)
+    _, err = run.communicate(timeout=20)
+    assert run.returncode == 1
+    assert "Traceback" not in err
+    assert not alive(mark)
+    assert not folder.exists(), "nothing is put where it was"
+    if how == "deleted":
+        assert f"{folder} was deleted while its run went on" in err
+        return
+    assert f"{folder} was moved to {tmp_path / 'elsewhere'}" in err
+    (tmp_path / "hold").unlink()
+    done = cli("resume", tmp_path / "elsewhere", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert not facts(tmp_path / "elsewhere", "Failed"), "it was not theirs"
+    check_folder(tmp_path / "elsewhere", 6, 3)
