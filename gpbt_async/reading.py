@@ -245,7 +245,7 @@ def detail_text(d: dict[str, Any]) -> str:
         lines.append(f"  {where}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}")
     lines += ["  " + unstyled(line).rstrip() for line in gpu_lines(d["gpus"], time.time())]
     if d["paused"]:
-        lines.append(f"  no member begins: {d['paused']}")
+        lines.append(f"  members wait: {d['paused']}")
     if d["waiting_for_gpus"]:
         lines.append("  " + waiting_text(d["waiting_for_gpus"], time.time()))
     for w in d["waiting"]:

@@ -154,9 +154,9 @@ class Scheduler:
     def _warn(self, text: str) -> None:
         self._tell(events.Warned(t=self._clock.now(), text=text))
 
-    def _room(self, paused: str) -> None:
-        told = f"no member begins: {paused}" if paused else "there is room on the disk again: going on"
-        self._warn(told)
+    def _room(self, paused: str, loud: bool) -> None:
+        if loud:
+            self._warn(f"members wait: {paused}" if paused else "members wait no more for room on the disk")
         if not self._ending:
             self.turn(events.Paused(t=self._clock.now(), reason=paused))
 

@@ -58,12 +58,12 @@ def test_a_full_disk_is_waited_for(small: Path, leave: int) -> None:
     (small / "hold").unlink()
     until(lambda: facts(folder, "Paused"))
     told = cli("status", "r", cwd=small).out
-    assert "no member begins: " in told
-    assert "MiB free, and " in told
+    assert "members wait: " in told
+    assert "iB free, and " in told
     hog.unlink()
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
-    assert "there is room on the disk again: going on" in err
+    assert "members wait no more for room on the disk" in err
     check_folder(folder, 8, 3)
     assert not facts(folder, "Failed"), "a full disk is nobody's failure"
     assert json.loads((folder / "summary.json").read_text())["idle_s"]["disk"] > 0
@@ -176,6 +176,7 @@ def test_a_budget_is_kept_to(tmp_path: Path) -> None:
 def test_with_a_budget_that_cannot_be_kept_members_train_one_at_a_time(tmp_path: Path) -> None:
     done = cli("launch", STURDY, "--name", "r", "--slots", 2, "--disk", "1MiB", cwd=tmp_path, env={"KIB": "1000"})
     assert done.status == 0, done.err
+    assert done.err.count("members wait: ") == 1
     check_folder(tmp_path / "runs" / "r", 6, 3)
     inside, begun = set(), 0
     for fact in facts(tmp_path / "runs" / "r"):
