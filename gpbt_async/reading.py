@@ -7,6 +7,8 @@ only word to a running scheduler is "stop", through the run's control FIFO.
 
 from __future__ import annotations
 
+import errno
+import re
 import shutil
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from .asks import path_text
 from .board import notice
 from .checkpoints import Store
 from .errors import FolderError
-from .files import spelled
+from .files import FULL, spelled
 from .folder import Folder, locate
 from .folder import runs as all_runs
 from .gpulines import gpu_lines, waiting_text
@@ -175,22 +177,33 @@ def export(found: Best, target: Path) -> None:
     if target.exists():
         raise FolderError(f"{target} exists: give the path of a folder to be made")
     beside = target.with_name(f".{target.name}.part")
+    store = Store()
     try:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(found.checkpoint, beside / "checkpoint")
-        store = Store()
-        try:
-            problem = store.check(beside / "checkpoint")
-        finally:
-            store.close()
-        if problem is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        if problem := store.check(beside / "checkpoint"):
             raise FolderError(f"cannot export to {target}: the copy is not what was published: {problem}")
         (beside / "best.json").write_text(json.dumps(spelled(found.to_json()), indent=1) + "\n")
         beside.rename(target)
-    except OSError as error:  # shutil.Error too, which has no strerror: a run going on may have found a better one
-        shutil.rmtree(beside, ignore_errors=True)
-        raise FolderError(f"cannot export to {target}: {error.strerror or error}; try again") from error
+    except OSError as error:
+        raise FolderError(f"cannot export to {target}: {_why(error)}") from error
+    finally:
+        store.close()
+        shutil.rmtree(beside, ignore_errors=True)  # it is not there any more if all went well
+
+
+def _why(error: OSError) -> str:
+    """Why copying has failed, and what to do."""
+    if isinstance(error, shutil.Error):  # of all the files that could not be copied, the first will do
+        why = str(error.args[0][0][2])
+        number = re.match(r"\[Errno (\d+)\] ([^:]*)", why)
+        error = OSError(int(number[1]), number[2]) if number else OSError(why)
+    why = (error.strerror or str(error)).lower()
+    if error.errno in FULL:
+        return f"{why}: make room there, or export to another disk"
+    if error.errno == errno.ENOENT:  # a run going on may have found a better one
+        return f"{why}: try again, and look at the checkpoint if that does not help"
+    return f"{why}: give the path of a folder that can be made and written to"
 
 
 def stop(folder: Folder) -> str:

@@ -387,3 +387,20 @@ def test_a_folder_that_is_taken_away_ends_its_run_in_one_sentence(tmp_path: Path
     assert done.status == 0, done.err
     assert not facts(tmp_path / "elsewhere", "Failed"), "it was not theirs"
     check_folder(tmp_path / "elsewhere", 6, 3)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    done = cli("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path, env={"KIB": "40000", "POPULATION": "1"})
+    assert done.status == 0, done.err
+    return tmp_path / "runs" / "r"
+
+
+def test_an_export_onto_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(finished: Path, small: Path) -> None:
+    done = cli("best", "r", "--export", small / "out", cwd=finished.parent.parent)
+    assert done.status == 2
+    assert done.err == (
+        f"gpbt-async: cannot export to {small / 'out'}: no space left on device: make room there, or export to another "
+        "disk\n"
+    )
+    assert os.listdir(small) == []
