@@ -162,12 +162,22 @@ def detail(folder: Folder) -> dict[str, Any]:
 
 
 def best(folder: Folder) -> Best:
-    reading = Reading(folder)
-    member = reading.lineage.best
-    found = results.best_of(member, folder.member(member.id).checkpoint if member else None)
-    if found is None:
-        raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
-    return found
+    """The best so far. Raises FolderError when there is none, or its checkpoint is not there."""
+    found: Best | None = None
+    for _ in range(2):  # a run going on may have found a better one since, and deleted this one's checkpoint
+        member = Reading(folder).lineage.best
+        found = results.best_of(member, folder.member(member.id).checkpoint if member else None)
+        if found is None:
+            raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
+        if found.checkpoint.is_dir():
+            return found
+    assert found is not None
+    error = FolderError(
+        f"the best of {folder.name} is member {found.member} (score {_score(found.score)}), but its checkpoint is gone: "
+        f"{found.checkpoint} was deleted or moved by hand; bring it back from where it was copied to"
+    )
+    error.exit_status = 1
+    raise error
 
 
 def export(found: Best, target: Path) -> None:

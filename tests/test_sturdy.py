@@ -404,3 +404,12 @@ def test_an_export_onto_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(fin
         "disk\n"
     )
     assert os.listdir(small) == []
+
+
+def test_a_best_whose_checkpoint_was_deleted_by_hand_is_told(finished: Path) -> None:
+    checkpoint = (finished / "best").resolve() / "checkpoint"
+    shutil.rmtree(checkpoint)
+    for more in ([], ["--json"], ["--export", "out"]):
+        done = cli("best", "r", *more, cwd=finished.parent.parent)
+        assert (done.status, done.out) == (1, "")
+        assert f"its checkpoint is gone: {checkpoint} was deleted or moved by hand" in done.err
