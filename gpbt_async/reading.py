@@ -173,8 +173,8 @@ def best(folder: Folder) -> Best:
             return found
     assert found is not None
     error = FolderError(
-        f"the best of {folder.name} is member {found.member} (score {_score(found.score)}), but its checkpoint is gone: "
-        f"{found.checkpoint} was deleted or moved by hand; bring it back from where it was copied to"
+        f"the best of {folder.name} is member {found.member} (score {_score(found.score)}), but its checkpoint is gone:"
+        f" {found.checkpoint} was deleted or moved by hand; bring it back from where it was copied to"
     )
     error.exit_status = 1
     raise error
