@@ -295,7 +295,7 @@ class Scheduler:
             if outcome.how == "returned":
                 self._slots.returned(slot)
             else:
-                blame = await self._blame(member, slot, outcome, Path(begin.checkpoint))
+                blame = await self._blame(member, slot, outcome, Path(begin.checkpoint), deadlines.overdue)
                 await self._clear(Path(begin.checkpoint))
         # from here to the fact nothing is awaited: the next member must not get the slot before this one's end is told
         seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
@@ -339,14 +339,16 @@ class Scheduler:
             self.turn(events.Damaged(t=self._clock.now(), reason=problem, **names))
         told.set_result(problem is None)
 
-    async def _blame(self, member: Member, slot: Slot, outcome: Outcome, scratch: Path) -> str:
+    async def _blame(self, member: Member, slot: Slot, outcome: Outcome, scratch: Path, overdue: str) -> str:
         """Why an attempt that did not return is lost, not failed: its GPU, or the disk; empty if it is not."""
         if is_full(f"{outcome.error}\n{outcome.tail}"):
             self._disk.full(await self._store.size(scratch))
             return f"the disk is full ({reason(outcome)})"
-        if outcome.how == "stopped" and not (slot.evicted is not None and slot.evicted.done()):
+        if outcome.how == "stopped" and not overdue and not (slot.evicted is not None and slot.evicted.done()):
             return ""
-        blame = await self._slots.verdict(slot)
+        blame = await self._slots.verdict(slot)  # who hangs may hang on a GPU that is being lost
+        if overdue:
+            return f"{blame}, and it {overdue}" if blame else ""
         oom = out_of_memory(f"{outcome.error}\n{outcome.tail}") and member.id not in self._alone
         if not blame and oom and self._slots.out_of_memory(slot):
             self._alone.add(member.id)
