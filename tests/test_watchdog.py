@@ -111,6 +111,30 @@ async def test_what_lasts_is_reported_once_with_the_engines_state(monkeypatch, c
     assert "slots 2, cause searcher; generations: 0 of 6 issued" in caplog.text
 
 
+async def test_a_bug_of_its_own_is_told_once_and_it_goes_on_watching(monkeypatch, caplog):
+    monkeypatch.setattr(watchdog, "PERIOD", 0.001)
+    monkeypatch.setattr(watchdog, "PATIENCE", 0.0)
+    driver, told, well = opened(), [], asyncio.Event()
+    dog = Watchdog(driver.lineage, Pool(), lambda text: (told.append(text), well.set() if "idle by" in text else None))
+    look, looks = dog._suspicion, []
+
+    def failing():
+        looks.append(1)
+        if len(looks) < 50:
+            raise KeyError("slot")
+        return look()
+
+    monkeypatch.setattr(dog, "_suspicion", failing)
+    with caplog.at_level(logging.ERROR, "gpbt_async"):
+        watching = asyncio.create_task(dog.watch())
+        async with asyncio.timeout(30):
+            await well.wait()
+    watching.cancel()
+    assert told[0] == "the watchdog over idle slots has failed by a bug of gpbt-async: KeyError: 'slot'"
+    assert len(told) == 2
+    assert "Traceback" in caplog.text
+
+
 async def test_who_waits_for_a_gpu_is_told_why_by_others(monkeypatch):
     driver, pool = opened(), Pool()
     dog = Watchdog(driver.lineage, pool, pytest.fail)
