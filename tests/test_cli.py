@@ -141,6 +141,34 @@ def test_a_script_that_is_not_there_and_runs_that_are_not_there(tmp_path: Path) 
     assert "no runs" in cli("status", cwd=tmp_path).err
 
 
+@pytest.mark.parametrize(
+    ("option", "values", "must"),
+    [
+        ("--population", ["abc", "", "nan", "1.5", "0", "-1"], "a whole number of at least 1"),
+        ("--slots", ["abc", ""], "a whole number of at least 1"),
+        ("--seed", ["abc", "-1"], "a whole number of at least 0"),
+        ("--ratio", ["abc", "0", "nan"], "a number greater than 0"),
+        ("--evidence", ["abc", "", "2"], "a number from 0 to 1"),
+        ("--stall-timeout", ["abc", "", "0", "-1", "nan", "inf"], "a number of seconds above 0"),
+        ("--member-timeout", ["abc", "0"], "a number of seconds above 0"),
+        ("--disk", ["abc", "", "0", "-1", "7"], "an amount with its unit, such as '50GiB'"),
+    ],
+)
+def test_a_value_that_is_none_is_one_line_with_option_value_and_what_is_allowed(
+    tmp_path: Path, option: str, values: list[str], must: str
+) -> None:
+    path = script(tmp_path, HEAD + TAIL)
+    for value in values:
+        done = cli("launch", path, f"{option}={value}", cwd=tmp_path)
+        assert done.status == 2
+        got = f"gpbt-async: {option}: got "
+        assert done.err.startswith(got)
+        assert value in done.err
+        assert done.err.endswith(f"; must be {must}\n")
+        assert done.err.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_an_existing_run_is_refused_and_resume_named(tmp_path: Path) -> None:
     path = script(tmp_path, HEAD + TAIL)
     assert cli("launch", path, "--name", "mine", cwd=tmp_path).status == 0
