@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import __version__ as VERSION
 from . import events, searchers
 from .asking import argv, environment
+from .command import missing
 from .devices import Wanted, discover, usable_cores
 from .disk import Disk
 from .errors import DeviceError, ExperimentError, FolderError, JournalError, LaunchError, ScriptError
@@ -375,3 +376,6 @@ class Opening:
         if new:
             self._changes["resources"] = self._devices.over(self.settings.resources)
             self.settings = self.settings.with_options(self._changes)
+        command = self.settings.command
+        if command is not None and (problem := missing(command, self.record.cwd)):
+            raise ExperimentError(f"command: got {command[0]!r}; {problem}")

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -394,3 +395,53 @@ def test_help_and_version_are_quick_and_whole(tmp_path: Path) -> None:
     launch = cli("launch", "--help", cwd=tmp_path).out
     for option in ("--population", "--slots", "--gpus", "--runs", "--quiet", "--json", "--start"):
         assert option in launch
+
+
+COMMAND = """import gpbt_async as gpbt
+experiment = gpbt.Experiment(
+    command=[{program!r}], space={{"lr": gpbt.Float(0, 1)}}, score="s", population=2, generations=1
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("no-such-program", "there is no such program in PATH: install it"),
+        ("./nope", "/nope does not exist"),
+        ("./folder", "/folder is not a file"),
+        ("./plain", "/plain is not executable: chmod +x it"),
+        ("/nowhere/solver", "/nowhere/solver does not exist"),
+    ],
+)
+def test_a_program_that_cannot_be_started_is_refused_before_anything_is(
+    tmp_path: Path, program: str, words: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "plain").write_text("#!/bin/sh\n")
+    done = cli("launch", script(tmp_path, COMMAND.format(program=program)), cwd=tmp_path)
+    assert done.status == 2
+    assert f"command: got {program!r}; " in done.err
+    assert words in done.err
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_program_beside_the_launch_is_found_wherever_it_is_resumed_from(tmp_path: Path) -> None:
+    solver = tmp_path / "solver"
+    solver.write_text("#!/bin/sh\necho '{\"s\": 1}' >> $GPBT_METRICS\n")
+    solver.chmod(0o755)
+    path = script(tmp_path, COMMAND.format(program="./solver"))
+    assert cli("launch", path, "--name", "r", "--slots", 1, cwd=tmp_path).status == 0
+    journal = tmp_path / "runs" / "r" / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:2]))
+    shutil.rmtree(tmp_path / "runs" / "r" / "members")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    solver.rename(tmp_path / "gone")
+    refused = cli("resume", tmp_path / "runs" / "r", cwd=elsewhere)
+    assert refused.status == 2
+    assert f"{solver} does not exist" in refused.err
+    (tmp_path / "gone").rename(solver)
+    done = cli("resume", tmp_path / "runs" / "r", cwd=elsewhere)
+    assert done.status == 0, done.err

@@ -130,6 +130,7 @@ MAY: dict[str, set[str]] = {
         "",
         "asking",
         "clock",
+        "command",
         "devices",
         "disk",
         "folder",
