@@ -263,7 +263,8 @@ def test_stop_and_status_of_a_running_run(tmp_path: Path) -> None:
     state = cli("status", "lineage-1", "--json", cwd=tmp_path).json
     assert state["state"] == "running"
     assert state["holder"]["pid"] == running.pid
-    assert len(state["training"]) + (state["free_slots"] or 0) == 2
+    assert [t["slot"] for t in sorted(state["training"], key=lambda t: t["slot"])] == [0, 1]
+    assert state["waiting"] == []
     locked = cli("launch", LINEAGE, "--name", "lineage-1", cwd=tmp_path)
     assert locked.status == 2
     stopped = cli("stop", "lineage-1", cwd=tmp_path)
@@ -445,3 +446,42 @@ def test_a_program_beside_the_launch_is_found_wherever_it_is_resumed_from(tmp_pa
     (tmp_path / "gone").rename(solver)
     done = cli("resume", tmp_path / "runs" / "r", cwd=elsewhere)
     assert done.status == 0, done.err
+
+
+def test_status_tells_what_a_member_without_a_slot_waits_for(tmp_path: Path) -> None:
+    text = HEAD.replace(
+        "    member.report", "    if member.attempt < 3: raise RuntimeError('once more')\n    member.report"
+    )
+    running = start("launch", script(tmp_path, text + TAIL), "--name", "r", "--slots", 1, cwd=tmp_path)
+    folder = tmp_path / "runs" / "r"
+    until(lambda: facts(folder, "Failed"))
+    running.send_signal(signal.SIGSTOP)  # in the pause before its second attempt, or a little later
+    state = cli("status", "r", "--json", cwd=tmp_path).json
+    text = cli("status", "r", cwd=tmp_path).out
+    running.send_signal(signal.SIGCONT)
+    running.communicate(timeout=60)
+    assert running.returncode == 0
+    (waits,) = state["waiting"] or state["training"]
+    if state["waiting"]:
+        assert waits["for"] in ("the end of its pause before attempt 2", "its process to start")
+        assert waits["after"].startswith("RuntimeError: once more")
+        assert state["training"] == []
+        assert f"member {waits['member']} waits for " in text
+    assert "no slot yet" not in text
+    assert cli("status", "r", "--json", cwd=tmp_path).json["waiting"] == []
+
+
+def test_status_of_a_failed_run_knows_nobody_who_waits(tmp_path: Path) -> None:
+    text = HEAD.replace("    member.report", "    raise RuntimeError('no')\n    member.report")
+    path = script(tmp_path, text + TAIL.replace("population=4", "population=12"))
+    assert cli("launch", path, "--name", "r", "--slots", 3, cwd=tmp_path).status == 1
+    folder = tmp_path / "runs" / "r"
+    state = cli("status", "r", "--json", cwd=tmp_path).json
+    failed = {fact["member"] for fact in facts(folder, "Failed")}
+    begun = {fact["member"] for fact in facts(folder, "Started")}
+    assert (state["state"], state["waiting"], state["training"]) == ("failed", [], [])
+    assert set(state["given_up"]) <= begun
+    assert not set(state["never_begun"]) & (begun | failed)
+    text = cli("status", "r", cwd=tmp_path).out
+    assert "waits" not in text
+    assert ("begun, and given up: member" in text) == bool(state["given_up"])

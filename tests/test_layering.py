@@ -162,7 +162,7 @@ MAY: dict[str, set[str]] = {
     # faces
     "reading": VOCABULARY
     | ENGINE
-    | {"board", "checkpoints", "files", "folder", "gpulines", "journal", "record", "wording"},
+    | {"board", "checkpoints", "deadlines", "files", "folder", "gpulines", "journal", "record", "wording"},
     "gpulines": {"sizes", "wording"},
     "inventory": {
         "board",
