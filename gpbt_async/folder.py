@@ -151,11 +151,14 @@ class Folder:
                 raise FolderError(
                     f"{folder.name} is still importing its script (process {who.get('pid')}): try again soon"
                 )
-            raise FolderError(f"no run at {folder.path}: {folder.experiment.name} is missing{_alike(folder)}")
+            raise FolderError(f"no run at {folder.path}: {folder.experiment.name} is missing{_remedy(folder)}")
         with explained("cannot open the run", folder.path):
             # killed before its first fact, a run may be begun again; but without a journal nobody knows its members
             if not folder.journal.exists() and folder.members.is_dir() and os.listdir(folder.members):
-                raise FolderError(f"cannot open the run {folder.path}: {folder.journal.name} is missing")
+                raise FolderError(
+                    f"cannot open the run {folder.path}: {folder.journal.name} is missing: bring it back from a copy, "
+                    "or launch anew under another name"
+                )
             folder.members.mkdir(exist_ok=True)
         return folder
 
@@ -313,6 +316,12 @@ def _taken(folder: Folder) -> str:
     if is_run(folder.path):
         return f"{folder.path} holds a run: go on with it by `gpbt-async resume {folder.typed}`, or {other}"
     return f"{folder.path} exists and is not empty: {other}"
+
+
+def _remedy(folder: Folder) -> str:
+    if not folder.journal.exists():
+        return _alike(folder)  # it never was a run
+    return ": bring it back from a copy, or launch anew under another name (--name)"
 
 
 def _alike(folder: Folder) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -78,8 +79,7 @@ async def acquire(path: Path, patience: float) -> Lock:
             while not _flock(fd, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
                     who = _read(fd)
-                    name = f"process {who['pid']} on {who.get('host')}" if "pid" in who else "another process"
-                    raise FolderError(f"{path.parent} is being run by {name}")
+                    raise FolderError(f"{path.parent} is being run by {_told(path.parent, who)}")
                 await asyncio.sleep(_POLL)
             return Lock(fd, path)
         except BaseException:
@@ -111,6 +111,15 @@ def _flock(fd: int, how: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _told(folder: Path, who: dict[str, Any]) -> str:
+    """Whom to name, and what to do about him."""
+    here = who.get("host") == socket.gethostname()
+    if "pid" not in who or (here and not os.path.exists(f"/proc/{who['pid']}")):
+        return "processes of a scheduler that is gone, which are being ended: try again in a moment"
+    stop = f"gpbt-async stop {shlex.quote(str(folder))}"
+    return f"process {who['pid']} on {who.get('host')}: let it, or stop it (`{stop}`{'' if here else ', there'})"
 
 
 def _read(fd: int) -> dict[str, Any]:

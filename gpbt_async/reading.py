@@ -257,7 +257,9 @@ def stop(folder: Folder) -> str:
     deadline = time.monotonic() + STOP_TIMEOUT
     while folder.locked() is not None:
         if time.monotonic() > deadline:
-            raise FolderError(f"{folder.name} was asked to stop {STOP_TIMEOUT:g} s ago and still runs")
+            pid = (folder.locked() or {}).get("pid")
+            remedy = f"look at what holds it up, or kill -9 {pid}, and resume it later: nothing is lost"
+            raise FolderError(f"{folder.name} was asked to stop {STOP_TIMEOUT:g} s ago and still runs: {remedy}")
         time.sleep(0.02)
     return f"{folder.name} has stopped; go on with gpbt-async resume {folder.typed}"
 

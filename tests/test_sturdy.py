@@ -413,3 +413,38 @@ def test_a_best_whose_checkpoint_was_deleted_by_hand_is_told(finished: Path) -> 
         done = cli("best", "r", *more, cwd=finished.parent.parent)
         assert (done.status, done.out) == (1, "")
         assert f"its checkpoint is gone: {checkpoint} was deleted or moved by hand" in done.err
+
+
+def test_what_is_damaged_or_taken_is_told_with_what_to_do(finished: Path) -> None:
+    here = finished.parent.parent
+    journal, declared = (finished / "journal.jsonl").read_bytes(), (finished / "experiment.json").read_bytes()
+    copy = "bring it back from a copy"
+
+    def told(said: str) -> None:
+        for command in ("resume", "status", "best"):
+            done = cli(command, "r", cwd=here)
+            assert done.status == 2
+            assert said in done.err
+            assert "Traceback" not in done.err
+
+    (finished / "journal.jsonl").write_bytes(journal.replace(b"Trained", b"Trainee", 1))
+    told("bring the journal back from a copy, or launch anew; what was best so far stands in")
+    (finished / "journal.jsonl").unlink()
+    told(f"journal.jsonl is missing: {copy}, or launch anew")
+    (finished / "journal.jsonl").write_bytes(journal)
+    for damaged in (b"{", b"{}", b"\xff"):
+        (finished / "experiment.json").write_bytes(damaged)
+        told(copy)
+    (finished / "experiment.json").unlink()
+    told(f"experiment.json is missing: {copy}, or launch anew")
+    (finished / "experiment.json").write_bytes(declared)
+    (finished / "journal.jsonl").write_bytes(b"".join(journal.splitlines(keepends=True)[:5]))
+    (here / "hold").touch()
+    run = start("resume", "r", cwd=here, env={"POPULATION": "1"})
+    until(lambda: len(facts(finished, "Entered")) >= 1)
+    done = cli("resume", "r", cwd=here)
+    assert done.status == 2
+    assert f"is being run by process {run.pid} on " in done.err
+    assert f"or stop it (`gpbt-async stop {finished}`)" in done.err
+    (here / "hold").unlink()
+    run.communicate(timeout=60)
