@@ -47,8 +47,10 @@ from .options import (
     devices,
     given,
     jsonable,
+    real,
     say,
     start_of,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -128,7 +130,11 @@ def launch(
     selection: Annotated[Optional[str], typer.Option(help="comma | plus.", show_default=False)] = None,  # noqa: UP045
     evidence: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Share of a generation to finish before the next opens, 0 to 1.", show_default=False),
+        typer.Option(
+            parser=real("--evidence", " from 0 to 1"),
+            help="Share of a generation to finish before the next opens, 0 to 1.",
+            show_default=False,
+        ),
     ] = None,
     schedule: Schedule = None,
     early_stop: Annotated[
@@ -139,10 +145,15 @@ def launch(
         Optional[str],  # noqa: UP045
         typer.Option(help="paper: the authors' algorithm; other options win over it.", show_default=False),
     ] = None,
-    attempts: Annotated[Optional[int], typer.Option(help="Tries of a failing member.", show_default=False)] = None,  # noqa: UP045
+    attempts: Annotated[
+        int | None, typer.Option(parser=whole("--attempts"), help="Tries of a failing member.", show_default=False)
+    ] = None,
     stall_timeout: Stall = None,
     member_timeout: Whole = None,
-    seed: Annotated[Optional[int], typer.Option(help="Seed of everything random.", show_default=False)] = None,  # noqa: UP045
+    seed: Annotated[
+        int | None,
+        typer.Option(parser=whole("--seed", " of at least 0"), help="Seed of everything random.", show_default=False),
+    ] = None,
     slots: SlotCount = None,
     gpus: Gpus = None,
     share: Share = None,

@@ -43,6 +43,8 @@ def explained(what: str, path: Path, kind: type[GPBTError] = FolderError) -> Ite
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             in_the_way = next((p for p in (path, *path.parents) if os.path.lexists(p) and not p.is_dir()), None)
             cause = f"{in_the_way} is not a folder" if in_the_way else cause
+        if error.errno in FULL:
+            cause += " (make room there)"
         raise kind(f"{what} {path}: {cause}") from error
 
 

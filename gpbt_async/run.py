@@ -23,11 +23,11 @@ from .briefing import Briefing
 from .checkpoints import Store
 from .clock import Clock
 from .disk import PERIOD, is_full
-from .errors import FolderError, GPBTError
+from .errors import FolderError, GPBTError, first
 from .files import bytes_below, write_json
 from .listeners import Listener
 from .opening import Opening, Resume
-from .postmortem import failure, first_of
+from .postmortem import failure
 from .scheduler import Scheduler
 from .tree import State
 
@@ -263,7 +263,12 @@ class Run:
             clock=self._clock,
             tell=self._tell,
         )
+        straying = asyncio.create_task(self._stray(self._scheduler), name="gpbt-async folder")
+        stack.push_async_callback(_ended, straying)
         self._task = asyncio.create_task(self._main(asking), name=f"gpbt-async {self.folder.name}")
+
+    async def _stray(self, scheduler: Scheduler) -> None:
+        scheduler.stop(await self.folder.strayed())
 
     async def _complete(self) -> None:
         """The run had ended. If it was killed before it could tidy up, do it now; it takes no process."""
@@ -314,9 +319,10 @@ class Run:
                 raise failure(self.lineage, self.folder)
         except BaseExceptionGroup as group:
             # whatever it was, a bug of ours included: the run stays one that is told and can be resumed
-            error = first_of(group)
+            astray = self.folder.astray()  # then whatever it was has tripped over that
+            error = FolderError(astray) if astray else first(group)
             self.how = "interrupted"
-            with contextlib.suppress(GPBTError) if error is None else contextlib.nullcontext():
+            with contextlib.suppress(GPBTError):  # the first error is the one to be told
                 await self._close(str(error or group))
             if error is None:
                 raise
@@ -342,6 +348,8 @@ class Run:
     async def _write_down(self) -> None:
         """Schedule and summary, and the best pointed at. A run that has ended waits for room to do it."""
         while True:
+            if astray := self.folder.astray():  # what stands at its path now may be another run's
+                raise FolderError(astray)
             try:
                 if self.lineage.best is not None:
                     self.folder.point_best(self.lineage.best.id)

@@ -134,6 +134,7 @@ MAY: dict[str, set[str]] = {
         "asked",
         "asking",
         "clock",
+        "command",
         "devices",
         "disk",
         "folder",
@@ -167,7 +168,7 @@ MAY: dict[str, set[str]] = {
     # faces
     "reading": VOCABULARY
     | ENGINE
-    | {"board", "checkpoints", "files", "folder", "gpulines", "journal", "record", "wording"},
+    | {"board", "checkpoints", "deadlines", "files", "folder", "gpulines", "journal", "record", "wording"},
     "gpulines": {"sizes", "wording"},
     "inventory": {
         "board",
