@@ -60,15 +60,15 @@ class Ending:
         issued: the shallowest generation with members to issue, or how many there are. hopeful: were what fails mended.
         """
         tree = self._tree
+        if issued == self._generations and not tree.unsettled and tree.best is not None:
+            return ""
         failing = len(self.failed) >= self._hopeless and not self.works and not hopeful
         if failing and all(m.state.settled or m.failures for m in tree.members):
             if len(self.failed) == len(tree.members):
                 return self._why(f"all of {len(tree.members)} members failed", 0)
             return self._why(f"all {len(self.failed)} members that ended since the run was taken up failed", None)
         if issued == self._generations:
-            if tree.unsettled:
-                return None
-            return "" if tree.best is not None else self._why("no member finished", 0)
+            return None if tree.unsettled else self._why("no member finished", 0)
         above = issued - 1
         if above >= 0 and tree.generations[above].complete and not self._rule.elite(above):
             return self._why(f"no member of generation {above} can be a parent", above)

@@ -312,6 +312,7 @@ class Lineage:
         self.rule.reconsider()
         for member in self.to_retry:
             self.tree.unsettle(member)
+            self._keeping.discarding.pop(member.id, None)  # what it left; not what it will write now
             member.failures = member.losses_in_a_row = 0
             self._wait(member)
 

@@ -431,6 +431,35 @@ def test_a_run_that_failed_is_tried_again_when_what_made_it_fail_is_mended(drive
     assert snapshot(again) == snapshot(lineage)
 
 
+def test_the_last_members_of_a_run_may_fail_without_making_it_a_failed_one() -> None:
+    driver = Driver(settings(population=6, generations=2, attempts=1), slots=1, rng=random.Random(1))
+    driver.open()
+    while sum(m.state is State.FINISHED for m in driver.lineage.tree.members) < 8:
+        driver.turn()
+    driver.fail = 1.0
+    driver.open()
+    lineage = driver.run()
+    assert lineage.ended == events.Finish("")
+    assert sum(m.state is State.FAILED for m in lineage.tree.members) == 4
+    driver.fail = 0.0
+    driver.open(retry=True)
+    assert driver.run().ended == events.Finish("")
+    assert all(m.state is State.FINISHED for m in lineage.tree.members)
+
+
+def test_who_is_tried_again_does_not_lose_what_it_writes_to_a_discard_of_before() -> None:
+    driver = Driver(settings(population=2, generations=1, attempts=1), slots=2, rng=random.Random(0))
+    driver.open()
+    lineage = driver.lineage
+    while len(driver.running) < 2:
+        driver.turn()
+    for member in lineage.training:
+        driver.feed(events.Trained(t=0.0, member=member.id, attempt=1, score=None, metrics={}, seconds=1.0))
+    assert lineage.ended is not None
+    driver.open(retry=True)
+    assert not [command for command in lineage.outstanding() if isinstance(command, events.Discard)]
+
+
 def test_a_session_in_which_nothing_works_is_ended_early_and_loses_nothing() -> None:
     driver = Driver(settings(population=8, generations=6, attempts=2), slots=3, rng=random.Random(1))
     driver.open()
