@@ -23,7 +23,7 @@ from .files import FULL, explained
 from .sizes import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from .events import Fact
@@ -34,6 +34,8 @@ PERIOD = 0.5
 FIRST_TRY, LAST_TRY = 5.0, 600.0
 #: bytes that are left for logs and for other people; of a small file system, an eighth
 RESERVE = 64 << 20
+#: bytes from which on a log is worth a word
+LOG = 1 << 20
 #: seconds until it is told once more that members wait; twice as long each time, up to
 FIRST_WORD, LAST_WORD = 60.0, 3600.0
 _FIRST = "the first checkpoint is being written, and nobody knows yet how large they are (--disk)"
@@ -49,10 +51,14 @@ def is_full(error: BaseException | str | None) -> bool:
 
 
 class Disk:
-    """path: a folder on it. budget: bytes the run's checkpoints may take, None = no limit."""
+    """path: a folder on it. budget: bytes the run's checkpoints may take, None = no limit. logs: the run's, for when
+    it is they that have filled it.
+    """
 
-    def __init__(self, path: Path, budget: int | None = None) -> None:
-        self._path, self._budget = path, budget
+    def __init__(self, path: Path, budget: int | None = None, logs: Callable[[], Iterable[Path]] = lambda: ()) -> None:
+        self._path, self._budget, self._logs = path, budget, logs
+        #: bytes that are missing, if somebody waits for them
+        self._missing = 0
         #: told why members wait, "" when they do no more; and whether it is for a person, as it may last
         self.on_change: Callable[[str, bool], object] = lambda *_: None
         self._stored: dict[int, int] = {}
@@ -139,6 +145,7 @@ class Disk:
         if free >= self._wanted or time.monotonic() >= self._until:
             self._wanted = 0
         need = max(need, self._wanted)
+        self._missing = max(0, need - free)
         return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted" * (free < need)
 
     def _why_not(self) -> str:
@@ -170,7 +177,18 @@ class Disk:
         self._paused, self._loud, self._next = reason, told, now + self._pace
         if reason and told:
             self._said[_words(reason)] = now
-        self.on_change(reason, told)
+        self.on_change(reason + (self._biggest_log() if reason and self._missing else ""), told)
+
+    def _biggest_log(self) -> str:
+        """The log whose end would be the end of the trouble, if there is one."""
+        sizes: dict[Path, int] = {}
+        for log in self._logs():
+            with contextlib.suppress(OSError):
+                sizes[log] = log.stat().st_size
+        biggest = max(sizes, key=lambda log: sizes[log], default=None)
+        if biggest is None or sizes[biggest] < max(self._missing, LOG):
+            return ""
+        return f"; the log {biggest} alone has {format_bytes(sizes[biggest])} (`truncate -s 0` makes room)"
 
 
 def _words(reason: str) -> str:

@@ -100,6 +100,10 @@ class Folder:
             return self.name
         return shlex.quote(str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path))
 
+    def logs(self) -> list[Path]:
+        """What the script and the members have printed."""
+        return [self.script_log, *(self.members.glob("*/log.txt"))]
+
     def member(self, member: int) -> MemberFolder:
         return MemberFolder(self.members / f"{member:04}")
 

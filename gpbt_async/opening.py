@@ -111,13 +111,13 @@ class Opening:
         existing = self._existing()
         if existing is not None:
             self.folder = existing
-            self.disk = Disk(self.folder.path, self._budget)
+            self.disk = Disk(self.folder.path, self._budget, self.folder.logs)
             await self._take_lock(stack)
             if not self._read_back(stack):
                 return False
         else:
             self._create()
-            self.disk = Disk(self.folder.path, self._budget)
+            self.disk = Disk(self.folder.path, self._budget, self.folder.logs)
             await self._take_lock(stack)
             stack.callback(self.folder.unmake)  # not before it is ours: another launch may be importing there
         self._settle_resources()

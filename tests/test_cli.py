@@ -488,3 +488,19 @@ def test_status_of_a_failed_run_knows_nobody_who_waits(tmp_path: Path) -> None:
     text = cli("status", "r", cwd=tmp_path).out
     assert "waits" not in text
     assert ("begun, and given up: member" in text) == bool(state["given_up"])
+
+
+@pytest.mark.parametrize("where", ["train", "import"])
+@pytest.mark.parametrize("how", ["os._exit(3)", "raise ValueError('y' * 10**6)"])
+def test_a_log_that_is_one_line_of_ten_megabytes_is_quoted_by_its_ends(tmp_path: Path, where: str, how: str) -> None:
+    loud = f"import os, sys; sys.stdout.write('x' * 10**7 + 'THE END'); sys.stdout.flush(); {how}"
+    text = f"{HEAD}    {loud}\n" if where == "train" else f"{loud}\n{HEAD}"
+    done = cli("launch", script(tmp_path, text + TAIL), "--slots", 1, "--name", "r", cwd=tmp_path)
+    assert done.status == (1 if where == "train" else 2)
+    assert max(map(len, done.err.splitlines())) < (1100 if where == "train" else 2100)
+    if "exit" in how:
+        assert "THE END" in done.err
+    else:
+        assert "ValueError: yyy" in done.err
+    failed = facts(tmp_path / "runs" / "r", "Failed") if where == "train" else []
+    assert all(len(fact["reason"]) < 1000 for fact in failed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -17,7 +18,8 @@ GIB = 1 << 30
 
 class Told(Disk):
     def __init__(self, free: int, total: int = 100 * GIB, budget: int | None = None) -> None:
-        super().__init__(Path("/"), budget)
+        super().__init__(Path("/"), budget, lambda: self.logs)
+        self.logs: list[Path] = []
         self.free, self.total = free, total
 
     def _look(self) -> tuple[int, int]:
@@ -102,6 +104,25 @@ def test_what_lasts_is_told_again_less_and_less_often(monkeypatch):
     assert [round(at) for _, loud, at in told if loud] == [0, 60, 180, 420, 900, 1860, 3780, 7380]
     room._say("")
     assert told[-1][:2] == ("", True)
+
+
+def test_a_log_that_has_filled_the_disk_is_named(tmp_path):
+    room = Told(80 << 20)
+    small, big = tmp_path / "small.txt", tmp_path / "big.txt"
+    small.write_bytes(b"")
+    big.touch()
+    os.truncate(big, 5 * GIB)
+    room.logs = [small, big, tmp_path / "gone.txt"]
+    told: list[str] = []
+    room.on_change = lambda reason, _: told.append(reason)
+    room.free = 1 << 20
+    room._say(room._why_not())
+    assert told[0].endswith(f"; the log {big} alone has 5.0 GiB (`truncate -s 0` makes room)")
+    os.truncate(big, 2 << 20)
+    room._say("")
+    room._said.clear()
+    room._say(room._why_not())
+    assert "the log" not in told[-1], "without it there would be too little, too"
 
 
 def test_a_checkpoint_of_no_bytes_is_known_to_be_one():

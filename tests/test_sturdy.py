@@ -494,7 +494,7 @@ def test_what_is_damaged_or_taken_is_told_with_what_to_do(finished: Path) -> Non
     (finished / "journal.jsonl").write_bytes(b"".join(journal.splitlines(keepends=True)[:5]))
     (here / "hold").touch()
     run = start("resume", "r", cwd=here, env={"POPULATION": "1"})
-    until(lambda: len(facts(finished, "Entered")) >= 1)
+    until(lambda: len(facts(finished, "Entered")) == 2)
     done = cli("resume", "r", cwd=here)
     assert done.status == 2
     assert f"is being run by process {run.pid} on " in done.err
