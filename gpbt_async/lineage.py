@@ -313,8 +313,10 @@ class Lineage:
         for member in self.to_retry:
             self.tree.unsettle(member)
             self._keeping.discarding.pop(member.id, None)  # what it left; not what it will write now
-            member.failures = member.losses_in_a_row = 0
             self._wait(member)
+        for member in self.tree.members:
+            if not member.state.settled:  # who failed a time or two
+                member.failures = member.losses_in_a_row = 0
 
     def _settle(self, member: Member, state: State) -> None:
         before = self.tree.best

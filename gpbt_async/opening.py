@@ -286,18 +286,23 @@ class Opening:
             return False
         if ended.reason and not self.lineage.reopens:
             raise FolderError(
-                f"{self.folder.name}: no failed member can be tried again, as what they began from was let go of; "
-                f"begin a new run. (It failed: {ended.reason})"
+                f"{self.folder.name}: no failed member can be tried again, as what they began from was let go of, or "
+                f"their scores were not finite, which is their configs' doing; begin a new run. (It failed: "
+                f"{ended.reason})"
             )
         return self.lineage.reopens
 
     def _miss_checkpoints(self) -> None:
         """Refuse to go on with nothing to go on from: it was moved, most likely, and can be brought back."""
-        kept = [m.id for m in self.lineage.stored.values() if m.state is State.FINISHED]
-        gone = [self.folder.member(id).checkpoint for id in kept if not self.folder.member(id).checkpoint.exists()]
-        if kept and len(gone) == len(kept) and self.lineage.tree.generations[0].full:
+        tree, stored = self.lineage.tree, self.lineage.stored.values()
+        if not tree.generations[0].full or any(m.state is State.TRAINED for m in stored):
+            return  # there are, or soon will be, others to begin from
+        if tree.generations[-1].full and not tree.unsettled:
+            return
+        kept = [self.folder.member(m.id).checkpoint for m in stored]
+        if kept and not any(checkpoint.exists() for checkpoint in kept):
             raise FolderError(
-                f"{self.folder.name}: the checkpoints that members would begin from are gone, {gone[0]} among them: "
+                f"{self.folder.name}: the checkpoints that members would begin from are gone, {kept[0]} among them: "
                 "bring them back from where they were moved or copied to, and resume"
             )
 
