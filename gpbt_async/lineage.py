@@ -286,6 +286,7 @@ class Lineage:
         self._training.pop(member.id, None)
         self.stored.pop(member.id, None)
         member.failures += 1
+        self.ending.stumbled.add(member.id)
         member.losses_in_a_row = 0
         member.seconds, member.reason = fact.seconds, fact.reason
         if member.condemned:

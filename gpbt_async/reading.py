@@ -67,6 +67,7 @@ class Reading:
             self.last = fact
             if isinstance(fact, events.Started):
                 self.begun.add(fact.member)
+                self.entered.pop(fact.member, None)
             elif isinstance(fact, events.Entered):
                 self.entered[fact.member] = fact.t
             elif isinstance(fact, events.Failed | events.Lost):

@@ -324,9 +324,7 @@ class Run:
             self.how = "interrupted"
             with contextlib.suppress(GPBTError):  # the first error is the one to be told
                 await self._close(str(error or group))
-            if error is None:
-                raise
-            raise error from None
+            raise error or group from None
         finally:
             early.cancel()
             for listener in tuple(self._listeners):
@@ -336,7 +334,11 @@ class Run:
         """Write down what the run came to, so far or for good."""
         self.how = self.how or "interrupted"
         if self.how != "interrupted":
-            await self._write_down()  # before the fact that says so
+            try:
+                await self._write_down()  # before the fact that says so
+            except GPBTError:
+                self.how = "interrupted"
+                raise
         measures = results.measures(self.lineage)
         closed = events.Closed(t=self._clock.now(), how=self.how, reason=reason, measures=measures)  # type: ignore[arg-type]
         self._note(closed)

@@ -145,7 +145,7 @@ MAY: dict[str, set[str]] = {
         "searchers",
         "slot",
     },
-    "postmortem": {"errors", "folder", "lineage", "outcome"},
+    "postmortem": {"errors", "folder", "lineage", "outcome", "tree"},
     "run": VOCABULARY
     | ENGINE
     | {
