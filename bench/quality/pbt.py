@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Worker:
     """A member of the population, which lives through the whole run."""
 
@@ -68,13 +68,16 @@ def run(
         for i in range(population)
     ]
 
-    def exploit(worker: Worker) -> None:
+    firsts: list[Observation] = []
+
+    def exploit(*candidates: Worker) -> None:
         known = sorted((w for w in workers if w.done), key=lambda w: (w.val, w.number))
         size = min(math.ceil(len(known) * quantile), len(known) // 2)
-        if size and worker in known[-size:]:
-            better = rng.choice(known[:size])
-            worker.state, worker.val, worker.depth = better.state, better.val, better.depth
-            worker.config = explored(task.space, better.config, rng, factors, resample, explore)
+        for worker in known[len(known) - size :]:
+            if worker in candidates:
+                better = rng.choice(known[:size])
+                worker.state, worker.val, worker.depth = better.state, better.val, better.depth
+                worker.config = explored(task.space, better.config, rng, factors, resample, explore)
 
     def issue(serial: int) -> Callable[[float], None] | None:
         ready = [w for w in workers if not w.training and w.done < generations]
@@ -84,30 +87,26 @@ def run(
             return None
         worker = min(ready, key=lambda w: (w.done, w.number))
         if start == "tpe" and not worker.done:
-            worker.config = _tpe(task.space, workers, worker.number, seed)
+            worker.config = _tpe(task.space, workers, firsts, worker.number, seed)
         outcome = task.interval(worker.state, worker.config, key(seed, serial))
         worker.training = True
 
         def ended(now: float) -> None:
             worker.training = False
             worker.state, worker.val = outcome.state, outcome.val
+            if not worker.done:
+                firsts.append(Observation((worker.number,), 0, worker.config, "finished", worker.val))
             worker.done, worker.depth = worker.done + 1, worker.depth + 1
             record.add(now, worker.val, worker.state, worker.depth)
             if not barrier:
                 exploit(worker)
             elif all(w.done == worker.done for w in workers):
-                _all_exploit(workers, exploit)
+                exploit(*workers)
 
         return ended
 
     clock.run(slots, seed, length, issue)
     return record
-
-
-def _all_exploit(workers: list[Worker], exploit: Callable[[Worker], None]) -> None:
-    """At a barrier: the worst first; those who are copied are the best, whom nothing has changed before."""
-    for worker in sorted(workers, key=lambda w: (-w.val, -w.number)):
-        exploit(worker)
 
 
 def explored(
@@ -126,10 +125,9 @@ def explored(
     return space.clip(moved)
 
 
-def _tpe(space: Space, workers: list[Worker], number: int, seed: int) -> Config:
+def _tpe(space: Space, workers: list[Worker], firsts: list[Observation], number: int, seed: int) -> Config:
     """What the product's default asks for its generation 0."""
-    told = [w for w in workers if w.done == 1 and w.depth == 1]
-    kin = tuple(Observation((w.number,), 0, w.config, "finished", w.val) for w in told)
+    kin = tuple(sorted(firsts, key=lambda o: o.path))
     pending = tuple(w.config for w in workers if w.training and not w.done)
-    path = (number,)
-    return searchers.make("tpe").suggest(Ask(space, path, 0, key("ask", seed, number), None, kin, pending))
+    ask = Ask(space, (number,), 0, key("ask", seed, number), None, kin, pending)
+    return searchers.make("tpe").suggest(ask)
