@@ -176,10 +176,10 @@ class Mnist1d(Network):
 
         from mnist1d.data import make_dataset
 
-        kept = random.getstate(), np.random.get_state()  # noqa: NPY002 - the package seeds both
+        kept = random.getstate(), np.random.get_state()
         made: dict[str, Any] = make_dataset()
         random.setstate(kept[0])
-        np.random.set_state(kept[1])  # noqa: NPY002
+        np.random.set_state(kept[1])
         x, y = made["x"].astype(np.float32), made["y"].astype(np.int64)
         return x, y, made["x_test"].astype(np.float32), made["y_test"].astype(np.int64)
 

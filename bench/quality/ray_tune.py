@@ -4,9 +4,9 @@ Ray's scheduler objects are given what its controller would give them (`on_trial
 obeyed; no cluster is started and nothing listens. A trial's time is the depth of its weights, which in Ray comes with
 the checkpoint; each trial trains for T intervals of its own, so the budget is n · T to the interval.
 
-PBT is given continuous ranges, drawn from logarithmically where they are so (in Ray a list of two numbers would mean two
-categories), and its explored configs are clipped, as Ray's may leave their ranges. PB2, which knows neither logarithms nor categories,
-is given the unit cube, where every dimension is linear and a category one of equal parts.
+PBT is given continuous ranges, drawn from logarithmically where they are so (in Ray a list of two numbers would mean
+two categories), and its explored configs are clipped, as Ray's may leave their ranges. PB2, which knows neither
+logarithms nor categories, is given the unit cube, where every dimension is linear and a category one of equal parts.
 """
 
 from __future__ import annotations
@@ -225,12 +225,12 @@ def _seed(seed: int) -> None:
     import numpy as np
 
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)
 
 
 def _numpy_state(state: Any = None) -> Any:
     import numpy as np
 
     if state is None:
-        return np.random.get_state()  # noqa: NPY002
-    return np.random.set_state(state)  # noqa: NPY002
+        return np.random.get_state()
+    return np.random.set_state(state)

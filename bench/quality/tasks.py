@@ -2,12 +2,13 @@
 
 A task is one seeded instance: splits, instance, initial states, everything but the method. A method sees a space, makes
 `initial` states, trains them for an `interval` under a config, and is given a validation loss. States are values: an
-interval returns a new one and leaves the old as it was, so that a state is its own checkpoint. `test` is looked at once,
-for the state with the lowest validation loss, and by nobody before.
+interval returns a new one and leaves the old as it was, so that a state is its own checkpoint. `test` is looked at
+once, for the state with the lowest validation loss, and by nobody before.
 
-Everything is a function of (task, seed, interval seed, config); nothing depends on the machine or the method. Losses are
-positive and finite: a state that has diverged scores the task's CEILING for ever, so that no method's way with infinity
-is what is measured. An interval's length is in units of the standard one; ten standard ones are a whole training.
+Everything is a function of (task, seed, interval seed, config); nothing depends on the machine or the method. Losses
+are positive and finite: a state that has diverged scores the task's CEILING for ever, so that no method's way with
+infinity is what is measured. An interval's length is in units of the standard one; ten standard ones are a whole
+training.
 """
 
 from __future__ import annotations
