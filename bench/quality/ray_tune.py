@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Checkpoint:
+    """Without a repr, which Ray makes again and again for messages that nobody asked for."""
+
     state: Any
     depth: int
 
