@@ -60,7 +60,7 @@ class Method:
             return self.options
         own = {"pending": True, "repeat": True, **self.options}
         chosen = {**PRESETS.get(own.pop("preset", ""), {}), **own}
-        kept = {name: chosen.pop(name) for name in ("pending", "repeat")}
+        kept = {name: chosen.pop(name) for name in ("pending", "repeat", "cooled", "budget") if name in chosen}
         s = Settings(space=Space({"x": Float(0, 1)}), score="loss", **chosen)
         return {**kept, **{name: getattr(s, name) for name in TELLING}}
 
@@ -138,4 +138,17 @@ FACTORS = (
     ours("tpe, plus", searcher="tpe", selection="plus"),
     ours("local, generation stop", early_stop=("generation",)),
     ours("local, both stops", early_stop=("median", "generation")),
+)
+
+#: what might be better: candidates.py, and the product's own switches together
+TRIED = (
+    ours("gpbt"),
+    pbt("pbt"),
+    *(ours(name.lower(), searcher=f"try:{name}") for name in ("Narrow", "Mirrored", "Successful", "Drifting")),
+    *(ours(f"cooled {a:g} {b:g}", cooled=(a, b)) for a, b in ((0.25, 1.0), (0.25, 4.0), (0.5, 2.0))),
+    *(ours(f"ratio {c:g}, plus", ratio=c, selection="plus") for c in (0.25, 0.5)),
+    Method("early stop, n 35", "ours", {"early_stop": ("median",), "budget": 250}, 35),
+    Method("early stop, n 35, ratio .5", "ours", {"early_stop": ("median",), "budget": 250, "ratio": 0.5}, 35),
+    ours("kin, ratio .5", searcher="kin", ratio=0.5),
+    ours("perturb, ratio .5", searcher="perturb", ratio=0.5),
 )

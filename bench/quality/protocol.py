@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .methods import FACTORS, HISTORY, MAIN, PBT, RATIO, Method
+from .methods import FACTORS, HISTORY, MAIN, PBT, RATIO, TRIED, Method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,6 +54,7 @@ BLOCKS = {
     "history": Block(HISTORY),
     "ratio": Block(RATIO),
     "factors": Block(FACTORS),
+    "tried": Block(TRIED),
     "evidence": Block(tuple(m for m in FACTORS if m.name.startswith("evidence")), ("digits", "landscape"), (0,)),
     "slots": Block(
         tuple(m for m in MAIN if m.name not in ("ray pb2", "bohb", "tpe + asha", "ray pbt, half")),
