@@ -185,7 +185,7 @@ def _pbt(space: Space, options: dict[str, Any]) -> Any:
         return list(d.options) if isinstance(d, Choice) else lambda: d.from_unit(random.random())
 
     def clipped(config: Config) -> Config:
-        return space.clip(config)
+        return {**config, **space.clip({name: config[name] for name in space})}
 
     return PopulationBasedTraining(
         time_attr="training_iteration",
