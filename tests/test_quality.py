@@ -255,6 +255,23 @@ def test_tables_compare_with_the_reference(tmp_path: Path, watched: list[Watched
     assert sum(float(line.split("|")[2]) for line in ranks[4:]) == pytest.approx(6, abs=0.02)
 
 
+def test_what_is_claimed_is_corrected_for_how_much_is_claimed() -> None:
+    block = protocol.BLOCKS["confirm"]
+    rng = random.Random(0)
+    found: report.Found = {}
+    for task in block.tasks:
+        for m, shift in ((protocol.default(), -0.1), (protocol.reference(), 0.0)):
+            found[m.digest, task, 8] = {
+                seed: {"test": math.exp(shift + 0.1 * rng.gauss(0, 1))} for seed in range(1000, 1020)
+            }
+    lines = report.confirmation(found, block, [protocol.default()])
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    assert [task for _, task, *_ in cells] == list(block.tasks)
+    smallest = min(cells, key=lambda row: float(row[4]))
+    assert float(smallest[5]) == pytest.approx(len(block.tasks) * float(smallest[4]), rel=0.1)
+    assert all(float(row[5]) >= float(row[4]) for row in cells)
+
+
 # ---- statistics
 
 

@@ -65,6 +65,15 @@ BLOCKS = {
 }
 
 
+def reference() -> Method:
+    return next(m for m in MAIN if m.name == REFERENCE)
+
+
+def default() -> Method:
+    """The product's."""
+    return MAIN[0]
+
+
 def cases(name: str, seeds: Iterable[int], methods: Iterable[str] = (), tasks: Iterable[str] = ()) -> Iterator[Case]:
     """The block's cases, seed by seed, so that what is interrupted is balanced. Raises ValueError for other seeds."""
     block = BLOCKS[name]
