@@ -152,3 +152,22 @@ TRIED = (
     ours("kin, ratio .5", searcher="kin", ratio=0.5),
     ours("perturb, ratio .5", searcher="perturb", ratio=0.5),
 )
+
+#: the best of `tried`, of `pbt` and of `ratio` on the first seeds, each looked at again on others
+CHOSEN = tuple(
+    m
+    for m in (*TRIED, *PBT[1:], *RATIO)
+    if m.name
+    in (
+        "gpbt",
+        "pbt",
+        "early stop, n 35",
+        "early stop, n 35, ratio .5",
+        "kin, ratio .5",
+        "successful",
+        "pbt, half, our step",
+        "pbt, half, our step and start",
+        "pbt, half, barrier",
+        "ratio 0.25, T 5",
+    )
+)

@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .methods import FACTORS, HISTORY, MAIN, PBT, RATIO, TRIED, Method
+from .methods import CHOSEN, FACTORS, HISTORY, MAIN, PBT, RATIO, TRIED, Method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 TUNING = ("digits", "mnist1d", "landscape")
 HELD = ("tabular", "boosting", "annealing", "quadratic")
-TUNING_SEEDS = range(100)
+#: for choosing; and for a second look at what was chosen, on seeds that have chosen nothing
+TUNING_SEEDS, SECOND_SEEDS = range(20), range(20, 100)
 CONFIRMATION_SEEDS = range(1000, 1100)
 
 #: what each block's methods are compared with
@@ -61,6 +62,7 @@ BLOCKS = {
         ("digits", "landscape"),
         (1, 2, 0),
     ),
+    "second": Block(CHOSEN, seeds=SECOND_SEEDS),
     "confirm": Block((*MAIN, *FINALISTS), (*TUNING, *HELD), (8,), CONFIRMATION_SEEDS),
 }
 
