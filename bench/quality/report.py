@@ -77,7 +77,7 @@ def table(found: Found, block: protocol.Block, task: str, slots: int) -> list[st
                 f"{against.p:.2g}",
                 f"{against.wins:.0%}",
             ]
-        entry += [f"{stats.mean(r['spent'] for r in mine.values()):.0f}"]
+        entry += [f"{stats.mean(r['spent'] for r in mine.values()) * method.length:.0f}"]
         entry += [f"{stats.mean(r['span'] for r in mine.values()):.1f}"]
         entry += [f"{stats.mean(r['cpu'] for r in mine.values()):.1f}"]
         lines.append((stats.mean(map(math.log, tests)), "| " + " | ".join(entry) + " |"))
@@ -91,7 +91,7 @@ def table(found: Found, block: protocol.Block, task: str, slots: int) -> list[st
         "test error, %",
         f"test loss against {protocol.REFERENCE}, %",
     ]
-    head += ["p", "wins", "intervals", "virtual time", "CPU, s"]
+    head += ["p", "wins", "standard intervals", "virtual time", "CPU, s"]
     return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *(line for _, line in sorted(lines))]
 
 
