@@ -20,6 +20,7 @@ from .files import spelled
 from .folder import Folder, locate
 from .folder import runs as all_runs
 from .gpulines import gpu_lines, waiting_text
+from .history import History
 from .journal import read
 from .lineage import Lineage
 from .record import Record
@@ -44,15 +45,16 @@ def open_run(run: str, runs: Path) -> Folder:
 
 
 class Reading:
-    """A run as its journal tells it now."""
+    """A run as its journal tells it now. history: remember also what happened when, and what each slot did."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, *, history: bool = False) -> None:
         self.folder = folder
+        self.history = History()
         settings = Record.read(folder.experiment).settings
         assert settings is not None
         self.settings = settings
         self.lineage = Lineage(self.settings)
-        self.usage = Usage()
+        self.usage = Usage(trail=[] if history else None)
         self.last: Fact | None = None
         #: when each attempt of a member entered `train`
         self.entered: dict[int, float] = {}
@@ -61,6 +63,8 @@ class Reading:
             self.last = fact
             if isinstance(fact, events.Entered):
                 self.entered[fact.member] = fact.t
+            if history:
+                self.history.fold(fact, self.lineage)
 
     @property
     def why_interrupted(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
 VOCABULARY = {"errors", "sizes", "space", "asks", "events", "experiment", "wire"}
-ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "results"}
+ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "history", "results"}
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
@@ -32,6 +32,7 @@ MAY: dict[str, set[str]] = {
     "keeping": {"ending", "events", "experiment", "rule", "tree"},
     "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
     "usage": {"errors", "events", "lineage"},
+    "history": {"events", "lineage", "tree"},
     "results": {"asks", "lineage", "space", "tree", "usage"},
     "simulate": VOCABULARY | {"lineage", "stopping", "tree", "usage"},
     # rooms: searching
