@@ -70,7 +70,8 @@ def _importance(generation: int | None, rows: list[_Row], space: Space) -> Impor
     siblings = [row for row in rows if count[row[1]] > 1]
     families = [family for _, family, _ in siblings]
     free = len(siblings) - len(set(families))
-    parent = _share([rank for _, _, rank in rows], [f for _, f, _ in rows], len(rows) - 1) if generation else None
+    enough = generation != 0 and len(rows) >= FEWEST
+    parent = _inherited(rows) if enough else None
     if len(siblings) < FEWEST or free < 2:
         return Importance(generation, len(siblings), (None,) * len(space), (None,) * len(space), parent)
     ranks = _centred([rank for _, _, rank in siblings], families)
@@ -85,6 +86,15 @@ def _importance(generation: int | None, rows: list[_Row], space: Space) -> Impor
         shares.append(_share(ranks, _binned(steps, 5 if len(siblings) >= 40 else 3), free))
         trends.append(_correlation(_ranks(steps), [-rank for rank in ranks]))
     return Importance(generation, len(siblings), tuple(shares), tuple(trends), parent)
+
+
+def _inherited(rows: list[_Row]) -> float | None:
+    """The share of the ranks' variance between families, of those that have parents."""
+    of = [(rank, family) for m, family, rank in rows if m.parent is not None]
+    generations = [m.generation for m, _, _ in rows if m.parent is not None]
+    ranks = _centred([rank for rank, _ in of], generations)
+    families, apart = [family for _, family in of], len(set(generations))
+    return _share(ranks, families, len(of) - apart, used=len(set(families)) - apart)
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
@@ -123,9 +133,10 @@ def _binned(values: Sequence[float], bins: int) -> list[int]:
     return [bisect_right(edges, value) for value in values]
 
 
-def _share(values: Sequence[float], groups: Sequence[Hashable], free: int) -> float | None:
-    """The share of the values' variance between the groups, less what chance explains; free: the degrees of freedom.
+def _share(values: Sequence[float], groups: Sequence[Hashable], free: int, used: int | None = None) -> float | None:
+    """The share of the values' variance between the groups, less what chance explains.
 
+    free: the values' degrees of freedom; used: how many of them the groups take, by default one less than there are.
     None where it cannot be told: one group only, or no variance.
     """
     if not values:
@@ -134,8 +145,9 @@ def _share(values: Sequence[float], groups: Sequence[Hashable], free: int) -> fl
     total = sum((value - mean) ** 2 for value in values)
     means = _means(values, groups)
     between = sum((means[group] - mean) ** 2 for group in groups)
-    left = free - (len(means) - 1)
-    if len(means) < 2 or left < 1 or total <= 1e-12:
+    used = len(means) - 1 if used is None else used
+    left = free - used
+    if used < 1 or left < 1 or total <= 1e-12:
         return None
     within = max(0.0, total - between) / left
     return min(1.0, max(0.0, 1.0 - within / (total / free)))

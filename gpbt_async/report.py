@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from .folder import Folder
 
-#: in the order in which the page runs them; the first after plotly sets the theme, for what is drawn at once
-SCRIPTS = ("theme.js", "core.js", "tree.js", "charts.js", "slots.js", "panel.js", "main.js")
+#: in the order in which the page runs them; plotly comes after them, when the page answers already
+SCRIPTS = ("theme.js", "core.js", "panel.js", "tree.js", "charts.js", "slots.js", "main.js", "start.js")
 #: significant digits of the page's numbers; the run's own files and `export` have all of them
 DIGITS = 7
 
@@ -94,7 +94,9 @@ def _page(told: dict[str, Any], plotly: str) -> str:
         title=html.escape(f"{told['run']['name']} – gpbt-async"),
         style=_asset("report.css"),
         story=embedded(told),
-        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
+        plotly=plotly,
+        scripts="\n".join(f"<script>{script}</script>" for script in scripts[1:-1]),
+        start=scripts[-1],
         foot="Written by gpbt-async from the run's journal. Numbers are rounded to seven digits; "
         "<code>gpbt-async export</code> has all of them.",
     )

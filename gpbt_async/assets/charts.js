@@ -20,7 +20,7 @@
     const size = N > 3000 ? 4 : N > 400 ? 5 : 8;
     const traces = [
       { type: many(), mode: "markers", x: ids.map(x), y: ids.map((id) => M.score[id]), customdata: ids, hovertext: N > 3000 ? undefined : ids.map(hover), text: N > 3000 ? ids.map((id) => `member ${id} · ${number(M.score[id])}`) : undefined, hoverinfo: "text",
-        marker: { size, opacity: N > 400 ? 0.6 : 0.9, color: ids.map((id) => M.generation[id]), colorscale: "Cividis", reversescale: !dark(), cmin: 0, cmax: Math.max(1, S.run.generations - 1),
+        marker: { size, opacity: N > 400 ? 0.6 : 0.9, color: ids.map((id) => M.generation[id]), colorscale: ramp(CIVIDIS.slice()), cmin: 0, cmax: Math.max(1, S.run.generations - 1),
           symbol: N > 3000 ? "circle" : ids.map((id) => SYMBOL[M.state[id]]), line: { width: 0 },
           colorbar: { title: { text: "generation", side: "right" }, thickness: 12, len: 0.7, outlinewidth: 0, ...(S.run.generations <= 8 ? { dtick: 1 } : {}) } } },
       { mode: "lines", x: bx, y: by_, line: { shape: "hv", width: 2.5, color: accent }, hoverinfo: "skip", name: "best so far" },
@@ -75,9 +75,9 @@
         { x: won.map((m) => M.generation[m]), y, mode: "lines", line: { shape: "hvh", width: 2.5, color: accent }, hoverinfo: "skip" },
         { x: won.map((m) => M.generation[m]), y, mode: "markers", customdata: won, hovertext: won.map((m) => `generation ${M.generation[m]}, member ${m}<br>${plain(d.name)} <b>${plain(number(values[m], 6))}</b>`), hoverinfo: "text",
           marker: { size: S.run.generations > 60 ? 3 : 7, color: css("card"), line: { width: 2, color: accent } } }];
-      const axis = choice(d) ? { type: "category", categoryorder: "array", categoryarray: d.options.map((o) => plain(option(o))) } : { type: d.log ? "log" : "linear", exponentformat: "power", nticks: 6 };
-      plot(element, traces, { height: 220, margin: { l: 50, r: 8, t: 28, b: 32 }, title: { text: plain(d.name), font: { size: 13, color: css("ink") }, x: 0, xref: "paper", y: 0.98, yref: "container" },
-        xaxis: { range: [-0.5, Math.max(1, S.run.generations) - 0.5], showgrid: false, zeroline: false, ...(S.run.generations <= 12 ? { dtick: 1 } : {}) }, yaxis: axis });
+      const axis = choice(d) ? { type: "category", categoryorder: "array", categoryarray: d.options.map((o) => plain(option(o))) } : d.log ? { type: "log", ...(d.high / d.low > 50 ? { dtick: Math.ceil(Math.log10(d.high / d.low) / 5) } : {}) } : { nticks: 6 };
+      plot(element, traces, { height: 220, margin: { l: 50, r: 8, t: 30, b: 32 }, title: { text: plain(d.name), font: { size: 13, color: css("ink") }, x: 0, xref: "paper", y: 0.98, yref: "container" },
+        xaxis: { range: [-0.5, Math.max(1, S.run.generations) - 0.5], showgrid: false, zeroline: false, ...(S.run.generations <= 12 ? { dtick: 1 } : {}) }, yaxis: axis }, false);
     });
   });
   $("schedule-lead").textContent = S.lineage.length
@@ -118,7 +118,7 @@
     const font = { color: css("soft"), size: 12 };
     plot(element, [{ type: "parcoords", line: { color: ids.map((id) => goodness(id)), cmin: 0, cmax: 1, colorscale: ramp() }, dimensions: [generation, ...S.space.map(dimension), score],
       labelfont: { ...font, color: css("ink") }, tickfont: font, rangefont: { ...font, color: "rgba(0,0,0,0)" }, unselected: { line: { color: css("faint"), opacity: N > 2000 ? 0.02 : 0.08 } } }],
-      { height: 400, margin: { l: 60, r: 60, t: 44, b: 16 } });
+      { height: 400, margin: { l: 60, r: 60, t: 44, b: 16 }, paper_bgcolor: css("card") }, false);
   });
   $("parallel-lead").textContent = "One line a member with a score, coloured as in the tree. Drag along an axis to keep what lies in between" + (ids.length > 30 ? " (the best tenth by score to begin with)" : "") + ", click the axis to undo; drag a name to move its axis.";
   const top = ids.filter((id) => M.state[id] === "finished").sort(better).slice(0, 20);
@@ -130,21 +130,30 @@
 
 // ---- importance
 {
-  const rows = S.importance.filter((r) => r.shares.some((s) => s !== null) || r.parent !== null);
+  const tells = (r) => r.parent !== null || r.shares.some((s) => s !== null);
+  const all = S.importance.find((r) => r.generation === null), each = S.importance.filter((r) => r.generation !== null), some = each.some(tells);
+  const names = ["which parent", ...S.space.map((d) => d.name)].map(plain);
+  const value = (r, k) => (k === 0 ? r.parent : r.shares[k - 1]), trend = (r, k) => (k === 0 ? null : r.trends[k - 1]);
+  const arrow = (t) => (t === null || Math.abs(t) < 0.15 ? "" : t > 0 ? " ↑" : " ↓");
+  const told = (r, k) => `${names[k]}, ${r.generation === null ? "all generations together" : "generation " + r.generation}<br>${value(r, k) === null ? "cannot be told" : `explains <b>${percent(value(r, k))}</b> of the ranks' variance`}`
+    + (trend(r, k) === null ? "" : `<br>rank correlation with being better: ${trend(r, k).toFixed(2)}`) + `<br>${counted(r.members, "member")} compared`;
+
   chart("importance", (element) => {
-    if (!rows.length) return nothing(element, "Too few members with a sibling and a score: ten in a generation are needed.");
-    const names = ["which parent", ...S.space.map((d) => d.name)].map(plain), label = (r) => (r.generation === null ? "all" : String(r.generation));
-    const value = (r, k) => (k === 0 ? r.parent : r.shares[k - 1]), trend = (r, k) => (k === 0 ? null : r.trends[k - 1]);
-    const arrow = (t) => (t === null || Math.abs(t) < 0.15 ? "" : t > 0 ? " ↑" : " ↓");
-    const z = names.map((_, k) => rows.map((r) => value(r, k)));
-    const text = names.map((_, k) => rows.map((r) => (value(r, k) === null || rows.length > 16 ? "" : percent(value(r, k)) + arrow(trend(r, k)))));
-    const told = names.map((n, k) => rows.map((r) => `${n}, ${r.generation === null ? "all generations" : "generation " + r.generation}<br>${value(r, k) === null ? "cannot be told" : `explains <b>${percent(value(r, k))}</b> of the ranks' variance`}` +
-      (trend(r, k) === null ? "" : `<br>rank correlation with better: ${trend(r, k).toFixed(2)}`) + `<br>${counted(r.members, "member")} compared`));
-    plot(element, [{ type: "heatmap", x: rows.map(label), y: names, z, text, texttemplate: "%{text}", hovertext: told, hoverinfo: "text", zmin: 0, zmax: 1, xgap: rows.length > 60 ? 0 : 2, ygap: 2,
-      colorscale: dark() ? [[0, "#1e232b"], [0.15, "#20456e"], [0.5, "#7c7b78"], [1, "#fee838"]] : [[0, "#f0f2f5"], [0.15, "#c9d3e4"], [0.5, "#5a6f9e"], [1, "#00224e"]],
-      colorbar: { thickness: 12, len: 0.8, outlinewidth: 0, tickformat: ".0%" } }],
-      { height: 90 + 34 * names.length, xaxis: { type: "category", title: { text: "generation" }, showgrid: false, ...(rows.length > 40 ? { nticks: 20 } : {}) }, yaxis: { autorange: "reversed", showgrid: false }, margin: { l: 110, r: 10, t: 6, b: 44 } });
+    if (!all || !tells(all)) return nothing(element, "Too few members with a sibling and a score: ten are needed.");
+    const rows = names.map((_, k) => k), shares = rows.map((k) => value(all, k)), bars = { type: "bar", orientation: "h", y: names, x: shares, text: rows.map((k) => (shares[k] === null ? "" : percent(shares[k]) + arrow(trend(all, k)))),
+      textposition: "outside", cliponaxis: false, hovertext: rows.map((k) => told(all, k)), hoverinfo: "text", marker: { color: rows.map((k) => (k ? (dark() ? "#6d8fc9" : "#3b5c96") : css("faint"))) }, width: 0.6 };
+    const traces = [bars], most = Math.max(0.05, ...shares);
+    const more = { height: 96 + 34 * names.length, margin: { l: 110, r: 10, t: 34, b: 44 }, bargap: 0.3, yaxis: { autorange: "reversed", showgrid: false, zeroline: false },
+      xaxis: { domain: [0, some ? 0.26 : 0.6], range: [0, 1.35 * most], tickformat: ".0%", nticks: 4, title: { text: "all generations" }, zeroline: false } };
+    if (some) {
+      traces.push({ type: "heatmap", xaxis: "x2", x: each.map((r) => r.generation), y: names, z: rows.map((k) => each.map((r) => value(r, k))), hovertext: rows.map((k) => each.map((r) => told(r, k))), hoverinfo: "text",
+        text: rows.map((k) => each.map((r) => (value(r, k) === null || each.length > 16 ? "" : percent(value(r, k)) + arrow(trend(r, k))))), texttemplate: "%{text}", zmin: 0, zmax: 1, hoverongaps: false,
+        xgap: each.length > 60 ? 0 : 2, ygap: 2, colorscale: dark() ? [[0, "#1e232b"], [0.15, "#20456e"], [0.5, "#7c7b78"], [1, "#fee838"]] : [[0, "#f0f2f5"], [0.15, "#c9d3e4"], [0.5, "#5a6f9e"], [1, "#00224e"]],
+        colorbar: { thickness: 12, len: 0.9, outlinewidth: 0, tickformat: ".0%" } });
+      more.xaxis2 = { domain: [0.3, 1], title: { text: "generation" }, showgrid: false, zeroline: false, ...(each.length <= 20 ? { dtick: 1 } : {}) };
+    }
+    plot(element, traces, more, false);
   });
-  $("importance-lead").textContent = "How much of the difference between siblings each hyperparameter explains by itself: the share of the variance of their score ranks in a one-way analysis over bins of equal counts, less what chance explains (ε²; "
-    + "siblings are compared with siblings, because most of a score is inherited, as the first row shows: the share of the ranks' variance between families). ↑ ↓: more of it, or less, was better. Interactions are not seen, and a local search tries only a little on either side.";
+  $("importance-lead").textContent = "How much of the difference between siblings each hyperparameter explains by itself: the share of the variance of their score ranks in a one-way analysis over bins of equal counts, less what chance explains (ε²). "
+    + "Siblings are compared with siblings, because most of a score is inherited: the first row is the share of the ranks' variance between families. ↑ ↓: more of it, or less, was better. Interactions are not seen; few members make it noisy, and a local search tries only a little on either side.";
 }

@@ -14,7 +14,7 @@ function make(tag, attributes, ...children) {
     else if (name === "click") element.addEventListener("click", value);
     else element.setAttribute(name, value);
   }
-  for (const child of children.flat()) if (child !== null && child !== undefined) element.append(child);
+  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined) element.append(child);
   return element;
 }
 
@@ -86,12 +86,14 @@ const CAUSES = { start: "#0072b2", searcher: "#e69f00", checkpoint: "#56b4e9", e
 const CAUSE = { start: "starting or ending a process", searcher: "waiting for the searcher", checkpoint: "waiting for a checkpoint",
   evidence: "waiting for evidence of the generation above", device: "no GPU may be used", disk: "no room on the disk", no_work: "nothing to do" };
 
+const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
+
 const dark = () => document.documentElement.dataset.theme === "dark";
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 
 /** Viridis from the worst (0) to the best (1); the best stands out from the background in either theme. */
-function ramp() {
-  const stops = dark() ? VIRIDIS.slice(1) : VIRIDIS.slice(0, 9).reverse();
+function ramp(colours = VIRIDIS) {
+  const stops = dark() ? colours.slice(1) : colours.slice(0, 9).reverse();
   return stops.map((colour, i) => [i / (stops.length - 1), colour]);
 }
 
@@ -129,38 +131,51 @@ function goodnessAxis(by = "score") {
 // ---- Plotly
 
 function layout(more) {
-  const axis = { gridcolor: css("line"), zerolinecolor: css("line"), linecolor: css("line"), automargin: true };
+  const axis = { gridcolor: css("line"), zerolinecolor: css("line"), linecolor: css("line"), automargin: true, exponentformat: "power" };
   const base = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", showlegend: false, dragmode: "zoom",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: css("soft") }, margin: { l: 56, r: 12, t: 8, b: 40 },
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: css("soft") }, margin: { l: 56, r: 12, t: 30, b: 40 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: css("faint"), activecolor: css("ink") },
     hoverlabel: { bgcolor: css("card"), bordercolor: css("line"), align: "left", font: { color: css("ink"), size: 12 } } };
   const merged = { ...base, ...more };
   for (const name of Object.keys(merged)) if (/^[xy]axis/.test(name)) merged[name] = { ...axis, ...merged[name] };
   return merged;
 }
 
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"], doubleClick: "reset" };
+const CONFIG = { responsive: true, displaylogo: false, doubleClick: "reset", modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
 
 /** A chart is drawn when it is first scrolled to, and again when the theme or a choice changes. */
 function chart(id, draw) {
   const entry = { element: $(id), drawn: false, draw: () => { entry.drawn = true; draw(entry.element); } };
   G.charts.push(entry);
-  if (G.watcher) G.watcher.observe(entry.element); else entry.draw();
   return entry;
 }
+
+// One chart a turn, so that the page goes on answering.
+const queue = [];
+function later(entry) {
+  if (queue.push(entry) === 1) setTimeout(function next() {
+    if (!queue[0].drawn) queue[0].draw();
+    queue.shift();
+    if (queue.length) setTimeout(next);
+  });
+}
+
+/** From now on charts can be drawn. */
+G.begin = () => G.charts.forEach((entry) => (G.watcher ? G.watcher.observe(entry.element) : later(entry)));
 
 G.watcher = "IntersectionObserver" in window ? new IntersectionObserver((seen) => {
   for (const { isIntersecting, target } of seen) {
     const entry = G.charts.find((c) => c.element === target);
-    if (isIntersecting && !entry.drawn) entry.draw();
+    if (isIntersecting && !entry.drawn && !queue.includes(entry)) later(entry);
   }
 }, { rootMargin: "200px" }) : null;
 
 G.redraw = () => G.charts.forEach((c) => c.drawn && c.draw());
 
 /** Draw, and have a click on whatever has a member as its customdata show that member. */
-function plot(element, traces, more) {
+function plot(element, traces, more, bar = true) {
   const first = !element.classList.contains("js-plotly-plot");
-  Plotly.react(element, traces, layout(more), CONFIG);
+  Plotly.react(element, traces, layout(more), bar ? CONFIG : { ...CONFIG, displayModeBar: false });
   if (first) element.on("plotly_click", (event) => {
     const found = event.points.map((p) => p.customdata).find((x) => Number.isInteger(x));
     if (found !== undefined) G.show(found);

@@ -17,7 +17,7 @@
 
   const tile = (label, value, ...more) => make("div", { class: "tile" }, make("div", { class: "label", title: label }, label), make("div", { class: "value" }, value), make("div", { class: "more" }, more));
   const settled = kinds.finished + kinds.failed + kinds.stopped, of = R.population * R.generations;
-  const rest = [[kinds.failed, "failed"], [kinds.stopped, "stopped early"], [kinds.lost, "attempts lost"]].filter(([n]) => n).map(([n, w]) => `${n.toLocaleString("en")} ${w}`);
+  const rest = [[kinds.failed, "failed for good"], [kinds.stopped, "stopped early"], [S.failures.attempts.failed, "attempts failed"], [kinds.lost, "attempts lost"]].filter(([n]) => n).map(([n, w]) => `${n.toLocaleString("en")} ${w}`);
   const strip = make("div", { class: "bar", "aria-hidden": "true" });
   const offered = total.busy_s + Object.values(total.idle_s).reduce((a, b) => a + b, 0);
   const paint = () => strip.replaceChildren(...[["busy", total.busy_s], ...Object.entries(total.idle_s)].filter(([, v]) => v > 0)
@@ -25,7 +25,7 @@
   const most = Object.entries(total.idle_s).sort((a, b) => b[1] - a[1]).find(([, v]) => v > 0);
   $("tiles").append(
     tile(`best ${R.metric} (${R.mode})`, number(total.score, 5), best === undefined ? "nobody has finished yet" : make("button", { class: "plain", click: () => G.show(best) }, `member ${best}, generation ${M.generation[best]}`)),
-    tile("members", settled.toLocaleString("en") + (settled === of ? "" : ` of ${of.toLocaleString("en")}`), rest.length ? rest.join(", ") : "none failed"),
+    tile("members", settled.toLocaleString("en") + (settled === of ? "" : ` of ${of.toLocaleString("en")}`), rest.length ? rest.join(", ") : "nothing failed"),
     tile("generations", String(R.generations), `${counted(R.population, "member")} each, ${counted(R.parents, "parent")}`),
     tile("trained for", duration(total.wall_s), `${counted(total.slots, "slot")}; ${duration(total.busy_s)} of training`),
     tile("slots busy", offered ? percent(total.utilisation) : "–", most && offered ? `most idle: ${CAUSE[most[0]]}, ${percent(most[1] / offered)}` : "", strip),

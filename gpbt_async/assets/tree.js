@@ -5,7 +5,7 @@
 {
   const small = N <= 1500 && S.run.population <= 60;
   const count = Math.max(1, S.run.generations);
-  const wide = small ? 0 : Math.min(0.42, Math.max(0.16, 0.008 * count));
+  const wide = small ? 0 : Math.min(0.3, 0.12 + 0.004 * count);
   const y = (id) => (SIZES[M.generation[id]] - 1) / 2 - M.place[id];
 
   /** Points of a curve from (x0, y0) to (x1, y1) that leaves and arrives level. */
@@ -99,7 +99,7 @@
     if (G.selected !== null) traces.push({ x: [M.generation[G.selected]], y: [y(G.selected)], mode: "markers", hoverinfo: "skip",
       marker: { symbol: "circle-open", size: 24, color: css("link"), line: { width: 3 } } });
     const height = small ? Math.max(260, Math.min(760, 60 + S.run.population * 26)) : 720;
-    plot(element, traces, { height, margin: { l: 24, r: 10, t: 8, b: 40 }, uirevision: "tree",
+    plot(element, traces, { height, margin: { l: 24, r: 10, t: 30, b: 40 }, uirevision: "tree",
       xaxis: { title: { text: "generation" }, range: [-0.6, count - 0.4], showgrid: false, zeroline: false, ...(count <= 30 ? { dtick: 1 } : {}) },
       yaxis: { visible: false, fixedrange: false, range: [-S.run.population / 2 - 0.8, S.run.population / 2 + 0.3] } });
   }
