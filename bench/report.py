@@ -1,13 +1,13 @@
-"""The report of a large run: how long it takes to write, how large it is, and how soon a browser answers.
+"""The report of a large run: how long it takes to write, how large it is, how soon a browser answers.
 
-    python bench/report.py [--population 1000] [--generations 10] [--slots 16] [--run DIR] [--shots DIR] [--browser chromium]
+    python bench/report.py [--population 1000] [--generations 10] [--slots 16] [--run DIR] [--shots DIR]
+                           [--browser chromium]
 
 The run is simulated (the real engine, tests/written.py) and written down with logs and metrics of all members. In the
-browser, without a window: *ready* is from the navigation's start to the end of our scripts; *drawn* is when the first
-chart, the tree, has been painted; *answered* is when a click that was given to the browser while the page was
-loading, on the button of the best member, has opened that member's panel. Each is the median of three page loads. All
-charts are then scrolled to, and errors of the console are shown, of which there must be none. --shots keeps pictures of the
-page, light and dark.
+browser, without a window: *ready* is from the navigation's start to the end of our scripts; *answered* is when a click
+on the best member's button, given as soon as there is one, has opened that member's panel and it has been painted;
+*drawn* is when the first chart, the tree, has been. Each is the median of three page loads. All charts are then
+scrolled to, and errors of the console are shown, of which there must be none. --shots keeps pictures, light and dark.
 """
 
 from __future__ import annotations
@@ -42,7 +42,13 @@ class Browser:
         self._write, self._read = ours[1], theirs[0]
         # the browser reads from its descriptor 3 and writes to its 4
         shell = f'exec "$0" "$@" 3<&{ours[0]} 4>&{theirs[1]}'
-        options = ["--headless", "--no-sandbox", "--remote-debugging-pipe", "--enable-unsafe-swiftshader", f"--user-data-dir={profile}"]
+        options = [
+            "--headless",
+            "--no-sandbox",
+            "--remote-debugging-pipe",
+            "--enable-unsafe-swiftshader",
+            f"--user-data-dir={profile}",
+        ]
         self.process = subprocess.Popen(
             ["bash", "-c", shell, program, *options, "--hide-scrollbars", "about:blank"],
             pass_fds=(ours[0], theirs[1]), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -51,10 +57,16 @@ class Browser:
         os.close(theirs[1])
         self._ids, self._rest, self.events = itertools.count(1), b"", []
         self.session: str | None = None
+        self._target: str | None = None
 
     def call(self, method: str, **params: Any) -> Any:
         id = next(self._ids)
-        message = {"id": id, "method": method, "params": params, **({"sessionId": self.session} if self.session else {})}
+        message = {
+            "id": id,
+            "method": method,
+            "params": params,
+            **({"sessionId": self.session} if self.session else {}),
+        }
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._next()
@@ -74,7 +86,10 @@ class Browser:
         return json.loads(line)
 
     def page(self, width: int = 1440, height: int = 900, scheme: str = "light") -> None:
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session, left = None, self._target
+        self._target = target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        if left is not None:
+            self.call("Target.closeTarget", targetId=left)
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
@@ -116,20 +131,30 @@ class Browser:
 #: run before the page's own scripts: tells when the tree was painted, and when the click was answered
 WATCH = """
 window.told = {};
+const painted = (name) => requestAnimationFrame(() => setTimeout(() => { told[name] ||= performance.now(); }));
 new MutationObserver(() => {
-  const now = performance.now();
-  if (!told.ready && document.documentElement.dataset.ready) told.ready = now;
+  if (!told.ready && document.documentElement.dataset.ready) told.ready = performance.now();
   const button = document.querySelector('#tiles button');
-  if (button && !told.clicked) { told.clicked = now; setTimeout(() => button.click()); }
+  if (button && !told.clicked) {
+    told.clicked = performance.now();
+    setTimeout(() => button.click());
+  }
   const panel = document.getElementById('panel');
-  if (!told.answered && panel && !panel.hidden) requestAnimationFrame(() => setTimeout(() => { told.answered ||= performance.now(); }));
-  if (!told.drawn && document.querySelector('#tree .main-svg')) requestAnimationFrame(() => setTimeout(() => { told.drawn ||= performance.now(); }));
+  if (!told.answered && panel && !panel.hidden) painted('answered');
+  if (!told.drawn && document.querySelector('#tree .main-svg')) painted('drawn');
 }).observe(document, { subtree: true, childList: true, attributes: true });
 """
+#: has every chart drawn, as somebody would who scrolls through the page
 ALL = """(async () => {
-  for (const c of document.querySelectorAll('.chart')) { c.scrollIntoView({ behavior: 'instant' }); await new Promise((r) => setTimeout(r, 60)); }
-  for (let i = 0; i < 100 && [...document.querySelectorAll('.chart')].some((c) => !c.childElementCount); i++) await new Promise((r) => setTimeout(r, 50));
-  scrollTo({ top: 0, behavior: 'instant' }); await new Promise((r) => setTimeout(r, 300));
+  const wait = (ms) => new Promise((r) => setTimeout(r, ms));
+  const charts = [...document.querySelectorAll('.chart')];
+  for (const chart of charts) {
+    chart.scrollIntoView({ behavior: 'instant' });
+    await wait(60);
+  }
+  for (let i = 0; i < 400 && charts.some((c) => !c.childElementCount); i++) await wait(50);
+  scrollTo({ top: 0, behavior: 'instant' });
+  await wait(300);
 })()"""
 
 
@@ -183,10 +208,13 @@ def main() -> None:
         browser = Browser(args.browser, Path(name, "profile"))
         try:
             loads = [timed(browser, path.as_uri()) for _ in range(3)]
-            print("in the browser, s: " + ", ".join(f"{k} {statistics.median(x[k] for x in loads):.2f}" for k in loads[0]))
+            print(
+                "in the browser, s: " + ", ".join(f"{k} {statistics.median(x[k] for x in loads):.2f}" for k in loads[0])
+            )
             began = time.perf_counter()
             browser.do(ALL)
-            print(f"all charts scrolled to and drawn in {time.perf_counter() - began:.1f} s; errors: {browser.errors() or 'none'}")
+            took = time.perf_counter() - began
+            print(f"all charts scrolled to and drawn in {took:.1f} s; errors: {browser.errors() or 'none'}")
             if args.shots:
                 shots(browser, path.as_uri(), args.shots, folder.name)
         finally:

@@ -99,7 +99,7 @@ class History:
                 self._last[fact.member] = attempt
             case events.Entered() if last is not None:
                 last.entered = fact.t
-            case (events.Trained() | events.Stopped() | events.Failed() | events.Lost()) if last is not None:
+            case events.Trained() | events.Stopped() | events.Failed() | events.Lost() if last is not None:
                 self._leave(last, fact)
             case events.Published() if last is not None:
                 last.published, last.how = fact.t, "published"

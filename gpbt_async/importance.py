@@ -1,7 +1,7 @@
 """How much each hyperparameter mattered: a share, by generation, of the differences between siblings.
 
 In a family tree most of a score is inherited, so over a whole generation a hyperparameter would get the credit for
-whatever its good family happened to have. Therefore siblings are compared with siblings: of each member's rank in its
+whatever its good family happened to have. Therefore siblings are compared with siblings: of a member's rank in its
 generation the mean of its siblings is taken away, and so it is of its place along the hyperparameter (in the unit cube,
 where a logarithmic one is logarithmic). What is told is the share of the variance of these ranks that a one-way analysis
 of variance over 5 bins of equal counts explains (3 if there are fewer than 40 members; an option of a Choice is a bin),
@@ -31,7 +31,7 @@ FEWEST = 10
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """Shares in [0, 1] and trends in [-1, 1], one a hyperparameter in the space's order; None where nothing can be told.
+    """Shares in [0, 1] and trends in [-1, 1], one a hyperparameter in the space's order; None where none can be told.
 
     generation: None for all of them together. members: how many were compared. parent: the share of the variance of
     the ranks that is between families: what was inherited; None in generation 0.
@@ -75,7 +75,8 @@ def _importance(generation: int | None, rows: list[_Row], space: Space) -> Impor
     if len(siblings) < FEWEST or free < 2:
         return Importance(generation, len(siblings), (None,) * len(space), (None,) * len(space), parent)
     ranks = _centred([rank for _, _, rank in siblings], families)
-    shares, trends = [], []
+    shares: list[float | None] = []
+    trends: list[float | None] = []
     for name, dimension in space.items():
         units = [dimension.to_unit(m.config[name]) for m, _, _ in siblings]
         if isinstance(dimension, Choice):

@@ -20,7 +20,7 @@ METRICS = 1 << 20
 
 
 def log_tail(path: Path, size: int) -> str:
-    """The last lines of a log, at most `size` characters, with nothing in them that is not printed; "" if there is none."""
+    """The last lines of a log, at most `size` characters, and only what can be printed; "" if there is none."""
     text = _read(path, size * 2, end=True).decode(errors="replace")
     if len(text) > size:
         text = text[-size:].partition("\n")[2] or text[-size:]

@@ -22,7 +22,8 @@ from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from .errors import FolderError, GPBTError
+from .errors import MissingExtra
+from .export import check_target
 from .files import explained, spelled
 from .reading import Reading
 from .story import remains, story
@@ -38,20 +39,13 @@ SCRIPTS = ("theme.js", "core.js", "panel.js", "tree.js", "charts.js", "slots.js"
 DIGITS = 7
 
 
-class MissingExtra(GPBTError):
-    """A command needs a package that an extra of ours brings."""
-
-
 def write(folder: Folder, target: Path | None = None) -> Path:
     """Write the run's report, by default to report.html in its folder, whole or not at all; where it stands now.
 
     Raises FolderError when it cannot be written or the run cannot be read, MissingExtra without plotly.
     """
     target = folder.report if target is None else target
-    if target.is_dir():
-        raise FolderError(f"--out {target}: is a folder; give the path of a file, as in {target / 'report.html'}")
-    if not target.parent.is_dir():
-        raise FolderError(f"--out {target}: there is no folder {target.parent}; make it first")
+    check_target(target, folder.report.name)
     plotly = _plotly()
     reading = Reading(folder, history=True)
     told = story(reading)

@@ -72,7 +72,13 @@ def story(reading: Reading) -> dict[str, Any]:
         "lineage": [m.id for m in best.ancestry] if best is not None else [],
         "timeline": timeline(usage.trail or (), elapsed, usage.slots),
         "importance": [
-            {"generation": i.generation, "members": i.members, "shares": i.shares, "trends": i.trends, "parent": i.parent}
+            {
+                "generation": i.generation,
+                "members": i.members,
+                "shares": i.shares,
+                "trends": i.trends,
+                "parent": i.parent,
+            }
             for i in importances([g.members for g in lineage.tree.generations], s.space)
         ],
         "failures": failures(reading),
@@ -201,6 +207,8 @@ def remains(reading: Reading, told: dict[str, Any]) -> dict[str, Any]:
 def _interesting(reading: Reading, told: dict[str, Any]) -> Iterable[int]:
     """All members, once: the winning lineage, who failed, then the best of all generations, rank by rank."""
     members = reading.lineage.tree.members
-    ranked = sorted((m for m in members if m.state is State.FINISHED), key=lambda m: (told["members"]["rank"][m.id], m.id))
+    ranked = sorted(
+        (m for m in members if m.state is State.FINISHED), key=lambda m: (told["members"]["rank"][m.id], m.id)
+    )
     named = (id for kind in told["failures"]["list"] for id in kind["members"])
     return dict.fromkeys([*told["lineage"], *named, *(m.id for m in ranked), *(m.id for m in members)])

@@ -166,6 +166,14 @@ MAY: dict[str, set[str]] = {
         "slot",
     },
     # faces
+    "importance": {"space", "tree"},
+    "timeline": {"history", "usage"},
+    "remains": set(),
+    "story": {"history", "importance", "reading", "remains", "results", "timeline", "tree"},
+    "export": {"asks", "errors", "files", "history", "reading"},
+    "report": {"errors", "export", "files", "folder", "reading", "story"},
+    "descent": {"asks", "errors", "reading", "tree", "wording"},
+    "telling": {"descent", "export", "options", "reading", "report"},
     "reading": VOCABULARY
     | ENGINE
     | {"board", "checkpoints", "files", "folder", "gpulines", "journal", "record", "wording"},
@@ -201,7 +209,7 @@ MAY: dict[str, set[str]] = {
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "driving": {"errors", "options", "postmortem", "run", "view"},
-    "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "tools"},
+    "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "telling", "tools"},
     "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},
 }
@@ -219,6 +227,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "cli": {"typer"},
     "options": {"typer"},
     "tools": {"typer"},
+    "telling": {"typer"},
+    "report": {"plotly"},
+    "export": {"pyarrow"},
     "child": {"numpy", "torch", "threadpoolctl"},
     "zygote": {"numpy", "torch"},
 }

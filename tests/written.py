@@ -86,7 +86,9 @@ def embellished(facts: Sequence[Fact], pause: float = 0.0) -> list[Fact]:
         fact = replace(fact, t=fact.t + moment)
         if isinstance(fact, events.Trained) and fact.score is not None:
             accuracy = 1 / (1 + abs(fact.score)) if math.isfinite(fact.score) else math.nan
-            fact = replace(fact, metrics={"loss": fact.score, "accuracy": accuracy, "grad norm": rng.lognormvariate(0, 1)})
+            fact = replace(
+                fact, metrics={"loss": fact.score, "accuracy": accuracy, "grad norm": rng.lognormvariate(0, 1)}
+            )
         elif isinstance(fact, events.Failed):
             fact = replace(fact, reason=rng.choice(REASONS))
         told.append(fact)

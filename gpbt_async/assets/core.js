@@ -93,7 +93,7 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 
 /** Viridis from the worst (0) to the best (1); the best stands out from the background in either theme. */
 function ramp(colours = VIRIDIS) {
-  const stops = dark() ? colours.slice(1) : colours.slice(0, 9).reverse();
+  const stops = dark() ? colours.slice(2) : colours.slice(0, 9).reverse();
   return stops.map((colour, i) => [i / (stops.length - 1), colour]);
 }
 
@@ -175,6 +175,7 @@ G.redraw = () => G.charts.forEach((c) => c.drawn && c.draw());
 /** Draw, and have a click on whatever has a member as its customdata show that member. */
 function plot(element, traces, more, bar = true) {
   const first = !element.classList.contains("js-plotly-plot");
+  element.style.height = more.height + "px";
   Plotly.react(element, traces, layout(more), bar ? CONFIG : { ...CONFIG, displayModeBar: false });
   if (first) element.on("plotly_click", (event) => {
     const found = event.points.map((p) => p.customdata).find((x) => Number.isInteger(x));

@@ -17,7 +17,7 @@
 
   const tile = (label, value, ...more) => make("div", { class: "tile" }, make("div", { class: "label", title: label }, label), make("div", { class: "value" }, value), make("div", { class: "more" }, more));
   const settled = kinds.finished + kinds.failed + kinds.stopped, of = R.population * R.generations;
-  const rest = [[kinds.failed, "failed for good"], [kinds.stopped, "stopped early"], [S.failures.attempts.failed, "attempts failed"], [kinds.lost, "attempts lost"]].filter(([n]) => n).map(([n, w]) => `${n.toLocaleString("en")} ${w}`);
+  const rest = [[kinds.failed, "failed for good"], [kinds.stopped, "stopped early"], [S.failures.attempts.failed, S.failures.attempts.failed === 1 ? "attempt failed" : "attempts failed"], [kinds.lost, kinds.lost === 1 ? "attempt lost" : "attempts lost"]].filter(([n]) => n).map(([n, w]) => `${n.toLocaleString("en")} ${w}`);
   const strip = make("div", { class: "bar", "aria-hidden": "true" });
   const offered = total.busy_s + Object.values(total.idle_s).reduce((a, b) => a + b, 0);
   const paint = () => strip.replaceChildren(...[["busy", total.busy_s], ...Object.entries(total.idle_s)].filter(([, v]) => v > 0)

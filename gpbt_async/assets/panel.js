@@ -72,9 +72,9 @@
         make("span", { class: "dim" }, `${a.siblings.indexOf(id) + 1} of ${counted(a.siblings.length, "sibling")}`)),
       make("h3", {}, "Config"), configs(id), make("h3", {}, "Metrics"), metrics(id), curve(id),
       make("h3", {}, "Training"),
-      make("table", {}, [["in train", M.seconds[id] === null ? "–" : duration(M.seconds[id])], ["slot", M.slot[id] === null ? "–" : String(M.slot[id])], ["attempts", String(M.attempts[id])],
+      make("table", { class: "facts" }, [["in train", M.seconds[id] === null ? "–" : duration(M.seconds[id])], ["slot", M.slot[id] === null ? "–" : String(M.slot[id])], ["attempts", String(M.attempts[id])],
         ["ended", M.ended[id] === null ? "–" : `${number(M.ended[id] / seconds, 4)} ${name} after the run began, as number ${M.order[id]}`]].map(([k, v]) => make("tr", {}, make("td", {}, k), make("td", {}, v)))),
-      M.reason[id] ? [make("h3", {}, "Reason"), make("pre", {}, M.reason[id])] : null,
+      M.reason[id] ? [make("h3", {}, M.state[id] === "failed" ? "Why it failed" : "An attempt of it failed"), make("pre", {}, M.reason[id])] : null,
       make("h3", {}, "End of its log"),
       log === undefined ? make("p", { class: "dim" }, `Not in this report; if it is kept, it is members/${String(id).padStart(4, "0")}/log.txt in the run's folder.`) : make("pre", { tabindex: "0" }, log),
     ].flat(2).filter((x) => x !== null));

@@ -53,7 +53,7 @@
     const shapes = T.sessions.slice(1).map((t) => ({ type: "line", x0: t / seconds, x1: t / seconds, y0: 0, y1: 1, yref: "paper", line: { color: css("faint"), width: 1, dash: "dot" } }));
     plot(element, traces, { height: all + 78, margin: { l: 56, r: 12, t: 32, b: 46 }, shapes, hoverdistance: 12,
       xaxis: { title: { text: name + " since the run began" }, range: [0, T.total / seconds], anchor: "y2", showgrid: false, zeroline: false },
-      yaxis: { domain: [1 - area / all, 1], range: [0, 101], fixedrange: true, ticksuffix: " %", tickvals: [0, 50, 100], anchor: "x" },
+      yaxis: { domain: [1 - area / all, 1], range: [0, 101], fixedrange: true, tickvals: [0, 50, 100], ticktext: ["0 %", "50 %", "100 %"], anchor: "x" },
       yaxis2: { domain: [0, gantt / all], range: [shown - 0.5, -0.5], fixedrange: true, title: { text: "slot" }, showgrid: false, zeroline: false, dtick: Math.max(1, Math.ceil(18 / height)), anchor: "x" } });
   }
 
