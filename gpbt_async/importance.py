@@ -2,12 +2,12 @@
 
 In a family tree most of a score is inherited, so over a whole generation a hyperparameter would get the credit for
 whatever its good family happened to have. Therefore siblings are compared with siblings: of a member's rank in its
-generation the mean of its siblings is taken away, and so it is of its place along the hyperparameter (in the unit cube,
-where a logarithmic one is logarithmic). What is told is the share of the variance of these ranks that a one-way analysis
-of variance over 5 bins of equal counts explains (3 if there are fewer than 40 members; an option of a Choice is a bin),
-corrected for what chance alone would explain (epsilon squared). It is the main effect of a functional ANOVA, without a
-model to be fitted: a U-shaped effect counts, an interaction does not. `trend` is Spearman's rank correlation with being
-better: above 0, more is better. Pure arithmetic: no clock, no files, no numpy.
+generation the mean of its siblings is taken away, and so it is of its place along the hyperparameter (in the unit
+cube, where a logarithmic one is logarithmic). What is told is the share of the variance of these ranks that a one-way
+analysis of variance over 5 bins of equal counts explains (3 if there are fewer than 40 members; an option of a Choice
+is a bin), corrected for what chance alone would explain (epsilon squared). It is the main effect of a functional
+ANOVA, without a model to be fitted: a U-shaped effect counts, an interaction does not. `trend` is Spearman's rank
+correlation with being better: above 0, more is better. Pure arithmetic: no clock, no files, no numpy.
 """
 
 from __future__ import annotations

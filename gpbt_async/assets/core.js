@@ -131,13 +131,13 @@ function goodnessAxis(by = "score") {
 // ---- Plotly
 
 function layout(more) {
-  const axis = { gridcolor: css("line"), zerolinecolor: css("line"), linecolor: css("line"), automargin: true, exponentformat: "power" };
+  const axis = { gridcolor: css("line"), zerolinecolor: css("line"), linecolor: css("line"), automargin: true, separatethousands: true };
   const base = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", showlegend: false, dragmode: "zoom",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: css("soft") }, margin: { l: 56, r: 12, t: 30, b: 40 },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: css("faint"), activecolor: css("ink") },
     hoverlabel: { bgcolor: css("card"), bordercolor: css("line"), align: "left", font: { color: css("ink"), size: 12 } } };
   const merged = { ...base, ...more };
-  for (const name of Object.keys(merged)) if (/^[xy]axis/.test(name)) merged[name] = { ...axis, ...merged[name] };
+  for (const name of Object.keys(merged)) if (/^[xy]axis/.test(name)) merged[name] = { ...axis, ...(merged[name].type === "log" ? { exponentformat: "power" } : { exponentformat: "e", minexponent: 6 }), ...merged[name] };
   return merged;
 }
 

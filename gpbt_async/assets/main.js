@@ -38,7 +38,7 @@
     ? sums.map(([n, what, how]) => `${counted(n, what)} ${how}`).join("; ") + ". A member is tried again until its attempts are used up; reasons that differ in numbers only are told once."
     : "Nothing has failed.";
   if (F.list.length) {
-    table.append(make("table", {}, make("tr", {}, ["what", "attempts", "members that failed for good", "reason, and the traceback's end", "members"].map((h) => make("th", {}, h))),
+    table.append(make("table", {}, make("tr", {}, ["what", "attempts", "members that failed for good", "reason, and the traceback's end", "members"].map((h, i) => make("th", i === 1 || i === 2 ? { class: "n" } : {}, h))),
       F.list.map((f, i) => make("tr", {}, make("td", {}, name[f.kind] || f.kind), make("td", { class: "n" }, f.attempts.toLocaleString("en")), make("td", { class: "n" }, String(f.for_good)),
         make("td", {}, f.reason, S.remains.tracebacks[i] ? make("details", {}, make("summary", {}, S.remains.tracebacks[i].split("\n").slice(1, 2).map((l) => l.trim())[0] || "traceback"), make("pre", {}, S.remains.tracebacks[i])) : null),
         make("td", {}, f.members.slice(0, 8).map((id) => [make("button", { class: "plain", click: () => G.show(id) }, String(id)), " "]), f.attempts > 8 && f.members.length > 8 ? "…" : "")))));

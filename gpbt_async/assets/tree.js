@@ -101,7 +101,7 @@
     const height = small ? Math.max(260, Math.min(760, 60 + S.run.population * 26)) : 720;
     plot(element, traces, { height, margin: { l: 24, r: 10, t: 30, b: 40 }, uirevision: "tree",
       xaxis: { title: { text: "generation" }, range: [-0.6, count - 0.4], showgrid: false, zeroline: false, ...(count <= 30 ? { dtick: 1 } : {}) },
-      yaxis: { visible: false, fixedrange: false, range: [-S.run.population / 2 - 0.8, S.run.population / 2 + 0.3] } });
+      yaxis: { visible: false, fixedrange: false, range: [-S.run.population * 0.51 - 0.8, S.run.population * 0.51 + 0.4] } });
   }
 
   const families = `Each child begins with its parent's weights. Siblings stand together, the best on top, families in the order of their parents.`;
