@@ -164,7 +164,11 @@ def timed(browser: Browser, url: str) -> dict[str, float]:
     browser.call("Page.navigate", url=url)
     for _ in range(300):
         found = browser.do("window.told") or {}
-        wanted = ("ready", "drawn", "answered") if browser.do("S.lineage.length") else ("ready",)
+        wanted = (
+            ("ready", "drawn", "answered")
+            if browser.do("document.documentElement.dataset.ready && S.lineage.length")
+            else ("ready",)
+        )
         if set(wanted) <= set(found):
             return {k: found[k] / 1e3 for k in wanted}
         time.sleep(0.1)

@@ -32,7 +32,7 @@
     const margin = log ? 0.02 * (room[1] - room[0]) : 0.05 * (room[1] - room[0] || 1);
     const shapes = time ? S.timeline.sessions.slice(1).map((t) => ({ type: "line", x0: t / seconds, x1: t / seconds, y0: 0, y1: 1, yref: "paper", line: { color: css("faint"), width: 1, dash: "dot" } })) : [];
     plot(element, traces, { height: 420, shapes, xaxis: { title: { text: time ? name + " since the run began" : "intervals trained by all members" }, rangemode: "tozero" },
-      yaxis: { title: { text: plain(S.run.metric) }, type: log ? "log" : "linear", range: [room[0] - margin, room[1] + margin], ...(log ? { dtick: room[1] - room[0] > 1.5 ? 1 : "D2" } : {}) } });
+      yaxis: { title: { text: plain(S.run.metric, 40) }, type: log ? "log" : "linear", range: [room[0] - margin, room[1] + margin], ...(log ? { dtick: room[1] - room[0] > 1.5 ? 1 : "D2" } : {}) } });
   }
   $("score-lead").textContent = "Every member that ended with a score; the line is the best so far, the rings are the winning lineage."
     + (scores.length > 40 ? " The worst 3 % may lie beyond the scale: zoom out to see them." : "")
@@ -51,9 +51,9 @@
     const grey = css("faint"), ids = [...Array(N).keys()];
     if (choice(d)) {
       const cells = new Map();
-      for (const id of ids) { const k = M.generation[id] + "\n" + option(values[id]); cells.set(k, (cells.get(k) || 0) + 1); }
-      const rows = [...cells].map(([k, n]) => { const at = k.indexOf("\n"), g = Number(k.slice(0, at)); return [g, k.slice(at + 1), n / SIZES[g]]; });
-      return [{ x: rows.map((r) => r[0]), y: rows.map((r) => plain(r[1])), mode: "markers", hoverinfo: "text", hovertext: rows.map((r) => `${plain(r[1])}: ${percent(r[2])} of generation ${r[0]}`),
+      for (const id of ids) { const k = M.generation[id] * d.options.length + d.options.indexOf(values[id]); cells.set(k, (cells.get(k) || 0) + 1); }
+      const rows = [...cells].map(([k, n]) => { const g = Math.floor(k / d.options.length); return [g, k % d.options.length, n / SIZES[g]]; });
+      return [{ x: rows.map((r) => r[0]), y: rows.map((r) => r[1]), mode: "markers", hoverinfo: "text", hovertext: rows.map((r) => `${plain(option(d.options[r[1]]))}: ${percent(r[2])} of generation ${r[0]}`),
         marker: { color: grey, opacity: 0.4, symbol: "square", size: rows.map((r) => 3 + 15 * Math.sqrt(r[2])) } }];
     }
     if (N <= 1500) return [{ x: ids.map((id) => M.generation[id] + 0.5 * noise(id)), y: values, customdata: ids, hovertext: ids.map(hover), hoverinfo: "text", mode: "markers", marker: { color: grey, opacity: 0.35, size: 5 } }];
@@ -70,13 +70,13 @@
     $("schedule").append(box);
     chart(id, (element) => {
       const values = M.config[i], won = S.lineage, accent = css("accent");
-      const y = won.map((m) => (choice(d) ? plain(option(values[m])) : values[m]));
+      const y = won.map((m) => (choice(d) ? d.options.indexOf(values[m]) : values[m]));
       const traces = [...population(d, values),
         { x: won.map((m) => M.generation[m]), y, mode: "lines", line: { shape: "hvh", width: 2.5, color: accent }, hoverinfo: "skip" },
         { x: won.map((m) => M.generation[m]), y, mode: "markers", customdata: won, hovertext: won.map((m) => `generation ${M.generation[m]}, member ${m}<br>${plain(d.name)} <b>${plain(number(values[m], 6))}</b>`), hoverinfo: "text",
           marker: { size: S.run.generations > 60 ? 3 : 7, color: css("card"), line: { width: 2, color: accent } } }];
-      const axis = choice(d) ? { type: "category", categoryorder: "array", categoryarray: d.options.map((o) => plain(option(o))) } : d.log ? { type: "log", ...(d.high / d.low > 50 ? { dtick: Math.ceil(Math.log10(d.high / d.low) / 5) } : {}) } : { nticks: 6 };
-      plot(element, traces, { height: 220, margin: { l: 50, r: 8, t: 30, b: 32 }, title: { text: plain(d.name), font: { size: 13, color: css("ink") }, x: 0, xref: "paper", y: 0.98, yref: "container" },
+      const axis = choice(d) ? { tickvals: d.options.map((_, k) => k), ticktext: d.options.map((o) => plain(option(o), 14)), range: [-0.5, d.options.length - 0.5], zeroline: false } : d.log ? { type: "log", ...(d.high / d.low > 50 ? { dtick: Math.ceil(Math.log10(d.high / d.low) / 5) } : {}) } : { nticks: 6 };
+      plot(element, traces, { height: 220, margin: { l: 50, r: 8, t: 30, b: 32 }, title: { text: plain(d.name, 40), font: { size: 13, color: css("ink") }, x: 0, xref: "paper", y: 0.98, yref: "container" },
         xaxis: { range: [-0.5, Math.max(1, S.run.generations) - 0.5], showgrid: false, zeroline: false, ...(S.run.generations <= 12 ? { dtick: 1 } : {}) }, yaxis: axis }, false);
     });
   });
@@ -95,10 +95,10 @@
     return at.length > 1 ? at : [Math.log10(low), Math.log10(high)];
   };
   function dimension(d, i) {
-    const values = ids.map((id) => M.config[i][id]), label = plain(d.name);
+    const values = ids.map((id) => M.config[i][id]), label = plain(d.name, 16);
     if (d.kind === "choice") {
       const place = (v) => d.options.findIndex((o) => o === v);
-      return { label, values: values.map(place), range: [0, d.options.length - 1], tickvals: d.options.map((_, k) => k), ticktext: d.options.map((o) => plain(o === null ? "None" : o)) };
+      return { label, values: values.map(place), range: [0, d.options.length - 1], tickvals: d.options.map((_, k) => k), ticktext: d.options.map((o) => crop(o === null ? "None" : o, 12)) };
     }
     if (!d.log) return { label, values, range: [d.low, d.high], nticks: 7 };
     const at = powers(d.low, d.high);
@@ -111,7 +111,7 @@
     const ordered = told.slice().sort((a, b) => (S.run.mode === "max" ? b - a : a - b)), limit = ordered[Math.max(1, Math.floor(ordered.length / 10)) - 1];
     const range = [Math.min(ordered[0], ordered[Math.floor(0.97 * (ordered.length - 1))]), Math.max(ordered[0], ordered[Math.floor(0.97 * (ordered.length - 1))])];
     const step = (range[1] - range[0]) || 1, at = Array.from({ length: 6 }, (_, k) => range[0] + (k * step) / 5);
-    const score = { label: plain(S.run.metric), values: told.map((v) => Math.min(Math.max(v, range[0]), range[1])), range, tickvals: at, ticktext: at.map((v) => number(log ? 10 ** v : v, 3)),
+    const score = { label: plain(S.run.metric, 16), values: told.map((v) => Math.min(Math.max(v, range[0]), range[1])), range, tickvals: at, ticktext: at.map((v) => number(log ? 10 ** v : v, 3)),
       ...(ids.length > 30 ? { constraintrange: [Math.min(ordered[0], limit), Math.max(ordered[0], limit)] } : {}) };
     const generation = { label: "generation", values: ids.map((id) => M.generation[id]), range: [0, Math.max(1, S.run.generations - 1)], tickformat: "d", nticks: Math.min(8, S.run.generations) };
     element.style.minWidth = 90 * (S.space.length + 2) + "px";
@@ -132,7 +132,9 @@
 {
   const tells = (r) => r.parent !== null || r.shares.some((s) => s !== null);
   const all = S.importance.find((r) => r.generation === null), each = S.importance.filter((r) => r.generation !== null), some = each.some(tells);
-  const names = ["which parent", ...S.space.map((d) => d.name)].map(plain);
+  const names = ["which parent", ...S.space.map((d) => d.name)].map((n) => plain(n));
+  // by number: a category called as one of JavaScript's own would be lost
+  const named = { tickvals: names.map((_, k) => k), ticktext: ["which parent", ...S.space.map((d) => plain(d.name, 24))], range: [names.length - 0.5, -0.5], showgrid: false, zeroline: false };
   const value = (r, k) => (k === 0 ? r.parent : r.shares[k - 1]), trend = (r, k) => (k === 0 ? null : r.trends[k - 1]);
   const arrow = (t) => (t === null || Math.abs(t) < 0.15 ? "" : t > 0 ? " ↑" : " ↓");
   const told = (r, k) => `${names[k]}, ${r.generation === null ? "all generations together" : "generation " + r.generation}<br>${value(r, k) === null ? "cannot be told" : `explains <b>${percent(value(r, k))}</b> of the ranks' variance`}`
@@ -140,13 +142,13 @@
 
   chart("importance", (element) => {
     if (!all || !tells(all)) return nothing(element, "Too few members with a sibling and a score: ten are needed.");
-    const rows = names.map((_, k) => k), shares = rows.map((k) => value(all, k)), bars = { type: "bar", orientation: "h", y: names, x: shares, text: rows.map((k) => (shares[k] === null ? "" : percent(shares[k]) + arrow(trend(all, k)))),
+    const rows = names.map((_, k) => k), shares = rows.map((k) => value(all, k)), bars = { type: "bar", orientation: "h", y: rows, x: shares, text: rows.map((k) => (shares[k] === null ? "" : percent(shares[k]) + arrow(trend(all, k)))),
       textposition: "outside", cliponaxis: false, hovertext: rows.map((k) => told(all, k)), hoverinfo: "text", marker: { color: rows.map((k) => (k ? (dark() ? "#6d8fc9" : "#3b5c96") : css("faint"))) }, width: 0.6 };
     const traces = [bars], most = Math.max(0.05, ...shares);
-    const more = { height: 96 + 34 * names.length, margin: { l: 110, r: 10, t: 34, b: 44 }, bargap: 0.3, yaxis: { autorange: "reversed", showgrid: false, zeroline: false },
+    const more = { height: 96 + 34 * names.length, margin: { l: 110, r: 10, t: 34, b: 44 }, bargap: 0.3, yaxis: named,
       xaxis: { domain: [0, some ? 0.26 : 0.6], range: [0, 1.35 * most], tickformat: ".0%", nticks: 4, title: { text: "all generations" }, zeroline: false } };
     if (some) {
-      traces.push({ type: "heatmap", xaxis: "x2", x: each.map((r) => r.generation), y: names, z: rows.map((k) => each.map((r) => value(r, k))), hovertext: rows.map((k) => each.map((r) => told(r, k))), hoverinfo: "text",
+      traces.push({ type: "heatmap", xaxis: "x2", x: each.map((r) => r.generation), y: rows, z: rows.map((k) => each.map((r) => value(r, k))), hovertext: rows.map((k) => each.map((r) => told(r, k))), hoverinfo: "text",
         text: rows.map((k) => each.map((r) => (value(r, k) === null || each.length > 16 ? "" : percent(value(r, k)) + arrow(trend(r, k))))), texttemplate: "%{text}", zmin: 0, zmax: 1, hoverongaps: false,
         xgap: each.length > 60 ? 0 : 2, ygap: 2, colorscale: dark() ? [[0, "#1e232b"], [0.15, "#20456e"], [0.5, "#7c7b78"], [1, "#fee838"]] : [[0, "#f0f2f5"], [0.15, "#c9d3e4"], [0.5, "#5a6f9e"], [1, "#00224e"]],
         colorbar: { thickness: 12, len: 0.9, outlinewidth: 0, tickformat: ".0%" } });

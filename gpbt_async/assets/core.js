@@ -19,10 +19,12 @@ function make(tag, attributes, ...children) {
 }
 
 /** Text for Plotly, which takes some tags for markup. */
-function plain(text) {
-  const escaped = String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  return escaped.length > 200 ? escaped.slice(0, 200) + "…" : escaped;
+function plain(text, most = 200) {
+  return crop(text, most).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
+
+/** Text of at most so many characters. */
+const crop = (text, most) => (String(text).length > most ? String(text).slice(0, most - 1) + "…" : String(text));
 
 const finite = (x) => typeof x === "number" && isFinite(x);
 
@@ -125,7 +127,7 @@ function goodnessAxis(by = "score") {
   const told = (t) => number(G.decades ? Math.exp(WORST + t * (BEST - WORST)) : WORST + t * (BEST - WORST), 3);
   const text = by === "rank" ? at.map((t) => (t === 1 ? "best" : t === 0 ? "last" : "")) : at.map((t) => (t ? "" : "worse than ") + told(t));
   return { cmin: 0, cmax: 1, colorscale: ramp(), showscale: scores.length > 0, colorbar: {
-    title: { text: plain(by === "rank" ? "rank" : S.run.metric), side: "right" }, tickvals: at, ticktext: text, thickness: 12, len: 0.7, outlinewidth: 0, tickfont: { size: 11 } } };
+    title: { text: plain(by === "rank" ? "rank" : S.run.metric, 24), side: "right" }, tickvals: at, ticktext: text, thickness: 12, len: 0.7, outlinewidth: 0, tickfont: { size: 11 } } };
 }
 
 // ---- Plotly

@@ -98,7 +98,7 @@
     }
     if (G.selected !== null) traces.push({ x: [M.generation[G.selected]], y: [y(G.selected)], mode: "markers", hoverinfo: "skip",
       marker: { symbol: "circle-open", size: 24, color: css("link"), line: { width: 3 } } });
-    const height = small ? Math.max(260, Math.min(760, 60 + S.run.population * 26)) : 720;
+    const height = small ? Math.max(260, Math.min(760, 70 + S.run.population * (S.run.population <= 14 ? 38 : 26))) : 720;
     plot(element, traces, { height, margin: { l: 24, r: 10, t: 30, b: 40 }, uirevision: "tree",
       xaxis: { title: { text: "generation" }, range: [-0.6, count - 0.4], showgrid: false, zeroline: false, ...(count <= 30 ? { dtick: 1 } : {}) },
       yaxis: { visible: false, fixedrange: false, range: [-S.run.population * 0.51 - 0.8, S.run.population * 0.51 + 0.4] } });
