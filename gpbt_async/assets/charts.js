@@ -45,7 +45,7 @@
 {
   const noise = (id) => ((id * 2654435761) % 4294967296) / 4294967296 - 0.5;
   const choice = (d) => d.kind === "choice";
-  const option = (v) => (v === null ? "None" : String(v));
+  const option = (v) => (v === null ? "None" : v === true ? "True" : v === false ? "False" : String(v));
 
   function population(d, values) {
     const grey = css("faint"), ids = [...Array(N).keys()];
@@ -89,6 +89,7 @@
 {
   const ids = [];
   for (let id = 0; id < N; id++) if (finite(M.score[id]) && M.state[id] !== "waiting") ids.push(id);
+  const integers = (n) => { const step = Math.max(1, Math.ceil(n / 12)), at = Array.from({ length: Math.ceil(n / step) }, (_, k) => k * step); return { tickvals: at, ticktext: at.map(String) }; };
   const powers = (low, high) => {
     const at = [];
     for (let p = Math.ceil(Math.log10(low) - 1e-9); p <= Math.log10(high) + 1e-9; p++) at.push(p);
@@ -113,7 +114,7 @@
     const step = (range[1] - range[0]) || 1, at = Array.from({ length: 6 }, (_, k) => range[0] + (k * step) / 5);
     const score = { label: plain(S.run.metric, 16), values: told.map((v) => Math.min(Math.max(v, range[0]), range[1])), range, tickvals: at, ticktext: at.map((v) => number(log ? 10 ** v : v, 3)),
       ...(ids.length > 30 ? { constraintrange: [Math.min(ordered[0], limit), Math.max(ordered[0], limit)] } : {}) };
-    const generation = { label: "generation", values: ids.map((id) => M.generation[id]), range: [0, Math.max(1, S.run.generations - 1)], tickformat: "d", nticks: Math.min(8, S.run.generations) };
+    const generation = { label: "generation", values: ids.map((id) => M.generation[id]), range: [0, Math.max(1, S.run.generations - 1)], ...integers(S.run.generations) };
     element.style.minWidth = 90 * (S.space.length + 2) + "px";
     const font = { color: css("soft"), size: 12 };
     plot(element, [{ type: "parcoords", line: { color: ids.map((id) => goodness(id)), cmin: 0, cmax: 1, colorscale: ramp() }, dimensions: [generation, ...S.space.map(dimension), score],

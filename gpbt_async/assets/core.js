@@ -172,7 +172,13 @@ G.watcher = "IntersectionObserver" in window ? new IntersectionObserver((seen) =
   }
 }, { rootMargin: "200px" }) : null;
 
-G.redraw = () => G.charts.forEach((c) => c.drawn && c.draw());
+/** Draw again what is in view now, and the rest when it is scrolled to. */
+G.redraw = () => G.charts.filter((c) => c.drawn).forEach((c) => {
+  c.drawn = false;
+  if (!G.watcher) return later(c);
+  G.watcher.unobserve(c.element);
+  G.watcher.observe(c.element);
+});
 
 /** Draw, and have a click on whatever has a member as its customdata show that member. */
 function plot(element, traces, more, bar = true) {

@@ -27,7 +27,7 @@
     tile(`best ${R.metric} (${R.mode})`, number(total.score, 5), best === undefined ? "nobody has finished yet" : make("button", { class: "plain", click: () => G.show(best) }, `member ${best}, generation ${M.generation[best]}`)),
     tile("members", settled.toLocaleString("en") + (settled === of ? "" : ` of ${of.toLocaleString("en")}`), rest.length ? rest.join(", ") : "nothing failed"),
     tile("generations", String(R.generations), `${counted(R.population, "member")} each, ${counted(R.parents, "parent")}`),
-    tile("trained for", duration(total.wall_s), `${counted(total.slots, "slot")}; ${duration(total.busy_s)} of training`),
+    tile("took", duration(total.wall_s), `${counted(total.slots, "slot")}; ${duration(total.busy_s)} of training`),
     tile("slots busy", offered ? percent(total.utilisation) : "–", most && offered ? `most idle: ${CAUSE[most[0]]}, ${percent(most[1] / offered)}` : "", strip),
     tile("searcher", R.searcher, `${R.schedule}, ${R.history}, ${R.selection}, seed ${R.seed}`));
 
