@@ -23,6 +23,7 @@ from .files import FULL, spelled
 from .folder import Folder, locate
 from .folder import runs as all_runs
 from .gpulines import gpu_lines, waiting_text
+from .history import History
 from .journal import read
 from .lineage import Lineage
 from .record import Record
@@ -48,15 +49,16 @@ def open_run(run: str, runs: Path) -> Folder:
 
 
 class Reading:
-    """A run as its journal tells it now."""
+    """A run as its journal tells it now. history: remember also what happened when, and what each slot did."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, *, history: bool = False) -> None:
         self.folder = folder
+        self.history = History()
         settings = Record.read(folder.experiment).settings
         assert settings is not None
         self.settings = settings
         self.lineage = Lineage(self.settings)
-        self.usage = Usage()
+        self.usage = Usage(trail=[] if history else None)
         self.last: Fact | None = None
         #: when the attempt under way of a member entered `train`; when its last one came to nothing
         self.entered: dict[int, float] = {}
@@ -73,6 +75,8 @@ class Reading:
             elif isinstance(fact, events.Failed | events.Lost):
                 self.entered.pop(fact.member, None)
                 self.ended[fact.member] = fact.t
+            if history:
+                self.history.fold(fact, self.lineage)
 
     @property
     def why_interrupted(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
 VOCABULARY = {"errors", "sizes", "space", "asks", "events", "experiment", "wire"}
-ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "results"}
+ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "history", "results"}
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
@@ -32,6 +32,7 @@ MAY: dict[str, set[str]] = {
     "keeping": {"ending", "events", "experiment", "rule", "tree"},
     "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
     "usage": {"errors", "events", "lineage"},
+    "history": {"events", "lineage", "tree"},
     "results": {"asks", "lineage", "space", "tree", "usage"},
     "simulate": VOCABULARY | {"lineage", "stopping", "tree", "usage"},
     # rooms: searching
@@ -166,6 +167,14 @@ MAY: dict[str, set[str]] = {
         "slot",
     },
     # faces
+    "importance": {"space", "tree"},
+    "timeline": {"history", "usage"},
+    "remains": set(),
+    "story": {"history", "importance", "reading", "remains", "results", "timeline", "tree"},
+    "export": {"asks", "errors", "files", "history", "reading"},
+    "report": {"errors", "export", "files", "folder", "reading", "story"},
+    "descent": {"asks", "errors", "reading", "tree", "wording"},
+    "telling": {"descent", "export", "options", "reading", "report"},
     "reading": VOCABULARY
     | ENGINE
     | {"board", "checkpoints", "deadlines", "files", "folder", "gpulines", "journal", "record", "wording"},
@@ -201,7 +210,7 @@ MAY: dict[str, set[str]] = {
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "driving": {"errors", "options", "postmortem", "run", "view"},
-    "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "tools"},
+    "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "telling", "tools"},
     "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},
 }
@@ -219,6 +228,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "cli": {"typer"},
     "options": {"typer"},
     "tools": {"typer"},
+    "telling": {"typer"},
+    "report": {"plotly"},
+    "export": {"pyarrow"},
     "child": {"numpy", "torch", "threadpoolctl"},
     "zygote": {"numpy", "torch"},
 }
