@@ -84,8 +84,8 @@ def run(
     searcher = searchers.make(s.searcher)
     simulation = Simulation(s, train, searcher if pending else _Alone(searcher), slots, usage=None)
     if cooled is not None:
-        engine, rule = simulation.lineage, Cooled(s, simulation.lineage.tree, *cooled)
-        engine.rule = engine.ending._rule = engine._keeping._rule = rule  # all that ask it
+        engine, cooling = simulation.lineage, Cooled(s, simulation.lineage.tree, *cooled)
+        engine.rule = engine.ending._rule = engine._keeping._rule = cooling  # all that ask it
     with contextlib.nullcontext() if repeat else mock.patch.object(rule.Choice, "repeats", False):
         simulation.run()
     record = Record(task, budget or population * generations)
