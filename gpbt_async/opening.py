@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from .asked import Asked
+    from .checkpoints import Store
     from .clock import Clock
     from .lock import Lock
     from .slot import Pool
@@ -347,6 +348,19 @@ class Opening:
                 self.journal.append(fact)
                 self.lineage.handle(fact)
                 self.usage.fold(fact, self.lineage)
+
+    def sweep(self, store: Store) -> None:
+        """Delete what a crash left half done: what was written by members that, as the journal tells, have not trained.
+
+        (Which may have lost its last lines with the power: a checkpoint, too, may be of a member that trains again.)
+        """
+        kept, never = set(), []
+        for member in self.lineage.tree.members:
+            if member.state is State.TRAINED:
+                kept.add(f"{self.folder.member(member.id).path.name}/attempt-{member.attempt}")
+            elif member.attempt and member.state in (State.WAITING, State.TRAINING, State.FAILED):
+                never.append(self.folder.member(member.id).checkpoint)
+        store.sweep(self.folder.members, kept, never)
 
     # ---- both
 

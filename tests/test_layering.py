@@ -134,6 +134,7 @@ MAY: dict[str, set[str]] = {
         "",
         "asked",
         "asking",
+        "checkpoints",
         "clock",
         "command",
         "devices",
