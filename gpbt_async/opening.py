@@ -296,10 +296,9 @@ class Opening:
     def _miss_checkpoints(self) -> None:
         """Refuse to go on with nothing to go on from: it was moved, most likely, and can be brought back."""
         tree, stored = self.lineage.tree, self.lineage.stored.values()
-        if not tree.generations[0].full or any(m.state is State.TRAINED for m in stored):
-            return  # there are, or soon will be, others to begin from
-        if tree.generations[-1].full and not tree.unsettled:
-            return
+        if not tree.generations[0].full or (tree.generations[-1].full and not tree.unsettled):
+            return  # there will be others to begin from, or nobody begins
+        # one that is published though nobody was told (the journal lost its last line) is to be begun from, too
         kept = [self.folder.member(m.id).checkpoint for m in stored]
         if kept and not any(checkpoint.exists() for checkpoint in kept):
             raise FolderError(
