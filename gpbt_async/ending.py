@@ -68,6 +68,8 @@ class Ending:
         if issued == self._generations:
             if tree.unsettled:
                 return None
+            if tree.replay is not None and not tree.generations[-1].ranking:
+                return self._why("no replay came to the end of the schedule", self._generations - 1)
             return "" if tree.best is not None else self._why("no member finished", 0)
         above = issued - 1
         if above >= 0 and tree.generations[above].complete and not self._rule.elite(above):

@@ -48,7 +48,7 @@ class Lineage:
 
     def __init__(self, settings: Settings, ahead: int | None = None) -> None:
         self.settings = settings
-        self.tree = Tree(settings.generations, settings.population)
+        self.tree = Tree(settings.generations, settings.population, settings.replay)
         self.rule = Rule(settings, self.tree)
         self.ending = Ending(settings, self.tree, self.rule)
         #: facts handled so far
@@ -357,10 +357,8 @@ class Lineage:
         choice = next(self.rule.upcoming(self._open), None)
         if choice is None:
             return None
-        if choice.repeats:
-            assert choice.parent is not None
-            config = choice.parent.config
-        else:
+        config = self.rule.given(choice)
+        if config is None:
             generation, config = self._ready.get(choice.path, (-1, {}))
             if generation != choice.generation:
                 return None
@@ -379,7 +377,7 @@ class Lineage:
         busy: dict[Path, Path] = {}
         for choice in islice(self.rule.upcoming(self._open), ahead):
             path = choice.path
-            if choice.repeats or path in wanted:  # a survivor's children of two generations cannot be told apart yet
+            if self.rule.given(choice) is not None or path in wanted:  # a survivor's children of two generations cannot be told apart yet
                 continue
             wanted[path] = choice.generation
             if self._ready.get(path, (-1,))[0] == choice.generation or path[:-1] in busy:

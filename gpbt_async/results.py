@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .asks import path_text
+from .replays import compared
+from .schedule import Interval, Origin, Schedule
 from .tree import State
 
 if TYPE_CHECKING:
@@ -68,24 +70,27 @@ def best_of(member: Member | None, checkpoint: Path | None) -> Best | None:
     )
 
 
-def schedule(lineage: Lineage) -> dict[str, Any]:
+def schedule(lineage: Lineage, run: str) -> dict[str, Any]:
     """schedule.json: the winning lineage, generation by generation; empty while there is no winner."""
+    found = winning(lineage, run)
+    return found.to_json() if found is not None else {"run": run, "member": None, "score": None, "schedule": []}
+
+
+def winning(lineage: Lineage, run: str) -> Schedule | None:
+    """The best member's schedule, with what is known of its members; None while there is no best."""
     best = lineage.best
-    return {
-        "member": best.id if best else None,
-        "score": best.score if best else None,
-        "schedule": [
-            {
-                "generation": m.generation,
-                "member": m.id,
-                "path": path_text(m.path),
-                "score": m.score,
-                "seed": m.seed,
-                "config": m.config,
-            }
-            for m in (best.ancestry if best else [])
-        ],
-    }
+    if best is None:
+        return None
+    origin = Origin(
+        run=run,
+        member=best.id,
+        score=best.score,
+        metric=lineage.settings.score,
+        mode=lineage.settings.mode,
+        metrics=dict(best.metrics),
+        of=sum(m.state is State.FINISHED for m in lineage.tree.members),
+    )
+    return Schedule.of((Interval(m.config, m.seed, m.score, m.id, path_text(m.path)) for m in best.ancestry), origin)
 
 
 def summary(lineage: Lineage, usage: Usage, **more: Any) -> dict[str, Any]:
@@ -123,6 +128,7 @@ def summary(lineage: Lineage, usage: Usage, **more: Any) -> dict[str, Any]:
         "idle_s": dict(usage.idle),
         "overhead_ms": None if overhead is None else overhead * 1e3,
         **measures(lineage),
+        **({"replay": compared(lineage)} if s.replay is not None else {}),
         "seed": s.seed,
         **more,
     }

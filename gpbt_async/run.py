@@ -233,7 +233,7 @@ class Run:
         """Everything is there: open the last rooms and set the loop going."""
         rooms, s = self._opening, self.settings
         slots = len(rooms.slots)
-        if s.schedule == "async" and slots > max(1, s.population // 2):
+        if s.schedule == "async" and s.replay is None and slots > max(1, s.population // 2):
             self.warn(
                 f"{slots} slots for a population of {s.population}: with more slots than half the population fast "
                 "configs are favoured; a larger population or --evidence 1 avoids it"
@@ -349,7 +349,7 @@ class Run:
             try:
                 if self.lineage.best is not None:
                     self.folder.point_best(self.lineage.best.id)
-                await write_json(self.folder.schedule, results.schedule(self.lineage))
+                await write_json(self.folder.schedule, results.schedule(self.lineage, self.folder.name))
                 await write_json(self.folder.summary, self.summary())
                 return
             except FolderError as error:

@@ -6,6 +6,9 @@ files, and nothing is ever removed: the tree only grows, and a member's place in
 The one surprise: a member's *generation* is the round it was issued in. With comma selection that is its depth. With
 plus selection a parent that was not beaten goes on having children in later rounds; such a child's generation is one
 more than the round its parent survived, so each round still has exactly n members, and its schedule is shorter.
+
+A replay is a tree of stems: n roots, and of each one child a generation, with the schedule's config. One that breaks off
+has no descendants: the generations below it are narrower.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from .asks import Observation, Path, path_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from .schedule import Schedule
     from .space import Config, Space
 
 
@@ -143,7 +147,8 @@ class Generation:
 class Tree:
     """All members by id and by path, and the generations they fill."""
 
-    def __init__(self, generations: int, population: int) -> None:
+    def __init__(self, generations: int, population: int, replay: Schedule | None = None) -> None:
+        self.replay = replay
         self.members: list[Member] = []
         self.generations = [Generation(population) for _ in range(generations)]
         self.best: Member | None = None
@@ -154,7 +159,9 @@ class Tree:
     def add(self, generation: int, parent: Member | None, config: Config, seed: int) -> Member:
         siblings = parent.children if parent is not None else self.generations[0].members
         path = (*(parent.path if parent is not None else ()), len(siblings))
-        member = Member(len(self.members), path, generation, parent, config, key(seed, "member", path, 32))
+        own = self.replay.intervals[generation].seed if self.replay is not None and not any(path) else None
+        seed = key(seed, "member", path, 32) if own is None else own
+        member = Member(len(self.members), path, generation, parent, config, seed)
         self.members.append(member)
         self.generations[generation].members.append(member)
         self.unsettled += 1
@@ -201,8 +208,20 @@ class Tree:
             place = (member.rank_key, member.id)
             insort(generation.ranking, place)
             insort(generation.with_parents, place)
-            if self.best is None or member.rank_key < self.best.rank_key:
+            if self.best is None or self._worth(member) < self._worth(self.best):
                 self.best = member
+        self.narrow()
+
+    def _worth(self, member: Member) -> tuple[int, tuple[float, int, Path]]:
+        """Less is better. A replay's best is whoever has come furthest: it is trained to be had whole."""
+        return (-member.generation if self.replay is not None else 0, member.rank_key)
+
+    def narrow(self) -> None:
+        """Of a replay: who breaks off has no descendants, and nobody has them instead."""
+        if self.replay is not None:
+            for above, below in zip(self.generations, self.generations[1:], strict=False):
+                gone = [m for m in above.members if m.state.settled and (m.state is not State.FINISHED or m.damaged)]
+                below.size = max(1, above.size - sum(not m.children for m in gone))
 
     def unsettle(self, member: Member) -> None:
         """A member that failed for good gets another chance."""
@@ -212,13 +231,16 @@ class Tree:
             self.pending_roots = {m.id: m for m in self.generations[0].members if m is member or not m.state.settled}
         else:
             member.parent.unsettled += 1
+        member.state = State.WAITING
+        self.narrow()
 
     def damage(self, member: Member, reason: str, kept: Iterable[Member]) -> None:
         """Its checkpoint is lost; kept: whose checkpoints there are. The best is the best of those that are left."""
         member.damaged, member.reason = True, reason
         if member is self.best:
             left = [m for m in kept if m.state is State.FINISHED and not m.damaged]
-            self.best = min(left, key=lambda m: m.rank_key, default=None)
+            self.best = min(left, key=self._worth, default=None)
+        self.narrow()
 
     def rivals(self, generation: int, plus: bool) -> list[tuple[tuple[float, int, Path], int]]:
         """Who competes to be parents of the generation after `generation`, best first.
@@ -283,4 +305,5 @@ class Tree:
             if member.parent is not None:
                 assert member.parent.state is State.FINISHED
                 assert member.parent.children[member.path[-1]] is member
-                assert member.path[-1] > 0 or member.config == member.parent.config
+                assert member.path[-1] > 0 or self.replay is not None or member.config == member.parent.config
+            assert self.replay is None or member.config == self.replay[member.generation]
