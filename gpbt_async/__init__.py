@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .results import Best as Best
     from .run import Run as Run
     from .run import launch as launch
+    from .schedule import Schedule as Schedule
     from .space import Choice as Choice
     from .space import Float as Float
     from .space import Int as Int
@@ -74,7 +75,10 @@ _HOMES = {
     "Member": "member",
     "Best": "results",
     "Ask": "asks",
+    "Schedule": "schedule",
 }
+#: modules that are reached through the package: `gpbt.torch.save(...)`; each imports the framework it is called after
+_MODULES = ("events", "torch", "lightning", "hf")
 
 __version__ = "0.1.0"
 __all__ = [*sorted(_HOMES), "__version__", "events"]
@@ -83,8 +87,8 @@ __all__ = [*sorted(_HOMES), "__version__", "events"]
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name == "events":
-        return import_module(".events", __name__)
+    if name in _MODULES:
+        return import_module("." + name, __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module("." + _HOMES[name], __name__), name)

@@ -1,4 +1,4 @@
-"""The command line: launch, resume, status, stop, best, gpus, plan, try.
+"""The command line: launch, resume, status, stop, best, replay, gpus, plan, try.
 
 A thin face: it reads options, opens a Run, shows it, and turns how it ended into an exit status (0 finished; 1 started
 and failed; 2 nothing was started; 130 interrupted and resumable). Messages for people go to stderr, --json to stdout.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
-from . import tools
+from . import replaying, tools
 from .errors import GPBTError
 from .options import (
     Affinity,
@@ -53,8 +53,6 @@ from .options import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from .run import Run
 
 app = typer.Typer(
     name="gpbt-async",
@@ -183,6 +181,7 @@ def launch(
         from .folder import check_name
 
         folder = runs / check_name(name)
+    from .driving import drive
     from .run import Run
 
     run = Run(
@@ -196,7 +195,7 @@ def launch(
         disk=disk,
         changes=changes,
     )
-    _drive(run, quiet, as_json)
+    drive(run, quiet, as_json)
 
 
 @app.command()
@@ -229,6 +228,7 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with RUN where it was killed or stopped, or where it failed (--retry-failed). Twice does no harm."""
+    from .driving import drive
     from .folder import locate
     from .run import Run
 
@@ -236,23 +236,7 @@ def resume(
     there, how = locate(run, runs), start_of(start)
     given = {"slots": slots, "gpus": gpus, "start": how, "disk": disk, "changed_script": changed, **asked}
     opened = Run(script, there, resume="must", retry_failed=retry, **given)
-    _drive(opened, quiet, as_json)
-
-
-def _drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
-    """Run it to its end, with a view on stderr, and exit with its status."""
-    import asyncio
-    import logging
-
-    from . import processes
-    from .driving import driven
-
-    processes.be_alone()
-    logging.getLogger("gpbt_async").addHandler(logging.NullHandler())
-    status = asyncio.run(driven(run, quiet))
-    if as_json and run.how is not None:
-        print(json.dumps(jsonable(run.summary()), indent=1))
-    raise SystemExit(status)
+    drive(opened, quiet, as_json)
 
 
 @app.command()
@@ -290,20 +274,35 @@ def best(
     run: RunName,
     export: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--export", metavar="DIR", help="Copy checkpoint and schedule to DIR.", show_default=False),
+        typer.Option(
+            "--export",
+            metavar="DIR",
+            help="Take it home: copy checkpoint, config, schedule and how it came about to DIR.",
+            show_default=False,
+        ),
     ] = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Show RUN's best member so far: its score, schedule and checkpoint."""
-    from . import reading
+    """Show RUN's best member so far: its score, schedule and checkpoint.
 
-    found = reading.best(reading.open_run(run, runs))
+    Example: gpbt-async best digits-1 --export my-model
+    """
+    from . import exporting, reading
+
+    read = reading.Reading(reading.open_run(run, runs))
+    found = reading.best(read)
     if export is not None:
-        reading.export(found, export)
+        exporting.export(read, export)
         say(f"exported to {export}")
     print(json.dumps(jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
 
 
-for function, name in ((tools.gpus, "gpus"), (tools.clean, "clean"), (tools.plan, "plan"), (tools.try_, "try")):
+for function, name in (
+    (replaying.replay, "replay"),
+    (tools.gpus, "gpus"),
+    (tools.clean, "clean"),
+    (tools.plan, "plan"),
+    (tools.try_, "try"),
+):
     app.command(name)(function)

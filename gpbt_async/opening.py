@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +65,7 @@ class Opening:
         retry_failed: bool,
         disk: str | None,
         changes: Mapping[str, Any] | None,
+        again: Record | None,
         clock: Clock,
         warn: Callable[[str], None],
     ) -> None:
@@ -71,7 +73,7 @@ class Opening:
             raise ExperimentError.of("resume", resume, "must be 'never', 'auto' or 'must'")
         if start not in (None, "zygote", "exec"):
             raise ExperimentError.of("start", start, "must be 'zygote' or 'exec'")
-        if folder is None and (experiment is None or resume == "must"):
+        if folder is None and ((experiment is None and again is None) or resume == "must"):
             raise ExperimentError.of("folder", folder, "must be given to resume a run")
         if experiment is not None and not isinstance(experiment, Experiment | str | os.PathLike):
             raise ExperimentError.of("experiment", experiment, "must be an Experiment, or the path of a script")
@@ -91,6 +93,10 @@ class Opening:
         self._clock = clock
         self._warn = warn
         self.record = Record(run=secrets.token_hex(8), cwd=os.getcwd())
+        self._again = again
+        if again is not None:
+            cwd = again.cwd if os.path.isdir(again.cwd) else os.getcwd()
+            self.record = replace(again, run=self.record.run, cwd=cwd)
         self.usage = Usage()
         self.searcher: asyncio.Task[tuple[socket.socket, int]] | None = None
         #: whether a run that has ended was also closed, its summary written and its checkpoints cleared
@@ -135,6 +141,8 @@ class Opening:
         if existing is None:
             self.record.settings = self.settings
             self.record.on_gpus = bool(self.slots.rows())
+            if self._again is not None and not self.record.on_gpus:
+                self.record.slots = len(self.slots)  # as many threads a member, after a resume too
             await self.record.write(self.folder.experiment, created=self._clock.now(), version=VERSION)
             self._open_journal(stack)
             self.lineage = Lineage(self.settings)
@@ -144,6 +152,7 @@ class Opening:
 
     def _wanted(self) -> Wanted:
         asked, needs = self._devices, self._devices.over(self.settings.resources)
+        before = self._again.settings if self._again is not None else None
         if asked.share or asked.vram or asked.wait_for_gpus:
             for name, value in (("slots", self.record.slots), ("gpus", self.record.gpus)):
                 if value is not None and (name == "slots" or value == "none"):
@@ -156,7 +165,7 @@ class Opening:
             share=needs.share,
             vram=needs.vram,
             cpus=needs.cpus,
-            population=self.settings.population,
+            population=(before or self.settings).population,
             wait=asked.wait_for_gpus,
             xids=asked.xids,
             others=asked.others,
@@ -215,10 +224,14 @@ class Opening:
 
     def _create(self) -> None:
         """Take the new run's name, before anything is started; give it back if nothing comes of it."""
+        if self.record.settings is not None:
+            self.settings = self.record.settings
         if self._script is not None and not self._script.is_file():
             what = "is not a file" if self._script.exists() else "does not exist"
             raise ScriptError(f"{self._script} {what}: give the path of a Python script that declares an Experiment")
-        if self._script is not None:
+        if self._again is not None:
+            self._check_script()
+        elif self._script is not None:
             self._sha256 = digest(self._script)
         if self._path is not None:
             check_name(self._path.name)
@@ -227,6 +240,9 @@ class Opening:
             self.folder = Folder.fresh(self._runs, self._stem())
 
     def _stem(self) -> str:
+        replay = self._changes.get("replay")
+        if self._again is not None and replay is not None:
+            return f"{replay.origin.run}-replay"
         if self._script is not None:
             return self._script.stem
         assert self._experiment is not None
@@ -360,11 +376,10 @@ class Opening:
             if digest(self._script) != self._sha256:
                 raise ScriptError(f"{self._script} was edited while it was imported: once more, please")
             self.record.script, self.record.script_sha256 = str(self._script), self._sha256
-            if new:
+            if new and self._again is None:
                 self.settings = Settings.from_json(declared["experiment"])
         else:
-            if new:
-                assert self._experiment is not None
+            if new and self._experiment is not None:
                 self.settings = self._experiment.settings
             # an application that resumes says where its function is now
             given = self._experiment.settings.target if self._experiment is not None else None

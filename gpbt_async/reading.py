@@ -7,16 +7,13 @@ only word to a running scheduler is "stop", through the run's control FIFO.
 
 from __future__ import annotations
 
-import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
 from . import events, results
 from .asks import path_text
 from .board import notice
-from .checkpoints import Store
 from .errors import FolderError
-from .files import spelled
 from .folder import Folder, locate
 from .folder import runs as all_runs
 from .gpulines import gpu_lines, waiting_text
@@ -32,8 +29,9 @@ if TYPE_CHECKING:
 
     from .events import Fact
     from .results import Best
+    from .schedule import Schedule
 
-__all__ = ["all_runs", "best", "brief", "detail", "export", "open_run", "stop"]
+__all__ = ["all_runs", "best", "brief", "detail", "open_run", "stop"]
 
 #: seconds `stop` waits for a scheduler to let go of its run
 STOP_TIMEOUT = 30.0
@@ -48,9 +46,9 @@ class Reading:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        settings = Record.read(folder.experiment).settings
-        assert settings is not None
-        self.settings = settings
+        self.record = Record.read(folder.experiment)
+        assert self.record.settings is not None
+        self.settings = self.record.settings
         self.lineage = Lineage(self.settings)
         self.usage = Usage()
         self.last: Fact | None = None
@@ -61,6 +59,11 @@ class Reading:
             self.last = fact
             if isinstance(fact, events.Entered):
                 self.entered[fact.member] = fact.t
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The best member's so far."""
+        return results.winning(self.lineage, self.folder.name)
 
     @property
     def why_interrupted(self) -> str:
@@ -159,38 +162,13 @@ def detail(folder: Folder) -> dict[str, Any]:
     }
 
 
-def best(folder: Folder) -> Best:
-    reading = Reading(folder)
-    member = reading.lineage.best
+def best(reading: Reading) -> Best:
+    """The best member so far. Raises FolderError when there is none."""
+    folder, member = reading.folder, reading.lineage.best
     found = results.best_of(member, folder.member(member.id).checkpoint if member else None)
     if found is None:
         raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
     return found
-
-
-def export(found: Best, target: Path) -> None:
-    """Copy the best checkpoint and its schedule to a new folder. Raises FolderError when it cannot be made."""
-    import json
-
-    if target.exists():
-        raise FolderError(f"{target} exists: give the path of a folder to be made")
-    beside = target.with_name(f".{target.name}.part")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(found.checkpoint, beside / "checkpoint")
-        store = Store()
-        try:
-            problem = store.check(beside / "checkpoint")
-        finally:
-            store.close()
-        if problem is not None:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise FolderError(f"cannot export to {target}: the copy is not what was published: {problem}")
-        (beside / "best.json").write_text(json.dumps(spelled(found.to_json()), indent=1) + "\n")
-        beside.rename(target)
-    except OSError as error:  # shutil.Error too, which has no strerror: a run going on may have found a better one
-        shutil.rmtree(beside, ignore_errors=True)
-        raise FolderError(f"cannot export to {target}: {error.strerror or error}; try again") from error
 
 
 def stop(folder: Folder) -> str:

@@ -4,11 +4,11 @@ Pure: reads the engine of a run whose settings hold a schedule to replay. Each o
 one replay, each replay a stem of only children; their seeds are fresh, but for the first's if the schedule came with
 its own.
 
-The question is put as a prediction: were the original one more replay with a fresh seed, where would it lie, given those
-there are? In 95 of 100 cases within mean ± t·sd·sqrt(1 + 1/n), t being Student's with n - 1 degrees of freedom. That is
-the noise it is held against; two replays are a weak judge (t = 12.7), five a fair one (2.8). And the comparison is not
-a fair one to replays: the original is the best of many by this very score, so that it is expected to lie on the better
-side of them (a metric nobody selected by, such as one on test data, has no such advantage).
+The question is put as a prediction: were the original one more replay with a fresh seed, where would it lie, given
+those there are? In 95 of 100 cases within mean ± t·sd·sqrt(1 + 1/n), t being Student's with n - 1 degrees of freedom.
+That is the noise it is held against; two replays are a weak judge (t = 12.7), five a fair one (2.8). And the comparison
+is not fair to replays: the original is the best of many by this very score, and so is expected to lie on the better
+side of them. (A metric nobody selected by, such as one on test data, has no such advantage.)
 """
 
 from __future__ import annotations

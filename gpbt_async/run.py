@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .experiment import Experiment, Settings
     from .folder import Folder
     from .lineage import Lineage
+    from .record import Record
     from .results import Best
     from .slot import Pool
     from .usage import Usage
@@ -64,7 +65,8 @@ class Run:
     nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it. disk: the most that the checkpoints a
     run keeps may take, as "50GiB"; when that is reached, members wait until some are let go of. changed_script: resume
     though the script is not what it was. retry_failed: give the members that failed last all their attempts again, and
-    so go on with a run that has failed.
+    so go on with a run that has failed. again: begin a new run with what that one was begun with: its script or
+    function, settings, slots and GPUs.
 
     Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
     from `wait` and on leaving when it was started and failed.
@@ -91,6 +93,7 @@ class Run:
         changed_script: bool = False,
         retry_failed: bool = False,
         changes: Mapping[str, Any] | None = None,
+        again: Record | None = None,
     ) -> None:
         self._clock = Clock()
         self._opening = Opening(
@@ -106,6 +109,7 @@ class Run:
             retry_failed=retry_failed,
             devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
             changes=changes,
+            again=again,
             clock=self._clock,
             warn=self.warn,
         )

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -167,6 +167,10 @@ class Schedule(Sequence["Config"]):
         return step * len(self) // steps
 
     # ---- as data
+
+    def seedless(self) -> Schedule:
+        """The same, but for the seeds of its members, which it has forgotten."""
+        return Schedule.of((replace(interval, seed=None) for interval in self.intervals), self.origin)
 
     def to_json(self) -> dict[str, Any]:
         """As schedule.json has it; `load` reads it."""

@@ -7,8 +7,8 @@ The one surprise: a member's *generation* is the round it was issued in. With co
 plus selection a parent that was not beaten goes on having children in later rounds; such a child's generation is one
 more than the round its parent survived, so each round still has exactly n members, and its schedule is shorter.
 
-A replay is a tree of stems: n roots, and of each one child a generation, with the schedule's config. One that breaks off
-has no descendants: the generations below it are narrower.
+A replay is a tree of stems: n roots, and of each one child a generation, with the schedule's config. One that breaks
+off has no descendants: the generations below it are narrower.
 """
 
 from __future__ import annotations

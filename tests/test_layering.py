@@ -11,8 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
-VOCABULARY = {"errors", "sizes", "space", "asks", "events", "experiment", "wire"}
-ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "results"}
+VOCABULARY = {"errors", "sizes", "space", "asks", "schedule", "events", "experiment", "wire"}
+ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "replays", "results"}
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
@@ -22,17 +22,19 @@ MAY: dict[str, set[str]] = {
     "asks": {"space"},
     "events": {"space"},
     "sizes": set(),
-    "experiment": {"errors", "sizes", "space"},
+    "schedule": {"errors", "space"},
+    "experiment": {"errors", "schedule", "sizes", "space"},
     "wire": {"errors"},
     # engine
-    "tree": {"asks", "space"},
+    "tree": {"asks", "schedule", "space"},
     "stopping": set(),
-    "rule": {"asks", "experiment", "tree"},
+    "rule": {"asks", "experiment", "space", "tree"},
     "ending": {"experiment", "rule", "tree"},
     "keeping": {"ending", "events", "experiment", "rule", "tree"},
     "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
     "usage": {"errors", "events", "lineage"},
-    "results": {"asks", "lineage", "space", "tree", "usage"},
+    "replays": {"lineage", "tree"},
+    "results": {"asks", "lineage", "replays", "schedule", "space", "tree", "usage"},
     "simulate": VOCABULARY | {"lineage", "stopping", "tree", "usage"},
     # rooms: searching
     "parzen": {"asks", "space"},
@@ -161,13 +163,14 @@ MAY: dict[str, set[str]] = {
         "listeners",
         "opening",
         "postmortem",
+        "record",
         "scheduler",
         "slot",
     },
     # faces
-    "reading": VOCABULARY
-    | ENGINE
-    | {"board", "checkpoints", "files", "folder", "gpulines", "journal", "record", "wording"},
+    "reading": VOCABULARY | ENGINE | {"board", "files", "folder", "gpulines", "journal", "record", "wording"},
+    "exporting": VOCABULARY | ENGINE | {"", "checkpoints", "files", "reading", "wording"},
+    "replaying": VOCABULARY | ENGINE | {"driving", "folder", "options", "reading", "run"},
     "gpulines": {"sizes", "wording"},
     "inventory": {
         "board",
@@ -199,9 +202,9 @@ MAY: dict[str, set[str]] = {
     "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
-    "driving": {"errors", "options", "postmortem", "run", "view"},
-    "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "tools"},
-    "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
+    "driving": {"errors", "options", "postmortem", "processes", "replays", "run", "view", "wording"},
+    "cli": {"", "driving", "errors", "exporting", "folder", "options", "reading", "replaying", "run", "tools"},
+    "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "schedule", "space"},
     "__main__": {"cli"},
 }
 
@@ -217,6 +220,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "view": {"rich"},
     "cli": {"typer"},
     "options": {"typer"},
+    "replaying": {"typer"},
     "tools": {"typer"},
     "child": {"numpy", "torch", "threadpoolctl"},
     "zygote": {"numpy", "torch"},
