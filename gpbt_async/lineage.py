@@ -377,9 +377,8 @@ class Lineage:
         busy: dict[Path, Path] = {}
         for choice in islice(self.rule.upcoming(self._open), ahead):
             path = choice.path
-            if (
-                self.rule.given(choice) is not None or path in wanted
-            ):  # a survivor's children of two generations cannot be told apart yet
+            # a survivor's children of two generations cannot be told apart yet
+            if self.rule.given(choice) is not None or path in wanted:
                 continue
             wanted[path] = choice.generation
             if self._ready.get(path, (-1,))[0] == choice.generation or path[:-1] in busy:

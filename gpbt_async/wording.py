@@ -186,7 +186,7 @@ def replay_text(told: Mapping[str, Any]) -> str:
 
 
 def _noise(spread: Mapping[str, float | None]) -> str:
-    sd = f" ± {score_text(spread['sd'])} (mean ± sd)" if spread["sd"] is not None else ""
+    sd = f" ± {number(spread['sd'], 2, pad=True)} (mean ± sd)" if spread["sd"] is not None else ""
     return f"{score_text(spread['mean'])}{sd}"
 
 
