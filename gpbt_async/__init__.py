@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import events as events
+    from . import hf as hf
+    from . import lightning as lightning
+    from . import torch as torch
     from .asks import Ask as Ask
     from .errors import (
         DeviceError as DeviceError,

@@ -88,6 +88,10 @@ MAY: dict[str, set[str]] = {
     "guarding": {"channel", "errors", "processes", "worker"},
     "forking": {"channel", "errors", "guarding", "outcome", "processes", "wire", "worker"},
     "launcher": {"channel", "command", "errors", "forking", "guarding", "processes", "wire", "worker"},
+    # inside a training script, beside a framework
+    "torch": {"member"},
+    "lightning": {"member", "schedule", "torch"},
+    "hf": {"member", "schedule", "torch"},
     # the loop, and the door
     "clock": set(),
     "deadlines": set(),
@@ -204,7 +208,20 @@ MAY: dict[str, set[str]] = {
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "driving": {"errors", "options", "postmortem", "processes", "replays", "run", "view", "wording"},
     "cli": {"", "driving", "errors", "exporting", "folder", "options", "reading", "replaying", "run", "tools"},
-    "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "schedule", "space"},
+    "__init__": {
+        "asks",
+        "errors",
+        "events",
+        "experiment",
+        "hf",
+        "lightning",
+        "member",
+        "results",
+        "run",
+        "schedule",
+        "space",
+        "torch",
+    },
     "__main__": {"cli"},
 }
 
@@ -223,6 +240,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "replaying": {"typer"},
     "tools": {"typer"},
     "child": {"numpy", "torch", "threadpoolctl"},
+    "torch": {"numpy", "safetensors", "torch"},
+    "lightning": {"lightning", "pytorch_lightning"},
+    "hf": {"transformers"},
     "zygote": {"numpy", "torch"},
 }
 
