@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from .schedule import Schedule
-from .torch import apply, begin, save
-
 try:
     from transformers import TrainerCallback
 except ModuleNotFoundError:
     raise ModuleNotFoundError(
         "gpbt_async.hf needs transformers: pip install 'gpbt-async[hf]'", name="transformers"
     ) from None
+
+from .schedule import Schedule
+from .torch import apply, begin, save
 
 if TYPE_CHECKING:
     import os

@@ -12,9 +12,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from .schedule import Schedule
-from .torch import apply, begin, save
-
 try:
     from lightning.pytorch import Callback
 except ModuleNotFoundError:
@@ -24,6 +21,9 @@ except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "gpbt_async.lightning needs Lightning: pip install 'gpbt-async[lightning]'", name="lightning"
         ) from None
+
+from .schedule import Schedule
+from .torch import apply, begin, save
 
 if TYPE_CHECKING:
     import os

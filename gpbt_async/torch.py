@@ -175,7 +175,7 @@ def apply(config: Mapping[str, Any], optimizer: Optimizer, scheduler: Any = None
         if name == "lr":
             _set_lr(value, groups)
             for each in _several(scheduler):
-                if _bare(each).optimizer is _bare(optimizer):
+                if _bare(_bare(each).optimizer) is _bare(optimizer):
                     _rebase(_bare(each), groups)
         elif name in _BETAS:
             for group in groups:
@@ -214,9 +214,9 @@ def _settings(config: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]
 def _set_lr(value: float, groups: Sequence[dict[str, Any]]) -> None:
     bases = [float(group.get("initial_lr", group["lr"])) for group in groups]
     for group, base in zip(groups, bases, strict=True):
-        new = value * base / bases[0] if bases[0] else value
+        new = value * (base / bases[0]) if bases[0] else value
         # where a scheduler, warming up, say, has brought it just now
-        now = new * float(group["lr"]) / base if base and math.isfinite(base) else new
+        now = new * (float(group["lr"]) / base) if base and math.isfinite(base) else new
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(now)
         else:
@@ -300,10 +300,8 @@ def _bare(thing: Any) -> Any:
         thing = getattr(thing, "_orig_mod", thing)
         wrapped = type(thing).__name__ in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
         return thing.module if wrapped else thing
-    for kind, inside in (("AcceleratedOptimizer", "optimizer"), ("AcceleratedScheduler", "scheduler")):
-        if type(thing).__name__ == kind:
-            return getattr(thing, inside)
-    return thing
+    inside = {"AcceleratedOptimizer": "optimizer", "AcceleratedScheduler": "scheduler"}.get(type(thing).__name__)
+    return thing if inside is None else getattr(thing, inside)
 
 
 def _check_plain(value: object, name: str) -> None:
