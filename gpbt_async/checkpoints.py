@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
 from .errors import GPBTError
-from .files import explained, sync
+from .files import bytes_below, explained, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -110,7 +110,7 @@ class Store:
 
     async def size(self, path: Path) -> int:
         """Bytes of all files below a folder, as far as they can be seen."""
-        return await self._do(_size, path)
+        return await self._do(bytes_below, path)
 
     def sweep(self, members_dir: Path, keep: Collection[str]) -> None:
         """When a run is taken up: delete what a crash left half done, in the background. Raises CheckpointError.
@@ -238,15 +238,6 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
                     what = "a symbolic link" if entry.is_symlink() else "a socket, pipe or device"
                     raise CheckpointError(f"{entry.path} is {what}: a checkpoint is a folder of files")
     return files, folders
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(folder, name)).st_size
-    return total
 
 
 def _combined(files: list[dict[str, Any]]) -> str:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from typing import TYPE_CHECKING
 
 from .errors import FolderError
-from .files import explained
+from .files import bytes_below, explained
 from .reading import Reading
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .folder import Folder
 
 
@@ -22,7 +19,7 @@ def clean(folder: Folder, everything: bool = False) -> int:
 
     Raises FolderError when the run goes on, or has not ended and is to be kept.
     """
-    before = _bytes(folder.path)
+    before = bytes_below(folder.path)
     lock = asyncio.run(folder.lock(0.0))
     try:
         if everything:
@@ -40,8 +37,4 @@ def clean(folder: Folder, everything: bool = False) -> int:
                     shutil.rmtree(place)
     finally:
         lock.release()
-    return max(0, before - _bytes(folder.path))
-
-
-def _bytes(path: Path) -> int:
-    return sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(path) for name in names)
+    return max(0, before - bytes_below(folder.path))

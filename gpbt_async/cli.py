@@ -47,8 +47,10 @@ from .options import (
     devices,
     given,
     jsonable,
+    real,
     say,
     start_of,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -126,7 +128,11 @@ def launch(
     selection: Annotated[Optional[str], typer.Option(help="comma | plus.", show_default=False)] = None,  # noqa: UP045
     evidence: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Share of a generation to finish before the next opens, 0 to 1.", show_default=False),
+        typer.Option(
+            parser=real("--evidence", " from 0 to 1"),
+            help="Share of a generation to finish before the next opens, 0 to 1.",
+            show_default=False,
+        ),
     ] = None,
     schedule: Schedule = None,
     early_stop: Annotated[
@@ -137,10 +143,15 @@ def launch(
         Optional[str],  # noqa: UP045
         typer.Option(help="paper: the authors' algorithm; other options win over it.", show_default=False),
     ] = None,
-    attempts: Annotated[Optional[int], typer.Option(help="Tries of a failing member.", show_default=False)] = None,  # noqa: UP045
+    attempts: Annotated[
+        int | None, typer.Option(parser=whole("--attempts"), help="Tries of a failing member.", show_default=False)
+    ] = None,
     stall_timeout: Stall = None,
     member_timeout: Whole = None,
-    seed: Annotated[Optional[int], typer.Option(help="Seed of everything random.", show_default=False)] = None,  # noqa: UP045
+    seed: Annotated[
+        int | None,
+        typer.Option(parser=whole("--seed", " of at least 0"), help="Seed of everything random.", show_default=False),
+    ] = None,
     slots: SlotCount = None,
     gpus: Gpus = None,
     share: Share = None,
@@ -290,10 +301,10 @@ def best(
     """
     from . import exporting, reading
 
-    read = reading.Reading(reading.open_run(run, runs))
-    found = reading.best(read)
+    folder = reading.open_run(run, runs)
+    found = reading.best(folder)
     if export is not None:
-        exporting.export(read, export)
+        exporting.export(folder, found, export)
         say(f"exported to {export}")
     print(json.dumps(jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import stat
 import time
@@ -37,6 +38,25 @@ def fill(argv: Sequence[str], config: Mapping[str, Any], reserved: Mapping[str, 
         return repr(value) if isinstance(value, float) else "" if value is None else str(value)
 
     return [_BRACES.sub(replace, word) for word in argv]
+
+
+def missing(command: Sequence[str], cwd: str) -> str:
+    """Why a member's program cannot be started, in a few words; empty if it seems that it can.
+
+    It is looked for as the guardian's exec will: from the members' folder, along our own PATH.
+    """
+    if any(match[1] is not None for match in _BRACES.finditer(command[0])):
+        return ""  # each member's is another one
+    (program,) = fill(command[:1], {}, {})
+    if os.sep not in program:
+        path = [os.path.join(cwd, place) for place in os.environ.get("PATH", os.defpath).split(os.pathsep)]
+        there = shutil.which(program, path=os.pathsep.join(path)) is not None
+        return "" if there else "there is no such program in PATH: install it, or give its path, as './solver'"
+    file = os.path.normpath(os.path.join(cwd, program))
+    if not os.path.isfile(file):
+        what = "is not a file" if os.path.exists(file) else "does not exist"
+        return f"{file} {what}: a program's path is taken from the folder that launch is called in"
+    return "" if os.access(file, os.X_OK) else f"{file} is not executable: chmod +x it"
 
 
 class Program(Worker):

@@ -12,6 +12,7 @@ Members that train are never held up: what they write next is what the room was 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import time
@@ -22,7 +23,7 @@ from .files import FULL, explained
 from .sizes import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from .events import Fact
@@ -33,6 +34,11 @@ PERIOD = 0.5
 FIRST_TRY, LAST_TRY = 5.0, 600.0
 #: bytes that are left for logs and for other people; of a small file system, an eighth
 RESERVE = 64 << 20
+#: bytes from which on a log is worth a word
+LOG = 1 << 20
+#: seconds until it is told once more that members wait; twice as long each time, up to
+FIRST_WORD, LAST_WORD = 60.0, 3600.0
+_FIRST = "the first checkpoint is being written, and nobody knows yet how large they are (--disk)"
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|\[Errno (28|122)\]")
 
 
@@ -45,16 +51,20 @@ def is_full(error: BaseException | str | None) -> bool:
 
 
 class Disk:
-    """path: a folder on it. budget: bytes the run's checkpoints may take, None = no limit."""
+    """path: a folder on it. budget: bytes the run's checkpoints may take, None = no limit. logs: the run's, for when
+    it is they that have filled it.
+    """
 
-    def __init__(self, path: Path, budget: int | None = None) -> None:
-        self._path, self._budget = path, budget
-        #: told why no member begins; "" when they do again
-        self.on_change: Callable[[str], object] = lambda _: None
+    def __init__(self, path: Path, budget: int | None = None, logs: Callable[[], Iterable[Path]] = lambda: ()) -> None:
+        self._path, self._budget, self._logs = path, budget, logs
+        #: bytes that are missing, if somebody waits for them
+        self._missing = 0
+        #: told why members wait, "" when they do no more; and whether it is for a person, as it may last
+        self.on_change: Callable[[str, bool], object] = lambda *_: None
         self._stored: dict[int, int] = {}
         self._largest = 0
-        #: the first checkpoint is written, and its size not known yet
-        self._first = False
+        #: whether the first checkpoint is written, and its size not known yet; None once it is known
+        self._first: bool | None = False
         #: members that train, or whose checkpoints are being published
         self._inside: set[int] = set()
         #: bytes that must be free since somebody met a full disk; 0 = nobody has
@@ -62,20 +72,27 @@ class Disk:
         #: how many more than were free then; and until when that is waited for, on the monotonic clock, and how long
         self._more, self._until, self._patience = 0, 0.0, 0.0
         self._waiting = 0
-        self._paused = ""
+        #: there may be room now
+        self._freed = asyncio.Event()
+        self._paused, self._loud = "", False
+        #: when it is told again, on the monotonic clock, and how long after the last time
+        self._next, self._pace = 0.0, 0.0
+        #: when a person was told what last, numbers left out
+        self._said: dict[str, float] = {}
 
     def fold(self, fact: Fact) -> None:
         """Account for a fact of the journal."""
         if isinstance(fact, events.Published):
             self._stored[fact.member] = fact.size
-            self._largest = max(self._largest, fact.size)
+            self._largest, self._first = max(self._largest, fact.size), None
             self._wanted, self._more, self._patience = 0, 0, 0.0
         elif isinstance(fact, events.Trained):
-            self._first = not self._largest
+            self._first = None if self._first is None else True
         elif isinstance(fact, events.Discarded):
             self._stored.pop(fact.member, None)
         if isinstance(fact, events.Published | events.Failed | events.Lost | events.Discarded):
             self._inside.discard(fact.member)
+            self._freed.set()
 
     async def room(self, member: int) -> None:
         """Wait until this member may begin."""
@@ -91,7 +108,10 @@ class Disk:
         try:
             while reason := why_not():
                 self._say(reason)
-                await asyncio.sleep(PERIOD)
+                self._freed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PERIOD):
+                        await self._freed.wait()
         finally:
             self._waiting -= 1
         if not self._waiting:  # one was let in of several: the others would say the contrary at once
@@ -125,22 +145,51 @@ class Disk:
         if free >= self._wanted or time.monotonic() >= self._until:
             self._wanted = 0
         need = max(need, self._wanted)
+        self._missing = max(0, need - free)
         return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted" * (free < need)
 
     def _why_not(self) -> str:
-        if self._budget is not None and self._first and not self._largest and self._inside:
-            return "the size of the first checkpoint is not known yet"
+        if self._budget is not None and self._first and self._inside:
+            return _FIRST
         coming = self._largest * (len(self._inside) + 1)
         if short := self._short(coming + self._reserve()):
             return short
         if self._budget is not None and self._inside:  # one at a time always may: else nothing would ever be let go of
             used = sum(self._stored.values()) + coming
             if used > self._budget:
-                return f"its checkpoints would take {format_bytes(used)} of {format_bytes(self._budget)} (--disk)"
+                budget = f"{format_bytes(self._budget)} (--disk; a resume may be given more)"
+                if self._largest > self._budget:
+                    alone = "so that members train one at a time"
+                    return f"one checkpoint alone takes {format_bytes(self._largest)} of {budget}, {alone}"
+                return f"its checkpoints would take {format_bytes(used)} of {budget}"
         return ""
 
     def _say(self, reason: str) -> None:
-        # numbers change all the time, and are told once
-        if bool(reason) != bool(self._paused):
-            self._paused = reason
-            self.on_change(reason)
+        now = time.monotonic()
+        if _words(reason) != _words(self._paused):  # numbers change all the time, and are told once
+            again = self._said.get(_words(reason), -FIRST_WORD) + FIRST_WORD > now  # nobody waited for a moment
+            told = reason != _FIRST and not again if reason else self._loud
+            self._pace = FIRST_WORD
+        elif reason and now >= self._next:
+            told, self._pace = True, min(LAST_WORD, 2 * self._pace)
+        else:
+            return
+        self._paused, self._loud, self._next = reason, told, now + self._pace
+        if reason and told:
+            self._said[_words(reason)] = now
+        self.on_change(reason + (self._biggest_log() if reason and self._missing else ""), told)
+
+    def _biggest_log(self) -> str:
+        """The log whose end would be the end of the trouble, if there is one."""
+        sizes: dict[Path, int] = {}
+        for log in self._logs():
+            with contextlib.suppress(OSError):
+                sizes[log] = log.stat().st_size
+        biggest = max(sizes, key=lambda log: sizes[log], default=None)
+        if biggest is None or sizes[biggest] < max(self._missing, LOG):
+            return ""
+        return f"; the log {biggest} alone has {format_bytes(sizes[biggest])} (`truncate -s 0` makes room)"
+
+
+def _words(reason: str) -> str:
+    return re.sub(r"[0-9.]+ [KMGT]?i?B", "", reason)

@@ -60,6 +60,8 @@ class Ending:
         issued: the shallowest generation with members to issue, or how many there are. hopeful: were what fails mended.
         """
         tree = self._tree
+        if issued == self._generations and not tree.unsettled and tree.best is not None and tree.came_to_the_end:
+            return ""
         failing = len(self.failed) >= self._hopeless and not self.works and not hopeful
         if failing and all(m.state.settled or m.failures for m in tree.members):
             if len(self.failed) == len(tree.members):
@@ -68,9 +70,7 @@ class Ending:
         if issued == self._generations:
             if tree.unsettled:
                 return None
-            if tree.replay is not None and not tree.generations[-1].ranking:
-                return self._why("no replay came to the end of the schedule", self._generations - 1)
-            return "" if tree.best is not None else self._why("no member finished", 0)
+            return self._why("no member finished" if tree.replay is None else "no replay came to its end", 0)
         above = issued - 1
         if above >= 0 and tree.generations[above].complete and not self._rule.elite(above):
             return self._why(f"no member of generation {above} can be a parent", above)

@@ -95,3 +95,15 @@ class RunFailed(GPBTError):
 
 class Stopped(BaseException):
     """Raised by `Member.report` when the member is to end now. Do not catch it, and do not raise it yourself."""
+
+
+def first(group: BaseExceptionGroup[BaseException]) -> GPBTError | None:
+    """The first of our own errors among a task group's, unless a bug is among them too."""
+    ours, others = group.split(GPBTError)
+    if ours is None or others is not None:
+        return None
+    error: BaseException = ours
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, GPBTError)
+    return error

@@ -161,7 +161,7 @@ class Settings:
         try:
             return self.replaced(**changes)
         except ExperimentError as error:
-            option, _, rest = error.said.partition(":")
+            option, _, rest = error.said.replace(", or None for no limit", "").partition(":")
             raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None
 
     def to_json(self) -> dict[str, Any]:
@@ -319,7 +319,7 @@ def stop_rules(given: object) -> tuple[str, ...]:
     if not isinstance(names, list | tuple):
         raise ExperimentError.of("early_stop", given, f"must be None, or of {', '.join(map(repr, STOP_RULES))}")
     for name in names:
-        _one_of("early_stop", name, STOP_RULES)
+        _one_of("early_stop", name, STOP_RULES, ", or both with a comma, or 'none'")
     return tuple(rule for rule in STOP_RULES if rule in names)
 
 
@@ -369,7 +369,7 @@ def _check_settings(s: Settings) -> None:
     for name in ("stall_timeout", "member_timeout"):
         seconds = getattr(s, name)
         if seconds is not None and not (_real(seconds) and 0 < seconds < math.inf):
-            raise ExperimentError.of(name, seconds, "must be a number of seconds above 0, or None")
+            raise ExperimentError.of(name, seconds, "must be a number of seconds above 0, or None for no limit")
     if not isinstance(s.resources, Resources):
         raise ExperimentError.of("resources", s.resources, "must be gpbt.Resources(...)")
     for i, config in enumerate(s.replay or ()):

@@ -13,53 +13,68 @@ Nothing in it names a place on this machine.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__ as VERSION
+from . import events, results
 from .asks import path_text
 from .checkpoints import MANIFEST, Store
 from .errors import FolderError
-from .files import read_json, spelled
+from .files import FULL, read_json, spelled
+from .journal import read
+from .reading import Reading
 from .schedule import FILE
 from .wording import config_text, score_text
 
 if TYPE_CHECKING:
-    from .reading import Reading
-    from .tree import Member
+    from .folder import Folder
+    from .results import Best
 
 
-def export(reading: Reading, target: Path) -> None:
-    """Copy the best checkpoint, its config, schedule and ancestry to a new folder. Raises FolderError."""
+def export(folder: Folder, found: Best, target: Path) -> None:
+    """Copy the best's checkpoint, config, schedule and ancestry to a new folder. Raises FolderError."""
     if os.path.lexists(target):
         raise FolderError(f"{target} exists: give the path of a folder to be made")
-    folder, best, schedule = reading.folder, reading.lineage.best, reading.schedule
-    if best is None or schedule is None:
-        raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
+    reading = Reading(folder)
     beside = target.with_name(f".{target.name}.part")
+    store = Store()
     try:
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(folder.member(best.id).checkpoint, beside / "checkpoint")
-        store = Store()
-        try:
-            problem = store.check(beside / "checkpoint")
-        finally:
-            store.close()
-        if problem is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(found.checkpoint, beside / "checkpoint")
+        if problem := store.check(beside / "checkpoint"):
             raise FolderError(f"cannot export to {target}: the copy is not what was published: {problem}")
-        told = came_about(reading, best, read_json(beside / "checkpoint" / MANIFEST))
-        _write(beside / "config.json", best.config)
-        _write(beside / FILE, schedule.to_json())
+        told = came_about(reading, found, read_json(beside / "checkpoint" / MANIFEST))
+        _write(beside / "config.json", found.config)
+        schedule = results.schedule_of(reading.lineage, reading.lineage.tree.members[found.member], folder.name)
+        _write(beside / FILE, {**schedule.to_json(), "metrics": dict(found.metrics)})
         _write(beside / "lineage.json", told)
         (beside / "README.txt").write_text(readme(told), encoding="utf-8", errors="backslashreplace")
         beside.rename(target)
-    except OSError as error:  # shutil.Error too, which has no strerror: a run going on may have found a better one
-        shutil.rmtree(beside, ignore_errors=True)
-        raise FolderError(f"cannot export to {target}: {error.strerror or error}; try again") from error
+    except OSError as error:
+        raise FolderError(f"cannot export to {target}: {_why(error)}") from error
+    finally:
+        store.close()
+        shutil.rmtree(beside, ignore_errors=True)  # it is not there any more if all went well
+
+
+def _why(error: OSError) -> str:
+    """Why copying has failed, and what to do."""
+    if isinstance(error, shutil.Error):  # of all the files that could not be copied, the first will do
+        why = str(error.args[0][0][2])
+        number = re.match(r"\[Errno (\d+)\] ([^:]*)", why)
+        error = OSError(int(number[1]), number[2]) if number else OSError(why)
+    why = (error.strerror or str(error)).lower()
+    if error.errno in FULL:
+        return f"{why}: make room there, or export to another disk"
+    if error.errno == errno.ENOENT:  # a run going on may have found a better one
+        return f"{why}: try again, and look at the checkpoint if that does not help"
+    return f"{why}: give the path of a folder that can be made and written to"
 
 
 def _write(path: Path, value: Any) -> None:
@@ -67,9 +82,12 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
-def came_about(reading: Reading, best: Member, manifest: dict[str, Any]) -> dict[str, Any]:
+def came_about(reading: Reading, found: Best, manifest: dict[str, Any]) -> dict[str, Any]:
     """lineage.json. Times in seconds of training; digest and size (bytes) are of the checkpoint."""
-    record, s = reading.record, reading.settings
+    record, s, best = reading.record, reading.settings, reading.lineage.tree.members[found.member]
+    # the engine lets go of metrics with the checkpoint; the last of a member's attempts is the one that counts
+    ended = (fact for fact in read(reading.folder.journal) if isinstance(fact, events.Trained))
+    metrics = {fact.member: fact.metrics for fact in ended if fact.member in found.lineage}
     began = read_json(reading.folder.experiment)
     flat = s.to_json()
     return {
@@ -86,7 +104,7 @@ def came_about(reading: Reading, best: Member, manifest: dict[str, Any]) -> dict
         "members": sum(g.settled for g in reading.lineage.tree.generations),
         "best": best.id,
         "score": best.score,
-        "metrics": dict(best.metrics),
+        "metrics": dict(found.metrics),
         "digest": manifest["digest"],
         "size": manifest["size"],
         "files": [file["name"] for file in manifest["files"]],
@@ -97,7 +115,7 @@ def came_about(reading: Reading, best: Member, manifest: dict[str, Any]) -> dict
                 "path": path_text(m.path),
                 "seed": m.seed,
                 "score": m.score,
-                "metrics": dict(m.metrics),
+                "metrics": dict(metrics.get(m.id, {})),
                 "seconds": m.seconds,
                 "siblings": len(m.parent.children) - 1 if m.parent is not None else None,
                 "config": m.config,

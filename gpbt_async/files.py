@@ -1,7 +1,7 @@
 """What every room that touches the disk needs: whole files, durable names, and causes told in one sentence.
 
-What lives here: small JSON files written beside and renamed, the sync of a folder's entries, and the one place where an
-OSError becomes a message for a person. What does not: any name of a run's files (folder).
+What lives here: small JSON files written beside and renamed, the sync of a folder's entries, the size of a folder, and
+the one place where an OSError becomes a message for a person. What does not: any name of a run's files (folder).
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def explained(what: str, path: Path, kind: type[GPBTError] = FolderError) -> Ite
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             in_the_way = next((p for p in (path, *path.parents) if os.path.lexists(p) and not p.is_dir()), None)
             cause = f"{in_the_way} is not a folder" if in_the_way else cause
+        if error.errno in FULL:
+            cause += " (make room there)"
         raise kind(f"{what} {path}: {cause}") from error
 
 
@@ -53,6 +55,19 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def bytes_below(path: Path) -> int:
+    """Bytes of all files below a folder, as far as they can be seen.
+
+    (Path.rglob remembers every path it met: 40 MB at the end of a run of 20,000 members.)
+    """
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(OSError):  # it is being deleted under us
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
 
 
 def reserve(fd: int, offset: int, length: int) -> bool:

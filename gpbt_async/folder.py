@@ -46,6 +46,8 @@ __all__ = [
     "write_json",
 ]
 
+#: seconds between two looks whether a run's folder is still there
+LOOK = 0.5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -82,6 +84,7 @@ class Folder:
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
         self.trace = self.path / "trace.json"
+        self._lock: Lock | None = None
 
     def __repr__(self) -> str:
         return f"Folder({str(self.path)!r})"
@@ -89,10 +92,17 @@ class Folder:
     @property
     def typed(self) -> str:
         """The run as a person types it after `gpbt-async resume`: its name where that is enough."""
-        here = Path.cwd()
+        try:
+            here = Path.cwd()
+        except FileNotFoundError:  # the folder we are in was deleted, with the run perhaps
+            return shlex.quote(str(self.path))
         if self.path == here / "runs" / self.name:
             return self.name
         return shlex.quote(str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path))
+
+    def logs(self) -> list[Path]:
+        """What the script and the members have printed."""
+        return [self.script_log, *(self.members.glob("*/log.txt"))]
 
     def member(self, member: int) -> MemberFolder:
         return MemberFolder(self.members / f"{member:04}")
@@ -145,28 +155,62 @@ class Folder:
                 raise FolderError(
                     f"{folder.name} is still importing its script (process {who.get('pid')}): try again soon"
                 )
-            raise FolderError(f"no run at {folder.path}: {folder.experiment.name} is missing{_alike(folder)}")
+            raise FolderError(f"no run at {folder.path}: {folder.experiment.name} is missing{_remedy(folder)}")
         with explained("cannot open the run", folder.path):
             # killed before its first fact, a run may be begun again; but without a journal nobody knows its members
             if not folder.journal.exists() and folder.members.is_dir() and os.listdir(folder.members):
-                raise FolderError(f"cannot open the run {folder.path}: {folder.journal.name} is missing")
+                raise FolderError(
+                    f"cannot open the run {folder.path}: {folder.journal.name} is missing: bring it back from a copy, "
+                    "or launch anew under another name"
+                )
             folder.members.mkdir(exist_ok=True)
         return folder
 
     def unmake(self) -> None:
         """Take `create` back, unless something was started in it: a launch that failed leaves nothing in the way."""
-        if not self.journal.exists() and not any(self.members.glob("*")):
+        if not self.astray() and not self.journal.exists() and not any(self.members.glob("*")):
             shutil.rmtree(self.path, ignore_errors=True)
 
     # ---- the lock
 
     async def lock(self, patience: float = 0.1) -> Lock:
         """Become the one who runs this run. Tries for `patience` seconds, then raises FolderError naming the holder."""
-        return await acquire(self.lock_file, patience)
+        self._lock = await acquire(self.lock_file, patience)
+        return self._lock
 
     def locked(self) -> dict[str, Any] | None:
         """Who runs this run now (pid, host, boot, t; empty if just being written), or None. Disturbs nobody."""
         return holder(self.lock_file)
+
+    # ---- somebody takes it away
+
+    def place(self) -> str:
+        """What tells the folder from a copy of it, of any name. Raises FolderError."""
+        with explained("cannot open the run", self.path):
+            there = self.path.stat()
+        return f"{there.st_dev:x}-{there.st_ino:x}"
+
+    def astray(self) -> str:
+        """What became of the folder whose lock we took, if it does not stand at its path any more; else empty."""
+        where = self._lock.whereabouts() if self._lock is not None else ""
+        if where is None and self.journal.exists():
+            told = f"{self.lock_file} was deleted while its run went on, and somebody else could have begun to run it"
+            return f"{told}: go on by `gpbt-async resume {self.typed}`"
+        if where is None:
+            return f"{self.path} was deleted while its run went on, with all that it had: launch it anew"
+        if not where:
+            return ""
+        return (
+            f"{self.path} was moved to {where} while its run went on: go on there by `gpbt-async resume "
+            f"{shlex.quote(where)}` (stop a run before you move it)"
+        )
+
+    async def strayed(self) -> FolderError:
+        """Wait until somebody has moved or deleted the folder under us."""
+        while True:
+            await asyncio.sleep(LOOK)
+            if told := self.astray():
+                return FolderError(told)
 
     # ---- the control FIFO
 
@@ -276,6 +320,12 @@ def _taken(folder: Folder) -> str:
     if is_run(folder.path):
         return f"{folder.path} holds a run: go on with it by `gpbt-async resume {folder.typed}`, or {other}"
     return f"{folder.path} exists and is not empty: {other}"
+
+
+def _remedy(folder: Folder) -> str:
+    if not folder.journal.exists():
+        return _alike(folder)  # it never was a run
+    return ": bring it back from a copy, or launch anew under another name (--name)"
 
 
 def _alike(folder: Folder) -> str:

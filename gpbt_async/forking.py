@@ -27,7 +27,7 @@ from . import processes
 from .channel import Channel
 from .errors import ExperimentError, LaunchError, ScriptError
 from .guarding import HOME, Guardian
-from .outcome import describe, tail_of
+from .outcome import LONGEST, describe, shorten, tail_of
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ class Zygote:
         """The last of what this zygote has written, and no other; for the end of a sentence."""
         text = tail_of(*self._logged) if self._logged is not None else ""
         text = text or (tail_of(f"/proc/self/fd/{self._output}") if self._output >= 0 else "")
-        return "\nits last output:\n    " + text.strip().replace("\n", "\n    ") if text.strip() else ""
+        text = shorten(text.strip(), 2 * LONGEST)
+        return "\nits last output:\n    " + text.replace("\n", "\n    ") if text else ""
 
     def log_to(self, path: str) -> None:
         self._logged = path, os.stat(path).st_size if os.path.exists(path) else 0
@@ -226,7 +227,7 @@ class Zygote:
             self._declared.set_result(message)
         else:
             kind = ExperimentError if message["kind"] == "experiment" else ScriptError
-            self._declared.set_exception(kind(message["message"]))
+            self._declared.set_exception(kind(shorten(message["message"], 4 * LONGEST)))
 
     def _forked(self, message: dict[str, Any], fds: list[int]) -> None:
         gone: asyncio.Future[int | processes.Lost] = self._loop.create_future()

@@ -278,7 +278,7 @@ def _generations(known: Memory, width: int, short: bool) -> list[Line]:
         first = next((i for i, g in enumerate(tree.generations) if not g.complete), last)
         last = max([i + 1 for i, g in enumerate(tree.generations) if g.issued and i >= first], default=first)
     if first:
-        best = min((m for g in range(first) if (m := tree.best_of(g))), key=lambda m: m.rank_key, default=None)
+        best = min((m for g in range(first) if (m := tree.best_of(g))), default=None)
         text = "generation 0 done" if first == 1 else f"generations 0–{first - 1} done"
         lines.append([(text, "green"), (f"  best {score_text(best.score if best else None)}", "")])
     for index in range(first, last):

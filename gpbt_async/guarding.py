@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: the folder that holds this package
 HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+#: seconds until a guardian that does not answer is told to go on, and as many more until it is killed
+ANSWER = 10.0
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from gpbt_async.guardian import main; \
 main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))"
 
@@ -45,6 +48,8 @@ class Guardian:
         self.run_id = run_id
         self.cwd = cwd
         self.output = output
+        #: how it ended, for a person
+        self.fate = "died"
         self._log = log
         self._channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -79,6 +84,7 @@ class Guardian:
             raise LaunchError(f"the guardian could not be started: {error.strerror or error}") from error
         finally:
             theirs.close()
+        self.fate = "died"
         self._channel = channel = Channel(ours, self._handle, lambda: self._lost(channel))
         for fd in self._held:
             channel.send({"op": "hold"}, [fd])
@@ -100,8 +106,8 @@ class Guardian:
     ) -> Child:
         """Start a program in a session of its own. env: beside the scheduler's. fds: number there → ours here.
 
-        Raises LaunchError, for a cwd that is not there too. A program that cannot be exec'd is told in its log, and
-        exits with status 127.
+        Raises LaunchError, for a cwd that is not there too, and when the guardian dies or has to be killed. A program
+        that cannot be exec'd is told in its log, and exits with status 127.
         """
         if self._channel is None:
             raise LaunchError("the guardian is gone")
@@ -114,13 +120,33 @@ class Guardian:
         }  # fmt: skip
         self._channel.send(message, list((fds or {}).values()))
         try:
+            await self._answered(future)
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
                 child = future.result()  # came in the same turn of the loop: nobody else knows of it
                 processes.kill_tree(child.pid, child.pidfd)
                 os.close(child.pidfd)
+            future.cancel()  # what comes for it now is killed
             raise
+
+    async def _answered(self, future: asyncio.Future[Child]) -> None:
+        """Wait for its answer; not for ever, as somebody may have stopped it (SIGSTOP, a debugger)."""
+        channel, pid = self._channel, self.pid
+        assert pid is not None
+        for woken in (False, True):
+            await asyncio.wait([future], timeout=ANSWER)
+            if future.done() or channel is not self._channel:
+                return
+            if not woken:  # its death costs every member its interval
+                self._log(f"the guardian (process {pid}) does not answer: telling it to go on (SIGCONT)")
+                self._wake()
+        self.fate = f"did not answer for {2 * ANSWER:g} s and was killed"
+        processes.kill(pid)  # from here on it is a guardian that has died
+
+    def _wake(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            processes.kill(self._process.pid, signal.SIGCONT)
 
     def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
         if message["op"] == "exit":
@@ -168,6 +194,7 @@ class Guardian:
 
     async def reap(self, within: float) -> None:
         """Wait for a guardian that is dead or about to be."""
+        self._wake()  # one that was stopped cleans nothing up
         process, self._process = self._process, None
         if process is None:
             return

@@ -97,7 +97,10 @@ class Reader:
                 else:
                     self._header(line)
             except (ValueError, RecursionError) as error:
-                raise JournalError(f"{self.path}, line {self.lines + 1}: {error}: {line[:60]!r}") from None
+                where = f"{self.path}, line {self.lines + 1}"
+                remedy = "bring the journal back from a copy, or launch anew; what was best so far stands in"
+                remedy = f"{remedy} {self.path.with_name('best')}"
+                raise JournalError(f"{where}: {error}: {line[:60]!r}; {remedy}") from None
             self.lines += 1
             self.offset += len(line) + 1
         return facts

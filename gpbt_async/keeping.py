@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import events
+from .tree import NOTHING
 
 if TYPE_CHECKING:
     from .ending import Ending
@@ -24,6 +25,7 @@ class Keeping:
         self.stored: dict[int, Member] = {}
         self.discarding: dict[int, Member] = {}
         self._plus = settings.selection == "plus"
+        self._replays = settings.replay is not None
         self._rule, self._ending = rule, ending
         self._suspects: set[int] = set()
 
@@ -37,7 +39,10 @@ class Keeping:
             self._suspects |= set(self.stored)
         held = {member.id for member in self._ending.held}
         suspects = sorted(self._suspects & (self.stored.keys() - held))
-        idle = [id for id in suspects if not self._rule.needed(self.stored[id])]
+        idle = [member for member in map(self.stored.__getitem__, suspects) if not self._rule.needed(member)]
         self._suspects.clear()
-        self.discarding |= {id: self.stored.pop(id) for id in idle}
-        return [events.Discard(id) for id in idle]
+        for member in idle:
+            self.discarding[member.id] = self.stored.pop(member.id)
+            if not self._replays:  # whose few are compared to the last
+                member.metrics = NOTHING  # they are in the journal
+        return [events.Discard(member.id) for member in idle]

@@ -329,7 +329,7 @@ class Launcher:
         """Start again what died: the guardian, the zygote. Raises LaunchError when that has no end."""
         async with self._mending:
             if not self._guardian.alive:
-                self._count_death("guardian died")
+                self._count_death(f"guardian {self._guardian.fate}")
                 await self._guardian.reap(DEADLINE)
                 self._guardian.start()
             if forked and not self.exec and not (self._zygote is not None and self._zygote.alive):

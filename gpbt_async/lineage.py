@@ -312,21 +312,21 @@ class Lineage:
         self.rule.reconsider()
         for member in self.to_retry:
             self.tree.unsettle(member)
+            self._keeping.discarding.pop(member.id, None)  # what it left; not what it will write now
             member.failures = member.losses_in_a_row = 0
             self._wait(member)
 
     def _settle(self, member: Member, state: State) -> None:
         before = self.tree.best
         self.tree.settle(member, state)
-        if state is State.FAILED:
+        if state is State.FAILED and (member.parent is None or not member.parent.damaged):
             self.ending.failed.append(member)
         member.slot = None
         # whoever this changes the fate of: itself, its parent, the best before, and who falls out of the top k
-        self._keeping.suspect(member, member.parent, before)
-        ranking = self.tree.generations[member.generation].ranking
+        ranking, k = self.tree.generations[member.generation].ranking, self.rule.parents
+        self._keeping.suspect(member, member.parent, before, *ranking[k : k + 1])
         if len(ranking) == 1 and member.generation:  # the first: nobody will have to be tried again from above
             self._keeping.suspect(*self.tree.generations[member.generation - 1].members)
-        self._keeping.suspect(*(self.tree.members[id] for _, id in ranking[self.rule.parents :][:1]))
 
     # ---- what follows
 

@@ -139,7 +139,7 @@ def closing(known: Memory) -> list[Line]:
     reason = f": {known.reason}" if known.reason and run.how != "finished" else ""
     good = "bold green" if run.how == "finished" else "bold red"
     lines: list[Line] = [[(f"{run.name} {ended.get(run.how or '', 'has ended unexpectedly')}{reason}", good)]]
-    if run.how != "finished" and run.how != "failed":
+    if run.how != "finished" and run.how != "failed" and not run.folder.astray():
         lines[0].append((f"; to go on: gpbt-async resume {run.folder.typed}", ""))
 
     def add(label: str, text: str, style: str = "") -> None:

@@ -11,6 +11,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -26,8 +27,9 @@ _POLL = 0.01
 class Lock:
     """Held from `acquire` until `release`, and as long as any other process has the file open."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
+        self._path = path
         #: who held it before, None in a new run
         self.previous = _read(fd) or None
         me = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "t": time.time()}
@@ -41,6 +43,22 @@ class Lock:
 
     def fileno(self) -> int:
         return self._fd
+
+    def whereabouts(self) -> str | None:
+        """Where the locked folder is now: "" where it was, None if it, or what we hold in it, is nowhere any more."""
+        try:
+            # the file, not the folder: who deletes a folder under a run that makes new ones does not get to its end
+            if self._fd < 0 or _place(self._path) == _place(self._fd):
+                return ""
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:  # a file server, rights: it may be there
+            return ""
+        try:  # the kernel knows the file we hold open by the name it has now
+            now = os.readlink(f"/proc/self/fd/{self._fd}")
+            return os.path.dirname(now) if _place(now) == _place(self._fd) else None
+        except OSError:
+            return None
 
     def release(self) -> None:
         """Let go. A process that inherited the file keeps the run locked until it ends. Twice does no harm."""
@@ -61,10 +79,9 @@ async def acquire(path: Path, patience: float) -> Lock:
             while not _flock(fd, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
                     who = _read(fd)
-                    name = f"process {who['pid']} on {who.get('host')}" if "pid" in who else "another process"
-                    raise FolderError(f"{path.parent} is being run by {name}")
+                    raise FolderError(f"{path.parent} is being run by {_told(path.parent, who)}")
                 await asyncio.sleep(_POLL)
-            return Lock(fd)
+            return Lock(fd, path)
         except BaseException:
             os.close(fd)
             raise
@@ -83,12 +100,26 @@ def holder(path: Path) -> dict[str, Any] | None:
         os.close(fd)
 
 
+def _place(file: Path | str | int) -> tuple[int, int]:
+    there = os.stat(file)
+    return there.st_dev, there.st_ino
+
+
 def _flock(fd: int, how: int) -> bool:
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _told(folder: Path, who: dict[str, Any]) -> str:
+    """Whom to name, and what to do about him."""
+    here = who.get("host") == socket.gethostname()
+    if "pid" not in who or (here and not os.path.exists(f"/proc/{who['pid']}")):
+        return "processes of a scheduler that is gone, which are being ended: try again in a moment"
+    stop = f"gpbt-async stop {shlex.quote(str(folder))}"
+    return f"process {who['pid']} on {who.get('host')}: let it, or stop it (`{stop}`{'' if here else ', there'})"
 
 
 def _read(fd: int) -> dict[str, Any]:

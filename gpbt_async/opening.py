@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import __version__ as VERSION
 from . import events, searchers
 from .asking import argv, environment
+from .command import missing
 from .devices import Wanted, discover, usable_cores
 from .disk import Disk
 from .errors import DeviceError, ExperimentError, FolderError, JournalError, LaunchError, ScriptError
@@ -116,19 +117,18 @@ class Opening:
         existing = self._existing()
         if existing is not None:
             self.folder = existing
-            self.disk = Disk(self.folder.path, self._budget)
+            self.disk = Disk(self.folder.path, self._budget, self.folder.logs)
             await self._take_lock(stack)
             if not self._read_back(stack):
                 return False
         else:
             self._create()
-            self.disk = Disk(self.folder.path, self._budget)
+            self.disk = Disk(self.folder.path, self._budget, self.folder.logs)
             await self._take_lock(stack)
             stack.callback(self.folder.unmake)  # not before it is ours: another launch may be importing there
         self._settle_resources()
         # the mark its processes bear: a copy of the folder has the same id, and must not be taken for it
-        place = self.folder.path.stat()
-        mark = f"{self.record.run}-{place.st_dev:x}-{place.st_ino:x}"
+        mark = f"{self.record.run}-{self.folder.place()}"
         self.launcher = Launcher(mark, cwd=self.record.cwd, start=self.record.start, log=self._warn)
         await stack.enter_async_context(self.launcher)
         self.launcher.hold(self.lock.fileno())
@@ -391,3 +391,6 @@ class Opening:
         if new:
             self._changes["resources"] = self._devices.over(self.settings.resources)
             self.settings = self.settings.with_options(self._changes)
+        command = self.settings.command
+        if command is not None and (problem := missing(command, self.record.cwd)):
+            raise ExperimentError(f"command: got {command[0]!r}; {problem}")

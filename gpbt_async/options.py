@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
 from .errors import ExperimentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def whole(option: str, more: str = " of at least 1") -> Callable[[Any], int]:
+    """A parser whose error names the option, what it was given and what it takes; Typer's own names only the first."""
+    return _parser(option, int, "integer", f"a whole number{more}")
+
+
+def real(option: str, more: str = " of seconds above 0") -> Callable[[Any], float]:
+    return _parser(option, float, "float", f"a number{more}")
+
+
+def _parser(option: str, kind: Callable[[Any], T], name: str, must: str) -> Callable[[Any], T]:
+    def parse(text: Any) -> T:
+        try:
+            return kind(text)
+        except ValueError:
+            raise ExperimentError(f"{option}: got {text!r}; must be {must}") from None
+
+    parse.__name__ = name  # which --help shows
+    return parse
+
 
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder that holds the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
@@ -16,7 +42,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and fa
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name under --runs, or a path.")]
 Script = Annotated[Path, typer.Argument(metavar="SCRIPT", help="A Python file that declares one gpbt.Experiment.")]
 SlotCount = Annotated[
-    Optional[int], typer.Option("--slots", metavar="N", help="Train on N CPU slots.", show_default=False)  # noqa: UP045
+    int | None,
+    typer.Option("--slots", metavar="N", parser=whole("--slots"), help="Train on N CPU slots.", show_default=False),
 ]
 Gpus = Annotated[
     Optional[str],  # noqa: UP045
@@ -33,7 +60,13 @@ Start = Annotated[
 ]
 Share = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option("--share", metavar="N", help="Members that may be on one GPU at a time.", show_default=False),
+    typer.Option(
+        "--share",
+        metavar="N",
+        parser=whole("--share"),
+        help="Members that may be on one GPU at a time.",
+        show_default=False,
+    ),
 ]
 Vram = Annotated[
     Optional[str],  # noqa: UP045
@@ -58,19 +91,36 @@ Others = Annotated[
         show_default=False,
     ),
 ]
-Population = Annotated[Optional[int], typer.Option(help="Members a generation.", show_default=False)]  # noqa: UP045
-Generations = Annotated[Optional[int], typer.Option(help="Generations.", show_default=False)]  # noqa: UP045
+Population = Annotated[
+    int | None, typer.Option(parser=whole("--population"), help="Members a generation.", show_default=False)
+]
+Generations = Annotated[
+    int | None, typer.Option(parser=whole("--generations"), help="Generations.", show_default=False)
+]
 Ratio = Annotated[
-    Optional[float], typer.Option(help="Children per parent / number of parents.", show_default=False)  # noqa: UP045
+    float | None,
+    typer.Option(
+        parser=real("--ratio", " greater than 0"), help="Children per parent / number of parents.", show_default=False
+    ),
 ]
 Schedule = Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)]  # noqa: UP045
 Stall = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option(metavar="S", help="Seconds without a report after which a member has failed.", show_default=False),
+    typer.Option(
+        metavar="S",
+        parser=real("--stall-timeout"),
+        help="Seconds without a report after which a member has failed.",
+        show_default=False,
+    ),
 ]
 Whole = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option(metavar="S", help="Seconds in training after which a member has failed.", show_default=False),
+    typer.Option(
+        metavar="S",
+        parser=real("--member-timeout"),
+        help="Seconds in training after which a member has failed.",
+        show_default=False,
+    ),
 ]
 Disk = Annotated[
     Optional[str],  # noqa: UP045
@@ -132,7 +182,7 @@ def given(**options: Any) -> dict[str, Any]:
 
 def start_of(start: str | None) -> Any:
     if start not in (None, "zygote", "exec"):
-        raise ExperimentError(f"--start {start}: must be zygote or exec")
+        raise ExperimentError(f"--start: got {start!r}; must be 'zygote' or 'exec'")
     return start
 
 

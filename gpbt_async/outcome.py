@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .processes import Lost
 
-#: characters of a failure's reason that the journal and a terminal get; all of it is in the member's log
+#: characters of an error, or of a line of a log, that the journal and a terminal get; all of it is in the log
 LONGEST = 500
 
 
@@ -34,13 +34,22 @@ def reason(outcome: Outcome) -> str:
     text = outcome.error or outcome.how
     if outcome.how == "died" and outcome.status == 0:
         text = "ended without returning from train (exit status 0)"
+    text = _line(text, LONGEST)
     if outcome.where:
-        text += f" ({outcome.where})"
+        text += f" ({_line(outcome.where, LONGEST // 4)})"
     last_words = [line for line in outcome.tail.splitlines() if line.strip()]
     if last_words:
-        text += f"; its log ends: {last_words[-1].strip()}"
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= LONGEST else text[:LONGEST] + " …"
+        text += f"; its log ends: {_line(last_words[-1], LONGEST // 2)}"
+    return text
+
+
+def _line(text: str, most: int) -> str:
+    return shorten(" ".join("".join(c if c.isprintable() else " " for c in text).split()), most)
+
+
+def shorten(text: str, most: int) -> str:
+    """A text that is too long without its middle: what it is stands at its beginning, and why often at its end."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-(most // 3) :]}"
 
 
 def describe(status: int | Lost | None) -> str:
@@ -65,6 +74,7 @@ def tail_of(log: str | None, begin: int = 0, lines: int = 10) -> str:
     try:
         with open(log, "rb") as file:
             file.seek(max(begin, os.fstat(file.fileno()).st_size - 8192))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+            told = file.read().decode(errors="replace").splitlines()[-lines:]
+            return "\n".join(shorten(line, LONGEST) for line in told)
     except OSError:
         return ""

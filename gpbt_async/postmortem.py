@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .errors import GPBTError, RunFailed
+from .errors import RunFailed
 from .outcome import tail_of
 
 if TYPE_CHECKING:
@@ -45,15 +45,3 @@ def _plain(line: str) -> str:
 
 def notes(error: BaseException) -> list[str]:
     return list(getattr(error, "__notes__", ()))
-
-
-def first_of(group: BaseExceptionGroup[BaseException]) -> GPBTError | None:
-    """The first of our own errors among a task group's, unless a bug is among them too."""
-    ours, others = group.split(GPBTError)
-    if ours is None or others is not None:
-        return None
-    error: BaseException = ours
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, GPBTError)
-    return error

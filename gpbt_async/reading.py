@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import events, results
 from .asks import path_text
 from .board import notice
+from .deadlines import LAST_PAUSE, pause
 from .errors import FolderError
 from .folder import Folder, locate
 from .folder import runs as all_runs
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from .events import Fact
     from .results import Best
-    from .schedule import Schedule
+    from .tree import Member
 
 __all__ = ["all_runs", "best", "brief", "detail", "open_run", "stop"]
 
@@ -52,18 +53,20 @@ class Reading:
         self.lineage = Lineage(self.settings)
         self.usage = Usage()
         self.last: Fact | None = None
-        #: when each attempt of a member entered `train`
+        #: when the attempt under way of a member entered `train`; when its last one came to nothing
         self.entered: dict[int, float] = {}
+        self.ended: dict[int, float] = {}
+        self.begun: set[int] = set()
         facts = read(folder.journal) if folder.journal.exists() else []
         for fact in replay(facts, self.lineage, self.usage, folder.journal):
             self.last = fact
-            if isinstance(fact, events.Entered):
+            if isinstance(fact, events.Started):
+                self.begun.add(fact.member)
+            elif isinstance(fact, events.Entered):
                 self.entered[fact.member] = fact.t
-
-    @property
-    def schedule(self) -> Schedule | None:
-        """The best member's so far."""
-        return results.winning(self.lineage, self.folder.name)
+            elif isinstance(fact, events.Failed | events.Lost):
+                self.entered.pop(fact.member, None)
+                self.ended[fact.member] = fact.t
 
     @property
     def why_interrupted(self) -> str:
@@ -108,19 +111,29 @@ def detail(folder: Folder) -> dict[str, Any]:
     lineage, tree, s = reading.lineage, reading.lineage.tree, reading.settings
     state = reading.state
     now = time.time()
-    training = [] if state != "running" else lineage.training
-    waiting: list[dict[str, Any]] = [
-        {"member": m.id, "generation": m.generation, "for": "a slot", "after": m.reason or None}
-        for m in tree.members
-        if m.state is State.WAITING
-    ]
-    waiting += [
-        {"member": m.id, "generation": m.generation, "for": "its checkpoint to be published"}
-        for m in tree.members
-        if m.state is State.TRAINED
-    ]
-    free = max(0, lineage.slots - len(training))
     gpus = (notice(folder) if state == "running" else None) or {"gpus": [], "waiting": None}
+    given = lineage.training if state == "running" else []  # a slot is meant for each, and not all have it yet
+    training = [m for m in given if m.slot is not None]
+    waiting: list[dict[str, Any]] = [
+        {
+            "member": m.id,
+            "generation": m.generation,
+            "attempt": m.attempt,
+            "for": _awaits(reading, m, bool(gpus["waiting"]), now),
+            "after": m.reason or None,
+        }
+        for m in given
+        if m.slot is None
+    ]
+    left = [m for m in tree.members if not m.state.settled] if lineage.ended is not None else []
+    whats = {State.WAITING: "a slot", State.TRAINED: "its checkpoint to be published"}
+    for kind, what in whats.items() if lineage.ended is None else ():
+        waiting += [
+            {"member": m.id, "generation": m.generation, "for": what, "after": m.reason or None}
+            for m in tree.members
+            if m.state is kind
+        ]
+    free = max(0, lineage.slots - len(given))
     return {
         **_brief(reading),
         "folder": str(folder.path),
@@ -131,11 +144,11 @@ def detail(folder: Folder) -> dict[str, Any]:
             {
                 "generation": i,
                 "issued": g.issued,
-                "training": sum(m.state is State.TRAINING for m in g.members) if state == "running" else 0,
+                "training": sum(m.generation == i for m in training),
                 "finished": sum(m.state is State.FINISHED for m in g.members),
                 "failed": sum(m.state is State.FAILED for m in g.members),
                 "of": s.population,
-                "best": tree.members[g.ranking[0][1]].score if g.ranking else None,
+                "best": g.ranking[0].score if g.ranking else None,
             }
             for i, g in enumerate(tree.generations)
         ],
@@ -152,6 +165,8 @@ def detail(folder: Folder) -> dict[str, Any]:
             for m in training
         ],
         "waiting": waiting,
+        "never_begun": [m.id for m in left if m.id not in reading.begun],
+        "given_up": [m.id for m in left if m.id in reading.begun],
         "paused": reading.usage.paused if state == "running" else "",
         "gpus": gpus["gpus"],
         "waiting_for_gpus": gpus["waiting"],
@@ -162,13 +177,34 @@ def detail(folder: Folder) -> dict[str, Any]:
     }
 
 
-def best(reading: Reading) -> Best:
-    """The best member so far. Raises FolderError when there is none."""
-    folder, member = reading.folder, reading.lineage.best
-    found = results.best_of(member, folder.member(member.id).checkpoint if member else None)
-    if found is None:
-        raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
-    return found
+def _awaits(reading: Reading, member: Member, gpu: bool, now: float) -> str:
+    """What a member waits for that is to have a slot: the first that holds, in the order in which it waits."""
+    times = member.failures + max(0, member.losses_in_a_row - 1)
+    left = reading.ended.get(member.id, 0.0) + pause(times) - now
+    if 0 < left <= LAST_PAUSE:
+        return f"the end of its pause before attempt {member.attempt}"
+    if reading.usage.paused:
+        return "room on the disk"
+    return "a GPU, or its process to start" if gpu else "its process to start"
+
+
+def best(folder: Folder) -> Best:
+    """The best so far. Raises FolderError when there is none, or its checkpoint is not there."""
+    found: Best | None = None
+    for _ in range(2):  # a run going on may have found a better one since, and deleted this one's checkpoint
+        member = Reading(folder).lineage.best
+        found = results.best_of(member, folder.member(member.id).checkpoint if member else None)
+        if found is None:
+            raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
+        if found.checkpoint.is_dir():
+            return found
+    assert found is not None
+    error = FolderError(
+        f"the best of {folder.name} is member {found.member} (score {_score(found.score)}), but its checkpoint is gone:"
+        f" {found.checkpoint} was deleted or moved by hand; bring it back from where it was copied to"
+    )
+    error.exit_status = 1
+    raise error
 
 
 def stop(folder: Folder) -> str:
@@ -180,7 +216,9 @@ def stop(folder: Folder) -> str:
     deadline = time.monotonic() + STOP_TIMEOUT
     while folder.locked() is not None:
         if time.monotonic() > deadline:
-            raise FolderError(f"{folder.name} was asked to stop {STOP_TIMEOUT:g} s ago and still runs")
+            pid = (folder.locked() or {}).get("pid")
+            remedy = f"look at what holds it up, or kill -9 {pid}, and resume it later: nothing is lost"
+            raise FolderError(f"{folder.name} was asked to stop {STOP_TIMEOUT:g} s ago and still runs: {remedy}")
         time.sleep(0.02)
     return f"{folder.name} has stopped; go on with gpbt-async resume {folder.typed}"
 
@@ -219,16 +257,21 @@ def detail_text(d: dict[str, Any]) -> str:
     for t in d["training"]:
         since = "starting" if t["seconds"] is None else f"{t['seconds']:.1f} s"
         config = ", ".join(f"{k}={_short(v)}" for k, v in t["config"].items())
-        where = "no slot yet" if t["slot"] is None else f"slot {t['slot']}"
-        lines.append(f"  {where}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}")
+        lines.append(
+            f"  slot {t['slot']}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}"
+        )
     lines += ["  " + unstyled(line).rstrip() for line in gpu_lines(d["gpus"], time.time())]
     if d["paused"]:
-        lines.append(f"  no member begins: {d['paused']}")
+        lines.append(f"  members wait: {d['paused']}")
     if d["waiting_for_gpus"]:
         lines.append("  " + waiting_text(d["waiting_for_gpus"], time.time()))
     for w in d["waiting"]:
         after = f" (after {w['after']})" if w.get("after") else ""
         lines.append(f"  member {w['member']} waits for {w['for']}{after}")
+    for label, ids in (("never begun", d["never_begun"]), ("begun, and given up", d["given_up"])):
+        if ids:
+            more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+            lines.append(f"  {label}: member{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:10]))}{more}")
     if d["free_slots"]:
         lines.append(f"  {d['free_slots']} slot(s) free: {_CAUSES.get(d['free_because'], d['free_because'])}")
     if d["state"] == "interrupted":

@@ -40,13 +40,18 @@ class Record:
     @classmethod
     def read(cls, path: Path) -> Record:
         """Raises FolderError when the file is missing or damaged."""
-        flat = read_json(path)
+        remedy = "bring it back from a copy, or launch the script anew; what was best so far stands in"
+        remedy = f"{remedy} {path.with_name('best')}"
+        try:
+            flat = read_json(path)
+        except FolderError as error:
+            raise FolderError(f"{error}; {remedy}") from error
         try:
             settings = Settings.from_json(flat["settings"])
             known = {name: flat[name] for name in cls.__dataclass_fields__ if name in flat and name != "settings"}
             return cls(**known, settings=settings)
         except (KeyError, TypeError, ValueError, GPBTError) as error:
-            raise FolderError(f"{path} is damaged, or of another version: {error!r}") from error
+            raise FolderError(f"{path} is damaged, or of another version: {error!r}; {remedy}") from error
 
     async def write(self, path: Path, **more: Any) -> None:
         assert self.settings is not None

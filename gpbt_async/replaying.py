@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from . import results
 from .errors import ExperimentError, FolderError
 from .options import Disk, Gpus, Json, Quiet, RunName, Runs, SlotCount, Start, Wait, start_of
 from .tree import key
@@ -92,9 +93,9 @@ def changes(original: Reading, seeds: int = 1, *, same: bool = False, seed: int 
     """What a replay's settings have instead of the original's. Raises ExperimentError, FolderError."""
     if not (not same) <= seeds <= MOST:
         raise ExperimentError(f"--seeds: got {seeds}; must be from 1 to {MOST}: how many models to train")
-    schedule = original.schedule
+    folder = original.folder
+    schedule = results.winning(original.lineage, folder.name)
     if schedule is None:
-        folder = original.folder
         raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
     s: Settings = original.settings
     best = original.lineage.best

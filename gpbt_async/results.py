@@ -77,10 +77,12 @@ def schedule(lineage: Lineage, run: str) -> dict[str, Any]:
 
 
 def winning(lineage: Lineage, run: str) -> Schedule | None:
-    """The best member's schedule, with what is known of its members; None while there is no best."""
-    best = lineage.best
-    if best is None:
-        return None
+    """The best member's schedule; None while there is no best."""
+    return schedule_of(lineage, lineage.best, run) if lineage.best is not None else None
+
+
+def schedule_of(lineage: Lineage, best: Member, run: str) -> Schedule:
+    """A member's schedule, with what is known of its ancestry."""
     origin = Origin(
         run=run,
         member=best.id,

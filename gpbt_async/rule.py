@@ -38,7 +38,8 @@ class Choice:
 
     @property
     def path(self) -> Path:
-        return (*(self.parent.path if self.parent is not None else ()), self.index)
+        above = self.parent
+        return (*above.family, above.index, self.index) if above is not None else (self.index,)
 
     @property
     def repeats(self) -> bool:
@@ -114,7 +115,7 @@ class Rule:
         now = (generation, above.settled, above.size)
         if plus or self._elite[0] != now:
             size = min(self.parents, max(1, above.settled * self.parents // above.size))
-            elite = [self.tree.members[id] for _, id in self.tree.rivals(generation, plus)[:size]]
+            elite = self.tree.rivals(generation, plus)[:size]
             # nobody takes a damaged one's place: whoever is worse may have been let go of
             self._elite = (now, [member for member in elite if not member.damaged])
         return self._elite[1]
@@ -126,7 +127,7 @@ class Rule:
     def best_of(self, generation: int) -> Member | None:
         """The best of those who compete to be parents after `generation`; with plus selection survivors count."""
         rivals = self.tree.rivals(generation, self.settings.selection == "plus")
-        return self.tree.members[rivals[0][1]] if rivals else None
+        return rivals[0] if rivals else None
 
     def _async_choices(self, generation: int, elite: list[Member]) -> Iterator[Choice]:
         counts = self.tree.generations[generation].by_parent

@@ -23,11 +23,11 @@ from .briefing import Briefing
 from .checkpoints import Store
 from .clock import Clock
 from .disk import PERIOD, is_full
-from .errors import FolderError, GPBTError
-from .files import write_json
+from .errors import FolderError, GPBTError, first
+from .files import bytes_below, write_json
 from .listeners import Listener
 from .opening import Opening, Resume
-from .postmortem import failure, first_of
+from .postmortem import failure
 from .scheduler import Scheduler
 from .tree import State
 
@@ -64,9 +64,8 @@ class Run:
     "2GiB", that a desktop may use on a GPU that is given out. affinity: bind members to the cores near their GPU.
     nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it. disk: the most that the checkpoints a
     run keeps may take, as "50GiB"; when that is reached, members wait until some are let go of. changed_script: resume
-    though the script is not what it was. retry_failed: give the members that failed last all their attempts again, and
-    so go on with a run that has failed. again: begin a new run with what that one was begun with: its script or
-    function, settings, slots and GPUs.
+    though the script is not what it was. retry_failed: give the members that failed last all attempts again, and so go
+    on with a run that has failed. again: begin a new run as that one was begun: its script, settings, slots, GPUs.
 
     Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
     from `wait` and on leaving when it was started and failed.
@@ -167,16 +166,12 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """What stands in summary.json, as of now."""
-        size = 0
-        for entry in self.folder.members.rglob("*"):
-            with contextlib.suppress(OSError):  # it is being deleted under us
-                size += entry.stat().st_size if entry.is_file() else 0
         return results.summary(
             self.lineage,
             self.usage.so_far(),
             run=self.folder.name,
             how=self.how,
-            disk_bytes=size,
+            disk_bytes=bytes_below(self.folder.members),
             version=VERSION,
         )
 
@@ -271,7 +266,12 @@ class Run:
             clock=self._clock,
             tell=self._tell,
         )
+        straying = asyncio.create_task(self._stray(self._scheduler), name="gpbt-async folder")
+        stack.push_async_callback(_ended, straying)
         self._task = asyncio.create_task(self._main(asking), name=f"gpbt-async {self.folder.name}")
+
+    async def _stray(self, scheduler: Scheduler) -> None:
+        scheduler.stop(await self.folder.strayed())
 
     async def _complete(self) -> None:
         """The run had ended. If it was killed before it could tidy up, do it now; it takes no process."""
@@ -322,9 +322,10 @@ class Run:
                 raise failure(self.lineage, self.folder)
         except BaseExceptionGroup as group:
             # whatever it was, a bug of ours included: the run stays one that is told and can be resumed
-            error = first_of(group)
+            astray = self.folder.astray()  # then whatever it was has tripped over that
+            error = FolderError(astray) if astray else first(group)
             self.how = "interrupted"
-            with contextlib.suppress(GPBTError) if error is None else contextlib.nullcontext():
+            with contextlib.suppress(GPBTError):  # the first error is the one to be told
                 await self._close(str(error or group))
             if error is None:
                 raise
@@ -350,6 +351,8 @@ class Run:
     async def _write_down(self) -> None:
         """Schedule and summary, and the best pointed at. A run that has ended waits for room to do it."""
         while True:
+            if astray := self.folder.astray():  # what stands at its path now may be another run's
+                raise FolderError(astray)
             try:
                 if self.lineage.best is not None:
                     self.folder.point_best(self.lineage.best.id)

@@ -142,10 +142,10 @@ class Scheduler:
             self._slots.on_sample = lambda _: None
         return reason
 
-    def stop(self) -> None:
-        """Stop every member and end; the run can be resumed."""
+    def stop(self, error: FolderError | None = None) -> None:
+        """Stop every member and end, raising the error if there is one; the run can be resumed."""
         if not self._over.done():
-            self._over.set_result(None)
+            self._over.set_exception(error) if error is not None else self._over.set_result(None)
 
     def _capacity(self, slots: int) -> None:
         if slots != self.lineage.slots and not self._ending:
@@ -154,9 +154,9 @@ class Scheduler:
     def _warn(self, text: str) -> None:
         self._tell(events.Warned(t=self._clock.now(), text=text))
 
-    def _room(self, paused: str) -> None:
-        told = f"no member begins: {paused}" if paused else "there is room on the disk again: going on"
-        self._warn(told)
+    def _room(self, paused: str, loud: bool) -> None:
+        if loud:
+            self._warn(f"members wait: {paused}" if paused else "members wait no more for room on the disk")
         if not self._ending:
             self.turn(events.Paused(t=self._clock.now(), reason=paused))
 
@@ -165,6 +165,8 @@ class Scheduler:
             self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpus)))
 
     def turn(self, fact: Fact) -> None:
+        if isinstance(fact, events.Failed) and (astray := self._folder.astray()):
+            raise FolderError(astray)  # in a folder that was taken away nobody can do what he is to do
         self._journal.append(fact)
         commands = self.lineage.handle(fact)
         self.usage.fold(fact, self.lineage)
@@ -293,7 +295,7 @@ class Scheduler:
             if outcome.how == "returned":
                 self._slots.returned(slot)
             else:
-                blame = await self._blame(member, slot, outcome, Path(begin.checkpoint))
+                blame = await self._blame(member, slot, outcome, Path(begin.checkpoint), deadlines.overdue)
                 await self._clear(Path(begin.checkpoint))
         # from here to the fact nothing is awaited: the next member must not get the slot before this one's end is told
         seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
@@ -337,14 +339,16 @@ class Scheduler:
             self.turn(events.Damaged(t=self._clock.now(), reason=problem, **names))
         told.set_result(problem is None)
 
-    async def _blame(self, member: Member, slot: Slot, outcome: Outcome, scratch: Path) -> str:
+    async def _blame(self, member: Member, slot: Slot, outcome: Outcome, scratch: Path, overdue: str) -> str:
         """Why an attempt that did not return is lost, not failed: its GPU, or the disk; empty if it is not."""
         if is_full(f"{outcome.error}\n{outcome.tail}"):
             self._disk.full(await self._store.size(scratch))
             return f"the disk is full ({reason(outcome)})"
-        if outcome.how == "stopped" and not (slot.evicted is not None and slot.evicted.done()):
+        if outcome.how == "stopped" and not overdue and not (slot.evicted is not None and slot.evicted.done()):
             return ""
-        blame = await self._slots.verdict(slot)
+        blame = await self._slots.verdict(slot)  # who hangs may hang on a GPU that is being lost
+        if overdue:
+            return f"{blame}, and it {overdue}" if blame else ""
         oom = out_of_memory(f"{outcome.error}\n{outcome.tail}") and member.id not in self._alone
         if not blame and oom and self._slots.out_of_memory(slot):
             self._alone.add(member.id)

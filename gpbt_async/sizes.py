@@ -25,7 +25,9 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(amount: int) -> str:
-    """In the unit people compare GPUs by: "39.6 GiB", "512 MiB"."""
+    """In the unit people compare GPUs by: "39.6 GiB", "512 MiB"; what is less than one of them, in smaller ones."""
+    if 0 < amount < 1 << 20:
+        return f"{amount} B" if amount < 1 << 10 else f"{amount / (1 << 10):.0f} KiB"
     if amount < 1 << 30:
         return f"{amount / (1 << 20):.0f} MiB"
     return f"{amount / (1 << 30):.1f} GiB"

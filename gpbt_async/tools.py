@@ -23,7 +23,9 @@ from .options import (
     Script,
     given,
     jsonable,
+    real,
     say,
+    whole,
 )
 
 
@@ -83,24 +85,32 @@ def clean(
 
 def plan(
     script: Script,
-    slots: Annotated[int, typer.Option("--slots", "--gpus", metavar="N", help="Slots (or GPUs) to plan for.")] = 1,
+    slots: Annotated[
+        int,
+        typer.Option("--slots", "--gpus", metavar="N", parser=whole("--slots"), help="Slots (or GPUs) to plan for."),
+    ] = 1,
     run: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--from", metavar="RUN", help="Take the durations of a run made before.", show_default=False),
     ] = None,
     seconds: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Or say how long an interval takes: its mean.", show_default=False),
+        typer.Option(parser=real("--seconds"), help="Or say how long an interval takes: its mean.", show_default=False),
     ] = None,
-    spread: Annotated[float, typer.Option(help="… and its standard deviation, as a share of the mean.")] = 0.3,
+    spread: Annotated[
+        float, typer.Option(parser=real("--spread", ""), help="… and its standard deviation, as a share of the mean.")
+    ] = 0.3,
     population: Population = None,
     generations: Generations = None,
     ratio: Ratio = None,
     evidence: Annotated[
-        Optional[float], typer.Option(help="As in launch.", show_default=False)  # noqa: UP045
+        float | None,
+        typer.Option(parser=real("--evidence", " from 0 to 1"), help="As in launch.", show_default=False),
     ] = None,
     schedule: Schedule = None,
-    seed: Annotated[Optional[int], typer.Option(help="As in launch.", show_default=False)] = None,  # noqa: UP045
+    seed: Annotated[
+        int | None, typer.Option(parser=whole("--seed", " of at least 0"), help="As in launch.", show_default=False)
+    ] = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -121,7 +131,9 @@ def plan(
 
 def try_(
     script: Script,
-    seed: Annotated[int, typer.Option(help="Seed of the config and of the member.")] = 0,
+    seed: Annotated[
+        int, typer.Option(parser=whole("--seed", " of at least 0"), help="Seed of the config and of the member.")
+    ] = 0,
     sets: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter; may be repeated.", show_default=False),

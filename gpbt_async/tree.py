@@ -18,6 +18,8 @@ import hashlib
 import math
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from operator import attrgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .asks import Observation, Path, path_text
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
     from .schedule import Schedule
     from .space import Config, Space
+
+#: what was reported, where nothing was
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 def key(seed: int, purpose: str, path: Path, bits: int) -> int:
@@ -52,10 +57,13 @@ class State(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One node of the tree. The first six attributes never change."""
+    """One node of the tree. The first seven attributes never change. Members are ordered by rank, the best first."""
 
     id: int
-    path: Path
+    #: its parent's path, one tuple for all of a parent's children (a path for each would be a third of a long run's
+    #: memory); and its number among them
+    family: Path
+    index: int
     generation: int
     parent: Member | None
     config: Config
@@ -75,7 +83,8 @@ class Member:
     #: as reported, None before training ends; the loss is the score with its sign turned so that less is better
     score: float | None = None
     loss: float = math.inf
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    #: as reported, for as long as it may be the best: they are let go of with its checkpoint, and stay in the journal
+    metrics: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     #: time inside `train`, of the attempt that counts
     seconds: float = 0.0
     reason: str = ""
@@ -88,8 +97,13 @@ class Member:
     unsettled: int = 0
 
     @property
-    def rank_key(self) -> tuple[float, int, Path]:
-        return (self.loss, self.generation, self.path)
+    def path(self) -> Path:
+        return (*self.family, self.index)
+
+    def __lt__(self, other: Member) -> bool:
+        if self.loss != other.loss:
+            return self.loss < other.loss
+        return (self.generation, self.path) < (other.generation, other.path)
 
     @property
     def ancestry(self) -> list[Member]:
@@ -120,10 +134,10 @@ class Generation:
     members: list[Member] = field(default_factory=list)
     #: how many have finished or failed
     settled: int = 0
-    #: those that may be parents, best first: (loss, generation, path), id
-    ranking: list[tuple[tuple[float, int, Path], int]] = field(default_factory=list)
+    #: those that may be parents, best first
+    ranking: list[Member] = field(default_factory=list)
     #: the same, and the parents of its members, with whom they compete under plus selection
-    with_parents: list[tuple[tuple[float, int, Path], int]] = field(default_factory=list)
+    with_parents: list[Member] = field(default_factory=list)
     #: first reports as losses, sorted; inf if not finite
     firsts: list[float] = field(default_factory=list)
     #: children issued in this generation, by the parent's id
@@ -158,10 +172,11 @@ class Tree:
 
     def add(self, generation: int, parent: Member | None, config: Config, seed: int) -> Member:
         siblings = parent.children if parent is not None else self.generations[0].members
-        path = (*(parent.path if parent is not None else ()), len(siblings))
-        own = self.replay.intervals[generation].seed if self.replay is not None and not any(path) else None
-        seed = key(seed, "member", path, 32) if own is None else own
-        member = Member(len(self.members), path, generation, parent, config, seed)
+        family = siblings[0].family if siblings else parent.path if parent is not None else ()
+        index = len(siblings)
+        own = self.replay.intervals[generation].seed if self.replay is not None and not any((*family, index)) else None
+        number = key(seed, "member", (*family, index), 32) if own is None else own
+        member = Member(len(self.members), family, index, generation, parent, config, number)
         self.members.append(member)
         self.generations[generation].members.append(member)
         self.unsettled += 1
@@ -172,7 +187,7 @@ class Tree:
             parent.unsettled += 1
             counts = self.generations[generation].by_parent
             if parent.id not in counts:
-                insort(self.generations[generation].with_parents, (parent.rank_key, parent.id))
+                insort(self.generations[generation].with_parents, parent)
             counts[parent.id] = counts.get(parent.id, 0) + 1
         return member
 
@@ -205,16 +220,20 @@ class Tree:
         else:
             member.parent.unsettled -= 1
         if state is State.FINISHED:
-            place = (member.rank_key, member.id)
-            insort(generation.ranking, place)
-            insort(generation.with_parents, place)
+            insort(generation.ranking, member)
+            insort(generation.with_parents, member)
             if self.best is None or self._worth(member) < self._worth(self.best):
                 self.best = member
         self.narrow()
 
-    def _worth(self, member: Member) -> tuple[int, tuple[float, int, Path]]:
+    def _worth(self, member: Member) -> tuple[int, Member]:
         """Less is better. A replay's best is whoever has come furthest: it is trained to be had whole."""
-        return (-member.generation if self.replay is not None else 0, member.rank_key)
+        return (-member.generation if self.replay is not None else 0, member)
+
+    @property
+    def came_to_the_end(self) -> bool:
+        """Of a replay: has any?"""
+        return self.replay is None or bool(self.generations[-1].ranking)
 
     def narrow(self) -> None:
         """Of a replay: who breaks off has no descendants, and nobody has them instead."""
@@ -238,11 +257,11 @@ class Tree:
         """Its checkpoint is lost; kept: whose checkpoints there are. The best is the best of those that are left."""
         member.damaged, member.reason = True, reason
         if member is self.best:
-            left = [m for m in kept if m.state is State.FINISHED and not m.damaged]
+            left = (m for m in kept if m.state is State.FINISHED and not m.damaged)
             self.best = min(left, key=self._worth, default=None)
         self.narrow()
 
-    def rivals(self, generation: int, plus: bool) -> list[tuple[tuple[float, int, Path], int]]:
+    def rivals(self, generation: int, plus: bool) -> list[Member]:
         """Who competes to be parents of the generation after `generation`, best first.
 
         With plus selection the parents of `generation` compete with their children.
@@ -252,7 +271,7 @@ class Tree:
 
     def rank(self, member: Member, generation: int, plus: bool) -> int:
         """The member's place, from 0, among the rivals of `generation`."""
-        return bisect_left(self.rivals(generation, plus), (member.rank_key, member.id))
+        return bisect_left(self.rivals(generation, plus), member)
 
     def kin(self, parent: Member | None, history: str) -> list[Member]:
         """The settled members a searcher for a child of `parent` is shown, by (generation, path).
@@ -263,18 +282,27 @@ class Tree:
         roots = self.generations[0].members
         families: Iterable[Member]
         if history == "global":
-            families = self.members
+            families = sorted(self.members, key=attrgetter("path"))
         elif parent is None:
             families = roots
         elif history == "reset":
             families = parent.children
         else:
-            families = [*roots, *(child for elder in parent.ancestry for child in elder.children)]
-        return sorted((m for m in families if m.state.settled), key=lambda m: (m.generation, m.path))
+            # in the order of their paths, without comparing any: whoever is no older than an ancestor, what is below
+            # that, and then the ancestor's younger siblings
+            first: list[Member] = []
+            last: list[Member] = []
+            here: Sequence[Member] = roots
+            for elder in parent.ancestry:
+                first += here[: elder.index + 1]
+                last = [*here[elder.index + 1 :], *last]
+                here = elder.children
+            families = [*first, *here, *last]
+        return sorted((m for m in families if m.state.settled), key=attrgetter("generation"))
 
     def best_of(self, generation: int) -> Member | None:
         ranking = self.generations[generation].ranking
-        return self.members[ranking[0][1]] if ranking else None
+        return ranking[0] if ranking else None
 
     def first_failed(self, generation: int) -> Member | None:
         """Who failed first: in the generation, or else anywhere; or else who was stopped first, or damaged."""
@@ -293,17 +321,15 @@ class Tree:
         for generation in self.generations:
             assert generation.settled == sum(m.state.settled for m in generation.members)
             assert generation.firsts == sorted(m.first for m in generation.members if m.first is not None)
-            assert [i for _, i in generation.ranking] == [
-                m.id for m in sorted(generation.members, key=lambda m: m.rank_key) if m.state is State.FINISHED
-            ]
-            rivals = {m.id for m in generation.members if m.state is State.FINISHED} | generation.by_parent.keys()
-            assert generation.with_parents == sorted((self.members[i].rank_key, i) for i in rivals)
+            assert generation.ranking == sorted(m for m in generation.members if m.state is State.FINISHED)
+            rivals = {*generation.ranking, *(self.members[id] for id in generation.by_parent)}
+            assert generation.with_parents == sorted(rivals)
         for member in self.members:
             assert self.at(member.path) is member
             assert member.unsettled == sum(not c.state.settled for c in member.children)
             assert member.config == space.clip(member.config)
             if member.parent is not None:
                 assert member.parent.state is State.FINISHED
-                assert member.parent.children[member.path[-1]] is member
-                assert member.path[-1] > 0 or self.replay is not None or member.config == member.parent.config
+                assert member.parent.children[member.index] is member
+                assert member.index > 0 or self.replay is not None or member.config == member.parent.config
             assert self.replay is None or member.config == self.replay[member.generation]

@@ -12,6 +12,7 @@ busy + idle of all causes = slots · wall.
 from __future__ import annotations
 
 import statistics
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ class Usage:
     #: slots · seconds of all sessions' windows
     offered: float = 0.0
     #: seconds from a `train` returned to the next one entered in that slot, where there was work to give all along
-    turnovers: list[float] = field(default_factory=list)
+    turnovers: array[float] = field(default_factory=lambda: array("d"))
     slots: int = 0
     _slots: dict[int, _Slot] = field(default_factory=dict)
     #: what is not inside the window yet
@@ -136,7 +137,7 @@ class Usage:
 
     def so_far(self) -> Usage:
         """The totals as they stand now, as if the session had ended with the last `train` returned."""
-        copy = Usage(self.busy, self.wall, dict(self.idle), self.offered, list(self.turnovers), self.slots)
+        copy = Usage(self.busy, self.wall, dict(self.idle), self.offered, self.turnovers[:], self.slots)
         copy._slots, copy._spans = dict(self._slots), list(self._spans)
         copy._first, copy._last = self._first, self._last
         copy.close()

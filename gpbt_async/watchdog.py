@@ -8,6 +8,7 @@ two turns.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -66,19 +67,27 @@ class Watchdog:
             del self.performed[command]
 
     async def watch(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. What goes wrong in here is told as well, and does the run no harm."""
         told: set[str] = set()
         last, since = "", 0.0
         now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(PERIOD)
-            found = self._suspicion()
-            if found != last:
-                last, since = found, now()
-            elif found and found not in told and now() >= since + PATIENCE:
-                told.add(found)
-                log.error("an idle slot: %s; %s", found, self._state())
-                self._report(f"a slot stands idle by a bug of gpbt-async: {found}")
+            try:
+                found = self._suspicion()
+                if found != last:
+                    last, since = found, now()
+                elif found and found not in told and now() >= since + PATIENCE:
+                    told.add(found)
+                    self._report(f"a slot stands idle by a bug of gpbt-async: {found}")
+                    log.error("an idle slot: %s; %s", found, self._state())
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+                if problem not in told:
+                    told.add(problem)
+                    log.exception("the watchdog over idle slots has failed")
+                    with contextlib.suppress(Exception):  # it may be the report that fails
+                        self._report(f"the watchdog over idle slots has failed by a bug of gpbt-async: {problem}")
 
     def _suspicion(self) -> str:
         # why a member waits for a GPU is told by the pool itself

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -146,6 +147,34 @@ def test_a_script_that_is_not_there_and_runs_that_are_not_there(tmp_path: Path) 
     assert "no runs" in cli("status", cwd=tmp_path).err
 
 
+@pytest.mark.parametrize(
+    ("option", "values", "must"),
+    [
+        ("--population", ["abc", "", "nan", "1.5", "0", "-1"], "a whole number of at least 1"),
+        ("--slots", ["abc", ""], "a whole number of at least 1"),
+        ("--seed", ["abc", "-1"], "a whole number of at least 0"),
+        ("--ratio", ["abc", "0", "nan"], "a number greater than 0"),
+        ("--evidence", ["abc", "", "2"], "a number from 0 to 1"),
+        ("--stall-timeout", ["abc", "", "0", "-1", "nan", "inf"], "a number of seconds above 0"),
+        ("--member-timeout", ["abc", "0"], "a number of seconds above 0"),
+        ("--disk", ["abc", "", "0", "-1", "7"], "an amount with its unit, such as '50GiB'"),
+    ],
+)
+def test_a_value_that_is_none_is_one_line_with_option_value_and_what_is_allowed(
+    tmp_path: Path, option: str, values: list[str], must: str
+) -> None:
+    path = script(tmp_path, HEAD + TAIL)
+    for value in values:
+        done = cli("launch", path, f"{option}={value}", cwd=tmp_path)
+        assert done.status == 2
+        got = f"gpbt-async: {option}: got "
+        assert done.err.startswith(got)
+        assert value in done.err
+        assert done.err.endswith(f"; must be {must}\n")
+        assert done.err.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_an_existing_run_is_refused_and_resume_named(tmp_path: Path) -> None:
     path = script(tmp_path, HEAD + TAIL)
     assert cli("launch", path, "--name", "mine", cwd=tmp_path).status == 0
@@ -239,7 +268,8 @@ def test_stop_and_status_of_a_running_run(tmp_path: Path) -> None:
     state = cli("status", "lineage-1", "--json", cwd=tmp_path).json
     assert state["state"] == "running"
     assert state["holder"]["pid"] == running.pid
-    assert len(state["training"]) + (state["free_slots"] or 0) == 2
+    assert [t["slot"] for t in sorted(state["training"], key=lambda t: t["slot"])] == [0, 1]
+    assert state["waiting"] == []
     locked = cli("launch", LINEAGE, "--name", "lineage-1", cwd=tmp_path)
     assert locked.status == 2
     stopped = cli("stop", "lineage-1", cwd=tmp_path)
@@ -371,3 +401,108 @@ def test_help_and_version_are_quick_and_whole(tmp_path: Path) -> None:
     launch = cli("launch", "--help", cwd=tmp_path).out
     for option in ("--population", "--slots", "--gpus", "--runs", "--quiet", "--json", "--start"):
         assert option in launch
+
+
+COMMAND = """import gpbt_async as gpbt
+experiment = gpbt.Experiment(
+    command=[{program!r}], space={{"lr": gpbt.Float(0, 1)}}, score="s", population=2, generations=1
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("no-such-program", "there is no such program in PATH: install it"),
+        ("./nope", "/nope does not exist"),
+        ("./folder", "/folder is not a file"),
+        ("./plain", "/plain is not executable: chmod +x it"),
+        ("/nowhere/solver", "/nowhere/solver does not exist"),
+    ],
+)
+def test_a_program_that_cannot_be_started_is_refused_before_anything_is(
+    tmp_path: Path, program: str, words: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "plain").write_text("#!/bin/sh\n")
+    done = cli("launch", script(tmp_path, COMMAND.format(program=program)), cwd=tmp_path)
+    assert done.status == 2
+    assert f"command: got {program!r}; " in done.err
+    assert words in done.err
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_program_beside_the_launch_is_found_wherever_it_is_resumed_from(tmp_path: Path) -> None:
+    solver = tmp_path / "solver"
+    solver.write_text("#!/bin/sh\necho '{\"s\": 1}' >> $GPBT_METRICS\n")
+    solver.chmod(0o755)
+    path = script(tmp_path, COMMAND.format(program="./solver"))
+    assert cli("launch", path, "--name", "r", "--slots", 1, cwd=tmp_path).status == 0
+    journal = tmp_path / "runs" / "r" / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:2]))
+    shutil.rmtree(tmp_path / "runs" / "r" / "members")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    solver.rename(tmp_path / "gone")
+    refused = cli("resume", tmp_path / "runs" / "r", cwd=elsewhere)
+    assert refused.status == 2
+    assert f"{solver} does not exist" in refused.err
+    (tmp_path / "gone").rename(solver)
+    done = cli("resume", tmp_path / "runs" / "r", cwd=elsewhere)
+    assert done.status == 0, done.err
+
+
+def test_status_tells_what_a_member_without_a_slot_waits_for(tmp_path: Path) -> None:
+    text = HEAD.replace(
+        "    member.report", "    if member.attempt < 3: raise RuntimeError('once more')\n    member.report"
+    )
+    running = start("launch", script(tmp_path, text + TAIL), "--name", "r", "--slots", 1, cwd=tmp_path)
+    folder = tmp_path / "runs" / "r"
+    until(lambda: facts(folder, "Failed"))
+    running.send_signal(signal.SIGSTOP)  # in the pause before its second attempt, or a little later
+    state = cli("status", "r", "--json", cwd=tmp_path).json
+    text = cli("status", "r", cwd=tmp_path).out
+    running.send_signal(signal.SIGCONT)
+    running.communicate(timeout=60)
+    assert running.returncode == 0
+    (waits,) = state["waiting"] or state["training"]
+    if state["waiting"]:
+        assert waits["for"] in ("the end of its pause before attempt 2", "its process to start")
+        assert waits["after"].startswith("RuntimeError: once more")
+        assert state["training"] == []
+        assert f"member {waits['member']} waits for " in text
+    assert "no slot yet" not in text
+    assert cli("status", "r", "--json", cwd=tmp_path).json["waiting"] == []
+
+
+def test_status_of_a_failed_run_knows_nobody_who_waits(tmp_path: Path) -> None:
+    text = HEAD.replace("    member.report", "    raise RuntimeError('no')\n    member.report")
+    path = script(tmp_path, text + TAIL.replace("population=4", "population=12"))
+    assert cli("launch", path, "--name", "r", "--slots", 3, cwd=tmp_path).status == 1
+    folder = tmp_path / "runs" / "r"
+    state = cli("status", "r", "--json", cwd=tmp_path).json
+    failed = {fact["member"] for fact in facts(folder, "Failed")}
+    begun = {fact["member"] for fact in facts(folder, "Started")}
+    assert (state["state"], state["waiting"], state["training"]) == ("failed", [], [])
+    assert set(state["given_up"]) <= begun
+    assert not set(state["never_begun"]) & (begun | failed)
+    text = cli("status", "r", cwd=tmp_path).out
+    assert "waits" not in text
+    assert ("begun, and given up: member" in text) == bool(state["given_up"])
+
+
+@pytest.mark.parametrize("where", ["train", "import"])
+@pytest.mark.parametrize("how", ["os._exit(3)", "raise ValueError('y' * 10**6)"])
+def test_a_log_that_is_one_line_of_ten_megabytes_is_quoted_by_its_ends(tmp_path: Path, where: str, how: str) -> None:
+    loud = f"import os, sys; sys.stdout.write('x' * 10**7 + 'THE END'); sys.stdout.flush(); {how}"
+    text = f"{HEAD}    {loud}\n" if where == "train" else f"{loud}\n{HEAD}"
+    done = cli("launch", script(tmp_path, text + TAIL), "--slots", 1, "--name", "r", cwd=tmp_path)
+    assert done.status == (1 if where == "train" else 2)
+    assert max(map(len, done.err.splitlines())) < (1100 if where == "train" else 2100)
+    if "exit" in how:
+        assert "THE END" in done.err
+    else:
+        assert "ValueError: yyy" in done.err
+    failed = facts(tmp_path / "runs" / "r", "Failed") if where == "train" else []
+    assert all(len(fact["reason"]) < 1000 for fact in failed)

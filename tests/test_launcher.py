@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scripts.harness import SCRIPTS, ZOO, Watch, begin, dead
 
-from gpbt_async import wire
+from gpbt_async import guarding, wire
 from gpbt_async.errors import ExperimentError, LaunchError, ScriptError
 from gpbt_async.guarding import readable
 from gpbt_async.launcher import Launcher
@@ -503,6 +503,41 @@ async def test_leaving_kills_what_nobody_waits_for(tmp_path: Path) -> None:
     with watch:
         assert watch.alive() == []
     worker.close()
+
+
+@pytest.mark.parametrize("start", ["zygote", "exec"])
+async def test_a_guardian_that_was_stopped_is_told_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    monkeypatch.setattr(guarding, "ANSWER", 0.3)
+    async with Open(tmp_path, start=start) as launcher:
+        await launcher.open_command()
+        guardian = launcher.pids()["guardian"]
+        assert guardian is not None
+        os.kill(guardian, signal.SIGSTOP)
+        await launcher.open_script(ZOO)
+        worker = await trained(launcher, tmp_path, 0, do="returns")
+        assert worker.outcome.how == "returned"
+        assert launcher.pids()["guardian"] == guardian
+        assert launcher.said == [f"the guardian (process {guardian}) does not answer: telling it to go on (SIGCONT)"]
+        gone = os.pidfd_open(guardian)
+        os.kill(guardian, signal.SIGSTOP)  # leaving the context wakes it, too
+    assert dead(gone)
+    os.close(gone)
+
+
+async def test_a_guardian_that_hangs_is_killed_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarding, "ANSWER", 0.3)
+    monkeypatch.setattr(guarding.Guardian, "_wake", lambda self: None)  # as if that did not help
+    async with Open(tmp_path, start="exec") as launcher:
+        await launcher.open_script(ZOO)
+        guardian = launcher.pids()["guardian"]
+        assert guardian is not None
+        os.kill(guardian, signal.SIGSTOP)
+        worker = await trained(launcher, tmp_path, 0, do="returns")
+        assert worker.outcome.how == "returned"
+        assert launcher.pids()["guardian"] != guardian
+        assert launcher.said[1:] == ["the guardian did not answer for 0.6 s and was killed; starting it again"]
 
 
 async def test_a_lock_is_held_until_the_guardian_ends(tmp_path: Path) -> None:

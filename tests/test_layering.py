@@ -140,6 +140,7 @@ MAY: dict[str, set[str]] = {
         "asked",
         "asking",
         "clock",
+        "command",
         "devices",
         "disk",
         "folder",
@@ -172,8 +173,10 @@ MAY: dict[str, set[str]] = {
         "slot",
     },
     # faces
-    "reading": VOCABULARY | ENGINE | {"board", "files", "folder", "gpulines", "journal", "record", "wording"},
-    "exporting": VOCABULARY | ENGINE | {"", "checkpoints", "files", "reading", "wording"},
+    "reading": VOCABULARY
+    | ENGINE
+    | {"board", "deadlines", "files", "folder", "gpulines", "journal", "record", "wording"},
+    "exporting": VOCABULARY | ENGINE | {"", "checkpoints", "files", "folder", "journal", "reading", "wording"},
     "replaying": VOCABULARY | ENGINE | {"driving", "folder", "options", "reading", "run"},
     "gpulines": {"sizes", "wording"},
     "inventory": {

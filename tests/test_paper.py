@@ -129,7 +129,7 @@ def test_where_the_original_takes_a_child_for_anothers() -> None:
     """n = 72, k = 16: 12 children of the best mother, then 4 each. Child number x is not of mother floor(x·k/n)."""
     simulation, _ = run(72, 72 / 256, 2, 4)
     tree = simulation.lineage.tree
-    mothers = [tree.members[i] for _, i in tree.generations[0].ranking[:16]]
+    mothers = tree.generations[0].ranking[:16]
     assert [len(m.children) for m in mothers] == [12] + [4] * 15
     in_order = [child for mother in mothers for child in mother.children]
     claimed = [mothers[x * 16 // 72] for x in range(72)]

@@ -118,7 +118,7 @@ def test_first_reports_of_a_generation_judged_as_by_hand() -> None:
     check(lineage)
     assert others[3].state is others[5].state is State.STOPPED
     assert lineage.ended == events.Finish("")
-    ranked = [i for _, i in lineage.tree.generations[1].ranking]
+    ranked = [m.id for m in lineage.tree.generations[1].ranking]
     assert others[3].id not in ranked
     assert others[5].id not in ranked
     told = others[3].observation()
@@ -138,7 +138,7 @@ def test_one_told_to_stop_that_trains_to_its_end_is_stopped_all_the_same() -> No
     commands = script.lineage.handle(events.Trained(score=0.0, **names))  # it ended before it heard of it
     assert last.state is State.STOPPED
     assert not any(isinstance(command, events.Publish) for command in commands)
-    assert last.id not in [i for _, i in script.lineage.tree.generations[1].ranking]
+    assert last.id not in [m.id for m in script.lineage.tree.generations[1].ranking]
 
 
 def test_a_maximised_score_is_judged_the_other_way_round() -> None:

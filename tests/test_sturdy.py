@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -58,12 +59,12 @@ def test_a_full_disk_is_waited_for(small: Path, leave: int) -> None:
     (small / "hold").unlink()
     until(lambda: facts(folder, "Paused"))
     told = cli("status", "r", cwd=small).out
-    assert "no member begins: " in told
-    assert "MiB free, and " in told
+    assert "members wait: " in told
+    assert "iB free, and " in told
     hog.unlink()
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
-    assert "there is room on the disk again: going on" in err
+    assert "members wait no more for room on the disk" in err
     check_folder(folder, 8, 3)
     assert not facts(folder, "Failed"), "a full disk is nobody's failure"
     assert json.loads((folder / "summary.json").read_text())["idle_s"]["disk"] > 0
@@ -116,7 +117,7 @@ def test_a_summary_that_does_not_fit_is_waited_for(tmp_path: Path) -> None:
     (tmp_path / "hold").unlink()
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
-    assert "summary.json: no space left on device: waiting for room" in err
+    assert "summary.json: no space left on device (make room there): waiting" in err
     check_folder(folder, 6, 3)
 
 
@@ -176,6 +177,7 @@ def test_a_budget_is_kept_to(tmp_path: Path) -> None:
 def test_with_a_budget_that_cannot_be_kept_members_train_one_at_a_time(tmp_path: Path) -> None:
     done = cli("launch", STURDY, "--name", "r", "--slots", 2, "--disk", "1MiB", cwd=tmp_path, env={"KIB": "1000"})
     assert done.status == 0, done.err
+    assert done.err.count("members wait: ") == 1
     check_folder(tmp_path / "runs" / "r", 6, 3)
     inside, begun = set(), 0
     for fact in facts(tmp_path / "runs" / "r"):
@@ -410,3 +412,92 @@ def test_a_shells_own_background_jobs_are_left_alone(tmp_path: Path) -> None:
     assert shell.returncode == 0, shell.stderr
     job = int((tmp_path / "job").read_text())
     os.kill(job, signal.SIGKILL)  # raises if it is gone
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+def test_a_folder_that_is_taken_away_ends_its_run_in_one_sentence(tmp_path: Path, how: str) -> None:
+    """The members hang in training: nobody but us looks at the folder."""
+    (tmp_path / "hold").touch()
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
+    folder = tmp_path / "runs" / "r"
+    until(lambda: len(facts(folder, "Entered")) == 2)
+    mark = run_id(folder)
+    if how == "moved":
+        folder.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(folder)
+    _, err = run.communicate(timeout=20)
+    assert run.returncode == 1
+    assert "Traceback" not in err
+    assert not alive(mark)
+    assert not folder.exists(), "nothing is put where it was"
+    if how == "deleted":
+        assert f"{folder} was deleted while its run went on" in err
+        return
+    assert f"{folder} was moved to {tmp_path / 'elsewhere'}" in err
+    (tmp_path / "hold").unlink()
+    done = cli("resume", tmp_path / "elsewhere", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert not facts(tmp_path / "elsewhere", "Failed"), "it was not theirs"
+    check_folder(tmp_path / "elsewhere", 6, 3)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    done = cli("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path, env={"KIB": "40000", "POPULATION": "1"})
+    assert done.status == 0, done.err
+    return tmp_path / "runs" / "r"
+
+
+def test_an_export_onto_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(finished: Path, small: Path) -> None:
+    done = cli("best", "r", "--export", small / "out", cwd=finished.parent.parent)
+    assert done.status == 2
+    assert done.err == (
+        f"gpbt-async: cannot export to {small / 'out'}: no space left on device: make room there, or export to another "
+        "disk\n"
+    )
+    assert os.listdir(small) == []
+
+
+def test_a_best_whose_checkpoint_was_deleted_by_hand_is_told(finished: Path) -> None:
+    checkpoint = (finished / "best").resolve() / "checkpoint"
+    shutil.rmtree(checkpoint)
+    for more in ([], ["--json"], ["--export", "out"]):
+        done = cli("best", "r", *more, cwd=finished.parent.parent)
+        assert (done.status, done.out) == (1, "")
+        assert f"its checkpoint is gone: {checkpoint} was deleted or moved by hand" in done.err
+
+
+def test_what_is_damaged_or_taken_is_told_with_what_to_do(finished: Path) -> None:
+    here = finished.parent.parent
+    journal, declared = (finished / "journal.jsonl").read_bytes(), (finished / "experiment.json").read_bytes()
+    copy = "bring it back from a copy"
+
+    def told(said: str) -> None:
+        for word in ("resume", "status", "best"):
+            done = cli(word, "r", cwd=here)
+            assert done.status == 2
+            assert said in done.err
+            assert "Traceback" not in done.err
+
+    (finished / "journal.jsonl").write_bytes(journal.replace(b"Trained", b"Trainee", 1))
+    told("bring the journal back from a copy, or launch anew; what was best so far stands in")
+    (finished / "journal.jsonl").unlink()
+    told(f"journal.jsonl is missing: {copy}, or launch anew")
+    (finished / "journal.jsonl").write_bytes(journal)
+    for damaged in (b"{", b"{}", b"\xff"):
+        (finished / "experiment.json").write_bytes(damaged)
+        told(copy)
+    (finished / "experiment.json").unlink()
+    told(f"experiment.json is missing: {copy}, or launch anew")
+    (finished / "experiment.json").write_bytes(declared)
+    (finished / "journal.jsonl").write_bytes(b"".join(journal.splitlines(keepends=True)[:5]))
+    (here / "hold").touch()
+    run = start("resume", "r", cwd=here, env={"POPULATION": "1"})
+    until(lambda: len(facts(finished, "Entered")) == 2)
+    done = cli("resume", "r", cwd=here)
+    assert done.status == 2
+    assert f"is being run by process {run.pid} on " in done.err
+    assert f"or stop it (`gpbt-async stop {finished}`)" in done.err
+    (here / "hold").unlink()
+    run.communicate(timeout=60)

@@ -17,6 +17,11 @@ from hypothesis import strategies as st
 from gpbt_async import deadlines, events, watchdog
 from gpbt_async.clock import Clock
 from gpbt_async.deadlines import Deadlines, pause
+from gpbt_async.lineage import Lineage
+from gpbt_async.outcome import Outcome
+from gpbt_async.scheduler import Scheduler
+from gpbt_async.slot import Slot
+from gpbt_async.tree import Member
 from gpbt_async.watchdog import Watchdog, suspicion
 
 
@@ -104,6 +109,30 @@ async def test_what_lasts_is_reported_once_with_the_engines_state(monkeypatch, c
     watching.cancel()
     assert told == [f"a slot stands idle by a bug of gpbt-async: nobody performs {driver.pending[0]}"]
     assert "slots 2, cause searcher; generations: 0 of 6 issued" in caplog.text
+
+
+async def test_a_bug_of_its_own_is_told_once_and_it_goes_on_watching(monkeypatch, caplog):
+    monkeypatch.setattr(watchdog, "PERIOD", 0.001)
+    monkeypatch.setattr(watchdog, "PATIENCE", 0.0)
+    driver, told, well = opened(), [], asyncio.Event()
+    dog = Watchdog(driver.lineage, Pool(), lambda text: (told.append(text), well.set() if "idle by" in text else None))
+    look, looks = dog._suspicion, []
+
+    def failing():
+        looks.append(1)
+        if len(looks) < 50:
+            raise KeyError("slot")
+        return look()
+
+    monkeypatch.setattr(dog, "_suspicion", failing)
+    with caplog.at_level(logging.ERROR, "gpbt_async"):
+        watching = asyncio.create_task(dog.watch())
+        async with asyncio.timeout(30):
+            await well.wait()
+    watching.cancel()
+    assert told[0] == "the watchdog over idle slots has failed by a bug of gpbt-async: KeyError: 'slot'"
+    assert len(told) == 2
+    assert "Traceback" in caplog.text
 
 
 async def test_who_waits_for_a_gpu_is_told_why_by_others(monkeypatch):
@@ -197,6 +226,34 @@ def test_one_that_ended_in_time_is_left_alone(loop):
 def test_pauses_grow_and_end():
     assert [pause(times) for times in range(5)] == [0.0, 0.25, 1.0, 4.0, 4.0]
     assert pause(10**6) == deadlines.LAST_PAUSE
+
+
+class Cards:
+    """GPUs of which the driver says what it is told to."""
+
+    def __init__(self, verdict):
+        self.told = verdict
+
+    async def verdict(self, slot):
+        return self.told
+
+    def out_of_memory(self, slot):
+        raise AssertionError("it is not asked of one that was silent")
+
+
+@pytest.mark.parametrize("verdict", ["GPU 0 is lost", ""])
+async def test_one_that_hangs_on_a_gpu_that_is_being_lost_has_not_failed(verdict, tmp_path):
+    lineage = Lineage(settings())
+    given = dict.fromkeys(("usage", "journal", "folder", "store", "launcher", "asking", "briefing", "disk", "clock"))
+    told: list[str] = []
+    scheduler = Scheduler(lineage=lineage, slots=Cards(verdict), tell=told.append, **given)
+    member = Member(0, (), 0, 0, None, {}, 0)
+    slot = Slot(0, "GPU 0", "cuda", ("GPU-a",), 1, {}, evicted=asyncio.get_running_loop().create_future())
+    stopped = Outcome("stopped", 0.0)
+    silent = "reported nothing for 2 s (stall_timeout)"
+    blame = await scheduler._blame(member, slot, stopped, tmp_path, silent)
+    assert blame == (f"GPU 0 is lost, and it {silent}" if verdict else "")
+    assert await scheduler._blame(member, slot, stopped, tmp_path, "") == "", "one that was told to stop has done so"
 
 
 # ---- the clock
