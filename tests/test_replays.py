@@ -192,7 +192,7 @@ def test_one_is_no_noise_and_none_is_a_failure() -> None:
     while late.turn():
         late.nan = float(late.lineage.tree.generations[0].complete)
     assert isinstance(late.lineage.ended, events.Finish)
-    assert late.lineage.ended.reason.startswith("no replay came to the end of the schedule")
+    assert late.lineage.ended.reason.startswith("no replay came to its end")
     assert "replay 1 came to interval 1 and is failed there" in replay_text(compared(late.lineage))
 
 
