@@ -30,6 +30,9 @@ def clean(folder: Folder, everything: bool = False) -> int:
         if lineage.ended is None:
             what = f"go on with it (gpbt-async resume {folder.typed}), or delete all of it: --everything"
             raise FolderError(f"{folder.name} has not finished: {what}")
+        if lineage.ended.reason and lineage.reopens:
+            what = f"(gpbt-async resume {folder.typed} --retry-failed), or delete all of it: --everything"
+            raise FolderError(f"{folder.name} has failed, and can be gone on with: mend what made it fail {what}")
         kept = {folder.member(m.id).path for m in (lineage.best.ancestry if lineage.best is not None else ())}
         with explained("cannot clean", folder.members):
             for place in folder.members.iterdir():

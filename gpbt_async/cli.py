@@ -1,4 +1,4 @@
-"""The command line: launch, resume, status, stop, best, replay, gpus, plan, try.
+"""The command line: launch, resume, status, stop, best, replay, report, export, lineage, gpus, plan, try.
 
 A thin face: it reads options, opens a Run, shows it, and turns how it ended into an exit status (0 finished; 1 started
 and failed; 2 nothing was started; 130 interrupted and resumable). Messages for people go to stderr, --json to stdout.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
-from . import replaying, tools
+from . import replaying, telling, tools
 from .errors import GPBTError
 from .options import (
     Affinity,
@@ -299,16 +299,18 @@ def best(
 
     Example: gpbt-async best digits-1 --export my-model
     """
-    from . import exporting, reading
+    from . import home, reading
 
     folder = reading.open_run(run, runs)
     found = reading.best(folder)
     if export is not None:
-        exporting.export(folder, found, export)
+        home.take(folder, found, export)
         say(f"exported to {export}")
     print(json.dumps(jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
 
 
+for told in (telling.report, telling.export, telling.lineage):
+    app.command()(told)
 for function, name in (
     (replaying.replay, "replay"),
     (tools.gpus, "gpus"),

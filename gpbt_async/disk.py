@@ -38,6 +38,8 @@ RESERVE = 64 << 20
 LOG = 1 << 20
 #: seconds until it is told once more that members wait; twice as long each time, up to
 FIRST_WORD, LAST_WORD = 60.0, 3600.0
+#: seconds that another wait soon after one must last to be told
+SOON = 3.0
 _FIRST = "the first checkpoint is being written, and nobody knows yet how large they are (--disk)"
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|\[Errno (28|122)\]")
 
@@ -167,14 +169,16 @@ class Disk:
     def _say(self, reason: str) -> None:
         now = time.monotonic()
         if _words(reason) != _words(self._paused):  # numbers change all the time, and are told once
-            again = self._said.get(_words(reason), -FIRST_WORD) + FIRST_WORD > now  # nobody waited for a moment
+            again = self._said.get(_words(reason), -FIRST_WORD) + FIRST_WORD > now  # it may be for a moment
             told = reason != _FIRST and not again if reason else self._loud
             self._pace = FIRST_WORD
+            self._next = now + (SOON if again and reason != _FIRST else self._pace)
         elif reason and now >= self._next:
             told, self._pace = True, min(LAST_WORD, 2 * self._pace)
+            self._next = now + self._pace
         else:
             return
-        self._paused, self._loud, self._next = reason, told, now + self._pace
+        self._paused, self._loud = reason, told
         if reason and told:
             self._said[_words(reason)] = now
         self.on_change(reason + (self._biggest_log() if reason and self._missing else ""), told)

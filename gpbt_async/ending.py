@@ -29,6 +29,8 @@ class Ending:
         #: since the run was taken up (under rules 0 and 1: since it began): who failed for good, whether any trained
         self.failed: list[Member] = []
         self.works = False
+        #: the same of single attempts, by member
+        self.stumbled: set[int] = set()
         #: whether parents of those are kept
         self._holds = False
         #: whose failure the reason names
@@ -40,6 +42,7 @@ class Ending:
         self._holds = rules >= 2
         if self._holds:
             self.failed = []
+            self.stumbled.clear()
             self.works = False
         return released
 
@@ -63,10 +66,10 @@ class Ending:
         if issued == self._generations and not tree.unsettled and tree.best is not None and tree.came_to_the_end:
             return ""
         failing = len(self.failed) >= self._hopeless and not self.works and not hopeful
-        if failing and all(m.state.settled or m.failures for m in tree.members):
+        if failing and all(m.state.settled or m.id in self.stumbled for m in tree.members):
             if len(self.failed) == len(tree.members):
                 return self._why(f"all of {len(tree.members)} members failed", 0)
-            return self._why(f"all {len(self.failed)} members that ended since the run was taken up failed", None)
+            return self._why("all members that ended since the run was taken up failed", None)
         if issued == self._generations:
             if tree.unsettled:
                 return None

@@ -8,6 +8,7 @@
     ├── DeviceError        the machine: NVML, GPUs, cores
     ├── LaunchError        the machine: a process could not be started, or died before it could work
     ├── SearcherError      the searcher: it raised, hung, or left the space
+    ├── MissingExtra       the user: a package that is installed by one of our extras
     └── RunFailed          the training script: the run started, and no member can go on
 
 A member's failure is not an exception in the scheduler: it is a fact in the journal. Exceptions are for
@@ -85,6 +86,10 @@ class SearcherError(GPBTError):
     """A searcher raised, did not answer in time, or suggested a config outside the space."""
 
     exit_status = 1
+
+
+class MissingExtra(GPBTError):
+    """A command needs a package that an extra of ours installs; the text names both."""
 
 
 class RunFailed(GPBTError):

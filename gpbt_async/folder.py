@@ -14,6 +14,7 @@ Each question between processes is answered by one system call that cannot race:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import itertools
 import os
@@ -209,8 +210,9 @@ class Folder:
         """Wait until somebody has moved or deleted the folder under us."""
         while True:
             await asyncio.sleep(LOOK)
-            if told := self.astray():
-                return FolderError(told)
+            with contextlib.suppress(OSError):  # a file server that is away
+                if told := await asyncio.to_thread(self.astray):
+                    return FolderError(told)
 
     # ---- the control FIFO
 

@@ -286,6 +286,7 @@ class Lineage:
         self._training.pop(member.id, None)
         self.stored.pop(member.id, None)
         member.failures += 1
+        self.ending.stumbled.add(member.id)
         member.losses_in_a_row = 0
         member.seconds, member.reason = fact.seconds, fact.reason
         if member.condemned:
@@ -313,8 +314,12 @@ class Lineage:
         for member in self.to_retry:
             self.tree.unsettle(member)
             self._keeping.discarding.pop(member.id, None)  # what it left; not what it will write now
-            member.failures = member.losses_in_a_row = 0
             self._wait(member)
+        for member in self.tree.members:
+            if not member.state.settled:  # who failed a time or two
+                member.failures = member.losses_in_a_row = 0
+        if self.settings.replay is not None:
+            self._open = 0  # who goes on has descendants again
 
     def _settle(self, member: Member, state: State) -> None:
         before = self.tree.best
@@ -331,6 +336,7 @@ class Lineage:
     # ---- what follows
 
     def _decide(self) -> list[Command]:
+        self._advance()  # a replay that broke off has left a generation full
         if self.ended is not None:
             return self._keeping.discards()
         reason = self.ending.reason(self._open)

@@ -8,10 +8,12 @@ the file (pid, host, boot, time) is only for people, and to tell that the machin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
 import shlex
+import signal
 import socket
 import time
 from pathlib import Path
@@ -76,6 +78,8 @@ async def acquire(path: Path, patience: float) -> Lock:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + patience
+            if holder(path) and _orphaned(_read(fd)):
+                _rouse(fd)
             while not _flock(fd, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
                     who = _read(fd)
@@ -100,6 +104,20 @@ def holder(path: Path) -> dict[str, Any] | None:
         os.close(fd)
 
 
+def _orphaned(who: dict[str, Any]) -> bool:
+    """Is the scheduler that took the lock gone, while others of its run hold it still?"""
+    return who.get("host") == socket.gethostname() and "pid" in who and not os.path.exists(f"/proc/{who['pid']}")
+
+
+def _rouse(fd: int) -> None:
+    """Have those who hold the file go on: a guardian that somebody has stopped cannot end what it guards."""
+    ours = _place(fd)
+    for place in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # not ours to look at, or gone
+            if place.parts[2] != str(os.getpid()) and _place(place) == ours:
+                os.kill(int(place.parts[2]), signal.SIGCONT)
+
+
 def _place(file: Path | str | int) -> tuple[int, int]:
     there = os.stat(file)
     return there.st_dev, there.st_ino
@@ -116,7 +134,7 @@ def _flock(fd: int, how: int) -> bool:
 def _told(folder: Path, who: dict[str, Any]) -> str:
     """Whom to name, and what to do about him."""
     here = who.get("host") == socket.gethostname()
-    if "pid" not in who or (here and not os.path.exists(f"/proc/{who['pid']}")):
+    if "pid" not in who or _orphaned(who):
         return "processes of a scheduler that is gone, which are being ended: try again in a moment"
     stop = f"gpbt-async stop {shlex.quote(str(folder))}"
     return f"process {who['pid']} on {who.get('host')}: let it, or stop it (`{stop}`{'' if here else ', there'})"

@@ -93,7 +93,8 @@ class Opening:
         self._changes = dict(changes or {})
         self._clock = clock
         self._warn = warn
-        self.record = Record(run=secrets.token_hex(8), cwd=os.getcwd())
+        declared = self._experiment.settings if self._experiment is not None else None
+        self.record = Record(run=secrets.token_hex(8), cwd=os.getcwd(), settings=declared)
         self._again = again
         if again is not None:
             cwd = again.cwd if os.path.isdir(again.cwd) else os.getcwd()
@@ -197,7 +198,7 @@ class Opening:
         """
         if usable_cores() <= 2:
             return
-        known = self._experiment.settings if self._experiment is not None else self.record.settings
+        known = self.record.settings
         name = self._changes.get("searcher") or (known.searcher if known is not None else "local")
         if name in ("local", "tpe", "kin"):
             spawned = self.launcher.spawn_helper(argv(ahead="hyperopt"), environment(os.environ))
@@ -224,8 +225,6 @@ class Opening:
 
     def _create(self) -> None:
         """Take the new run's name, before anything is started; give it back if nothing comes of it."""
-        if self.record.settings is not None:
-            self.settings = self.record.settings
         if self._script is not None and not self._script.is_file():
             what = "is not a file" if self._script.exists() else "does not exist"
             raise ScriptError(f"{self._script} {what}: give the path of a Python script that declares an Experiment")
@@ -240,8 +239,7 @@ class Opening:
             self.folder = Folder.fresh(self._runs, self._stem())
 
     def _stem(self) -> str:
-        replay = self._changes.get("replay")
-        if self._again is not None and replay is not None:
+        if (replay := self._changes.get("replay")) is not None:
             return f"{replay.origin.run}-replay"
         if self._script is not None:
             return self._script.stem
@@ -302,18 +300,23 @@ class Opening:
             return False
         if ended.reason and not self.lineage.reopens:
             raise FolderError(
-                f"{self.folder.name}: no failed member can be tried again, as what they began from was let go of; "
-                f"begin a new run. (It failed: {ended.reason})"
+                f"{self.folder.name}: no failed member can be tried again, as what they began from was let go of, or "
+                f"their scores were not finite, which is their configs' doing; begin a new run. (It failed: "
+                f"{ended.reason})"
             )
         return self.lineage.reopens
 
     def _miss_checkpoints(self) -> None:
         """Refuse to go on with nothing to go on from: it was moved, most likely, and can be brought back."""
-        kept = [m.id for m in self.lineage.stored.values() if m.state is State.FINISHED]
-        gone = [self.folder.member(id).checkpoint for id in kept if not self.folder.member(id).checkpoint.exists()]
-        if kept and len(gone) == len(kept) and self.lineage.tree.generations[0].full:
+        tree, stored = self.lineage.tree, self.lineage.stored.values()
+        if not tree.generations[0].full or any(m.state is State.TRAINED for m in stored):
+            return  # there are, or soon will be, others to begin from
+        if tree.generations[-1].full and not tree.unsettled:
+            return
+        kept = [self.folder.member(m.id).checkpoint for m in stored]
+        if kept and not any(checkpoint.exists() for checkpoint in kept):
             raise FolderError(
-                f"{self.folder.name}: the checkpoints that members would begin from are gone, {gone[0]} among them: "
+                f"{self.folder.name}: the checkpoints that members would begin from are gone, {kept[0]} among them: "
                 "bring them back from where they were moved or copied to, and resume"
             )
 
@@ -376,11 +379,12 @@ class Opening:
             if digest(self._script) != self._sha256:
                 raise ScriptError(f"{self._script} was edited while it was imported: once more, please")
             self.record.script, self.record.script_sha256 = str(self._script), self._sha256
-            if new and self._again is None:
-                self.settings = Settings.from_json(declared["experiment"])
+            if new:
+                self.settings = self.record.settings or Settings.from_json(declared["experiment"])
         else:
-            if new and self._experiment is not None:
-                self.settings = self._experiment.settings
+            if new:
+                assert self.record.settings is not None
+                self.settings = self.record.settings
             # an application that resumes says where its function is now
             given = self._experiment.settings.target if self._experiment is not None else None
             target = given or self.settings.target

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .errors import RunFailed
 from .outcome import tail_of
+from .tree import State
 
 if TYPE_CHECKING:
     from .folder import Folder
@@ -25,7 +26,7 @@ def failure(lineage: Lineage, folder: Folder, *, already: bool = False) -> RunFa
     said = f"the run has failed already: {lineage.ended.reason}" if already else lineage.ended.reason
     error = RunFailed(f"{said}; see {folder.path}")
     first = lineage.ending.first
-    if first is not None and first.attempt and not already:
+    if first is not None and first.state is State.FAILED and first.attempt and not already:
         log = folder.member(first.id).log
         lines = tail_of(str(log), lines=LINES).splitlines()
         begins = [i for i, line in enumerate(lines) if line.startswith("Traceback ")]
@@ -33,7 +34,8 @@ def failure(lineage: Lineage, folder: Folder, *, already: bool = False) -> RunFa
         if shown:
             error.add_note(f"{log} ends:{shown}")
     if lineage.reopens:
-        error.add_note(f"mend what made it fail, and go on: gpbt-async resume {folder.typed} --retry-failed")
+        edited = "" if lineage.settings.command else " (and --changed-script, if you edit the script)"
+        error.add_note(f"mend what made it fail, and go on: gpbt-async resume {folder.typed} --retry-failed{edited}")
     return error
 
 

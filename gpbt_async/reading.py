@@ -18,6 +18,7 @@ from .errors import FolderError
 from .folder import Folder, locate
 from .folder import runs as all_runs
 from .gpulines import gpu_lines, waiting_text
+from .history import History
 from .journal import read
 from .lineage import Lineage
 from .record import Record
@@ -43,15 +44,16 @@ def open_run(run: str, runs: Path) -> Folder:
 
 
 class Reading:
-    """A run as its journal tells it now."""
+    """A run as its journal tells it now. history: remember also what happened when, and what each slot did."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, *, history: bool = False) -> None:
         self.folder = folder
+        self.history = History()
         self.record = Record.read(folder.experiment)
         assert self.record.settings is not None
         self.settings = self.record.settings
         self.lineage = Lineage(self.settings)
-        self.usage = Usage()
+        self.usage = Usage(trail=[] if history else None)
         self.last: Fact | None = None
         #: when the attempt under way of a member entered `train`; when its last one came to nothing
         self.entered: dict[int, float] = {}
@@ -62,11 +64,14 @@ class Reading:
             self.last = fact
             if isinstance(fact, events.Started):
                 self.begun.add(fact.member)
+                self.entered.pop(fact.member, None)
             elif isinstance(fact, events.Entered):
                 self.entered[fact.member] = fact.t
             elif isinstance(fact, events.Failed | events.Lost):
                 self.entered.pop(fact.member, None)
                 self.ended[fact.member] = fact.t
+            if history:
+                self.history.fold(fact, self.lineage)
 
     @property
     def why_interrupted(self) -> str:

@@ -61,12 +61,10 @@ class Run:
 
     share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
     refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as
-    "2GiB", that a desktop may use on a GPU that is given out. affinity: bind members to the cores near their GPU.
-    nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it. disk: the most that the checkpoints a
-    run keeps may take, as "50GiB"; when that is reached, members wait until some are let go of. changed_script: resume
-    though the script is not what it was. retry_failed: give the members that failed last all attempts again, and so go
-    on with a run that has failed. again: begin a new run as that one was begun: its script, settings, slots, GPUs.
-
+    "2GiB", that a desktop may use on a GPU given out. affinity: bind members to the cores near their GPU. nvml_library:
+    the path of libnvidia-ml.so.1. disk: the most that the checkpoints a run keeps may take, as "50GiB"; when that is
+    reached, members wait. changed_script: resume though the script is not what it was. retry_failed: give those that
+    failed last all attempts again. again: begin a new run as that one was begun: its script, settings, slots, GPUs.
     Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
     from `wait` and on leaving when it was started and failed.
     """
@@ -327,9 +325,7 @@ class Run:
             self.how = "interrupted"
             with contextlib.suppress(GPBTError):  # the first error is the one to be told
                 await self._close(str(error or group))
-            if error is None:
-                raise
-            raise error from None
+            raise error or group from None
         finally:
             early.cancel()
             for listener in tuple(self._listeners):
@@ -339,7 +335,11 @@ class Run:
         """Write down what the run came to, so far or for good."""
         self.how = self.how or "interrupted"
         if self.how != "interrupted":
-            await self._write_down()  # before the fact that says so
+            try:
+                await self._write_down()  # before the fact that says so
+            except GPBTError:
+                self.how = "interrupted"
+                raise
         measures = results.measures(self.lineage)
         closed = events.Closed(t=self._clock.now(), how=self.how, reason=reason, measures=measures)  # type: ignore[arg-type]
         self._note(closed)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 #: disk: no member begins for lack of room on the disk
 CAUSES = ("start", "searcher", "checkpoint", "evidence", "device", "disk", "no_work")
 BUSY = "busy"
+#: what a slot did from one moment to another: slot, BUSY or a cause, the member inside `train` or None, begin, end
+Span = tuple[int, str, int | None, float, float]
 
 
 @dataclass(slots=True)
@@ -37,6 +39,8 @@ class _Slot:
     since: float
     #: when the last `train` in it returned, None if something but starting has come since
     returned: float | None = None
+    #: who is inside `train`
+    member: int | None = None
 
 
 @dataclass(slots=True)
@@ -53,7 +57,9 @@ class Usage:
     slots: int = 0
     _slots: dict[int, _Slot] = field(default_factory=dict)
     #: what is not inside the window yet
-    _spans: list[tuple[str, float, float]] = field(default_factory=list)
+    _spans: list[Span] = field(default_factory=list)
+    #: every span that was added up, cut to its session's window, in no order, if somebody asked for them by a list
+    trail: list[Span] | None = None
     _first: float | None = None
     #: when the session began; how many slots could be used just now
     _opened: float = 0.0
@@ -105,9 +111,9 @@ class Usage:
     def close(self) -> None:
         """End the session: add its spans, cut to its window, to the totals. More facts may follow."""
         if self._first is not None and self._last is not None:
-            open_spans = [(slot.state, slot.since, self._last) for slot in self._slots.values()]
-            for state, begin, end in (*self._spans, *open_spans):
-                self._add(state, min(end, self._last) - max(begin, self._first))
+            open_spans = [(i, s.state, s.member, s.since, self._last) for i, s in self._slots.items()]
+            for slot, state, member, begin, end in (*self._spans, *open_spans):
+                self._add((slot, state, member, max(begin, self._first), min(end, self._last)))
             self.wall += self._last - self._first
             self.offered += (self._last - self._first) * len(self._slots)
         self._spans.clear()
@@ -116,11 +122,17 @@ class Usage:
         self._where.clear()
         self._first = self._last = None
 
-    def _add(self, state: str, seconds: float) -> None:
-        if seconds > 0 and state == BUSY:
+    def _add(self, span: Span) -> None:
+        _, state, _, begin, end = span
+        seconds = end - begin
+        if seconds <= 0:
+            return
+        if state == BUSY:
             self.busy += seconds
-        elif seconds > 0:
+        else:
             self.idle[state] += seconds
+        if self.trail is not None:
+            self.trail.append(span)
 
     def _settle(self) -> None:
         """Add up the spans that lie inside the window, which only grows: kept, they would be most of a run's memory."""
@@ -128,9 +140,8 @@ class Usage:
         assert self._last is not None
         kept = []
         for span in self._spans:
-            state, begin, end = span
-            if self._first <= begin and end <= self._last:
-                self._add(state, end - begin)
+            if self._first <= span[3] and span[4] <= self._last:
+                self._add(span)
             else:
                 kept.append(span)
         self._spans = kept
@@ -140,6 +151,7 @@ class Usage:
         copy = Usage(self.busy, self.wall, dict(self.idle), self.offered, self.turnovers[:], self.slots)
         copy._slots, copy._spans = dict(self._slots), list(self._spans)
         copy._first, copy._last = self._first, self._last
+        copy.trail = None if self.trail is None else list(self.trail)
         copy.close()
         return copy
 
@@ -149,13 +161,13 @@ class Usage:
             self._slots[index] = _Slot("device", self._opened)
         self.slots = max(self.slots, len(self._slots))
 
-    def _set(self, index: int, state: str, t: float) -> None:
+    def _set(self, index: int, state: str, t: float, member: int | None = None) -> None:
         slot = self._slots[index]
         if state == slot.state:
             return
         t = max(t, slot.since)  # a member's own stamp may be a hair older than the scheduler's
-        self._spans.append((slot.state, slot.since, t))
-        slot.state, slot.since = state, t
+        self._spans.append((index, slot.state, slot.member, slot.since, t))
+        slot.state, slot.since, slot.member = state, t, member
         if state not in (BUSY, "free", "start", "searcher", "checkpoint"):
             slot.returned = None
 
@@ -164,7 +176,7 @@ class Usage:
         if slot.returned is not None:
             self.turnovers.append(t - slot.returned)
             slot.returned = None
-        self._set(index, BUSY, t)
+        self._set(index, BUSY, t, member)
         self._inside[member] = (index, t)
         self._first = t if self._first is None else min(self._first, t)
 

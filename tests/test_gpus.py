@@ -79,7 +79,8 @@ def test_what_a_member_needs_must_be_free(machine: Callable[..., Machine]) -> No
     m.state.set(f"mem {A} 40960 700 300")
     done = m.launch("--vram", "12GiB")
     assert done.status == 0, done.err
-    assert crowd(m.log()) == {A: 3}
+    assert m.facts("Opened")[0]["slots"] == 3
+    assert crowd(m.log())[A] <= 3, "fewer, where processes start slowly"
     refused = m.cli("launch", PLAYING, "--nvml-library", library(), "--vram", "41GiB")
     assert refused.status == 2
     assert "41.0 GiB" in refused.err

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
 VOCABULARY = {"errors", "sizes", "space", "asks", "schedule", "events", "experiment", "wire"}
-ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "replays", "results"}
+ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "history", "replays", "results"}
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
@@ -33,6 +33,7 @@ MAY: dict[str, set[str]] = {
     "keeping": {"ending", "events", "experiment", "rule", "tree"},
     "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
     "usage": {"errors", "events", "lineage"},
+    "history": {"events", "lineage", "tree"},
     "replays": {"lineage", "tree"},
     "results": {"asks", "lineage", "replays", "schedule", "space", "tree", "usage"},
     "simulate": VOCABULARY | {"lineage", "stopping", "tree", "usage"},
@@ -151,7 +152,7 @@ MAY: dict[str, set[str]] = {
         "searchers",
         "slot",
     },
-    "postmortem": {"errors", "folder", "lineage", "outcome"},
+    "postmortem": {"errors", "folder", "lineage", "outcome", "tree"},
     "run": VOCABULARY
     | ENGINE
     | {
@@ -173,10 +174,18 @@ MAY: dict[str, set[str]] = {
         "slot",
     },
     # faces
+    "importance": {"space", "tree"},
+    "timeline": {"history", "usage"},
+    "remains": set(),
+    "story": {"history", "importance", "reading", "remains", "results", "timeline", "tree"},
+    "export": {"asks", "errors", "files", "history", "reading"},
+    "report": {"errors", "export", "files", "folder", "reading", "story"},
+    "descent": {"asks", "errors", "reading", "tree", "wording"},
+    "telling": {"descent", "export", "options", "reading", "report"},
     "reading": VOCABULARY
     | ENGINE
     | {"board", "deadlines", "files", "folder", "gpulines", "journal", "record", "wording"},
-    "exporting": VOCABULARY | ENGINE | {"", "checkpoints", "files", "folder", "journal", "reading", "wording"},
+    "home": VOCABULARY | ENGINE | {"", "checkpoints", "files", "folder", "journal", "reading", "wording"},
     "replaying": VOCABULARY | ENGINE | {"driving", "folder", "options", "reading", "run"},
     "gpulines": {"sizes", "wording"},
     "inventory": {
@@ -210,7 +219,7 @@ MAY: dict[str, set[str]] = {
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "driving": {"errors", "options", "postmortem", "processes", "replays", "run", "view", "wording"},
-    "cli": {"", "driving", "errors", "exporting", "folder", "options", "reading", "replaying", "run", "tools"},
+    "cli": {"", "driving", "errors", "folder", "home", "options", "reading", "replaying", "run", "telling", "tools"},
     "__init__": {
         "asks",
         "errors",
@@ -242,6 +251,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "options": {"typer"},
     "replaying": {"typer"},
     "tools": {"typer"},
+    "telling": {"typer"},
+    "report": {"plotly"},
+    "export": {"pyarrow"},
     "child": {"numpy", "torch", "threadpoolctl"},
     "torch": {"numpy", "safetensors", "torch"},
     "lightning": {"lightning", "pytorch_lightning"},

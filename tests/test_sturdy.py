@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from harness import SCRIPTS, alive, check_folder, cli, command, facts, kill_hard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 STURDY = SCRIPTS / "sturdy.py"
 MIB = 1 << 20
@@ -293,7 +293,7 @@ def test_a_run_in_which_nothing_works_any_more_fails_early_and_goes_on_when_that
     assert failed.status == 1
     assert "members that ended since the run was taken up failed; the first: member" in failed.err
     assert failed.err.count("Traceback (most recent call last)") == 1, "the first one, once"
-    assert failed.err.rstrip().endswith("mend what made it fail, and go on: gpbt-async resume r --retry-failed")
+    assert "mend what made it fail, and go on: gpbt-async resume r --retry-failed (and --changed" in failed.err
     published = facts(folder, "Published")
     gone.unlink()
     again = cli("resume", "r", cwd=tmp_path)
@@ -307,9 +307,27 @@ def test_a_run_in_which_nothing_works_any_more_fails_early_and_goes_on_when_that
     assert check_run(folder) == []
 
 
+def test_a_guardian_that_was_stopped_when_its_scheduler_was_killed_does_not_hold_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "r"
+    (tmp_path / "hold").touch()
+    run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
+    until(lambda: facts(folder, "Entered"))
+    below = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    (guardian,) = [int(pid) for pid in below if "gpbt_async.guardian" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(guardian, signal.SIGSTOP)
+    kill_hard(run)
+    (tmp_path / "hold").unlink()
+    done = cli("resume", "r", cwd=tmp_path)
+    assert done.status == 0, done.err
+    check_folder(folder, 6, 3)
+
+
 def test_a_script_that_never_works_can_be_mended_too(tmp_path: Path) -> None:
     (tmp_path / "gone").touch()
     assert cli("launch", STURDY, "--name", "r", cwd=tmp_path).status == 1
+    refused = cli("clean", "r", cwd=tmp_path)
+    assert refused.status == 2
+    assert "resume r --retry-failed), or delete all of it: --everything" in refused.err
     (tmp_path / "gone").unlink()
     assert cli("resume", "r", "--retry-failed", cwd=tmp_path).status == 0
     check_folder(tmp_path / "runs" / "r", 6, 3)

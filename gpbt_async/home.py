@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .results import Best
 
 
-def export(folder: Folder, found: Best, target: Path) -> None:
+def take(folder: Folder, found: Best, target: Path) -> None:
     """Copy the best's checkpoint, config, schedule and ancestry to a new folder. Raises FolderError."""
     if os.path.lexists(target):
         raise FolderError(f"{target} exists: give the path of a folder to be made")

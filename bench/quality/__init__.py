@@ -1,0 +1,20 @@
+"""The quality benchmark: how good are the models at the same number of intervals, ours and other methods'?
+
+    python -m bench.quality run main --seeds 0-2        # from the repository's root; can be interrupted at any time
+    python -m bench.quality report                      # the tables and plots of what there is
+
+bench/README.md is the protocol, written before there were results. The rooms, imports pointing down only:
+
+    __main__            the command line: run, report
+    report              rows → tables and plots
+    statistics          paired differences: t intervals, Wilcoxon, Holm
+    driver  rows        what is still to be run, one row a run; the file of rows, appended to and never changed
+    protocol            which tasks, seeds, methods and blocks: tuning and confirmation kept apart
+    methods             a method's name → a function from (task, slots, seed) to a Record
+    ours  pbt  full_runs  ray_tune
+                        the product's engine; PBT; Optuna, random; Ray's own PBT and PB2
+    candidates          what might be better than the product's default; none of it in the product
+    clock  record       a virtual clock with slots; what a run came to
+    tasks  networks  worlds
+                        what is optimised: the waist, small networks, what is no network
+"""

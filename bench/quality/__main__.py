@@ -1,0 +1,47 @@
+"""python -m bench.quality run BLOCK --seeds 0-19 | report"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+RESULTS = Path(__file__).parent.parent / "results"
+#: before numpy is imported: matrices are small, and the cores are for others
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+
+def seeds_of(text: str) -> list[int]:
+    """ "0-2,7" → 0, 1, 2, 7"""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def main() -> None:
+    from . import driver, protocol, report
+
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of rows, tables and plots")
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="run what is missing of a block; interrupt it at any time")
+    running.add_argument("block", choices=list(protocol.BLOCKS))
+    running.add_argument("--seeds", type=seeds_of, default=range(3), help="such as 0-19 (default: 0-2)")
+    running.add_argument("--methods", type=lambda text: text.split(";"), default=[], help="some, with ; between")
+    running.add_argument("--tasks", type=lambda text: text.split(","), default=[])
+    running.add_argument("--minutes", type=float, default=1e9, help="begin no run after these")
+    commands.add_parser("report", help="tables and plots of the rows there are")
+    args = parser.parse_args()
+    if args.command == "report":
+        print(report.write(args.results))
+        return
+    cases = protocol.cases(args.block, args.seeds, args.methods, args.tasks)
+    ran = driver.run(cases, args.results, args.results / f"{args.block}.jsonl", args.minutes * 60)
+    print(f"{ran} runs")
+
+
+if __name__ == "__main__":
+    main()

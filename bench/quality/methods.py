@@ -1,0 +1,173 @@
+"""The methods by name: which room runs one, with which options. A digest of these says whether a row is theirs.
+
+Options are what a room's `run` takes. What is not given is the room's default, and for the product its own default:
+the digest holds the product's settings as they come out, so that rows made under an older default are not taken for
+rows of the new one. A change of behaviour that no setting tells of does not change the digest: then delete the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gpbt_async.experiment import PRESETS, Settings
+from gpbt_async.space import Float, Space
+
+from . import tasks
+
+if TYPE_CHECKING:
+    from .record import Record
+
+#: of the product's settings, those that say what a run does on a given task
+TELLING = ("ratio", "searcher", "history", "selection", "evidence", "early_stop", "schedule")
+
+
+@dataclass(frozen=True)
+class Method:
+    """n members or trials, T intervals each, of `length` standard intervals."""
+
+    name: str
+    room: str = "ours"
+    options: dict[str, Any] = field(default_factory=dict)
+    population: int = 25
+    generations: int = 10
+    length: float = 1.0
+
+    def run(self, task: str, slots: int, seed: int) -> Record:
+        """One run; slots 0 = as many as there are members."""
+        run = importlib.import_module(f"{__package__}.{self.room}").run
+        record: Record = run(
+            tasks.make(task, seed, self.length),
+            seed,
+            slots or self.population,
+            self.length,
+            self.population,
+            self.generations,
+            **self.options,
+        )
+        return record
+
+    @property
+    def digest(self) -> str:
+        told = [self.room, self._told(), self.population, self.generations, self.length]
+        return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+    def _told(self) -> dict[str, Any]:
+        if self.room != "ours":
+            return self.options
+        own = {"pending": True, "repeat": True, **self.options}
+        chosen = {**PRESETS.get(own.pop("preset", ""), {}), **own}
+        kept = {name: chosen.pop(name) for name in ("pending", "repeat", "cooled", "budget") if name in chosen}
+        s = Settings(space=Space({"x": Float(0, 1)}), score="loss", **chosen)
+        return {**kept, **{name: getattr(s, name) for name in TELLING}}
+
+
+def ours(name: str, **options: Any) -> Method:
+    return Method(name, "ours", options)
+
+
+def pbt(name: str, **options: Any) -> Method:
+    return Method(name, "pbt", options)
+
+
+#: the main table
+MAIN = (
+    ours("gpbt"),
+    ours("gpbt, early stop", early_stop=("median",)),
+    ours("paper, sync", preset="paper"),
+    ours("paper, async", preset="paper", schedule="async"),
+    pbt("pbt"),
+    pbt("pbt, half", quantile=0.5),
+    Method("ray pbt", "ray_tune"),
+    Method("ray pbt, half", "ray_tune", {"quantile_fraction": 0.5}),
+    Method("ray pb2", "ray_tune", {"scheduler": "pb2"}),
+    Method("asha", "full_runs", {"pruner": "asha"}),
+    Method("bohb", "full_runs", {"sampler": "tpe", "pruner": "hyperband"}),
+    Method("tpe + asha", "full_runs", {"sampler": "tpe", "pruner": "asha"}),
+    Method("tpe + median", "full_runs", {"sampler": "tpe", "pruner": "median"}),
+    Method("tpe", "full_runs", {"sampler": "tpe"}),
+    Method("random", "full_runs"),
+)
+
+#: PBT's common settings, from which its best is chosen in tuning; and PBT with parts of ours
+PBT = (
+    pbt("pbt"),
+    pbt("pbt, half", quantile=0.5),
+    pbt("pbt, fifth", quantile=0.2),
+    pbt("pbt, x0.5 2", factors=(0.5, 2.0)),
+    pbt("pbt, half, x0.5 2", quantile=0.5, factors=(0.5, 2.0)),
+    pbt("pbt, no resampling", resample=0.0),
+    pbt("pbt, half, resample .1", quantile=0.5, resample=0.1),
+    pbt("pbt, barrier", barrier=True),
+    pbt("pbt, half, barrier", quantile=0.5, barrier=True),
+    pbt("pbt, our step", explore="step"),
+    pbt("pbt, half, our step", quantile=0.5, explore="step"),
+    pbt("pbt, our step and start", explore="step", start="tpe"),
+    pbt("pbt, half, our step and start", quantile=0.5, explore="step", start="tpe"),
+)
+
+#: history x searcher; of the others history changes nothing: they do not look at kin, or only in generation 0
+HISTORY = (
+    *(
+        ours(f"{searcher}, {history}", searcher=searcher, history=history)
+        for searcher in ("tpe", "kin")
+        for history in ("inherit", "reset", "global")
+    ),
+    *(ours(searcher, searcher=searcher) for searcher in ("local", "perturb", "random")),
+)
+
+#: ratio x generations, a whole training being equally long: with T = 20 intervals are half as long
+RATIO = (
+    *(
+        Method(f"ratio {c:g}, T {t}", "ours", {"ratio": c}, 25, t, 10 / t)
+        for t in (5, 10, 20)
+        for c in (0.25, 0.5, 1.0, 2.0)
+    ),
+    *(Method(f"pbt, T {t}", "pbt", {}, 25, t, 10 / t) for t in (5, 10, 20)),
+)
+
+#: one factor at a time
+FACTORS = (
+    *(ours(f"evidence {share:g}", evidence=share) for share in (0.0, 0.75, 1.0)),
+    *(ours(f"{searcher}, no repeat", searcher=searcher, repeat=False) for searcher in ("local", "tpe", "random")),
+    *(ours(f"{searcher}, pending ignored", searcher=searcher, pending=False) for searcher in ("local", "tpe", "kin")),
+    ours("local, plus", selection="plus"),
+    ours("tpe, plus", searcher="tpe", selection="plus"),
+    ours("local, generation stop", early_stop=("generation",)),
+    ours("local, both stops", early_stop=("median", "generation")),
+)
+
+#: what might be better: candidates.py, and the product's own switches together
+TRIED = (
+    ours("gpbt"),
+    pbt("pbt"),
+    *(ours(name.lower(), searcher=f"try:{name}") for name in ("Narrow", "Mirrored", "Successful", "Drifting")),
+    *(ours(f"cooled {a:g} {b:g}", cooled=(a, b)) for a, b in ((0.25, 1.0), (0.25, 4.0), (0.5, 2.0))),
+    *(ours(f"ratio {c:g}, plus", ratio=c, selection="plus") for c in (0.25, 0.5)),
+    Method("early stop, n 35", "ours", {"early_stop": ("median",), "budget": 250}, 35),
+    Method("early stop, n 35, ratio .5", "ours", {"early_stop": ("median",), "budget": 250, "ratio": 0.5}, 35),
+    ours("kin, ratio .5", searcher="kin", ratio=0.5),
+    ours("perturb, ratio .5", searcher="perturb", ratio=0.5),
+)
+
+#: the best of `tried`, of `pbt` and of `ratio` on the first seeds, each looked at again on others
+CHOSEN = tuple(
+    m
+    for m in (*TRIED, *PBT[1:], *RATIO)
+    if m.name
+    in (
+        "gpbt",
+        "pbt",
+        "early stop, n 35",
+        "early stop, n 35, ratio .5",
+        "kin, ratio .5",
+        "successful",
+        "pbt, half, our step",
+        "pbt, half, our step and start",
+        "pbt, half, barrier",
+        "ratio 0.25, T 5",
+    )
+)

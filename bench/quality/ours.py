@@ -1,0 +1,101 @@
+"""The product itself: its engine, its rule and its searchers, on the virtual clock of gpbt_async.simulate.
+
+Nothing that decides is written anew here. `settings` are those of an Experiment; beside them there are ablations that
+the product has no switch for:
+
+    pending=False   the searcher is not told of siblings in training
+    repeat=False    a parent's first child gets a config of its own
+    cooled=(a, b)   the ratio goes from a to b over the generations (candidates.py)
+    budget=250      what is trained after so many intervals does not count: for more members, some of them stopped early
+
+and a searcher called `try:Name` is one of candidates.py.
+
+Suggestions cost no virtual time, like everything that is not training, for any method.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from gpbt_async import events, rule, searchers
+from gpbt_async.experiment import PRESETS, Settings
+from gpbt_async.simulate import Interval, Simulation
+from gpbt_async.stopping import MEDIAN
+
+from .candidates import Cooled
+from .clock import seconds
+from .record import Record
+from .tasks import key
+
+if TYPE_CHECKING:
+    from gpbt_async.asks import Ask
+    from gpbt_async.space import Config
+    from gpbt_async.tree import Member
+
+    from .tasks import Task
+
+#: when a first report comes, as a share of the interval
+FIRST = 0.25
+
+
+class _Alone:
+    """A searcher that is not told of siblings in training."""
+
+    def __init__(self, searcher: searchers.Searcher) -> None:
+        self._searcher = searcher
+
+    def suggest(self, ask: Ask) -> Config:
+        return self._searcher.suggest(dataclasses.replace(ask, pending=()))
+
+
+def run(
+    task: Task,
+    seed: int,
+    slots: int,
+    length: float = 1.0,
+    population: int = 25,
+    generations: int = 10,
+    pending: bool = True,
+    repeat: bool = True,
+    cooled: tuple[float, float] | None = None,
+    budget: int | None = None,
+    preset: str | None = None,
+    **settings: Any,
+) -> Record:
+    chosen = {**PRESETS.get(preset or "", {}), **settings}
+    if chosen.get("searcher", "").startswith("try:"):
+        chosen["searcher"] = chosen["searcher"].replace("try", f"{__package__}.candidates")
+    s = Settings(
+        space=task.space, score="loss", mode="min", population=population, generations=generations,
+        seed=key("run", seed) >> 1, preset=preset, **chosen,
+    )  # fmt: skip
+    states: dict[int, Any] = {}
+    judged = MEDIAN in s.early_stop
+
+    def train(member: Member, parent: Any) -> Interval:
+        state = task.initial(key(seed, member.path[0])) if member.parent is None else parent
+        outcome = task.interval(state, member.config, key(seed, member.id), first=judged)
+        states[member.id] = outcome.state
+        return Interval(outcome.state, outcome.val, seconds(seed, member.id, length), outcome.first, FIRST)
+
+    searcher = searchers.make(s.searcher)
+    simulation = Simulation(s, train, searcher if pending else _Alone(searcher), slots, usage=None)
+    if cooled is not None:
+        engine, cooling = simulation.lineage, Cooled(s, simulation.lineage.tree, *cooled)
+        engine.rule = engine.ending._rule = engine._keeping._rule = cooling  # all that ask it
+    with contextlib.nullcontext() if repeat else mock.patch.object(rule.Choice, "repeats", False):
+        simulation.run()
+    record = Record(task, budget or population * generations)
+    members = simulation.lineage.tree.members
+    for fact in simulation.facts:
+        if record.spent > record.budget - 1:
+            break
+        if isinstance(fact, events.Trained):
+            assert fact.score is not None
+            record.add(fact.t, fact.score, states[fact.member], len(members[fact.member].path))
+        elif isinstance(fact, events.Stopped):
+            record.spend(fact.t, FIRST)
+    return record

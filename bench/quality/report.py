@@ -1,0 +1,182 @@
+"""Rows → tables (Markdown) and plots (PNG), each block for itself."""
+
+from __future__ import annotations
+
+import math
+import statistics as stats
+from typing import TYPE_CHECKING
+
+from . import protocol, rows
+from .statistics import Paired, holm, paired, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from .methods import Method
+    from .rows import Row
+
+#: by method's digest, task and slots: the rows by seed
+Found = dict[tuple[str, str, int], dict[int, "Row"]]
+
+
+def write(folder: Path) -> str:
+    """Write tables.md, and a plot for each block and task; returns the tables."""
+    found: Found = {}
+    for row in rows.read_all(folder):
+        found.setdefault((row["digest"], row["task"], row["slots"]), {})[row["seed"]] = row
+    parts = ["Written by `python -m bench.quality report`; bench/README.md says what is what.\n"]
+    for name, block in protocol.BLOCKS.items():
+        tables = []
+        for task in block.tasks:
+            for slots in block.slots:
+                lines = table(found, block, task, slots)
+                if lines:
+                    tables.append(f"### {name}: {task}, {slots or 'n'} slots\n\n" + "\n".join(lines) + "\n")
+        if tables:
+            parts += [f"## {name}\n", *tables]
+            for slots in block.slots:
+                ranks = mean_ranks(found, block, slots)
+                if ranks:
+                    parts.append(f"### {name}: mean ranks, {slots or 'n'} slots\n\n" + "\n".join(ranks) + "\n")
+            if name == "confirm":
+                claimed = (protocol.default(), *protocol.FINALISTS)
+                parts.append("### confirm: what is claimed\n\n" + "\n".join(confirmation(found, block, claimed)) + "\n")
+            plot(found, name, block, folder)
+    text = "\n".join(parts)
+    (folder / "tables.md").write_text(text)
+    return text
+
+
+def seen(found: Found, block: protocol.Block, method: Method, task: str, slots: int) -> dict[int, Row]:
+    """The method's rows by seed, of the block's seeds alone."""
+    every = found.get((method.digest, task, slots), {})
+    return {seed: row for seed, row in every.items() if seed in block.seeds}
+
+
+def table(found: Found, block: protocol.Block, task: str, slots: int) -> list[str]:
+    """A row a method, the lowest test loss first: of the seeds it has (compare seeds before means), then the paired
+    difference from the reference, of the seeds both have."""
+    reference = protocol.reference()
+    base = {seed: r["test"] for seed, r in seen(found, block, reference, task, slots).items()}
+    lines = []
+    for method in block.methods:
+        mine = seen(found, block, method, task, slots)
+        if not mine:
+            continue
+        tests, vals = [r["test"] for r in mine.values()], [r["val"] for r in mine.values()]
+        against = paired({seed: r["test"] for seed, r in mine.items()}, base)
+        entry = [method.name, str(len(tests)), spread(tests), spread(vals)]
+        entry.append(spread([r["error"] * 100 for r in mine.values()]) if "error" in next(iter(mine.values())) else "")
+        if against is None or method.digest == reference.digest:
+            entry += ["", "", ""]
+        else:
+            low, high = percent(against.low), percent(against.high)
+            entry += [
+                f"{percent(against.mean):+.1f} [{low:+.1f}, {high:+.1f}]",
+                f"{against.p:.2g}",
+                f"{against.wins:.0%}",
+            ]
+        entry += [f"{stats.mean(r['spent'] for r in mine.values()) * method.length:.0f}"]
+        entry += [f"{stats.mean(r['span'] for r in mine.values()):.1f}"]
+        entry += [f"{stats.mean(r['cpu'] for r in mine.values()):.1f}"]
+        lines.append((stats.mean(map(math.log, tests)), "| " + " | ".join(entry) + " |"))
+    if not lines:
+        return []
+    head = [
+        "method",
+        "seeds",
+        "test loss",
+        "validation loss",
+        "test error, %",
+        f"test loss against {protocol.REFERENCE}, %",
+    ]
+    head += ["p", "wins", "standard intervals", "virtual time", "CPU, s"]
+    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *(line for _, line in sorted(lines))]
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± sample standard deviation."""
+    sd = f"{stats.stdev(values):.2g}" if len(values) > 1 else "?"
+    return f"{stats.mean(values):.4g} ± {sd}"
+
+
+def mean_ranks(found: Found, block: protocol.Block, slots: int) -> list[str]:
+    """The rank of each method's test loss among all, over the (task, seed) that all methods have; 1 = the lowest."""
+    by_method = {
+        m.name: {
+            (task, seed): r["test"] for task in block.tasks for seed, r in seen(found, block, m, task, slots).items()
+        }
+        for m in block.methods
+    }
+    by_method = {name: tests for name, tests in by_method.items() if tests}
+    if len(by_method) < 2:
+        return []
+    shared = sorted(set.intersection(*(set(tests) for tests in by_method.values())))
+    if not shared:
+        return []
+    ranks: dict[str, list[float]] = {name: [] for name in by_method}
+    for at in shared:
+        for name, tests in by_method.items():
+            better = sum(other[at] < tests[at] for other in by_method.values())
+            equal = sum(other[at] == tests[at] for other in by_method.values())
+            ranks[name].append(better + (equal + 1) / 2)
+    tasks = [task for task in block.tasks if any(task == at[0] for at in shared)]
+    head = ["method", "mean rank", *tasks]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name, all_ranks in sorted(ranks.items(), key=lambda entry: stats.mean(entry[1])):
+        each = [stats.mean(r for r, at in zip(all_ranks, shared, strict=True) if at[0] == task) for task in tasks]
+        lines.append(f"| {name} | {stats.mean(all_ranks):.2f} | " + " | ".join(f"{r:.2f}" for r in each) + " |")
+    return [f"{len(shared)} pairs of task and seed.", "", *lines]
+
+
+def confirmation(found: Found, block: protocol.Block, claimed: Sequence[Method]) -> list[str]:
+    """Each claimed method against the reference on each task, the p values corrected by Holm over all of them."""
+    reference = protocol.reference()
+    told: list[tuple[str, str, Paired]] = []
+    for method in claimed:
+        for task in block.tasks:
+            for slots in block.slots:
+                mine, base = (seen(found, block, m, task, slots) for m in (method, reference))
+                against = paired({s: r["test"] for s, r in mine.items()}, {s: r["test"] for s, r in base.items()})
+                if against is not None:
+                    told.append((method.name, task, against))
+    head = ["method", "task", "seeds", f"test loss against {protocol.REFERENCE}, %", "p", "p, Holm", "wins"]
+    lines = []
+    for (name, task, c), p in zip(told, holm([c.p for _, _, c in told]), strict=True):
+        low, high = percent(c.low), percent(c.high)
+        difference = f"{percent(c.mean):+.1f} [{low:+.1f}, {high:+.1f}]"
+        lines.append(f"| {name} | {task} | {c.n} | {difference} | {c.p:.2g} | {p:.2g} | {c.wins:.0%} |")
+    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *lines] if lines else []
+
+
+def plot(found: Found, name: str, block: protocol.Block, folder: Path) -> None:
+    """For each task: the median over seeds of the best validation loss so far, by intervals and by virtual time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    for slots in block.slots:
+        tasks = [t for t in block.tasks if any(seen(found, block, m, t, slots) for m in block.methods)]
+        if not tasks:
+            continue
+        figure, axes = plt.subplots(2, len(tasks), figsize=(5 * len(tasks), 8), squeeze=False)
+        for column, task in enumerate(tasks):
+            for number, method in enumerate(block.methods):
+                mine = list(seen(found, block, method, task, slots).values())
+                marks = min((len(r["vals"]) for r in mine), default=0)
+                if not marks:
+                    continue
+                vals = [stats.median(r["vals"][i] for r in mine) for i in range(marks)]
+                times = [stats.median(r["times"][i] for r in mine) for i in range(marks)]
+                budget = method.population * method.generations
+                style = {"label": method.name, "color": f"C{number % 10}", "ls": ("-", "--", ":")[number // 10]}
+                axes[0][column].plot([budget * (i + 1) / 10 for i in range(marks)], vals, **style)
+                axes[1][column].plot(times, vals, **style)
+            for axis, what in zip(axes[:, column], ("intervals", "virtual time"), strict=True):
+                axis.set(title=task, xlabel=what, ylabel="best validation loss", yscale="log")
+        axes[0][0].legend(fontsize=7)
+        figure.tight_layout()
+        figure.savefig(folder / f"{name}-{slots or 'n'}.png", dpi=70)
+        plt.close(figure)

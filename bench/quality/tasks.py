@@ -1,0 +1,74 @@
+"""What is optimised: the waist between a method and a task, and the list of tasks.
+
+A task is one seeded instance: splits, instance, initial states, everything but the method. A method sees a space, makes
+`initial` states, trains them for an `interval` under a config, and is given a validation loss. States are values: an
+interval returns a new one and leaves the old as it was, so that a state is its own checkpoint. `test` is looked at
+once, for the state with the lowest validation loss, and by nobody before.
+
+Everything is a function of (task, seed, interval seed, config); nothing depends on the machine or the method. Losses
+are positive and finite: a state that has diverged scores the task's CEILING for ever, so that no method's way with
+infinity is what is measured. An interval's length is in units of the standard one; ten standard ones are a whole
+training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gpbt_async.space import Config, Space
+
+#: where a task's class is
+WHERE = {
+    "digits": "networks:Digits",
+    "mnist1d": "networks:Mnist1d",
+    "tabular": "networks:Tabular",
+    "boosting": "worlds:Boosting",
+    "annealing": "worlds:Annealing",
+    "landscape": "worlds:Landscape",
+    "quadratic": "worlds:Quadratic",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an interval gives. first: the validation loss after its first quarter, if that was asked for."""
+
+    state: Any
+    val: float
+    first: float | None = None
+
+
+class Task(Protocol):
+    """One instance. `length`: of its intervals, in standard intervals."""
+
+    space: Space
+
+    def __init__(self, seed: int, length: float = 1.0) -> None: ...
+
+    def initial(self, seed: int) -> Any: ...
+
+    def interval(self, state: Any, config: Config, seed: int, first: bool = False) -> Outcome: ...
+
+    def test(self, state: Any) -> float: ...
+
+
+def make(name: str, seed: int, length: float = 1.0) -> Task:
+    """The task's instance of this seed. The same for every method."""
+    module, _, kind = WHERE[name].partition(":")
+    made: Task = getattr(importlib.import_module(f"{__package__}.{module}"), kind)(seed, length)
+    return made
+
+
+def key(*parts: object) -> int:
+    """A seed in [0, 2**63) that is a function of the parts alone."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(*parts: object) -> np.random.Generator:
+    return np.random.Generator(np.random.SFC64(key(*parts)))

@@ -1,0 +1,121 @@
+"use strict";
+// One member beside the charts: what it is, its parent's config beside its own, metrics, curve, log. All by keyboard, too.
+
+{
+  const logs = new Map(S.remains.logs), curves = new Map(S.remains.curves), panel = $("panel");
+  let before = null;
+
+  const go = (id, label, title) => make("button", { title, ...(id === null || id === undefined ? { disabled: "" } : { click: () => G.show(id) }) }, label);
+  const family = (id) => (M.parent[id] === null ? [...Array(N).keys()].filter((m) => M.parent[m] === null) : CHILDREN[M.parent[id]].filter((m) => M.generation[m] === M.generation[id]));
+  const scored = (ids) => ids.filter((m) => finite(M.score[m])).sort(better);
+
+  function around(id) {
+    const siblings = family(id).sort((a, b) => M.place[a] - M.place[b]), at = siblings.indexOf(id);
+    return { parent: M.parent[id], child: scored(CHILDREN[id])[0] ?? CHILDREN[id][0], above: siblings[at - 1], below: siblings[at + 1], siblings };
+  }
+
+  function configs(id) {
+    const parent = M.parent[id], rows = S.space.map((d, i) => {
+      const own = M.config[i][id], old = parent === null ? null : M.config[i][parent], changed = parent !== null && own !== old;
+      const sign = !changed ? "" : typeof own === "number" && typeof old === "number" ? (own > old ? "↑" : "↓") : "≠";
+      return make("tr", changed ? { class: "changed" } : {}, make("td", {}, d.name), make("td", { class: "n" }, number(own, 6) === "–" ? "None" : number(own, 6)),
+        parent === null ? null : make("td", { class: "n" }, sign), parent === null ? null : make("td", { class: "n dim" }, old === null ? "None" : number(old, 6)));
+    });
+    return make("table", {}, make("tr", {}, make("th", {}, ""), make("th", { class: "n" }, "member " + id), parent === null ? null : make("th", {}, ""), parent === null ? null : make("th", { class: "n" }, "parent " + parent)), rows);
+  }
+
+  function metrics(id) {
+    const parent = M.parent[id], rows = S.metrics.map((name, i) => [name, M.metrics[i][id], parent === null ? null : M.metrics[i][parent]]).filter((r) => r[1] !== null);
+    if (!rows.length) return make("p", { class: "dim" }, "It has not ended with any.");
+    return make("table", {}, rows.map(([name, own, old]) => make("tr", {}, make("td", {}, name), make("td", { class: "n" }, number(own, 6)), parent === null ? null : make("td", { class: "n dim" }, number(old, 6)))));
+  }
+
+  /** The score as it was reported, the parent's before it in grey. */
+  function curve(id) {
+    const own = curves.get(id), old = M.parent[id] === null ? undefined : curves.get(M.parent[id]);
+    if (!own || own.filter(finite).length < 2) return null;
+    const joined = [...(old || []), ...own], usable = joined.filter(finite), low = Math.min(...usable), high = Math.max(...usable);
+    const W = 380, H = 90, x = (i) => 4 + (i * (W - 8)) / (joined.length - 1), y = (v) => H - 6 - ((v - low) / (high - low || 1)) * (H - 12);
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", "Score as it was reported");
+    const line = (from, values, colour) => {
+      const points = values.map((v, i) => (finite(v) ? `${x(from + i).toFixed(1)},${y(v).toFixed(1)}` : null)).filter((p) => p).join(" ");
+      const element = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+      for (const [k, v] of [["points", points], ["fill", "none"], ["stroke", colour], ["stroke-width", "2"]]) element.setAttribute(k, v);
+      svg.append(element);
+    };
+    if (old) line(0, old, css("faint"));
+    line(old ? old.length : 0, own, css("accent"));
+    return [make("h3", {}, "Score as it was reported" + (old ? ", after its parent's" : "")), svg, make("div", { class: "dim" }, `from ${number(low)} to ${number(high)}`)];
+  }
+
+  function why(id) {
+    const words = [STATE[M.state[id]]];
+    if (M.rank[id] !== null) words.push(`${ordinal(M.rank[id] + 1)} of its generation`);
+    if (WON.has(id)) words.push(id === S.lineage[S.lineage.length - 1] ? "the best of the run" : "in the winning lineage");
+    return words.join(" · ");
+  }
+
+  G.show = (id, focus = true) => {
+    if (!(id >= 0 && id < N)) return;
+    if (panel.hidden) before = document.activeElement;
+    G.selected = id;
+    const a = around(id), log = logs.get(id), [seconds, name] = unit(S.timeline.total);
+    panel.replaceChildren(...[
+      make("button", { class: "close", click: G.hide, "aria-label": "Close" }, "✕"),
+      make("h2", {}, "Member " + id), make("div", { class: "dim" }, `generation ${M.generation[id]} · path ${path(id).length > 60 ? "…" + path(id).slice(-58) : path(id)}`),
+      make("div", {}, why(id)),
+      make("div", {}, `${S.run.metric} `, make("b", {}, number(M.score[id], 6))),
+      make("div", { class: "steps" }, go(a.parent, "← parent", "Arrow left"), go(a.child, `best of ${CHILDREN[id].length} children →`, "Arrow right"), go(a.above, "↑", "Better sibling: arrow up"), go(a.below, "↓", "Worse sibling: arrow down"),
+        make("span", { class: "dim" }, `${a.siblings.indexOf(id) + 1} of ${counted(a.siblings.length, "sibling")}`)),
+      make("h3", {}, "Config"), configs(id), make("h3", {}, "Metrics"), metrics(id), curve(id),
+      make("h3", {}, "Training"),
+      make("table", { class: "facts" }, [["in train", M.seconds[id] === null ? "–" : duration(M.seconds[id])], ["slot", M.slot[id] === null ? "–" : String(M.slot[id])], ["attempts", String(M.attempts[id])],
+        ["ended", M.ended[id] === null ? "–" : `${number(M.ended[id] / seconds, 4)} ${name} after the run began, as number ${M.order[id]}`]].map(([k, v]) => make("tr", {}, make("td", {}, k), make("td", {}, v)))),
+      M.reason[id] ? [make("h3", {}, M.state[id] === "failed" ? "Why it failed" : "An attempt of it failed"), make("pre", {}, M.reason[id])] : null,
+      make("h3", {}, "End of its log"),
+      log === undefined ? make("p", { class: "dim" }, `Not in this report; if it is kept, it is members/${String(id).padStart(4, "0")}/log.txt in the run's folder.`) : make("pre", { tabindex: "0" }, log),
+    ].flat(2).filter((x) => x !== null));
+    panel.hidden = false;
+    document.body.classList.add("open");
+    if (focus) panel.focus();
+    requestAnimationFrame(() => { window.dispatchEvent(new Event("resize")); G.mark(); });
+  };
+
+  G.hide = () => {
+    panel.hidden = true;
+    G.selected = null;
+    document.body.classList.remove("open");
+    requestAnimationFrame(() => { window.dispatchEvent(new Event("resize")); G.mark(); });
+    if (before && before.focus) before.focus();
+  };
+
+  document.addEventListener("keydown", (event) => {
+    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName || "");
+    if (event.key === "/" && !typing) { event.preventDefault(); $("wanted").focus(); return; }
+    if (event.key === "Escape" && !panel.hidden) { G.hide(); return; }
+    if (panel.hidden || typing || event.altKey || event.ctrlKey || event.metaKey || document.activeElement?.tagName === "PRE") return;
+    const a = around(G.selected), to = { ArrowLeft: a.parent, ArrowRight: a.child, ArrowUp: a.above, ArrowDown: a.below }[event.key];
+    if (to !== undefined && to !== null) { event.preventDefault(); G.show(to); }
+  });
+
+  $("find").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const wanted = $("wanted").value.trim(), last = S.lineage[S.lineage.length - 1];
+    let found = /^[0-9]+$/.test(wanted) && Number(wanted) < N ? Number(wanted) : wanted === "best" ? last : undefined;
+    if (found === undefined && wanted.includes("/")) {
+      let here;
+      for (const part of wanted.split("/")) {
+        const children = here === undefined ? [...Array(N).keys()].filter((m) => M.parent[m] === null) : CHILDREN[here];
+        here = children.find((m) => M.index[m] === Number(part));
+        if (here === undefined) break;
+      }
+      found = here;
+    }
+    $("wanted").setCustomValidity(found === undefined ? `No such member: ${N ? "0 to " + (N - 1) : "there is none yet"}, a path such as 0/3/1, or best.` : "");
+    if (found === undefined) $("wanted").reportValidity(); else G.show(found);
+  });
+  $("wanted").addEventListener("input", () => $("wanted").setCustomValidity(""));
+}

@@ -1,0 +1,71 @@
+"""What members left in their folders, as far as a reader wants to see it: the ends of logs, and what was reported.
+
+These files are the members' own and may be anything by now, so only regular files are opened, never through a link and
+never waiting, and only so many bytes of them are read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: bytes of a member's metrics that are read: some ten thousand reports
+METRICS = 1 << 20
+
+
+def log_tail(path: Path, size: int) -> str:
+    """The last lines of a log, at most `size` characters, and only what can be printed; "" if there is none."""
+    text = _read(path, size * 2, end=True).decode(errors="replace")
+    if len(text) > size:
+        text = text[-size:].partition("\n")[2] or text[-size:]
+    lines = (line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n"))  # a bar was drawn over itself
+    return "\n".join("".join(c if c.isprintable() or c == "\t" else "�" for c in line) for line in lines).strip("\n")
+
+
+def traceback_of(log: str) -> str:
+    """The last traceback in the end of a log, to its exception's line; "" if there is none."""
+    lines = log.split("\n")
+    begins = [i for i, line in enumerate(lines) if line.startswith("Traceback ")]
+    if not begins:
+        return ""
+    found = lines[begins[-1] :]
+    ends = next((i for i, line in enumerate(found[1:], 1) if line and not line.startswith((" ", "\t"))), len(found))
+    return "\n".join(found[: ends + 1])
+
+
+def curve(path: Path, metric: str, points: int) -> list[float]:
+    """What a member reported of a metric, in order: all of it, or about `points` evenly chosen ones and the last."""
+    values = []
+    for line in _read(path, METRICS).split(b"\n"):
+        try:
+            value = json.loads(line)[metric]
+            values.append(float(value))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            continue
+    values = [value if math.isfinite(value) else math.nan for value in values]
+    if len(values) <= points:
+        return values
+    return [values[round(i * (len(values) - 1) / (points - 1))] for i in range(points)]
+
+
+def _read(path: Path, size: int, end: bool = False) -> bytes:
+    """At most `size` bytes from a regular file's beginning, or end; nothing if it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        told = os.fstat(fd)
+        if not stat.S_ISREG(told.st_mode):
+            return b""
+        return os.pread(fd, size, max(0, told.st_size - size) if end else 0)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)

@@ -1,0 +1,123 @@
+"""A run told in one HTML file that needs nothing else: no server, no network, no other file.
+
+The story (story.py) goes into the page as data; what draws it are our own scripts in `assets/`, on plotly.js, which the
+Python package plotly (extra `report`) brings along. Plotly was chosen over Vega-Lite and Bokeh although its script, at
+5 MB, is the largest of the three: it alone has parallel coordinates that can be brushed, and draws ten thousand members
+through WebGL; nothing has to be compiled or fetched for a file that works offline, and plotly itself needs no pandas.
+
+What comes from the user (names, options, messages, logs) enters the page as JSON in which `<`, `>` and `&` are
+escaped, and is only ever set as text; should that ever fail, the page's Content-Security-Policy runs no script but
+those whose digests it names, and lets nothing be fetched or sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+from contextlib import suppress
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from .errors import MissingExtra
+from .export import check_target
+from .files import explained, spelled
+from .reading import Reading
+from .story import remains, story
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .folder import Folder
+
+#: in the order in which the page runs them; plotly comes after them, when the page answers already
+SCRIPTS = ("theme.js", "core.js", "panel.js", "tree.js", "charts.js", "slots.js", "main.js", "start.js")
+#: significant digits of the page's numbers; the run's own files and `export` have all of them
+DIGITS = 7
+
+
+def write(folder: Folder, target: Path | None = None) -> Path:
+    """Write the run's report, by default to report.html in its folder, whole or not at all; where it stands now.
+
+    Raises FolderError when it cannot be written or the run cannot be read, MissingExtra without plotly.
+    """
+    target = folder.report if target is None else target
+    check_target(target, folder.report.name)
+    plotly = _plotly()
+    reading = Reading(folder, history=True)
+    told = story(reading)
+    told["remains"] = remains(reading, told)
+    page = _page(told, plotly)
+    beside = target.with_name(f".{target.name}.part")
+    with explained("cannot write the report", target):
+        try:
+            beside.write_text(page, encoding="utf-8")
+            os.replace(beside, target)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+    return target
+
+
+def _plotly() -> str:
+    """plotly.js, whole."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise MissingExtra("report: needs plotly, which is not installed: pip install 'gpbt-async[report]'") from None
+    return str(get_plotlyjs())
+
+
+def _page(told: dict[str, Any], plotly: str) -> str:
+    scripts = [plotly, *(_asset(name) for name in SCRIPTS)]
+    for script in scripts:
+        assert "</script" not in script.lower()
+        assert "<!--" not in script
+    # plotly's WebGL compiles small functions as it draws, hence unsafe-eval; inline handlers never run
+    digests = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    policy = (
+        f"default-src 'none'; script-src {digests} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
+        "font-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return Template(_asset("report.html")).substitute(
+        policy=policy,
+        title=html.escape(f"{told['run']['name']} – gpbt-async"),
+        style=_asset("report.css"),
+        story=embedded(told),
+        plotly=plotly,
+        scripts="\n".join(f"<script>{script}</script>" for script in scripts[1:-1]),
+        start=scripts[-1],
+        foot="Written by gpbt-async from the run's journal. Numbers are rounded to seven digits; "
+        "<code>gpbt-async export</code> has all of them.",
+    )
+
+
+def embedded(told: dict[str, Any]) -> str:
+    """JSON that may stand inside an HTML script element, numbers rounded, non-finite ones spelled."""
+    text = json.dumps(_rounded(spelled(told)), allow_nan=False, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        short = float(f"{value:.{DIGITS}g}")
+        return int(short) if short.is_integer() and abs(short) < 1e15 else short
+    if isinstance(value, dict):
+        return {name: item if name == "run" else _rounded(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _asset(name: str) -> str:
+    return (resources.files(__package__) / "assets" / name).read_text(encoding="utf-8")

@@ -1,0 +1,83 @@
+"""Commands that tell a run from its journal, while it goes on or afterwards: report, export, lineage."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .options import Json, RunName, Runs, jsonable, say
+
+Out = Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help="Write it there.", show_default=False)]  # noqa: UP045
+
+
+def report(
+    run: RunName,
+    out: Out = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write RUN's report: one HTML file that works offline, by default report.html in its folder.
+
+    It shows the family tree, scores, schedules, slots, importance and failures, and holds the ends of members' logs.
+    Needs the extra `report`. Example: gpbt-async report digits-1 --open
+    """
+    from . import reading
+    from .report import write
+
+    path = write(reading.open_run(run, runs), out)
+    print(path)
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(path.resolve().as_uri()):
+            say(f"--open: no browser could be started here; open {path} in one")
+            raise SystemExit(1)
+
+
+def export(
+    run: RunName,
+    format: Annotated[
+        str, typer.Option("--format", metavar="csv|parquet|json", help="parquet needs the extra `parquet`.")
+    ] = "csv",
+    out: Out = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Export RUN's members, one row each: config, metrics, score, times; to stdout without --out.
+
+    Example: gpbt-async export digits-1 --format parquet --out members.parquet
+    """
+    from . import reading
+    from .export import check, export, write
+
+    check(format, out, sys.stdout.isatty())
+    found = reading.Reading(reading.open_run(run, runs), history=True)
+    if out is not None:
+        write(found, format, out)
+        print(out)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(export(found, format))
+    sys.stdout.buffer.flush()
+
+
+def lineage(
+    run: RunName,
+    member: Annotated[str, typer.Argument(metavar="MEMBER", help="A number, a path such as 0/3/1, or best.")],
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Say why MEMBER of RUN exists: its ancestry, why each parent was chosen, and what was changed.
+
+    Example: gpbt-async lineage digits-1 best
+    """
+    from . import reading
+    from .descent import descent, descent_text, wanted
+
+    found = reading.Reading(reading.open_run(run, runs), history=True)
+    told = descent(found, wanted(found, member))
+    sessions = found.history.sessions
+    print(json.dumps(jsonable(told), indent=1) if as_json else descent_text(told, sessions[0].begin))
