@@ -70,18 +70,18 @@ def best_of(member: Member | None, checkpoint: Path | None) -> Best | None:
     )
 
 
-def schedule(lineage: Lineage, run: str) -> dict[str, Any]:
+def schedule(lineage: Lineage, run: str | None = None) -> dict[str, Any]:
     """schedule.json: the winning lineage, generation by generation; empty while there is no winner."""
     found = winning(lineage, run)
     return found.to_json() if found is not None else {"run": run, "member": None, "score": None, "schedule": []}
 
 
-def winning(lineage: Lineage, run: str) -> Schedule | None:
+def winning(lineage: Lineage, run: str | None) -> Schedule | None:
     """The best member's schedule; None while there is no best."""
     return schedule_of(lineage, lineage.best, run) if lineage.best is not None else None
 
 
-def schedule_of(lineage: Lineage, best: Member, run: str) -> Schedule:
+def schedule_of(lineage: Lineage, best: Member, run: str | None) -> Schedule:
     """A member's schedule, with what is known of its ancestry."""
     origin = Origin(
         run=run,
