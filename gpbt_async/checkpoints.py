@@ -36,7 +36,7 @@ from .errors import GPBTError
 from .files import bytes_below, explained, sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
 T = TypeVar("T")
 
@@ -112,10 +112,11 @@ class Store:
         """Bytes of all files below a folder, as far as they can be seen."""
         return await self._do(bytes_below, path)
 
-    def sweep(self, members_dir: Path, keep: Collection[str]) -> None:
+    def sweep(self, members_dir: Path, keep: Collection[str], never: Iterable[Path] = ()) -> None:
         """When a run is taken up: delete what a crash left half done, in the background. Raises CheckpointError.
 
-        keep: the scratch folders that are still to be published, relative to members_dir: "0007/attempt-2".
+        keep: the scratch folders that are still to be published, relative to members_dir: "0007/attempt-2". never:
+        where checkpoints may lie of which nobody has ever been told.
         """
         assert all(path.count("/") == 1 for path in keep), keep
         with explained("cannot clean up", members_dir, CheckpointError):
@@ -126,6 +127,9 @@ class Store:
                         self._pool.submit(_delete, path)
                     elif name.startswith(_ATTEMPT) and f"{member.name}/{name}" not in keep:
                         self._pool.submit(_delete, _set_aside(path))
+            for path in never:
+                if os.path.lexists(path):
+                    self._pool.submit(_delete, _set_aside(path))
 
     def close(self) -> None:
         """End the threads: publishing is given up at the next chunk, deleting is finished."""

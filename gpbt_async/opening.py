@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from .asked import Asked
+    from .checkpoints import Store
     from .clock import Clock
     from .lock import Lock
     from .slot import Pool
@@ -309,10 +310,9 @@ class Opening:
     def _miss_checkpoints(self) -> None:
         """Refuse to go on with nothing to go on from: it was moved, most likely, and can be brought back."""
         tree, stored = self.lineage.tree, self.lineage.stored.values()
-        if not tree.generations[0].full or any(m.state is State.TRAINED for m in stored):
-            return  # there are, or soon will be, others to begin from
-        if tree.generations[-1].full and not tree.unsettled:
-            return
+        if not tree.generations[0].full or (tree.generations[-1].full and not tree.unsettled):
+            return  # there will be others to begin from, or nobody begins
+        # one that is published though nobody was told (the journal lost its last line) is to be begun from, too
         kept = [self.folder.member(m.id).checkpoint for m in stored]
         if kept and not any(checkpoint.exists() for checkpoint in kept):
             raise FolderError(
@@ -361,6 +361,19 @@ class Opening:
                 self.journal.append(fact)
                 self.lineage.handle(fact)
                 self.usage.fold(fact, self.lineage)
+
+    def sweep(self, store: Store) -> None:
+        """Delete what a crash left half done: what was written by members that, as the journal tells, have not trained.
+
+        (Which may have lost its last lines with the power: a checkpoint, too, may be of a member that trains again.)
+        """
+        kept, never = set(), []
+        for member in self.lineage.tree.members:
+            if member.state is State.TRAINED:
+                kept.add(f"{self.folder.member(member.id).path.name}/attempt-{member.attempt}")
+            elif member.attempt and member.state in (State.WAITING, State.TRAINING, State.FAILED):
+                never.append(self.folder.member(member.id).checkpoint)
+        store.sweep(self.folder.members, kept, never)
 
     # ---- both
 

@@ -29,7 +29,6 @@ from .listeners import Listener
 from .opening import Opening, Resume
 from .postmortem import failure
 from .scheduler import Scheduler
-from .tree import State
 
 if TYPE_CHECKING:
     import os
@@ -240,9 +239,7 @@ class Run:
             rooms.launcher.spares(min(slots, s.population))
         store = Store()
         stack.callback(store.close)
-        trained = [m for m in self.lineage.tree.members if m.state is State.TRAINED]
-        kept = {self.folder.member(m.id).attempt(m.attempt).relative_to(self.folder.members) for m in trained}
-        store.sweep(self.folder.members, {str(path) for path in kept})
+        rooms.sweep(store)
         asking = Asking(s.space, s.searcher, rooms.spawn_searcher, path=rooms.import_path)
         stack.push_async_callback(asking.close)
         self._board = Board(self.folder.gpus, rooms.slots, self._clock.now, self.warn)

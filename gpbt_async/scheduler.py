@@ -194,12 +194,11 @@ class Scheduler:
             except BaseException:
                 self._ending = True
                 raise
-            finally:
-                self._watchdog.done(of)
 
         assert self._tasks is not None
         self._watchdog.performed[of] += 1
-        self._tasks.create_task(watched())
+        # not in `watched`: one that is cancelled before its first step never gets there
+        self._tasks.create_task(watched()).add_done_callback(lambda _: self._watchdog.done(of))
 
     def _perform(self, wanted: Command) -> None:
         if self._ending:

@@ -140,6 +140,7 @@ MAY: dict[str, set[str]] = {
         "",
         "asked",
         "asking",
+        "checkpoints",
         "clock",
         "command",
         "devices",

@@ -451,8 +451,9 @@ def test_who_is_tried_again_does_not_lose_what_it_writes_to_a_discard_of_before(
     driver = Driver(settings(population=2, generations=1, attempts=1), slots=2, rng=random.Random(0))
     driver.open()
     lineage = driver.lineage
-    while len(driver.running) < 2:
-        driver.turn()
+    while driver.pending:
+        driver._perform(driver.pending.pop(0))
+    assert len(driver.running) == 2
     for member in lineage.training:
         driver.feed(events.Trained(t=0.0, member=member.id, attempt=1, score=None, metrics={}, seconds=1.0))
     assert lineage.ended is not None
