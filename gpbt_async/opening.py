@@ -322,24 +322,9 @@ class Opening:
 
     def _check_script(self) -> None:
         """The script is where it was, or where it is said to be now, and what it was."""
-        moved = self._script is not None
-        if self._script is None and self.record.script is not None:
-            self._script = Path(self.record.script)
-        if self._script is None:
-            return
-        if not self._script.is_file():
-            remedy = "put it back there, or say where it is now: --script PATH"
-            raise ScriptError(f"{self._script}, the script of this run, does not exist: {remedy}")
-        self._sha256 = digest(self._script)
-        if self._sha256 != self.record.script_sha256:
-            if not self._changed_script:
-                remedy = "to let its new code train the rest: --changed-script"
-                raise ScriptError(f"{self._script} has changed since the run began; {remedy}")
-            self._warn(f"{self._script} has changed since the run began: its new code trains the rest")
-        if moved:
-            self.record.script = str(self._script)
-        if moved and not os.path.isdir(self.record.cwd):
-            self.record.cwd = os.getcwd()  # another machine, or another user's
+        found = self.record.check_script(self._script, self._changed_script, self._warn)
+        if found is not None:
+            self._script, self._sha256 = found
 
     def _tell_differences(self) -> None:
         """An application may ask for something else than the run was begun with; the run goes on as it was."""
