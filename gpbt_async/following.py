@@ -49,7 +49,10 @@ FACTS, PIECE = 200, 1 << 18
 
 @dataclass(slots=True)
 class _Open:
-    """A member that was started and has not ended. read: bytes of its file told of; steps: reports told."""
+    """A member that was started and has not ended.
+
+    read: bytes of its file told of. steps: reports told. whole: no more will come. end: when it ended, once known.
+    """
 
     member: TrackedMember
     read: int = 0
@@ -57,6 +60,7 @@ class _Open:
     file: int | None = None
     rest: bytes = b""
     whole: bool = False
+    end: float | None = None
 
 
 class Follower:
@@ -226,18 +230,19 @@ class Follower:
             going.read += len(line) + 1
         return bool(data)
 
-    def _line(self, going: _Open, line: bytes, end: float | None = None) -> None:
+    def _line(self, going: _Open, line: bytes) -> None:
         for t, metrics in self._reports([line]):
-            at = time.time() if t is None else t
-            self._tracker.reported(going.member, going.steps, metrics, min(at, end) if end is not None else at)
+            now = going.end if going.end is not None else time.time()
+            self._tracker.reported(going.member, going.steps, metrics, now if t is None else t)
             going.steps += 1
 
     def _finish_reports(self, going: _Open, fact: Fact) -> None:
         """It reports no more: read its file to the end."""
+        going.end = fact.t
         while self._report(going):
             pass
         if going.rest:
-            self._line(going, going.rest, fact.t)
+            self._line(going, going.rest)
         if not going.steps and isinstance(fact, events.Trained | events.Stopped) and fact.metrics:
             self._tracker.reported(going.member, 0, fact.metrics, fact.t)  # its file was cleaned away
             going.steps = 1
