@@ -8,6 +8,7 @@
     ├── DeviceError        the machine: NVML, GPUs, cores
     ├── LaunchError        the machine: a process could not be started, or died before it could work
     ├── SearcherError      the searcher: it raised, hung, or left the space
+    ├── TrackerError       the tracker: it raised; the run itself never does for it
     └── RunFailed          the training script: the run started, and no member can go on
 
 A member's failure is not an exception in the scheduler: it is a fact in the journal. Exceptions are for
@@ -83,6 +84,12 @@ class LaunchError(GPBTError):
 
 class SearcherError(GPBTError):
     """A searcher raised, did not answer in time, or suggested a config outside the space."""
+
+    exit_status = 1
+
+
+class TrackerError(GPBTError):
+    """A tracker raised again and again, and is told no more."""
 
     exit_status = 1
 

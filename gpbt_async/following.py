@@ -66,7 +66,9 @@ class _Open:
 class Follower:
     """Tells `tracker` of the run in `folder`, from `position` on (what `position()` returned; None: from the start)."""
 
-    def __init__(self, folder: Folder, tracker: Tracker, place: Path, position: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Folder, tracker: Tracker, place: Path, position: Mapping[str, Any] | None = None
+    ) -> None:
         record = Record.read(folder.experiment)
         assert record.settings is not None
         self._folder, self._tracker, self._settings = folder, tracker, record.settings

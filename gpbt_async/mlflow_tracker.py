@@ -55,7 +55,7 @@ class MLflow(Tracker):
     def opened(self, run: TrackedRun) -> None:
         self._run = run
         uri = self._destination if self._destination is not None else str(run.place / "mlflow")
-        self._client = self._client_of(uri if is_uri(uri) else Path(uri).absolute().as_uri())
+        self._client = self._client_of(Path(uri).as_uri() if os.path.isabs(uri) else uri)
         there = self._client.get_experiment_by_name(run.name)
         self._experiment = there.experiment_id if there is not None else self._client.create_experiment(run.name)
         if run.kept is not None:
@@ -69,7 +69,7 @@ class MLflow(Tracker):
             page = self._client.search_runs([self._experiment], told, max_results=1000, page_token=token)
             for run in page:
                 self._known[run.data.tags["gpbt.member"], run.data.tags["gpbt.attempt"]] = run.info.run_id
-                if run.info.status == "RUNNING":
+                if "gpbt.state" not in run.data.tags:
                     self._runs[int(run.data.tags["gpbt.member"])] = run.info.run_id
             token = page.token
             if not token:
@@ -83,6 +83,7 @@ class MLflow(Tracker):
             self._client.delete_run(before)
         if there is not None:
             self._runs[member.id] = there
+            self._client.update_run(there, status="RUNNING")
             self._has[member.id] = max(
                 (point.step for point in self._client.get_metric_history(there, "lineage_step")), default=-1
             )
@@ -100,10 +101,8 @@ class MLflow(Tracker):
         if step <= self._has.get(member.id, -1):
             return
         further = member.offset + step
-        numbers = {n: v for n, v in member.config.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        lineage = {**metrics, **{f"config/{name}": float(value) for name, value in numbers.items()}}
         points = [(name, value, step) for name, value in metrics.items()]
-        points += [(f"lineage/{name}", value, further) for name, value in lineage.items()]
+        points += [(f"lineage/{name}", value, further) for name, value in {**metrics, **member.schedule}.items()]
         points += [("lineage_step", float(further), step)]  # the last: where it is, all is
         metric = self._entities.Metric
         waiting = self._waiting[member.id]
@@ -136,10 +135,8 @@ class MLflow(Tracker):
 
     def closed(self, summary: Mapping[str, Any]) -> None:
         self.keep()
-
-
-def is_uri(text: str) -> bool:
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) is not None or text == "databricks"
+        for run in self._runs.values():
+            self._client.set_terminated(run, "KILLED")
 
 
 def _ms(t: float) -> int:

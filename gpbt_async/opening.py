@@ -28,12 +28,13 @@ from .launcher import Launcher
 from .lineage import Lineage
 from .record import Record, digest
 from .sizes import parse_bytes
+from .tracking import Tracking
 from .tree import State
 from .usage import Usage, replay
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
     from .asked import Asked
@@ -63,6 +64,7 @@ class Opening:
         changed_script: bool,
         retry_failed: bool,
         disk: str | None,
+        track: Sequence[str] | None,
         changes: Mapping[str, Any] | None,
         clock: Clock,
         warn: Callable[[str], None],
@@ -88,6 +90,8 @@ class Opening:
         except ValueError:
             raise ExperimentError(f"--disk: got {disk!r}; must be an amount with its unit, such as '50GiB'") from None
         self._changes = dict(changes or {})
+        self._track = track
+        self.tracking = Tracking(track or (), warn)
         self._clock = clock
         self._warn = warn
         self.record = Record(run=secrets.token_hex(8), cwd=os.getcwd())
@@ -120,6 +124,7 @@ class Opening:
             await self._take_lock(stack)
             stack.callback(self.folder.unmake)  # not before it is ours: another launch may be importing there
         self._settle_resources()
+        self._settle_trackers()
         # the mark its processes bear: a copy of the folder has the same id, and must not be taken for it
         place = self.folder.path.stat()
         mark = f"{self.record.run}-{place.st_dev:x}-{place.st_ino:x}"
@@ -138,8 +143,10 @@ class Opening:
             await self.record.write(self.folder.experiment, created=self._clock.now(), version=VERSION)
             self._open_journal(stack)
             self.lineage = Lineage(self.settings)
-        elif self._script is not None:
+        else:
             await self.record.update(self.folder.experiment)
+        self.tracking.open(self.launcher.spawn_helper, self.folder, self.import_path)
+        stack.push_async_callback(self.tracking.close)
         return True
 
     def _wanted(self) -> Wanted:
@@ -174,10 +181,19 @@ class Opening:
         if self._devices.nvml_library is not None:
             self.record.nvml_library = self._devices.nvml_library
 
+    def _settle_trackers(self) -> None:
+        """Those asked for now must be there; those the run was begun with warn if they are not any more."""
+        if self._track is None:
+            self.tracking = Tracking(self.record.track, self._warn)
+        else:
+            self.tracking.check(self.import_path)
+            self.record.track = self.tracking.wanted
+
     @property
     def import_path(self) -> list[str]:
         """Where a searcher of the user's own may be imported from: where the training function is, and its launch."""
-        target = self.settings.target
+        known = self._experiment.settings if self._experiment is not None else None
+        target = getattr(getattr(self, "settings", known), "target", None)
         script = [str(self._script.parent)] if self._script is not None else []
         return [*script, *(target.sys_path if target is not None else ()), self.record.cwd]
 

@@ -179,5 +179,3 @@ def _row(cells: Iterable[Any]) -> str:
     flat = (" ".join(cell.splitlines()) if isinstance(cell, str) else cell for cell in cells)
     csv.writer(line, lineterminator="\n").writerow(flat)
     return line.getvalue()
-
-

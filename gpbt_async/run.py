@@ -33,7 +33,7 @@ from .tree import State
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -62,9 +62,9 @@ class Run:
     refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as
     "2GiB", that a desktop may use on a GPU that is given out. affinity: bind members to the cores near their GPU.
     nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it. disk: the most that the checkpoints a
-    run keeps may take, as "50GiB"; when that is reached, members wait until some are let go of. changed_script: resume
-    though the script is not what it was. retry_failed: give the members that failed last all their attempts again, and
-    so go on with a run that has failed.
+    run keeps may take, as "50GiB"; when that is reached, members wait until some are let go of. track: trackers, as
+    "jsonl" or "mlflow:mlruns" (trackers.py); None: as the run was begun. changed_script: resume though the script is
+    not what it was. retry_failed: give the members that failed last all attempts again, and go on with a failed run.
 
     Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
     from `wait` and on leaving when it was started and failed.
@@ -88,6 +88,7 @@ class Run:
         affinity: bool = True,
         nvml_library: str | None = None,
         disk: str | None = None,
+        track: Sequence[str] | None = None,
         changed_script: bool = False,
         retry_failed: bool = False,
         changes: Mapping[str, Any] | None = None,
@@ -102,6 +103,7 @@ class Run:
             start=start,
             runs=runs,
             disk=disk,
+            track=track,
             changed_script=changed_script,
             retry_failed=retry_failed,
             devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
@@ -327,6 +329,7 @@ class Run:
             raise error from None
         finally:
             early.cancel()
+            await self._opening.tracking.close()
             for listener in tuple(self._listeners):
                 listener.close()
 

@@ -111,7 +111,7 @@ class TensorBoard(Tracker):
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
         own, lineage = self._open[member.id]
         own.numbers(metrics, step, t)
-        lineage.numbers({**metrics, **_config(member)}, member.offset + step, t)
+        lineage.numbers({**metrics, **member.schedule}, member.offset + step, t)
         self._last[member.id] = step
 
     def ended(self, member: TrackedMember, ending: Ending) -> None:
@@ -134,9 +134,3 @@ class TensorBoard(Tracker):
         for events in self._open.pop(id, ()):
             events.close()
         self._last.pop(id, None)
-
-
-def _config(member: TrackedMember) -> dict[str, float]:
-    """Its config's numbers, under names of their own."""
-    numbers = {n: v for n, v in member.config.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return {f"config/{name}": float(value) for name, value in numbers.items()}

@@ -10,10 +10,10 @@ A lineage is still one curve, because every report has two steps: `step` counts 
 all its ancestors made. Drawn over `lineage_step`, a child's curve begins right behind its parent's, and a
 hyperparameter, drawn the same way, is the lineage's schedule.
 
-A user's own tracker is a class made without arguments, a `Tracker` or one with its methods; `module:Name` on the command
-line. It is imported and called in a process of its own (telling.py), one call at a time, and may take its time, raise or
-die: the run never waits for it. A call that raised is made again, and after a crash of the tracker's process what was
-told last may be told once more: (member, attempt, step) tells whether one has it already.
+A user's own tracker is a class made without arguments, a `Tracker` or one with its methods, named `module:Name`. It is
+imported and called in a process of its own (telling.py), one call at a time, and may take its time, raise or die: the
+run never waits for it. A call that raised is made again, and after a crash of the tracker's process what was told last
+may be told once more: (member, attempt, step) tells whether one has it already.
 """
 
 from __future__ import annotations
@@ -70,6 +70,12 @@ class TrackedMember:
     @property
     def name(self) -> str:
         return f"{self.id:04}"
+
+    @property
+    def schedule(self) -> dict[str, float]:
+        """Its config's numbers, under names of their own: drawn over lineage steps, they are the lineage's schedule."""
+        numbers = {n: v for n, v in self.config.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        return {f"config/{name}": float(value) for name, value in numbers.items()}
 
     def tags(self) -> dict[str, str]:
         """Who it is and where it comes from, as text, by the names every tracker has them under."""

@@ -76,9 +76,8 @@ class WandB(Tracker):
         self._runs[member.id] = run
 
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
-        numbers = {n: v for n, v in member.config.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        told = {**{f"config/{name}": value for name, value in numbers.items()}, **metrics}
-        self._runs[member.id].log({**told, "lineage_step": member.offset + step}, step=step)
+        told = {**member.schedule, **metrics, "lineage_step": member.offset + step}
+        self._runs[member.id].log(told, step=step)
 
     def ended(self, member: TrackedMember, ending: Ending) -> None:
         run = self._runs[member.id]

@@ -86,6 +86,16 @@ MAY: dict[str, set[str]] = {
     "guarding": {"channel", "errors", "processes", "worker"},
     "forking": {"channel", "errors", "guarding", "outcome", "processes", "wire", "worker"},
     "launcher": {"channel", "command", "errors", "forking", "guarding", "processes", "wire", "worker"},
+    # rooms: trackers
+    "tracked": set(),
+    "plain_trackers": {"files", "tracked"},
+    "tensorboard_tracker": {"files", "tracked"},
+    "mlflow_tracker": {"tracked"},
+    "wandb_tracker": {"tracked"},
+    "trackers": {"errors", "mlflow_tracker", "plain_trackers", "tensorboard_tracker", "tracked", "wandb_tracker"},
+    "following": VOCABULARY | {"files", "folder", "journal", "lineage", "record", "tracked", "tree"},
+    "telling": {"errors", "files", "folder", "following", "record", "tracked", "trackers"},
+    "tracking": {"errors", "folder", "processes", "trackers"},
     # the loop, and the door
     "clock": set(),
     "deadlines": set(),
@@ -143,6 +153,7 @@ MAY: dict[str, set[str]] = {
         "record",
         "searchers",
         "slot",
+        "tracking",
     },
     "postmortem": {"errors", "folder", "lineage", "outcome"},
     "run": VOCABULARY
@@ -190,6 +201,8 @@ MAY: dict[str, set[str]] = {
         "planning",
         "reading",
         "sizes",
+        "telling",
+        "trackers",
         "trying",
     },
     "cleaning": {"errors", "files", "folder", "reading"},
@@ -220,6 +233,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "tools": {"typer"},
     "child": {"numpy", "torch", "threadpoolctl"},
     "zygote": {"numpy", "torch"},
+    "tensorboard_tracker": {"tensorboard"},
+    "mlflow_tracker": {"mlflow"},
+    "wandb_tracker": {"wandb"},
 }
 
 #: standard modules that only some may import: where processes, clocks and the event loop belong
@@ -228,12 +244,12 @@ ONLY = {
     "asyncio": {
         "asking", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines", "devices",
         "disk", "driving", "files", "folder", "forking", "guarding", "journal", "launcher", "listeners", "lock",
-        "nvml", "opening", "planning", "run", "scheduler", "slot", "view", "watch", "watchdog", "worker",
+        "nvml", "opening", "planning", "run", "scheduler", "slot", "tracking", "view", "watch", "watchdog", "worker",
     },
     "time": {
-        "asking", "child", "clock", "command", "devices", "disk", "folder", "forking", "guardian", "guarding",
-        "inventory", "launcher", "lock", "member", "processes", "reading", "run", "trying", "view", "worker",
-        "zygote",
+        "asking", "child", "clock", "command", "devices", "disk", "folder", "following", "forking", "guardian",
+        "guarding", "inventory", "launcher", "lock", "member", "processes", "reading", "run", "telling", "tensorboard_tracker",
+        "trying", "view", "worker", "zygote",
     },
 }  # fmt: skip
 
