@@ -76,7 +76,7 @@ class JsonLines(Tracker):
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # torn, or not ours
 
-    def _add(self, event: str, member: TrackedMember, step: int | None, **more: Any) -> None:
+    def _add(self, event: str, member: TrackedMember, **more: Any) -> None:
         flat = {
             "event": event,
             "run": member.run,
@@ -88,19 +88,19 @@ class JsonLines(Tracker):
             **more,
         }
         line = json.dumps(spelled(flat), allow_nan=False, separators=(",", ":")) + "\n"
-        self._table.add(((event, member.id, member.attempt, step), line))
+        self._table.add(((event, member.id, member.attempt, more.get("step")), line))
 
     def started(self, member: TrackedMember) -> None:
         who = {"parent": member.parent, "lineage": list(member.lineage), "seed": member.seed}
-        self._add("started", member, None, t=member.t, **who, config=dict(member.config))
+        self._add("started", member, t=member.t, **who, config=dict(member.config))
 
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
         steps = {"step": step, "lineage_step": member.offset + step}
-        self._add("reported", member, step, t=t, **steps, metrics=dict(metrics))
+        self._add("reported", member, t=t, **steps, metrics=dict(metrics))
 
     def ended(self, member: TrackedMember, ending: Ending) -> None:
         told = {"state": ending.state, "score": ending.score, "seconds": ending.seconds, "reason": ending.reason}
-        self._add("ended", member, None, t=ending.t, **told, metrics=dict(ending.metrics))
+        self._add("ended", member, t=ending.t, **told, metrics=dict(ending.metrics))
 
     def keep(self) -> Any:
         return self._table.keep()

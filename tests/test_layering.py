@@ -248,8 +248,8 @@ ONLY = {
     },
     "time": {
         "asking", "child", "clock", "command", "devices", "disk", "folder", "following", "forking", "guardian",
-        "guarding", "inventory", "launcher", "lock", "member", "processes", "reading", "run", "telling", "tensorboard_tracker",
-        "trying", "view", "worker", "zygote",
+        "guarding", "inventory", "launcher", "lock", "member", "processes", "reading", "run", "telling",
+        "tensorboard_tracker", "trying", "view", "worker", "zygote",
     },
 }  # fmt: skip
 
