@@ -185,7 +185,8 @@ class Follower:
             _close(going)
             state = member.state.value
             score = member.score if member.state is not State.FAILED else None
-            ending = Ending(state, score, fact.t, member.seconds, member.reason, dict(member.metrics))
+            reason = member.reason if member.state is not State.FINISHED else ""  # an earlier attempt's
+            ending = Ending(state, score, fact.t, member.seconds, reason, dict(member.metrics))
             self._tracker.ended(going.member, ending)
 
     def _start(self, member: Member, fact: events.Started) -> None:

@@ -34,10 +34,12 @@ class _Table:
     def __init__(self, path: Path, kept: Any, keys: Callable[[str], Iterable[Key]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = Appended(path)
+        #: lines that were not told as kept, and have not been told again yet; they stand behind `_kept`
         self._there: set[Key] = set()
-        if isinstance(kept, int) and kept < self._file.size:
+        self._kept = kept if isinstance(kept, int) else self._file.size
+        if self._kept < self._file.size:
             with open(path, "rb") as file:
-                file.seek(kept)
+                file.seek(self._kept)
                 self._there = set(keys(file.read().decode(errors="replace")))
         self.empty = not self._file.size
 
@@ -47,10 +49,13 @@ class _Table:
         if text:
             self._file.append(("\n" if self._file.torn else "").encode() + text.encode(errors="replace"))
             self._file.torn = False
+        self._there.difference_update(key for key, _ in lines)
 
     def keep(self) -> int:
         self._file.sync()
-        return self._file.size
+        if not self._there:
+            self._kept = self._file.size
+        return self._kept
 
     def close(self) -> None:
         self._file.close()
