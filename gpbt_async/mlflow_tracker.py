@@ -11,13 +11,17 @@ on are its tags. Metrics are logged over the member's own steps; `lineage/accura
 that the runs of a lineage, selected together, draw one line, and `lineage/config/lr` is its schedule. When a member is
 tried again, the run of the attempt that does not count is put into MLflow's bin (`mlflow gc` empties it).
 
-Reports are logged in batches. After a crash, what a run has already is found by the history of its `lineage_step`.
+Reports are logged in batches. After a crash, what a run has already is found by the history of its metrics. One thing
+has to be mended then: a file store that is killed while it makes a run, or writes its meta.yaml, cannot list its runs
+any more.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 #: what MLflow takes in one call, and the longest texts it takes
 BATCH, LONGEST = 900, 500
 #: not in the name of a metric or a parameter
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|databricks$")
 _ODD = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
@@ -48,29 +53,36 @@ class MLflow(Tracker):
         #: MLflow's run of each member that has not ended, and, after a crash, of those that were known before
         self._runs: dict[int, str] = {}
         self._known: dict[tuple[str, str], str] = {}
-        #: of a run that is gone on with: the last step it has
-        self._has: dict[int, int] = {}
+        #: of a run that is gone on with: the last step it has of each metric
+        self._has: dict[int, dict[str, int]] = {}
         self._waiting: dict[int, list[Any]] = {}
 
     def opened(self, run: TrackedRun) -> None:
         self._run = run
         uri = self._destination if self._destination is not None else str(run.place / "mlflow")
-        self._client = self._client_of(Path(uri).as_uri() if os.path.isabs(uri) else uri)
+        self._client = self._client_of(uri if _URI.match(uri) else Path(uri).absolute().as_uri())
         there = self._client.get_experiment_by_name(run.name)
         self._experiment = there.experiment_id if there is not None else self._client.create_experiment(run.name)
         if run.kept is not None:
+            if not _URI.match(uri):
+                _mend(Path(uri, self._experiment), run.name)
             self._find()
 
     def _find(self) -> None:
         """Which runs are there already, of this very run of ours."""
         token = None
         while True:
-            told = f"tags.`gpbt.run_id` = '{self._run.id}'"
-            page = self._client.search_runs([self._experiment], told, max_results=1000, page_token=token)
+            page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
             for run in page:
-                self._known[run.data.tags["gpbt.member"], run.data.tags["gpbt.attempt"]] = run.info.run_id
-                if "gpbt.state" not in run.data.tags:
-                    self._runs[int(run.data.tags["gpbt.member"])] = run.info.run_id
+                tags, name = run.data.tags, run.info.run_name or ""
+                if tags.get("gpbt.run_id", self._run.id) != self._run.id or not name.startswith(f"{self._run.name}/"):
+                    continue
+                if "gpbt.whole" not in tags:  # killed while it was made
+                    self._client.delete_run(run.info.run_id)
+                    continue
+                self._known[tags["gpbt.member"], tags["gpbt.attempt"]] = run.info.run_id
+                if "gpbt.state" not in tags:
+                    self._runs[int(tags["gpbt.member"])] = run.info.run_id
             token = page.token
             if not token:
                 return
@@ -84,29 +96,30 @@ class MLflow(Tracker):
         if there is not None:
             self._runs[member.id] = there
             self._client.update_run(there, status="RUNNING")
-            self._has[member.id] = max(
-                (point.step for point in self._client.get_metric_history(there, "lineage_step")), default=-1
-            )
+            names = self._client.get_run(there).data.metrics
+            histories = {name: self._client.get_metric_history(there, name) for name in names}
+            self._has[member.id] = {name: max(point.step for point in told) for name, told in histories.items()}
             return
-        tags = {f"gpbt.{name}": value[:LONGEST] for name, value in member.tags().items()}
-        tags |= {"gpbt.run_id": self._run.id, "mlflow.runName": f"{member.run}/{member.name}"}
+        told = {f"gpbt.{name}": value[:LONGEST] for name, value in member.tags().items()}
+        name = f"{member.run}/{member.name}"
+        tags = {"gpbt.run_id": self._run.id, **told, "mlflow.runName": name}
         run = self._client.create_run(self._experiment, start_time=_ms(member.t), tags=tags)
         self._runs[member.id] = run.info.run_id
         param = self._entities.Param
         params = [param(_name(name), str(value)[:LONGEST]) for name, value in member.config.items()]
         for i in range(0, len(params), 100):
             self._client.log_batch(run.info.run_id, params=params[i : i + 100])
+        self._client.set_tag(run.info.run_id, "gpbt.whole", "yes")
 
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
-        if step <= self._has.get(member.id, -1):
-            return
+        has = self._has.get(member.id, {})
         further = member.offset + step
         points = [(name, value, step) for name, value in metrics.items()]
         points += [(f"lineage/{name}", value, further) for name, value in {**metrics, **member.schedule}.items()]
-        points += [("lineage_step", float(further), step)]  # the last: where it is, all is
         metric = self._entities.Metric
+        named = ((_name(name), value, at) for name, value, at in points)
         waiting = self._waiting[member.id]
-        waiting += [metric(_name(name), value, _ms(t), at) for name, value, at in points]
+        waiting += [metric(name, value, _ms(t), at) for name, value, at in named if at > has.get(name, -1)]
         if len(waiting) > BATCH:
             self._flush(member.id)
 
@@ -137,6 +150,23 @@ class MLflow(Tracker):
         self.keep()
         for run in self._runs.values():
             self._client.set_terminated(run, "KILLED")
+
+
+def _mend(experiment: Path, name: str) -> None:
+    """What a file store that was killed has left half made: nothing was logged to it yet, or its meta.yaml is empty."""
+    for place in experiment.iterdir():
+        meta, tags = place / "meta.yaml", place / "tags"
+        if not re.fullmatch("[0-9a-f]{32}", place.name):
+            continue
+        told = meta.read_text() if meta.exists() else ""
+        if not (tags / "gpbt.whole").exists():
+            if not told or f"run_name: {name}/" in told:
+                shutil.rmtree(place)
+        elif not told:  # the rest of a run is in files of its own; JSON is YAML, too
+            who = {"run_id": place.name, "run_name": (tags / "mlflow.runName").read_text(), "user_id": "unknown"}
+            where = {"experiment_id": experiment.name, "artifact_uri": (place / "artifacts").as_uri()}
+            how = {"start_time": int(place.stat().st_ctime * 1000), "end_time": None, "status": 1}
+            meta.write_text(json.dumps({**who, **where, **how, "lifecycle_stage": "active", "tags": []}))
 
 
 def _ms(t: float) -> int:
