@@ -11,9 +11,8 @@ on are its tags. Metrics are logged over the member's own steps; `lineage/accura
 that the runs of a lineage, selected together, draw one line, and `lineage/config/lr` is its schedule. When a member is
 tried again, the run of the attempt that does not count is put into MLflow's bin (`mlflow gc` empties it).
 
-Reports are logged in batches. After a crash, what a run has already is found by the history of its metrics. One thing
-has to be mended then: a file store that is killed while it makes a run, or writes its meta.yaml, cannot list its runs
-any more.
+Reports are logged in batches. After a crash, what a run has already is found by the history of its metrics. What has
+to be mended then is a file store that was killed while it made a run or a file: it cannot list its runs any more.
 """
 
 from __future__ import annotations
@@ -153,11 +152,14 @@ class MLflow(Tracker):
 
 
 def _mend(experiment: Path, name: str) -> None:
-    """What a file store that was killed has left half made: nothing was logged to it yet, or its meta.yaml is empty."""
+    """Put right what a killed file store left half made: runs that nothing was logged to yet, and files that are empty."""
     for place in experiment.iterdir():
         meta, tags = place / "meta.yaml", place / "tags"
         if not re.fullmatch("[0-9a-f]{32}", place.name):
             continue
+        for file in (place / "metrics").rglob("*"):
+            if file.is_file() and not file.stat().st_size:
+                file.unlink()
         told = meta.read_text() if meta.exists() else ""
         if not (tags / "gpbt.whole").exists():
             if not told or f"run_name: {name}/" in told:
