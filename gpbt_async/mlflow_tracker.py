@@ -152,7 +152,7 @@ class MLflow(Tracker):
 
 
 def _mend(experiment: Path, name: str) -> None:
-    """Put right what a killed file store left half made: runs that nothing was logged to yet, and files that are empty."""
+    """Put right what a killed file store left half made: runs that nothing was logged to yet, and empty files."""
     for place in experiment.iterdir():
         meta, tags = place / "meta.yaml", place / "tags"
         if not re.fullmatch("[0-9a-f]{32}", place.name):
