@@ -158,7 +158,10 @@ class Follower:
                 self._open[id] = _Open(member, int(read), int(steps), whole=bool(whole))
                 self._tracker.started(member)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise FolderError(f"what the tracker was told before is not to be understood ({error!r})") from error
+            raise FolderError(
+                f"what the tracker was told before is not to be understood ({error!r}): to tell it everything anew, "
+                f"delete its .json in {self._run.place}"
+            ) from error
 
     def _apply(self, fact: Fact) -> None:
         try:

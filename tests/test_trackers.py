@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import threading
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,26 @@ def test_what_cannot_work_is_refused_before_anything_starts(tmp_path: Path, monk
     ):
         asyncio.run(gpbt.launch(SCRIPT, tmp_path / "x", track=["mlflow"]))
     assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_call_that_does_not_return_is_told_once() -> None:
+    class Hung:
+        during = ("reported", -1e9)
+
+    class Now(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return False
+
+    said: list[dict[str, Any]] = []
+    telling._watch(Hung(), said.append, Now())  # type: ignore[arg-type]
+    assert said == [{"trouble": "it has not returned from reported for 60 s"}]
+
+
+def test_a_position_that_makes_no_sense_is_refused_by_name(finished: Path, tmp_path: Path) -> None:
+    for position in ({}, {"format": 1, "run": "x", "facts": 1, "open": {}}, {"format": 1, "facts": "many"}):
+        follower = following.Follower(Folder(finished), Recorder(), tmp_path, position)
+        with pytest.raises(gpbt.FolderError, match="delete its"):
+            follower.begin()
 
 
 def test_specs() -> None:
