@@ -1,9 +1,8 @@
 """The tracker's process, and the same in the foreground: tell one tracker of one run until there is nothing to tell.
 
 A process of its own, one for each tracker, because whatever a tracker does there, importing for seconds, waiting for a
-network, printing, dying, happens neither in the scheduler nor beside another tracker. It yields the cores to the
-members (nice). It hangs below the guardian like
-every process of the run, and is told over a socket:
+network, printing, dying, happens neither in the scheduler nor beside another tracker. It leaves the cores to members
+where they want them (nice), hangs below the guardian like every process of the run, and is told over a socket:
 
     → {"folder": …, "tracker": "mlflow:…", "path": […]}    what to do; `path` is where a user's own may be imported from
     ← {"trouble": "…"}                                     what a person should know; the process may have given up
