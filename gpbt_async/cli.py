@@ -40,6 +40,7 @@ from .options import (
     SlotCount,
     Stall,
     Start,
+    Track,
     Vram,
     Wait,
     Whole,
@@ -162,6 +163,7 @@ def launch(
     affinity: Affinity = True,
     library: Library = None,
     disk: Disk = None,
+    track: Track = None,
     name: Annotated[
         Optional[str], typer.Option(help="The run's name; else SCRIPT's and a number.", show_default=False)  # noqa: UP045
     ] = None,
@@ -204,6 +206,7 @@ def launch(
         runs=runs,
         **devices(share, vram, wait, xids, others, affinity, library),
         disk=disk,
+        track=track or None,
         changes=changes,
     )
     drive(run, quiet, as_json)
@@ -233,6 +236,7 @@ def resume(
     affinity: Affinity = True,
     library: Library = None,
     disk: Disk = None,
+    track: Track = None,
     runs: Runs = Path("runs"),
     start: Start = None,
     quiet: Quiet = False,
@@ -246,7 +250,7 @@ def resume(
     asked = devices(share, vram, wait, xids, others, affinity, library)
     there, how = locate(run, runs), start_of(start)
     given = {"slots": slots, "gpus": gpus, "start": how, "disk": disk, "changed_script": changed, **asked}
-    opened = Run(script, there, resume="must", retry_failed=retry, **given)
+    opened = Run(script, there, resume="must", retry_failed=retry, track=track or None, **given)
     drive(opened, quiet, as_json)
 
 
@@ -316,6 +320,7 @@ for function, name in (
     (tools.gpus, "gpus"),
     (tools.clean, "clean"),
     (tools.plan, "plan"),
+    (tools.track, "track"),
     (tools.try_, "try"),
 ):
     app.command(name)(function)

@@ -20,9 +20,9 @@ from . import __version__ as VERSION
 from . import events, searchers
 from .asking import argv, environment
 from .command import missing
-from .devices import Wanted, discover, usable_cores
+from .devices import discover, usable_cores
 from .disk import Disk
-from .errors import DeviceError, ExperimentError, FolderError, JournalError, LaunchError, ScriptError
+from .errors import ExperimentError, FolderError, JournalError, LaunchError, ScriptError
 from .experiment import Experiment, Settings
 from .folder import Folder, check_name
 from .journal import Journal
@@ -30,12 +30,13 @@ from .launcher import Launcher
 from .lineage import Lineage
 from .record import Record, digest
 from .sizes import parse_bytes
+from .tracking import Tracking
 from .tree import State
 from .usage import Usage, replay
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
     from .asked import Asked
@@ -66,6 +67,7 @@ class Opening:
         changed_script: bool,
         retry_failed: bool,
         disk: str | None,
+        track: Sequence[str] | None,
         changes: Mapping[str, Any] | None,
         again: Record | None,
         clock: Clock,
@@ -92,6 +94,8 @@ class Opening:
         except ValueError:
             raise ExperimentError(f"--disk: got {disk!r}; must be an amount with its unit, such as '50GiB'") from None
         self._changes = dict(changes or {})
+        self._track = track
+        self.tracking = Tracking(track or (), warn)
         self._clock = clock
         self._warn = warn
         declared = self._experiment.settings if self._experiment is not None else None
@@ -129,6 +133,7 @@ class Opening:
             await self._take_lock(stack)
             stack.callback(self.folder.unmake)  # not before it is ours: another launch may be importing there
         self._settle_resources()
+        self._settle_trackers()
         # the mark its processes bear: a copy of the folder has the same id, and must not be taken for it
         mark = f"{self.record.run}-{self.folder.place()}"
         self.launcher = Launcher(mark, cwd=self.record.cwd, start=self.record.start, log=self._warn)
@@ -138,7 +143,10 @@ class Opening:
         await self._declare(existing is None)
         if not searchers.foreign(self.settings.searcher):
             searchers.make(self.settings.searcher)  # a package that is missing is told before anything is begun
-        self.slots = await discover(self._wanted(), os.environ, warn=self._warn, now=self._clock.now)
+        # a replay trains as its original did, and so with as many cores a member
+        population = ((self._again and self._again.settings) or self.settings).population
+        wanted = self._devices.wanted(self.settings.resources, population, self.record)
+        self.slots = await discover(wanted, os.environ, warn=self._warn, now=self._clock.now)
         stack.push_async_callback(self.slots.close)
         if existing is None:
             self.record.settings = self.settings
@@ -148,33 +156,11 @@ class Opening:
             await self.record.write(self.folder.experiment, created=self._clock.now(), version=VERSION)
             self._open_journal(stack)
             self.lineage = Lineage(self.settings)
-        elif self._script is not None:
+        else:
             await self.record.update(self.folder.experiment)
+        self.tracking.open(self.launcher.spawn_helper, self.folder, self.import_path)
+        stack.push_async_callback(self.tracking.close)
         return True
-
-    def _wanted(self) -> Wanted:
-        asked, needs = self._devices, self._devices.over(self.settings.resources)
-        before = self._again.settings if self._again is not None else None
-        if asked.share or asked.vram or asked.wait_for_gpus:
-            for name, value in (("slots", self.record.slots), ("gpus", self.record.gpus)):
-                if value is not None and (name == "slots" or value == "none"):
-                    given = "--share" if asked.share else "--vram" if asked.vram else "--wait-for-gpus"
-                    raise DeviceError(f"{given} is about GPUs, and --{name} {value} asks for the CPU: give only one")
-        return Wanted(
-            gpus=self.record.gpus,
-            slots=self.record.slots,
-            need=needs.gpus,
-            share=needs.share,
-            vram=needs.vram,
-            cpus=needs.cpus,
-            population=(before or self.settings).population,
-            wait=asked.wait_for_gpus,
-            xids=asked.xids,
-            others=asked.others,
-            affinity=asked.affinity,
-            nvml_library=self.record.nvml_library,
-            before=self.record.on_gpus,
-        )
 
     def _settle_resources(self) -> None:
         """What was asked for now; where nothing was, what the run was begun with."""
@@ -185,10 +171,18 @@ class Opening:
         if self._devices.nvml_library is not None:
             self.record.nvml_library = self._devices.nvml_library
 
+    def _settle_trackers(self) -> None:
+        """Those asked for now must be there; those the run was begun with warn if they are not any more."""
+        if self._track is None:
+            self.tracking = Tracking(self.record.track, self._warn)
+        else:
+            self.tracking.check(self.import_path)
+            self.record.track = self.tracking.wanted
+
     @property
     def import_path(self) -> list[str]:
         """Where a searcher of the user's own may be imported from: where the training function is, and its launch."""
-        target = self.settings.target
+        target = self.record.settings.target if self.record.settings is not None else None
         script = [str(self._script.parent)] if self._script is not None else []
         return [*script, *(target.sys_path if target is not None else ()), self.record.cwd]
 

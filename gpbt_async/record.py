@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ class Record:
     nvml_library: str | None = None
     #: a run that was begun on GPUs does not go on on the CPU unless told to
     on_gpus: bool = False
+    #: its trackers, as --track says them
+    track: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -67,6 +69,7 @@ class Record:
             "start": self.start,
             "nvml_library": self.nvml_library,
             "on_gpus": self.on_gpus,
+            "track": self.track,
             "python": sys.executable,
             **more,
             "settings": self.settings.to_json(),
@@ -74,9 +77,9 @@ class Record:
         await write_json(path, flat)
 
     async def update(self, path: Path) -> None:
-        """Write down where the script is now, and what it is, if that has changed."""
-        flat = read_json(path)
-        now = {"script": self.script, "script_sha256": self.script_sha256, "cwd": self.cwd}
+        """Write down where the script is now, and what it is, and who tracks the run, if that has changed."""
+        flat = {"track": [], **read_json(path)}
+        now = {"script": self.script, "script_sha256": self.script_sha256, "cwd": self.cwd, "track": self.track}
         if any(flat.get(name) != value for name, value in now.items()):
             await write_json(path, flat | now)
 

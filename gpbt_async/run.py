@@ -32,7 +32,7 @@ from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -60,12 +60,12 @@ class Run:
 
     share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
     refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as
-    "2GiB", that a desktop may use on a GPU given out. affinity: bind members to the cores near their GPU. nvml_library:
-    the path of libnvidia-ml.so.1. disk: the most that the checkpoints a run keeps may take, as "50GiB"; when that is
-    reached, members wait. changed_script: resume though the script is not what it was. retry_failed: give those that
-    failed last all attempts again. again: begin a new run as that one was begun: its script, settings, slots, GPUs.
-    Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
-    from `wait` and on leaving when it was started and failed.
+    "2GiB", that a desktop may use on a GPU given out. affinity: bind members to cores near their GPU. nvml_library: the
+    path of libnvidia-ml.so.1. disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. track:
+    trackers, as "jsonl" or "mlflow:mlruns" (trackers.py); None = as the run was begun. changed_script: resume though
+    the script is not what it was. retry_failed: give those that failed last all attempts again. again: begin a new run
+    as that one was: its script, settings, slots, GPUs, trackers. Raises GPBTError's subclasses on entering when nothing
+    can be started; RunFailed, LaunchError or SearcherError from `wait` and on leaving when it was started and failed.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Run:
         affinity: bool = True,
         nvml_library: str | None = None,
         disk: str | None = None,
+        track: Sequence[str] | None = None,
         changed_script: bool = False,
         retry_failed: bool = False,
         changes: Mapping[str, Any] | None = None,
@@ -101,6 +102,7 @@ class Run:
             start=start,
             runs=runs,
             disk=disk,
+            track=track,
             changed_script=changed_script,
             retry_failed=retry_failed,
             devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
@@ -325,6 +327,7 @@ class Run:
             raise error or group from None
         finally:
             early.cancel()
+            await self._opening.tracking.close()
             for listener in tuple(self._listeners):
                 listener.close()
 

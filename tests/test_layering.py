@@ -93,6 +93,16 @@ MAY: dict[str, set[str]] = {
     "torch": {"member"},
     "lightning": {"member", "schedule", "torch"},
     "hf": {"member", "schedule", "torch"},
+    # rooms: trackers
+    "tracked": set(),
+    "plain_trackers": {"files", "tracked"},
+    "tensorboard_tracker": {"files", "tracked"},
+    "mlflow_tracker": {"tracked"},
+    "wandb_tracker": {"tracked"},
+    "trackers": {"errors", "mlflow_tracker", "plain_trackers", "tensorboard_tracker", "tracked", "wandb_tracker"},
+    "following": VOCABULARY | {"files", "folder", "journal", "lineage", "record", "tracked", "tree"},
+    "teller": {"errors", "files", "folder", "following", "record", "tracked", "trackers"},
+    "tracking": {"errors", "folder", "processes", "trackers"},
     # the loop, and the door
     "clock": set(),
     "deadlines": set(),
@@ -133,7 +143,7 @@ MAY: dict[str, set[str]] = {
     "listeners": {"events"},
     "board": {"errors", "files", "folder", "slot"},
     "record": {"errors", "experiment", "files"},
-    "asked": {"errors", "experiment", "health", "sizes"},
+    "asked": {"devices", "errors", "experiment", "health", "record", "sizes"},
     "opening": VOCABULARY
     | ENGINE
     | {
@@ -152,6 +162,7 @@ MAY: dict[str, set[str]] = {
         "record",
         "searchers",
         "slot",
+        "tracking",
     },
     "postmortem": {"errors", "folder", "lineage", "outcome", "tree"},
     "run": VOCABULARY
@@ -210,6 +221,8 @@ MAY: dict[str, set[str]] = {
         "planning",
         "reading",
         "sizes",
+        "teller",
+        "trackers",
         "trying",
     },
     "cleaning": {"errors", "files", "folder", "reading"},
@@ -260,6 +273,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "lightning": {"lightning", "pytorch_lightning"},
     "hf": {"transformers"},
     "zygote": {"numpy", "torch"},
+    "tensorboard_tracker": {"tensorboard"},
+    "mlflow_tracker": {"mlflow"},
+    "wandb_tracker": {"wandb"},
 }
 
 #: standard modules that only some may import: where processes, clocks and the event loop belong
@@ -268,12 +284,12 @@ ONLY = {
     "asyncio": {
         "asking", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines", "devices",
         "disk", "driving", "files", "folder", "forking", "guarding", "journal", "launcher", "listeners", "lock",
-        "nvml", "opening", "planning", "run", "scheduler", "slot", "view", "watch", "watchdog", "worker",
+        "nvml", "opening", "planning", "run", "scheduler", "slot", "tracking", "view", "watch", "watchdog", "worker",
     },
     "time": {
-        "asking", "child", "clock", "command", "devices", "disk", "folder", "forking", "guardian", "guarding",
-        "inventory", "launcher", "lock", "member", "processes", "reading", "run", "trying", "view", "worker",
-        "zygote",
+        "asking", "child", "clock", "command", "devices", "disk", "folder", "following", "forking", "guardian",
+        "guarding", "inventory", "launcher", "lock", "member", "processes", "reading", "run", "teller",
+        "tensorboard_tracker", "trying", "view", "worker", "zygote",
     },
 }  # fmt: skip
 

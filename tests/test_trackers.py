@@ -1,0 +1,417 @@
+"""Trackers: told everything once, whatever dies in between, and nothing they do changes a run."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import random
+import signal
+import threading
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import SCRIPTS, alive, check_folder, cli, facts, kill_hard, run_id, start, until
+
+import gpbt_async as gpbt
+from gpbt_async import following, teller, trackers, tracking
+from gpbt_async.folder import Folder
+from gpbt_async.tracked import Tracker
+
+SCRIPT = SCRIPTS / "tracking.py"
+MEMBERS, STEPS = 12, 3
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was tracked by what needs nothing installed."""
+    place = tmp_path_factory.mktemp("tracked")
+    done = cli("launch", SCRIPT, "--slots", 2, "--seed", 3, "--track", "jsonl", "--track", "csv:out", cwd=place)
+    assert done.status == 0, done.err
+    assert "warning" not in done.err
+    folder = place / "runs" / "tracking-1"
+    check_folder(folder, 4, 3)
+    assert alive(run_id(folder)) == []
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def tree(folder: Path) -> dict[str, Any]:
+    """What a synchronous run came to, without its times, its processes and the order members were numbered in."""
+    told: dict[str, Any] = {}
+    paths = {fact["member"]: fact["path"] for fact in facts(folder, "Started")}
+    for fact in facts(folder):
+        if fact["fact"] in ("Started", "Trained", "Published"):
+            kept = {k: fact[k] for k in ("config", "score", "metrics", "size", "digest") if k in fact}
+            told.setdefault(f"{paths[fact['member']]} {fact['fact']}", kept)
+    summary = json.loads((folder / "summary.json").read_text())
+    told["summary"] = {k: summary[k] for k in ("score", "generations", "best_metrics", "seed")}
+    told["best"] = (folder / "best" / "checkpoint" / "x").read_bytes()
+    told["schedule"] = [each["config"] for each in json.loads((folder / "schedule.json").read_text())["schedule"]]
+    return told
+
+
+def check_lines(told: list[dict[str, Any]], folder: Path) -> None:
+    """Everything of every member, once, and each lineage's steps without a gap."""
+    started = {f["member"]: f for f in facts(folder, "Started")}
+    reported: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for line in told:
+        if line["event"] == "reported" and line["attempt"] == started[line["member"]]["attempt"]:
+            reported[line["member"]].append(line)
+    ended = [line for line in told if line["event"] == "ended"]
+    assert sorted(line["member"] for line in ended) == sorted(started)
+    assert {line["member"]: line["score"] for line in ended} == {
+        f["member"]: f["score"] for f in facts(folder, "Trained")
+    }
+    for member, begun in started.items():
+        assert [line["step"] for line in reported[member]] == list(range(STEPS))
+        written = lines(folder / "members" / f"{member:04}" / "metrics.jsonl")
+        assert [{"t": line["t"], **line["metrics"]} for line in reported[member]] == written
+        parent = begun["parent"]
+        first = 0 if parent is None else reported[parent][-1]["lineage_step"] + 1
+        assert [line["lineage_step"] for line in reported[member]] == list(range(first, first + STEPS))
+
+
+def test_json_lines_tell_all_of_a_run_once(finished: Path) -> None:
+    told = lines(finished / "tracking" / "reports.jsonl")
+    check_lines(told, finished)
+    of = {line["member"]: line for line in told if line["event"] == "started"}
+    for fact in facts(finished, "Started"):
+        assert of[fact["member"]]["config"] == fact["config"]
+        assert of[fact["member"]]["path"] == fact["path"]
+        assert of[fact["member"]]["lineage"][-1] == fact["member"]
+        if fact["parent"] is not None:
+            assert of[fact["member"]]["lineage"][:-1] == of[fact["parent"]]["lineage"]
+
+
+def test_csv_has_a_row_a_member_and_a_row_a_number(finished: Path) -> None:
+    place = finished.parent.parent / "out" / finished.name
+    with open(place / "members.csv", newline="") as file:
+        members = list(csv.DictReader(file))
+    with open(place / "reports.csv", newline="") as file:
+        reports = list(csv.DictReader(file))
+    assert len(members) == MEMBERS
+    assert len((place / "members.csv").read_text().splitlines()) == MEMBERS + 1  # an option's line break is none here
+    configs = {str(f["member"]): f["config"] for f in facts(finished, "Started")}
+    for row in members:
+        assert float(row["config.lr"]) == configs[row["member"]]["lr"]
+        assert row["state"] == "finished"
+    counted = [row for row in reports if row["attempt"] == ("2" if row["member"] == "2" else "1")]
+    assert len(counted) == MEMBERS * STEPS * 2
+    assert {row["metric"] for row in reports} == {"score", "loss"}
+    assert sum(row["value"] == "nan" for row in counted) == MEMBERS
+
+
+async def test_a_tracker_that_fails_in_any_way_leaves_the_result_as_it_is(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them at once: one warning each, the same tree, no process left, and the good one is told everything."""
+    monkeypatch.setattr(tracking, "PATIENCE", 3.0)
+    bad = [f"tracking:{name}" for name in ("Raises", "Hangs", "Dies", "Leaves", "NotThere")]
+    track = [*bad, "jsonl:/dev/full", "tracking:Lingers", "jsonl"]
+    monkeypatch.syspath_prepend(SCRIPTS)
+    changes = {"seed": 3}
+    async with gpbt.Run(SCRIPT, tmp_path / "run", slots=2, track=track, changes=changes) as run:
+        await run.wait()
+        assert run.how == "finished"
+    assert tree(tmp_path / "run") == tree(finished)
+    assert alive(run_id(tmp_path / "run")) == []
+    assert len(run.warnings) == len(bad) + 1, run.warnings
+    for spec, words in (
+        ("tracking:Raises", "ValueError: no (in reported, 3 times)"),
+        ("tracking:Hangs", "still at work"),
+        ("tracking:Dies", "its process died"),
+        ("tracking:Leaves", "SystemExit: enough"),
+        ("tracking:NotThere", "NotThere"),
+        ("jsonl:/dev/full", "No space left on device"),
+    ):
+        (told,) = [text for text in run.warnings if text.startswith(f"tracker {spec}: ")]
+        assert words in told
+        assert f"gpbt-async track {tmp_path / 'run'} --to {spec}" in told
+    check_lines(lines(tmp_path / "run" / "tracking" / "reports.jsonl"), tmp_path / "run")
+    assert len((tmp_path / "run" / "tracking" / "lingers").read_text().splitlines()) == MEMBERS
+
+
+def followers(folder: Path) -> list[int]:
+    """The processes that tell a tracker of this run."""
+    found = []
+    for pid in alive(run_id(folder)):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"teller" in words:
+            found.append(pid)
+    return found
+
+
+def test_nothing_is_told_twice_or_lost_though_run_and_tracker_are_killed(tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    env = {"HOLD": str(hold)}
+    options = ("--slots", 2, "--schedule", "async", "--track", "jsonl", "--quiet")
+    run = start("launch", SCRIPT, *options, cwd=tmp_path, env=env)
+    folder = tmp_path / "runs" / "tracking-1"
+    reports = folder / "tracking" / "reports.jsonl"
+    until(lambda: reports.exists() and reports.read_text().count('"reported"') == 2)
+    kill_hard(run)
+    until(lambda: alive(run_id(folder)) == [])
+    # once more, and now the tracker's process is killed, after it has told and before it has kept that
+    run = start("resume", "tracking-1", cwd=tmp_path, env=env)
+    until(lambda: folder.exists() and reports.read_text().count('"attempt":2') >= 4)
+    (follower,) = followers(folder)
+    os.kill(follower, signal.SIGKILL)
+    hold.unlink()
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    assert err.count("warning") == 1
+    assert "its process died" in err
+    assert alive(run_id(folder)) == []
+    done = cli("track", "tracking-1", "--to", "jsonl", cwd=tmp_path)
+    assert done.status == 0, done.err
+    check_lines(lines(reports), folder)
+    size = reports.stat().st_size
+    assert cli("track", "tracking-1", "--to", "jsonl", cwd=tmp_path).status == 0
+    assert reports.stat().st_size == size
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_follower_that_is_cut_off_anywhere_goes_on_where_it_was(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Again and again, at random calls, before or after it has kept its position."""
+    monkeypatch.setattr(following, "FACTS", 3)
+    monkeypatch.setattr(following, "PIECE", 100)
+    chance = random.Random(5)
+    spec = trackers.parse(f"{kind}:{tmp_path / 'out'}")
+    (tmp_path / "run").mkdir()
+    for entry in finished.iterdir():
+        if entry.name != "tracking":
+            (tmp_path / "run" / entry.name).symlink_to(entry)
+    folder = Folder(tmp_path / "run")
+    cuts = 0
+    while True:
+        left = chance.randrange(1, 12)
+        monkeypatch.setattr(teller, "KEEP", chance.choice([0.0, 1e9]))
+
+        def tick() -> bool:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Cut
+            return False
+
+        one = teller.Teller(folder, spec, tick, lambda _: None)
+        try:
+            one.run()
+            break
+        except Cut:
+            cuts += 1
+            assert cuts < 1000
+    assert cuts > 2
+    if kind == "jsonl":
+        check_lines(lines(tmp_path / "out"), finished)
+    else:
+        whole = finished.parent.parent / "out" / finished.name
+        for name in ("members.csv", "reports.csv"):
+            here = (tmp_path / "out" / "run" / name).read_text().replace("\nrun,", f"\n{finished.name},")
+            theirs = (whole / name).read_text()
+            # what an attempt that did not count reported is told only if it was there to be read
+            assert set(here.splitlines()) <= set(theirs.splitlines())
+            assert len(here.splitlines()) == len(set(here.splitlines()))
+            assert len(set(theirs.splitlines()) - set(here.splitlines())) <= 2
+
+
+class Recorder(Tracker):
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def started(self, member: Any) -> None:
+        self.calls.append(("started", member.id, member.attempt, member.at))
+
+    def reported(self, member: Any, step: int, metrics: Any, t: float) -> None:
+        self.calls.append(("reported", member.id, member.attempt, step, metrics["score"]))
+
+    def ended(self, member: Any, ending: Any) -> None:
+        self.calls.append(("ended", member.id, member.attempt, ending.state))
+
+
+def test_a_second_attempt_is_not_taken_for_the_first(finished: Path, tmp_path: Path) -> None:
+    """A follower that lags meets the second attempt's file under the first one's name."""
+    copy = Folder(tmp_path / "run")
+    copy.path.mkdir()
+    (copy.path / "experiment.json").write_bytes((finished / "experiment.json").read_bytes())
+    (copy.path / "members").symlink_to(finished / "members")
+    written = (finished / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    recorder = Recorder()
+    follower = following.Follower(copy, recorder, tmp_path)
+    follower.begin()
+    with open(copy.journal, "ab") as journal:
+        for line in written:  # the journal grows a fact at a time, while the files are those of the end
+            journal.write(line)
+            journal.flush()
+            while follower.turn():
+                pass
+    of_two = [call for call in recorder.calls if call[1] == 2]
+    scores = [line["score"] for line in lines(finished / "members" / "0002" / "metrics.jsonl")]
+    second = of_two.index(("started", 2, 2, 0))
+    assert of_two[second + 1 :] == [
+        *(("reported", 2, 2, step, score) for step, score in enumerate(scores)),
+        ("ended", 2, 2, "finished"),
+    ]
+    late = Recorder()
+    follower = following.Follower(Folder(finished), late, tmp_path)
+    follower.begin()
+    while follower.turn():
+        pass
+    assert [call for call in late.calls if call[1] == 2] == of_two[second:]
+
+
+def test_what_was_cleaned_away_is_told_by_the_journal(finished: Path, tmp_path: Path) -> None:
+    copy = Folder(tmp_path / "run")
+    copy.members.mkdir(parents=True)
+    for name in ("experiment.json", "journal.jsonl"):
+        (copy.path / name).write_bytes((finished / name).read_bytes())
+    recorder = Recorder()
+    follower = following.Follower(copy, recorder, tmp_path)
+    follower.begin()
+    while follower.turn():
+        pass
+    scores = {f["member"]: f["score"] for f in facts(finished, "Trained")}
+    assert {call[1]: call[4] for call in recorder.calls if call[0] == "reported"} == scores
+
+
+def test_two_do_not_tell_one_tracker_at_once(finished: Path) -> None:
+    spec = trackers.parse("jsonl")
+    again = teller.Teller(Folder(finished), spec, lambda: False, lambda _: None)
+    first = teller.Teller(Folder(finished), spec, lambda: again.run() is None, lambda _: None)
+    with pytest.raises(gpbt.FolderError, match="another process tells jsonl of tracking-1 already"):
+        first.run()
+
+
+def test_what_cannot_work_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cli("launch", SCRIPT, "--track", "nonsense", cwd=tmp_path)
+    assert done.status == 2
+    assert "must be one of jsonl, csv, tensorboard, mlflow, wandb" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    for track, words in (("nothere:Name", "there is no module nothere"), ("csv:/proc/x", "/proc/x cannot be made")):
+        with pytest.raises(gpbt.ExperimentError, match=words):
+            asyncio.run(gpbt.launch(SCRIPT, tmp_path / "x", track=[track]))
+    monkeypatch.setattr(trackers, "_installed", lambda package: False)
+    with pytest.raises(
+        gpbt.ExperimentError, match=r"needs mlflow, not installed here: pip install 'gpbt-async\[mlflow\]'"
+    ):
+        asyncio.run(gpbt.launch(SCRIPT, tmp_path / "x", track=["mlflow"]))
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_call_that_does_not_return_is_told_once() -> None:
+    class Hung:
+        during = ("reported", -1e9)
+
+    class Now(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return False
+
+    said: list[dict[str, Any]] = []
+    teller._watch(Hung(), said.append, Now())  # type: ignore[arg-type]
+    assert said == [{"trouble": "it has not returned from reported for 60 s"}]
+
+
+def test_a_position_that_makes_no_sense_is_refused_by_name(finished: Path, tmp_path: Path) -> None:
+    for position in ({}, {"format": 1, "run": "x", "facts": 1, "open": {}}, {"format": 1, "facts": "many"}):
+        follower = following.Follower(Folder(finished), Recorder(), tmp_path, position)
+        with pytest.raises(gpbt.FolderError, match="delete its"):
+            follower.begin()
+
+
+def test_specs() -> None:
+    here = os.getcwd()
+    for text, meant in (
+        ("jsonl", "jsonl"),
+        ("csv:out", f"csv:{here}/out"),
+        ("mlflow:sqlite:///x.db", "mlflow:sqlite:///x.db"),
+        ("mlflow:runs", f"mlflow:{here}/runs"),
+        ("package.module:Name", "package.module:Name"),
+    ):
+        spec = trackers.parse(text)
+        assert str(spec) == meant
+        assert trackers.parse(str(spec)) == spec
+    assert trackers.parse_all(["none"]) == []
+    for text in ("csv:", "a b", "tensorboard-x", "none", ":", "module:", "mod-ule:Name"):
+        with pytest.raises(gpbt.ExperimentError, match="--track"):
+            trackers.parse(text)
+
+
+# ---- those that need a package
+
+
+def tracked_by(kind: str, finished: Path, env: dict[str, str] | None = None) -> None:
+    pytest.importorskip(kind)
+    done = cli("track", finished.name, "--to", kind, cwd=finished.parent.parent, env=env)
+    assert done.status == 0, done.err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard(finished: Path) -> None:
+    tracked_by("tensorboard", finished)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    place = finished / "tracking" / "tensorboard"
+    ends = {f["member"]: f["score"] for f in facts(finished, "Trained")}
+    for fact in facts(finished, "Started"):
+        name = f"{fact['member']:04}"
+        own, lineage = (EventAccumulator(str(place / view / name)).Reload() for view in ("members", "lineages"))
+        offset = fact["path"].count("/") * STEPS
+        assert [point.step for point in own.Scalars("score")] == [0, 1, 2]
+        assert [point.step for point in lineage.Scalars("score")] == [offset, offset + 1, offset + 2]
+        assert own.Scalars("gpbt/score")[0].value == pytest.approx(ends[fact["member"]])
+        assert [p.value for p in lineage.Scalars("config/lr")] == pytest.approx([fact["config"]["lr"]] * STEPS)
+        assert set(own.PluginTagToContent("hparams")) == {
+            "_hparams_/session_start_info",
+            "_hparams_/session_end_info",
+        }
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow(finished: Path) -> None:
+    tracked_by("mlflow", finished)
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient((finished / "tracking" / "mlflow").as_uri())
+    runs = client.search_runs([client.get_experiment_by_name(finished.name).experiment_id])
+    started = {str(f["member"]): f for f in facts(finished, "Started")}
+    assert sorted(run.data.tags["gpbt.member"] for run in runs) == sorted(started)
+    for run in runs:
+        fact = started[run.data.tags["gpbt.member"]]
+        offset = fact["path"].count("/") * STEPS
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["gpbt.parent"] == ("" if fact["parent"] is None else str(fact["parent"]))
+        assert run.data.params == {name: str(value) for name, value in fact["config"].items()}
+        for name, first in (("score", 0), ("lineage/score", offset)):
+            history = client.get_metric_history(run.info.run_id, name)
+            assert sorted(point.step for point in history) == [first, first + 1, first + 2]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_offline(finished: Path) -> None:
+    tracked_by("wandb", finished, {"WANDB_MODE": "offline"})
+    places = list((finished / "tracking" / "wandb" / "wandb").glob("offline-run-*"))
+    identity = run_id(finished)
+    ids = {place.name.partition(f"-{identity}-")[2] for place in places}
+    again = "-2" if "0002-2" in ids else ""
+    assert ids == {f"{member:04}" for member in range(MEMBERS) if member != 2} | {f"0002{again}"}
+    for place in places:
+        (log,) = place.glob("run-*.wandb")
+        assert b"lineage_step" in log.read_bytes()
