@@ -4,8 +4,9 @@ Everything a tracker is told is on the disk before anybody else hears of it: fac
 the member's metrics.jsonl, which the member writes before it sends it. So a follower reads those two, beside a live run
 or years after it, and needs nothing from the scheduler, which does nothing for it either. A tracker that is slow has
 everything waiting for it on the disk; one that died goes on at its *position*: how many facts were told, and for each
-member in training how much of its file. The engine is replayed beside it, which alone knows that an attempt that failed
-was the last one, or which generation a member is of.
+member in training how much of its file. Where a position does not fit the journal any more, as a power failure took the
+journal's last facts, everything is told from the start once more, and the tracker leaves out what it has. The engine is
+replayed beside it, which alone knows that an attempt that failed was the last one, or which generation a member is of.
 
 The one surprise is retries. A new attempt deletes the metrics file of the one before, so a follower that lags may open
 the wrong one. But before the file is deleted, the journal says that the earlier attempt has failed or was lost; so each
@@ -19,7 +20,7 @@ import os
 import stat
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import events, wire
@@ -64,7 +65,11 @@ class _Open:
 
 
 class Follower:
-    """Tells `tracker` of the run in `folder`, from `position` on (what `position()` returned; None: from the start)."""
+    """Tells `tracker` of the run in `folder`, from `position` on (what `position()` returned; None: from the start).
+
+    A position that does not fit the journal, or is damaged, is no use: everything is told again from the start, and the
+    tracker told that it is.
+    """
 
     def __init__(
         self, folder: Folder, tracker: Tracker, place: Path, position: Mapping[str, Any] | None = None
@@ -72,16 +77,6 @@ class Follower:
         record = Record.read(folder.experiment)
         assert record.settings is not None
         self._folder, self._tracker, self._settings = folder, tracker, record.settings
-        self._lineage = Lineage(record.settings)
-        self._journal = Reader(folder.journal)
-        self._queue: deque[Fact] = deque()
-        self._told = 0
-        self._open: dict[int, _Open] = {}
-        #: by member: its last attempt in the journal, and the lineage step behind its last report
-        self._latest: dict[int, int] = {}
-        self._behind: dict[int, int] = {}
-        #: attempts that failed or were lost, as far as the journal was read
-        self._void: set[tuple[int, int]] = set()
         self._run = TrackedRun(
             id=record.run,
             name=folder.name,
@@ -90,15 +85,36 @@ class Follower:
             score=record.settings.score,
             mode=record.settings.mode,
             settings=record.settings.to_json(),
-            kept=(position or {}).get("kept"),
         )
         self._position = position
+        self._from_the_start()
+
+    def _from_the_start(self) -> None:
+        self._lineage = Lineage(self._settings)
+        self._journal = Reader(self._folder.journal)
+        self._queue: deque[Fact] = deque()
+        #: facts told, and what tells the last of them from all others
+        self._told, self._last = 0, ""
+        self._open: dict[int, _Open] = {}
+        #: by member: its last attempt in the journal, the lineage step behind its last report, and its last values
+        self._latest: dict[int, int] = {}
+        self._behind: dict[int, int] = {}
+        self._values: dict[int, Mapping[str, float]] = {}
+        #: attempts that failed or were lost, as far as the journal was read
+        self._void: set[tuple[int, int]] = set()
 
     def begin(self) -> None:
         """Open the tracker, and take up what was told before."""
-        self._tracker.opened(self._run)
         if self._position is not None:
-            self._take_up(self._position)
+            try:
+                self._take_up(self._position)
+                self._run = replace(self._run, kept=self._position.get("kept"))
+            except (JournalError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+                self._from_the_start()
+                self._run = replace(self._run, again=True)
+        self._tracker.opened(self._run)
+        for going in self._open.values():
+            self._tracker.started(going.member)
 
     def turn(self) -> bool:
         """Tell some of what is new; False when nothing was."""
@@ -107,7 +123,6 @@ class Follower:
             self._read()
         for _ in range(min(FACTS, len(self._queue))):
             self._handle(self._queue.popleft())
-            self._told += 1
             told = True
         for each in list(self._open.values()):
             told |= not each.whole and self._report(each)
@@ -115,7 +130,8 @@ class Follower:
 
     def position(self, kept: Any) -> dict[str, Any]:
         going = {str(m): [o.member.attempt, o.read, o.steps, o.whole] for m, o in self._open.items()}
-        return {"format": FORMAT, "run": self._run.id, "facts": self._told, "open": going, "kept": kept}
+        told = {"facts": self._told, "last": self._last}
+        return {"format": FORMAT, "run": self._run.id, **told, "open": going, "kept": kept}
 
     def close(self) -> None:
         """Say what the run came to, so far or for good."""
@@ -140,57 +156,50 @@ class Follower:
                 self._void.add((fact.member, fact.attempt))
 
     def _take_up(self, position: Mapping[str, Any]) -> None:
-        """Replay what was told already, without telling it, and go on with who was in training."""
+        """Replay what was told already, without telling it, and go on with who was in training.
+
+        A power failure may have taken facts from the journal that were told, and others came instead: ValueError.
+        """
         self._read()
-        try:
-            facts, going = int(position["facts"]), {int(m): list(o) for m, o in position["open"].items()}
-            if position["format"] != FORMAT or position["run"] != self._run.id or facts > len(self._queue):
-                raise ValueError("it is of another run, or of another version")
-            begun: dict[int, float] = {}
-            for _ in range(facts):
-                fact = self._queue.popleft()
-                self._apply(fact)
-                if isinstance(fact, events.Started):
-                    begun[fact.member] = fact.t
-            self._told = facts
-            for id, (attempt, read, steps, whole) in going.items():
-                member = self._member(self._lineage.tree.members[id], int(attempt), begun[id], int(steps))
-                self._open[id] = _Open(member, int(read), int(steps), whole=bool(whole))
-                self._tracker.started(member)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise FolderError(
-                f"what the tracker was told before is not to be understood ({error!r}): to tell it everything anew, "
-                f"delete its .json in {self._run.place}"
-            ) from error
+        facts, going = int(position["facts"]), {int(m): list(o) for m, o in position["open"].items()}
+        if position["format"] != FORMAT or position["run"] != self._run.id or facts > len(self._queue):
+            raise ValueError("it is of another run, of another version, or of another journal")
+        begun: dict[int, float] = {}
+        for _ in range(facts):
+            fact = self._queue.popleft()
+            self._apply(fact)
+            if isinstance(fact, events.Started):
+                begun[fact.member] = fact.t
+        if position["last"] != self._last:
+            raise ValueError("it is of another journal")
+        for id, (attempt, read, steps, whole) in going.items():
+            member = self._member(self._lineage.tree.members[id], int(attempt), begun[id], int(steps))
+            self._open[id] = _Open(member, int(read), int(steps), whole=bool(whole))
 
     def _apply(self, fact: Fact) -> None:
         try:
             self._lineage.handle(fact)
         except JournalError as error:
             raise JournalError(f"{self._folder.journal}: {error}") from None
+        self._told += 1
+        self._last = f"{type(fact).__name__} {fact.t!r}"
+        if isinstance(fact, events.Started):
+            self._values.pop(fact.member, None)  # an earlier attempt's
+        elif isinstance(fact, events.Trained | events.Stopped):
+            self._values[fact.member] = fact.metrics  # the engine forgets them with the checkpoint
 
     def _handle(self, fact: Fact) -> None:
         self._apply(fact)
-        if not isinstance(fact, events.OfMember):
-            return
-        member = self._lineage.tree.members[fact.member]
         if isinstance(fact, events.Started):
             if fact.attempt == self._latest[fact.member]:
-                self._start(member, fact)
-            return
-        going = self._open.get(fact.member)
-        if going is None or going.member.attempt != fact.attempt:
-            return
-        if isinstance(fact, events.Trained | events.Stopped) or (isinstance(fact, events.Failed) and not going.whole):
-            self._finish_reports(going, fact)
-        if member.state.settled:
-            del self._open[fact.member]
-            _close(going)
-            state = member.state.value
-            score = member.score if member.state is not State.FAILED else None
-            reason = member.reason if member.state is not State.FINISHED else ""  # an earlier attempt's
-            ending = Ending(state, score, fact.t, member.seconds, reason, dict(member.metrics))
-            self._tracker.ended(going.member, ending)
+                self._start(self._lineage.tree.members[fact.member], fact)
+        elif isinstance(fact, events.Trained | events.Stopped | events.Failed | events.Lost):
+            going = self._open.get(fact.member)
+            if going is not None and going.member.attempt == fact.attempt and not going.whole:
+                self._finish_reports(going, fact)
+        # one fact may settle others, too: those whose parent's checkpoint is lost
+        for going in [o for o in self._open.values() if self._lineage.tree.members[o.member.id].state.settled]:
+            self._end(going, fact)
 
     def _start(self, member: Member, fact: events.Started) -> None:
         before = self._open.pop(member.id, None)
@@ -198,6 +207,17 @@ class Follower:
             _close(before)
         going = self._open[member.id] = _Open(self._member(member, fact.attempt, fact.t))
         self._tracker.started(going.member)
+
+    def _end(self, going: _Open, fact: Fact) -> None:
+        member = self._lineage.tree.members[going.member.id]
+        if not going.whole:
+            self._finish_reports(going, fact)
+        del self._open[member.id]
+        score = member.score if member.state is not State.FAILED else None
+        reason = member.reason if member.state is not State.FINISHED else ""  # an earlier attempt's
+        metrics = dict(self._values.get(member.id, {}))
+        ending = Ending(member.state.value, score, fact.t, member.seconds, reason, metrics)
+        self._tracker.ended(going.member, ending)
 
     def _member(self, member: Member, attempt: int, t: float, at: int = 0) -> TrackedMember:
         return TrackedMember(
@@ -303,7 +323,7 @@ class Follower:
             lines = path.read_bytes().split(b"\n") if path.is_file() else []
         except OSError:
             lines = []
-        return sum(1 for _ in self._reports(lines)) or int(bool(member.metrics))
+        return sum(1 for _ in self._reports(lines)) or int(bool(self._values.get(member.id)))
 
 
 def _close(going: _Open) -> None:

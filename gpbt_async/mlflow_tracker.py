@@ -49,9 +49,11 @@ class MLflow(Tracker):
 
         self._entities, self._client_of = entities, MlflowClient
         self._destination = destination if destination is not None else os.environ.get("MLFLOW_TRACKING_URI")
-        #: MLflow's run of each member that has not ended, and, after a crash, of those that were known before
+        #: MLflow's run of each member that may be begun again, which of them have failed, and, after a crash, all that
+        #: were known before, by member, attempt and when it began
         self._runs: dict[int, str] = {}
-        self._known: dict[tuple[str, str], str] = {}
+        self._failed: set[str] = set()
+        self._known: dict[tuple[str, str, int], str] = {}
         #: of a run that is gone on with: the last step it has of each metric
         self._has: dict[int, dict[str, int]] = {}
         self._waiting: dict[int, list[Any]] = {}
@@ -62,7 +64,7 @@ class MLflow(Tracker):
         self._client = self._client_of(uri if _URI.match(uri) else Path(uri).absolute().as_uri())
         there = self._client.get_experiment_by_name(run.name)
         self._experiment = there.experiment_id if there is not None else self._client.create_experiment(run.name)
-        if run.kept is not None:
+        if run.kept is not None or run.again:
             if not _URI.match(uri):
                 _mend(Path(uri, self._experiment), run.name)
             self._find()
@@ -79,9 +81,12 @@ class MLflow(Tracker):
                 if "gpbt.whole" not in tags:  # killed while it was made
                     self._client.delete_run(run.info.run_id)
                     continue
-                self._known[tags["gpbt.member"], tags["gpbt.attempt"]] = run.info.run_id
-                if "gpbt.state" not in tags:
+                self._known[tags["gpbt.member"], tags["gpbt.attempt"], run.info.start_time] = run.info.run_id
+                state = tags.get("gpbt.state")
+                if state in (None, "failed") or self._run.again:
                     self._runs[int(tags["gpbt.member"])] = run.info.run_id
+                if state == "failed":
+                    self._failed.add(run.info.run_id)
             token = page.token
             if not token:
                 return
@@ -89,7 +94,7 @@ class MLflow(Tracker):
     def started(self, member: TrackedMember) -> None:
         before = self._runs.pop(member.id, None)
         self._waiting[member.id] = []
-        there = self._known.get((str(member.id), str(member.attempt)))
+        there = self._known.get((str(member.id), str(member.attempt), _ms(member.t)))
         if before is not None and before != there:
             self._client.delete_run(before)
         if there is not None:
@@ -126,12 +131,17 @@ class MLflow(Tracker):
         self._flush(member.id)
         run = self._runs[member.id]
         metric, tag = self._entities.Metric, self._entities.RunTag
-        score = [] if ending.score is None else [metric("gpbt.score", ending.score, _ms(ending.t), 0)]
+        score = [metric("gpbt.score", ending.score, _ms(ending.t), 0)] if ending.score is not None else []
+        score = score if "gpbt.score" not in self._has.get(member.id, {}) else []
         tags = [tag("gpbt.state", ending.state), tag("gpbt.reason", ending.reason[:LONGEST])]
         self._client.log_batch(run, metrics=score, tags=tags)
         status = {"finished": "FINISHED", "failed": "FAILED"}.get(ending.state, "KILLED")
         self._client.set_terminated(run, status, end_time=_ms(ending.t))
-        del self._runs[member.id], self._waiting[member.id]
+        if ending.state == "failed":
+            self._failed.add(run)  # it may be tried again, and this one then not count
+        else:
+            del self._runs[member.id]
+        del self._waiting[member.id]
         self._has.pop(member.id, None)
 
     def keep(self) -> Any:
@@ -147,7 +157,7 @@ class MLflow(Tracker):
 
     def closed(self, summary: Mapping[str, Any]) -> None:
         self.keep()
-        for run in self._runs.values():
+        for run in set(self._runs.values()) - self._failed:
             self._client.set_terminated(run, "KILLED")
 
 

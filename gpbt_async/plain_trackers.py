@@ -70,16 +70,20 @@ class JsonLines(Tracker):
     def opened(self, run: TrackedRun) -> None:
         self._run = run
         path = Path(self._destination) if self._destination is not None else run.place / "reports.jsonl"
-        self._table = _Table(path, run.kept, self._keys)
+        self._table = _Table(path, 0 if run.again else run.kept, self._keys)
 
     def _keys(self, text: str) -> Iterable[Key]:
         for line in text.split("\n"):
             try:
                 flat = json.loads(line)
                 if flat["run_id"] == self._run.id:
-                    yield flat["event"], flat["member"], flat["attempt"], flat.get("step")
+                    yield self._key(flat)
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # torn, or not ours
+
+    def _key(self, flat: Mapping[str, Any]) -> Key:
+        timed = flat["event"] != "reported" or _timed(self._run)
+        return flat["event"], flat["member"], flat["attempt"], flat.get("step"), flat["t"] if timed else None
 
     def _add(self, event: str, member: TrackedMember, **more: Any) -> None:
         flat = {
@@ -93,7 +97,7 @@ class JsonLines(Tracker):
             **more,
         }
         line = json.dumps(spelled(flat), allow_nan=False, separators=(",", ":")) + "\n"
-        self._table.add(((event, member.id, member.attempt, more.get("step")), line))
+        self._table.add((self._key(flat), line))
 
     def started(self, member: TrackedMember) -> None:
         who = {"parent": member.parent, "lineage": list(member.lineage), "seed": member.seed}
@@ -130,10 +134,12 @@ class Csv(Tracker):
     def opened(self, run: TrackedRun) -> None:
         place = Path(self._destination, run.name) if self._destination is not None else run.place / "csv"
         kept = run.kept if isinstance(run.kept, dict) else {}
-        self._names = list(run.settings["space"])
+        if run.again:
+            kept = {"members": 0, "reports": 0}
+        self._names, self._timed = list(run.settings["space"]), _timed(run)
         head = [*self.MEMBER, *(f"config.{name}" for name in self._names)]
-        self._members = self._table(place / "members.csv", head, kept.get("members"), ("member", "attempt"))
-        parts = ("member", "attempt", "step", "metric")
+        self._members = self._table(place / "members.csv", head, kept.get("members"), ("member", "attempt", "t"))
+        parts = ("member", "attempt", "step", "metric", *(("t",) if self._timed else ()))
         self._reports = self._table(place / "reports.csv", self.REPORT, kept.get("reports"), parts)
 
     def _table(self, path: Path, head: Iterable[str], kept: Any, key: tuple[str, ...]) -> _Table:
@@ -157,8 +163,8 @@ class Csv(Tracker):
 
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
         at = (member.id, member.path, member.generation, member.attempt, step, member.offset + step, t)
-        key = (str(member.id), str(member.attempt), str(step))
-        rows = (((*key, metric), _row((member.run, *at, metric, value))) for metric, value in metrics.items())
+        key, when = (str(member.id), str(member.attempt), str(step)), (str(t),) if self._timed else ()
+        rows = (((*key, metric, *when), _row((member.run, *at, metric, value))) for metric, value in metrics.items())
         self._reports.add(*rows)
 
     def ended(self, member: TrackedMember, ending: Ending) -> None:
@@ -167,7 +173,7 @@ class Csv(Tracker):
         reason = (ending.reason.splitlines() or [""])[0]
         how = (member.seed, member.t, ending.state, ending.score, ending.seconds, reason)
         config = (member.config.get(name) for name in self._names)
-        self._members.add(((str(member.id), str(member.attempt)), _row((*who, *how, *config))))
+        self._members.add(((str(member.id), str(member.attempt), str(member.t)), _row((*who, *how, *config))))
 
     def keep(self) -> Any:
         return {"members": self._members.keep(), "reports": self._reports.keep()}
@@ -176,6 +182,11 @@ class Csv(Tracker):
         self.keep()
         self._members.close()
         self._reports.close()
+
+
+def _timed(run: TrackedRun) -> bool:
+    """Does the time of a report tell it from that of another attempt of the same number? A program's is only seen."""
+    return run.settings["command"] is None
 
 
 def _row(cells: Iterable[Any]) -> str:

@@ -146,7 +146,12 @@ class Teller:
         return fd
 
     def _tell(self) -> None:
-        position = read_json(self._position) if self._position.exists() else None
+        position: Any = None
+        if self._position.exists():
+            try:
+                position = read_json(self._position)
+            except FolderError:
+                position = {}  # damaged: from the start once more, and nothing twice
         self._calls.make(self._spec)
         follower = Follower(self._folder, self._calls, self._folder.tracking, position)
         follower.begin()

@@ -32,7 +32,8 @@ class TrackedRun:
 
     id: in hex, unlike any other run's; name: its folder's. place: a folder in the run's own for what the tracker
     writes, if it is told no other. settings: the experiment's declaration. kept: what `Tracker.keep` returned last, in
-    an earlier session; None if there was none.
+    an earlier session; None if there was none. again: everything is told from the start once more, as nobody knows how
+    much was: what is there of this run already is not to be told twice.
     """
 
     id: str
@@ -43,6 +44,7 @@ class TrackedRun:
     mode: str
     settings: Mapping[str, Any]
     kept: Any = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
