@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -14,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from driver import Driver, settings
 from harness import SCRIPTS, alive, check_folder, cli, facts, kill_hard, run_id, start, until
 
 import gpbt_async as gpbt
-from gpbt_async import following, teller, trackers, tracking
+from gpbt_async import events, following, teller, trackers, tracking
 from gpbt_async.folder import Folder
-from gpbt_async.tracked import Tracker
+from gpbt_async.journal import Journal
+from gpbt_async.record import Record
+from gpbt_async.tracked import Ending, TrackedMember, TrackedRun, Tracker
+from gpbt_async.tree import State
 
 SCRIPT = SCRIPTS / "tracking.py"
 MEMBERS, STEPS = 12, 3
@@ -151,58 +157,54 @@ def followers(folder: Path) -> list[int]:
     return found
 
 
-def test_nothing_is_told_twice_or_lost_though_run_and_tracker_are_killed(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_is_told_twice_or_lost_though_run_and_trackers_are_killed(tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     hold.touch()
     env = {"HOLD": str(hold)}
-    options = ("--slots", 2, "--schedule", "async", "--track", "jsonl", "--quiet")
+    options = ("--slots", 2, "--schedule", "async", "--track", "jsonl", "--track", "tensorboard", "--quiet")
     run = start("launch", SCRIPT, *options, cwd=tmp_path, env=env)
     folder = tmp_path / "runs" / "tracking-1"
-    reports = folder / "tracking" / "reports.jsonl"
-    until(lambda: reports.exists() and reports.read_text().count('"reported"') == 2)
+    reports, drawn = folder / "tracking" / "reports.jsonl", folder / "tracking" / "tensorboard" / "members"
+
+    def told(attempt: int) -> bool:
+        """Has each tracker heard of what two members reported, who wait now?"""
+        lines = reports.read_text() if reports.exists() else ""
+        drawings = [path for path in drawn.glob("*/events*") if b"score" in path.read_bytes()]
+        return lines.count(f'"attempt":{attempt},"t"') >= 4 and len(drawings) >= 2 * attempt
+
+    until(lambda: told(1))
     kill_hard(run)
     until(lambda: alive(run_id(folder)) == [])
-    # once more, and now the tracker's process is killed, after it has told and before it has kept that
+    # once more, and now the trackers' processes are killed, after they have told and perhaps before that is kept
     run = start("resume", "tracking-1", cwd=tmp_path, env=env)
-    until(lambda: folder.exists() and reports.read_text().count('"attempt":2') >= 4)
-    (follower,) = followers(folder)
-    os.kill(follower, signal.SIGKILL)
+    until(lambda: told(2))
+    for follower in followers(folder):
+        os.kill(follower, signal.SIGKILL)
     hold.unlink()
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
-    assert err.count("warning") == 1
-    assert "its process died" in err
+    assert err.count("warning") == err.count("its process died") == 2
     assert alive(run_id(folder)) == []
-    done = cli("track", "tracking-1", "--to", "jsonl", cwd=tmp_path)
-    assert done.status == 0, done.err
-    check_lines(lines(reports), folder)
-    size = reports.stat().st_size
-    assert cli("track", "tracking-1", "--to", "jsonl", cwd=tmp_path).status == 0
-    assert reports.stat().st_size == size
+    for _ in range(2):  # the second time there is nothing left to tell
+        for kind in ("jsonl", "tensorboard"):
+            teller.Teller(Folder(folder), trackers.parse(kind), lambda: False, lambda _: None).run()
+        check_lines(lines(reports), folder)
+        check_tensorboard(folder)
 
 
 class Cut(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_follower_that_is_cut_off_anywhere_goes_on_where_it_was(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    """Again and again, at random calls, before or after it has kept its position."""
-    monkeypatch.setattr(following, "FACTS", 3)
-    monkeypatch.setattr(following, "PIECE", 100)
+def told_in_pieces(folder: Folder, spec: trackers.Spec, patch: pytest.MonkeyPatch) -> int:
+    """Tell all of a run, cut off at random again and again, before or after what was told is kept; how often it was."""
+    patch.setattr(following, "FACTS", 5)
+    patch.setattr(following, "PIECE", 100)
     chance = random.Random(5)
-    spec = trackers.parse(f"{kind}:{tmp_path / 'out'}")
-    (tmp_path / "run").mkdir()
-    for entry in finished.iterdir():
-        if entry.name != "tracking":
-            (tmp_path / "run" / entry.name).symlink_to(entry)
-    folder = Folder(tmp_path / "run")
-    cuts = 0
-    while True:
+    for cuts in range(1000):
         left = chance.randrange(1, 12)
-        monkeypatch.setattr(teller, "KEEP", chance.choice([0.0, 1e9]))
+        patch.setattr(teller, "KEEP", chance.choice([0.0, 1e9]))
 
         def tick() -> bool:
             nonlocal left
@@ -211,39 +213,72 @@ def test_a_follower_that_is_cut_off_anywhere_goes_on_where_it_was(
                 raise Cut
             return False
 
-        one = teller.Teller(folder, spec, tick, lambda _: None)
-        try:
-            one.run()
-            break
-        except Cut:
-            cuts += 1
-            assert cuts < 1000
-    assert cuts > 2
-    if kind == "jsonl":
-        check_lines(lines(tmp_path / "out"), finished)
-    else:
-        whole = finished.parent.parent / "out" / finished.name
+        with contextlib.suppress(Cut):
+            teller.Teller(folder, spec, tick, lambda _: None).run()
+            return cuts
+    raise AssertionError("it never comes to the end")
+
+
+@pytest.fixture
+def again(finished: Path, tmp_path: Path) -> Folder:
+    """The same run, of which nobody was told."""
+    (tmp_path / finished.name).mkdir()
+    for entry in finished.iterdir():
+        if entry.name != "tracking":
+            (tmp_path / finished.name / entry.name).symlink_to(entry)
+    return Folder(tmp_path / finished.name)
+
+
+def snapshot(place: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_one_that_is_cut_off_anywhere_goes_on_where_it_was(
+    finished: Path, again: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    spec = trackers.parse(f"{kind}:{tmp_path / 'out'}")
+    assert told_in_pieces(again, spec, monkeypatch) > 2
+
+    def check() -> None:
+        if kind == "jsonl":
+            check_lines(lines(tmp_path / "out"), finished)
+            return
         for name in ("members.csv", "reports.csv"):
-            here = (tmp_path / "out" / "run" / name).read_text().replace("\nrun,", f"\n{finished.name},")
-            theirs = (whole / name).read_text()
+            here = (tmp_path / "out" / finished.name / name).read_text().splitlines()
+            theirs = (finished.parent.parent / "out" / finished.name / name).read_text().splitlines()
             # what an attempt that did not count reported is told only if it was there to be read
-            assert set(here.splitlines()) <= set(theirs.splitlines())
-            assert len(here.splitlines()) == len(set(here.splitlines()))
-            assert len(set(theirs.splitlines()) - set(here.splitlines())) <= 2
+            assert set(here) <= set(theirs)
+            assert len(here) == len(set(here))
+            assert len(set(theirs) - set(here)) <= 2
+
+    check()
+    # a power failure took facts that were told, and others came instead; and a position that is no JSON any more
+    (position,) = again.tracking.glob("*.json")
+    for text in (json.dumps(json.loads(position.read_text()) | {"last": "Started 1.5"}), "{", "[]"):
+        position.write_text(text)
+        teller.Teller(again, spec, lambda: False, lambda _: None).run()
+        check()
 
 
 class Recorder(Tracker):
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.runs: list[Any] = []
+        self.endings: dict[int, Any] = {}
+
+    def opened(self, run: Any) -> None:
+        self.runs.append(run)
 
     def started(self, member: Any) -> None:
         self.calls.append(("started", member.id, member.attempt, member.at))
 
     def reported(self, member: Any, step: int, metrics: Any, t: float) -> None:
-        self.calls.append(("reported", member.id, member.attempt, step, metrics["score"]))
+        self.calls.append(("reported", member.id, member.attempt, step, metrics.get("score")))
 
     def ended(self, member: Any, ending: Any) -> None:
         self.calls.append(("ended", member.id, member.attempt, ending.state))
+        self.endings[member.id] = ending
 
 
 def test_a_second_attempt_is_not_taken_for_the_first(finished: Path, tmp_path: Path) -> None:
@@ -328,11 +363,54 @@ def test_a_call_that_does_not_return_is_told_once() -> None:
     assert said == [{"trouble": "it has not returned from reported for 60 s"}]
 
 
-def test_a_position_that_makes_no_sense_is_refused_by_name(finished: Path, tmp_path: Path) -> None:
-    for position in ({}, {"format": 1, "run": "x", "facts": 1, "open": {}}, {"format": 1, "facts": "many"}):
-        follower = following.Follower(Folder(finished), Recorder(), tmp_path, position)
-        with pytest.raises(gpbt.FolderError, match="delete its"):
-            follower.begin()
+def test_a_position_that_is_of_no_use_is_told(finished: Path, tmp_path: Path) -> None:
+    whole = {"format": 1, "run": run_id(finished), "facts": 1, "last": "", "open": {}, "kept": 3}
+    for position in ({}, {**whole, "run": "x"}, {**whole, "facts": "many"}, whole, {**whole, "facts": 10**6}):
+        recorder = Recorder()
+        following.Follower(Folder(finished), recorder, tmp_path, position).begin()
+        assert [(run.again, run.kept) for run in recorder.runs] == [(True, None)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whoever_was_begun_is_ended_as_the_engine_has_it(tmp_path: Path, seed: int) -> None:
+    """Attempts fail, are lost, lose their parent's checkpoint; schedulers die. Told a few facts at a time."""
+    faults = {"fail": 0.15, "nan": 0.1, "lose": 0.1, "damage": 0.06} if seed else {}
+    chance = random.Random(seed)
+    early = ("median",) if seed % 2 else ()
+    declared = settings(
+        population=6, generations=3, attempts=2, early_stop=early, selection=chance.choice(["comma", "plus"])
+    )
+    driver = Driver(declared, slots=3, rng=chance, timed=True, **faults)
+    driver.open()
+    while driver.turn():
+        if seed and chance.random() < 0.03:
+            driver.open()
+    folder = Folder(tmp_path)
+    asyncio.run(Record("id", str(tmp_path), declared).write(folder.experiment))
+    recorder = Recorder()
+    follower = following.Follower(folder, recorder, tmp_path)
+    follower.begin()
+    with Journal.open(folder.journal) as journal:
+        for fact in driver.facts:
+            journal.append(fact)
+            while chance.random() < 0.3 and follower.turn():
+                pass
+    while follower.turn():
+        pass
+    last = {call[1]: call for call in recorder.calls}
+    began = {f.member for f in driver.facts if isinstance(f, events.Started)}
+    assert last.keys() == began
+    for id in began:
+        member = driver.lineage.tree.members[id]
+        assert last[id] == ("ended", id, last[id][2], member.state.value)
+        assert last[id][2] <= member.attempt
+        of = [call[0] for call in recorder.calls if call[1] == id]
+        assert of.count("ended") == 1
+        if member.state is State.FINISHED:  # there is no file: what it reported last stands in the journal
+            assert of[-2:] == ["reported", "ended"]
+    ends = {f.member: f.metrics for f in driver.facts if isinstance(f, events.Trained | events.Stopped)}
+    for id, ending in recorder.endings.items():
+        assert ending.metrics == ends.get(id, {}) or ending.state == "failed"
 
 
 def test_specs() -> None:
@@ -353,29 +431,28 @@ def test_specs() -> None:
             trackers.parse(text)
 
 
-# ---- those that need a package
-
-
-def tracked_by(kind: str, finished: Path, env: dict[str, str] | None = None) -> None:
-    pytest.importorskip(kind)
-    done = cli("track", finished.name, "--to", kind, cwd=finished.parent.parent, env=env)
-    assert done.status == 0, done.err
+# ---- those that need a package: told in this process, in pieces, so that each goes on where it was
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_tensorboard(finished: Path) -> None:
-    tracked_by("tensorboard", finished)
+def test_tensorboard(again: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told_in_pieces(again, trackers.parse("tensorboard"), monkeypatch) > 2
+    check_tensorboard(again.path)
+
+
+def check_tensorboard(folder: Path) -> None:
+    """Every member is there once, by itself and in its lineage."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    place = finished / "tracking" / "tensorboard"
-    ends = {f["member"]: f["score"] for f in facts(finished, "Trained")}
-    for fact in facts(finished, "Started"):
+    place = folder / "tracking" / "tensorboard"
+    ends = {f["member"]: f["score"] for f in facts(folder, "Trained")}
+    for fact in facts(folder, "Started"):
         name = f"{fact['member']:04}"
         own, lineage = (EventAccumulator(str(place / view / name)).Reload() for view in ("members", "lineages"))
         offset = fact["path"].count("/") * STEPS
         assert [point.step for point in own.Scalars("score")] == [0, 1, 2]
         assert [point.step for point in lineage.Scalars("score")] == [offset, offset + 1, offset + 2]
-        assert own.Scalars("gpbt/score")[0].value == pytest.approx(ends[fact["member"]])
+        assert own.Scalars("gpbt/score")[-1].value == pytest.approx(ends[fact["member"]])
         assert [p.value for p in lineage.Scalars("config/lr")] == pytest.approx([fact["config"]["lr"]] * STEPS)
         assert set(own.PluginTagToContent("hparams")) == {
             "_hparams_/session_start_info",
@@ -384,29 +461,69 @@ def test_tensorboard(finished: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow(finished: Path) -> None:
-    tracked_by("mlflow", finished)
-    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+def test_mlflow(again: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient((finished / "tracking" / "mlflow").as_uri())
-    runs = client.search_runs([client.get_experiment_by_name(finished.name).experiment_id])
-    started = {str(f["member"]): f for f in facts(finished, "Started")}
-    assert sorted(run.data.tags["gpbt.member"] for run in runs) == sorted(started)
-    for run in runs:
-        fact = started[run.data.tags["gpbt.member"]]
-        offset = fact["path"].count("/") * STEPS
-        assert run.info.status == "FINISHED"
-        assert run.data.tags["gpbt.parent"] == ("" if fact["parent"] is None else str(fact["parent"]))
-        assert run.data.params == {name: str(value) for name, value in fact["config"].items()}
-        for name, first in (("score", 0), ("lineage/score", offset)):
-            history = client.get_metric_history(run.info.run_id, name)
-            assert sorted(point.step for point in history) == [first, first + 1, first + 2]
+    spec, store = trackers.parse("mlflow"), again.tracking / "mlflow"
+    assert told_in_pieces(again, spec, monkeypatch) > 2
+    client = MlflowClient(store.as_uri())
+    started = {str(f["member"]): f for f in facts(again.path, "Started")}
+
+    def check() -> None:
+        runs = client.search_runs([client.get_experiment_by_name(again.name).experiment_id])
+        assert sorted(run.data.tags["gpbt.member"] for run in runs) == sorted(started)
+        for run in runs:
+            fact = started[run.data.tags["gpbt.member"]]
+            offset = fact["path"].count("/") * STEPS
+            assert run.info.status == "FINISHED"
+            assert run.data.tags["gpbt.parent"] == ("" if fact["parent"] is None else str(fact["parent"]))
+            assert run.data.params == {name: str(value) for name, value in fact["config"].items()}
+            for name, steps in (
+                ("score", [0, 1, 2]), ("lineage/score", [offset, offset + 1, offset + 2]), ("gpbt.score", [0]),
+            ):  # fmt: skip
+                history = client.get_metric_history(run.info.run_id, name)
+                assert [point.step for point in history] == steps
+
+    check()
+    # a store that was killed while it made a run, and a file; and nobody knows any more what was told
+    (half,) = (path.parent.parent for path in store.glob("*/*/tags/gpbt.member") if path.read_text() == "5")
+    (half / "tags" / "gpbt.whole").unlink()
+    (half / "meta.yaml").write_text("")
+    (other,) = (path.parent.parent for path in store.glob("*/*/tags/gpbt.member") if path.read_text() == "6")
+    (other / "metrics" / "score").write_text("")
+    (again.tracking / "mlflow.json").write_text("{")
+    teller.Teller(again, spec, lambda: False, lambda _: None).run()
+    check()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_mlflow_run_of_an_attempt_that_does_not_count_is_put_away(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    from gpbt_async.mlflow_tracker import MLflow
+
+    run = TrackedRun("0a", "r-1", tmp_path, tmp_path, "score", "max", {"command": None})
+    one = MLflow(str(tmp_path / "store"))
+    one.opened(run)
+    for attempt, state in ((1, "failed"), (2, "failed"), (3, "finished")):  # the last after a resume --retry-failed
+        if attempt == 3:
+            one.closed({})
+            one = MLflow(str(tmp_path / "store"))
+            one.opened(dataclasses.replace(run, kept={}))
+        member = TrackedMember("r-1", 4, "4", 0, None, (4,), {"lr": 0.5}, 1, attempt, 10.0 * attempt)
+        one.started(member)
+        one.reported(member, 0, {"score": attempt}, 10.0 * attempt + 1)
+        one.ended(member, Ending(state, None if state == "failed" else attempt, 10.0 * attempt + 2))
+    client = MlflowClient((tmp_path / "store").as_uri())
+    (kept,) = client.search_runs([client.get_experiment_by_name("r-1").experiment_id])
+    assert (kept.data.tags["gpbt.attempt"], kept.info.status) == ("3", "FINISHED")
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_offline(finished: Path) -> None:
-    tracked_by("wandb", finished, {"WANDB_MODE": "offline"})
+    done = cli("track", finished.name, "--to", "wandb", cwd=finished.parent.parent, env={"WANDB_MODE": "offline"})
+    assert done.status == 0, done.err
     places = list((finished / "tracking" / "wandb" / "wandb").glob("offline-run-*"))
     identity = run_id(finished)
     ids = {place.name.partition(f"-{identity}-")[2] for place in places}
