@@ -1,4 +1,4 @@
-"""Lightning and Hugging Face: a member of an existing script, and a schedule where no run is. Skipped without them."""
+"""Lightning and Hugging Face: a member of an existing script, and a schedule where no run is."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def fit(lightning: Any, model: Any, callback: Any, where: Path, **more: Any) -> 
 
 
 def test_a_lightning_script_is_a_member(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning.pytorch")
+    import lightning.pytorch as lightning
+
     told: list[dict[str, float]] = []
     root = gpbt.Member.local({"lr": 0.05, "width": 1}, tmp_path / "0", on_report=told.append)
     model = module(lightning)
@@ -81,7 +82,8 @@ def test_a_lightning_script_is_a_member(tmp_path: Path) -> None:
 
 
 def test_lightning_trains_along_a_schedule(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning.pytorch")
+    import lightning.pytorch as lightning
+
     model, seen = module(lightning), []
     callback = gpbt.lightning.ScheduleCallback(SCHEDULE, also=lambda i, config: seen.append((i, config["width"])))
     fit(lightning, model, callback, tmp_path, max_epochs=3)
@@ -124,8 +126,8 @@ def regression(seed: int = 0) -> Any:
 
 
 def test_a_hugging_face_script_is_a_member(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
+    import transformers
+
     told: list[dict[str, float]] = []
     root = gpbt.Member.local({"lr": 0.05, "weight_decay": 0.1}, tmp_path / "0", on_report=told.append)
     model = regression()
@@ -145,8 +147,8 @@ def test_a_hugging_face_script_is_a_member(tmp_path: Path) -> None:
 
 
 def test_hugging_face_trains_along_a_schedule(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
+    import transformers
+
     seen: list[int] = []
     callback = gpbt.hf.ScheduleCallback(SCHEDULE, also=lambda i, config: seen.append(config["width"]))
     rates = hugging(transformers, regression(), callback, tmp_path, lr_scheduler_type="constant")
