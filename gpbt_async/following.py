@@ -172,9 +172,11 @@ class Follower:
                 begun[fact.member] = fact.t
         if position["last"] != self._last:
             raise ValueError("it is of another journal")
-        for id, (attempt, read, steps, whole) in going.items():
-            member = self._member(self._lineage.tree.members[id], int(attempt), begun[id], int(steps))
-            self._open[id] = _Open(member, int(read), int(steps), whole=bool(whole))
+        for id, (attempt, *far) in going.items():
+            read, steps, whole = map(int, far if not self._tracker.forgets else (0, 0, False))
+            member = self._member(self._lineage.tree.members[id], int(attempt), begun[id], steps)
+            if attempt == self._latest[id]:  # else another one has begun meanwhile
+                self._open[id] = _Open(member, read, steps, whole=bool(whole))
 
     def _apply(self, fact: Fact) -> None:
         try:
@@ -219,7 +221,8 @@ class Follower:
         ending = Ending(member.state.value, score, fact.t, member.seconds, reason, metrics)
         self._tracker.ended(going.member, ending)
 
-    def _member(self, member: Member, attempt: int, t: float, at: int = 0) -> TrackedMember:
+    def _member(self, member: Member, attempt: int, t: float, at: int | None = None) -> TrackedMember:
+        """at: how many of its reports were told, if it is one that goes on."""
         return TrackedMember(
             run=self._run.name,
             id=member.id,
@@ -232,7 +235,8 @@ class Follower:
             attempt=attempt,
             t=t,
             offset=self._end_of(member.parent) if member.parent is not None else 0,
-            at=at,
+            known=at is not None,
+            at=at or 0,
         )
 
     # ---- reports

@@ -94,6 +94,7 @@ class MLflow(Tracker):
     def started(self, member: TrackedMember) -> None:
         before = self._runs.pop(member.id, None)
         self._waiting[member.id] = []
+        self._has.pop(member.id, None)
         there = self._known.get((str(member.id), str(member.attempt), _ms(member.t)))
         if before is not None and before != there:
             self._client.delete_run(before)

@@ -100,6 +100,8 @@ class JsonLines(Tracker):
         self._table.add((self._key(flat), line))
 
     def started(self, member: TrackedMember) -> None:
+        if member.known:
+            return
         who = {"parent": member.parent, "lineage": list(member.lineage), "seed": member.seed}
         self._add("started", member, t=member.t, **who, config=dict(member.config))
 

@@ -15,7 +15,7 @@ import typer
 
 from . import results
 from .errors import ExperimentError, FolderError
-from .options import Disk, Gpus, Json, Quiet, RunName, Runs, SlotCount, Start, Wait, start_of
+from .options import Disk, Gpus, Json, Quiet, RunName, Runs, SlotCount, Start, Track, Wait, start_of
 from .tree import key
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def replay(
     gpus: Gpus = None,
     wait: Wait = False,
     disk: Disk = None,
+    track: Track = None,
     runs: Runs = Path("runs"),
     start: Start = None,
     quiet: Quiet = False,
@@ -58,8 +59,8 @@ def replay(
     """Train a fresh model along RUN's winning schedule, and tell whether it reproduces the score.
 
     From nothing, then interval after interval, each from the one before, in a run of its own, with RUN's script and
-    settings, slots and GPUs unless others are given. With several --seeds the score is held against the noise among
-    them.
+    settings, slots, GPUs and trackers unless others are given. With several --seeds the score is held against the noise
+    among them.
 
     Example: gpbt-async replay digits-1 --seeds 5
     """
@@ -80,6 +81,7 @@ def replay(
             runs=runs,
             wait_for_gpus=wait,
             disk=disk,
+            track=track or None,
             changed_script=changed,
             changes=changes(original, seeds, same=same, seed=seed),
             again=original.record,

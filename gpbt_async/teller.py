@@ -66,6 +66,7 @@ class _Calls(Tracker):
 
     def make(self, spec: Spec) -> None:
         self._tracker = self._call("its making", make, spec)
+        self.forgets = bool(getattr(self._tracker, "forgets", False))
 
     def _call(self, name: str, function: Callable[..., Any] | None, *args: Any) -> Any:
         if function is None:

@@ -52,8 +52,8 @@ class TrackedMember:
     """A member in one of its attempts, as a tracker is told of it.
 
     path: "3/0/2", its place in the tree. parent: its id, None in generation 0. lineage: the ids of its ancestors from
-    generation 0 on, then its own. offset: how many reports its ancestors made. at: the step its next report will have;
-    not 0 when only the tracker was started again, and the member goes on.
+    generation 0 on, then its own. offset: how many reports its ancestors made. known: only the tracker was started
+    again, which was told, and kept, in an earlier session that this attempt began; at: the step its next report has.
     """
 
     run: str
@@ -67,6 +67,7 @@ class TrackedMember:
     attempt: int
     t: float
     offset: int = 0
+    known: bool = False
     at: int = 0
 
     @property
@@ -108,11 +109,14 @@ class Ending:
 class Tracker:
     """What the tracker's process calls, in this order. Any of them may raise, and any that is not there is left out."""
 
+    #: cannot keep what it was told of a member before its end: one that is `known` is told from its first report again
+    forgets = False
+
     def opened(self, run: TrackedRun) -> None:
         """Once, before anything else: a run begins, or is taken up again."""
 
     def started(self, member: TrackedMember) -> None:
-        """An attempt began. A second one makes void what was reported by the first."""
+        """An attempt began, or is `known` and goes on. A second one makes void what was reported by the first."""
 
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
         """The member called `report`, for the `step`-th time from 0; `t` is seconds since the epoch."""

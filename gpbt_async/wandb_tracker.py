@@ -9,6 +9,9 @@ runs can be filtered by them. Charts are drawn over `lineage_step` unless told o
 draw one line; a config's numbers are logged with each report, as `config/lr`. Runs cannot be taken back here, so an
 attempt that was made again leaves one that has failed, and the new one has its number in its id: `…-0007-2`.
 
+What is told of a run is in its service's memory for a while, and gone when that is killed. So a tracker that was
+started again tells the runs that were not finished from their beginning, and offline makes their folders anew.
+
 What Weights & Biases would find out by itself (the machine, the code, the console) would be the tracker's process's,
 not the member's, and is left out. Its service listens on a Unix socket.
 """
@@ -16,6 +19,8 @@ not the member's, and is left out. Its service listens on a Unix socket.
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .tracked import Tracker
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 class WandB(Tracker):
     """Runs in the group that is called as the run is."""
+
+    forgets = True
 
     def __init__(self, destination: str | None = None) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -58,10 +65,13 @@ class WandB(Tracker):
         if before is not None:
             before.finish(exit_code=1)
         again = f"-{member.attempt}" if member.attempt > 1 else ""
+        name = f"{self._run.id}-{member.name}{again}"
+        for part in Path(self._place, "wandb").glob(f"offline-run-*-{name}") if member.known else ():
+            shutil.rmtree(part)
         tags = [f"generation {member.generation}", f"family {member.lineage[0]}"]
         run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", "gpbt-async"),
-            id=f"{self._run.id}-{member.name}{again}",
+            id=name,
             name=f"{member.run}/{member.name}",
             group=member.run,
             config={**member.config, "gpbt": {**member.tags(), "run_id": self._run.id}},

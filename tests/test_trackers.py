@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import struct
 import threading
 from collections import defaultdict
 from pathlib import Path
@@ -65,6 +66,8 @@ def tree(folder: Path) -> dict[str, Any]:
 
 def check_lines(told: list[dict[str, Any]], folder: Path) -> None:
     """Everything of every member, once, and each lineage's steps without a gap."""
+    each = [(line["event"], line["member"], line["attempt"], line.get("step")) for line in told]
+    assert len(each) == len(set(each))
     started = {f["member"]: f for f in facts(folder, "Started")}
     reported: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for line in told:
@@ -161,17 +164,20 @@ def followers(folder: Path) -> list[int]:
 def test_nothing_is_told_twice_or_lost_though_run_and_trackers_are_killed(tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     hold.touch()
-    env = {"HOLD": str(hold)}
-    options = ("--slots", 2, "--schedule", "async", "--track", "jsonl", "--track", "tensorboard", "--quiet")
+    env, kinds = {"HOLD": str(hold), "WANDB_MODE": "offline"}, ("jsonl", "tensorboard", "wandb")
+    options = ("--slots", 2, "--schedule", "async", "--quiet", *(f"--track={kind}" for kind in kinds))
     run = start("launch", SCRIPT, *options, cwd=tmp_path, env=env)
     folder = tmp_path / "runs" / "tracking-1"
     reports, drawn = folder / "tracking" / "reports.jsonl", folder / "tracking" / "tensorboard" / "members"
+    position = folder / "tracking" / "wandb.json"
 
     def told(attempt: int) -> bool:
         """Has each tracker heard of what two members reported, who wait now?"""
-        lines = reports.read_text() if reports.exists() else ""
+        text = reports.read_text() if reports.exists() else ""
         drawings = [path for path in drawn.glob("*/events*") if b"score" in path.read_bytes()]
-        return lines.count(f'"attempt":{attempt},"t"') >= 4 and len(drawings) >= 2 * attempt
+        going = json.loads(position.read_text())["open"].values() if position.exists() else []
+        heard = [each[2] for each in going if each[0] == attempt]
+        return text.count(f'"attempt":{attempt},"t"') >= 4 and len(drawings) >= 2 * attempt and heard == [1, 1]
 
     until(lambda: told(1))
     kill_hard(run)
@@ -184,13 +190,16 @@ def test_nothing_is_told_twice_or_lost_though_run_and_trackers_are_killed(tmp_pa
     hold.unlink()
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
-    assert err.count("warning") == err.count("its process died") == 2
+    assert err.count("warning") == err.count("its process died") == len(kinds)
     assert alive(run_id(folder)) == []
     for _ in range(2):  # the second time there is nothing left to tell
         for kind in ("jsonl", "tensorboard"):
             teller.Teller(Folder(folder), trackers.parse(kind), lambda: False, lambda _: None).run()
         check_lines(lines(reports), folder)
         check_tensorboard(folder)
+    done = cli("track", "tracking-1", "--to", "wandb", cwd=tmp_path, env=env)
+    assert done.status == 0, done.err
+    check_wandb(folder)
 
 
 class Cut(Exception):
@@ -499,36 +508,67 @@ def test_mlflow(again: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_an_mlflow_run_of_an_attempt_that_does_not_count_is_put_away(tmp_path: Path) -> None:
+    """The first is lost with the scheduler and the tracker, the second fails, and the third after a --retry-failed."""
     from mlflow.tracking import MlflowClient
 
     from gpbt_async.mlflow_tracker import MLflow
 
     run = TrackedRun("0a", "r-1", tmp_path, tmp_path, "score", "max", {"command": None})
-    one = MLflow(str(tmp_path / "store"))
-    one.opened(run)
-    for attempt, state in ((1, "failed"), (2, "failed"), (3, "finished")):  # the last after a resume --retry-failed
-        if attempt == 3:
-            one.closed({})
-            one = MLflow(str(tmp_path / "store"))
-            one.opened(dataclasses.replace(run, kept={}))
-        member = TrackedMember("r-1", 4, "4", 0, None, (4,), {"lr": 0.5}, 1, attempt, 10.0 * attempt)
-        one.started(member)
-        one.reported(member, 0, {"score": attempt}, 10.0 * attempt + 1)
-        one.ended(member, Ending(state, None if state == "failed" else attempt, 10.0 * attempt + 2))
     client = MlflowClient((tmp_path / "store").as_uri())
-    (kept,) = client.search_runs([client.get_experiment_by_name("r-1").experiment_id])
-    assert (kept.data.tags["gpbt.attempt"], kept.info.status) == ("3", "FINISHED")
+
+    def kept() -> tuple[str, str, list[int]]:
+        (there,) = client.search_runs([client.get_experiment_by_name("r-1").experiment_id])
+        points = client.get_metric_history(there.info.run_id, "score")
+        return there.data.tags["gpbt.attempt"], there.info.status, [point.step for point in points]
+
+    for attempt, state in ((1, ""), (2, "failed"), (3, "finished")):
+        one = MLflow(str(tmp_path / "store"))
+        one.opened(dataclasses.replace(run, kept={} if attempt > 1 else None))
+        member = TrackedMember("r-1", 4, "4", 0, None, (4,), {"lr": 0.5}, 1, attempt, 10.0 * attempt)
+        if attempt == 2:
+            one.started(dataclasses.replace(member, attempt=1, t=10.0, known=True, at=2))
+        one.started(member)
+        for step in range(2):
+            one.reported(member, step, {"score": 1.0}, 10.0 * attempt + 1)
+        if state:
+            one.ended(member, Ending(state, None if state == "failed" else 1.0, 10.0 * attempt + 2))
+            one.closed({})
+        else:
+            one.keep()
+        assert kept() == (str(attempt), {"failed": "FAILED", "finished": "FINISHED"}.get(state, "RUNNING"), [0, 1])
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_wandb_offline(finished: Path) -> None:
-    done = cli("track", finished.name, "--to", "wandb", cwd=finished.parent.parent, env={"WANDB_MODE": "offline"})
-    assert done.status == 0, done.err
-    places = list((finished / "tracking" / "wandb" / "wandb").glob("offline-run-*"))
-    identity = run_id(finished)
-    ids = {place.name.partition(f"-{identity}-")[2] for place in places}
-    again = "-2" if "0002-2" in ids else ""
-    assert ids == {f"{member:04}" for member in range(MEMBERS) if member != 2} | {f"0002{again}"}
-    for place in places:
-        (log,) = place.glob("run-*.wandb")
-        assert b"lineage_step" in log.read_bytes()
+def check_wandb(folder: Path) -> None:
+    """Every attempt that counts is there once and whole, though what W&B's service had in its memory was killed."""
+    told: dict[str, list[Any]] = {}
+    for log in (folder / "tracking" / "wandb" / "wandb").glob("offline-run-*/run-*.wandb"):
+        name = log.stem.partition(f"run-{run_id(folder)}-")[2]
+        assert name not in told
+        told[name] = wandb_history(log)
+    for fact in {f["member"]: f for f in facts(folder, "Started")}.values():
+        name = f"{fact['member']:04}-{fact['attempt']}".removesuffix("-1")
+        first = fact["path"].count("/") * STEPS
+        steps = [(row["_step"], row["lineage_step"], row["config/lr"]) for row in told[name]]
+        assert steps == [(step, first + step, fact["config"]["lr"]) for step in range(STEPS)]
+
+
+def wandb_history(log: Path) -> list[dict[str, Any]]:
+    """The reports in one of W&B's files, which is a log as LevelDB writes them, of protobufs."""
+    from wandb.proto.wandb_internal_pb2 import Record as WandBRecord
+
+    data, at, whole, told = log.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        if (left := 2**15 - at % 2**15) < 7:
+            at += left
+            continue
+        size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        whole += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # the last part of a record
+            record = WandBRecord()
+            record.ParseFromString(whole)
+            whole = b""
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                told.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return told
