@@ -33,6 +33,9 @@ if TYPE_CHECKING:
         LaunchError as LaunchError,
     )
     from .errors import (
+        MissingExtra as MissingExtra,
+    )
+    from .errors import (
         RunFailed as RunFailed,
     )
     from .errors import (
@@ -69,6 +72,7 @@ _HOMES = {
             "JournalError",
             "DeviceError",
             "LaunchError",
+            "MissingExtra",
             "SearcherError",
             "RunFailed",
             "Stopped",

@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import ExperimentError
+from .errors import ExperimentError, MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,7 +65,7 @@ class Spec:
         return self.to
 
     def check(self, path: Iterable[str] = ()) -> None:
-        """Raises ExperimentError when a package, a module or a place is not there. path: where modules may be, too."""
+        """Raises MissingExtra, or ExperimentError when a module or a place is not there. path: modules may be there."""
         said = f"--track {self}"
         if not self.own:
             top = self.kind.partition(".")[0]
@@ -75,9 +75,8 @@ class Spec:
                 )
             return
         if KINDS[self.kind] and not _installed(KINDS[self.kind]):
-            raise ExperimentError(
-                f"{said}: needs {KINDS[self.kind]}, not installed here: pip install 'gpbt-async[{self.kind}]'"
-            )
+            needs = f"needs {KINDS[self.kind]}, which is not installed"
+            raise MissingExtra(f"{said}: {needs}: pip install 'gpbt-async[{self.kind}]'")
         if self.path is not None:
             folder = os.path.dirname(self.path) if self.kind == "jsonl" else self.path
             try:

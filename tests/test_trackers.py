@@ -353,7 +353,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(tmp_path: Path, monk
             asyncio.run(gpbt.launch(SCRIPT, tmp_path / "x", track=[track]))
     monkeypatch.setattr(trackers, "_installed", lambda package: False)
     with pytest.raises(
-        gpbt.ExperimentError, match=r"needs mlflow, not installed here: pip install 'gpbt-async\[mlflow\]'"
+        gpbt.MissingExtra, match=r"needs mlflow, which is not installed: pip install 'gpbt-async\[mlflow\]'"
     ):
         asyncio.run(gpbt.launch(SCRIPT, tmp_path / "x", track=["mlflow"]))
     assert [path.name for path in tmp_path.iterdir()] == []
