@@ -49,7 +49,7 @@ CLEAN, LOOK = 2.0, 10.0
 #: struck at processes while the run runs
 BLOWS = (
     "scheduler", "beginning", "midway", "closing", "both", "term", "term_twice", "term_kill", "int", "int_twice",
-    "guardian", "zygote", "searcher", "member", "grandchild", "freeze", "rival",
+    "guardian", "zygote", "searcher", "tracker", "member", "grandchild", "freeze", "rival",
 )  # fmt: skip
 #: after these the scheduler is gone, or soon will be
 ENDING = set(BLOWS[:10])
@@ -93,6 +93,8 @@ class Plan:
     deeds: dict[str, list[str]]
     experiment: dict[str, Any]
     start: str
+    #: is a tracker told of the run?
+    tracked: bool
 
 
 @dataclass
@@ -164,7 +166,8 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
     experiment["stall_timeout"] = 2.0
     some = [chance.choice(damage) for _ in range(8)] if damage else []
     start = chance.choices(["zygote", "exec"], [8, 1])[0]
-    return Plan(seed, planned, some, bad, experiment, start)
+    tracked = "tracker" in struck or chance.random() < 0.3
+    return Plan(seed, planned, some, bad, experiment, start, tracked)
 
 
 class Drill:
@@ -268,7 +271,7 @@ class Drill:
         self.began = time.monotonic()
         if not (self.folder / "experiment.json").exists():
             first = ("launch", self.script, "--slots", SLOTS, "--name", "r", "--quiet", "--start", self.plan.start)
-            self.process = self.spawn(*first)
+            self.process = self.spawn(*first, *(("--track", "jsonl") if self.plan.tracked else ()))
             return
         self.process = self.spawn("resume", self.folder, "--quiet", *self.options)
 
@@ -445,6 +448,9 @@ class Drill:
     def strike_searcher(self) -> bool:
         return self.kill_one(self.named("answering"))
 
+    def strike_tracker(self) -> bool:
+        return self.kill_one(self.named("teller"))
+
     def strike_member(self) -> bool:
         return self.kill_one(self.training())
 
@@ -572,6 +578,33 @@ class Drill:
 
     # ---- the whole
 
+    def mistold(self) -> list[str]:
+        """What its tracker was told wrongly, once it was told what it missed: sentences."""
+        done = subprocess.run(
+            command("track", self.folder, "--to", "jsonl"), cwd=self.place, capture_output=True, text=True, timeout=LONG
+        )
+        if done.returncode:
+            return [f"what the tracker missed could not be told: {done.stderr[-600:]}"]
+        text = (self.folder / "tracking" / "reports.jsonl").read_text()
+        told = attempts_told([json.loads(line) for line in text.splitlines()])
+        wrong = []
+        last = {fact["member"]: fact for fact in self.facts() if fact["fact"] == "Started"}
+        finished = {fact["member"] for fact in self.facts() if fact["fact"] == "Published"}
+        for key, lines in told.items():
+            each = [(line["event"], line.get("step"), line["t"]) for line in lines]
+            if len(each) != len(set(each)):
+                wrong.append(f"the tracker was told twice of member {key[0]}'s attempt {key[1]}")
+        for id in finished:
+            lines = told.get((id, last[id]["attempt"]), [])
+            # an attempt that the journal has lost with its last lines may have had the same number
+            ends = [line for line in lines if line["event"] == "ended" and line["state"] == "finished"]
+            steps = {line["step"] for line in lines if line["event"] == "reported"}
+            if not 1 <= len(ends) <= 1 + self.cuts or not steps or steps != set(range(len(steps))):
+                wrong.append(f"the tracker was told of member {id}: {len(ends)} ends, steps {sorted(steps)}")
+            elif not any(line["config"] == last[id]["config"] for line in lines if line["event"] == "started"):
+                wrong.append(f"the tracker was told of another config of member {id}")
+        return wrong
+
     def play(self) -> Result:
         began = time.monotonic()
         try:
@@ -604,6 +637,8 @@ class Drill:
         if last.wait(LONG) != 0 or self.journal != before:
             self.say(f"a resume of the finished run: status {last.returncode}, journal {len(before)} bytes before, "
                      f"{len(self.journal)} now")  # fmt: skip
+        if self.plan.tracked:
+            self.result.wrong += self.mistold()
         self.result.again = list(trained_again(self.facts()))
         for times in self.result.again:
             if times > SLOTS + self.cuts:
@@ -613,6 +648,14 @@ class Drill:
         helpers = sum(self.faults[kind] for kind in HELPERS)
         if self.result.twice > SLOTS * (self.result.deaths + self.cuts + helpers) + self.faults["member"]:
             self.say(f"{self.result.twice} times a member came to the end of its training once more")
+
+
+def attempts_told(lines: list[dict[str, Any]]) -> dict[tuple[int, int], list[dict[str, Any]]]:
+    """What a tracker wrote of each attempt, by (member, attempt)."""
+    found: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault((line["member"], line["attempt"]), []).append(line)
+    return found
 
 
 def trained_again(facts: list[dict[str, Any]]) -> Iterator[int]:

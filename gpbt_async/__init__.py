@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import events as events
+    from . import hf as hf
+    from . import lightning as lightning
+    from . import torch as torch
     from .asks import Ask as Ask
     from .errors import (
         DeviceError as DeviceError,
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
         LaunchError as LaunchError,
     )
     from .errors import (
+        MissingExtra as MissingExtra,
+    )
+    from .errors import (
         RunFailed as RunFailed,
     )
     from .errors import (
@@ -47,6 +53,7 @@ if TYPE_CHECKING:
     from .results import Best as Best
     from .run import Run as Run
     from .run import launch as launch
+    from .schedule import Schedule as Schedule
     from .space import Choice as Choice
     from .space import Float as Float
     from .space import Int as Int
@@ -65,6 +72,7 @@ _HOMES = {
             "JournalError",
             "DeviceError",
             "LaunchError",
+            "MissingExtra",
             "SearcherError",
             "RunFailed",
             "Stopped",
@@ -74,7 +82,10 @@ _HOMES = {
     "Member": "member",
     "Best": "results",
     "Ask": "asks",
+    "Schedule": "schedule",
 }
+#: modules that are reached through the package: `gpbt.torch.save(...)`; each imports the framework it is called after
+_MODULES = ("events", "torch", "lightning", "hf")
 
 __version__ = "0.1.0"
 __all__ = [*sorted(_HOMES), "__version__", "events"]
@@ -83,8 +94,8 @@ __all__ = [*sorted(_HOMES), "__version__", "events"]
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name == "events":
-        return import_module(".events", __name__)
+    if name in _MODULES:
+        return import_module("." + name, __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module("." + _HOMES[name], __name__), name)

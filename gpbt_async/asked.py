@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .errors import ExperimentError
+from .devices import Wanted
+from .errors import DeviceError, ExperimentError
 from .experiment import Resources
 from .sizes import parse_bytes
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .health import Blame
+    from .record import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +52,27 @@ class Asked:
             raise ExperimentError(
                 error.said.replace("resources.", "--", 1)
             ) from None  # no line of a script is to blame
+
+    def wanted(self, resources: Resources, population: int, record: Record) -> Wanted:
+        """All that devices are asked for: here, by the experiment, and by the run's record. Raises GPBTError's."""
+        if self.share or self.vram or self.wait_for_gpus:
+            for name, value in (("slots", record.slots), ("gpus", record.gpus)):
+                if value is not None and (name == "slots" or value == "none"):
+                    given = "--share" if self.share else "--vram" if self.vram else "--wait-for-gpus"
+                    raise DeviceError(f"{given} is about GPUs, and --{name} {value} asks for the CPU: give only one")
+        needs = self.over(resources)
+        return Wanted(
+            gpus=record.gpus,
+            slots=record.slots,
+            need=needs.gpus,
+            share=needs.share,
+            vram=needs.vram,
+            cpus=needs.cpus,
+            population=population,
+            wait=self.wait_for_gpus,
+            xids=self.xids,
+            others=self.others,
+            affinity=self.affinity,
+            nvml_library=record.nvml_library,
+            before=record.on_gpus,
+        )

@@ -1,4 +1,4 @@
-"""The command line: launch, resume, status, stop, best, report, export, lineage, gpus, plan, try.
+"""The command line: launch, resume, status, stop, best, replay, report, export, lineage, gpus, plan, try.
 
 A thin face: it reads options, opens a Run, shows it, and turns how it ended into an exit status (0 finished; 1 started
 and failed; 2 nothing was started; 130 interrupted and resumable). Messages for people go to stderr, --json to stdout.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
-from . import telling, tools
+from . import replaying, telling, tools
 from .errors import GPBTError
 from .options import (
     Affinity,
@@ -40,6 +40,7 @@ from .options import (
     SlotCount,
     Stall,
     Start,
+    Track,
     Vram,
     Wait,
     Whole,
@@ -55,8 +56,6 @@ from .options import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from .run import Run
 
 app = typer.Typer(
     name="gpbt-async",
@@ -164,6 +163,7 @@ def launch(
     affinity: Affinity = True,
     library: Library = None,
     disk: Disk = None,
+    track: Track = None,
     name: Annotated[
         Optional[str], typer.Option(help="The run's name; else SCRIPT's and a number.", show_default=False)  # noqa: UP045
     ] = None,
@@ -194,6 +194,7 @@ def launch(
         from .folder import check_name
 
         folder = runs / check_name(name)
+    from .driving import drive
     from .run import Run
 
     run = Run(
@@ -205,9 +206,10 @@ def launch(
         runs=runs,
         **devices(share, vram, wait, xids, others, affinity, library),
         disk=disk,
+        track=track or None,
         changes=changes,
     )
-    _drive(run, quiet, as_json)
+    drive(run, quiet, as_json)
 
 
 @app.command()
@@ -234,36 +236,22 @@ def resume(
     affinity: Affinity = True,
     library: Library = None,
     disk: Disk = None,
+    track: Track = None,
     runs: Runs = Path("runs"),
     start: Start = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Go on with RUN where it was killed or stopped, or where it failed (--retry-failed). Twice does no harm."""
+    from .driving import drive
     from .folder import locate
     from .run import Run
 
     asked = devices(share, vram, wait, xids, others, affinity, library)
     there, how = locate(run, runs), start_of(start)
     given = {"slots": slots, "gpus": gpus, "start": how, "disk": disk, "changed_script": changed, **asked}
-    opened = Run(script, there, resume="must", retry_failed=retry, **given)
-    _drive(opened, quiet, as_json)
-
-
-def _drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
-    """Run it to its end, with a view on stderr, and exit with its status."""
-    import asyncio
-    import logging
-
-    from . import processes
-    from .driving import driven
-
-    processes.be_alone()
-    logging.getLogger("gpbt_async").addHandler(logging.NullHandler())
-    status = asyncio.run(driven(run, quiet))
-    if as_json and run.how is not None:
-        print(json.dumps(jsonable(run.summary()), indent=1))
-    raise SystemExit(status)
+    opened = Run(script, there, resume="must", retry_failed=retry, track=track or None, **given)
+    drive(opened, quiet, as_json)
 
 
 @app.command()
@@ -301,22 +289,38 @@ def best(
     run: RunName,
     export: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--export", metavar="DIR", help="Copy checkpoint and schedule to DIR.", show_default=False),
+        typer.Option(
+            "--export",
+            metavar="DIR",
+            help="Take it home: copy checkpoint, config, schedule and how it came about to DIR.",
+            show_default=False,
+        ),
     ] = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Show RUN's best member so far: its score, schedule and checkpoint."""
-    from . import reading
+    """Show RUN's best member so far: its score, schedule and checkpoint.
 
-    found = reading.best(reading.open_run(run, runs))
+    Example: gpbt-async best digits-1 --export my-model
+    """
+    from . import home, reading
+
+    folder = reading.open_run(run, runs)
+    found = reading.best(folder)
     if export is not None:
-        reading.export(found, export)
+        home.take(folder, found, export)
         say(f"exported to {export}")
     print(json.dumps(jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
 
 
 for told in (telling.report, telling.export, telling.lineage):
     app.command()(told)
-for function, name in ((tools.gpus, "gpus"), (tools.clean, "clean"), (tools.plan, "plan"), (tools.try_, "try")):
+for function, name in (
+    (replaying.replay, "replay"),
+    (tools.gpus, "gpus"),
+    (tools.clean, "clean"),
+    (tools.plan, "plan"),
+    (tools.track, "track"),
+    (tools.try_, "try"),
+):
     app.command(name)(function)

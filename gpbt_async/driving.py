@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from . import processes
 from .errors import GPBTError, RunFailed
-from .options import say
+from .options import jsonable, say
 from .postmortem import notes
+from .replays import compared
 from .view import show
+from .wording import replay_text
 
 if TYPE_CHECKING:
     from .run import Run
+
+
+def drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
+    """Run it to its end, with a view on stderr, tell what came of it on stdout, and exit with its status."""
+    processes.be_alone()
+    logging.getLogger("gpbt_async").addHandler(logging.NullHandler())
+    status = asyncio.run(driven(run, quiet))
+    if as_json and run.how is not None:
+        print(json.dumps(jsonable(run.summary()), indent=1))
+    elif run.how is not None and run.settings.replay is not None:
+        print(replay_text(compared(run.lineage)))
+    raise SystemExit(status)
 
 
 async def driven(run: Run, quiet: bool) -> int:

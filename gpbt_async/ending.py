@@ -63,7 +63,7 @@ class Ending:
         issued: the shallowest generation with members to issue, or how many there are. hopeful: were what fails mended.
         """
         tree = self._tree
-        if issued == self._generations and not tree.unsettled and tree.best is not None:
+        if issued == self._generations and not tree.unsettled and tree.best is not None and tree.came_to_the_end:
             return ""
         failing = len(self.failed) >= self._hopeless and not self.works and not hopeful
         if failing and all(m.state.settled or m.id in self.stumbled for m in tree.members):
@@ -71,7 +71,9 @@ class Ending:
                 return self._why(f"all of {len(tree.members)} members failed", 0)
             return self._why("all members that ended since the run was taken up failed", None)
         if issued == self._generations:
-            return None if tree.unsettled else self._why("no member finished", 0)
+            if tree.unsettled:
+                return None
+            return self._why("no member finished" if tree.replay is None else "no replay came to its end", 0)
         above = issued - 1
         if above >= 0 and tree.generations[above].complete and not self._rule.elite(above):
             return self._why(f"no member of generation {above} can be a parent", above)

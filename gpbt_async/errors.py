@@ -8,6 +8,7 @@
     ├── DeviceError        the machine: NVML, GPUs, cores
     ├── LaunchError        the machine: a process could not be started, or died before it could work
     ├── SearcherError      the searcher: it raised, hung, or left the space
+    ├── TrackerError       the tracker: it raised; the run itself never does for it
     ├── MissingExtra       the user: a package that is installed by one of our extras
     └── RunFailed          the training script: the run started, and no member can go on
 
@@ -90,6 +91,12 @@ class SearcherError(GPBTError):
 
 class MissingExtra(GPBTError):
     """A command needs a package that an extra of ours installs; the text names both."""
+
+
+class TrackerError(GPBTError):
+    """A tracker raised again and again, and is told no more."""
+
+    exit_status = 1
 
 
 class RunFailed(GPBTError):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExperimentError
+from .schedule import Schedule
 from .sizes import parse_bytes
 from .space import Dimension, Space
 
@@ -124,6 +125,8 @@ class Settings:
     member_timeout: float | None = None
     command: tuple[str, ...] | None = None
     target: Target | None = None
+    #: a run that trains along a schedule once more instead of searching for one; replaying.py declares it
+    replay: Schedule | None = None
 
     def __post_init__(self) -> None:
         _check_settings(self)
@@ -169,6 +172,7 @@ class Settings:
         flat["early_stop"] = list(self.early_stop)
         flat["command"] = list(self.command) if self.command else None
         flat["target"] = self.target.to_json() if self.target else None
+        flat["replay"] = self.replay.to_json() if self.replay else None
         return flat
 
     @classmethod
@@ -179,6 +183,7 @@ class Settings:
         fields["early_stop"] = tuple(flat.get("early_stop") or ())
         fields["command"] = tuple(flat["command"]) if flat.get("command") else None
         fields["target"] = Target.from_json(flat["target"]) if flat.get("target") else None
+        fields["replay"] = Schedule.from_json(flat["replay"]) if flat.get("replay") else None
         return cls(**fields)
 
 
@@ -367,6 +372,9 @@ def _check_settings(s: Settings) -> None:
             raise ExperimentError.of(name, seconds, "must be a number of seconds above 0, or None for no limit")
     if not isinstance(s.resources, Resources):
         raise ExperimentError.of("resources", s.resources, "must be gpbt.Resources(...)")
+    for i, config in enumerate(s.replay or ()):
+        if not s.space.holds(config):
+            raise ExperimentError.of(f"schedule[{i}]", config, f"is not in the space {s.space!r}")
     if s.command is not None:
         _check_command(s.command, s.space)
 

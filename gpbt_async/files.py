@@ -82,6 +82,41 @@ def reserve(fd: int, offset: int, length: int) -> bool:
     return ctypes.get_errno() not in FULL
 
 
+class Appended:
+    """A file that is only ever appended to, each time whole lines, or other wholes: all of it, or nothing.
+
+    Others may append to it as well, each in one write. Raises OSError.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self.size = os.fstat(self._fd).st_size
+        #: it ends in a part of a line, whoever began that
+        self.torn = bool(self.size) and os.pread(self._fd, 1, self.size - 1) != b"\n"
+
+    def append(self, data: bytes) -> None:
+        begun = os.fstat(self._fd).st_size
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except BaseException:
+            # a full disk takes a part first; it is taken back, unless somebody has written behind it
+            if written and os.fstat(self._fd).st_size == begun + written:
+                os.ftruncate(self._fd, begun)
+            raise
+        self.size = begun + written
+
+    def sync(self) -> None:
+        with suppress(OSError):  # a device or a pipe cannot be
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
 async def write_json(path: Path, value: object, *, durable: bool = True) -> None:
     """Write the file whole: a reader, or a crash, meets the old content or the new. Raises FolderError.
 

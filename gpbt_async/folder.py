@@ -85,6 +85,7 @@ class Folder:
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
         self.trace = self.path / "trace.json"
+        self.tracking = self.path / "tracking"  # what trackers were told, and what they write if told no other place
         self._lock: Lock | None = None
 
     def __repr__(self) -> str:

@@ -25,6 +25,7 @@ class Keeping:
         self.stored: dict[int, Member] = {}
         self.discarding: dict[int, Member] = {}
         self._plus = settings.selection == "plus"
+        self._replays = settings.replay is not None
         self._rule, self._ending = rule, ending
         self._suspects: set[int] = set()
 
@@ -42,5 +43,6 @@ class Keeping:
         self._suspects.clear()
         for member in idle:
             self.discarding[member.id] = self.stored.pop(member.id)
-            member.metrics = NOTHING  # they are in the journal
+            if not self._replays:  # whose few are compared to the last
+                member.metrics = NOTHING  # they are in the journal
         return [events.Discard(member.id) for member in idle]

@@ -175,16 +175,21 @@ class Launcher:
         if self._zygote is not None:
             self._zygote.keep(n)
 
-    async def spawn_helper(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[socket.socket, int]:
-        """A program below the guardian, whose descriptor 3 is the other end of the socket. Returns socket and pidfd."""
+    async def spawn_helper(
+        self, argv: Sequence[str], env: Mapping[str, str], log: str | None = None
+    ) -> tuple[socket.socket, int]:
+        """A program below the guardian, whose descriptor 3 is the other end of the socket. Returns socket and pidfd.
+
+        log: the file its output goes to; else it goes where the zygote's goes.
+        """
         while True:
             await self._mend(False)
             guardian = self._guardian.pid
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
-                    fds = {3: theirs.fileno(), 1: self._output, 2: self._output}
-                    child = await self._guardian.spawn(argv, env, fds)
+                    output = {1: self._output, 2: self._output} if log is None else {}
+                    child = await self._guardian.spawn(argv, env, {3: theirs.fileno(), **output}, log=log)
                 return ours, child.pidfd
             except BaseException as error:
                 ours.close()

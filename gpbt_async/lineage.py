@@ -48,7 +48,7 @@ class Lineage:
 
     def __init__(self, settings: Settings, ahead: int | None = None) -> None:
         self.settings = settings
-        self.tree = Tree(settings.generations, settings.population)
+        self.tree = Tree(settings.generations, settings.population, settings.replay)
         self.rule = Rule(settings, self.tree)
         self.ending = Ending(settings, self.tree, self.rule)
         #: facts handled so far
@@ -318,6 +318,8 @@ class Lineage:
         for member in self.tree.members:
             if not member.state.settled:  # who failed a time or two
                 member.failures = member.losses_in_a_row = 0
+        if self.settings.replay is not None:
+            self._open = 0  # who goes on has descendants again
 
     def _settle(self, member: Member, state: State) -> None:
         before = self.tree.best
@@ -334,6 +336,7 @@ class Lineage:
     # ---- what follows
 
     def _decide(self) -> list[Command]:
+        self._advance()  # a replay that broke off has left a generation full
         if self.ended is not None:
             return self._keeping.discards()
         reason = self.ending.reason(self._open)
@@ -360,10 +363,8 @@ class Lineage:
         choice = next(self.rule.upcoming(self._open), None)
         if choice is None:
             return None
-        if choice.repeats:
-            assert choice.parent is not None
-            config = choice.parent.config
-        else:
+        config = self.rule.given(choice)
+        if config is None:
             generation, config = self._ready.get(choice.path, (-1, {}))
             if generation != choice.generation:
                 return None
@@ -382,7 +383,8 @@ class Lineage:
         busy: dict[Path, Path] = {}
         for choice in islice(self.rule.upcoming(self._open), ahead):
             path = choice.path
-            if choice.repeats or path in wanted:  # a survivor's children of two generations cannot be told apart yet
+            # a survivor's children of two generations cannot be told apart yet
+            if self.rule.given(choice) is not None or path in wanted:
                 continue
             wanted[path] = choice.generation
             if self._ready.get(path, (-1,))[0] == choice.generation or path[:-1] in busy:

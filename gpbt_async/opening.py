@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +20,9 @@ from . import __version__ as VERSION
 from . import events, searchers
 from .asking import argv, environment
 from .command import missing
-from .devices import Wanted, discover, usable_cores
+from .devices import discover, usable_cores
 from .disk import Disk
-from .errors import DeviceError, ExperimentError, FolderError, JournalError, LaunchError, ScriptError
+from .errors import ExperimentError, FolderError, JournalError, LaunchError, ScriptError
 from .experiment import Experiment, Settings
 from .folder import Folder, check_name
 from .journal import Journal
@@ -29,12 +30,13 @@ from .launcher import Launcher
 from .lineage import Lineage
 from .record import Record, digest
 from .sizes import parse_bytes
+from .tracking import Tracking
 from .tree import State
 from .usage import Usage, replay
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
     from .asked import Asked
@@ -65,7 +67,9 @@ class Opening:
         changed_script: bool,
         retry_failed: bool,
         disk: str | None,
+        track: Sequence[str] | None,
         changes: Mapping[str, Any] | None,
+        again: Record | None,
         clock: Clock,
         warn: Callable[[str], None],
     ) -> None:
@@ -73,7 +77,7 @@ class Opening:
             raise ExperimentError.of("resume", resume, "must be 'never', 'auto' or 'must'")
         if start not in (None, "zygote", "exec"):
             raise ExperimentError.of("start", start, "must be 'zygote' or 'exec'")
-        if folder is None and (experiment is None or resume == "must"):
+        if folder is None and ((experiment is None and again is None) or resume == "must"):
             raise ExperimentError.of("folder", folder, "must be given to resume a run")
         if experiment is not None and not isinstance(experiment, Experiment | str | os.PathLike):
             raise ExperimentError.of("experiment", experiment, "must be an Experiment, or the path of a script")
@@ -90,9 +94,16 @@ class Opening:
         except ValueError:
             raise ExperimentError(f"--disk: got {disk!r}; must be an amount with its unit, such as '50GiB'") from None
         self._changes = dict(changes or {})
+        self._track = track
+        self.tracking = Tracking(track or (), warn)
         self._clock = clock
         self._warn = warn
-        self.record = Record(run=secrets.token_hex(8), cwd=os.getcwd())
+        declared = self._experiment.settings if self._experiment is not None else None
+        self.record = Record(run=secrets.token_hex(8), cwd=os.getcwd(), settings=declared)
+        self._again = again
+        if again is not None:
+            cwd = again.cwd if os.path.isdir(again.cwd) else os.getcwd()
+            self.record = replace(again, run=self.record.run, cwd=cwd)
         self.usage = Usage()
         self.searcher: asyncio.Task[tuple[socket.socket, int]] | None = None
         #: whether a run that has ended was also closed, its summary written and its checkpoints cleared
@@ -122,6 +133,7 @@ class Opening:
             await self._take_lock(stack)
             stack.callback(self.folder.unmake)  # not before it is ours: another launch may be importing there
         self._settle_resources()
+        self._settle_trackers()
         # the mark its processes bear: a copy of the folder has the same id, and must not be taken for it
         mark = f"{self.record.run}-{self.folder.place()}"
         self.launcher = Launcher(mark, cwd=self.record.cwd, start=self.record.start, log=self._warn)
@@ -131,40 +143,24 @@ class Opening:
         await self._declare(existing is None)
         if not searchers.foreign(self.settings.searcher):
             searchers.make(self.settings.searcher)  # a package that is missing is told before anything is begun
-        self.slots = await discover(self._wanted(), os.environ, warn=self._warn, now=self._clock.now)
+        # a replay trains as its original did, and so with as many cores a member
+        population = ((self._again and self._again.settings) or self.settings).population
+        wanted = self._devices.wanted(self.settings.resources, population, self.record)
+        self.slots = await discover(wanted, os.environ, warn=self._warn, now=self._clock.now)
         stack.push_async_callback(self.slots.close)
         if existing is None:
             self.record.settings = self.settings
             self.record.on_gpus = bool(self.slots.rows())
+            if self._again is not None and not self.record.on_gpus:
+                self.record.slots = len(self.slots)  # as many threads a member, after a resume too
             await self.record.write(self.folder.experiment, created=self._clock.now(), version=VERSION)
             self._open_journal(stack)
             self.lineage = Lineage(self.settings)
-        elif self._script is not None:
+        else:
             await self.record.update(self.folder.experiment)
+        self.tracking.open(self.launcher.spawn_helper, self.folder, self.import_path)
+        stack.push_async_callback(self.tracking.close)
         return True
-
-    def _wanted(self) -> Wanted:
-        asked, needs = self._devices, self._devices.over(self.settings.resources)
-        if asked.share or asked.vram or asked.wait_for_gpus:
-            for name, value in (("slots", self.record.slots), ("gpus", self.record.gpus)):
-                if value is not None and (name == "slots" or value == "none"):
-                    given = "--share" if asked.share else "--vram" if asked.vram else "--wait-for-gpus"
-                    raise DeviceError(f"{given} is about GPUs, and --{name} {value} asks for the CPU: give only one")
-        return Wanted(
-            gpus=self.record.gpus,
-            slots=self.record.slots,
-            need=needs.gpus,
-            share=needs.share,
-            vram=needs.vram,
-            cpus=needs.cpus,
-            population=self.settings.population,
-            wait=asked.wait_for_gpus,
-            xids=asked.xids,
-            others=asked.others,
-            affinity=asked.affinity,
-            nvml_library=self.record.nvml_library,
-            before=self.record.on_gpus,
-        )
 
     def _settle_resources(self) -> None:
         """What was asked for now; where nothing was, what the run was begun with."""
@@ -175,10 +171,18 @@ class Opening:
         if self._devices.nvml_library is not None:
             self.record.nvml_library = self._devices.nvml_library
 
+    def _settle_trackers(self) -> None:
+        """Those asked for now must be there; those the run was begun with warn if they are not any more."""
+        if self._track is None:
+            self.tracking = Tracking(self.record.track, self._warn)
+        else:
+            self.tracking.check(self.import_path)
+            self.record.track = self.tracking.wanted
+
     @property
     def import_path(self) -> list[str]:
         """Where a searcher of the user's own may be imported from: where the training function is, and its launch."""
-        target = self.settings.target
+        target = self.record.settings.target if self.record.settings is not None else None
         script = [str(self._script.parent)] if self._script is not None else []
         return [*script, *(target.sys_path if target is not None else ()), self.record.cwd]
 
@@ -189,7 +193,7 @@ class Opening:
         """
         if usable_cores() <= 2:
             return
-        known = self._experiment.settings if self._experiment is not None else self.record.settings
+        known = self.record.settings
         name = self._changes.get("searcher") or (known.searcher if known is not None else "local")
         if name in ("local", "tpe", "kin"):
             spawned = self.launcher.spawn_helper(argv(ahead="hyperopt"), environment(os.environ))
@@ -219,7 +223,9 @@ class Opening:
         if self._script is not None and not self._script.is_file():
             what = "is not a file" if self._script.exists() else "does not exist"
             raise ScriptError(f"{self._script} {what}: give the path of a Python script that declares an Experiment")
-        if self._script is not None:
+        if self._again is not None:
+            self._check_script()
+        elif self._script is not None:
             self._sha256 = digest(self._script)
         if self._path is not None:
             check_name(self._path.name)
@@ -228,6 +234,8 @@ class Opening:
             self.folder = Folder.fresh(self._runs, self._stem())
 
     def _stem(self) -> str:
+        if (replay := self._changes.get("replay")) is not None:
+            return f"{replay.origin.run}-replay"
         if self._script is not None:
             return self._script.stem
         assert self._experiment is not None
@@ -307,24 +315,9 @@ class Opening:
 
     def _check_script(self) -> None:
         """The script is where it was, or where it is said to be now, and what it was."""
-        moved = self._script is not None
-        if self._script is None and self.record.script is not None:
-            self._script = Path(self.record.script)
-        if self._script is None:
-            return
-        if not self._script.is_file():
-            remedy = "put it back there, or say where it is now: --script PATH"
-            raise ScriptError(f"{self._script}, the script of this run, does not exist: {remedy}")
-        self._sha256 = digest(self._script)
-        if self._sha256 != self.record.script_sha256:
-            if not self._changed_script:
-                remedy = "to let its new code train the rest: --changed-script"
-                raise ScriptError(f"{self._script} has changed since the run began; {remedy}")
-            self._warn(f"{self._script} has changed since the run began: its new code trains the rest")
-        if moved:
-            self.record.script = str(self._script)
-        if moved and not os.path.isdir(self.record.cwd):
-            self.record.cwd = os.getcwd()  # another machine, or another user's
+        found = self.record.check_script(self._script, self._changed_script, self._warn)
+        if found is not None:
+            self._script, self._sha256 = found
 
     def _tell_differences(self) -> None:
         """An application may ask for something else than the run was begun with; the run goes on as it was."""
@@ -379,11 +372,11 @@ class Opening:
                 raise ScriptError(f"{self._script} was edited while it was imported: once more, please")
             self.record.script, self.record.script_sha256 = str(self._script), self._sha256
             if new:
-                self.settings = Settings.from_json(declared["experiment"])
+                self.settings = self.record.settings or Settings.from_json(declared["experiment"])
         else:
             if new:
-                assert self._experiment is not None
-                self.settings = self._experiment.settings
+                assert self.record.settings is not None
+                self.settings = self.record.settings
             # an application that resumes says where its function is now
             given = self._experiment.settings.target if self._experiment is not None else None
             target = given or self.settings.target

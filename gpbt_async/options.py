@@ -131,6 +131,16 @@ Disk = Annotated[
         show_default=False,
     ),
 ]
+Track = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--track",
+        metavar="WHAT[:WHERE]",
+        help="Tell a tracker: jsonl, csv, tensorboard, mlflow, wandb, with :DIR or without, or module:Name; may be "
+        "repeated. Example: --track tensorboard --track mlflow:mlruns",
+        show_default=False,
+    ),
+]
 Affinity = Annotated[bool, typer.Option("--affinity/--no-affinity", help="Bind members to the cores near their GPU.")]
 Library = Annotated[
     Optional[str],  # noqa: UP045

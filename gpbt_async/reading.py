@@ -7,19 +7,14 @@ only word to a running scheduler is "stop", through the run's control FIFO.
 
 from __future__ import annotations
 
-import errno
-import re
-import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
 from . import events, results
 from .asks import path_text
 from .board import notice
-from .checkpoints import Store
 from .deadlines import LAST_PAUSE, pause
 from .errors import FolderError
-from .files import FULL, spelled
 from .folder import Folder, locate
 from .folder import runs as all_runs
 from .gpulines import gpu_lines, waiting_text
@@ -38,7 +33,7 @@ if TYPE_CHECKING:
     from .results import Best
     from .tree import Member
 
-__all__ = ["all_runs", "best", "brief", "detail", "export", "open_run", "stop"]
+__all__ = ["all_runs", "best", "brief", "detail", "open_run", "stop"]
 
 #: seconds `stop` waits for a scheduler to let go of its run
 STOP_TIMEOUT = 30.0
@@ -54,9 +49,9 @@ class Reading:
     def __init__(self, folder: Folder, *, history: bool = False) -> None:
         self.folder = folder
         self.history = History()
-        settings = Record.read(folder.experiment).settings
-        assert settings is not None
-        self.settings = settings
+        self.record = Record.read(folder.experiment)
+        assert self.record.settings is not None
+        self.settings = self.record.settings
         self.lineage = Lineage(self.settings)
         self.usage = Usage(trail=[] if history else None)
         self.last: Fact | None = None
@@ -215,42 +210,6 @@ def best(folder: Folder) -> Best:
     )
     error.exit_status = 1
     raise error
-
-
-def export(found: Best, target: Path) -> None:
-    """Copy the best checkpoint and its schedule to a new folder. Raises FolderError when it cannot be made."""
-    import json
-
-    if target.exists():
-        raise FolderError(f"{target} exists: give the path of a folder to be made")
-    beside = target.with_name(f".{target.name}.part")
-    store = Store()
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(found.checkpoint, beside / "checkpoint")
-        if problem := store.check(beside / "checkpoint"):
-            raise FolderError(f"cannot export to {target}: the copy is not what was published: {problem}")
-        (beside / "best.json").write_text(json.dumps(spelled(found.to_json()), indent=1) + "\n")
-        beside.rename(target)
-    except OSError as error:
-        raise FolderError(f"cannot export to {target}: {_why(error)}") from error
-    finally:
-        store.close()
-        shutil.rmtree(beside, ignore_errors=True)  # it is not there any more if all went well
-
-
-def _why(error: OSError) -> str:
-    """Why copying has failed, and what to do."""
-    if isinstance(error, shutil.Error):  # of all the files that could not be copied, the first will do
-        why = str(error.args[0][0][2])
-        number = re.match(r"\[Errno (\d+)\] ([^:]*)", why)
-        error = OSError(int(number[1]), number[2]) if number else OSError(why)
-    why = (error.strerror or str(error)).lower()
-    if error.errno in FULL:
-        return f"{why}: make room there, or export to another disk"
-    if error.errno == errno.ENOENT:  # a run going on may have found a better one
-        return f"{why}: try again, and look at the checkpoint if that does not help"
-    return f"{why}: give the path of a folder that can be made and written to"
 
 
 def stop(folder: Folder) -> str:

@@ -8,8 +8,10 @@ folder the run was launched in, and the run's id, which marks its processes.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FolderError, GPBTError, ScriptError
@@ -17,7 +19,7 @@ from .experiment import Settings
 from .files import read_json, write_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 @dataclass(slots=True)
@@ -36,6 +38,8 @@ class Record:
     nvml_library: str | None = None
     #: a run that was begun on GPUs does not go on on the CPU unless told to
     on_gpus: bool = False
+    #: its trackers, as --track says them
+    track: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -65,6 +69,7 @@ class Record:
             "start": self.start,
             "nvml_library": self.nvml_library,
             "on_gpus": self.on_gpus,
+            "track": self.track,
             "python": sys.executable,
             **more,
             "settings": self.settings.to_json(),
@@ -72,11 +77,34 @@ class Record:
         await write_json(path, flat)
 
     async def update(self, path: Path) -> None:
-        """Write down where the script is now, and what it is, if that has changed."""
-        flat = read_json(path)
-        now = {"script": self.script, "script_sha256": self.script_sha256, "cwd": self.cwd}
+        """Write down where the script is now, and what it is, and who tracks the run, if that has changed."""
+        flat = {"track": [], **read_json(path)}
+        now = {"script": self.script, "script_sha256": self.script_sha256, "cwd": self.cwd, "track": self.track}
         if any(flat.get(name) != value for name, value in now.items()):
             await write_json(path, flat | now)
+
+    def check_script(self, said: Path | None, changed: bool, warn: Callable[[str], None]) -> tuple[Path, str] | None:
+        """Where the script is and its digest; None where there is none. said: where it is said to be now.
+
+        Raises ScriptError when it is not there, or not what it was; changed: warn of that instead.
+        """
+        script = said if said is not None else Path(self.script) if self.script is not None else None
+        if script is None:
+            return None
+        if not script.is_file():
+            remedy = "put it back there, or say where it is now: --script PATH"
+            raise ScriptError(f"{script}, the script of this run, does not exist: {remedy}")
+        sha256 = digest(script)
+        if sha256 != self.script_sha256:
+            if not changed:
+                remedy = "to let its new code train the rest: --changed-script"
+                raise ScriptError(f"{script} has changed since the run began; {remedy}")
+            warn(f"{script} has changed since the run began: its new code trains the rest")
+        if said is not None:
+            self.script = str(script)
+            if not os.path.isdir(self.cwd):
+                self.cwd = os.getcwd()  # another machine, or another user's
+        return script, sha256
 
 
 def digest(script: Path) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .asks import path_text
+from .replays import compared
+from .schedule import Interval, Origin, Schedule
 from .tree import State
 
 if TYPE_CHECKING:
@@ -68,24 +70,29 @@ def best_of(member: Member | None, checkpoint: Path | None) -> Best | None:
     )
 
 
-def schedule(lineage: Lineage) -> dict[str, Any]:
+def schedule(lineage: Lineage, run: str | None = None) -> dict[str, Any]:
     """schedule.json: the winning lineage, generation by generation; empty while there is no winner."""
-    best = lineage.best
-    return {
-        "member": best.id if best else None,
-        "score": best.score if best else None,
-        "schedule": [
-            {
-                "generation": m.generation,
-                "member": m.id,
-                "path": path_text(m.path),
-                "score": m.score,
-                "seed": m.seed,
-                "config": m.config,
-            }
-            for m in (best.ancestry if best else [])
-        ],
-    }
+    found = winning(lineage, run)
+    return found.to_json() if found is not None else {"run": run, "member": None, "score": None, "schedule": []}
+
+
+def winning(lineage: Lineage, run: str | None) -> Schedule | None:
+    """The best member's schedule; None while there is no best."""
+    return schedule_of(lineage, lineage.best, run) if lineage.best is not None else None
+
+
+def schedule_of(lineage: Lineage, best: Member, run: str | None) -> Schedule:
+    """A member's schedule, with what is known of its ancestry."""
+    origin = Origin(
+        run=run,
+        member=best.id,
+        score=best.score,
+        metric=lineage.settings.score,
+        mode=lineage.settings.mode,
+        metrics=dict(best.metrics),
+        of=sum(m.state is State.FINISHED for m in lineage.tree.members),
+    )
+    return Schedule.of((Interval(m.config, m.seed, m.score, m.id, path_text(m.path)) for m in best.ancestry), origin)
 
 
 def summary(lineage: Lineage, usage: Usage, **more: Any) -> dict[str, Any]:
@@ -123,6 +130,7 @@ def summary(lineage: Lineage, usage: Usage, **more: Any) -> dict[str, Any]:
         "idle_s": dict(usage.idle),
         "overhead_ms": None if overhead is None else overhead * 1e3,
         **measures(lineage),
+        **({"replay": compared(lineage)} if s.replay is not None else {}),
         "seed": s.seed,
         **more,
     }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .asks import Path
     from .experiment import Settings
+    from .space import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,12 @@ class Rule:
             return f"{self.settings.score} is {score}"
         reported = f" (reported: {', '.join(metrics)})" if metrics else ""
         return f"never reported {self.settings.score!r}{reported}"
+
+    def given(self, choice: Choice) -> Config | None:
+        """The config of a child that no searcher is asked about: it repeats its parent's, or a schedule's."""
+        if self.settings.replay is not None:
+            return self.settings.replay[choice.generation]
+        return choice.parent.config if choice.repeats and choice.parent is not None else None
 
     def upcoming(self, first: int) -> Iterator[Choice]:
         """What would be issued next, in order, were there slots; changes nothing."""

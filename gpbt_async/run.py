@@ -32,7 +32,7 @@ from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .experiment import Experiment, Settings
     from .folder import Folder
     from .lineage import Lineage
+    from .record import Record
     from .results import Best
     from .slot import Pool
     from .usage import Usage
@@ -59,14 +60,12 @@ class Run:
 
     share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
     refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as
-    "2GiB", that a desktop may use on a GPU that is given out. affinity: bind members to the cores near their GPU.
-    nvml_library: the path of libnvidia-ml.so.1 where the loader does not find it. disk: the most that the checkpoints a
-    run keeps may take, as "50GiB"; when that is reached, members wait until some are let go of. changed_script: resume
-    though the script is not what it was. retry_failed: give the members that failed last all their attempts again, and
-    so go on with a run that has failed.
-
-    Raises GPBTError's subclasses on entering when nothing can be started, and RunFailed, LaunchError or SearcherError
-    from `wait` and on leaving when it was started and failed.
+    "2GiB", that a desktop may use on a GPU given out. affinity: bind members to cores near their GPU. nvml_library: the
+    path of libnvidia-ml.so.1. disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. track:
+    trackers, as "jsonl" or "mlflow:mlruns" (trackers.py); None = as the run was begun. changed_script: resume though
+    the script is not what it was. retry_failed: give those that failed last all attempts again. again: begin a new run
+    as that one was: its script, settings, slots, GPUs, trackers. Raises GPBTError's subclasses on entering when nothing
+    can be started; RunFailed, LaunchError or SearcherError from `wait` and on leaving when it was started and failed.
     """
 
     def __init__(
@@ -87,9 +86,11 @@ class Run:
         affinity: bool = True,
         nvml_library: str | None = None,
         disk: str | None = None,
+        track: Sequence[str] | None = None,
         changed_script: bool = False,
         retry_failed: bool = False,
         changes: Mapping[str, Any] | None = None,
+        again: Record | None = None,
     ) -> None:
         self._clock = Clock()
         self._opening = Opening(
@@ -101,10 +102,12 @@ class Run:
             start=start,
             runs=runs,
             disk=disk,
+            track=track,
             changed_script=changed_script,
             retry_failed=retry_failed,
             devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
             changes=changes,
+            again=again,
             clock=self._clock,
             warn=self.warn,
         )
@@ -228,7 +231,7 @@ class Run:
         """Everything is there: open the last rooms and set the loop going."""
         rooms, s = self._opening, self.settings
         slots = len(rooms.slots)
-        if s.schedule == "async" and slots > max(1, s.population // 2):
+        if s.schedule == "async" and s.replay is None and slots > max(1, s.population // 2):
             self.warn(
                 f"{slots} slots for a population of {s.population}: with more slots than half the population fast "
                 "configs are favoured; a larger population or --evidence 1 avoids it"
@@ -324,6 +327,7 @@ class Run:
             raise error or group from None
         finally:
             early.cancel()
+            await self._opening.tracking.close()
             for listener in tuple(self._listeners):
                 listener.close()
 
@@ -352,7 +356,7 @@ class Run:
             try:
                 if self.lineage.best is not None:
                     self.folder.point_best(self.lineage.best.id)
-                await write_json(self.folder.schedule, results.schedule(self.lineage))
+                await write_json(self.folder.schedule, results.schedule(self.lineage, self.folder.name))
                 await write_json(self.folder.summary, self.summary())
                 return
             except FolderError as error:

@@ -289,6 +289,13 @@ class Space(Mapping[str, Dimension]):
                 raise ValueError(f"{name}: {error}") from None
         return clipped
 
+    def holds(self, config: Mapping[str, Scalar]) -> bool:
+        """Is the config a point of the space as it is?"""
+        try:
+            return self.clip(config) == config
+        except ValueError:
+            return False
+
     def encode(self, config: Mapping[str, Scalar]) -> list[float]:
         """The config as a point of the unit cube, one coordinate a dimension in the space's order."""
         return [d.to_unit(config[name]) for name, d in self._dimensions.items()]

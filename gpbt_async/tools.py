@@ -129,6 +129,21 @@ def plan(
     print(json.dumps(jsonable(planned), indent=1) if as_json else planning.text(planned))
 
 
+def track(
+    run: RunName,
+    to: Annotated[str, typer.Option("--to", metavar="WHAT[:WHERE]", help="A tracker, as --track of launch names it.")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Tell a tracker of RUN, from where it was told last, beside a live run until its end, or after it.
+
+    Example: gpbt-async track digits-1 --to mlflow:mlruns
+    """
+    from . import reading, trackers
+    from .teller import foreground
+
+    say(foreground(reading.open_run(run, runs), trackers.parse(to)))
+
+
 def try_(
     script: Script,
     seed: Annotated[

@@ -6,6 +6,9 @@ files, and nothing is ever removed: the tree only grows, and a member's place in
 The one surprise: a member's *generation* is the round it was issued in. With comma selection that is its depth. With
 plus selection a parent that was not beaten goes on having children in later rounds; such a child's generation is one
 more than the round its parent survived, so each round still has exactly n members, and its schedule is shorter.
+
+A replay is a tree of stems: n roots, and of each one child a generation, with the schedule's config. One that breaks
+off has no descendants: the generations below it are narrower.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from .asks import Observation, Path, path_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from .schedule import Schedule
     from .space import Config, Space
 
 #: what was reported, where nothing was
@@ -157,7 +161,8 @@ class Generation:
 class Tree:
     """All members by id and by path, and the generations they fill."""
 
-    def __init__(self, generations: int, population: int) -> None:
+    def __init__(self, generations: int, population: int, replay: Schedule | None = None) -> None:
+        self.replay = replay
         self.members: list[Member] = []
         self.generations = [Generation(population) for _ in range(generations)]
         self.best: Member | None = None
@@ -169,7 +174,8 @@ class Tree:
         siblings = parent.children if parent is not None else self.generations[0].members
         family = siblings[0].family if siblings else parent.path if parent is not None else ()
         index = len(siblings)
-        number = key(seed, "member", (*family, index), 32)
+        own = self.replay.intervals[generation].seed if self.replay is not None and not any((*family, index)) else None
+        number = key(seed, "member", (*family, index), 32) if own is None else own
         member = Member(len(self.members), family, index, generation, parent, config, number)
         self.members.append(member)
         self.generations[generation].members.append(member)
@@ -216,8 +222,25 @@ class Tree:
         if state is State.FINISHED:
             insort(generation.ranking, member)
             insort(generation.with_parents, member)
-            if self.best is None or member < self.best:
+            if self.best is None or self._worth(member) < self._worth(self.best):
                 self.best = member
+        self.narrow()
+
+    def _worth(self, member: Member) -> tuple[int, Member]:
+        """Less is better. A replay's best is whoever has come furthest: it is trained to be had whole."""
+        return (-member.generation if self.replay is not None else 0, member)
+
+    @property
+    def came_to_the_end(self) -> bool:
+        """Of a replay: has any?"""
+        return self.replay is None or bool(self.generations[-1].ranking)
+
+    def narrow(self) -> None:
+        """Of a replay: who breaks off has no descendants, and nobody has them instead."""
+        if self.replay is not None:
+            for above, below in zip(self.generations, self.generations[1:], strict=False):
+                gone = [m for m in above.members if m.state.settled and (m.state is not State.FINISHED or m.damaged)]
+                below.size = max(1, above.size - sum(not m.children for m in gone))
 
     def unsettle(self, member: Member) -> None:
         """A member that failed for good gets another chance."""
@@ -227,12 +250,16 @@ class Tree:
             self.pending_roots = {m.id: m for m in self.generations[0].members if m is member or not m.state.settled}
         else:
             member.parent.unsettled += 1
+        member.state = State.WAITING
+        self.narrow()
 
     def damage(self, member: Member, reason: str, kept: Iterable[Member]) -> None:
         """Its checkpoint is lost; kept: whose checkpoints there are. The best is the best of those that are left."""
         member.damaged, member.reason = True, reason
         if member is self.best:
-            self.best = min((m for m in kept if m.state is State.FINISHED and not m.damaged), default=None)
+            left = (m for m in kept if m.state is State.FINISHED and not m.damaged)
+            self.best = min(left, key=self._worth, default=None)
+        self.narrow()
 
     def rivals(self, generation: int, plus: bool) -> list[Member]:
         """Who competes to be parents of the generation after `generation`, best first.
@@ -304,4 +331,5 @@ class Tree:
             if member.parent is not None:
                 assert member.parent.state is State.FINISHED
                 assert member.parent.children[member.index] is member
-                assert member.index > 0 or member.config == member.parent.config
+                assert member.index > 0 or self.replay is not None or member.config == member.parent.config
+            assert self.replay is None or member.config == self.replay[member.generation]

@@ -157,3 +157,51 @@ def bar(counts: Sequence[int], cells: int) -> list[int]:
         spare = [i for i, share in enumerate(shares) if share > 1] or [i for i, share in enumerate(shares) if share]
         shares[max(spare, key=lambda i: shares[i] - due[i])] -= 1
     return shares
+
+
+def replay_text(told: Mapping[str, Any]) -> str:
+    """What a replay came to (replays.compared), for people."""
+    metric, n, fresh, original = told["metric"], told["n"], told["fresh"], told["score"]
+    best = "the original" if told["run"] is None else f"the original, {told['run']}'s member {told['member']}"
+    lines = [f"{best}: {metric} {score_text(original)}"]
+    scores = [r["scores"][-1] for r in told["replays"] if r["state"] == "finished" and r["seeds"] == "fresh"]
+    if n:
+        lines.append(f"{counted(n, 'replay')} with fresh seeds: {metric} {_noise(fresh)}")
+    if n > 1:
+        lines += ["  " + ", ".join(score_text(score) for score in scores), *_verdict(told)]
+    elif n:
+        lines.append("one replay tells nothing of the noise among seeds: --seeds 5")
+    for name, m in told["metrics"].items():
+        if m["n"]:
+            where = "" if m["within"] is None else ": within" if m["within"] else ": outside"
+            lines.append(f"  {name}: original {score_text(m['original'])}, replays {_noise(m)}{where}")
+    if (same := told["same_seeds"]) is not None:
+        how = "exactly the same" if same["exact"] else "not the same: more than its seed decides (threads, a GPU, time)"
+        lines.append(f"with the original's own seeds: {metric} {score_text(same['score'])}, {how}")
+    for i, r in enumerate(told["replays"]):
+        if r["state"] != "finished":
+            why = f": {clean(r['reason'])}" if r["reason"] else ""
+            lines.append(f"replay {i} came to interval {len(r['members']) - 1} and is {r['state']} there{why}")
+    return "\n".join(lines)
+
+
+def _noise(spread: Mapping[str, float | None]) -> str:
+    sd = f" ± {number(spread['sd'], 2, pad=True)} (mean ± sd)" if spread["sd"] is not None else ""
+    return f"{score_text(spread['mean'])}{sd}"
+
+
+def _verdict(told: Mapping[str, Any]) -> list[str]:
+    """Within or outside, and on which side; and what is to be expected of somebody who was chosen."""
+    fresh, apart = told["fresh"], told["deviations"]
+    if told["within"] is None:
+        return []
+    between = f"95 of 100 replays are expected between {score_text(fresh['low'])} and {score_text(fresh['high'])}"
+    better = "better" if ((apart or 0) > 0) == (told["mode"] == "max") else "worse"
+    far = f", {abs(apart):.1f} sd {better} than their mean" if apart else ""
+    lies = "within" if told["within"] else "outside"
+    lines = [f"the original {score_text(told['score'])} lies {lies} the seed noise{far}; {between}"]
+    if told["of"]:
+        lines.append(
+            f"(it was chosen as the best of {told['of']} by this score, and so is expected on the better side)"
+        )
+    return lines

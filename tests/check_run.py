@@ -221,7 +221,10 @@ class Check:
     def suits(self, n: int, member: Told) -> None:
         """Is its config the parent's, for a repeat, or else one that was suggested for its path, and in the space?"""
         parent = self.members.get(member.parent) if member.parent is not None else None
-        if parent is not None and member.indexes[-1] == 0:
+        if replay := self.settings.get("replay"):
+            if any(member.indexes[1:]) or member.config != replay["schedule"][member.depth]["config"]:
+                self.say(f"fact {n}: member {member.id} is no only child with the config of the schedule replayed")
+        elif parent is not None and member.indexes[-1] == 0:
             if member.config != parent.config:
                 self.say(f"fact {n}: member {member.id} repeats member {parent.id}, but not its config")
         elif member.config not in self.suggested.get(member.path, []):
@@ -302,7 +305,8 @@ class Check:
 
     def counts(self) -> None:
         population, generations = self.settings["population"], self.settings["generations"]
-        closes = "generation" in self.settings.get("early_stop", ())  # may leave out members
+        # may leave out members; so does a replay that broke off
+        closes = "generation" in self.settings.get("early_stop", ()) or bool(self.settings.get("replay"))
         issued = len(self.members) + len(self.unborn())
         if issued != population * generations and not closes:
             self.say(f"{issued} members were issued where {population} x {generations} must be")
@@ -338,6 +342,9 @@ class Check:
         if any(m.damaged is not None for m in finished):
             # where the best was lost, the next best may have been let go of before
             finished = [m for m in finished if m.damaged is None and not m.discarded] or finished
+        # a replay's best is the best of those who came furthest
+        far = max(m.depth for m in finished) if self.settings.get("replay") else 0
+        finished = [m for m in finished if m.depth >= far]
         best = min(finished, key=lambda m: (sign * (m.score or 0.0), m.depth, m.indexes))
         summary, schedule = self.json("summary.json"), self.json("schedule.json")
         if summary is not None and (summary["best_member"], summary["score"]) != (best.id, best.score):

@@ -26,6 +26,8 @@ from harness import (
     until,
 )
 
+import gpbt_async as gpbt
+
 LINEAGE = SCRIPTS / "lineage.py"
 
 HEAD = "import gpbt_async as gpbt\ndef train(member):\n    member.report(score=member.config['x'])\n"
@@ -58,7 +60,7 @@ def test_launch_status_best_and_what_is_on_disk(tmp_path: Path) -> None:
     best = cli("best", "lineage-1", "--json", "--export", tmp_path / "out", cwd=tmp_path).json
     assert best["score"] == summary["score"]
     past = json.loads((tmp_path / "out" / "checkpoint" / "past.json").read_text())
-    assert past == best["schedule"] == json.loads((tmp_path / "out" / "best.json").read_text())["schedule"]
+    assert past == best["schedule"] == list(gpbt.Schedule.load(tmp_path / "out"))
     again = cli("best", "lineage-1", "--export", tmp_path / "out", cwd=tmp_path)
     assert again.status == 2
     assert "exists" in again.err
@@ -393,7 +395,7 @@ def test_help_and_version_are_quick_and_whole(tmp_path: Path) -> None:
     import gpbt_async
 
     text = cli("--help", cwd=tmp_path).out
-    for name in ("launch", "resume", "status", "stop", "best", "try"):
+    for name in ("launch", "resume", "status", "stop", "best", "replay", "try"):
         assert name in text
     assert cli("--version", cwd=tmp_path).out.strip() == gpbt_async.__version__
     launch = cli("launch", "--help", cwd=tmp_path).out

@@ -11,8 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
-VOCABULARY = {"errors", "sizes", "space", "asks", "events", "experiment", "wire"}
-ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "history", "results"}
+VOCABULARY = {"errors", "sizes", "space", "asks", "schedule", "events", "experiment", "wire"}
+ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "history", "replays", "results"}
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
@@ -22,18 +22,20 @@ MAY: dict[str, set[str]] = {
     "asks": {"space"},
     "events": {"space"},
     "sizes": set(),
-    "experiment": {"errors", "sizes", "space"},
+    "schedule": {"errors", "space"},
+    "experiment": {"errors", "schedule", "sizes", "space"},
     "wire": {"errors"},
     # engine
-    "tree": {"asks", "space"},
+    "tree": {"asks", "schedule", "space"},
     "stopping": set(),
-    "rule": {"asks", "experiment", "tree"},
+    "rule": {"asks", "experiment", "space", "tree"},
     "ending": {"experiment", "rule", "tree"},
     "keeping": {"ending", "events", "experiment", "rule", "tree"},
     "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
     "usage": {"errors", "events", "lineage"},
     "history": {"events", "lineage", "tree"},
-    "results": {"asks", "lineage", "space", "tree", "usage"},
+    "replays": {"lineage", "tree"},
+    "results": {"asks", "lineage", "replays", "schedule", "space", "tree", "usage"},
     "simulate": VOCABULARY | {"lineage", "stopping", "tree", "usage"},
     # rooms: searching
     "parzen": {"asks", "space"},
@@ -87,6 +89,20 @@ MAY: dict[str, set[str]] = {
     "guarding": {"channel", "errors", "processes", "worker"},
     "forking": {"channel", "errors", "guarding", "outcome", "processes", "wire", "worker"},
     "launcher": {"channel", "command", "errors", "forking", "guarding", "processes", "wire", "worker"},
+    # inside a training script, beside a framework
+    "torch": {"member"},
+    "lightning": {"member", "schedule", "torch"},
+    "hf": {"member", "schedule", "torch"},
+    # rooms: trackers
+    "tracked": set(),
+    "plain_trackers": {"files", "tracked"},
+    "tensorboard_tracker": {"files", "tracked"},
+    "mlflow_tracker": {"tracked"},
+    "wandb_tracker": {"tracked"},
+    "trackers": {"errors", "mlflow_tracker", "plain_trackers", "tensorboard_tracker", "tracked", "wandb_tracker"},
+    "following": VOCABULARY | {"files", "folder", "journal", "lineage", "record", "tracked", "tree"},
+    "teller": {"errors", "files", "folder", "following", "record", "tracked", "trackers"},
+    "tracking": {"errors", "folder", "processes", "trackers"},
     # the loop, and the door
     "clock": set(),
     "deadlines": set(),
@@ -127,7 +143,7 @@ MAY: dict[str, set[str]] = {
     "listeners": {"events"},
     "board": {"errors", "files", "folder", "slot"},
     "record": {"errors", "experiment", "files"},
-    "asked": {"errors", "experiment", "health", "sizes"},
+    "asked": {"devices", "errors", "experiment", "health", "record", "sizes"},
     "opening": VOCABULARY
     | ENGINE
     | {
@@ -146,6 +162,7 @@ MAY: dict[str, set[str]] = {
         "record",
         "searchers",
         "slot",
+        "tracking",
     },
     "postmortem": {"errors", "folder", "lineage", "outcome", "tree"},
     "run": VOCABULARY
@@ -164,6 +181,7 @@ MAY: dict[str, set[str]] = {
         "listeners",
         "opening",
         "postmortem",
+        "record",
         "scheduler",
         "slot",
     },
@@ -178,7 +196,9 @@ MAY: dict[str, set[str]] = {
     "telling": {"descent", "export", "options", "reading", "report"},
     "reading": VOCABULARY
     | ENGINE
-    | {"board", "checkpoints", "deadlines", "files", "folder", "gpulines", "journal", "record", "wording"},
+    | {"board", "deadlines", "files", "folder", "gpulines", "journal", "record", "wording"},
+    "home": VOCABULARY | ENGINE | {"", "checkpoints", "files", "folder", "journal", "reading", "wording"},
+    "replaying": VOCABULARY | ENGINE | {"driving", "folder", "options", "reading", "run"},
     "gpulines": {"sizes", "wording"},
     "inventory": {
         "board",
@@ -201,6 +221,8 @@ MAY: dict[str, set[str]] = {
         "planning",
         "reading",
         "sizes",
+        "teller",
+        "trackers",
         "trying",
     },
     "cleaning": {"errors", "files", "folder", "reading"},
@@ -210,9 +232,22 @@ MAY: dict[str, set[str]] = {
     "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
-    "driving": {"errors", "options", "postmortem", "run", "view"},
-    "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "telling", "tools"},
-    "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
+    "driving": {"errors", "options", "postmortem", "processes", "replays", "run", "view", "wording"},
+    "cli": {"", "driving", "errors", "folder", "home", "options", "reading", "replaying", "run", "telling", "tools"},
+    "__init__": {
+        "asks",
+        "errors",
+        "events",
+        "experiment",
+        "hf",
+        "lightning",
+        "member",
+        "results",
+        "run",
+        "schedule",
+        "space",
+        "torch",
+    },
     "__main__": {"cli"},
 }
 
@@ -228,12 +263,19 @@ THIRD_PARTY: dict[str, set[str]] = {
     "view": {"rich"},
     "cli": {"typer"},
     "options": {"typer"},
+    "replaying": {"typer"},
     "tools": {"typer"},
     "telling": {"typer"},
     "report": {"plotly"},
     "export": {"pyarrow"},
     "child": {"numpy", "torch", "threadpoolctl"},
+    "torch": {"numpy", "safetensors", "torch"},
+    "lightning": {"lightning", "pytorch_lightning"},
+    "hf": {"transformers"},
     "zygote": {"numpy", "torch"},
+    "tensorboard_tracker": {"tensorboard"},
+    "mlflow_tracker": {"mlflow"},
+    "wandb_tracker": {"wandb"},
 }
 
 #: standard modules that only some may import: where processes, clocks and the event loop belong
@@ -242,12 +284,12 @@ ONLY = {
     "asyncio": {
         "asking", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines", "devices",
         "disk", "driving", "files", "folder", "forking", "guarding", "journal", "launcher", "listeners", "lock",
-        "nvml", "opening", "planning", "run", "scheduler", "slot", "view", "watch", "watchdog", "worker",
+        "nvml", "opening", "planning", "run", "scheduler", "slot", "tracking", "view", "watch", "watchdog", "worker",
     },
     "time": {
-        "asking", "child", "clock", "command", "devices", "disk", "folder", "forking", "guardian", "guarding",
-        "inventory", "launcher", "lock", "member", "processes", "reading", "run", "trying", "view", "worker",
-        "zygote",
+        "asking", "child", "clock", "command", "devices", "disk", "folder", "following", "forking", "guardian",
+        "guarding", "inventory", "launcher", "lock", "member", "processes", "reading", "run", "teller",
+        "tensorboard_tracker", "trying", "view", "worker", "zygote",
     },
 }  # fmt: skip
 

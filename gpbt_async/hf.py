@@ -1,0 +1,102 @@
+"""For scripts that train with Hugging Face's Trainer: two callbacks.
+
+`MemberCallback(member)` makes a member of an existing script: it begins from the parent's checkpoint, applies the
+config to the optimizer, reports all that is logged, evaluations among it (`eval_loss`), and leaves a checkpoint.
+`ScheduleCallback` trains along a schedule that was found before, where no run is. Both are thin: what they do is
+gpbt_async.torch's.
+
+Imports transformers, and so is reached as `gpbt.hf`, never by the core.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+try:
+    from transformers import TrainerCallback
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "gpbt_async.hf needs transformers: pip install 'gpbt-async[hf]'", name="transformers"
+    ) from None
+
+from .schedule import Schedule
+from .torch import apply, begin, save
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .member import Member
+
+__all__ = ["MemberCallback", "ScheduleCallback"]
+
+
+class MemberCallback(TrainerCallback):
+    """Makes a member of what a Trainer trains: `Trainer(…, callbacks=[MemberCallback(member)])`.
+
+    One train() is one interval: num_train_epochs or max_steps are the interval's, save_strategy may be "no", and the
+    score is a logged metric, say "eval_loss" with eval_strategy "epoch". What the config names that is no optimizer's
+    (a dropout) is the script's to use. state: "keep" what the parent's optimizer has gathered, or "reset" it.
+    """
+
+    def __init__(self, member: Member, *, state: Literal["keep", "reset"] = "keep") -> None:
+        self._member, self._state = member, state
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
+        begin(self._member, model, optimizer, lr_scheduler, state=self._state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        metrics = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        if metrics and state.is_world_process_zero:
+            self._member.report(**metrics)
+
+    def on_train_end(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            save(self._member, model, optimizer, lr_scheduler)
+
+
+class ScheduleCallback(TrainerCallback):
+    """Trains along a schedule: its intervals are equal shares of the optimizer's steps.
+
+    schedule: a Schedule, or what `Schedule.load` takes. also: called with the interval's number and config whenever one
+    begins, for what is no optimizer's.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule | str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+        also: Callable[[int, dict[str, Any]], object] | None = None,
+    ) -> None:
+        self._schedule, self._also = Schedule.load(schedule), also
+        self._now = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._now = -1
+
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **_: Any
+    ) -> None:
+        interval = self._schedule.interval(min(state.global_step, state.max_steps - 1), state.max_steps)
+        if interval != self._now:
+            self._now, config = interval, self._schedule[interval]
+            apply(config, optimizer, lr_scheduler)
+            if self._also is not None:
+                self._also(interval, config)

@@ -1,0 +1,94 @@
+"""For scripts that train with Lightning: two callbacks.
+
+`MemberCallback(member)` makes a member of an existing script: it begins from the parent's checkpoint, applies the
+config to the optimizers, reports all logged metrics after each epoch, and leaves a checkpoint. `ScheduleCallback`
+trains along a schedule that was found before, where no run is. Both are thin: what they do is gpbt_async.torch's.
+
+Imports Lightning (`lightning`, or `pytorch_lightning`), and so is reached as `gpbt.lightning`, never by the core.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+try:
+    from lightning.pytorch import Callback
+except ModuleNotFoundError:
+    try:
+        from pytorch_lightning import Callback
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "gpbt_async.lightning needs Lightning: pip install 'gpbt-async[lightning]'", name="lightning"
+        ) from None
+
+from .schedule import Schedule
+from .torch import apply, begin, save
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .member import Member
+
+__all__ = ["MemberCallback", "ScheduleCallback"]
+
+
+class MemberCallback(Callback):
+    """Makes a member of what a Trainer fits: `Trainer(max_epochs=…, callbacks=[MemberCallback(member)])`.
+
+    One fit is one interval: max_epochs or max_steps are the interval's, and the Trainer's own checkpoints are not
+    needed. What the config names that is no optimizer's (a width, a dropout) is the script's to use. state: "keep" what
+    the parent's optimizers have gathered, or "reset" it.
+    """
+
+    def __init__(self, member: Member, *, state: Literal["keep", "reset"] = "keep") -> None:
+        self._member, self._state = member, state
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        begin(self._member, pl_module, trainer.optimizers, _schedulers(trainer), state=self._state)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if metrics and trainer.is_global_zero:
+            self._member.report(**metrics)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            save(self._member, pl_module, trainer.optimizers, _schedulers(trainer))
+
+
+class ScheduleCallback(Callback):
+    """Trains along a schedule: its intervals are equal shares of the optimizer's steps.
+
+    schedule: a Schedule, or what `Schedule.load` takes. also: called with the interval's number and config whenever one
+    begins, for what is no optimizer's. The Trainer must know its end: max_epochs or max_steps.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule | str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+        also: Callable[[int, dict[str, Any]], object] | None = None,
+    ) -> None:
+        self._schedule, self._also = Schedule.load(schedule), also
+        self._now = -1
+        self._steps = 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        steps = trainer.estimated_stepping_batches
+        if not math.isfinite(steps) or steps < 1:
+            raise ValueError(f"the Trainer is to do {steps} steps: give it max_epochs or max_steps to divide")
+        self._steps, self._now = int(steps), -1
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        interval = self._schedule.interval(min(trainer.global_step, self._steps - 1), self._steps)
+        if interval != self._now:
+            self._now, config = interval, self._schedule[interval]
+            for optimizer in trainer.optimizers:
+                apply(config, optimizer, _schedulers(trainer))
+            if self._also is not None:
+                self._also(interval, config)
+
+
+def _schedulers(trainer: Any) -> list[Any]:
+    return [config.scheduler for config in trainer.lr_scheduler_configs]

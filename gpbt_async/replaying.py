@@ -1,0 +1,118 @@
+"""`gpbt-async replay RUN`: one fresh model along the winning schedule, or several, and does it reproduce the score?
+
+A replay is a run like any other, with the original's script, settings and slots, but as many roots as replays, each
+with one child a generation whose config the schedule says. So it has a folder of its own, is watched, stopped, killed
+and resumed as any run is, and `best` gives its model. What it came to is told at its end, and stands in its
+summary.json; the comparison itself is replays.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from . import results
+from .errors import ExperimentError, FolderError
+from .options import Disk, Gpus, Json, Quiet, RunName, Runs, SlotCount, Start, Track, Wait, start_of
+from .tree import key
+
+if TYPE_CHECKING:
+    from .experiment import Settings
+    from .reading import Reading
+
+#: more replays than this are a slip of the finger
+MOST = 1000
+
+
+def replay(
+    run: RunName,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="How many replays, each with its own seed.")] = 1,
+    same: Annotated[
+        bool, typer.Option("--same-seeds", help="One replay more, with the very seeds that the original had.")
+    ] = False,
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Seed of the replays; else one made of RUN's, the same each time.", show_default=False),
+    ] = None,
+    name: Annotated[
+        Optional[str], typer.Option(help="The replay's name; else RUN-replay-1, -2, …", show_default=False)  # noqa: UP045
+    ] = None,
+    script: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--script", metavar="PATH", help="Where the script is now, if it was moved.", show_default=False),
+    ] = None,
+    changed: Annotated[
+        bool, typer.Option("--changed-script", help="Replay though the script was edited since RUN began.")
+    ] = False,
+    slots: SlotCount = None,
+    gpus: Gpus = None,
+    wait: Wait = False,
+    disk: Disk = None,
+    track: Track = None,
+    runs: Runs = Path("runs"),
+    start: Start = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a fresh model along RUN's winning schedule, and tell whether it reproduces the score.
+
+    From nothing, then interval after interval, each from the one before, in a run of its own, with RUN's script and
+    settings, slots, GPUs and trackers unless others are given. With several --seeds the score is held against the noise
+    among them.
+
+    Example: gpbt-async replay digits-1 --seeds 5
+    """
+    from .driving import drive
+    from .folder import check_name
+    from .reading import Reading, open_run
+    from .run import Run
+
+    original = Reading(open_run(run, runs))
+    folder = runs / check_name(name) if name is not None else None
+    drive(
+        Run(
+            script,
+            folder,
+            slots=slots,
+            gpus=gpus,
+            start=start_of(start),
+            runs=runs,
+            wait_for_gpus=wait,
+            disk=disk,
+            track=track or None,
+            changed_script=changed,
+            changes=changes(original, seeds, same=same, seed=seed),
+            again=original.record,
+        ),
+        quiet,
+        as_json,
+    )
+
+
+def changes(original: Reading, seeds: int = 1, *, same: bool = False, seed: int | None = None) -> dict[str, Any]:
+    """What a replay's settings have instead of the original's. Raises ExperimentError, FolderError."""
+    if not (not same) <= seeds <= MOST:
+        raise ExperimentError(f"--seeds: got {seeds}; must be from 1 to {MOST}: how many models to train")
+    folder = original.folder
+    schedule = results.winning(original.lineage, folder.name)
+    if schedule is None:
+        raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
+    s: Settings = original.settings
+    best = original.lineage.best
+    assert best is not None
+    count = seeds + same
+    return {
+        "replay": schedule if same else schedule.seedless(),
+        "population": count,
+        "generations": len(schedule),
+        "ratio": 1 / count,  # as many parents as members: one child each
+        "evidence": 1.0,
+        "schedule": "async",
+        "selection": "comma",
+        "searcher": "random",  # which nobody asks
+        "early_stop": (),
+        "preset": None,
+        "seed": seed if seed is not None else key(s.seed, "replay", best.path, 31),
+    }

@@ -1,0 +1,236 @@
+"""gpbt.torch: what a member goes on with, and what of a config reaches an optimizer."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import gpbt_async as gpbt
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.optim import SGD, Adam, AdamW, lr_scheduler  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def net(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
+def steps(model: Any, optimizer: Any, count: int = 3, scheduler: Any = None) -> None:
+    model.train()
+    for i in range(count):
+        x = torch.linspace(-1, 1, 15).reshape(5, 3) + i
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+
+def same(a: Any, b: Any) -> bool:
+    mine, theirs = a.state_dict(), b.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def member(path: Path, config: dict[str, Any], parent: Path | None = None) -> gpbt.Member:
+    return gpbt.Member.local(config, path, parent=parent)
+
+
+def test_training_cut_in_two_is_the_training_that_was_not(tmp_path: Path) -> None:
+    whole, first, second = net(), net(), net(1)
+    steps(whole, optimizer := AdamW(whole.parameters(), lr=0.1), 6)
+    steps(first, begun := AdamW(first.parameters(), lr=0.1), 3)
+    gpbt.torch.save(tmp_path, first, begun)
+    gpbt.torch.load(tmp_path, second, resumed := AdamW(second.parameters(), lr=0.1))
+    for i in range(3, 6):
+        x = torch.linspace(-1, 1, 15).reshape(5, 3) + i
+        resumed.zero_grad()
+        second(x).square().mean().backward()
+        resumed.step()
+    assert same(second, whole)
+    assert all(torch.equal(a, b) for a, b in zip(_moments(resumed), _moments(optimizer), strict=True))
+
+
+def _moments(optimizer: Any) -> list[Any]:
+    return [state["exp_avg"] for state in optimizer.state.values()]
+
+
+def test_a_child_takes_weights_and_momenta_and_its_own_config(tmp_path: Path) -> None:
+    root = member(tmp_path / "0", {"lr": 0.1, "momentum": 0.9, "dropout": 0.5})
+    model, optimizer = net(), SGD(net().parameters(), lr=7.0)
+    optimizer = SGD(model.parameters(), lr=7.0)
+    assert gpbt.torch.begin(root, model, optimizer) == {}
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]) == (0.1, 0.9)
+    steps(model, optimizer)
+    gpbt.torch.save(root, model, optimizer, epoch=3, seen=[1, 2], note={"a": None})
+    assert {p.name for p in root.checkpoint.iterdir()} == {"model.pt", "state.pt"}
+
+    child = member(tmp_path / "1", {"lr": 0.01, "momentum": 0.5, "dropout": 0.1}, root.checkpoint)
+    heir = net(5)
+    heirs = SGD(heir.parameters(), lr=7.0, weight_decay=0.3)
+    assert gpbt.torch.begin(child, heir, heirs) == {"epoch": 3, "seen": [1, 2], "note": {"a": None}}
+    assert same(heir, model)
+    group = heirs.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.01, 0.5, 0.3)
+    buffers = [s["momentum_buffer"] for s in heirs.state.values()]
+    assert all(torch.equal(a, b["momentum_buffer"]) for a, b in zip(buffers, optimizer.state.values(), strict=True))
+
+    gpbt.torch.begin(child, heir, fresh := SGD(heir.parameters(), lr=7.0), state="reset")
+    assert not fresh.state
+    gpbt.torch.begin(child, heir, other := Adam(heir.parameters(), lr=7.0))
+    assert not other.state, "another kind of optimizer begins afresh"
+    assert other.param_groups[0]["lr"] == 0.01
+    steps(heir, other)
+    with pytest.raises(ValueError, match="state is 'drop': must be 'keep' or 'reset'"):
+        gpbt.torch.begin(child, heir, other, state="drop")  # type: ignore[arg-type]
+
+
+def test_siblings_draw_differently_and_a_folder_goes_on(tmp_path: Path) -> None:
+    model = net()
+    gpbt.torch.save(tmp_path, model)
+    drawn = [random.random(), np.random.random(), torch.rand(1).item()]
+    gpbt.torch.load(tmp_path, model)
+    assert [random.random(), np.random.random(), torch.rand(1).item()] == drawn
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    own = [random.random(), np.random.random(), torch.rand(1).item()]
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    gpbt.torch.load(member(tmp_path / "x", {"lr": 1}, tmp_path), model)
+    assert [random.random(), np.random.random(), torch.rand(1).item()] == own
+    gpbt.torch.save(tmp_path, model, rng=False)
+    gpbt.torch.load(tmp_path, model, rng=True)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    model, heir = net(), net(3)
+    model[2].weight = nn.Parameter(model[2].weight.clone())
+    gpbt.torch.save(tmp_path, model)
+    gpbt.torch.save(tmp_path, model, safetensors=True, epoch=1)
+    assert {p.name for p in tmp_path.iterdir()} == {"model.safetensors", "state.pt"}
+    assert gpbt.torch.load(tmp_path, heir) == {"epoch": 1}
+    assert same(heir, model)
+
+
+def test_what_could_run_code_is_neither_written_nor_read(tmp_path: Path) -> None:
+    model = net()
+    for value, where in (({"a": [object()]}, r"seen\['a'\]\[0\] is a builtins.object"), (np.float64(1), "value.item")):
+        with pytest.raises(TypeError, match=where):
+            gpbt.torch.save(tmp_path, model, seen=value)
+    assert list(tmp_path.iterdir()) == []
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (print, ("run",))
+
+    torch.save(Evil(), tmp_path / "model.pt")
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        gpbt.torch.load(tmp_path, model)
+
+
+def test_a_folder_that_is_none_of_ours_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"has neither model.pt nor model.safetensors"):
+        gpbt.torch.load(tmp_path, net())
+    torch.save(net().state_dict(), tmp_path / "model.pt")
+    assert gpbt.torch.load(tmp_path, net(1)) == {}
+    with pytest.raises(RuntimeError, match=r"size mismatch|Missing key"):
+        gpbt.torch.load(tmp_path, nn.Linear(2, 2))
+
+
+def test_a_hard_link_to_what_was_there_is_left_alone(tmp_path: Path) -> None:
+    gpbt.torch.save(tmp_path, net())
+    linked = tmp_path / "linked.pt"
+    linked.hardlink_to(tmp_path / "model.pt")
+    before = linked.read_bytes()
+    gpbt.torch.save(tmp_path, net(9))
+    assert linked.read_bytes() == before
+
+
+def test_a_config_reaches_what_the_optimizer_has() -> None:
+    model = net()
+    groups = [
+        {"params": model[0].parameters(), "lr": 0.1},
+        {"params": model[1].parameters(), "weight_decay": 0.0, "lr": 0.2},
+    ]
+    optimizer = AdamW(groups, lr=0.1, weight_decay=0.01)
+    config = {"learning_rate": 0.01, "weight_decay": 0.5, "beta2": 0.95, "eps": 1e-7, "dropout": 0.3}
+    assert gpbt.torch.apply(config, optimizer) == ["lr", "weight_decay", "beta2", "eps"]
+    assert [g["lr"] for g in optimizer.param_groups] == [0.01, 0.02]
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.5, 0.0]
+    assert [g["betas"] for g in optimizer.param_groups] == [(0.9, 0.95)] * 2
+    assert [g["eps"] for g in optimizer.param_groups] == [1e-7] * 2
+    with pytest.raises(ValueError, match=r"config has width, and the optimizer lr, .*: none in common"):
+        gpbt.torch.apply({"width": 3}, optimizer)
+    for wrong in ("0.1", None, True):
+        with pytest.raises(TypeError, match=r"config\['learning_rate'\] is .*, and the optimizer's lr a number"):
+            gpbt.torch.apply({"learning_rate": wrong}, optimizer)
+
+
+def test_reset_forgets_momenta() -> None:
+    model = net()
+    steps(model, optimizer := SGD(model.parameters(), lr=0.1, momentum=0.9))
+    gpbt.torch.apply({"lr": 0.2}, optimizer)
+    assert optimizer.state
+    gpbt.torch.apply({"lr": 0.2}, optimizer, reset=True)
+    assert not optimizer.state
+
+
+SCHEDULERS: dict[str, Any] = {
+    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 10),
+    "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda step: min(1.0, step / 4)),
+    "step": lambda o: lr_scheduler.StepLR(o, 3, gamma=0.5),
+    "multistep": lambda o: lr_scheduler.MultiStepLR(o, [2, 5]),
+    "onecycle": lambda o: lr_scheduler.OneCycleLR(o, o.param_groups[0]["lr"], total_steps=10, cycle_momentum=False),
+    "sequential": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, 0.1, total_iters=3), lr_scheduler.CosineAnnealingLR(o, 7)], milestones=[3]
+    ),
+}
+
+
+def course(optimizer: Any, scheduler: Any, count: int) -> list[float]:
+    rates = []
+    for _ in range(count):
+        optimizer.step()
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_follows_and_goes_on(name: str, tmp_path: Path) -> None:
+    """Applied at any moment, a new rate runs the same course as if it had been there from the beginning."""
+    make, model = SCHEDULERS[name], nn.Linear(1, 1)
+    reference = SGD(model.parameters(), lr=0.3)
+    wanted = course(reference, make(reference), 9)
+    for when in (0, 2, 4):
+        optimizer = SGD(model.parameters(), lr=0.1)
+        scheduler = make(optimizer)
+        course(optimizer, scheduler, when)
+        gpbt.torch.apply({"lr": 0.3}, optimizer, scheduler)
+        if name == "onecycle":  # its base is what it begins from, a share of the peak
+            gpbt.torch.apply({"lr": 0.3 / 25}, optimizer, scheduler)
+        assert course(optimizer, scheduler, 9 - when) == pytest.approx(wanted[when:], abs=1e-9)
+    before = SGD(model.parameters(), lr=0.1)
+    course(before, done := make(before), 4)
+    gpbt.torch.save(tmp_path, model, before, done)
+    after = SGD(model.parameters(), lr=0.3)
+    gpbt.torch.load(tmp_path, model, after, again := make(after))
+    if name not in ("onecycle", "sequential"):  # whose state holds more rates of its own
+        assert course(after, again, 5) == pytest.approx(wanted[4:], abs=1e-9)
+
+
+def test_a_schedule_in_a_loop_of_ones_own() -> None:
+    schedule = gpbt.Schedule([{"lr": 0.1, "width": 3}, {"lr": 0.01, "width": 3}])
+    model = net()
+    optimizer, seen = SGD(model.parameters(), lr=1.0), []
+    for step in range(4):
+        gpbt.torch.apply(schedule.config(step, 4), optimizer)
+        steps(model, optimizer, 1)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == [0.1, 0.1, 0.01, 0.01]
