@@ -318,5 +318,11 @@ def best(
 
 for told in (telling.report, telling.export, telling.lineage):
     app.command()(told)
-for function, name in ((tools.gpus, "gpus"), (tools.clean, "clean"), (tools.plan, "plan"), (tools.try_, "try")):
+for function, name in (
+    (tools.gpus, "gpus"),
+    (tools.clean, "clean"),
+    (tools.plan, "plan"),
+    (tools.doctor, "doctor"),
+    (tools.try_, "try"),
+):
     app.command(name)(function)

@@ -1,4 +1,4 @@
-"""Commands beside a run's own life: the machine's GPUs, room on the disk, a plan, a member in the foreground."""
+"""Commands beside a run's own life: the machine's GPUs, room on the disk, a plan, a check-up, a single member."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ from .options import (
     Runs,
     Schedule,
     Script,
+    Share,
+    SlotCount,
+    Start,
+    Vram,
+    Wait,
+    devices,
     given,
     jsonable,
     real,
     say,
+    start_of,
     whole,
 )
 
@@ -129,15 +136,62 @@ def plan(
     print(json.dumps(jsonable(planned), indent=1) if as_json else planning.text(planned))
 
 
+ConfigSeed = Annotated[
+    int, typer.Option("--seed", parser=whole("--seed", " of at least 0"), help="Seed of the config and of the member.")
+]
+Sets = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter; may be repeated.", show_default=False),
+]
+
+
+def doctor(
+    script: Script,
+    repeat: Annotated[bool, typer.Option("--repeat", help="Train the member twice: is it deterministic?")] = False,
+    seed: ConfigSeed = 0,
+    sets: Sets = None,
+    population: Population = None,
+    generations: Generations = None,
+    slots: SlotCount = None,
+    gpus: Gpus = None,
+    share: Share = None,
+    vram: Vram = None,
+    wait: Wait = False,
+    library: Library = None,
+    start: Start = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Train one member of SCRIPT and its child, as a run would, and say what is wrong and what a run would take.
+
+    Does the child take up its parent's checkpoint? How long, how large, how much memory? Nothing is left behind. Exit
+    status 0 healthy (warnings allowed), 1 a member failed, 2 nothing was started.
+    """
+    from . import diagnosis, processes
+    from .doctor import examine
+
+    processes.be_alone()
+    told = examine(
+        script,
+        runs=runs,
+        slots=slots,
+        gpus=gpus,
+        start=start_of(start),
+        devices=devices(share, vram, wait, None, None, True, library),
+        changes=given(population=population, generations=generations),
+        sets=sets or [],
+        seed=seed,
+        repeat=repeat,
+        tell=say,
+    )
+    print(json.dumps(jsonable(told), indent=1) if as_json else diagnosis.text(told))
+    raise SystemExit(1 if "failed" in told else 0)
+
+
 def try_(
     script: Script,
-    seed: Annotated[
-        int, typer.Option(parser=whole("--seed", " of at least 0"), help="Seed of the config and of the member.")
-    ] = 0,
-    sets: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter; may be repeated.", show_default=False),
-    ] = None,
+    seed: ConfigSeed = 0,
+    sets: Sets = None,
     parent: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--parent", metavar="DIR", help="A checkpoint to start from.", show_default=False),
