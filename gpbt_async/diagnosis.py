@@ -69,13 +69,13 @@ def _handed_on(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             f"the child's {told['metric']} is exactly its parent's, {score_text(scores[-1])}: either it takes nothing "
             "up, or the score cannot get better",
-            f"{load}; or choose a score that goes on telling members apart (a loss)",
+            f"choose a score that goes on telling members apart (a loss); or {load}",
         )
     elif (share := taken_up(scores, theirs, told["mode"])) is not None and share < TAKEN_UP:
         yield (
             f"the child's first {told['metric']} was {score_text(theirs[0])}; its parent's went from "
             f"{score_text(scores[0])} to {score_text(scores[-1])}: it seems to start from nothing",
-            f"{load}; if it is (a high learning rate can undo it in a moment), try another config with --set",
+            f"{load}; if it does (a high learning rate can undo it in a moment), try another config with --set",
         )
 
 
@@ -192,9 +192,16 @@ def _cores(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if told["device"] != "cpu" or cores is None:
         return
     if cores < USED * threads and threads > 1:
-        pools = "numpy's and scikit-learn's pools stay at one thread in forked members: import threadpoolctl in the \
-script, or have members each on one core (resources=gpbt.Resources(gpus=0, cpus=1))"
-        yield f"a slot has {threads} cores, and a member kept {cores:.1f} of them busy", pools
+        remedy = (
+            "numpy's and scikit-learn's pools stay at one thread in forked members: import threadpoolctl in the script"
+            if round(cores) == 1 and told["start"] == "fork"
+            else "if members wait for data, or for the disk: load data once, at the script's top level"
+        )
+        yield (
+            f"a slot has {threads} cores, and a member kept {cores:.1f} of them busy",
+            f"{remedy}; or give each member one core (resources=gpbt.Resources(gpus=0, cpus=1)), and train more at a "
+            "time",
+        )
     elif cores > OVERUSED * threads:
         yield (
             f"a member kept {cores:.1f} cores busy, and its slot has {threads}: members will get into one another's "

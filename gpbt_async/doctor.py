@@ -101,7 +101,10 @@ class Interval:
 
 
 def examine(script: Path, **asked: Any) -> dict[str, Any]:
-    """`Examination`, run to its end; what it found. Raises GPBTError when no member could be started."""
+    """Train a member and its child, and tell what was found. asked: as of `_Examination`.
+
+    Raises GPBTError when no member could be started, KeyboardInterrupt at Ctrl-C and SIGTERM.
+    """
     try:
         return asyncio.run(_Examination(script, **asked).run())
     except asyncio.CancelledError:

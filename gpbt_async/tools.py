@@ -171,19 +171,23 @@ def doctor(
     from .doctor import examine
 
     processes.be_alone()
-    told = examine(
-        script,
-        runs=runs,
-        slots=slots,
-        gpus=gpus,
-        start=start_of(start),
-        devices=devices(share, vram, wait, None, None, True, library),
-        changes=given(population=population, generations=generations),
-        sets=sets or [],
-        seed=seed,
-        repeat=repeat,
-        tell=say,
-    )
+    try:
+        told = examine(
+            script,
+            runs=runs,
+            slots=slots,
+            gpus=gpus,
+            start=start_of(start),
+            devices=devices(share, vram, wait, None, None, True, library),
+            changes=given(population=population, generations=generations),
+            sets=sets or [],
+            seed=seed,
+            repeat=repeat,
+            tell=say,
+        )
+    except KeyboardInterrupt:
+        say("interrupted; nothing is left behind")
+        raise SystemExit(130) from None
     print(json.dumps(jsonable(told), indent=1) if as_json else diagnosis.text(told))
     raise SystemExit(1 if "failed" in told else 0)
 

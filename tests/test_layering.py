@@ -271,8 +271,8 @@ ONLY = {
     "subprocess": {"guarding", "launcher", "testing"},
     "asyncio": {
         "asking", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines", "devices",
-        "disk", "doctor", "driving", "files", "folder", "forking", "guarding", "journal", "launcher", "listeners", "lock",
-        "nvml", "opening", "planning", "run", "scheduler", "slot", "view", "watch", "watchdog", "worker",
+        "disk", "doctor", "driving", "files", "folder", "forking", "guarding", "journal", "launcher", "listeners",
+        "lock", "nvml", "opening", "planning", "run", "scheduler", "slot", "view", "watch", "watchdog", "worker",
     },
     "time": {
         "asking", "child", "clock", "command", "devices", "disk", "doctor", "folder", "forking", "guardian", "guarding",
