@@ -319,6 +319,7 @@ def best(
 for told in (telling.report, telling.export, telling.lineage):
     app.command()(told)
 for function, name in (
+    (tools.watch, "watch"),
     (tools.gpus, "gpus"),
     (tools.clean, "clean"),
     (tools.plan, "plan"),

@@ -18,7 +18,6 @@ import math
 import os
 import random
 import secrets
-import signal
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -100,20 +99,10 @@ class Interval:
         return {**flat, "first_score": scores[0] if scores else None, "score": scores[-1] if scores else None}
 
 
-def examine(script: Path, **asked: Any) -> dict[str, Any]:
-    """Train a member and its child, and tell what was found. asked: as of `_Examination`.
+class Examination:
+    """`run` it once. runs: where the runs would be. sets, seed: of the config. repeat: train the first member twice.
 
-    Raises GPBTError when no member could be started, KeyboardInterrupt at Ctrl-C and SIGTERM.
-    """
-    try:
-        return asyncio.run(_Examination(script, **asked).run())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-
-
-class _Examination:
-    """runs: where the runs would be. sets, seed: of the config. repeat: train the first member twice. tell: says what
-    is being done. devices: as of Asked. The rest as of Run.
+    tell: says what is being done. devices: as of Asked. The rest as of Run.
     """
 
     def __init__(
@@ -146,11 +135,7 @@ class _Examination:
         self._briefing: Briefing
 
     async def run(self) -> dict[str, Any]:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        for number in (signal.SIGTERM, signal.SIGHUP):  # Ctrl-C is asyncio's
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, task.cancel)
+        """Train a member and its child; what was found. Raises GPBTError when no member could be started."""
         if not self._script.is_file():
             raise ScriptError(f"{self._script} is not a file: give the path of a script that declares an Experiment")
         async with AsyncExitStack() as stack:

@@ -16,6 +16,7 @@ from .options import (
     Json,
     Library,
     Population,
+    Quiet,
     Ratio,
     RunName,
     Runs,
@@ -136,6 +137,22 @@ def plan(
     print(json.dumps(jsonable(planned), indent=1) if as_json else planning.text(planned))
 
 
+def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+    """Show RUN while another process runs it: what `launch` shows. Ctrl-C ends the looking, not the run.
+
+    Of a run that is over, or was killed, its last state. The exit status is the one that the run ends with.
+    """
+    from .driving import attended, foreground
+    from .folder import Folder, locate
+
+    folder = Folder(locate(run, runs))
+    try:
+        raise SystemExit(foreground(attended(folder, quiet)))
+    except KeyboardInterrupt:
+        say(f"{folder.name} goes on; to stop it: gpbt-async stop {folder.typed}")
+        raise SystemExit(130) from None
+
+
 ConfigSeed = Annotated[
     int, typer.Option("--seed", parser=whole("--seed", " of at least 0"), help="Seed of the config and of the member.")
 ]
@@ -168,11 +185,12 @@ def doctor(
     status 0 healthy (warnings allowed), 1 a member failed, 2 nothing was started.
     """
     from . import diagnosis, processes
-    from .doctor import examine
+    from .doctor import Examination
+    from .driving import foreground
 
     processes.be_alone()
     try:
-        told = examine(
+        examination = Examination(
             script,
             runs=runs,
             slots=slots,
@@ -185,6 +203,7 @@ def doctor(
             repeat=repeat,
             tell=say,
         )
+        told = foreground(examination.run())
     except KeyboardInterrupt:
         say("interrupted; nothing is left behind")
         raise SystemExit(130) from None

@@ -197,7 +197,9 @@ MAY: dict[str, set[str]] = {
         "cleaning",
         "diagnosis",
         "doctor",
+        "driving",
         "errors",
+        "folder",
         "inventory",
         "options",
         "planning",
@@ -240,7 +242,8 @@ MAY: dict[str, set[str]] = {
     "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
-    "driving": {"errors", "options", "postmortem", "run", "view"},
+    "attached": VOCABULARY | ENGINE | {"board", "folder", "frame", "journal", "record", "slot"},
+    "driving": {"attached", "errors", "folder", "options", "postmortem", "run", "view"},
     "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "telling", "tools"},
     "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},
@@ -270,9 +273,10 @@ THIRD_PARTY: dict[str, set[str]] = {
 ONLY = {
     "subprocess": {"guarding", "launcher", "testing"},
     "asyncio": {
-        "asking", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines", "devices",
-        "disk", "doctor", "driving", "files", "folder", "forking", "guarding", "journal", "launcher", "listeners",
-        "lock", "nvml", "opening", "planning", "run", "scheduler", "slot", "view", "watch", "watchdog", "worker",
+        "asking", "attached", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines",
+        "devices", "disk", "doctor", "driving", "files", "folder", "forking", "guarding", "journal", "launcher",
+        "listeners", "lock", "nvml", "opening", "planning", "run", "scheduler", "slot", "view", "watch", "watchdog",
+        "worker",
     },
     "time": {
         "asking", "child", "clock", "command", "devices", "disk", "doctor", "folder", "forking", "guardian", "guarding",
