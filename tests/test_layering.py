@@ -178,7 +178,8 @@ MAY: dict[str, set[str]] = {
     "telling": {"descent", "export", "options", "reading", "report"},
     "reading": VOCABULARY
     | ENGINE
-    | {"board", "checkpoints", "deadlines", "files", "folder", "gpulines", "journal", "record", "wording"},
+    | {"board", "checkpoints", "files", "folder", "gpulines", "journal", "record", "waits", "wording"},
+    "waits": {"asks", "deadlines", "events", "reading", "tree", "wording"},
     "gpulines": {"sizes", "wording"},
     "inventory": {
         "board",
