@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 import typer
 
 from . import telling, tools
-from .errors import GPBTError
+from .errors import ExperimentError, GPBTError
 from .options import (
     Affinity,
     Disk,
@@ -193,6 +193,8 @@ def launch(
     if name is not None:
         from .folder import check_name
 
+        if not name:
+            raise ExperimentError("--name: got ''; give a name, or leave it out for SCRIPT's and a number")
         folder = runs / check_name(name)
     from .run import Run
 

@@ -29,7 +29,7 @@ from .lineage import Lineage
 from .record import Record
 from .tree import State
 from .usage import Usage, replay
-from .wording import unstyled
+from .wording import counted, unstyled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,6 +184,8 @@ def detail(folder: Folder) -> dict[str, Any]:
             for m in training
         ],
         "waiting": waiting,
+        "to_retry": [m.id for m in lineage.to_retry] if state != "running" else [],
+        "reopens": state == "failed" and lineage.reopens,
         "never_begun": [m.id for m in left if m.id not in reading.begun],
         "given_up": [m.id for m in left if m.id in reading.begun],
         "paused": reading.usage.paused if state == "running" else "",
@@ -319,8 +321,12 @@ def detail_text(d: dict[str, Any]) -> str:
             lines.append(f"  {label}: member{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:10]))}{more}")
     if d["free_slots"]:
         lines.append(f"  {d['free_slots']} slot(s) free, waiting for {d['free_until']}")
+    retry = f"gpbt-async resume {d['typed']} --retry-failed"
     if d["state"] == "interrupted":
         lines.append(f"  go on with: gpbt-async resume {d['typed']}")
+    if d["to_retry"] or d["reopens"]:
+        which = counted(len(d["to_retry"]), "failed member") if d["to_retry"] else "what has failed"
+        lines.append(f"  with the cause mended, {which} can be tried again: {retry}")
     return "\n".join(lines)
 
 
