@@ -18,18 +18,28 @@ def report(
     run: RunName,
     out: Out = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    traced: Annotated[bool, typer.Option("--trace/--no-trace", help="Write trace.json, too, for Perfetto.")] = True,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write RUN's report: one HTML file that works offline, by default report.html in its folder.
 
-    It shows the family tree, scores, schedules, slots, importance and failures, and holds the ends of members' logs.
-    Needs the extra `report`. Example: gpbt-async report digits-1 --open
+    Beside it, trace.json: what every slot, the searcher and the publishing of checkpoints did when, to be opened in
+    ui.perfetto.dev or chrome://tracing (FILE.trace.json, where --out FILE.html says where).
+
+    The report shows the family tree, scores, schedules, slots, importance and failures, and holds the ends of members'
+    logs. Needs the extra `report`. Example: gpbt-async report digits-1 --open
     """
-    from . import reading
+    from . import reading, trace
     from .report import write
 
-    path = write(reading.open_run(run, runs), out)
+    folder = reading.open_run(run, runs)
+    read = reading.Reading(folder, history=True)
+    path = write(folder, out, read)
     print(path)
+    if traced:
+        beside = folder.trace if out is None else out.with_suffix(".trace.json")
+        trace.write(read, beside)
+        say(f"and {beside}, for ui.perfetto.dev")
     if show:
         import webbrowser
 

@@ -174,8 +174,9 @@ MAY: dict[str, set[str]] = {
     "story": {"history", "importance", "reading", "remains", "results", "timeline", "tree"},
     "export": {"asks", "errors", "files", "history", "reading"},
     "report": {"errors", "export", "files", "folder", "reading", "story"},
+    "trace": {"asks", "files", "history", "reading", "timeline"},
     "descent": {"asks", "errors", "reading", "tree", "wording"},
-    "telling": {"descent", "export", "options", "reading", "report"},
+    "telling": {"descent", "export", "options", "reading", "report", "trace"},
     "reading": VOCABULARY
     | ENGINE
     | {"board", "checkpoints", "files", "folder", "gpulines", "journal", "record", "waits", "wording"},
