@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
-from . import telling, tools
+from . import helping, telling, tools
 from .errors import ExperimentError, GPBTError
 from .options import (
     Affinity,
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="gpbt-async",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Genealogical Population-Based Training on one workstation: one run gives a trained model and its schedule.",
@@ -74,7 +73,7 @@ def main() -> None:
         if stream is not None:  # a terminal that cannot show a character gets its number
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with _explained():
-        app()
+        app(prog_name="gpbt-async")
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -116,7 +115,7 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(**helping.words_of("launch"))
 def launch(
     script: Script,
     population: Population = None,
@@ -124,10 +123,24 @@ def launch(
     ratio: Ratio = None,
     searcher: Annotated[
         str | None,
-        typer.Option(help="local | tpe | kin | perturb | random | optuna:… | module:Name.", show_default=False),
+        typer.Option(
+            help="local | tpe | kin | perturb | random | optuna:… | module:Name.",
+            show_default=False,
+            autocompletion=helping.among("local", "tpe", "kin", "perturb", "random", "optuna:"),
+        ),
     ] = None,
-    history: Annotated[Optional[str], typer.Option(help="inherit | reset | global.", show_default=False)] = None,  # noqa: UP045
-    selection: Annotated[Optional[str], typer.Option(help="comma | plus.", show_default=False)] = None,  # noqa: UP045
+    history: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="inherit | reset | global.",
+            show_default=False,
+            autocompletion=helping.among("inherit", "reset", "global"),
+        ),
+    ] = None,
+    selection: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="comma | plus.", show_default=False, autocompletion=helping.among("comma", "plus")),
+    ] = None,
     evidence: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
@@ -212,7 +225,7 @@ def launch(
     _drive(run, quiet, as_json)
 
 
-@app.command()
+@app.command(**helping.words_of("resume"))
 def resume(
     run: RunName,
     script: Annotated[
@@ -268,9 +281,12 @@ def _drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
     raise SystemExit(status)
 
 
-@app.command()
+@app.command(**helping.words_of("status"))
 def status(
-    run: Annotated[Optional[str], typer.Argument(metavar="[RUN]", help="A run; all of them without.")] = None,  # noqa: UP045
+    run: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[RUN]", help="A run; all of them without.", autocompletion=helping.runs),
+    ] = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -290,7 +306,7 @@ def status(
     print(json.dumps(jsonable(state), indent=1) if as_json else reading.detail_text(state))
 
 
-@app.command()
+@app.command(**helping.words_of("stop"))
 def stop(run: RunName, runs: Runs = Path("runs")) -> None:
     """Ask RUN to stop, and wait until it has. It can be resumed."""
     from . import reading
@@ -298,7 +314,7 @@ def stop(run: RunName, runs: Runs = Path("runs")) -> None:
     say(reading.stop(reading.open_run(run, runs)))
 
 
-@app.command()
+@app.command(**helping.words_of("best"))
 def best(
     run: RunName,
     export: Annotated[
@@ -319,7 +335,7 @@ def best(
 
 
 for told in (telling.report, telling.export, telling.lineage):
-    app.command()(told)
+    app.command(**helping.words_of(told.__name__))(told)
 for function, name in (
     (tools.watch, "watch"),
     (tools.gpus, "gpus"),
@@ -328,4 +344,4 @@ for function, name in (
     (tools.doctor, "doctor"),
     (tools.try_, "try"),
 ):
-    app.command(name)(function)
+    app.command(name, **helping.words_of(name))(function)

@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from . import helping
 from .errors import ExperimentError
 from .options import (
     Generations,
@@ -99,7 +100,13 @@ def plan(
     ] = 1,
     run: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--from", metavar="RUN", help="Take the durations of a run made before.", show_default=False),
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Take the durations of a run made before.",
+            show_default=False,
+            autocompletion=helping.runs,
+        ),
     ] = None,
     seconds: Annotated[
         Optional[float],  # noqa: UP045

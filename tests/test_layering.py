@@ -176,7 +176,7 @@ MAY: dict[str, set[str]] = {
     "report": {"errors", "export", "files", "folder", "reading", "story"},
     "trace": {"asks", "files", "history", "reading", "timeline"},
     "descent": {"asks", "errors", "reading", "tree", "wording"},
-    "telling": {"descent", "export", "options", "reading", "report", "trace"},
+    "telling": {"descent", "export", "helping", "options", "reading", "report", "trace"},
     "reading": VOCABULARY
     | ENGINE
     | {"board", "checkpoints", "files", "folder", "gpulines", "journal", "record", "waits", "wording"},
@@ -194,7 +194,8 @@ MAY: dict[str, set[str]] = {
         "visible",
         "wording",
     },
-    "options": {"errors", "files"},
+    "helping": {"folder"},
+    "options": {"errors", "files", "helping"},
     "tools": {
         "cleaning",
         "diagnosis",
@@ -202,6 +203,7 @@ MAY: dict[str, set[str]] = {
         "driving",
         "errors",
         "folder",
+        "helping",
         "inventory",
         "options",
         "planning",
@@ -246,7 +248,7 @@ MAY: dict[str, set[str]] = {
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "attached": VOCABULARY | ENGINE | {"board", "folder", "frame", "journal", "record", "slot"},
     "driving": {"attached", "errors", "folder", "options", "postmortem", "run", "view"},
-    "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "telling", "tools"},
+    "cli": {"", "driving", "errors", "folder", "helping", "options", "processes", "reading", "run", "telling", "tools"},
     "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},
 }
@@ -262,6 +264,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "checkpoints": {"xxhash"},
     "view": {"rich"},
     "cli": {"typer"},
+    "helping": {"typer"},
     "options": {"typer"},
     "tools": {"typer"},
     "telling": {"typer"},
