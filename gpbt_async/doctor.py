@@ -234,6 +234,8 @@ class Examination:
                 break
             if who == "child":
                 told["parent_damaged"] = await self._store.verify(self._folder.member(0).checkpoint)
+        chosen = told["command"] or self._start == "exec"  # then nobody has tried
+        told["fork_safe"] = None if chosen else not self._launcher.exec
         told["start"] = "program" if told["command"] else "exec" if self._launcher.exec else "fork"
 
     async def _train(self, who: str, member: Member, told: dict[str, Any]) -> Interval:

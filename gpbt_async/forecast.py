@@ -34,8 +34,8 @@ def forecast(settings: Settings, told: Mapping[str, Any], runs: Path, gpu_bytes:
     start = min((f["start_s"] for f in found if f["start_s"] is not None), default=0.0)
     size = max(f["checkpoint_bytes"] for f in found)
     members = settings.population * settings.generations
-    # the child's: behind it is what is imported only when it is first used
-    seconds, private = max(1e-6, told["child"]["seconds"]), told["child"]["private"]
+    # the child's: behind it is what is imported only when it is first used, which the first members do, each for itself
+    seconds, private = max(1e-6, told["child"]["seconds"]), max(f["private"] for f in found)
     publish = statistics.mean(f["publish_s"] for f in found)
     wall, kept = _course(settings, slots, seconds, start, publish)
     return {

@@ -61,6 +61,7 @@ def test_a_script_that_is_well(tmp_path: Path) -> None:
     told = done.json
     assert all("train longer" in w["remedy"] for w in told["warnings"]), "its intervals are milliseconds"
     assert told["start"] == "fork"
+    assert told["fork_safe"] is True
     assert told["member"]["config"] == {"x": 0.25}
     assert told["child"]["read"] == ["deep/s.json"]
     assert told["member"]["read"] is None
@@ -158,7 +159,7 @@ def test_a_program_is_examined_too(tmp_path: Path) -> None:
 def test_gpu_memory_is_measured(machine: Callable[..., Machine]) -> None:
     m = machine(A)
     m.say("mib", 3000)
-    m.say("seconds", 0.6)
+    m.say("seconds", 1)
     done = m.cli("doctor", PLAYING, "--nvml-library", m.driver, "--json")
     assert done.status == 0, done.err
     assert done.json["device"] == "cuda"
