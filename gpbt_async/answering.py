@@ -42,7 +42,10 @@ def serve(connection: socket.socket) -> None:
             if not line.endswith(b"\n"):
                 return
             request = json.loads(line)
-            answer = {"unusable": unusable} if searcher is None else _asked(searcher, space, request["ask"])
+            if searcher is None:
+                answer: dict[str, Any] = {"unusable": unusable}
+            else:
+                answer = _asked(searcher, space, request["ask"]) if "ask" in request else {"config": None}
             connection.sendall(json.dumps({"id": request["id"], **answer}).encode() + b"\n")
 
 

@@ -5,8 +5,8 @@ hundredths of a second more: none of it may happen beside the event loop. Nor ma
 is imported there and nowhere else. What the process does is in answering.py; it speaks JSON lines over a socket:
 
     → {"space": …, "searcher": "tpe", "path": […]}    first line
-    → {"id": 7, "ask": …}                             one at a time
-    ← {"id": 7, "config": …}             or
+    → {"id": 7, "ask": …}                             one at a time; without "ask": can you work?
+    ← {"id": 7, "config": …}             or           (null, where nothing was asked for)
       {"id": 7, "error": "ValueError: …"}             the searcher raised      or
       {"id": 7, "unusable": "searcher 'a:B': …"}      there is no such searcher, whatever is asked
 
@@ -181,6 +181,16 @@ class Asking:
             with contextlib.suppress(_Unusable, TimeoutError):
                 await self._to_its_end(self._open())
 
+    async def check(self) -> None:
+        """Have a user's searcher loaded, which takes as long as its imports do. Raises SearcherError if it cannot."""
+        if searchers.foreign(self._name):
+            try:
+                await self._to_its_end(self._loaded())
+            except (_Unusable, TimeoutError) as error:
+                cause = f"could not be loaded within {self._timeout:g} s"
+                cause = f"could not be loaded: {error}" if isinstance(error, _Unusable) else cause
+                raise SearcherError(f"searcher {self._name!r} {cause}") from None
+
     async def suggest(self, ask: Ask, wanted: Callable[[], bool] = lambda: True) -> Config | None:
         """The searcher's answer, inside the space; None if it was not `wanted` any more when its turn came.
 
@@ -243,13 +253,19 @@ class Asking:
         raise self._error(ask, cause)
 
     async def _exchange(self, ask: Ask) -> Config:
+        # thousands of kin are milliseconds of JSON: not in the loop
+        answer = await self._answer(lambda number: _line({"id": number, "ask": ask.to_json()}))
+        if isinstance(answer.get("config"), dict):
+            config: Config = answer["config"]
+            return config
+        raise _Unusable(f"the searcher process answers nonsense: {str(answer)[:80]}")
+
+    async def _answer(self, words: Callable[[int], bytes]) -> dict[str, Any]:
+        """What the process says to a line that bears a number. Raises SearcherError, _Raised, _Unusable."""
         process = await self._started()
         self._asked += 1
         number = self._asked
-        # thousands of kin are milliseconds of JSON: not in the loop
-        line = await asyncio.get_running_loop().run_in_executor(
-            self._thread, lambda: _line({"id": number, "ask": ask.to_json()})
-        )
+        line = await asyncio.get_running_loop().run_in_executor(self._thread, words, number)
         await process.send(line)
         answer = await process.receive()
         if isinstance(answer, dict) and answer.get("id") == number:
@@ -257,10 +273,17 @@ class Asking:
                 raise SearcherError(answer["unusable"])
             if "error" in answer:
                 raise _Raised(answer["error"])
-            if isinstance(answer.get("config"), dict):
-                config: Config = answer["config"]
-                return config
+            return answer
         raise _Unusable(f"the searcher process answers nonsense: {str(answer)[:80]}")
+
+    async def _loaded(self) -> None:
+        async with self._turn:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._answer(lambda number: _line({"id": number}))
+            except BaseException:
+                await self._drop()
+                raise
 
     async def _open(self) -> None:
         async with self._turn:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
-from . import replaying, telling, tools
-from .errors import GPBTError
+from . import helping, replaying, telling, tools
+from .errors import ExperimentError, GPBTError
 from .options import (
     Affinity,
     Disk,
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="gpbt-async",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Genealogical Population-Based Training on one workstation: one run gives a trained model and its schedule.",
@@ -73,7 +72,7 @@ def main() -> None:
         if stream is not None:  # a terminal that cannot show a character gets its number
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with _explained():
-        app()
+        app(prog_name="gpbt-async")
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -115,7 +114,7 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(**helping.words_of("launch"))
 def launch(
     script: Script,
     population: Population = None,
@@ -123,10 +122,24 @@ def launch(
     ratio: Ratio = None,
     searcher: Annotated[
         str | None,
-        typer.Option(help="local | tpe | kin | perturb | random | optuna:… | module:Name.", show_default=False),
+        typer.Option(
+            help="local | tpe | kin | perturb | random | optuna:… | module:Name.",
+            show_default=False,
+            autocompletion=helping.among("local", "tpe", "kin", "perturb", "random", "optuna:"),
+        ),
     ] = None,
-    history: Annotated[Optional[str], typer.Option(help="inherit | reset | global.", show_default=False)] = None,  # noqa: UP045
-    selection: Annotated[Optional[str], typer.Option(help="comma | plus.", show_default=False)] = None,  # noqa: UP045
+    history: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="inherit | reset | global.",
+            show_default=False,
+            autocompletion=helping.among("inherit", "reset", "global"),
+        ),
+    ] = None,
+    selection: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="comma | plus.", show_default=False, autocompletion=helping.among("comma", "plus")),
+    ] = None,
     evidence: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
@@ -193,6 +206,8 @@ def launch(
     if name is not None:
         from .folder import check_name
 
+        if not name:
+            raise ExperimentError("--name: got ''; give a name, or leave it out for SCRIPT's and a number")
         folder = runs / check_name(name)
     from .driving import drive
     from .run import Run
@@ -212,7 +227,7 @@ def launch(
     drive(run, quiet, as_json)
 
 
-@app.command()
+@app.command(**helping.words_of("resume"))
 def resume(
     run: RunName,
     script: Annotated[
@@ -254,9 +269,12 @@ def resume(
     drive(opened, quiet, as_json)
 
 
-@app.command()
+@app.command(**helping.words_of("status"))
 def status(
-    run: Annotated[Optional[str], typer.Argument(metavar="[RUN]", help="A run; all of them without.")] = None,  # noqa: UP045
+    run: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[RUN]", help="A run; all of them without.", autocompletion=helping.runs),
+    ] = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -276,7 +294,7 @@ def status(
     print(json.dumps(jsonable(state), indent=1) if as_json else reading.detail_text(state))
 
 
-@app.command()
+@app.command(**helping.words_of("stop"))
 def stop(run: RunName, runs: Runs = Path("runs")) -> None:
     """Ask RUN to stop, and wait until it has. It can be resumed."""
     from . import reading
@@ -284,7 +302,7 @@ def stop(run: RunName, runs: Runs = Path("runs")) -> None:
     say(reading.stop(reading.open_run(run, runs)))
 
 
-@app.command()
+@app.command(**helping.words_of("best"))
 def best(
     run: RunName,
     export: Annotated[
@@ -314,13 +332,15 @@ def best(
 
 
 for told in (telling.report, telling.export, telling.lineage):
-    app.command()(told)
+    app.command(**helping.words_of(told.__name__))(told)
 for function, name in (
     (replaying.replay, "replay"),
+    (tools.watch, "watch"),
     (tools.gpus, "gpus"),
     (tools.clean, "clean"),
     (tools.plan, "plan"),
+    (tools.doctor, "doctor"),
     (tools.track, "track"),
     (tools.try_, "try"),
 ):
-    app.command(name)(function)
+    app.command(name, **helping.words_of(name))(function)

@@ -30,7 +30,7 @@ from .events import MOST_SLOTS
 from .nvml import NvmlFault, NvmlThread, PyNvml
 from .packing import Packing
 from .slot import Slot, environment
-from .visible import VISIBLE, choose, hides_all, usable
+from .visible import VISIBLE, check, choose, hides_all, usable
 from .watch import HANGS, PERIOD
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ async def discover(
 ) -> Pool:
     """The slots of this machine, open. Raises DeviceError. now: the clock that what is told of GPUs goes by."""
     gpus, slots = wanted.gpus, wanted.slots
+    check(gpus)
     if slots is not None and gpus not in (None, "none"):
         raise DeviceError(f"--slots {slots} asks for CPU slots and --gpus {gpus} for GPUs: give only one")
     if slots is not None and slots < 1:

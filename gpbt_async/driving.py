@@ -1,4 +1,7 @@
-"""A run on the command line: to its end, with a view on stderr, until somebody presses Ctrl-C."""
+"""A run on the command line: to its end, with a view on stderr, until somebody presses Ctrl-C.
+
+Ours (`driven`), or one that another process runs (`attended`), and then Ctrl-C ends only our looking at it.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,27 @@ import json
 import logging
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from . import processes
+from .attached import Attached
 from .errors import GPBTError, RunFailed
 from .options import jsonable, say
 from .postmortem import notes
 from .replays import compared
-from .view import show
+from .view import clock, show
 from .wording import replay_text
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from .folder import Folder
     from .run import Run
+
+T = TypeVar("T")
+
+#: seconds between two looks whether a run that imports its script has begun
+LOOK = 0.1
 
 
 def drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
@@ -76,4 +88,41 @@ async def driven(run: Run, quiet: bool) -> int:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
-    return {"finished": 0, "failed": 1}.get(run.how or "", 130)
+    return _status(run.how)
+
+
+def _status(how: str | None) -> int:
+    return {"finished": 0, "failed": 1}.get(how or "", 130)
+
+
+async def attended(folder: Folder, quiet: bool) -> int:
+    """Show a run that another process runs, until it is over; the exit status it ends with there."""
+    told = False
+    while folder.locked() is not None and not folder.experiment.is_file():
+        if not told and not quiet:
+            say(f"{folder.name} is importing its script")
+        told = True
+        await asyncio.sleep(LOOK)
+    run = Attached(folder.open(folder.path))
+    await show(run, quiet=quiet, known=run.memory(clock()))
+    return _status(run.how)
+
+
+def foreground(work: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run, for what is to clean up behind itself: Ctrl-C, SIGTERM and a closed terminal cancel it.
+
+    Raises KeyboardInterrupt then.
+    """
+
+    async def watched() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGTERM, signal.SIGHUP):  # Ctrl-C is asyncio's
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(watched())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None

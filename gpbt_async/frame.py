@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .experiment import Settings
     from .folder import Folder
     from .lineage import Lineage
-    from .slot import Pool
+    from .slot import Slot
     from .tree import Member
     from .usage import Usage
     from .wording import Line
@@ -43,6 +43,16 @@ WHY = {
 BAR = (("█", "green"), ("▓", "cyan"), ("▒", "blue"), ("×", "red"), ("-", "yellow"), ("·", "dim"))
 
 
+class Slots(Protocol):
+    """What the view reads of a run's slots (slot.Pool)."""
+
+    def __len__(self) -> int: ...
+    @property
+    def slots(self) -> tuple[Slot, ...]: ...
+    def rows(self) -> list[dict[str, Any]]: ...
+    def waiting(self) -> dict[str, Any] | None: ...
+
+
 class Watched(Protocol):
     """What the view reads of a Run."""
 
@@ -56,7 +66,7 @@ class Watched(Protocol):
     @property
     def usage(self) -> Usage: ...
     @property
-    def slots(self) -> Pool | None: ...
+    def slots(self) -> Slots | None: ...
     @property
     def folder(self) -> Folder: ...
     @property

@@ -77,6 +77,8 @@ class History:
     #: when each settled member ended for good, in that order
     ended: dict[int, float] = field(default_factory=dict)
     sessions: list[Session] = field(default_factory=list)
+    #: what the searcher answered
+    suggested: list[events.Suggested] = field(default_factory=list)
     #: what each member reported last, by its id (the tree forgets it with the checkpoint)
     metrics: dict[int, Mapping[str, float]] = field(default_factory=dict)
     #: each member's last attempt
@@ -93,6 +95,8 @@ class History:
                 for attempt in self._last.values():
                     if attempt.how == "training":
                         attempt.how, attempt.reason = "lost", "the scheduler died, or was stopped"
+            case events.Suggested():
+                self.suggested.append(fact)
             case events.Closed():
                 self.sessions[-1].how = fact.how
             case events.Started():

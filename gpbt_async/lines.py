@@ -128,8 +128,8 @@ def opening(known: Memory) -> str:
     listed = ", ".join(names) if len(names) <= 8 else f"{names[0]} … {names[-1]}"
     size = f"{counted(s.generations, 'generation')} of {counted(s.population, 'member')}"
     so_far = f", {known.settled} of them done" if known.settled else ""
-    slots = f"{counted(len(run.slots) if run.slots is not None else 0, 'slot')} ({listed})"
-    return f"{run.name}: {s.score} ({s.mode}), {size}{so_far}, {slots}, folder {near(run.folder.path)}"
+    slots = f", {counted(len(run.slots), 'slot')} ({listed})" if run.slots is not None else ""
+    return f"{run.name}: {s.score} ({s.mode}), {size}{so_far}{slots}, folder {near(run.folder.path)}"
 
 
 def closing(known: Memory) -> list[Line]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__ as VERSION
-from . import events, searchers
-from .asking import argv, environment
+from . import events
+from .asking import Asking, argv, environment
 from .command import missing
 from .devices import discover, usable_cores
 from .disk import Disk
@@ -86,8 +86,7 @@ class Opening:
         self._sha256 = ""  # of the script, before it is imported
         self._path = Path(os.path.abspath(folder)) if folder is not None else None
         self._runs = Path(os.path.abspath(runs))
-        self._resume = resume
-        self._slots, self._gpus, self._start = slots, gpus, start
+        self._resume, self._slots, self._gpus, self._start = resume, slots, gpus, start
         self._devices, self._changed_script, self._retry = devices, changed_script, retry_failed
         try:
             self._budget = parse_bytes(disk) if disk is not None else None
@@ -115,6 +114,7 @@ class Opening:
         self.lineage: Lineage
         self.settings: Settings
         self.launcher: Launcher
+        self.asking: Asking
         self.slots: Pool
         self.disk: Disk
 
@@ -141,8 +141,9 @@ class Opening:
         self.launcher.hold(self.lock.fileno())
         self._start_searcher(stack)
         await self._declare(existing is None)
-        if not searchers.foreign(self.settings.searcher):
-            searchers.make(self.settings.searcher)  # a package that is missing is told before anything is begun
+        self.asking = Asking(self.settings.space, self.settings.searcher, self.spawn_searcher, path=self.import_path)
+        stack.push_async_callback(self.asking.close)
+        await self.asking.check()  # a module or package that is missing is told before anything is begun
         # a replay trains as its original did, and so with as many cores a member
         population = ((self._again and self._again.settings) or self.settings).population
         wanted = self._devices.wanted(self.settings.resources, population, self.record)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
+from . import helping
 from .errors import ExperimentError
 
 if TYPE_CHECKING:
@@ -36,11 +37,20 @@ def _parser(option: str, kind: Callable[[Any], T], name: str, must: str) -> Call
     return parse
 
 
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder that holds the runs.")]
+Runs = Annotated[
+    Path, typer.Option("--runs", metavar="DIR", help="The folder that holds the runs.", autocompletion=helping.files)
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and failures only.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name under --runs, or a path.")]
-Script = Annotated[Path, typer.Argument(metavar="SCRIPT", help="A Python file that declares one gpbt.Experiment.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A name under --runs, or a path.", autocompletion=helping.runs)
+]
+Script = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SCRIPT", help="A Python file that declares one gpbt.Experiment.", autocompletion=helping.files
+    ),
+]
 SlotCount = Annotated[
     int | None,
     typer.Option("--slots", metavar="N", parser=whole("--slots"), help="Train on N CPU slots.", show_default=False),
@@ -55,6 +65,7 @@ Start = Annotated[
         "--start",
         metavar="zygote|exec",
         help="A member is a fork of a warm process, or a fresh one.",
+        autocompletion=helping.among("zygote", "exec"),
         show_default=False,
     ),
 ]
@@ -103,7 +114,10 @@ Ratio = Annotated[
         parser=real("--ratio", " greater than 0"), help="Children per parent / number of parents.", show_default=False
     ),
 ]
-Schedule = Annotated[Optional[str], typer.Option(help="async | sync.", show_default=False)]  # noqa: UP045
+Schedule = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="async | sync.", show_default=False, autocompletion=helping.among("async", "sync")),
+]
 Stall = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(

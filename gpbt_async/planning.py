@@ -66,15 +66,34 @@ def plan(
         durations = []
         draw = log_normal(seconds, spread)
     settings = asyncio.run(_declared(script)).with_options(changes)
-    stopping = settings.early_stop
-    settings = settings.replaced(early_stop=())
     members = settings.population * settings.generations
     if members > MOST_MEMBERS:
         raise ExperimentError(f"--population and --generations: a plan of {members} members; at most {MOST_MEMBERS}")
     if slots > MOST_SLOTS:
         raise ExperimentError(f"--slots {slots}: at most {MOST_SLOTS} can be planned for")
     count = max(1, min(SEEDS, MEMBERS // members))
-    simulations = [simulate(settings.replaced(seed=settings.seed + i), slots, draw) for i in range(count)]
+    interval = statistics.median(durations) if durations else seconds
+    return {"interval_s": interval, **foretell(settings, slots, draw, count)}
+
+
+def foretell(
+    settings: Settings,
+    slots: int,
+    draw: Callable[[random.Random], float],
+    count: int,
+    *,
+    start_seconds: float = 0.0,
+    publish_seconds: float = 0.0,
+) -> dict[str, Any]:
+    """What `count` simulations come to. draw: seconds of an interval. Times in seconds; checkpoints: the most that are
+    kept at a time, those being written left out. at_most: early stopping, which is left out, will save some of it.
+    """
+    stopping = settings.early_stop
+    settings = settings.replaced(early_stop=())
+    simulations = [
+        simulate(settings.replaced(seed=settings.seed + i), slots, draw, start_seconds, publish_seconds)
+        for i in range(count)
+    ]
     spans = [s.makespan for s in simulations]
     told = [s.idle for s in simulations]  # each a fold over the whole journal: once
     idle = {name: sum(each.get(name, 0.0) for each in told) for each in told for name in each}
@@ -85,12 +104,12 @@ def plan(
         "generations": settings.generations,
         "schedule": settings.schedule,
         "at_most": bool(stopping),
-        "interval_s": statistics.median(durations) if durations else seconds,
         "wall_s": statistics.median(spans),
         "wall_s_range": [min(spans), max(spans)],
         "work_s": statistics.median(s.busy for s in simulations),
         "utilisation": statistics.mean(s.utilisation for s in simulations),
         "idle": {name: total / offered for name, total in sorted(idle.items()) if total > 0},
+        "checkpoints": max(s.most_stored for s in simulations),
         "simulated_runs": count,
     }
 
@@ -110,7 +129,13 @@ def log_normal(mean: float, spread: float) -> Callable[[random.Random], float]:
     return lambda rng: rng.lognormvariate(math.log(mean) - sigma**2 / 2, sigma)
 
 
-def simulate(settings: Settings, slots: int, draw: Callable[[random.Random], float]) -> Simulation:
+def simulate(
+    settings: Settings,
+    slots: int,
+    draw: Callable[[random.Random], float],
+    start_seconds: float = 0.0,
+    publish_seconds: float = 0.0,
+) -> Simulation:
     def task(member: Member, parent_state: Any) -> Interval:
         rng = random.Random(f"plan:{settings.seed}:{member.seed}:{member.attempt}")
         return Interval(state=None, score=rng.random(), seconds=draw(rng))
@@ -119,7 +144,10 @@ def simulate(settings: Settings, slots: int, draw: Callable[[random.Random], flo
         def suggest(self, ask: Ask) -> Config:
             return settings.space.sample(random.Random(ask.seed))
 
-    return Simulation(settings, task, Anything(), slots, uses_kin=False, keep_facts=False).run()
+    return Simulation(
+        settings, task, Anything(), slots, publish_seconds=publish_seconds, start_seconds=start_seconds,
+        uses_kin=False, keep_facts=False,
+    ).run()  # fmt: skip
 
 
 async def _declared(script: Path) -> Settings:
@@ -139,15 +167,15 @@ def text(p: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{p['generations']} generations of {p['population']} members, {p['schedule']}, on {p['slots']} slot(s)",
-            f"  wall time    {most}{_span(p['wall_s'])} ({_span(low)} to {_span(high)} in {runs} simulations)",
-            f"  work         {_span(p['work_s'])} of training, an interval about {p['interval_s']:.3g} s",
+            f"  wall time    {most}{span(p['wall_s'])} ({span(low)} to {span(high)} in {runs} simulations)",
+            f"  work         {span(p['work_s'])} of training, an interval about {p['interval_s']:.3g} s",
             *(["               early stopping will save what the scores allow"] if most else []),
             f"  slots busy   {p['utilisation']:.0%}" + (f"; idle: {idle}" if idle else ""),
         ]
     )
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -8,12 +8,12 @@ only word to a running scheduler is "stop", through the run's control FIFO.
 from __future__ import annotations
 
 import time
+from array import array
 from typing import TYPE_CHECKING, Any
 
-from . import events, results
+from . import events, results, waits
 from .asks import path_text
 from .board import notice
-from .deadlines import LAST_PAUSE, pause
 from .errors import FolderError
 from .folder import Folder, locate
 from .folder import runs as all_runs
@@ -24,14 +24,13 @@ from .lineage import Lineage
 from .record import Record
 from .tree import State
 from .usage import Usage, replay
-from .wording import unstyled
+from .wording import counted, unstyled
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .events import Fact
     from .results import Best
-    from .tree import Member
 
 __all__ = ["all_runs", "best", "brief", "detail", "open_run", "stop"]
 
@@ -59,10 +58,20 @@ class Reading:
         self.entered: dict[int, float] = {}
         self.ended: dict[int, float] = {}
         self.begun: set[int] = set()
+        #: of every fact; of the last Opened; and whose checkpoints were published since
+        self.times = array("d")
+        self.opened = 0.0
+        self.fresh: set[int] = set()
         facts = read(folder.journal) if folder.journal.exists() else []
         for fact in replay(facts, self.lineage, self.usage, folder.journal):
             self.last = fact
-            if isinstance(fact, events.Started):
+            self.times.append(fact.t)
+            if isinstance(fact, events.Opened):
+                self.opened = fact.t
+                self.fresh.clear()
+            elif isinstance(fact, events.Published):
+                self.fresh.add(fact.member)
+            elif isinstance(fact, events.Started):
                 self.begun.add(fact.member)
                 self.entered.pop(fact.member, None)
             elif isinstance(fact, events.Entered):
@@ -124,7 +133,7 @@ def detail(folder: Folder) -> dict[str, Any]:
             "member": m.id,
             "generation": m.generation,
             "attempt": m.attempt,
-            "for": _awaits(reading, m, bool(gpus["waiting"]), now),
+            "for": waits.member(reading, m, bool(gpus["waiting"]), now),
             "after": m.reason or None,
         }
         for m in given
@@ -170,6 +179,8 @@ def detail(folder: Folder) -> dict[str, Any]:
             for m in training
         ],
         "waiting": waiting,
+        "to_retry": [m.id for m in lineage.to_retry] if state != "running" else [],
+        "reopens": state == "failed" and lineage.reopens,
         "never_begun": [m.id for m in left if m.id not in reading.begun],
         "given_up": [m.id for m in left if m.id in reading.begun],
         "paused": reading.usage.paused if state == "running" else "",
@@ -178,19 +189,9 @@ def detail(folder: Folder) -> dict[str, Any]:
         "slots": lineage.slots,
         "free_slots": free if state == "running" else None,
         "free_because": lineage.idle_cause() if state == "running" and free else None,
+        "free_until": waits.slot(reading, now) if state == "running" and free else "",
         "summary": results.summary(lineage, reading.usage.so_far(), run=folder.name),
     }
-
-
-def _awaits(reading: Reading, member: Member, gpu: bool, now: float) -> str:
-    """What a member waits for that is to have a slot: the first that holds, in the order in which it waits."""
-    times = member.failures + max(0, member.losses_in_a_row - 1)
-    left = reading.ended.get(member.id, 0.0) + pause(times) - now
-    if 0 < left <= LAST_PAUSE:
-        return f"the end of its pause before attempt {member.attempt}"
-    if reading.usage.paused:
-        return "room on the disk"
-    return "a GPU, or its process to start" if gpu else "its process to start"
 
 
 def best(folder: Folder) -> Best:
@@ -278,18 +279,14 @@ def detail_text(d: dict[str, Any]) -> str:
             more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
             lines.append(f"  {label}: member{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:10]))}{more}")
     if d["free_slots"]:
-        lines.append(f"  {d['free_slots']} slot(s) free: {_CAUSES.get(d['free_because'], d['free_because'])}")
+        lines.append(f"  {d['free_slots']} slot(s) free, waiting for {d['free_until']}")
+    retry = f"gpbt-async resume {d['typed']} --retry-failed"
     if d["state"] == "interrupted":
         lines.append(f"  go on with: gpbt-async resume {d['typed']}")
+    if d["to_retry"] or d["reopens"]:
+        which = counted(len(d["to_retry"]), "failed member") if d["to_retry"] else "what has failed"
+        lines.append(f"  with the cause mended, {which} can be tried again: {retry}")
     return "\n".join(lines)
-
-
-_CAUSES = {
-    "searcher": "waiting for the searcher",
-    "checkpoint": "waiting for checkpoints to be published",
-    "evidence": "waiting for more of the generation above to finish",
-    "no_work": "nothing left to issue",
-}
 
 
 def _short(value: object) -> str:

@@ -62,7 +62,6 @@ def replay(
     settings, slots, GPUs and trackers unless others are given. With several --seeds the score is held against the noise
     among them.
 
-    Example: gpbt-async replay digits-1 --seeds 5
     """
     from .driving import drive
     from .folder import check_name

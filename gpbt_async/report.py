@@ -39,15 +39,17 @@ SCRIPTS = ("theme.js", "core.js", "panel.js", "tree.js", "charts.js", "slots.js"
 DIGITS = 7
 
 
-def write(folder: Folder, target: Path | None = None) -> Path:
+def write(folder: Folder, target: Path | None = None, reading: Reading | None = None) -> Path:
     """Write the run's report, by default to report.html in its folder, whole or not at all; where it stands now.
+
+    reading: of the run, with its history, if there is one already.
 
     Raises FolderError when it cannot be written or the run cannot be read, MissingExtra without plotly.
     """
     target = folder.report if target is None else target
     check_target(target, folder.report.name)
     plotly = _plotly()
-    reading = Reading(folder, history=True)
+    reading = reading or Reading(folder, history=True)
     told = story(reading)
     told["remains"] = remains(reading, told)
     page = _page(told, plotly)

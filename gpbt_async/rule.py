@@ -104,9 +104,12 @@ class Rule:
 
     def evident(self, generation: int, more: int = 0) -> bool:
         """Have enough members of the generation settled (were `more` of them to settle) for the next one to open?"""
-        above = self.tree.generations[generation]
+        return self.tree.generations[generation].settled + more >= self.evidence(generation)
+
+    def evidence(self, generation: int) -> int:
+        """How many members of the generation must have settled for the next one to open."""
         evidence = 1.0 if self.settings.schedule == "sync" else self.settings.evidence
-        return above.settled + more >= max(1, math.ceil(evidence * above.size - 1e-9))
+        return max(1, math.ceil(evidence * self.tree.generations[generation].size - 1e-9))
 
     def elite(self, generation: int) -> list[Member]:
         """Who may be a parent now, best first: all of the exact top k once the generation is complete."""

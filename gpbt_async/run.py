@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import __version__ as VERSION
 from . import events, results
 from .asked import Asked
-from .asking import Asking
 from .board import Board
 from .briefing import Briefing
 from .checkpoints import Store
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from .asking import Asking
     from .events import Event
     from .experiment import Experiment, Settings
     from .folder import Folder
@@ -242,8 +242,6 @@ class Run:
         store = Store()
         stack.callback(store.close)
         rooms.sweep(store)
-        asking = Asking(s.space, s.searcher, rooms.spawn_searcher, path=rooms.import_path)
-        stack.push_async_callback(asking.close)
         self._board = Board(self.folder.gpus, rooms.slots, self._clock.now, self.warn)
         board = asyncio.create_task(self._board.keep(), name="gpbt-async notice board")
         stack.push_async_callback(_ended, board)
@@ -257,7 +255,7 @@ class Run:
             store=store,
             slots=rooms.slots,
             launcher=rooms.launcher,
-            asking=asking,
+            asking=rooms.asking,
             briefing=Briefing(s, self.folder, store, rooms.record.cwd),
             disk=rooms.disk,
             clock=self._clock,
@@ -265,7 +263,7 @@ class Run:
         )
         straying = asyncio.create_task(self._stray(self._scheduler), name="gpbt-async folder")
         stack.push_async_callback(_ended, straying)
-        self._task = asyncio.create_task(self._main(asking), name=f"gpbt-async {self.folder.name}")
+        self._task = asyncio.create_task(self._main(rooms.asking), name=f"gpbt-async {self.folder.name}")
 
     async def _stray(self, scheduler: Scheduler) -> None:
         scheduler.stop(await self.folder.strayed())

@@ -86,6 +86,8 @@ class Simulation:
     busy: float = 0.0
     first_entered: float | None = None
     last_returned: float = 0.0
+    #: the most checkpoints that were kept at a time
+    most_stored: int = 0
     #: where the slots' time went, as a real run's summary tells it; it costs as much as the simulation with many slots
     usage: Usage | None = field(default_factory=Usage)
     facts: list[Fact] = field(default_factory=list)
@@ -170,6 +172,7 @@ class Simulation:
         if self.keep_facts:
             self.facts.append(fact)
         self._commands.extend(self.lineage.handle(fact))
+        self.most_stored = max(self.most_stored, len(self.lineage.stored))
         if self.usage is not None:
             self.usage.fold(fact, self.lineage)
 

@@ -9,27 +9,41 @@ from typing import Annotated, Optional
 
 import typer
 
+from . import helping
 from .options import Json, RunName, Runs, jsonable, say
 
-Out = Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help="Write it there.", show_default=False)]  # noqa: UP045
+Out = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--out", metavar="FILE", help="Write it there.", show_default=False, autocompletion=helping.files),
+]
 
 
 def report(
     run: RunName,
     out: Out = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    traced: Annotated[bool, typer.Option("--trace/--no-trace", help="Write trace.json, too, for Perfetto.")] = True,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write RUN's report: one HTML file that works offline, by default report.html in its folder.
 
-    It shows the family tree, scores, schedules, slots, importance and failures, and holds the ends of members' logs.
-    Needs the extra `report`. Example: gpbt-async report digits-1 --open
+    Beside it, trace.json: what every slot, the searcher and the publishing of checkpoints did when, to be opened in
+    ui.perfetto.dev or chrome://tracing (FILE.trace.json, where --out FILE.html says where).
+
+    The report shows the family tree, scores, schedules, slots, importance and failures, and holds the ends of members'
+    logs. Needs the extra `report`.
     """
-    from . import reading
+    from . import reading, trace
     from .report import write
 
-    path = write(reading.open_run(run, runs), out)
+    folder = reading.open_run(run, runs)
+    read = reading.Reading(folder, history=True)
+    path = write(folder, out, read)
     print(path)
+    if traced:
+        beside = folder.trace if out is None else out.with_suffix(".trace.json")
+        trace.write(read, beside)
+        say(f"and {beside}, for ui.perfetto.dev")
     if show:
         import webbrowser
 
@@ -41,15 +55,18 @@ def report(
 def export(
     run: RunName,
     format: Annotated[
-        str, typer.Option("--format", metavar="csv|parquet|json", help="parquet needs the extra `parquet`.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="csv|parquet|json",
+            help="parquet needs the extra `parquet`.",
+            autocompletion=helping.among("csv", "parquet", "json"),
+        ),
     ] = "csv",
     out: Out = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Export RUN's members, one row each: config, metrics, score, times; to stdout without --out.
-
-    Example: gpbt-async export digits-1 --format parquet --out members.parquet
-    """
+    """Export RUN's members, one row each: config, metrics, score, times; to stdout without --out."""
     from . import reading
     from .export import check, export, write
 
@@ -66,14 +83,16 @@ def export(
 
 def lineage(
     run: RunName,
-    member: Annotated[str, typer.Argument(metavar="MEMBER", help="A number, a path such as 0/3/1, or best.")],
+    member: Annotated[
+        str,
+        typer.Argument(
+            metavar="MEMBER", help="A number, a path such as 0/3/1, or best.", autocompletion=helping.members
+        ),
+    ],
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Say why MEMBER of RUN exists: its ancestry, why each parent was chosen, and what was changed.
-
-    Example: gpbt-async lineage digits-1 best
-    """
+    """Say why MEMBER of RUN exists: its ancestry, why each parent was chosen, and what was changed."""
     from . import reading
     from .descent import descent, descent_text, wanted
 

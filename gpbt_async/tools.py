@@ -1,4 +1,4 @@
-"""Commands beside a run's own life: the machine's GPUs, room on the disk, a plan, a member in the foreground."""
+"""Commands beside a run's own life: the machine's GPUs, room on the disk, a plan, a check-up, a single member."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from . import helping
 from .errors import ExperimentError
 from .options import (
     Generations,
@@ -16,15 +17,23 @@ from .options import (
     Json,
     Library,
     Population,
+    Quiet,
     Ratio,
     RunName,
     Runs,
     Schedule,
     Script,
+    Share,
+    SlotCount,
+    Start,
+    Vram,
+    Wait,
+    devices,
     given,
     jsonable,
     real,
     say,
+    start_of,
     whole,
 )
 
@@ -91,7 +100,13 @@ def plan(
     ] = 1,
     run: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--from", metavar="RUN", help="Take the durations of a run made before.", show_default=False),
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Take the durations of a run made before.",
+            show_default=False,
+            autocompletion=helping.runs,
+        ),
     ] = None,
     seconds: Annotated[
         Optional[float],  # noqa: UP045
@@ -134,25 +149,91 @@ def track(
     to: Annotated[str, typer.Option("--to", metavar="WHAT[:WHERE]", help="A tracker, as --track of launch names it.")],
     runs: Runs = Path("runs"),
 ) -> None:
-    """Tell a tracker of RUN, from where it was told last, beside a live run until its end, or after it.
-
-    Example: gpbt-async track digits-1 --to mlflow:mlruns
-    """
+    """Tell a tracker of RUN, from where it was told last, beside a live run until its end, or after it."""
     from . import reading, trackers
     from .teller import foreground
 
     say(foreground(reading.open_run(run, runs), trackers.parse(to)))
 
 
+def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+    """Show RUN while another process runs it: what `launch` shows. Ctrl-C ends the looking, not the run.
+
+    Of a run that is over, or was killed, its last state. The exit status is the one that the run ends with.
+    """
+    from .driving import attended, foreground
+    from .folder import Folder, locate
+
+    folder = Folder(locate(run, runs))
+    try:
+        raise SystemExit(foreground(attended(folder, quiet)))
+    except KeyboardInterrupt:
+        say(f"{folder.name} goes on; to stop it: gpbt-async stop {folder.typed}")
+        raise SystemExit(130) from None
+
+
+ConfigSeed = Annotated[
+    int, typer.Option("--seed", parser=whole("--seed", " of at least 0"), help="Seed of the config and of the member.")
+]
+Sets = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter; may be repeated.", show_default=False),
+]
+
+
+def doctor(
+    script: Script,
+    repeat: Annotated[bool, typer.Option("--repeat", help="Train the member twice: is it deterministic?")] = False,
+    seed: ConfigSeed = 0,
+    sets: Sets = None,
+    population: Population = None,
+    generations: Generations = None,
+    slots: SlotCount = None,
+    gpus: Gpus = None,
+    share: Share = None,
+    vram: Vram = None,
+    wait: Wait = False,
+    library: Library = None,
+    start: Start = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Train one member of SCRIPT and its child, as a run would, and say what is wrong and what a run would take.
+
+    Does the child take up its parent's checkpoint? How long, how large, how much memory? Nothing is left behind. Exit
+    status 0 healthy (warnings allowed), 1 a member failed, 2 nothing was started.
+    """
+    from . import diagnosis, processes
+    from .doctor import Examination
+    from .driving import foreground
+
+    processes.be_alone()
+    try:
+        examination = Examination(
+            script,
+            runs=runs,
+            slots=slots,
+            gpus=gpus,
+            start=start_of(start),
+            devices=devices(share, vram, wait, None, None, True, library),
+            changes=given(population=population, generations=generations),
+            sets=sets or [],
+            seed=seed,
+            repeat=repeat,
+            tell=say,
+        )
+        told = foreground(examination.run())
+    except KeyboardInterrupt:
+        say("interrupted; nothing is left behind")
+        raise SystemExit(130) from None
+    print(json.dumps(jsonable(told), indent=1) if as_json else diagnosis.text(told))
+    raise SystemExit(1 if "failed" in told else 0)
+
+
 def try_(
     script: Script,
-    seed: Annotated[
-        int, typer.Option(parser=whole("--seed", " of at least 0"), help="Seed of the config and of the member.")
-    ] = 0,
-    sets: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter; may be repeated.", show_default=False),
-    ] = None,
+    seed: ConfigSeed = 0,
+    sets: Sets = None,
     parent: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--parent", metavar="DIR", help="A checkpoint to start from.", show_default=False),

@@ -21,7 +21,7 @@ from .experiment import Settings
 from .member import Member
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .space import Config, Space
 
@@ -33,7 +33,7 @@ def attempt(path: Path, *, seed: int, sets: list[str], parent: Path | None, chec
         raise ExperimentError("try runs a training function; this experiment declares a command: run it by hand")
     if parent is not None and not parent.is_dir():
         raise ExperimentError(f"--parent {parent}: is not a folder")
-    config = _config(settings.space.sample(random.Random(seed)), sets, settings.space)
+    config = fixed(settings.space.sample(random.Random(seed)), sets, settings.space)
     where = checkpoint if checkpoint is not None else Path(tempfile.mkdtemp(prefix="gpbt-try-"))
     where.mkdir(parents=True, exist_ok=True)
     reported: dict[str, float] = {}
@@ -82,7 +82,8 @@ def _load(path: Path) -> tuple[Settings, Callable[[Any], object] | None]:
     return Settings.from_json(loaded.declaration), loaded.train
 
 
-def _config(config: Config, sets: list[str], space: Space) -> Config:
+def fixed(config: Config, sets: Sequence[str], space: Space) -> Config:
+    """The config with what `--set NAME=VALUE` says. Raises ExperimentError."""
     for pair in sets:
         name, equals, text = pair.partition("=")
         if not equals or name not in space:

@@ -39,16 +39,20 @@ log = logging.getLogger("gpbt_async")
 QUICK, SLOW = 0.25, 1.0
 
 
-async def show(run: Watched, *, quiet: bool = False, console: Console | None = None) -> None:
-    """Show the run on stderr until it is over, and then what it came to. quiet: only warnings, failures, a bad end."""
+async def show(
+    run: Watched, *, quiet: bool = False, console: Console | None = None, known: Memory | None = None
+) -> None:
+    """Show the run on stderr until it is over, and then what it came to. quiet: only warnings, failures, a bad end.
+
+    known: what is known of it before, where the view comes later than the run.
+    """
     coming = aiter(run)  # from now on nothing is missed, however long rich takes to import
-    known = Memory(run, _clock())
+    known = known or Memory(run, clock())
     face = _face(known, quiet, console)
     safely = _Guard(face)
     ticking = asyncio.create_task(_tick(face, safely), name="gpbt-async view")
     try:
-        if run.how is None:
-            safely(face.open)
+        safely(face.open)
         async for event in coming:
             safely(face.hear, event)
     except BaseException:
@@ -67,7 +71,7 @@ async def _tick(face: _Face, safely: _Guard) -> None:
         safely(face.tick)
 
 
-def _clock() -> Callable[[], float]:
+def clock() -> Callable[[], float]:
     """Now, on the scale of the facts' times: the wall clock read once, the monotonic one ever after."""
     offset = time.time() - time.monotonic()
     return lambda: offset + time.monotonic()

@@ -89,6 +89,7 @@ def choose(
 
     out: those that are there and cannot be used, and why.
     """
+    check(asked)
     visible = _visible(present, environ, warn, out)
     if asked is None or asked == "all":
         return visible
@@ -111,6 +112,13 @@ def choose(
             problem = "is no GPU here"
         raise DeviceError(f"--gpus {asked}: {entry!r} {problem}; to choose from: {names(visible)}")
     return chosen
+
+
+def check(asked: str | None) -> None:
+    """Raise DeviceError for a `--gpus` that names nothing, or has nothing between two commas."""
+    if asked is not None and not all(part.strip() for part in asked.split(",")):
+        what = "must be indices or UUIDs with commas between them (0,2), all, or none"
+        raise DeviceError(f"--gpus: got {asked!r}; {what}")
 
 
 def hides_all(environ: Mapping[str, str]) -> bool:

@@ -305,6 +305,27 @@ async def test_a_users_searcher_that_cannot_be_made_is_told_at_once(room, folder
     with pytest.raises(SearcherError, match=rf"^searcher '{name}': {said}$"):
         await one.suggest(ask())
     assert len(spawns.processes) == 1
+    early, spawns = room(name=name, path=[str(folder)])
+    with pytest.raises(SearcherError, match=rf"^searcher '{name}': {said}$"):
+        await early.check()
+    assert len(spawns.processes) == 1
+
+
+async def test_a_users_searcher_can_be_loaded_before_anything_is_asked(room, folder):
+    one, spawns = room(name="mine:Own", path=[str(folder)])
+    await one.check()
+    assert await one.suggest(ask()) == {"lr": 0.5, "n": 2, "kind": "a"}
+    assert len(spawns.processes) == 1
+    light, none = room(name="random")
+    await light.check()
+    assert none.processes == []
+    dying, _ = room("import sys; sys.exit(3)", name="mine:Own", path=[str(folder)])
+    with pytest.raises(SearcherError, match=r"^searcher 'mine:Own' could not be loaded: the searcher process died"):
+        await dying.check()
+    await dying.check()
+    mute, _ = room("import sys; sys.stdin.read()", name="mine:Own", path=[str(folder)], timeout=0.01)
+    with pytest.raises(SearcherError, match=r"^searcher 'mine:Own' could not be loaded within 0.01 s$"):
+        await mute.check()
 
 
 @pytest.mark.parametrize(

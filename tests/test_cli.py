@@ -109,9 +109,12 @@ def test_the_same_seed_gives_the_same_sync_tree_on_any_number_of_slots(tmp_path:
         (HEAD + TAIL, ["--preset", "x"], 2, ["--preset: got 'x'", "'paper'"]),
         (HEAD + TAIL, ["--searcher", "magic"], 2, ["--searcher: got 'magic'", "'tpe'"]),
         (HEAD + "    raise ValueError('a' * 10000 + chr(27) + '[31m')\n" + TAIL, [], 1, ["ValueError: aaa", " …"]),
+        (HEAD + TAIL, ["--searcher", "nomodule:Name"], 2, ["searcher 'nomodule:Name'", "no module 'nomodule'"]),
         (HEAD + TAIL, ["--nonsense"], 2, ["--nonsense"]),
         (HEAD + TAIL, ["--slots", "0"], 2, ["--slots 0", "at least 1"]),
         (HEAD + TAIL, ["--gpus", "GPU-1", "--slots", "1"], 2, ["--gpus", "--slots"]),
+        (HEAD + TAIL, ["--gpus", ""], 2, ["--gpus: got ''; must be", "all, or none"]),
+        (HEAD + TAIL, ["--name", ""], 2, ["--name: got ''; give a name, or leave it out"]),
         (HEAD + TAIL, ["--name", "../up"], 2, ["'../up'", "name"]),
         (HEAD + TAIL, ["--runs", "/proc/nowhere"], 2, ["/proc/nowhere"]),
         (HEAD + TAIL, ["--start", "magic"], 2, ["--start", "magic", "zygote"]),
@@ -191,6 +194,7 @@ def test_a_failed_member_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
     assert done.json["members"]["finished"] == 7
     assert done.json["members"]["failed"] == 1
     assert "always" in done.err
+    assert "--retry-failed" not in cli("status", "script-1", cwd=tmp_path).out, "the others have had their children"
     failed = facts(tmp_path / "runs" / "script-1", "Failed")
     assert sorted(f["member"] for f in failed) == [1, 2, 2, 2]
     log = (tmp_path / "runs" / "script-1" / "members" / "0002" / "log.txt").read_text()

@@ -294,6 +294,8 @@ def test_a_run_in_which_nothing_works_any_more_fails_early_and_goes_on_when_that
     assert "members that ended since the run was taken up failed; the first: member" in failed.err
     assert failed.err.count("Traceback (most recent call last)") == 1, "the first one, once"
     assert "mend what made it fail, and go on: gpbt-async resume r --retry-failed (and --changed" in failed.err
+    told = cli("status", "r", cwd=tmp_path).out
+    assert "failed members can be tried again: gpbt-async resume r --retry-failed" in told
     published = facts(folder, "Published")
     gone.unlink()
     again = cli("resume", "r", cwd=tmp_path)

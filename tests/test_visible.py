@@ -87,7 +87,7 @@ def test_which_gpus(present, asked, visible, expected):
 NO_CARDS = [
     ("3", None, ["--gpus 3", "'3'", "no GPU", "GPU-aaaa1111-0000", "GPU 2"]),
     ("0,x", None, ["'x'"]),
-    ("0,", None, ["''"]),
+    ("0,", None, ["--gpus: got '0,'", "with commas between them"]),
     ("GPU-cc", None, ["'GPU-cc'", "no GPU"]),
     ("GPU-aaaa", None, ["'GPU-aaaa'", "more than one"]),
     ("0,GPU-aaaa1", None, ["'GPU-aaaa1'", "twice"]),
@@ -109,7 +109,7 @@ NO_INSTANCES = [
     (":0", None, ["is no GPU here"]),
     ("MIG-9", None, ["'MIG-9'", "is no GPU here"]),
     ("1111aaaa", None, ["is no GPU here"]),
-    ("", None, ["''", "is no GPU here"]),
+    ("", None, ["--gpus: got ''", "all, or none"]),
     ("1:0", "MIG-1111bbbb", ["'1:0'", "is hidden by CUDA_VISIBLE_DEVICES=MIG-1111bbbb", "GPU 1:2"]),
     ("MIG-1111a", "0,1:2", ["'MIG-1111a'", "is hidden by CUDA_VISIBLE_DEVICES=0,1:2"]),
     ("2", "1", ["'2'", "is hidden"]),

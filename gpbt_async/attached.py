@@ -1,0 +1,208 @@
+"""A run that another process runs, read as it goes on: what `gpbt-async watch` shows with the view that `launch` has.
+
+Nothing is asked of the run, and nothing of it is touched: the journal is read on, fact by fact, through an engine of
+our own; the GPUs are on the run's notice board, and what members reported last stands in their metrics files. So a run
+may be watched by any number of people, and it does not matter to it when one of them goes.
+
+It is over when the journal says so, or when nobody holds the run's lock any more: a scheduler that is killed closes
+nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from . import events, results, wire
+from .board import notice
+from .frame import Memory
+from .journal import Reader
+from .lineage import Lineage
+from .record import Record
+from .slot import Slot
+from .usage import Usage, replay
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from .events import Event, Fact
+    from .folder import Folder
+
+#: seconds between two looks at the journal
+PERIOD = 0.25
+#: of a member's metrics file so many bytes are looked at, from its end
+TAIL = 1 << 14
+
+
+class Attached:
+    """What the view reads of a Run, of the run in `folder`. Iterate over it once: its events from now on, to its end.
+
+    Raises FolderError when it cannot be read, here and while it is iterated over.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        settings = Record.read(folder.experiment).settings
+        assert settings is not None
+        self.folder, self.settings, self.name = folder, settings, folder.name
+        self.lineage = Lineage(settings)
+        self.usage = Usage()
+        self.warnings: list[str] = []
+        #: "finished", "failed" or "interrupted", once over; None while it runs
+        self.how: str | None = None
+        self._journal = Reader(folder.journal)
+        #: when the session began; the last fact; attempts of it that failed; who is in `train`, since when
+        self._opened, self._last = 0.0, 0.0
+        self._failures = 0
+        self._entered: dict[int, float] = {}
+        self._reason = ""
+        #: by member in training: the size of its metrics file when it was looked at
+        self._seen: dict[int, int] = {}
+        held = self._held()
+        for fact in self._read():
+            self._remember(fact)
+        if not held:
+            self._end()
+        elif self.usage.paused:
+            self.warnings.append(f"members wait: {self.usage.paused}")
+
+    def memory(self, now: Callable[[], float]) -> Memory:
+        """What a view that had been there since the session began would know. now: the clock of the facts."""
+        last = self._last
+        known = Memory(self, now if self.how is None else lambda: last)
+        known.start = self._opened or known.now()
+        known.failures, known.entered, known.reason = self._failures, dict(self._entered), self._reason
+        return known
+
+    @property
+    def slots(self) -> Seen | None:
+        return Seen(self) if self.how is None else None
+
+    def summary(self) -> dict[str, Any]:
+        return results.summary(self.lineage, self.usage.so_far(), run=self.name, how=self.how)
+
+    # ---- what comes
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while self.how is None:
+            await asyncio.sleep(PERIOD)
+            held = self._held()  # before the journal is read: what was written while it was held is all there is
+            for fact in self._read():
+                self._remember(fact)
+                yield fact
+                if isinstance(fact, events.Paused):
+                    told = f"members wait: {fact.reason}" if fact.reason else "members wait no more for room"
+                    yield events.Warned(t=fact.t, text=told)
+                if isinstance(fact, events.Closed):
+                    self.how = fact.how
+            if not held and self.how is None:
+                self._end()
+            if self.how is None:
+                for report in self._reports():
+                    yield report
+
+    def _held(self) -> bool:
+        """Does somebody run it?"""
+        return self.folder.locked() is not None
+
+    def _read(self) -> Iterator[Fact]:
+        yield from replay(self._journal.more(), self.lineage, self.usage, self.folder.journal)
+
+    def _remember(self, fact: Fact) -> None:
+        """What the engine does not keep, and a view that comes later would miss."""
+        self._last = fact.t
+        match fact:
+            case events.Opened():
+                self._opened, self._failures, self._reason = fact.t, 0, ""
+                self._entered.clear()
+            case events.Started(member=id):
+                self._seen.pop(id, None)
+            case events.Entered(member=id):
+                self._entered[id] = fact.t
+            case events.Trained(member=id) | events.Stopped(member=id) | events.Lost(member=id):
+                self._entered.pop(id, None)
+            case events.Failed(member=id):
+                self._entered.pop(id, None)
+                self._failures += 1
+            case events.Closed(reason=reason):
+                self._reason = reason
+
+    def _end(self) -> None:
+        """Nobody runs it: how it ended stands in the journal."""
+        ended = self.lineage.ended
+        self.how = "interrupted" if ended is None else "failed" if ended.reason else "finished"
+        self._reason = ended.reason if ended is not None else self._reason
+
+    def _reports(self) -> Iterator[Event]:
+        """The last score of each member that has reported since it was looked at."""
+        for member in self.lineage.training:
+            path = self.folder.member(member.id).metrics
+            size = _size(path)
+            if size == self._seen.get(member.id, 0):
+                continue
+            self._seen[member.id] = size
+            if (score := _last_score(path, self.settings.score)) is not None:
+                names = {"t": self._last, "member": member.id, "attempt": member.attempt}
+                yield events.Reported(**names, metrics={self.settings.score: score})  # type: ignore[arg-type]
+
+
+class Seen:
+    """A run's slots as far as they can be seen from outside: its cores, or what the notice board says of its GPUs."""
+
+    def __init__(self, run: Attached) -> None:
+        self._lineage, self._usage = run.lineage, run.usage
+        self._notice = notice(run.folder) or {"gpus": [], "waiting": None}
+
+    def __len__(self) -> int:
+        return self._lineage.slots
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All slots of the CPU; of GPUs those where somebody trains."""
+        if not self.rows():
+            return tuple(_slot(index, f"cpu{index}") for index in range(max(self._usage.slots, self._lineage.slots)))
+        held = sorted((m.slot, m.id) for m in self._lineage.training if m.slot is not None)
+        return tuple(_slot(index, self._gpus_of(member) or f"slot {index}") for index, member in held)
+
+    def _gpus_of(self, member: int) -> str:
+        rows = [row for row in self.rows() if member in row["members"]]
+        name = f" {rows[0]['name']}" if len(rows) == 1 else ""
+        return f"GPU{'s' * (len(rows) > 1)} {' + '.join(row['gpu'] for row in rows)}{name}" if rows else ""
+
+    def rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._notice["gpus"]
+        return rows
+
+    def waiting(self) -> dict[str, Any] | None:
+        waiting: dict[str, Any] | None = self._notice["waiting"]
+        return waiting
+
+
+def _slot(index: int, name: str) -> Slot:
+    return Slot(index=index, name=name, device="cpu", gpus=(), threads=1, env={})
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _last_score(path: Path, name: str) -> float | None:
+    """The last score in a file of JSON lines that is being written; None if there is none near its end."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            value = json.loads(line)[name]
+            return float(wire.NON_FINITE.get(value, value) if isinstance(value, str) else value)
+        except (ValueError, TypeError, LookupError, RecursionError):
+            continue  # torn, or without a score
+    return None

@@ -1,0 +1,344 @@
+"""`gpbt-async doctor SCRIPT`: one member and its child, trained for real, and all that can be measured about them.
+
+They are trained by the very rooms of a run: the script is imported by a zygote, a slot is leased, a process forked (or
+started afresh), the checkpoint published; only the engine, the searcher and the journal are left out, as there is
+nothing to decide. Everything happens in a temporary folder beside the runs, so that the disk is theirs, and nothing of
+it is left. What the figures mean, and which of them are a reason to warn, is diagnosis.py's.
+
+The child has its parent's config *and its parent's seed*, which in a run only the config would be. So a script that
+never takes up its parent's checkpoint gives itself away: where it is deterministic the child then reports exactly what
+its parent had reported, and where it is not, the kernel knows that no file of the checkpoint was opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+import random
+import secrets
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import wire
+from .asked import Asked
+from .briefing import Briefing
+from .checkpoints import CheckpointError, Store
+from .command import missing
+from .deadlines import Deadlines
+from .devices import Wanted, discover
+from .diagnosis import warnings
+from .errors import ExperimentError, ScriptError
+from .experiment import Settings
+from .files import bytes_below, explained
+from .folder import Folder
+from .forecast import forecast
+from .launcher import Launcher
+from .outcome import reason, tail_of
+from .touches import Touches
+from .tree import Member
+from .trying import fixed
+from .vitals import Vitals
+from .worker import uncancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .slot import Pool, Slot
+    from .worker import Worker
+
+#: seconds between two looks at the GPUs, which in a run are looked at less often
+GPU_PERIOD = 0.25
+#: lines of a failed member's log that are told
+LINES = 30
+
+
+@dataclass(slots=True)
+class Interval:
+    """What was measured of one member. Seconds and bytes; None where it could not be known.
+
+    start_s: from the moment its process was asked for to `train` entered. write_s: in which a file of its checkpoint
+    was open to be written. first_report_s: after `train` was entered. silence_s: the longest between two reports, or
+    before the first, or behind the last. cores: kept busy on average. read: the files of its parent's checkpoint that
+    somebody opened. changed: those that were changed. scores: as reported, in order.
+    """
+
+    who: str
+    config: Mapping[str, Any]
+    start_s: float | None = None
+    seconds: float = 0.0
+    write_s: float | None = None
+    publish_s: float | None = None
+    checkpoint_bytes: int | None = None
+    files: int = 0
+    other_bytes: int = 0
+    reports: int = 0
+    scores: list[float] = field(default_factory=list)
+    first_report_s: float | None = None
+    silence_s: float = 0.0
+    resident: int = 0
+    private: int = 0
+    threads: int = 0
+    processes: int = 0
+    cores: float | None = None
+    vram: int | None = None
+    read: list[str] | None = None
+    changed: list[str] = field(default_factory=list)
+    #: why it has failed, and the end of its log
+    error: str = ""
+    log: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        flat = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        scores = flat.pop("scores")
+        return {**flat, "first_score": scores[0] if scores else None, "score": scores[-1] if scores else None}
+
+
+class Examination:
+    """`run` it once. runs: where the runs would be. sets, seed: of the config. repeat: train the first member twice.
+
+    tell: says what is being done. devices: as of Asked. The rest as of Run.
+    """
+
+    def __init__(
+        self,
+        script: Path,
+        *,
+        runs: Path,
+        slots: int | None,
+        gpus: str | None,
+        start: str | None,
+        devices: Mapping[str, Any],
+        changes: Mapping[str, Any],
+        sets: Sequence[str],
+        seed: int,
+        repeat: bool,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._script, self._runs, self._start = script, Path(os.path.abspath(runs)), start
+        self._slots, self._gpus, self._devices = slots, gpus, Asked(**devices)
+        self._changes, self._sets, self._seed, self._repeat = changes, sets, seed, repeat
+        self._tell = tell
+        #: what devices had to say; and the launcher, and the members' reporting
+        self._notes: list[str] = []
+        self._trouble: list[str] = []
+        self._settings: Settings
+        self._folder: Folder
+        self._store: Store
+        self._launcher: Launcher
+        self._pool: Pool
+        self._briefing: Briefing
+
+    async def run(self) -> dict[str, Any]:
+        """Train a member and its child; what was found. Raises GPBTError when no member could be started."""
+        if not self._script.is_file():
+            raise ScriptError(f"{self._script} is not a file: give the path of a script that declares an Experiment")
+        async with AsyncExitStack() as stack:
+            await self._make_place(stack)
+            told = await self._open(stack)
+            config = fixed(self._settings.space.sample(random.Random(self._seed)), self._sets, self._settings.space)
+            await self._train_family(told, config)
+            if "failed" not in told:
+                sizes = [row["total"] for row in self._pool.rows() if row["total"]]
+                told["expected"] = forecast(self._settings, told, self._folder.path.parent, sizes)
+        told["notes"], told["trouble"] = self._notes, self._trouble
+        told["warnings"] = warnings(told)
+        return told
+
+    # ---- the rooms
+
+    async def _make_place(self, stack: AsyncExitStack) -> None:
+        """A folder on the disk that the runs would be on."""
+        above = next(path for path in (self._runs, *self._runs.parents) if path.is_dir())
+        with explained("cannot make a temporary folder in", above):
+            place = Path(tempfile.mkdtemp(prefix=".gpbt-doctor-", dir=above))
+        self._store = Store()
+        stack.callback(self._store.close)
+        stack.push_async_callback(self._leave_nothing, place)
+        self._folder = Folder(place)
+        self._folder.members.mkdir()
+
+    async def _leave_nothing(self, place: Path) -> None:
+        try:
+            await uncancelled(self._store.discard(place))
+        except CheckpointError as error:
+            self._tell(str(error))
+
+    async def _open(self, stack: AsyncExitStack) -> dict[str, Any]:
+        """Import the script and find the slots; what is known then."""
+        cwd = os.getcwd()
+        self._launcher = Launcher(
+            secrets.token_hex(8), cwd=cwd, start=self._start or "zygote", log=self._trouble.append
+        )
+        await stack.enter_async_context(self._launcher)
+        self._tell(f"importing {self._script}")
+        began = time.monotonic()
+        declared = await self._launcher.open_script(self._script)
+        imported = time.monotonic() - began
+        declared_settings = Settings.from_json(declared["experiment"])
+        changes = {**self._changes, "resources": self._devices.over(declared_settings.resources)}
+        self._settings = settings = declared_settings.with_options(changes)
+        if settings.command is not None and (problem := missing(settings.command, cwd)):
+            raise ExperimentError(f"command: got {settings.command[0]!r}; {problem}")
+        needs = settings.resources
+        wanted = Wanted(
+            gpus=self._gpus,
+            slots=self._slots,
+            need=needs.gpus,
+            share=needs.share,
+            vram=needs.vram,
+            cpus=needs.cpus,
+            population=settings.population,
+            wait=self._devices.wait_for_gpus,
+            xids=self._devices.xids,
+            others=self._devices.others,
+            affinity=self._devices.affinity,
+            nvml_library=self._devices.nvml_library,
+        )
+        self._pool = await discover(wanted, os.environ, warn=self._notes.append, period=GPU_PERIOD)
+        stack.push_async_callback(self._pool.close)
+        # a verdict on the first report, which nobody here would give
+        self._briefing = Briefing(settings.replaced(early_stop=()), self._folder, self._store, cwd)
+        return {
+            "script": str(self._script),
+            "command": settings.command is not None,
+            "metric": settings.score,
+            "mode": settings.mode,
+            "early_stop": list(settings.early_stop),
+            "stall_timeout": settings.stall_timeout,
+            "member_timeout": settings.member_timeout,
+            "import_s": imported,
+            "cuda_at_import": declared["cuda"],
+            "slots": len(self._pool),
+        }
+
+    # ---- members
+
+    async def _train_family(self, told: dict[str, Any], config: dict[str, Any]) -> None:
+        parent = Member(0, (), 0, 0, None, config, self._seed)
+        child = Member(1, (0,), 0, 1, parent, config, self._seed)
+        again = Member(2, (), 1, 0, None, config, self._seed)
+        family = [("member", parent), ("child", child)] + ([("repeat", again)] if self._repeat else [])
+        for who, member in family:
+            self._tell(f"training the {who}" + (f": {config}" if who == "member" else ""))
+            found = await self._train(who, member, told)
+            told[who] = found.to_json()
+            told.setdefault("scores", {})[who] = found.scores
+            if found.error:
+                told["failed"] = who
+                break
+            if who == "child":
+                told["parent_damaged"] = await self._store.verify(self._folder.member(0).checkpoint)
+        chosen = told["command"] or self._start == "exec"  # then nobody has tried
+        told["fork_safe"] = None if chosen else not self._launcher.exec
+        told["start"] = "program" if told["command"] else "exec" if self._launcher.exec else "fork"
+
+    async def _train(self, who: str, member: Member, told: dict[str, Any]) -> Interval:
+        """One interval of one member, from its slot to its published checkpoint."""
+        found = Interval(who, member.config)
+        places = self._folder.member(member.id)
+        async with AsyncExitStack() as stack:
+            slot = await stack.enter_async_context(self._pool.lease())
+            told["device"], told["slot"], told["slot_threads"] = slot.device, slot.name, slot.threads
+            begin = self._briefing.begin(member, 1, slot)
+            own = self._touches(stack, Path(begin.checkpoint))
+            parents = self._touches(stack, Path(begin.parent)) if begin.parent else None
+            began = time.monotonic()
+            async with await self._launcher.start(begin, argv=self._briefing.argv(begin, member)) as worker:
+                self._pool.bind(slot, worker.pid, member.id)
+                if slot.evicted is not None:
+                    slot.evicted.add_done_callback(lambda _: worker.kill())
+                overdue = await self._listen(worker, slot, found, began)
+        outcome = worker.outcome
+        found.write_s = own.writing if own is not None else None
+        if parents is not None:
+            found.read = None if parents.missed else sorted(parents.opened)
+            found.changed = sorted(parents.changed | parents.written)
+        found.error = "" if outcome.how == "returned" else overdue or reason(outcome)
+        if not found.error and not (found.scores and math.isfinite(found.scores[-1])):
+            found.error = (
+                f"{self._settings.score} is {found.scores[-1]}" if found.scores
+                else f"{self._settings.score!r} was never reported"
+            )  # fmt: skip
+        if not found.error:
+            await self._publish(member, found)
+        found.log = tail_of(str(places.log), lines=LINES) if found.error else ""
+        found.other_bytes = bytes_below(places.path) - bytes_below(places.checkpoint)
+        return found
+
+    def _touches(self, stack: AsyncExitStack, folder: Path) -> Touches | None:
+        """Watch a folder, its events read as they come; None where that is not to be had."""
+        try:
+            touches = Touches(folder)
+        except OSError:
+            return None
+        loop = asyncio.get_running_loop()
+        loop.add_reader(touches.fd, lambda: touches.read(time.monotonic()))
+        stack.callback(touches.close)
+        stack.callback(loop.remove_reader, touches.fd)
+        stack.callback(lambda: touches.read(time.monotonic()))
+        return touches
+
+    async def _listen(self, worker: Worker, slot: Slot, found: Interval, began: float) -> str:
+        """Until it has ended; why it was ended, if it was."""
+        vitals = Vitals(worker.pid)
+        looking = asyncio.create_task(self._look(vitals, slot, found))
+        ending: list[asyncio.Task[None]] = []
+        limits = self._settings.stall_timeout, self._settings.member_timeout
+        entered = last = time.monotonic()
+        reports: list[float] = []
+        try:
+            with Deadlines(*limits, lambda why: ending.append(asyncio.create_task(worker.stop(why, 0.0)))) as deadlines:
+                async for message in worker:
+                    match message:
+                        case wire.Entered(at):
+                            found.start_s, entered = at - began, at
+                            deadlines.entered()
+                        case wire.Report(metrics, at):
+                            deadlines.heard()
+                            reports.append(at)
+                            if self._settings.score in metrics:
+                                found.scores.append(float(metrics[self._settings.score]))
+                        case wire.End(at=at):
+                            deadlines.close()
+                            last = at
+                            vitals.look()
+                        case wire.Notice(text):
+                            self._trouble.append(f"the {found.who}: {text}")
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking, *ending])
+        last = worker.outcome.at
+        found.seconds = max(0.0, last - entered)
+        found.reports = len(reports)
+        found.first_report_s = reports[0] - entered if reports else None
+        moments = [entered, *reports, last]
+        found.silence_s = max(b - a for a, b in itertools.pairwise(moments))
+        found.resident, found.private, found.cores = vitals.resident, vitals.private, vitals.cores
+        found.threads, found.processes = vitals.threads, vitals.processes
+        return deadlines.overdue
+
+    async def _look(self, vitals: Vitals, slot: Slot, found: Interval) -> None:
+        while True:
+            vitals.look()
+            used = [row["ours"] for row in self._pool.rows() if row["uuid"] in slot.gpus and row["ours"] is not None]
+            if used:
+                found.vram = max(found.vram or 0, sum(used))
+            await asyncio.sleep(vitals.pause)
+
+    async def _publish(self, member: Member, found: Interval) -> None:
+        places = self._folder.member(member.id)
+        found.files = sum(len(names) for _, _, names in os.walk(places.attempt(1)))
+        began = time.monotonic()
+        try:
+            published = await self._store.publish(places.attempt(1), places.checkpoint)
+        except CheckpointError as error:
+            found.error = str(error)
+        else:
+            found.publish_s = time.monotonic() - began
+            found.checkpoint_bytes = published.size

@@ -1,0 +1,68 @@
+"""What a member without a slot, and a slot without a member, wait for: read off the journal, for `status`.
+
+Where only the scheduler knows which of two things it is (has the process not started, or has its parent's checkpoint
+not been read again?), both are said.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from . import events
+from .asks import path_text
+from .deadlines import LAST_PAUSE, pause
+from .wording import duration
+
+if TYPE_CHECKING:
+    from .asks import Path
+    from .reading import Reading
+    from .tree import Member
+
+
+def member(reading: Reading, waiting: Member, gpu: bool, now: float) -> str:
+    """What a member waits for that is to have a slot: the first that holds, in the order in which it waits.
+
+    gpu: do members wait for a GPU?
+    """
+    times = waiting.failures + max(0, waiting.losses_in_a_row - 1)
+    left = reading.ended.get(waiting.id, 0.0) + pause(times) - now
+    if 0 < left <= LAST_PAUSE:
+        return f"the end of its pause before attempt {waiting.attempt}"
+    if reading.usage.paused:
+        return "room on the disk"
+    words = ["a GPU"] if gpu else []
+    if waiting.parent is not None and waiting.parent.id not in reading.fresh:
+        words.append("its parent's checkpoint, of an earlier session, to be read again")
+    return ", or ".join([*words, "its process to start"])
+
+
+def slot(reading: Reading, now: float) -> str:
+    """What a free slot waits for, as far as can be said by name, since when, and how many."""
+    lineage, tree, s = reading.lineage, reading.lineage.tree, reading.settings
+    cause = lineage.idle_cause()
+    here = next((i for i, g in enumerate(tree.generations) if not g.full), 0)
+    if cause == "searcher":
+        asks = [command.path for command in lineage.outstanding() if isinstance(command, events.Suggest)]
+        return f"the searcher{_asked(reading, asks[0], now) if asks else ''}"
+    if cause == "checkpoint":
+        return "checkpoints to be published"
+    if cause == "evidence" and (not here or lineage.rule.evident(here - 1)):
+        return "an elder sibling to end, as schedule is sync"
+    if cause == "evidence":
+        settled, wanted = tree.generations[here - 1].settled, lineage.rule.evidence(here - 1)
+        return f"{wanted} of {s.population} in generation {here - 1} to end ({settled} have)"
+    if len(lineage.training) >= lineage.width:
+        return f"nothing: no more than the population of {s.population} train at a time"
+    return "nothing: all members have been issued"
+
+
+def _asked(reading: Reading, path: Path, now: float) -> str:
+    """For whom the searcher was asked, and how long ago."""
+    lineage = reading.lineage
+    generation = lineage.generation_asked(path)
+    assert generation is not None
+    # the engine knows after which fact it asked: of all answers the first that it would take
+    after = bisect_left(range(lineage.count + 1), True, key=lambda asked: lineage.wants(path, generation, asked))
+    since = max(reading.opened, reading.times[after - 1] if after else 0.0)
+    return f", asked for member {path_text(path)} {duration(now - since)} ago"
