@@ -36,7 +36,7 @@ from .errors import GPBTError
 from .files import bytes_below, explained, sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ _CHUNK = 1 << 20
 _TRASH = ".trash-"
 _PART = ".manifest-"
 _ATTEMPT = "attempt-"
+_FINAL = "checkpoint"
 #: errors that tell of a file that it is not what was published, or never can be read again
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
 
@@ -112,24 +113,23 @@ class Store:
         """Bytes of all files below a folder, as far as they can be seen."""
         return await self._do(bytes_below, path)
 
-    def sweep(self, members_dir: Path, keep: Collection[str], never: Iterable[Path] = ()) -> None:
+    def sweep(self, members_dir: Path, keep: Collection[str], published: Collection[str] | None = None) -> None:
         """When a run is taken up: delete what a crash left half done, in the background. Raises CheckpointError.
 
-        keep: the scratch folders that are still to be published, relative to members_dir: "0007/attempt-2". never:
-        where checkpoints may lie of which nobody has ever been told.
+        keep: the scratch folders that are still to be published, relative to members_dir: "0007/attempt-2". published:
+        the members who may have a checkpoint, "0007"; of another one nobody has ever been told. None: all of them.
         """
         assert all(path.count("/") == 1 for path in keep), keep
         with explained("cannot clean up", members_dir, CheckpointError):
             for member in members_dir.iterdir():
+                told = published is None or member.name in published or not member.name.isdecimal()
                 for name in os.listdir(member) if member.is_dir() else ():
                     path = member / name
+                    begun = name.startswith(_ATTEMPT) and f"{member.name}/{name}" not in keep
                     if name.startswith((_TRASH, _PART)):
                         self._pool.submit(_delete, path)
-                    elif name.startswith(_ATTEMPT) and f"{member.name}/{name}" not in keep:
+                    elif begun or (name == _FINAL and not told):
                         self._pool.submit(_delete, _set_aside(path))
-            for path in never:
-                if os.path.lexists(path):
-                    self._pool.submit(_delete, _set_aside(path))
 
     def close(self) -> None:
         """End the threads: publishing is given up at the next chunk, deleting is finished."""

@@ -305,12 +305,11 @@ class Opening:
         """Refuse to go on with nothing to go on from: it was moved, most likely, and can be brought back."""
         tree, stored = self.lineage.tree, self.lineage.stored.values()
         if not tree.generations[0].full or (tree.generations[-1].full and not tree.unsettled):
-            return  # there will be others to begin from, or nobody begins
-        # one that is published though nobody was told (the journal lost its last line) is to be begun from, too
-        kept = [self.folder.member(m.id).checkpoint for m in stored]
-        if kept and not any(checkpoint.exists() for checkpoint in kept):
+            return  # there will be others, or nobody begins
+        gone = [path for m in stored if not (path := self.folder.member(m.id).checkpoint).exists()]
+        if len(gone) == len(stored) and any(m.state is State.FINISHED for m in stored):
             raise FolderError(
-                f"{self.folder.name}: the checkpoints that members would begin from are gone, {kept[0]} among them: "
+                f"{self.folder.name}: the checkpoints that members would begin from are gone, {gone[0]} among them: "
                 "bring them back from where they were moved or copied to, and resume"
             )
 
@@ -346,13 +345,14 @@ class Opening:
 
         (Which may have lost its last lines with the power: a checkpoint, too, may be of a member that trains again.)
         """
-        kept, never = set(), []
+        kept, published = set(), set()
         for member in self.lineage.tree.members:
+            name = self.folder.member(member.id).path.name
             if member.state is State.TRAINED:
-                kept.add(f"{self.folder.member(member.id).path.name}/attempt-{member.attempt}")
-            elif member.attempt and member.state in (State.WAITING, State.TRAINING, State.FAILED):
-                never.append(self.folder.member(member.id).checkpoint)
-        store.sweep(self.folder.members, kept, never)
+                kept.add(f"{name}/attempt-{member.attempt}")
+            if member.state not in (State.WAITING, State.TRAINING, State.FAILED):
+                published.add(name)
+        store.sweep(self.folder.members, kept, published)
 
     # ---- both
 

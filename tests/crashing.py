@@ -22,9 +22,9 @@ MODES = ("before", "half", "after")
 SCHEDULES = ("sync", "async")
 
 
-def declared(schedule: str) -> list[str]:
+def declared(schedule: str, population: int = POPULATION) -> list[str]:
     options = {
-        "name": "run", "slots": SLOTS, "population": POPULATION, "generations": GENERATIONS, "seed": 11,
+        "name": "run", "slots": SLOTS, "population": population, "generations": GENERATIONS, "seed": 11,
         "schedule": schedule, "searcher": "echoing:Echoing",
     }  # fmt: skip
     return [
@@ -67,12 +67,13 @@ class Crash:
     again: int = 0
 
 
-def crash(cwd: Path, schedule: str, mode: str, at: int) -> Crash:
+def crash(cwd: Path, schedule: str, mode: str, at: int, population: int = POPULATION) -> Crash:
     """Launch, be killed at the fact number `at`, resume, resume again; asserts that all is as it must be.
 
     Nothing is resumed where the run came to its end before that fact.
     """
-    argv = [sys.executable, str(SCRIPTS / "crash_at.py"), mode, str(at), "launch", *declared(schedule), "--quiet"]
+    launch = ["launch", *declared(schedule, population), "--quiet"]
+    argv = [sys.executable, str(SCRIPTS / "crash_at.py"), mode, str(at), *launch]
     env = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent.parent}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=LONG, env=env)
     folder = cwd / "runs" / "run"
@@ -88,7 +89,7 @@ def crash(cwd: Path, schedule: str, mode: str, at: int) -> Crash:
     assert len(before) == at - (mode != "after")
     resumed = cli("resume", "run", "--quiet", cwd=cwd)
     assert resumed.status == 0, resumed.err
-    check(folder)
+    check(folder, population)
     told = facts(folder)
     assert told[: len(before)] == before, "history was rewritten"
     # a member's training counts once: nobody who was told to have trained is trained again
@@ -99,19 +100,19 @@ def crash(cwd: Path, schedule: str, mode: str, at: int) -> Crash:
     if at % 10 == 0:
         once_more = cli("resume", "run", "--quiet", cwd=cwd)
         assert once_more.status == 0, once_more.err
-        check(folder)
+        check(folder, population)
         assert facts(folder) == told, "resuming a finished run changes nothing"
     return Crash(True, cleared, before[-1]["fact"] if before else "", again)
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, population: int = POPULATION) -> None:
     """The folder of a finished run: one whole tree, exact counts, the right checkpoint, nothing left over or alive."""
-    check_folder(folder, POPULATION, GENERATIONS)
+    check_folder(folder, population, GENERATIONS)
     summary = json.loads((folder / "summary.json").read_text())
     counts = summary["members"]
-    assert counts["finished"] == POPULATION * GENERATIONS
+    assert counts["finished"] == population * GENERATIONS
     assert (counts["failed"], counts["stopped"], counts["unfinished"]) == (0, 0, 0)
-    assert summary["generations"] == [POPULATION] * GENERATIONS
+    assert summary["generations"] == [population] * GENERATIONS
     assert facts(folder)[-1] | {"fact": "Closed", "how": "finished"} == facts(folder)[-1]
     winner = json.loads((folder / "schedule.json").read_text())["schedule"]
     past = json.loads((folder / "best" / "checkpoint" / "past.json").read_text())

@@ -299,11 +299,12 @@ async def test_sweep_deletes_what_a_crash_left(store: Store, member: Path) -> No
         fill(path / "checkpoint")
         (path / "config.json").touch()
     (member.parent / "stray").touch()
-    never = [other / "checkpoint", member.parent / "0009" / "checkpoint"]
-    store.sweep(member.parent, keep={"0007/attempt-2"}, never=never)
+    fill(member.parent / "somebody's" / "checkpoint")
+    store.sweep(member.parent, keep={"0007/attempt-2"}, published={"0007", "0009"})
     store.close()
     assert sorted(os.listdir(member)) == ["attempt-2", "checkpoint", "config.json"]
     assert sorted(os.listdir(other)) == ["config.json"]
+    assert (member.parent / "somebody's" / "checkpoint").is_dir()
     with pytest.raises(CheckpointError, match="cannot clean up"):
         store.sweep(member.parent / "nowhere", keep=())
 

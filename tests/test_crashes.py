@@ -33,6 +33,13 @@ def test_killed_at_a_fact_of_an_asynchronous_run(tmp_path: Path, mode: str, at: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("at", [4, 5, 6, 7])
+def test_killed_while_all_there_is_waits_to_be_published(tmp_path: Path, at: int) -> None:
+    """With one member a generation: before it is begun, has trained, is published, and before its child begins."""
+    assert crashing.crash(tmp_path, "async", "before", at, population=1).crashed
+
+
+@pytest.mark.slow
 def test_a_finished_run_that_lacks_its_summary_gets_it_at_a_resume(tmp_path: Path) -> None:
     folder = crashing.whole(tmp_path, "async")
     summary, schedule = folder / "summary.json", folder / "schedule.json"
