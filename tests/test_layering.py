@@ -232,6 +232,7 @@ MAY: dict[str, set[str]] = {
     "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
+    "notebook": {"descent", "errors", "folder", "frame", "lines", "reading", "report", "view", "wording"},
     "driving": {"errors", "options", "postmortem", "processes", "replays", "run", "view", "wording"},
     "cli": {"", "driving", "errors", "folder", "home", "options", "reading", "replaying", "run", "telling", "tools"},
     "__init__": {
@@ -242,6 +243,7 @@ MAY: dict[str, set[str]] = {
         "hf",
         "lightning",
         "member",
+        "notebook",
         "results",
         "run",
         "schedule",
@@ -261,6 +263,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "folder": {"aiofiles"},
     "checkpoints": {"xxhash"},
     "view": {"rich"},
+    "notebook": {"IPython", "rich"},
     "cli": {"typer"},
     "options": {"typer"},
     "replaying": {"typer"},
@@ -288,7 +291,7 @@ ONLY = {
     },
     "time": {
         "asking", "child", "clock", "command", "devices", "disk", "folder", "following", "forking", "guardian",
-        "guarding", "inventory", "launcher", "lock", "member", "processes", "reading", "run", "teller",
+        "guarding", "inventory", "launcher", "lock", "member", "notebook", "processes", "reading", "run", "teller",
         "tensorboard_tracker", "trying", "view", "worker", "zygote",
     },
 }  # fmt: skip
