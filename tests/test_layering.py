@@ -232,7 +232,7 @@ MAY: dict[str, set[str]] = {
     "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
-    "notebook": {"descent", "errors", "folder", "frame", "lines", "reading", "report", "view", "wording"},
+    "notebook": {"descent", "errors", "events", "folder", "frame", "lines", "reading", "report", "view", "wording"},
     "driving": {"errors", "options", "postmortem", "processes", "replays", "run", "view", "wording"},
     "cli": {"", "driving", "errors", "folder", "home", "options", "reading", "replaying", "run", "telling", "tools"},
     "__init__": {
