@@ -92,6 +92,8 @@ async def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             return super().process_message(msg, cell, cell_index)
 
     document = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    [run_cell] = [cell for cell in document.cells if cell["id"] == "run"]
+    document.cells.append(nbformat.from_dict({**run_cell, "id": "again", "outputs": []}))
     local = Config({"KernelManager": {"transport": "ipc"}})
     await Client(document, kernel_name="python3", config=local, timeout=LONG).async_execute()
     outputs = {cell["id"]: cell["outputs"] for cell in code_cells(document)}
@@ -104,6 +106,9 @@ async def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "40 of 40 members" in pictures[-1]
     assert "notebook has finished" in pictures[-1]
     assert outputs["run"][0]["data"]["text/plain"] == pictures[-1]
+
+    [again] = outputs["again"]
+    assert "notebook has finished" in again["data"]["text/plain"], "what it came to, as nothing is left to do"
 
     folder = tmp_path / "runs" / "notebook"
     assert check_run(folder) == []
