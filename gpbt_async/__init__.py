@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from . import events as events
     from . import hf as hf
     from . import lightning as lightning
+    from . import notebook as notebook
     from . import torch as torch
     from .asks import Ask as Ask
     from .errors import (
@@ -84,8 +85,8 @@ _HOMES = {
     "Ask": "asks",
     "Schedule": "schedule",
 }
-#: modules that are reached through the package: `gpbt.torch.save(...)`; each imports the framework it is called after
-_MODULES = ("events", "torch", "lightning", "hf")
+#: modules that are reached through the package: `gpbt.torch.save(...)`, which imports torch when it needs it
+_MODULES = ("events", "torch", "lightning", "hf", "notebook")
 
 __version__ = "0.1.0"
 __all__ = [*sorted(_HOMES), "__version__", "events"]

@@ -21,6 +21,7 @@ from .events import (
     Opened,
     Paused,
     Published,
+    Reported,
     Sampled,
     Started,
     Stopped,
@@ -41,7 +42,7 @@ _FACTS: dict[str, type[Fact]] = {
 
 
 def to_json(fact: Fact) -> dict[str, Any]:
-    """A flat JSON object: the fact's name under "fact", then its fields.
+    """A flat JSON object: the fact's name under "fact", then its fields; of what only listeners are told, too.
 
     Non-finite numbers, which JSON lacks, are written as the strings "NaN", "Infinity", "-Infinity"; they occur only
     in scores and metrics.
@@ -51,7 +52,7 @@ def to_json(fact: Fact) -> dict[str, Any]:
         flat[each.name] = getattr(fact, each.name)
     if isinstance(fact, Trained | Stopped | Judged):
         flat["score"] = _spell(fact.score)
-    if isinstance(fact, Trained | Stopped):
+    if isinstance(fact, Trained | Stopped | Reported):
         flat["metrics"] = {name: _spell(value) for name, value in fact.metrics.items()}
     return flat
 

@@ -83,6 +83,8 @@ async def discover(
     check(gpus)
     if slots is not None and gpus not in (None, "none"):
         raise DeviceError(f"--slots {slots} asks for CPU slots and --gpus {gpus} for GPUs: give only one")
+    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int)):
+        raise DeviceError(f"--slots {slots!r:.80}: must be a whole number")
     if slots is not None and slots < 1:
         raise DeviceError(f"--slots {slots}: at least 1 slot is needed")
     if slots is not None and slots > MOST_SLOTS:

@@ -48,21 +48,26 @@ def write(folder: Folder, target: Path | None = None, reading: Reading | None = 
     """
     target = folder.report if target is None else target
     check_target(target, folder.report.name)
-    plotly = _plotly()
-    reading = reading or Reading(folder, history=True)
-    told = story(reading)
-    told["remains"] = remains(reading, told)
-    page = _page(told, plotly)
+    text = page(folder, reading)
     beside = target.with_name(f".{target.name}.part")
     with explained("cannot write the report", target):
         try:
-            beside.write_text(page, encoding="utf-8")
+            beside.write_text(text, encoding="utf-8")
             os.replace(beside, target)
         except BaseException:
             with suppress(OSError):
                 beside.unlink()
             raise
     return target
+
+
+def page(folder: Folder, reading: Reading | None = None) -> str:
+    """The report as one HTML text, of some 5 MB. Raises as `write` does."""
+    plotly = _plotly()
+    reading = reading or Reading(folder, history=True)
+    told = story(reading)
+    told["remains"] = remains(reading, told)
+    return _page(told, plotly)
 
 
 def _plotly() -> str:

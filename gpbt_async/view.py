@@ -46,9 +46,14 @@ async def show(
 
     known: what is known of it before, where the view comes later than the run.
     """
+    await follow(run, lambda memory: _face(memory, quiet, console), known)
+
+
+async def follow(run: Watched, make: Callable[[Memory], Face], known: Memory | None = None) -> None:
+    """Have a face show the run until it is over; what the face raises ends the face, never the run."""
     coming = aiter(run)  # from now on nothing is missed, however long rich takes to import
     known = known or Memory(run, clock())
-    face = _face(known, quiet, console)
+    face = make(known)
     safely = _Guard(face)
     ticking = asyncio.create_task(_tick(face, safely), name="gpbt-async view")
     try:
@@ -65,7 +70,7 @@ async def show(
         ticking.cancel()
 
 
-async def _tick(face: _Face, safely: _Guard) -> None:
+async def _tick(face: Face, safely: _Guard) -> None:
     while True:
         await asyncio.sleep(QUICK)
         safely(face.tick)
@@ -77,7 +82,7 @@ def clock() -> Callable[[], float]:
     return lambda: offset + time.monotonic()
 
 
-def _face(known: Memory, quiet: bool, console: Console | None) -> _Face:
+def _face(known: Memory, quiet: bool, console: Console | None) -> Face:
     if console is not None:
         live, file = console.is_terminal and not console.is_dumb_terminal, console.file
     else:  # FORCE_COLOR makes rich take a log file for a terminal: ask the file itself
@@ -86,7 +91,9 @@ def _face(known: Memory, quiet: bool, console: Console | None) -> _Face:
     return _Screen(known, console) if live and not quiet else Plain(known, file, quiet)
 
 
-class _Face(Protocol):
+class Face(Protocol):
+    """Where a run is shown: opened once, told of every event, asked four times a second to draw, closed at the end."""
+
     def open(self) -> None: ...
     def hear(self, event: Event) -> None: ...
     def tick(self) -> None: ...
@@ -98,7 +105,7 @@ class _Face(Protocol):
 class _Guard:
     """Does what a face wants, until that fails once."""
 
-    def __init__(self, face: _Face) -> None:
+    def __init__(self, face: Face) -> None:
         self._face, self._broken = face, False
 
     def __call__(self, act: Callable[..., None], *args: Any) -> None:

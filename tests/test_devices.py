@@ -186,7 +186,9 @@ async def test_one_lost_gpu_is_left_out_and_all_lost_are_an_error():
         await find(FakeNvml([NvmlFault("GPU is lost")]))
 
 
-@pytest.mark.parametrize("asked", [{"slots": 2, "gpus": "all"}, {"slots": 0}, {"slots": -1}])
+@pytest.mark.parametrize(
+    "asked", [{"slots": 2, "gpus": "all"}, {"slots": 0}, {"slots": -1}, {"slots": 1.5}, {"slots": True}]
+)
 async def test_contradictions_are_refused(asked):
     with pytest.raises(DeviceError, match=f"--slots {asked['slots']}"):
         await find(FakeNvml([A]), **asked)

@@ -1,18 +1,39 @@
-"""The examples for people who have a program already: they run, and little had to be changed."""
+"""The examples: all of them run. (app.py and notebook.ipynb have test files of their own.)"""
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
+import runpy
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from check_run import check_run
-from harness import cli
+from check_run import alive, check_run
+from harness import LONG, cli, run_id
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 README = EXAMPLES.parent / "README.md"
+
+
+#: which tests run an example
+RUN_BY = {
+    **dict.fromkeys(["digits", "embed", "partial_fit", "plain", "plain_member", "valley"], "test_examples.py"),
+    "app": "test_examples_app.py",
+    "notebook": "test_notebook.py",
+}
+
+
+def test_every_example_is_run() -> None:
+    there = {path.stem for path in EXAMPLES.iterdir() if path.suffix not in ("", ".awk") and path.is_file()}
+    assert there == set(RUN_BY), "valley.awk is run by valley.py"
+    for name, tests in RUN_BY.items():
+        assert re.search(rf'"{name}(\.py|\.ipynb)?"', (Path(__file__).parent / tests).read_text()), name
 
 
 def code(name: str) -> list[str]:
@@ -77,3 +98,57 @@ def test_a_member_that_learns_by_partial_fit(tmp_path: Path) -> None:
     assert len(metrics) == 4 * 3 * 2
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["best_metrics"]["accuracy"] > 0.8
+
+
+@pytest.mark.slow
+def test_the_first_thing_a_reader_runs(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    folder = launched("digits", tmp_path, "--population", 2, "--generations", 2)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["best_metrics"].keys() == {"loss", "accuracy", "test_accuracy"}
+    assert summary["best_metrics"]["test_accuracy"] > 0.3, "chance is 0.1"
+    assert {p.name for p in (folder / "best" / "checkpoint").iterdir()} == {"model.pt", "manifest.json"}
+
+
+def test_the_script_before_it_was_made_a_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "plain.py"), run_name="__main__")  # not another process: it would import torch anew
+    told = capsys.readouterr().out
+    epochs = re.findall(r"^epoch (\d): validation loss [0-9.]+, accuracy ([0-9.]+)$", told, re.MULTILINE)
+    assert [int(number) for number, _ in epochs] == [0, 1, 2]
+    assert float(epochs[-1][1]) > 0.7
+    assert (tmp_path / "model.pt").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_an_application_with_a_run_beside_its_service(tmp_path: Path) -> None:
+    """Ctrl-C in the middle, and started again; with shorter intervals than it has."""
+    text = (EXAMPLES / "embed.py").read_text()
+    assert text.count("MOVES = 40_000") == 1
+    script, folder = tmp_path / "embed.py", tmp_path / "runs" / "embed"
+    script.write_text(text.replace("MOVES = 40_000", "MOVES = 8_000"))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-u", script], cwd=tmp_path, start_new_session=True, **pipes) as process:  # type: ignore[call-overload]
+        address = re.fullmatch(r"the best tour so far: nc (127\.0\.0\.1) (\d+)\n", process.stdout.readline())
+        assert address is not None
+        first = process.stdout.readline()
+        assert re.fullmatch(r"member \d, generation 0: [0-9.]+\n", first)
+        with socket.create_connection((address[1], int(address[2])), LONG) as asked, asked.makefile() as answer:
+            assert float(answer.read()) <= float(first.split()[-1])
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=LONG)
+    assert (process.returncode, err) == (1, "\ninterrupted: start the program again to go on\n")
+    assert alive(run_id(folder)) == []
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=LONG)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = re.search(r"the best tour is ([0-9.]+) long, annealed by this schedule:\n((?:  .*\n)+)\Z", done.stdout)
+    assert found is not None
+    assert check_run(folder) == []
+    best = json.loads((folder / "schedule.json").read_text())
+    assert f"{best['score']:.1f}" == found[1]
+    assert len(found[2].splitlines()) == len(best["schedule"])

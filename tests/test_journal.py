@@ -32,6 +32,7 @@ from gpbt_async.events import (
     Lost,
     Opened,
     Published,
+    Reported,
     Started,
     Stopped,
     Suggested,
@@ -131,6 +132,13 @@ def test_the_file_is_json_lines_for_people_and_their_tools(path: Path) -> None:
         (0, "Trained", "NaN"),
         (1, "Trained", "NaN"),
     ]
+
+
+def test_what_only_listeners_are_told_is_json_as_well() -> None:
+    told = to_json(Reported(t=1.0, member=2, attempt=1, metrics={"loss": math.nan, "up": math.inf, "x": 0.5}))
+    assert json.loads(json.dumps(told, allow_nan=False)) == {
+        "fact": "Reported", "t": 1.0, "member": 2, "attempt": 1, "metrics": {"loss": "NaN", "up": "Infinity", "x": 0.5},
+    }  # fmt: skip
 
 
 def test_a_reader_follows_a_writer(path: Path) -> None:

@@ -266,6 +266,7 @@ MAY: dict[str, set[str]] = {
     "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
+    "notebook": {"descent", "errors", "events", "folder", "frame", "lines", "reading", "report", "view", "wording"},
     "attached": VOCABULARY | ENGINE | {"board", "folder", "frame", "journal", "record", "slot"},
     "driving": {
         "attached",
@@ -302,6 +303,7 @@ MAY: dict[str, set[str]] = {
         "hf",
         "lightning",
         "member",
+        "notebook",
         "results",
         "run",
         "schedule",
@@ -321,6 +323,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "folder": {"aiofiles"},
     "checkpoints": {"xxhash"},
     "view": {"rich"},
+    "notebook": {"IPython", "rich"},
     "cli": {"typer"},
     "helping": {"typer"},
     "options": {"typer"},
@@ -350,8 +353,8 @@ ONLY = {
     },
     "time": {
         "asking", "child", "clock", "command", "devices", "disk", "doctor", "folder", "following", "forking",
-        "guardian", "guarding", "inventory", "launcher", "lock", "member", "processes", "reading", "run", "teller",
-        "tensorboard_tracker", "trying", "view", "vitals", "worker", "zygote",
+        "guardian", "guarding", "inventory", "launcher", "lock", "member", "notebook", "processes", "reading", "run",
+        "teller", "tensorboard_tracker", "trying", "view", "vitals", "worker", "zygote",
     },
 }  # fmt: skip
 
