@@ -335,7 +335,8 @@ def test_try_trains_one_member_in_the_foreground(tmp_path: Path) -> None:
         bad = cli("try", LINEAGE, "--set", option, cwd=tmp_path)
         assert bad.status == 2
         assert option in bad.err
-    failing = script(tmp_path, HEAD.replace("member.report", "1 / 0 #") + TAIL)
+    parses = "import argparse\nargparse.ArgumentParser().parse_args()\n"  # its own arguments, which are none
+    failing = script(tmp_path, parses + HEAD.replace("member.report", "1 / 0 #") + TAIL)
     raised = cli("try", failing, cwd=tmp_path)
     assert raised.status == 1
     assert "ZeroDivisionError" in raised.err
