@@ -63,8 +63,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Genealogical Population-Based Training on one workstation: one run gives a trained model and its schedule.\n\n"
-    "New here? gpbt-async guide lists the guides, gpbt-async guide member makes your script a member.",
+    help="Genealogical Population-Based Training on one workstation: one run gives a trained model and its schedule."
+    "\n\nNew here? gpbt-async guide lists the guides, gpbt-async guide member makes your script a member.",
 )
 
 

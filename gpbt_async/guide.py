@@ -6,7 +6,6 @@ stands there unchanged. The README links to the same files. Tests run what they 
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -22,6 +21,8 @@ NAMES = ("member", "gpus", "report", "searcher", "resume", "method", "inside")
 
 def place() -> Traversable:
     """The folder they are in."""
+    from importlib import resources  # which --help should not pay for
+
     return resources.files(__package__) / "guides"
 
 
@@ -43,9 +44,10 @@ def guide(
         typer.Argument(metavar="[NAME]", help="Which one; without, they are listed."),
     ] = None,
 ) -> None:
-    """Print a guide, or list them: make your script a member, GPUs, the report, searchers, faults, the method.
+    """Print a guide, or list them.
 
-    Example: gpbt-async guide member | less
+    They tell how to make a member of your script, of GPUs, the report, searchers, faults, the method, and how it is
+    built. Example: gpbt-async guide member | less
     """
     if name is not None:
         print(read(name), end="")
