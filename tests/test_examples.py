@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from check_run import check_run
-from harness import cli
+from harness import LONG, cli
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 README = EXAMPLES.parent / "README.md"
@@ -31,7 +33,7 @@ def test_six_lines_make_a_member_of_an_ordinary_script() -> None:
         if tag != "equal"
     ]
     assert sum(count for _, count, _ in changes) <= 6, changes
-    shown = README.read_text()
+    shown = README.read_text()  # a new user reads no more than that
     for _, _, lines in changes:
         for line in lines:
             assert line.strip() in shown, f"README does not show {line.strip()!r}"
@@ -48,6 +50,11 @@ def launched(name: str, where: Path, *options: object) -> Path:
 def test_a_script_that_was_made_a_member(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
+    before = subprocess.run(
+        [sys.executable, EXAMPLES / "plain.py"], cwd=tmp_path, capture_output=True, text=True, timeout=LONG
+    )
+    assert before.stdout.count("validation loss") == 3, before.stderr
+    assert (tmp_path / "model.pt").is_file()
     folder = launched("plain_member", tmp_path, "--population", 3, "--generations", 2)
     checkpoint = folder / "best" / "checkpoint"
     assert {p.name for p in checkpoint.iterdir()} == {"model.pt", "state.pt", "manifest.json"}
