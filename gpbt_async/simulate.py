@@ -59,7 +59,10 @@ class Task(Protocol):
 
 
 class Suggests(Protocol):
-    def suggest(self, ask: Ask) -> Config: ...
+    """A searcher, as gpbt_async.searchers has them."""
+
+    def suggest(self, ask: Ask) -> Config:
+        """A config of the ask's space."""
 
 
 @dataclass(slots=True)
@@ -114,6 +117,7 @@ class Simulation:
 
     @property
     def utilisation(self) -> float:
+        """The share of slots · makespan that was spent in training, in [0, 1]."""
         return self.busy / (self.slots * self.makespan) if self.makespan else 0.0
 
     @property
@@ -124,6 +128,7 @@ class Simulation:
     # ---- the run
 
     def run(self) -> Simulation:
+        """To its end; returns itself, finished."""
         # a tree of a hundred thousand members is one great live structure: looking for garbage in it again and again
         # costs a fifth of the time and finds nothing
         collecting = gc.isenabled()
@@ -312,6 +317,8 @@ class Landscape:
         raise TypeError("bind the landscape to a space first: Landscape(...).over(space)")
 
     def over(self, space: Any) -> Task:
+        """The task of this landscape, over a space."""
+
         def train(member: Member, parent_state: Any) -> Interval:
             rng = random.Random(f"{self.seed}:{member.seed}:{member.attempt}")
             level = 1.0 if parent_state is None else parent_state
