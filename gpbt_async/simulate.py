@@ -27,7 +27,7 @@ from .stopping import MEDIAN
 from .usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from .asks import Ask
     from .events import Command, Fact
@@ -94,7 +94,7 @@ class Simulation:
     facts: list[Fact] = field(default_factory=list)
     lineage: Lineage = field(init=False)
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
-    _order: itertools.count[int] = field(default_factory=itertools.count)
+    _order: Iterator[int] = field(default_factory=itertools.count)
     _commands: deque[Command] = field(default_factory=deque)
     _states: dict[int, Any] = field(default_factory=dict)
     _free: list[int] = field(default_factory=list)
