@@ -34,9 +34,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGE, README = ROOT / "gpbt_async", ROOT / "README.md"
 DOCUMENTS = [README, *(PACKAGE / "guides" / f"{name}.md" for name in guide.NAMES)]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 COMMANDS: dict[str, Any] = typer.main.get_command(faces.app).commands  # type: ignore[attr-defined]
-#: told of already, and merged after the guides: to be taken out here as they come
+#: told of already, and merged after the guides: commands, and files, to be taken out here as they come
 COMING = {"doctor", "pause", "serve", "watch"}
+COMING_MODULES = {
+    "attached", "diagnosis", "doctor", "doorkeeper", "forecast", "gate", "helping", "notebook", "patches", "serve",
+    "steering", "touches", "trace", "vitals", "waits",
+}  # fmt: skip
+COMING_FILES = {"examples/app.py", "examples/notebook.ipynb", "bench/live.py"}
 #: what variables of these names hold, wherever they are shown
 HOLDS: dict[str, Any] = {
     "member": gpbt.Member, "ask": gpbt.Ask, "run": gpbt.Run, "schedule": gpbt.Schedule, "best": gpbt.Best
@@ -102,11 +108,14 @@ def test_the_readme_begins_with_the_two_commands_of_a_fresh_machine() -> None:
 def test_the_readme_lists_all_commands() -> None:
     rows = [line for line in README.read_text().splitlines() if line.startswith("| `gpbt-async ")]
     told = {name for row in rows for name in re.findall(r"`(?:gpbt-async )?([a-z]+)\b[^`]*`", row.split(" | ")[0])}
-    assert told == set(COMMANDS) | COMING
+    assert told - COMING == set(COMMANDS)
 
 
 def test_what_comes_later_is_not_there_yet() -> None:
-    assert not COMING & set(COMMANDS), "it has come: take it out of COMING"
+    remedy = "it has come: take it out of COMING, COMING_MODULES, or COMING_FILES"
+    assert not COMING & set(COMMANDS), remedy
+    assert not COMING_MODULES & MODULES, remedy
+    assert not {name for name in COMING_FILES if (ROOT / name).exists()}, remedy
 
 
 # ---- what is shown, is run
@@ -158,9 +167,9 @@ def test_the_program_in_awk_goes_downhill(scratch: Path) -> None:
 
 
 def test_the_application_runs_the_experiment(scratch: Path) -> None:
-    told = python("app.py", cwd=scratch)
+    told = python("loop.py", cwd=scratch)
     assert told.count("has finished") == 24
-    assert check_run(scratch / "runs" / "app") == []
+    assert check_run(scratch / "runs" / "loop") == []
 
 
 def test_the_searcher_passes_its_test_and_is_used(scratch: Path) -> None:
@@ -236,7 +245,7 @@ def exists(chain: str, where: str) -> None:
     first, *names = chain.split(".")
     if first == "gpbt" and names and names[0] in ("torch", "lightning", "hf"):
         assert len(names) == 1 or names[1] in defined(names[0]), f"{where}: {chain}"
-    elif first in ("gpbt", "gpbt_async"):
+    elif first in ("gpbt", "gpbt_async") and not COMING_MODULES & set(names):
         assert resolved(names), f"{where}: {chain}"
     elif first in HOLDS and names and names != ["json"]:
         assert names[0] in public(HOLDS[first]), f"{where}: {chain}"
@@ -318,7 +327,8 @@ def test_every_line_for_a_shell_would_be_understood() -> None:
 def test_options_that_are_named_exist() -> None:
     known = {option for c in COMMANDS.values() for p in c.params for option in (*p.opts, *p.secondary_opts)}
     known |= {"--end"} if "pause" in COMING else set()
-    known |= {"--help"}
+    known |= {"--repeat"} if "doctor" in COMING else set()
+    known |= {"--help", "--install-completion"}
     for name, spans in SPANS.items():
         named = {option for span in spans if "ruff" not in span for option in re.findall(r"(?<![\w-])--[a-z-]+", span)}
         assert named <= known, f"{name}: {named - known}"
@@ -339,7 +349,7 @@ def test_arguments_and_attributes_that_are_named_exist() -> None:
 def test_files_that_are_named_exist() -> None:
     for name, spans in SPANS.items():
         for span in spans:
-            if re.match(r"(examples|bench|tests|gpbt_async)/[\w/.]+$", span):
+            if re.match(r"(examples|bench|tests|gpbt_async)/[\w/.]+$", span) and span not in COMING_FILES:
                 assert (ROOT / span).exists(), f"{name}: {span}"
             if found := re.match(r"python -m bench\.(\w+)", span):
                 assert (ROOT / "bench" / found[1]).is_dir()
@@ -375,8 +385,9 @@ def rows(text: str, head: str) -> list[list[str]]:
 
 def test_all_modules_are_named() -> None:
     told = {name for cell, *_ in rows(read("inside"), "| rooms") for name in re.findall(r"`(\w+)`", cell)}
-    assert told == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert told - COMING_MODULES == MODULES
     benches = {name for cell, *_ in rows(read("inside"), "| `bench/`") for name in re.findall(r"`(\w+)[./]", cell)}
+    benches -= {Path(name).stem for name in COMING_FILES}
     assert benches == {path.stem for path in (ROOT / "bench").glob("*.py")} - {"__init__"} | {"quality"}
 
 
