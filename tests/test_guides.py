@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import textwrap
@@ -25,7 +26,8 @@ from harness import LONG, cli
 
 import gpbt_async as gpbt
 from gpbt_async import cli as faces
-from gpbt_async import guide, health, usage
+from gpbt_async import guide, health, planning, usage
+from gpbt_async.experiment import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -415,6 +417,27 @@ def test_defaults_are_those_of_the_experiment() -> None:
     assert told == {name: of_none.get(name) or str(takes[name].default or "") for name in told} | {"ratio": "1"}
     with_option = {p.name for p in COMMANDS["launch"].params}
     assert set(told) <= with_option
+
+
+def test_the_plan_is_what_plan_says() -> None:
+    declared = {
+        "space": gpbt.Space({"lr": gpbt.Float(1e-3, 1, log=True)}),
+        "score": "loss",
+        "mode": "min",
+        "generations": 10,
+    }
+    draw = planning.log_normal(60, 0.3)
+
+    def planned(population: int, slots: int, schedule: str = "async") -> tuple[float, float]:
+        made = Settings(**declared, population=population, schedule=schedule)
+        runs = [planning.simulate(made.replaced(seed=seed), slots, draw) for seed in range(planning.SEEDS)]
+        return statistics.median(s.makespan for s in runs) / 60, statistics.mean(s.utilisation for s in runs)
+
+    for cells in rows(read("gpus"), "| slots"):
+        slots, *told = (float(re.match(r"\d+", cell)[0]) for cell in cells)  # type: ignore[index]
+        many, few = planned(25, int(slots)), planned(8, int(slots))
+        now = [many[0], 100 * many[1], few[0], 100 * few[1], planned(8, int(slots), "sync")[0]]
+        assert told == pytest.approx(now, abs=0.6), slots
 
 
 # ---- the guides in the package
