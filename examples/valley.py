@@ -3,7 +3,8 @@
     gpbt-async launch examples/valley.py
 
 The schedule of learning rate and momentum is what is searched for. A program is told its parent's and its own folder by
-environment variables (README), and its config by {placeholders}; what it prints goes to the member's log.
+environment variables (`gpbt-async guide member`), and its config by {placeholders}; what it prints goes to the member's
+log.
 """
 
 from pathlib import Path

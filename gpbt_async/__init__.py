@@ -1,6 +1,11 @@
 """gpbt-async: Genealogical Population-Based Training on one workstation, as an asyncio library and a command.
 
-The public names, imported when first used (PEP 562): a training script imports this package in every process, and
+Begin with Experiment (what to train), Member (what a training function gets) and Run (one execution). Beside the names
+here: `gpbt_async.torch`, `.lightning` and `.hf` are for use inside a training script, `.testing` holds the contract of
+searchers, `.tracked` that of trackers, `.simulate` the engine on a virtual clock. `gpbt-async guide` tells how to go
+about it.
+
+The public names are imported when first used (PEP 562): a training script imports this package in every process, and
 should pay microseconds for what it does not use.
 """
 

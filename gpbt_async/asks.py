@@ -64,10 +64,11 @@ class Observation:
 class Ask:
     """Everything a suggestion may depend on.
 
-    path: of the child wanted. parent: None for generation 0. kin: the parent's family history, listed by (generation,
-    path), never by arrival (TPE weighs by order). pending: configs of the parent's children (for generation 0: of the
-    roots) not finished yet, by path. seed: in [0, 2**63), a function of the run's seed and the path. run: in
-    [0, 2**63), a function of the run's seed alone, the same in all its asks.
+    space: which the config must be in. path: of the child wanted, child indexes from the root. generation: its, from 0
+    on. parent: None for generation 0. kin: the parent's family history, listed by (generation, path), never by arrival
+    (TPE weighs by order). pending: configs of the parent's children (for generation 0: of the roots) not finished yet,
+    by path. seed: in [0, 2⁶³), a function of the run's seed and the path. run: in [0, 2⁶³), a function of the run's
+    seed alone, the same in all its asks.
     """
 
     space: Space
@@ -98,6 +99,7 @@ class Ask:
 
     @classmethod
     def from_json(cls, space: Space, ask: Mapping[str, Any]) -> Ask:
+        """An equal one, of the space and what `to_json` gave (ask)."""
         return cls(
             space=space,
             path=path_of(ask["path"]),

@@ -1,4 +1,4 @@
-"""The command line: launch, resume, status, stop, best, replay, report, export, lineage, gpus, plan, try.
+"""The command line: launch, resume, status, stop, best, replay, report, export, lineage, gpus, plan, try, guide.
 
 A thin face: it reads options, opens a Run, shows it, and turns how it ended into an exit status (0 finished; 1 started
 and failed; 2 nothing was started; 130 interrupted and resumable). Messages for people go to stderr, --json to stdout.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
-from . import helping, replaying, telling, tools
+from . import guide, helping, replaying, telling, tools
 from .errors import ExperimentError, GPBTError
 from .options import (
     Affinity,
@@ -62,7 +62,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Genealogical Population-Based Training on one workstation: one run gives a trained model and its schedule.",
+    help="Genealogical Population-Based Training on one workstation: one run gives a trained model and its schedule."
+    "\n\nNew here? gpbt-async guide lists the guides, gpbt-async guide member makes your script a member.",
 )
 
 
@@ -342,5 +343,6 @@ for function, name in (
     (tools.doctor, "doctor"),
     (tools.track, "track"),
     (tools.try_, "try"),
+    (guide.guide, "guide"),
 ):
     app.command(name, **helping.words_of(name))(function)

@@ -54,10 +54,10 @@ class Resources:
     """What one member needs.
 
     gpus: 1 = one GPU each (the default; CPU slots on a machine without NVIDIA's driver), 0 = CPU slots, more = so many
-    for each member, given together. share: how many members may be on one GPU at a time; None = one, or with vram as
-    many as fit. vram: the GPU memory a member takes on each of its GPUs, as "6GiB" or "500MiB", or "auto": members
-    train alone until one has finished, and the greatest peak seen decides. cpus: threads a member may use, None =
-    the cores divided among the slots.
+    for each member, given together. share >= 1: how many members may be on one GPU at a time; None = one, or with vram
+    as many as fit. vram: the GPU memory a member takes on each of its GPUs, as "6GiB" or "500MiB", or "auto": members
+    train alone until one has finished, and the greatest peak seen decides. cpus >= 1: threads a member may use, None =
+    the cores divided among the slots. Raises ExperimentError.
     """
 
     gpus: int = 1
@@ -198,14 +198,17 @@ class Experiment:
 
     train: a function of one Member, defined at the top level of a file. command: instead of train, a program and its
     arguments, one word each, with {placeholders}. space: name → Float, Int or Choice. score: the reported metric that
-    counts; mode: "max" or "min".
+    counts; mode: "max" or "min". resources: what one member needs; None = one GPU, or a CPU slot where there is none.
 
-    population n >= 1 members train in each of `generations` T >= 1 generations. ratio c > 0: children per parent over
-    number of parents, so k = floor(sqrt(n / c)) members of a generation become parents. searcher: who chooses configs,
-    by name, or a class of yours as "module:Name". history: which members a searcher is told about: the parent's family
+    population n >= 1 members train in each of generations T >= 1. ratio c > 0: children per parent over number of
+    parents, so k = floor(sqrt(n / c)) members of a generation become parents. searcher: who chooses configs, by name,
+    or a class of yours as "module:Name". history: which members a searcher is told about: the parent's family
     ("inherit"), its own children ("reset"), or everybody ("global"). selection: "comma" (parents come from the last
     generation) or "plus" (a parent not beaten stays). evidence in [0, 1]: the share of a generation that must have
-    finished before the next one opens. schedule: "async" or "sync" (the paper's barrier). seed: of everything random.
+    finished before the next one opens. schedule: "async" or "sync" (the paper's barrier). early_stop: None, "median"
+    (a member, by its first report), "generation" (no more children), or both with a comma. seed >= 0: of everything
+    random. preset: "paper" is the authors' algorithm; what is given beside it wins.
+
     attempts >= 1: how often a failing member is tried. stall_timeout: seconds without a report, member_timeout: seconds
     inside `train`, after which an attempt is ended and has failed; None = never. Source of the method: Scardigli
     et al., arXiv 2109.14925.

@@ -131,6 +131,13 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         gpbt-async track train-1 --to mlflow:mlruns
         """,
     ),
+    "guide": (
+        "Print a guide, or list them.",
+        """
+        gpbt-async guide
+        gpbt-async guide member
+        """,
+    ),
     "try": (
         "Train one member in the foreground, for debuggers.",
         """

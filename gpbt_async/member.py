@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 class Member:
     """One training interval of one member of the population.
 
-    id, generation, attempt: whole numbers. seed: its own, the same for every attempt, already set for python, numpy
-    and torch. config: name → value. parent: the folder of the parent's checkpoint, read-only, or None in generation
-    0. checkpoint: an empty folder to fill; published whole when the training function returns. device: "cuda" or
-    "cpu"; the pinned GPU is the only one the process sees.
+    id, generation: whole numbers from 0; attempt: from 1. seed: its own, in [0, 2³²), the same for every attempt,
+    already set for python, numpy and torch. config: name → value. parent: the folder of the parent's checkpoint,
+    read-only, or None in generation 0. checkpoint: an empty folder to fill; published whole when the training function
+    returns. device: "cuda" or "cpu"; the pinned GPU is the only one the process sees.
+
+    A run makes them, and hands each to the training function; without a run, `Member.local` does.
     """
 
     __slots__ = (
@@ -70,7 +72,12 @@ class Member:
         metrics: str | os.PathLike[str] = "",
         on_report: Callable[[dict[str, Any]], object] | None = None,
     ) -> Member:
-        """A member without a scheduler: reports are printed, or handed to `on_report`; nothing stops it."""
+        """A member without a scheduler: reports are printed, or handed to `on_report`; nothing stops it.
+
+        config: name → value. checkpoint: an existing folder to fill. parent: a checkpoint's folder to begin from.
+        seed, generation, device, id: what it is to say of itself; no random number is seeded. metrics: the file that
+        reports are appended to, as JSON lines; "" = none.
+        """
         begin = wire.Begin(
             member=id, attempt=1, generation=generation, seed=seed, config=config, device=device, threads=None,
             parent=os.fspath(parent) if parent is not None else None, checkpoint=os.fspath(checkpoint),
@@ -84,10 +91,12 @@ class Member:
         return f"Member({self.id}, generation={self.generation}, attempt={self.attempt}, config={self.config})"
 
     def report(self, **metrics: Any) -> None:
-        """Tell the scheduler how training goes, finite or not, as often as you like.
+        """Tell the scheduler how training goes, as often as you like.
 
-        The last report that holds the experiment's score counts. Raises Stopped when the member is to end early: do
-        not catch it. Raises TypeError for what is no number.
+        metrics: numbers by name, finite or not; numpy's scalars and one-element tensors are welcome. The last report
+        that holds the experiment's score counts. Raises Stopped when the member is to end early: do not catch it.
+        Raises TypeError for what is no number, ValueError for more than fits into one message, RuntimeError in a
+        process that is not the member's own (a DataLoader's worker).
         """
         if os.getpid() != self._pid:
             raise RuntimeError(

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class Best:
     """The best published member so far.
 
-    member: its id. score: as reported. schedule: the configs from generation 0 on; the last one is `config`.
-    metrics: the last values of everything it reported. checkpoint: the folder it wrote.
+    member: its id. generation: its, from 0. score: as reported. config: its own. schedule: the configs from generation
+    0 on; the last one is its own. lineage: the ids of its ancestors from generation 0 on, then its own. metrics: the
+    last values of everything it reported. checkpoint: the folder it wrote.
     """
 
     member: int
@@ -43,6 +44,7 @@ class Best:
     checkpoint: Path
 
     def to_json(self) -> dict[str, Any]:
+        """As a JSON object; the checkpoint is a path."""
         return {
             "member": self.member,
             "generation": self.generation,

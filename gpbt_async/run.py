@@ -53,7 +53,7 @@ class Run:
 
     experiment: an Experiment, the path of a script that declares one, or None to resume `folder` as it was declared.
     folder: where the run lives; None = the first free `runs/NAME-N`. resume: "never" refuses a folder that holds a
-    run, "must" one that does not, "auto" takes both. slots: CPU slots. gpus: "all", "none", indices or UUIDs with
+    run, "must" one that does not, "auto" takes both. slots >= 1: on the CPU. gpus: "all", "none", indices or UUIDs with
     commas; None = as the experiment's resources say. start: "zygote" (fork of a process that has imported the script)
     or "exec" (a fresh interpreter a member). A resumed run has the slots, gpus and start it was begun with, unless
     others are given. changes: fields of the experiment to replace, of a new run only.
@@ -115,8 +115,7 @@ class Run:
         self._stack = contextlib.AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
         self._scheduler: Scheduler | None = None
-        self._stopping = False
-        self._entered = False
+        self._stopping = self._entered = False
         self.warnings: list[str] = []
         #: "finished", "failed" or "interrupted", once over; None while it runs
         self.how: str | None = None
@@ -140,6 +139,7 @@ class Run:
 
     @property
     def usage(self) -> Usage:
+        """Where the slots' time went, in seconds, to be read only; once entered."""
         return self._opening.usage
 
     @property
@@ -150,13 +150,12 @@ class Run:
     @property
     def best(self) -> Best | None:
         """The best published member so far: member, score, config, schedule, checkpoint. None before the first."""
-        if not hasattr(self._opening, "lineage"):
-            return None
-        best = self.lineage.best
+        best = self.lineage.best if hasattr(self._opening, "lineage") else None
         return results.best_of(best, self.folder.member(best.id).checkpoint if best else None)
 
     @property
     def name(self) -> str:
+        """Its folder's name; once entered."""
         return self.folder.name
 
     def pids(self) -> dict[str, int | None]:
@@ -367,7 +366,7 @@ class Run:
             await asyncio.sleep(PERIOD)
 
     def warn(self, text: str) -> None:
-        """Tell a person one sentence, once."""
+        """Tell a person one sentence (text), once."""
         if text not in self.warnings:
             self.warnings.append(text)
             log.warning(text)

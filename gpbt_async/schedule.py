@@ -63,7 +63,8 @@ class Schedule(Sequence["Config"]):
     `schedule[i]` is interval i's, `schedule.at(progress)` that of a moment in training, `schedule.config(step, steps)`
     that of a step. `intervals` and `origin` tell what is known beside the configs.
 
-    configs: dicts name → value, all of the same names; or the entries of a schedule.json. Raises ExperimentError.
+    configs: dicts name → value, all of the same names; or the entries of a schedule.json. origin: where they come from,
+    if that is known. Raises ExperimentError.
     """
 
     __slots__ = ("intervals", "origin")
@@ -83,14 +84,14 @@ class Schedule(Sequence["Config"]):
 
     @classmethod
     def of(cls, intervals: Iterable[Interval], origin: Origin | None = None) -> Schedule:
-        """Of intervals that are known to be right."""
+        """Of intervals that are known to be right. origin: where they come from, if that is known."""
         made = cls.__new__(cls)
         made.intervals, made.origin = tuple(intervals), origin if origin is not None else Origin()
         return made
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Schedule:
-        """From a run's folder, an exported one, a schedule.json, or a list of configs.
+        """From a run's folder, an exported one, a schedule.json, or a list of configs: any of them is a source.
 
         Raises FolderError when the file is missing or damaged, ExperimentError for a list that is no schedule.
         """
@@ -198,7 +199,10 @@ class Schedule(Sequence["Config"]):
 
     @classmethod
     def from_json(cls, flat: Any) -> Schedule:
-        """Of what `to_json` gave, or of a list of configs. Raises ExperimentError, KeyError, TypeError, ValueError."""
+        """Of what `to_json` gave, or of a list of configs (flat).
+
+        Raises ExperimentError, KeyError, TypeError, ValueError.
+        """
         if not isinstance(flat, Mapping):
             return cls(flat)
         origin = Origin(

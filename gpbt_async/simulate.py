@@ -27,7 +27,7 @@ from .stopping import MEDIAN
 from .usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from .asks import Ask
     from .events import Command, Fact
@@ -59,7 +59,10 @@ class Task(Protocol):
 
 
 class Suggests(Protocol):
-    def suggest(self, ask: Ask) -> Config: ...
+    """A searcher, as gpbt_async.searchers has them."""
+
+    def suggest(self, ask: Ask) -> Config:
+        """A config of the ask's space."""
 
 
 @dataclass(slots=True)
@@ -93,7 +96,7 @@ class Simulation:
     facts: list[Fact] = field(default_factory=list)
     lineage: Lineage = field(init=False)
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
-    _order: itertools.count[int] = field(default_factory=itertools.count)
+    _order: Iterator[int] = field(default_factory=itertools.count)
     _commands: deque[Command] = field(default_factory=deque)
     _states: dict[int, Any] = field(default_factory=dict)
     _free: list[int] = field(default_factory=list)
@@ -116,6 +119,7 @@ class Simulation:
 
     @property
     def utilisation(self) -> float:
+        """The share of slots · makespan that was spent in training, in [0, 1]."""
         return self.busy / (self.slots * self.makespan) if self.makespan else 0.0
 
     @property
@@ -126,6 +130,7 @@ class Simulation:
     # ---- the run
 
     def run(self) -> Simulation:
+        """To its end; returns itself, finished."""
         # a tree of a hundred thousand members is one great live structure: looking for garbage in it again and again
         # costs a fifth of the time and finds nothing
         collecting = gc.isenabled()
@@ -315,6 +320,8 @@ class Landscape:
         raise TypeError("bind the landscape to a space first: Landscape(...).over(space)")
 
     def over(self, space: Any) -> Task:
+        """The task of this landscape, over a space."""
+
         def train(member: Member, parent_state: Any) -> Interval:
             rng = random.Random(f"{self.seed}:{member.seed}:{member.attempt}")
             level = 1.0 if parent_state is None else parent_state

@@ -96,6 +96,7 @@ class Float:
         return int((self.high - self.low) / self.step * (1 + 1e-12))
 
     def clip(self, value: Scalar) -> float:
+        """The nearest value that is inside, and on the grid. Raises ValueError for what is no number."""
         value = float(min(max(_comparable(value), self.low), self.high))
         if self.step is None:
             return value
@@ -103,6 +104,7 @@ class Float:
         return min(self.low + index * self.step, self.high)
 
     def to_unit(self, value: Scalar) -> float:
+        """Where value, clipped, lies in [0, 1]."""
         value = self.clip(value)
         if self.log:
             u = math.log(value / self.low) / math.log(self.high / self.low)
@@ -113,6 +115,7 @@ class Float:
         return min(max(u, 0.0), 1.0)
 
     def from_unit(self, u: float) -> float:
+        """The value at u in [0, 1]."""
         if self.log:
             return self.clip(self.low * math.exp(u * math.log(self.high / self.low)))
         if self.step is not None:
@@ -156,6 +159,7 @@ class Int:
         return (self.high - self.low) // self.step
 
     def clip(self, value: Scalar) -> int:
+        """The nearest value that is inside, and on the grid. Raises ValueError for what is no number."""
         bounded = min(max(_comparable(value), self.low), self.high)
         return self.low + min(round((bounded - self.low) / self.step), self._grid()) * self.step
 
@@ -164,6 +168,7 @@ class Int:
         return math.log(self.low - 0.5), math.log(self.low + self._grid() * self.step + 0.5)
 
     def to_unit(self, value: Scalar) -> float:
+        """Where value, clipped, lies in [0, 1]: the middle of its bin."""
         clipped = self.clip(value)
         if self.log:
             first, last = self._ends()
@@ -171,6 +176,7 @@ class Int:
         return ((clipped - self.low) / self.step + 0.5) / (self._grid() + 1)
 
     def from_unit(self, u: float) -> int:
+        """The value at u in [0, 1]."""
         if self.log:
             first, last = self._ends()
             return self.clip(math.exp(first + u * (last - first)))
@@ -210,22 +216,26 @@ class Choice:
         object.__setattr__(self, "options", tuple(map(_plain, listed)))
 
     def index(self, value: Scalar) -> int:
+        """Which of the options value is, from 0. Raises ValueError when it is none of them."""
         for i, option in enumerate(self.options):
             if type(option) is type(value) and option == value:
                 return i
         raise ValueError(f"{value!r} is none of {list(self.options)!r}")
 
     def clip(self, value: Scalar) -> Scalar:
+        """The option equal to value, of the same type. Raises ValueError when it is none of them."""
         return self.options[self.index(value)]
 
     def to_unit(self, value: Scalar) -> float:
+        """The middle of the option's share of [0, 1]. Raises ValueError when value is none of them."""
         return (self.index(value) + 0.5) / len(self.options)
 
     def from_unit(self, u: float) -> Scalar:
+        """The value at u in [0, 1]."""
         return self.options[min(int(u * len(self.options)), len(self.options) - 1)]
 
     def scale(self, value: Scalar, factor: float) -> Scalar:
-        """PBT's explore of a list: the neighbour on the side `factor` points to, or the same at the end."""
+        """PBT's explore of a list: value's neighbour on the side factor points to, or the same at the end."""
         i = self.index(value) + (1 if factor > 1.0 else -1)
         return self.options[min(max(i, 0), len(self.options) - 1)]
 
@@ -236,7 +246,8 @@ Dimension = Float | Int | Choice
 class Space(Mapping[str, Dimension]):
     """An ordered mapping name → dimension. The order is the declaration's; it never changes what is drawn for a name.
 
-    Raises ExperimentError when empty, or when a name is not a string or a value not a dimension.
+    dimensions: name → Float, Int or Choice. Raises ExperimentError when empty, or when a name is not a string or a
+    value not a dimension.
     """
 
     def __init__(self, dimensions: Mapping[str, Dimension]) -> None:
@@ -266,7 +277,7 @@ class Space(Mapping[str, Dimension]):
         return f"Space({self._dimensions!r})"
 
     def sample(self, rng: random.Random) -> Config:
-        """A config drawn uniformly (in each dimension's own scale)."""
+        """A config drawn uniformly (in each dimension's own scale) by rng."""
         return self._ordered({name: self[name].from_unit(rng.random()) for name in sorted(self)})
 
     def _ordered(self, config: Config) -> Config:
@@ -301,11 +312,11 @@ class Space(Mapping[str, Dimension]):
         return [d.to_unit(config[name]) for name, d in self._dimensions.items()]
 
     def decode(self, units: list[float]) -> Config:
-        """The config at a point of the unit cube; `decode(encode(c)) == c` up to rounding of floats."""
+        """The config at a point of the unit cube (units); `decode(encode(c)) == c` up to rounding of floats."""
         return {name: d.from_unit(u) for (name, d), u in zip(self._dimensions.items(), units, strict=True)}
 
     def perturb(self, config: Mapping[str, Scalar], rng: random.Random, resample: float = 0.25) -> Config:
-        """PBT's explore (Jaderberg et al. 2017): each value anew with probability `resample`, else × 0.8 or 1.2."""
+        """PBT's explore of config, by rng (Jaderberg et al. 2017): × 0.8 or 1.2, but anew with probability resample."""
         moved: Config = {}
         for name in sorted(self):
             dimension = self[name]
@@ -315,9 +326,10 @@ class Space(Mapping[str, Dimension]):
         return self._ordered(moved)
 
     def step(self, config: Mapping[str, Scalar], rng: random.Random, width: float, redraw: float) -> Config:
-        """One Gaussian step of standard deviation `width` around `config` in the unit cube, mirrored at the borders.
+        """One Gaussian step around config, by rng, mirrored at the borders.
 
-        A Choice is drawn anew (the same option included) with probability `redraw`.
+        width: its standard deviation in the unit cube, > 0. redraw: the probability that a Choice is drawn anew (the
+        same option included).
         """
         moved: Config = {}
         for name in sorted(self):
@@ -343,6 +355,7 @@ class Space(Mapping[str, Dimension]):
 
     @classmethod
     def from_json(cls, described: Mapping[str, Mapping[str, Any]]) -> Space:
+        """Of an object as `to_json` has described it. Raises ExperimentError, KeyError, TypeError."""
         kinds = {"float": Float, "int": Int, "choice": Choice}
         return cls(
             {name: kinds[d["kind"]](**{k: v for k, v in d.items() if k != "kind"}) for name, d in described.items()}

@@ -72,6 +72,7 @@ class TrackedMember:
 
     @property
     def name(self) -> str:
+        """Its id as its folder is called: "0007"."""
         return f"{self.id:04}"
 
     @property

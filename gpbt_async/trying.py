@@ -74,6 +74,7 @@ def attempt(path: Path, *, seed: int, sets: list[str], parent: Path | None, chec
 def _load(path: Path) -> tuple[Settings, Callable[[Any], object] | None]:
     if not path.is_file():
         raise ScriptError(f"{path} is not a file: give the path of a Python script that declares an Experiment")
+    sys.argv[:] = [str(path)]  # as in a run: a script that parses its arguments is not to be given ours
     try:
         loaded = script.load({"script": str(path)})
     except (Exception, SystemExit) as error:

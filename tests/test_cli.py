@@ -339,7 +339,8 @@ def test_try_trains_one_member_in_the_foreground(tmp_path: Path) -> None:
         bad = cli("try", LINEAGE, "--set", option, cwd=tmp_path)
         assert bad.status == 2
         assert option in bad.err
-    failing = script(tmp_path, HEAD.replace("member.report", "1 / 0 #") + TAIL)
+    parses = "import argparse\nargparse.ArgumentParser().parse_args()\n"  # its own arguments, which are none
+    failing = script(tmp_path, parses + HEAD.replace("member.report", "1 / 0 #") + TAIL)
     raised = cli("try", failing, cwd=tmp_path)
     assert raised.status == 1
     assert "ZeroDivisionError" in raised.err
@@ -399,8 +400,9 @@ def test_help_and_version_are_quick_and_whole(tmp_path: Path) -> None:
     import gpbt_async
 
     text = cli("--help", cwd=tmp_path).out
-    for name in ("launch", "resume", "status", "stop", "best", "replay", "try"):
+    for name in ("launch", "resume", "status", "stop", "best", "replay", "try", "guide"):
         assert name in text
+    assert "gpbt-async guide lists the guides" in text
     assert cli("--version", cwd=tmp_path).out.strip() == gpbt_async.__version__
     launch = cli("launch", "--help", cwd=tmp_path).out
     for option in ("--population", "--slots", "--gpus", "--runs", "--quiet", "--json", "--start"):

@@ -52,7 +52,7 @@ def test_six_lines_make_a_member_of_an_ordinary_script() -> None:
         if tag != "equal"
     ]
     assert sum(count for _, count, _ in changes) <= 6, changes
-    shown = README.read_text()
+    shown = README.read_text()  # a new user reads no more than that
     for _, _, lines in changes:
         for line in lines:
             assert line.strip() in shown, f"README does not show {line.strip()!r}"
@@ -69,6 +69,11 @@ def launched(name: str, where: Path, *options: object) -> Path:
 def test_a_script_that_was_made_a_member(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
+    before = subprocess.run(
+        [sys.executable, EXAMPLES / "plain.py"], cwd=tmp_path, capture_output=True, text=True, timeout=LONG
+    )
+    assert before.stdout.count("validation loss") == 3, before.stderr
+    assert (tmp_path / "model.pt").is_file()
     folder = launched("plain_member", tmp_path, "--population", 3, "--generations", 2)
     checkpoint = folder / "best" / "checkpoint"
     assert {p.name for p in checkpoint.iterdir()} == {"model.pt", "state.pt", "manifest.json"}
