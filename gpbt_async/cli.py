@@ -1,4 +1,4 @@
-"""The command line: launch, resume, status, stop, best, report, export, lineage, gpus, plan, try.
+"""The command line: launch, resume, status, stop, pause, best, report, export, lineage, gpus, plan, try.
 
 A thin face: it reads options, opens a Run, shows it, and turns how it ended into an exit status (0 finished; 1 started
 and failed; 2 nothing was started; 130 interrupted and resumable). Messages for people go to stderr, --json to stdout.
@@ -291,9 +291,24 @@ def status(
 @app.command()
 def stop(run: RunName, runs: Runs = Path("runs")) -> None:
     """Ask RUN to stop, and wait until it has. It can be resumed."""
-    from . import reading
+    from . import reading, steering
 
-    say(reading.stop(reading.open_run(run, runs)))
+    say(steering.stop(reading.open_run(run, runs)))
+
+
+@app.command()
+def pause(
+    run: RunName,
+    end: Annotated[bool, typer.Option("--end", help="End the pause: members begin again.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Have RUN begin no member until the pause is ended; those that train go on. A resume forgets it.
+
+    Example: gpbt-async pause digits-1; gpbt-async pause digits-1 --end
+    """
+    from . import reading, steering
+
+    say(steering.pause(reading.open_run(run, runs), end))
 
 
 @app.command()

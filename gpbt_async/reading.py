@@ -1,8 +1,7 @@
-"""A run read from its folder by somebody who does not run it: its state, its best member, and the wish to stop it.
+"""A run read from its folder by somebody who does not run it: its state, what it does now, and its best member.
 
 Everything comes from the journal, replayed through the engine, so what is told here is what the scheduler knows; a
-run that is being written right now is read up to its last whole line. Nothing is locked and nothing is changed; the
-only word to a running scheduler is "stop", through the run's control FIFO.
+run that is being written right now is read up to its last whole line. Nothing is locked and nothing is changed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from .folder import Folder, locate
 from .folder import runs as all_runs
 from .gpulines import gpu_lines, waiting_text
 from .history import History
-from .journal import read
+from .journal import Reader
 from .lineage import Lineage
 from .record import Record
 from .tree import State
@@ -38,10 +37,7 @@ if TYPE_CHECKING:
     from .results import Best
     from .tree import Member
 
-__all__ = ["all_runs", "best", "brief", "detail", "export", "open_run", "stop"]
-
-#: seconds `stop` waits for a scheduler to let go of its run
-STOP_TIMEOUT = 30.0
+__all__ = ["all_runs", "best", "brief", "detail", "export", "open_run"]
 
 
 def open_run(run: str, runs: Path) -> Folder:
@@ -49,11 +45,16 @@ def open_run(run: str, runs: Path) -> Folder:
 
 
 class Reading:
-    """A run as its journal tells it now. history: remember also what happened when, and what each slot did."""
+    """A run as its journal tells it now. history: remember also what happened when, and what each slot did.
+
+    `more` goes on reading where the last look ended. Raises FolderError and JournalError.
+    """
 
     def __init__(self, folder: Folder, *, history: bool = False) -> None:
         self.folder = folder
         self.history = History()
+        self._remember = history
+        self._reader = Reader(folder.journal)
         settings = Record.read(folder.experiment).settings
         assert settings is not None
         self.settings = settings
@@ -64,8 +65,12 @@ class Reading:
         self.entered: dict[int, float] = {}
         self.ended: dict[int, float] = {}
         self.begun: set[int] = set()
-        facts = read(folder.journal) if folder.journal.exists() else []
-        for fact in replay(facts, self.lineage, self.usage, folder.journal):
+        self.more()
+
+    def more(self) -> bool:
+        """Take in what the journal has by now; False if nothing is new."""
+        facts = self._reader.more()
+        for fact in replay(facts, self.lineage, self.usage, self.folder.journal):
             self.last = fact
             if isinstance(fact, events.Started):
                 self.begun.add(fact.member)
@@ -75,13 +80,19 @@ class Reading:
             elif isinstance(fact, events.Failed | events.Lost):
                 self.entered.pop(fact.member, None)
                 self.ended[fact.member] = fact.t
-            if history:
+            if self._remember:
                 self.history.fold(fact, self.lineage)
+        return bool(facts)
 
     @property
     def why_interrupted(self) -> str:
         """What ended the last session, if it was an error and not somebody's wish."""
         return self.last.reason if self.state == "interrupted" and isinstance(self.last, events.Closed) else ""
+
+    @property
+    def why_paused(self) -> str:
+        """Why no member begins now, if the run goes on and that is so."""
+        return (self.usage.by_hand or self.usage.paused) if self.state == "running" else ""
 
     @property
     def state(self) -> str:
@@ -106,6 +117,8 @@ def _brief(reading: Reading) -> dict[str, Any]:
     return {
         "run": reading.folder.name,
         "state": reading.state,
+        "paused": reading.why_paused,
+        "paused_by_hand": reading.state == "running" and bool(reading.usage.by_hand),
         "members": sum(g.settled for g in tree.generations),
         "of": s.population * s.generations,
         "metric": s.score,
@@ -177,7 +190,6 @@ def detail(folder: Folder) -> dict[str, Any]:
         "waiting": waiting,
         "never_begun": [m.id for m in left if m.id not in reading.begun],
         "given_up": [m.id for m in left if m.id in reading.begun],
-        "paused": reading.usage.paused if state == "running" else "",
         "gpus": gpus["gpus"],
         "waiting_for_gpus": gpus["waiting"],
         "slots": lineage.slots,
@@ -193,6 +205,8 @@ def _awaits(reading: Reading, member: Member, gpu: bool, now: float) -> str:
     left = reading.ended.get(member.id, 0.0) + pause(times) - now
     if 0 < left <= LAST_PAUSE:
         return f"the end of its pause before attempt {member.attempt}"
+    if reading.usage.by_hand:
+        return "the end of the pause"
     if reading.usage.paused:
         return "room on the disk"
     return "a GPU, or its process to start" if gpu else "its process to start"
@@ -253,22 +267,6 @@ def _why(error: OSError) -> str:
     return f"{why}: give the path of a folder that can be made and written to"
 
 
-def stop(folder: Folder) -> str:
-    """Ask the run's scheduler to stop and wait until the run is let go. Returns what to tell the person."""
-    if folder.locked() is None:
-        return f"{folder.name} is not running"
-    if not folder.tell("stop"):
-        raise FolderError(f"{folder.name} is locked, but its scheduler does not listen yet; try again in a moment")
-    deadline = time.monotonic() + STOP_TIMEOUT
-    while folder.locked() is not None:
-        if time.monotonic() > deadline:
-            pid = (folder.locked() or {}).get("pid")
-            remedy = f"look at what holds it up, or kill -9 {pid}, and resume it later: nothing is lost"
-            raise FolderError(f"{folder.name} was asked to stop {STOP_TIMEOUT:g} s ago and still runs: {remedy}")
-        time.sleep(0.02)
-    return f"{folder.name} has stopped; go on with gpbt-async resume {folder.typed}"
-
-
 # ---- for people
 
 
@@ -281,7 +279,8 @@ def brief_text(found: list[dict[str, Any]]) -> str:
     lines = []
     for b in found:
         told = b.get("error") or f"{b['members']}/{b['of']} members, best {b['metric']} {_score(b['score'])}"
-        lines.append(f"{b['run']:<{width}}  {b['state']:<11}  {told}")
+        state = "paused" if b.get("paused_by_hand") else b["state"]
+        lines.append(f"{b['run']:<{width}}  {state:<11}  {told}")
     return "\n".join(lines)
 
 
@@ -307,7 +306,9 @@ def detail_text(d: dict[str, Any]) -> str:
             f"  slot {t['slot']}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}"
         )
     lines += ["  " + unstyled(line).rstrip() for line in gpu_lines(d["gpus"], time.time())]
-    if d["paused"]:
+    if d["paused_by_hand"]:
+        lines.append(f"  {d['paused']}: no member begins until `gpbt-async pause {d['typed']} --end`")
+    elif d["paused"]:
         lines.append(f"  members wait: {d['paused']}")
     if d["waiting_for_gpus"]:
         lines.append("  " + waiting_text(d["waiting_for_gpus"], time.time()))

@@ -25,6 +25,7 @@ from .clock import Clock
 from .disk import PERIOD, is_full
 from .errors import FolderError, GPBTError, first
 from .files import bytes_below, write_json
+from .gate import GO_ON, PAUSE
 from .listeners import Listener
 from .opening import Opening, Resume
 from .postmortem import failure
@@ -112,8 +113,7 @@ class Run:
         self._stack = contextlib.AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
         self._scheduler: Scheduler | None = None
-        self._stopping = False
-        self._entered = False
+        self._stopping = self._entered = False
         self.warnings: list[str] = []
         #: "finished", "failed" or "interrupted", once over; None while it runs
         self.how: str | None = None
@@ -147,9 +147,7 @@ class Run:
     @property
     def best(self) -> Best | None:
         """The best published member so far: member, score, config, schedule, checkpoint. None before the first."""
-        if not hasattr(self._opening, "lineage"):
-            return None
-        best = self.lineage.best
+        best = self.lineage.best if hasattr(self._opening, "lineage") else None
         return results.best_of(best, self.folder.member(best.id).checkpoint if best else None)
 
     @property
@@ -208,6 +206,11 @@ class Run:
         self._stopping = True
         if self._scheduler is not None:
             self._scheduler.stop()
+
+    def pause(self, on: bool = True) -> None:
+        """Begin no member from now on; on=False: begin them again. Those that train go on; a resume forgets it."""
+        if self._scheduler is not None:
+            self._scheduler.gate.obey(PAUSE if on else GO_ON)
 
     def kill(self) -> None:
         """End every process of the run at once, without grace. For the second Ctrl-C."""
@@ -299,9 +302,10 @@ class Run:
         self.usage.fold(fact, self.lineage)
 
     def _told(self, line: str) -> None:
+        assert self._scheduler is not None  # made before the loop's next turn
         if line == "stop":
             self.stop()
-        elif not self._board.obey(line):
+        elif not self._scheduler.gate.obey(line) and not self._board.obey(line):
             self.warn(f"somebody told this run {line!r}, which it does not understand")
 
     async def _main(self, asking: Asking) -> None:

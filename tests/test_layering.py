@@ -105,9 +105,11 @@ MAY: dict[str, set[str]] = {
         "tree",
         "wire",
     },
+    "gate": {"briefing", "checkpoints", "disk", "errors", "slot", "tree", "wire"},
     "scheduler": VOCABULARY
     | ENGINE
     | {
+        "gate",
         "asking",
         "briefing",
         "checkpoints",
@@ -161,6 +163,7 @@ MAY: dict[str, set[str]] = {
         "disk",
         "files",
         "folder",
+        "gate",
         "listeners",
         "opening",
         "postmortem",
@@ -179,6 +182,7 @@ MAY: dict[str, set[str]] = {
     "reading": VOCABULARY
     | ENGINE
     | {"board", "checkpoints", "deadlines", "files", "folder", "gpulines", "journal", "record", "wording"},
+    "steering": {"errors", "folder", "gate", "reading"},
     "gpulines": {"sizes", "wording"},
     "inventory": {
         "board",
@@ -211,7 +215,19 @@ MAY: dict[str, set[str]] = {
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "driving": {"errors", "options", "postmortem", "run", "view"},
-    "cli": {"", "driving", "errors", "folder", "options", "processes", "reading", "run", "telling", "tools"},
+    "cli": {
+        "",
+        "driving",
+        "errors",
+        "folder",
+        "options",
+        "processes",
+        "reading",
+        "run",
+        "steering",
+        "telling",
+        "tools",
+    },
     "__init__": {"asks", "errors", "events", "experiment", "member", "results", "run", "space"},
     "__main__": {"cli"},
 }
@@ -241,13 +257,13 @@ ONLY = {
     "subprocess": {"guarding", "launcher", "testing"},
     "asyncio": {
         "asking", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines", "devices",
-        "disk", "driving", "files", "folder", "forking", "guarding", "journal", "launcher", "listeners", "lock",
+        "disk", "driving", "files", "folder", "forking", "gate", "guarding", "journal", "launcher", "listeners", "lock",
         "nvml", "opening", "planning", "run", "scheduler", "slot", "view", "watch", "watchdog", "worker",
     },
     "time": {
         "asking", "child", "clock", "command", "devices", "disk", "folder", "forking", "guardian", "guarding",
-        "inventory", "launcher", "lock", "member", "processes", "reading", "run", "trying", "view", "worker",
-        "zygote",
+        "inventory", "launcher", "lock", "member", "processes", "reading", "run", "steering", "trying", "view",
+        "worker", "zygote",
     },
 }  # fmt: skip
 
