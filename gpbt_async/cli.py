@@ -1,4 +1,4 @@
-"""The command line: launch, resume, status, stop, pause, best, report, export, lineage, gpus, plan, try.
+"""The command line: launch, resume, status, stop, pause, best, report, serve, export, lineage, gpus, plan, try.
 
 A thin face: it reads options, opens a Run, shows it, and turns how it ended into an exit status (0 finished; 1 started
 and failed; 2 nothing was started; 130 interrupted and resumable). Messages for people go to stderr, --json to stdout.
@@ -331,7 +331,7 @@ def best(
     print(json.dumps(jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
 
 
-for told in (telling.report, telling.export, telling.lineage):
+for told in (telling.report, telling.serve, telling.export, telling.lineage):
     app.command()(told)
 for function, name in ((tools.gpus, "gpus"), (tools.clean, "clean"), (tools.plan, "plan"), (tools.try_, "try")):
     app.command(name)(function)

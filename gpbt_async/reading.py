@@ -104,10 +104,13 @@ class Reading:
         return "interrupted"
 
 
-def brief(folder: Folder) -> dict[str, Any]:
-    """One line about a run; a damaged one is told as damaged, and does not hide the others."""
+def brief(folder: Folder, reading: Reading | None = None) -> dict[str, Any]:
+    """One line about a run; a damaged one is told as damaged, and does not hide the others.
+
+    reading: one that was kept, to be told as it is.
+    """
     try:
-        return _brief(Reading(folder))
+        return _brief(reading or Reading(folder))
     except (FolderError, KeyError, TypeError, ValueError) as error:
         return {"run": folder.name, "state": "damaged", "error": str(error)}
 
@@ -132,9 +135,37 @@ def detail(folder: Folder) -> dict[str, Any]:
     """All that can be told about one run: generations, what trains, what waits and for what."""
     reading = Reading(folder)
     lineage, tree, s = reading.lineage, reading.lineage.tree, reading.settings
-    state = reading.state
-    now = time.time()
-    gpus = (notice(folder) if state == "running" else None) or {"gpus": [], "waiting": None}
+    told = present(reading)
+    left = [m for m in tree.members if not m.state.settled] if lineage.ended is not None else []
+    return {
+        **_brief(reading),
+        "folder": str(folder.path),
+        "typed": folder.typed,
+        "holder": folder.locked(),
+        "reason": lineage.ended.reason if lineage.ended else reading.why_interrupted,
+        "generations": [
+            {
+                "generation": i,
+                "issued": g.issued,
+                "training": sum(t["generation"] == i for t in told["training"]),
+                "finished": sum(m.state is State.FINISHED for m in g.members),
+                "failed": sum(m.state is State.FAILED for m in g.members),
+                "of": s.population,
+                "best": g.ranking[0].score if g.ranking else None,
+            }
+            for i, g in enumerate(tree.generations)
+        ],
+        **told,
+        "never_begun": [m.id for m in left if m.id not in reading.begun],
+        "given_up": [m.id for m in left if m.id in reading.begun],
+        "summary": results.summary(lineage, reading.usage.so_far(), run=folder.name),
+    }
+
+
+def present(reading: Reading) -> dict[str, Any]:
+    """What the run does just now: what trains and since when, what waits and for what, its GPUs and free slots."""
+    lineage, state, now = reading.lineage, reading.state, time.time()
+    gpus = (notice(reading.folder) if state == "running" else None) or {"gpus": [], "waiting": None}
     given = lineage.training if state == "running" else []  # a slot is meant for each, and not all have it yet
     training = [m for m in given if m.slot is not None]
     waiting: list[dict[str, Any]] = [
@@ -148,33 +179,15 @@ def detail(folder: Folder) -> dict[str, Any]:
         for m in given
         if m.slot is None
     ]
-    left = [m for m in tree.members if not m.state.settled] if lineage.ended is not None else []
     whats = {State.WAITING: "a slot", State.TRAINED: "its checkpoint to be published"}
     for kind, what in whats.items() if lineage.ended is None else ():
         waiting += [
             {"member": m.id, "generation": m.generation, "for": what, "after": m.reason or None}
-            for m in tree.members
+            for m in lineage.tree.members
             if m.state is kind
         ]
     free = max(0, lineage.slots - len(given))
     return {
-        **_brief(reading),
-        "folder": str(folder.path),
-        "typed": folder.typed,
-        "holder": folder.locked(),
-        "reason": lineage.ended.reason if lineage.ended else reading.why_interrupted,
-        "generations": [
-            {
-                "generation": i,
-                "issued": g.issued,
-                "training": sum(m.generation == i for m in training),
-                "finished": sum(m.state is State.FINISHED for m in g.members),
-                "failed": sum(m.state is State.FAILED for m in g.members),
-                "of": s.population,
-                "best": g.ranking[0].score if g.ranking else None,
-            }
-            for i, g in enumerate(tree.generations)
-        ],
         "training": [
             {
                 "slot": m.slot,
@@ -188,14 +201,11 @@ def detail(folder: Folder) -> dict[str, Any]:
             for m in training
         ],
         "waiting": waiting,
-        "never_begun": [m.id for m in left if m.id not in reading.begun],
-        "given_up": [m.id for m in left if m.id in reading.begun],
         "gpus": gpus["gpus"],
         "waiting_for_gpus": gpus["waiting"],
         "slots": lineage.slots,
         "free_slots": free if state == "running" else None,
         "free_because": lineage.idle_cause() if state == "running" and free else None,
-        "summary": results.summary(lineage, reading.usage.so_far(), run=folder.name),
     }
 
 

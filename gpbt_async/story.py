@@ -22,6 +22,7 @@ from .tree import State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .folder import Folder
     from .history import Attempt, History
     from .reading import Reading
 
@@ -33,8 +34,11 @@ KINDS, NAMED = 50, 20
 LOGS, CURVES, LOG, POINTS = 2_000_000, 120_000, 3000, 60
 
 
-def story(reading: Reading) -> dict[str, Any]:
-    """The story of a run that was read with its history."""
+def story(reading: Reading, importance: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """The story of a run that was read with its history.
+
+    importance: what `importance_of` has told before, which is most of the work, for who tells a run again and again.
+    """
     lineage, s = reading.lineage, reading.settings
     usage = reading.usage.so_far()
     elapsed = Elapsed(reading.history.sessions)
@@ -70,18 +74,24 @@ def story(reading: Reading) -> dict[str, Any]:
         },
         "lineage": [m.id for m in best.ancestry] if best is not None else [],
         "timeline": timeline(usage.trail or (), elapsed, usage.slots),
-        "importance": [
-            {
-                "generation": i.generation,
-                "members": i.members,
-                "shares": i.shares,
-                "trends": i.trends,
-                "parent": i.parent,
-            }
-            for i in importances([g.members for g in lineage.tree.generations], s.space)
-        ],
+        "importance": importance_of(reading) if importance is None else importance,
         "failures": failures(reading),
     }
+
+
+def importance_of(reading: Reading) -> list[dict[str, Any]]:
+    """All generations together first, then one by one."""
+    generations = [g.members for g in reading.lineage.tree.generations]
+    return [
+        {
+            "generation": i.generation,
+            "members": i.members,
+            "shares": i.shares,
+            "trends": i.trends,
+            "parent": i.parent,
+        }
+        for i in importances(generations, reading.settings.space)
+    ]
 
 
 def _members(reading: Reading, elapsed: Elapsed) -> dict[str, list[Any]]:
@@ -196,11 +206,16 @@ def remains(reading: Reading, told: dict[str, Any]) -> dict[str, Any]:
                 curves.append((id, values))
         if characters <= 0 and points <= 0:
             break
-    tracebacks = []
-    for kind in told["failures"]["list"]:
-        found = (traceback_of(log_tail(folder.member(id).log, 4 * LOG)) for id in kind["members"])
-        tracebacks.append(next((text for text in found if text), "") if kind["kind"] == "failed" else "")
+    tracebacks = [traceback(folder, kind) for kind in told["failures"]["list"]]
     return {"logs": logs, "curves": curves, "tracebacks": tracebacks}
+
+
+def traceback(folder: Folder, kind: dict[str, Any]) -> str:
+    """The end of a log that a member left which failed so; "" if there is none."""
+    if kind["kind"] != "failed":
+        return ""
+    found = (traceback_of(log_tail(folder.member(id).log, 4 * LOG)) for id in kind["members"])
+    return next((text for text in found if text), "")
 
 
 def _interesting(reading: Reading, told: dict[str, Any]) -> Iterable[int]:

@@ -327,7 +327,7 @@ def test_nothing_the_user_names_or_says_becomes_markup(tmp_path: Path) -> None:
 
 def test_our_scripts_set_text_only() -> None:
     for script in report.SCRIPTS:
-        text = report._asset(script)
+        text = report.asset(script)
         for word in (
             "innerHTML",
             "outerHTML",
