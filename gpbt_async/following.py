@@ -34,6 +34,9 @@ OLD, OLD_TIMES = 5.0, 40.0
 #: members that are told by name of those that wait
 WAITING = 20
 
+#: which file, and how large; what else there is to tell one state of it from another
+Mark = tuple[int | None, ...]
+
 
 class Followed:
     """Something that is looked at again and again: `told` is what was found last, an object of its own each time."""
@@ -74,8 +77,8 @@ class FollowedRun(Followed):
         self.folder = folder
         self._reading: Reading | None = None
         #: which file the journal was, to tell it from another that takes its place; and as how large it was damaged
-        self._file: tuple[object, ...] = ()
-        self._damaged: tuple[object, ...] = ()
+        self._file: Mark = ()
+        self._damaged: Mark = ()
         self._looked = -AROUND
         self._importance: list[dict[str, Any]] | None = None
         self._weigh_again = 0.0
@@ -180,30 +183,29 @@ class FollowedFolder(Followed):
         super().__init__()
         self.path = path
         #: each run's line, and what its journal and lock were like then
-        self._known: dict[str, tuple[object, dict[str, Any]]] = {}
+        self._known: dict[str, tuple[Mark, dict[str, Any]]] = {}
         #: the readings of those that go on, and of which file
-        self._readings: dict[str, tuple[tuple[object, ...], Reading]] = {}
+        self._readings: dict[str, tuple[Mark, Reading]] = {}
 
     def _look(self) -> None:
-        folders, budget = runs_in(self.path), time.monotonic() + AROUND
-        lines = []
-        for folder in folders:
-            mark = _mark(folder)
-            if folder.name not in self._known or self._known[folder.name][0] != mark:
-                if time.monotonic() < budget:  # the rest by the next looks, so that what is known is shown soon
-                    self._known[folder.name] = mark, self._brief(folder, mark)
-                else:
-                    self._known.setdefault(folder.name, (None, {"run": folder.name}))
-            lines.append(self._known[folder.name][1])
-        names = {folder.name for folder in folders}
-        for gone in set(self._known) - names:
+        folders = {folder.name: folder for folder in runs_in(self.path)}
+        for gone in self._known.keys() - folders.keys():
             del self._known[gone]
             self._readings.pop(gone, None)
-        told = {"runs": lines, "path": str(self.path)}
+        marks = {name: _mark(folder) for name, folder in folders.items()}
+        changed = [name for name in folders if name not in self._known or self._known[name][0] != marks[name]]
+        began = time.monotonic()
+        # the small ones first, and what takes longer by the next looks: what is known is shown soon
+        for name in sorted(changed, key=lambda name: marks[name][2] or 0):
+            if self.told is not None and time.monotonic() < began + LOOK:
+                self._known[name] = marks[name], self._brief(folders[name], marks[name])
+            else:
+                self._known.setdefault(name, ((), {"run": name}))
+        told = {"runs": [self._known[name][1] for name in folders], "path": str(self.path)}
         if told != self.told:
             self.told = told
 
-    def _brief(self, folder: Folder, mark: tuple[object, ...]) -> dict[str, Any]:
+    def _brief(self, folder: Folder, mark: Mark) -> dict[str, Any]:
         file, reading = self._readings.pop(folder.name, ((), None))
         try:
             if reading is None or file != mark[:2]:
@@ -217,12 +219,12 @@ class FollowedFolder(Followed):
         return brief(folder, reading)
 
 
-def _mark(folder: Folder) -> tuple[object, ...]:
+def _mark(folder: Folder) -> Mark:
     """Whatever changes when there is something new to say of a run: its journal, and whether somebody runs it."""
     return (*_journal(folder), folder.locked() is not None)
 
 
-def _journal(folder: Folder) -> tuple[object, ...]:
+def _journal(folder: Folder) -> Mark:
     """Which file the journal is, and how large."""
     try:
         there = os.stat(folder.journal)

@@ -6,7 +6,7 @@
 
   function ago(t) {
     const s = Math.max(0, Date.now() / 1000 - t);
-    return s < 60 ? "just now" : duration(s) + " ago";
+    return s < 60 ? "just now" : s < 172800 ? duration(s) + " ago" : new Date(t * 1000).toLocaleDateString();
   }
 
   function row(r) {

@@ -25,7 +25,7 @@ G.mark = () => {
 
 {
   const said = (id) => [`member ${id}`, `generation ${M.generation[id]}`, STATE[M.state[id]], `${crop(S.run.metric, 40)} ${number(M.score[id])}` + (M.rank[id] === null ? "" : ` (${ordinal(M.rank[id] + 1)} of its generation)`),
-    ...S.space.slice(0, 6).map((d, i) => `${crop(d.name, 24)} ${number(M.config[i][id])}`)].join(" · ");
+    ...S.space.slice(0, 6).map((d, i) => `${crop(d.name, 24)} ${M.config[i][id] === null ? "None" : number(M.config[i][id])}`)].join(" · ");
 
   for (const name of ["tree", "score", "slots"]) {
     const element = $(name), line = $(name + "-said"), walk = G.walks[name];

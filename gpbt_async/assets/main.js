@@ -29,7 +29,7 @@
     const done = make("div", { class: "bar", "aria-hidden": "true" }, make("span", { class: "done", style: `width:${((100 * settled) / of).toFixed(2)}%` }));
     fill($("tiles"),
       tile(`best ${R.metric} (${R.mode})`, number(total.score, 5), id === undefined ? "nobody has finished yet" : make("button", { class: "plain", click: () => G.show(best()) }, `member ${id}, generation ${M.generation[id]}`)),
-      tile("members", settled.toLocaleString("en") + (settled === of ? "" : ` of ${of.toLocaleString("en")}`), rest.length ? rest.join(", ") : "nothing failed", R.state === "running" ? done : null),
+      tile("members", [settled.toLocaleString("en"), settled === of ? null : make("small", {}, ` of ${of.toLocaleString("en")}`)], rest.length ? rest.join(", ") : "nothing failed", R.state === "running" ? done : null),
       tile("generations", String(R.generations), `${counted(R.population, "member")} each, ${counted(R.parents, "parent")}`),
       tile(R.state === "running" ? "trains for" : "took", duration(total.wall_s), `${counted(total.slots, "slot")}; ${duration(total.busy_s)} of training`),
       tile("slots busy", offered ? percent(total.utilisation) : "–", most && offered ? `most idle: ${CAUSE[most[0]]}, ${percent(most[1] / offered)}` : "", strip),
