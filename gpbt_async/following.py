@@ -46,6 +46,8 @@ class Followed:
         #: when somebody last asked, on the monotonic clock
         self.asked = time.monotonic()
         self._due = 0.0
+        #: seconds of the last look that were spent on what the next will not do again
+        self._once = 0.0
         self._turning: asyncio.Future[None] | None = None
 
     async def newer(self, than: dict[str, Any] | None) -> dict[str, Any]:
@@ -62,7 +64,8 @@ class Followed:
         began = time.monotonic()
         await asyncio.to_thread(self._look)
         now = time.monotonic()
-        self._due = now + max(LOOK, REST * (now - began))
+        self._due = now + max(LOOK, REST * (now - began - self._once))
+        self._once = 0.0
 
     def _look(self) -> None:
         """Find out what is to be told now; in a thread, one look at a time."""
@@ -81,7 +84,8 @@ class FollowedRun(Followed):
         self._damaged: Mark = ()
         self._looked = -AROUND
         self._importance: list[dict[str, Any]] | None = None
-        self._weigh_again = 0.0
+        #: whether there has been news since importance was told; and when it may be told again
+        self._unweighed, self._weigh_again = False, 0.0
         #: the ends of logs of the failures that were told, by kind and reason
         self._tracebacks: dict[tuple[str, str], str] = {}
 
@@ -110,23 +114,32 @@ class FollowedRun(Followed):
         self._damaged = journal
         if self._reading is None or journal[:2] != self._file:
             news, self._file, self._looked = True, journal[:2], -AROUND
+            began = time.monotonic()
             self._reading = Reading(self.folder, history=True)
-            self._importance = None
+            self._once, self._importance = time.monotonic() - began, None
         else:
             news = self._reading.more()
         self._damaged = ()
         now = time.monotonic()
         if not news and now - self._looked < AROUND:
             return
+        # in a look of its own, so that no news has to wait for it; unless there always are some
+        late = now - self._weigh_again
+        weighed = self._unweighed and late > (OLD if news else 0.0)
+        if weighed:
+            self._weigh(self._reading)
         self._looked = now
-        self._tell(self._reading, news)
+        self._tell(self._reading, news or weighed)
 
     def _tell(self, reading: Reading, news: bool) -> None:
         around = _around(reading)
         state = reading.state
         old = self.told
         if news or old is None or "run" not in old or old["run"]["state"] != state:
-            self._weigh(reading, state)
+            if self._importance is None or state != "running":
+                self._weigh(reading)
+            else:
+                self._unweighed = True
             told = story(reading, self._importance)
             told["remains"] = {"logs": [], "curves": [], "tracebacks": self._failures(told)}
         elif around == old["now"] and not old["problem"]:
@@ -136,12 +149,12 @@ class FollowedRun(Followed):
         # the clock, so that who has another can tell since when what is
         self.told = {**told, "now": around, "clock": time.time(), "problem": ""}
 
-    def _weigh(self, reading: Reading, state: str) -> None:
+    def _weigh(self, reading: Reading) -> None:
         began = time.monotonic()
-        if self._importance is None or state != "running" or began > self._weigh_again:
-            self._importance = importance_of(reading)
-            now = time.monotonic()
-            self._weigh_again = now + max(OLD, OLD_TIMES * (now - began))
+        self._importance = importance_of(reading)
+        took = time.monotonic() - began
+        self._once += took
+        self._weigh_again, self._unweighed = began + max(OLD, OLD_TIMES * took), False
 
     def _failures(self, told: dict[str, Any]) -> list[str]:
         kinds = told["failures"]["list"]

@@ -220,7 +220,9 @@ def _event(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
     if old is None:
         return f"event: story\ndata: {encoded(new)}\n\n"
     patch = difference(old, new)
-    return f"event: patch\ndata: {encoded(patch)}\n\n" if patch is not None else ""
+    if patch is None or patch.get("k", {}).keys() == {"clock"}:
+        return ""
+    return f"event: patch\ndata: {encoded(patch)}\n\n"
 
 
 def _steered(folder: Folder, word: str, gpu: str) -> None:

@@ -125,6 +125,15 @@
     const at = powers(d.low, d.high);
     return { label, values: values.map(Math.log10), range: [Math.log10(d.low), Math.log10(d.high)], tickvals: at, ticktext: at.map((p) => number(10 ** p, 2)) };
   }
+  // a page that follows a run draws again and again, and so not all of very many: the best tenth, and others evenly
+  const MOST = 2000;
+  function drawn(all) {
+    if (!G.live || all.length <= MOST) return all;
+    const good = new Set(all.slice().sort(better).slice(0, Math.min(MOST / 2, Math.ceil(all.length / 10))));
+    const others = all.filter((id) => !good.has(id)), step = others.length / (MOST - good.size);
+    return [...good, ...Array.from({ length: MOST - good.size }, (_, k) => others[Math.floor(k * step)])];
+  }
+
   chart("parallel", (element) => {
     if (ids.length < 2) return nothing(element, "Two members with a score are needed.");
     if (!WEBGL) return nothing(element, "This chart needs WebGL, which this browser does not offer; the table below has the best.");
@@ -142,10 +151,12 @@
       { height: 400, margin: { l: 60, r: 60, t: 44, b: 16 }, paper_bgcolor: css("card") }, false);
   });
   G.parts.push(() => {
-    ids = [];
-    for (let id = 0; id < N; id++) if (finite(M.score[id]) && M.state[id] !== "waiting") ids.push(id);
-    $("parallel-lead").textContent = "One line a member with a score, coloured as in the tree. Drag along an axis to keep what lies in between" + (ids.length > 30 ? " (the best tenth by score to begin with)" : "") + ", click the axis to undo; drag a name to move its axis.";
-    const top = ids.filter((id) => M.state[id] === "finished").sort(better).slice(0, 20);
+    const all = [];
+    for (let id = 0; id < N; id++) if (finite(M.score[id]) && M.state[id] !== "waiting") all.push(id);
+    ids = drawn(all);
+    $("parallel-lead").textContent = "One line a member with a score, coloured as in the tree. Drag along an axis to keep what lies in between" + (ids.length > 30 ? " (the best tenth by score to begin with)" : "") + ", click the axis to undo; drag a name to move its axis."
+      + (ids.length < all.length ? ` Drawn are ${ids.length.toLocaleString("en")} of ${all.length.toLocaleString("en")}, the best tenth among them; the report draws all.` : "");
+    const top = all.filter((id) => M.state[id] === "finished").sort(better).slice(0, 20);
     fill($("leaders"), make("table", {},
       make("tr", {}, make("th", {}, "member"), make("th", { class: "n" }, "generation"), make("th", { class: "n" }, S.run.metric), S.space.map((d) => make("th", { class: "n" }, d.name))),
       top.map((id) => make("tr", {}, make("td", {}, make("button", { class: "plain", click: () => G.show(id) }, String(id))), make("td", { class: "n" }, String(M.generation[id])),

@@ -79,7 +79,7 @@ const better = (a, b) => (S.run.mode === "max" ? M.score[b] - M.score[a] : M.sco
 const best = () => S.lineage[S.lineage.length - 1];
 
 /** Take in a story: work out what many ask for, have each part of the page say its own, and draw what is in view. */
-G.tell = (story) => {
+G.tell = (story, draw = true) => {
   S = story;
   M = S.members;
   N = M.generation.length;
@@ -92,7 +92,7 @@ G.tell = (story) => {
   }
   weigh();
   for (const part of G.parts) part();
-  G.redraw();
+  if (draw) G.redraw();
 };
 
 const STATE = { finished: "finished", stopped: "stopped early", failed: "failed", training: "training", trained: "being published", waiting: "waiting" };
@@ -180,15 +180,17 @@ function chart(id, draw) {
   return entry;
 }
 
-// One chart a turn, so that the page goes on answering.
+// One chart a turn, so that the page goes on answering; one that others have pushed out of sight meanwhile can wait.
 const queue = [];
 function later(entry) {
   if (queue.includes(entry)) return;
   if (queue.push(entry) === 1) setTimeout(function next() {
-    const began = performance.now();
-    if (!queue[0].drawn && S) queue[0].draw();
+    const began = performance.now(), here = queue[0];
+    if (!here.drawn && S && (here.near || !G.watcher)) here.draw();
     queue.shift();
-    G.spent = (G.spent || 0) + performance.now() - began;
+    // the first time takes longer, and says nothing of the next
+    if (here.known) G.spent = (G.spent || 0) + performance.now() - began;
+    here.known = true;
     if (queue.length) setTimeout(next); else if (G.drawn) G.drawn();
   });
 }

@@ -16,10 +16,10 @@
     $("link").classList.toggle("failed", trouble !== "");
   }
 
-  function told(story) {
+  function told(story, more) {
     G.problem = story.problem;
     if (story.clock) G.ahead = story.clock - Date.now() / 1000;
-    if (story.run) G.tell(story);
+    if (story.run) G.tell(story, more);
     else fill($("notice"), make("p", { class: "notice", role: "status" }, G.problem));
     link();
     document.documentElement.dataset.ready = "true";

@@ -17,15 +17,18 @@ function patched(old, patch) {
   return old;
 }
 
-/** told: given the story whenever there is something new. trouble: given a sentence, empty when all is well. */
+/** told: given the story whenever there is something new, and whether that is more than what goes on just now.
+    trouble: given a sentence, empty when all is well. */
 function follow(told, trouble) {
-  let story = null, pending = [], due = null, source = null;
+  let story = null, pending = [], whole = false, due = null, source = null;
   const soon = () => {
     due ??= setTimeout(() => {
       due = null;
+      const more = whole || pending.some((patch) => !patch.k || Object.keys(patch.k).some((name) => name !== "now" && name !== "clock"));
       for (const patch of pending) story = patched(story, patch);
       pending = [];
-      told(story);
+      whole = false;
+      told(story, more);
     }, 50);
   };
   const leave = () => { source?.close(); source = null; };
@@ -33,7 +36,7 @@ function follow(told, trouble) {
     if (source || document.hidden) return;
     source = new EventSource("events");
     source.addEventListener("open", () => trouble(""));
-    source.addEventListener("story", (event) => { story = JSON.parse(event.data); pending = []; soon(); });
+    source.addEventListener("story", (event) => { story = JSON.parse(event.data); pending = []; whole = true; soon(); });
     source.addEventListener("patch", (event) => { pending.push(JSON.parse(event.data)); soon(); });
     source.addEventListener("error", () => {
       if (source.readyState !== EventSource.CLOSED) return trouble("the server does not answer: trying again …");
