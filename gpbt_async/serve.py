@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -61,6 +62,9 @@ def app(folder: os.PathLike[str] | str, token: str | None = None, hosts: Sequenc
 
     token: whoever has it may look, and stop, pause and drain: at least 16 characters; None = one is made, to be read as
     `app(...).state.token`. Open it once as `.../?token=TOKEN`. hosts: the names (without ports) it may be asked for by.
+    Open pages hold a server's end up until they are closed, or `app(...).state.pages.close()` is called; uvicorn's
+    `timeout_graceful_shutdown` bounds that.
+
     Raises MissingExtra without the extra `web`, and ExperimentError for a token that is too short.
     """
     try:
@@ -74,7 +78,7 @@ def app(folder: os.PathLike[str] | str, token: str | None = None, hosts: Sequenc
         raise ExperimentError.of("token", token, "must have at least 16 letters, digits and signs but ';', ',', '\"'")
     pages = Pages(Path(folder), token)
     made = Starlette(routes=pages.routes(), middleware=[Middleware(Doorkeeper, token=token, hosts=tuple(hosts))])
-    made.state.token = token
+    made.state.token, made.state.pages = token, pages
     return made
 
 
@@ -87,6 +91,15 @@ class Pages:
         self._index = FollowedFolder(path)
         self._runs: dict[str, FollowedRun] = {}
         self._streams = 0
+        #: what open pages wait for at most
+        self._beats: set[asyncio.Timeout] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """End all open pages: a server that is to end would wait for them."""
+        self._closed = True
+        for beat in self._beats:
+            beat.reschedule(0.0)
 
     def routes(self) -> list[Any]:
         from starlette.routing import Route
@@ -166,13 +179,16 @@ class Pages:
         try:
             yield "retry: 1000\n\n"
             told: dict[str, Any] | None = None
-            while True:
+            while not self._closed:
                 try:
-                    async with asyncio.timeout(BEAT):
+                    async with asyncio.timeout(BEAT) as beat:
+                        self._beats.add(beat)
                         now = await followed.newer(told)
                 except TimeoutError:
                     yield ": nothing new\n\n"
                     continue
+                finally:
+                    self._beats.discard(beat)
                 if text := await asyncio.to_thread(_event, told, now):
                     yield text
                 told = now
@@ -267,19 +283,36 @@ def serve(folder: Path, port: int, opened: Callable[[str], object]) -> None:
     Raises MissingExtra, and ExperimentError when the port is taken.
     """
     made = app(folder)
+    server = _server(made)
+    with _listen(port) as listening, contextlib.suppress(KeyboardInterrupt):
+        opened(f"http://127.0.0.1:{listening.getsockname()[1]}/?token={made.state.token}")
+        server.run(sockets=[listening])
+
+
+def _server(made: Starlette) -> uvicorn.Server:
     try:
         import uvicorn
     except ImportError:
         raise MissingExtra("serve: needs uvicorn, which is not installed: pip install 'gpbt-async[web]'") from None
-    listening = _listen(port)
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            made.state.pages.close()
+            await super().shutdown(sockets)
+
     # no access log: it would hold the token
     config = uvicorn.Config(
-        made, lifespan="off", log_config=None, access_log=False, ws="none", proxy_headers=False, server_header=False,
-        timeout_graceful_shutdown=2, limit_concurrency=4 * MOST_STREAMS,
-    )  # fmt: skip
-    with listening, contextlib.suppress(KeyboardInterrupt):
-        opened(f"http://127.0.0.1:{listening.getsockname()[1]}/?token={made.state.token}")
-        uvicorn.Server(config).run(sockets=[listening])
+        made,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        limit_concurrency=4 * MOST_STREAMS,
+    )
+    return Server(config)
 
 
 def _listen(port: int) -> socket.socket:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import select
+import shutil
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,11 @@ KEYS = {
     "Tab": 9, "Enter": 13, "Escape": 27, "PageUp": 33, "PageDown": 34, "Home": 36,
     "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,
 }  # fmt: skip
+
+
+def found() -> str | None:
+    """A browser's program, if there is one."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Browser:
