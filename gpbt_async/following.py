@@ -190,7 +190,10 @@ def _around(reading: Reading) -> dict[str, Any]:
 
 
 class FollowedFolder(Followed):
-    """All runs in a folder. Told is {"runs": a line each (reading.brief)}; one that is not read yet has no "state"."""
+    """All runs in a folder, or the one that it is itself.
+
+    Told is {"runs": a line each (reading.brief)}; one that is not read yet has no "state".
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -201,7 +204,7 @@ class FollowedFolder(Followed):
         self._readings: dict[str, tuple[Mark, Reading]] = {}
 
     def _look(self) -> None:
-        folders = {folder.name: folder for folder in runs_in(self.path)}
+        folders = {folder.name: folder for folder in found(self.path)}
         for gone in self._known.keys() - folders.keys():
             del self._known[gone]
             self._readings.pop(gone, None)
@@ -230,6 +233,11 @@ class FollowedFolder(Followed):
         if mark[-1]:
             self._readings[folder.name] = mark[:2], reading
         return brief(folder, reading)
+
+
+def found(path: Path) -> list[Folder]:
+    """The run that a folder is, or else those in it; there may be some later."""
+    return [Folder(path)] if is_run(path) else runs_in(path)
 
 
 def _mark(folder: Folder) -> Mark:

@@ -14,12 +14,14 @@ import asyncio
 import contextlib
 import hashlib
 import html
+import os
 import secrets
 import time
 from functools import cache
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from . import __version__
 from .board import notice
@@ -35,7 +37,6 @@ from .steering import tell
 from .story import LOG, POINTS
 
 if TYPE_CHECKING:
-    import os
     import socket
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
@@ -60,6 +61,7 @@ ASSETS = {name: "text/javascript" for name in (*RUN_SCRIPTS, *INDEX_SCRIPTS)} | 
 def app(folder: os.PathLike[str] | str, token: str | None = None, hosts: Sequence[str] = HOSTS) -> Starlette:
     """The pages of one run's folder, or of all runs in a folder, as an ASGI application, to be mounted anywhere.
 
+    folder: need not be there yet; its runs show up as they are launched.
     token: whoever has it may look, and stop, pause and drain: at least 16 characters; None = one is made, to be read as
     `app(...).state.token`. Open it once as `.../?token=TOKEN`. hosts: the names (without ports) it may be asked for by.
     Open pages hold a server's end up until they are closed, or `app(...).state.pages.close()` is called; uvicorn's
@@ -76,7 +78,7 @@ def app(folder: os.PathLike[str] | str, token: str | None = None, hosts: Sequenc
     token = secrets.token_urlsafe(32) if token is None else token
     if len(token) < 16 or not token.isascii() or not token.isprintable() or set(token) & set(' ";,\\'):
         raise ExperimentError.of("token", token, "must have at least 16 letters, digits and signs but ';', ',', '\"'")
-    pages = Pages(Path(folder), token)
+    pages = Pages(Path(os.path.abspath(folder)), token)
     made = Starlette(routes=pages.routes(), middleware=[Middleware(Doorkeeper, token=token, hosts=tuple(hosts))])
     made.state.token, made.state.pages = token, pages
     return made
@@ -87,7 +89,6 @@ class Pages:
 
     def __init__(self, path: Path, token: str) -> None:
         self._path, self._token = path, token
-        self._single = Folder(path) if is_run(path) else None
         self._index = FollowedFolder(path)
         self._runs: dict[str, FollowedRun] = {}
         self._streams = 0
@@ -122,10 +123,9 @@ class Pages:
         with contextlib.suppress(FolderError):
             if name in self._runs:
                 return self._runs[name].folder
-            if self._single is not None and name == self._single.name:
-                return self._single
-            if self._single is None and is_run(self._path / check_name(name)):
-                return Folder(self._path / name)
+            place = self._path if is_run(self._path) else self._path / check_name(name)
+            if place.name == name and is_run(place):
+                return Folder(place)
         raise HTTPException(404, f"no run {name!r:.100} in {self._path}: it was moved or deleted, or never was")
 
     def _followed(self, folder: Folder) -> FollowedRun:
@@ -136,9 +136,9 @@ class Pages:
     async def index(self, asked: Request) -> Response:
         from starlette.responses import HTMLResponse, RedirectResponse
 
-        if self._single is not None:
+        if is_run(self._path):
             token = asked.query_params.get("token")
-            return RedirectResponse(f"runs/{self._single.name}/" + (f"?token={token}" if token else ""), 303)
+            return RedirectResponse(f"runs/{quote(self._path.name)}/" + (f"?token={token}" if token else ""), 303)
         names = {"head": _head("", INDEX_SCRIPTS), "title": f"Runs in {self._path.name}"}
         return HTMLResponse(_filled("index.html", names))
 
@@ -147,7 +147,7 @@ class Pages:
 
         folder = self._folder(asked)
         head = f'<meta name="gpbt-steer" content="{steer_key(self._token)}">\n{_head("../../", RUN_SCRIPTS)}'
-        back = "" if self._single is not None else '<a class="back" href="../../" title="All runs">‹ runs</a>'
+        back = "" if is_run(self._path) else '<a class="back" href="../../" title="All runs">‹ runs</a>'
         page = {
             "title": folder.name,
             "back": back,

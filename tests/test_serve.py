@@ -328,6 +328,20 @@ def test_a_run_that_vanishes_or_is_damaged_says_so(runs: Path) -> None:
         stream.close()
 
 
+def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path: Path, made: list[Fact]) -> None:
+    """As an application does that mounts the pages before it launches the run."""
+    with served(tmp_path / "later" / "r") as server:
+        assert server.ask("/", **BEARER)[0] == 200
+        stream = server.events("/events")
+        assert stream.until(lambda told: True)["runs"] == []
+        (tmp_path / "later").mkdir()
+        write(tmp_path / "later" / "r", settings(population=10, generations=3), made[:40])
+        stream.until(lambda told: [run.get("state") for run in told["runs"]] == ["interrupted"])
+        assert server.ask("/", **BEARER)[1]["location"] == "runs/r/"
+        assert server.ask("/runs/r/", **BEARER)[0] == 200
+        stream.close()
+
+
 def test_all_runs_are_listed_and_new_ones_show_up(runs: Path, made: list[Fact]) -> None:
     with served(runs) as server:
         stream = server.events("/events")
