@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .folder import Folder
     from .history import Attempt, History
     from .reading import Reading
+    from .tree import Member
 
 #: the layout of the dict
 FORMAT = 1
@@ -107,8 +108,7 @@ def _members(reading: Reading, elapsed: Elapsed) -> dict[str, list[Any]]:
         "index": [m.path[-1] for m in members],
         "parent": [m.parent.id if m.parent is not None else None for m in members],
         "generation": [m.generation for m in members],
-        # nobody trains in a run that nobody runs
-        "state": [m.state.value if running or m.state.settled else State.WAITING.value for m in members],
+        "state": [_state(m, running) for m in members],
         "score": [m.score for m in members],
         #: among the finished of its generation, 0 is the best
         "rank": [ranks.get(m.id) for m in members],
@@ -124,6 +124,12 @@ def _members(reading: Reading, elapsed: Elapsed) -> dict[str, list[Any]]:
         "config": [[m.config[name] for m in members] for name in space],
         "metrics": [[history.metrics.get(m.id, {}).get(name) for m in members] for name in metric_names(history)],
     }
+
+
+def _state(member: Member, running: bool) -> str:
+    """Nobody trains in a run that nobody runs, nor who has no slot yet."""
+    waits = member.state is State.TRAINING and member.slot is None
+    return member.state.value if member.state.settled or (running and not waits) else State.WAITING.value
 
 
 def metric_names(history: History) -> list[str]:

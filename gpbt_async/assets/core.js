@@ -218,7 +218,7 @@ G.redraw = () => G.begun && G.charts.forEach((c) => {
 function plot(element, traces, more, bar = true) {
   const first = !element.classList.contains("js-plotly-plot");
   if (first) element.replaceChildren();
-  element.style.height = more.height + "px";
+  Object.assign(element.style, { height: more.height + "px", minHeight: "0" });
   Plotly.react(element, traces, layout({ uirevision: element.id, ...more }), bar ? CONFIG : { ...CONFIG, displayModeBar: false });
   if (first) element.on("plotly_click", (event) => {
     const found = event.points.map((p) => p.customdata).find((x) => Number.isInteger(x));
@@ -228,7 +228,7 @@ function plot(element, traces, more, bar = true) {
 
 function nothing(element, text) {
   if (element.classList.contains("js-plotly-plot")) Plotly.purge(element);
-  element.style.height = "";
+  Object.assign(element.style, { height: "", minHeight: "0" });
   element.replaceChildren(make("p", { class: "nothing" }, text));
 }
 

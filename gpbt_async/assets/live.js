@@ -69,6 +69,7 @@
   // ---- steering
 
   const refused = $("refused");
+  let fading = null;
   G.steer = async (word, gpu = "") => {
     refused.hidden = true;
     let told = "";
@@ -78,6 +79,8 @@
     } catch { told = "the server does not answer"; }
     refused.textContent = told;
     refused.hidden = !told;
+    clearTimeout(fading);
+    fading = setTimeout(() => { refused.hidden = true; }, 15000);
   };
   $("pause").addEventListener("click", () => G.steer(S.now.paused_by_hand ? "go-on" : "pause"));
   $("stop").addEventListener("click", () => { $("really-resume").textContent = "gpbt-async resume " + S.now.typed; $("really").returnValue = ""; $("really").showModal(); });

@@ -48,7 +48,7 @@
   function say() {
     const W = S.now, running = S.run.state === "running";
     $("now-section").hidden = $("steer").hidden = !running;
-    if (!running) return;
+    if (!running) return $("really").close();
     const shown = W.training.slice(0, MOST).map(chip), used = new Set(shown);
     for (const [slot, element] of chips) if (!used.has(element)) chips.delete(slot);
     if (shown.length !== slots.childElementCount || shown.some((element, i) => slots.children[i] !== element)) {
