@@ -295,7 +295,7 @@ def _server(made: Starlette) -> uvicorn.Server:
     except ImportError:
         raise MissingExtra("serve: needs uvicorn, which is not installed: pip install 'gpbt-async[web]'") from None
 
-    class Server(uvicorn.Server):
+    class Server(uvicorn.Server):  # type: ignore[misc,unused-ignore]  # where it is not installed
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             made.state.pages.close()
             await super().shutdown(sockets)
@@ -325,6 +325,6 @@ def _listen(port: int) -> socket.socket:
         listening.listen(128)
     except (OSError, OverflowError) as error:
         listening.close()
-        why = str(getattr(error, "strerror", "") or error).lower()
+        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "must be 0 to 65535"
         raise ExperimentError(f"--port {port}: {why}; give another, or none, and one is found") from None
     return listening

@@ -41,7 +41,13 @@ def report(
 def serve(
     run: Annotated[Optional[str], typer.Argument(metavar="[RUN]", help="A run; all of them without.")] = None,  # noqa: UP045
     port: Annotated[
-        int, typer.Option("--port", metavar="N", parser=whole("--port", " from 0 to 65535"), help="0: a free one.")
+        int,
+        typer.Option(
+            "--port",
+            metavar="N",
+            parser=whole("--port", " from 0 to 65535"),
+            help="The port to listen at; 0: a free one.",
+        ),
     ] = 0,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     runs: Runs = Path("runs"),
