@@ -1,7 +1,7 @@
 """Runs as pages that follow them live: an ASGI application on Starlette, and a server for it on the loopback interface.
 
 The pictures are the report's, drawn by the same scripts; what is live is the story, sent as server-sent events: whole
-at first, then patches (following.py, patches.py). It is a process of its own, or part of an application; the run knows
+at first, then patches (live.py, patches.py). It is a process of its own, or part of an application; the run knows
 nothing of it. Server-sent events were chosen over a websocket because they are plain HTTP, one way, and taken up again
 by the browser itself; Starlette because it is what FastAPI is made of, so that `app` can be mounted there.
 
@@ -28,8 +28,8 @@ from .board import notice
 from .doorkeeper import HOSTS, Doorkeeper, steer_key
 from .errors import ExperimentError, FolderError, GPBTError, MissingExtra
 from .folder import Folder, check_name, is_run
-from .following import Followed, FollowedFolder, FollowedRun
 from .gate import GO_ON, PAUSE
+from .live import Followed, FollowedFolder, FollowedRun
 from .patches import difference, encoded
 from .remains import curve, log_tail
 from .report import SCRIPTS, asset, plotly

@@ -178,7 +178,7 @@ MAY: dict[str, set[str]] = {
     "export": {"asks", "errors", "files", "history", "reading"},
     "patches": {"files"},
     "report": {"errors", "export", "files", "folder", "patches", "reading", "story"},
-    "following": {"errors", "folder", "reading", "remains", "story"},
+    "live": {"errors", "folder", "reading", "remains", "story"},
     "doorkeeper": set(),
     "serve": {
         "",
@@ -186,7 +186,7 @@ MAY: dict[str, set[str]] = {
         "doorkeeper",
         "errors",
         "folder",
-        "following",
+        "live",
         "gate",
         "patches",
         "remains",
@@ -276,12 +276,12 @@ ONLY = {
     "subprocess": {"guarding", "launcher", "testing"},
     "asyncio": {
         "asking", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines",
-        "devices", "disk", "driving", "files", "folder", "following", "forking", "gate", "guarding", "journal",
+        "devices", "disk", "driving", "files", "folder", "live", "forking", "gate", "guarding", "journal",
         "launcher", "listeners", "lock", "nvml", "opening", "planning", "run", "scheduler", "serve", "slot",
         "view", "watch", "watchdog", "worker",
     },
     "time": {
-        "asking", "child", "clock", "command", "devices", "disk", "folder", "following", "forking", "guardian",
+        "asking", "child", "clock", "command", "devices", "disk", "folder", "live", "forking", "guardian",
         "guarding", "inventory", "launcher", "lock", "member", "processes", "reading", "run", "serve",
         "steering", "trying", "view", "worker", "zygote",
     },
