@@ -13,120 +13,20 @@ scrolled to, and errors of the console are shown, of which there must be none. -
 from __future__ import annotations
 
 import argparse
-import base64
-import itertools
-import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from browser import Browser
 from written import embellished, settings, simulated, write
 
 from gpbt_async import report
 from gpbt_async.folder import Folder
-
-
-class Browser:
-    """Chromium without a window, spoken to through a pipe (the DevTools protocol)."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        ours, theirs = os.pipe(), os.pipe()
-        self._write, self._read = ours[1], theirs[0]
-        # the browser reads from its descriptor 3 and writes to its 4
-        shell = f'exec "$0" "$@" 3<&{ours[0]} 4>&{theirs[1]}'
-        options = [
-            "--headless",
-            "--no-sandbox",
-            "--remote-debugging-pipe",
-            "--enable-unsafe-swiftshader",
-            f"--user-data-dir={profile}",
-        ]
-        self.process = subprocess.Popen(
-            ["bash", "-c", shell, program, *options, "--hide-scrollbars", "about:blank"],
-            pass_fds=(ours[0], theirs[1]), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(ours[0])
-        os.close(theirs[1])
-        self._ids, self._rest, self.events = itertools.count(1), b"", []
-        self.session: str | None = None
-        self._target: str | None = None
-
-    def call(self, method: str, **params: Any) -> Any:
-        id = next(self._ids)
-        message = {
-            "id": id,
-            "method": method,
-            "params": params,
-            **({"sessionId": self.session} if self.session else {}),
-        }
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == id:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']}")
-                return answer["result"]
-            self.events.append(answer)
-
-    def _next(self) -> Any:
-        while b"\0" not in self._rest:
-            data = os.read(self._read, 1 << 20)
-            if not data:
-                raise RuntimeError("the browser is gone")
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\0")
-        return json.loads(line)
-
-    def page(self, width: int = 1440, height: int = 900, scheme: str = "light") -> None:
-        self.session, left = None, self._target
-        self._target = target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        if left is not None:
-            self.call("Target.closeTarget", targetId=left)
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-
-    def do(self, expression: str) -> Any:
-        result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        if "exceptionDetails" in result:
-            raise RuntimeError(result["exceptionDetails"])
-        return result["result"].get("value")
-
-    def errors(self) -> list[str]:
-        told = []
-        for event in self.events:
-            if event.get("method") == "Runtime.exceptionThrown":
-                told.append(event["params"]["exceptionDetails"]["exception"].get("description", "?"))
-            elif event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
-                told.append(event["params"]["entry"]["text"])
-        return told
-
-    def shoot(self, path: Path, whole: bool = True) -> None:
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **self._clip(whole))
-        path.write_bytes(base64.b64decode(shot["data"]))
-
-    def _clip(self, whole: bool) -> dict[str, Any]:
-        if not whole:
-            return {}
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
-
-    def close(self) -> None:
-        os.close(self._write)
-        os.close(self._read)
-        self.process.terminate()
-        self.process.wait()
-
 
 #: run before the page's own scripts: tells when the tree was painted, and when the click was answered
 WATCH = """

@@ -1,4 +1,4 @@
-"""The command line: launch, resume, status, stop, best, replay, report, export, lineage, gpus, plan, try, guide.
+"""The command line: launch, resume, status, stop, pause, best, and the commands of replaying, telling, tools, guide.
 
 A thin face: it reads options, opens a Run, shows it, and turns how it ended into an exit status (0 finished; 1 started
 and failed; 2 nothing was started; 130 interrupted and resumable). Messages for people go to stderr, --json to stdout.
@@ -298,9 +298,21 @@ def status(
 @app.command(**helping.words_of("stop"))
 def stop(run: RunName, runs: Runs = Path("runs")) -> None:
     """Ask RUN to stop, and wait until it has. It can be resumed."""
-    from . import reading
+    from . import reading, steering
 
-    say(reading.stop(reading.open_run(run, runs)))
+    say(steering.stop(reading.open_run(run, runs)))
+
+
+@app.command(**helping.words_of("pause"))
+def pause(
+    run: RunName,
+    end: Annotated[bool, typer.Option("--end", help="End the pause: members begin again.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Have RUN begin no member until the pause is ended; those that train go on. A resume forgets it."""
+    from . import reading, steering
+
+    say(steering.pause(reading.open_run(run, runs), end))
 
 
 @app.command(**helping.words_of("best"))
@@ -332,7 +344,7 @@ def best(
     print(json.dumps(jsonable(found.to_json()), indent=1) if as_json else reading.best_text(found))
 
 
-for told in (telling.report, telling.export, telling.lineage):
+for told in (telling.report, telling.serve, telling.export, telling.lineage):
     app.command(**helping.words_of(told.__name__))(told)
 for function, name in (
     (replaying.replay, "replay"),

@@ -155,7 +155,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "score": lambda name, value: None if value is None else _number(name, value),
     **dict.fromkeys(("t", "seconds"), _seconds),
     **dict.fromkeys(("version", "reason", "digest", "how"), _text),
-    "retry": _flag,
+    **dict.fromkeys(("retry", "by_hand"), _flag),
     "path": _path,
     "config": _scalars,
     "measures": _scalars,

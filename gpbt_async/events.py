@@ -174,10 +174,12 @@ class Damaged(OfMember):
 class Paused(Fact):
     """No member begins from now on, for lack of room on the disk; with an empty reason they begin again.
 
+    by_hand: because a person asked for it, which is a pause of its own beside the other, and ends with the session.
     Decides nothing; those that train go on.
     """
 
     reason: str
+    by_hand: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

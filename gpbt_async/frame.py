@@ -227,8 +227,9 @@ def _slots(known: Memory, width: int, short: int) -> list[Line]:
     held = {m.slot: m for m in lineage.training if m.slot is not None}
     starting = len(lineage.training) - len(held)
     idle = WHY[lineage.idle_cause()]
+    begins = "paused" if known.run.usage.by_hand else "starting"
     if short > 2 or count > MANY_SLOTS:
-        return _slots_folded(known, count, list(held.values()), starting, idle)
+        return _slots_folded(known, count, list(held.values()), f"{starting} {begins}" if starting else "", idle)
     names = [short_model(slot.name) for slot in slots]
     wide = min(max([4, *map(len, names)]), max(8, width // 6))
     room = width - wide - 46
@@ -242,7 +243,7 @@ def _slots(known: Memory, width: int, short: int) -> list[Line]:
         lines.append(line)
         member = held.get(slot.index)
         if member is None:
-            line.append(("starting" if starting > 0 else idle, "dim"))
+            line.append((begins if starting > 0 else idle, "dim"))
             starting -= 1
             lines += [[]] if tall else []
             continue
@@ -256,16 +257,16 @@ def _slots(known: Memory, width: int, short: int) -> list[Line]:
         else:
             line += [("  ", ""), *config_line(member.config, parent, max(4, room))]
     if count > len(slots):  # of GPUs only those are listed that are leased
-        words = f"{count - len(slots)} more: " + ("starting" if starting > 0 else idle)
+        words = f"{count - len(slots)} more: " + (begins if starting > 0 else idle)
         lines.append([(f"{'':{wide}}  ", ""), (words, "dim")])
     return lines
 
 
-def _slots_folded(known: Memory, count: int, training: list[Member], starting: int, idle: str) -> list[Line]:
-    free = count - len(training) - starting
+def _slots_folded(known: Memory, count: int, training: list[Member], starting: str, idle: str) -> list[Line]:
+    free = count - len(known.run.lineage.training)
     words = [
         f"{len(training)} training",
-        f"{starting} starting" if starting else "",
+        starting,
         f"{free} {idle}" if free > 0 else "",
     ]
     lines: list[Line] = [[(counted(count, "slot"), "bold"), ("  " + ", ".join(w for w in words if w), "")]]

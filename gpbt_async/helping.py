@@ -131,6 +131,20 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         gpbt-async track train-1 --to mlflow:mlruns
         """,
     ),
+    "pause": (
+        "Have a run begin no member for a while.",
+        """
+        gpbt-async pause train-1
+        gpbt-async pause train-1 --end
+        """,
+    ),
+    "serve": (
+        "Show runs live in a browser on this machine.",
+        """
+        gpbt-async serve
+        gpbt-async serve train-1 --open
+        """,
+    ),
     "guide": (
         "Print a guide, or list them.",
         """

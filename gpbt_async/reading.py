@@ -1,8 +1,7 @@
-"""A run read from its folder by somebody who does not run it: its state, its best member, and the wish to stop it.
+"""A run read from its folder by somebody who does not run it: its state, what it does now, and its best member.
 
 Everything comes from the journal, replayed through the engine, so what is told here is what the scheduler knows; a
-run that is being written right now is read up to its last whole line. Nothing is locked and nothing is changed; the
-only word to a running scheduler is "stop", through the run's control FIFO.
+run that is being written right now is read up to its last whole line. Nothing is locked and nothing is changed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .folder import Folder, locate
 from .folder import runs as all_runs
 from .gpulines import gpu_lines, waiting_text
 from .history import History
-from .journal import read
+from .journal import Reader
 from .lineage import Lineage
 from .record import Record
 from .tree import State
@@ -32,10 +31,7 @@ if TYPE_CHECKING:
     from .events import Fact
     from .results import Best
 
-__all__ = ["all_runs", "best", "brief", "detail", "open_run", "stop"]
-
-#: seconds `stop` waits for a scheduler to let go of its run
-STOP_TIMEOUT = 30.0
+__all__ = ["all_runs", "best", "brief", "detail", "open_run"]
 
 
 def open_run(run: str, runs: Path) -> Folder:
@@ -43,7 +39,10 @@ def open_run(run: str, runs: Path) -> Folder:
 
 
 class Reading:
-    """A run as its journal tells it now. history: remember also what happened when, and what each slot did."""
+    """A run as its journal tells it now. history: remember also what happened when, and what each slot did.
+
+    `more` goes on reading where the last look ended. Raises FolderError and JournalError.
+    """
 
     def __init__(self, folder: Folder, *, history: bool = False) -> None:
         self.folder = folder
@@ -51,6 +50,8 @@ class Reading:
         self.record = Record.read(folder.experiment)
         assert self.record.settings is not None
         self.settings = self.record.settings
+        self._remember = history
+        self._reader = Reader(folder.journal)
         self.lineage = Lineage(self.settings)
         self.usage = Usage(trail=[] if history else None)
         self.last: Fact | None = None
@@ -62,8 +63,12 @@ class Reading:
         self.times = array("d")
         self.opened = 0.0
         self.fresh: set[int] = set()
-        facts = read(folder.journal) if folder.journal.exists() else []
-        for fact in replay(facts, self.lineage, self.usage, folder.journal):
+        self.more()
+
+    def more(self) -> bool:
+        """Take in what the journal has by now; False if nothing is new."""
+        facts = self._reader.more()
+        for fact in replay(facts, self.lineage, self.usage, self.folder.journal):
             self.last = fact
             self.times.append(fact.t)
             if isinstance(fact, events.Opened):
@@ -79,13 +84,19 @@ class Reading:
             elif isinstance(fact, events.Failed | events.Lost):
                 self.entered.pop(fact.member, None)
                 self.ended[fact.member] = fact.t
-            if history:
+            if self._remember:
                 self.history.fold(fact, self.lineage)
+        return bool(facts)
 
     @property
     def why_interrupted(self) -> str:
         """What ended the last session, if it was an error and not somebody's wish."""
         return self.last.reason if self.state == "interrupted" and isinstance(self.last, events.Closed) else ""
+
+    @property
+    def why_paused(self) -> str:
+        """Why no member begins now, if the run goes on and that is so."""
+        return (self.usage.by_hand or self.usage.paused) if self.state == "running" else ""
 
     @property
     def state(self) -> str:
@@ -97,10 +108,13 @@ class Reading:
         return "interrupted"
 
 
-def brief(folder: Folder) -> dict[str, Any]:
-    """One line about a run; a damaged one is told as damaged, and does not hide the others."""
+def brief(folder: Folder, reading: Reading | None = None) -> dict[str, Any]:
+    """One line about a run; a damaged one is told as damaged, and does not hide the others.
+
+    reading: one that was kept, to be told as it is.
+    """
     try:
-        return _brief(Reading(folder))
+        return _brief(reading or Reading(folder))
     except (FolderError, KeyError, TypeError, ValueError) as error:
         return {"run": folder.name, "state": "damaged", "error": str(error)}
 
@@ -110,6 +124,8 @@ def _brief(reading: Reading) -> dict[str, Any]:
     return {
         "run": reading.folder.name,
         "state": reading.state,
+        "paused": reading.why_paused,
+        "paused_by_hand": reading.state == "running" and bool(reading.usage.by_hand),
         "members": sum(g.settled for g in tree.generations),
         "of": s.population * s.generations,
         "metric": s.score,
@@ -123,9 +139,37 @@ def detail(folder: Folder) -> dict[str, Any]:
     """All that can be told about one run: generations, what trains, what waits and for what."""
     reading = Reading(folder)
     lineage, tree, s = reading.lineage, reading.lineage.tree, reading.settings
-    state = reading.state
-    now = time.time()
-    gpus = (notice(folder) if state == "running" else None) or {"gpus": [], "waiting": None}
+    told = present(reading)
+    left = [m for m in tree.members if not m.state.settled] if lineage.ended is not None else []
+    return {
+        **_brief(reading),
+        "folder": str(folder.path),
+        "typed": folder.typed,
+        "holder": folder.locked(),
+        "reason": lineage.ended.reason if lineage.ended else reading.why_interrupted,
+        "generations": [
+            {
+                "generation": i,
+                "issued": g.issued,
+                "training": sum(t["generation"] == i for t in told["training"]),
+                "finished": sum(m.state is State.FINISHED for m in g.members),
+                "failed": sum(m.state is State.FAILED for m in g.members),
+                "of": s.population,
+                "best": g.ranking[0].score if g.ranking else None,
+            }
+            for i, g in enumerate(tree.generations)
+        ],
+        **told,
+        "never_begun": [m.id for m in left if m.id not in reading.begun],
+        "given_up": [m.id for m in left if m.id in reading.begun],
+        "summary": results.summary(lineage, reading.usage.so_far(), run=folder.name),
+    }
+
+
+def present(reading: Reading) -> dict[str, Any]:
+    """What the run does just now: what trains and since when, what waits and for what, its GPUs and free slots."""
+    lineage, state, now = reading.lineage, reading.state, time.time()
+    gpus = (notice(reading.folder) if state == "running" else None) or {"gpus": [], "waiting": None}
     given = lineage.training if state == "running" else []  # a slot is meant for each, and not all have it yet
     training = [m for m in given if m.slot is not None]
     waiting: list[dict[str, Any]] = [
@@ -139,33 +183,15 @@ def detail(folder: Folder) -> dict[str, Any]:
         for m in given
         if m.slot is None
     ]
-    left = [m for m in tree.members if not m.state.settled] if lineage.ended is not None else []
     whats = {State.WAITING: "a slot", State.TRAINED: "its checkpoint to be published"}
     for kind, what in whats.items() if lineage.ended is None else ():
         waiting += [
             {"member": m.id, "generation": m.generation, "for": what, "after": m.reason or None}
-            for m in tree.members
+            for m in lineage.tree.members
             if m.state is kind
         ]
     free = max(0, lineage.slots - len(given))
     return {
-        **_brief(reading),
-        "folder": str(folder.path),
-        "typed": folder.typed,
-        "holder": folder.locked(),
-        "reason": lineage.ended.reason if lineage.ended else reading.why_interrupted,
-        "generations": [
-            {
-                "generation": i,
-                "issued": g.issued,
-                "training": sum(m.generation == i for m in training),
-                "finished": sum(m.state is State.FINISHED for m in g.members),
-                "failed": sum(m.state is State.FAILED for m in g.members),
-                "of": s.population,
-                "best": g.ranking[0].score if g.ranking else None,
-            }
-            for i, g in enumerate(tree.generations)
-        ],
         "training": [
             {
                 "slot": m.slot,
@@ -181,16 +207,12 @@ def detail(folder: Folder) -> dict[str, Any]:
         "waiting": waiting,
         "to_retry": [m.id for m in lineage.to_retry] if state != "running" else [],
         "reopens": state == "failed" and lineage.reopens,
-        "never_begun": [m.id for m in left if m.id not in reading.begun],
-        "given_up": [m.id for m in left if m.id in reading.begun],
-        "paused": reading.usage.paused if state == "running" else "",
         "gpus": gpus["gpus"],
         "waiting_for_gpus": gpus["waiting"],
         "slots": lineage.slots,
         "free_slots": free if state == "running" else None,
         "free_because": lineage.idle_cause() if state == "running" and free else None,
         "free_until": waits.slot(reading, now) if state == "running" and free else "",
-        "summary": results.summary(lineage, reading.usage.so_far(), run=folder.name),
     }
 
 
@@ -213,22 +235,6 @@ def best(folder: Folder) -> Best:
     raise error
 
 
-def stop(folder: Folder) -> str:
-    """Ask the run's scheduler to stop and wait until the run is let go. Returns what to tell the person."""
-    if folder.locked() is None:
-        return f"{folder.name} is not running"
-    if not folder.tell("stop"):
-        raise FolderError(f"{folder.name} is locked, but its scheduler does not listen yet; try again in a moment")
-    deadline = time.monotonic() + STOP_TIMEOUT
-    while folder.locked() is not None:
-        if time.monotonic() > deadline:
-            pid = (folder.locked() or {}).get("pid")
-            remedy = f"look at what holds it up, or kill -9 {pid}, and resume it later: nothing is lost"
-            raise FolderError(f"{folder.name} was asked to stop {STOP_TIMEOUT:g} s ago and still runs: {remedy}")
-        time.sleep(0.02)
-    return f"{folder.name} has stopped; go on with gpbt-async resume {folder.typed}"
-
-
 # ---- for people
 
 
@@ -241,7 +247,8 @@ def brief_text(found: list[dict[str, Any]]) -> str:
     lines = []
     for b in found:
         told = b.get("error") or f"{b['members']}/{b['of']} members, best {b['metric']} {_score(b['score'])}"
-        lines.append(f"{b['run']:<{width}}  {b['state']:<11}  {told}")
+        state = "paused" if b.get("paused_by_hand") else b["state"]
+        lines.append(f"{b['run']:<{width}}  {state:<11}  {told}")
     return "\n".join(lines)
 
 
@@ -267,7 +274,9 @@ def detail_text(d: dict[str, Any]) -> str:
             f"  slot {t['slot']}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}"
         )
     lines += ["  " + unstyled(line).rstrip() for line in gpu_lines(d["gpus"], time.time())]
-    if d["paused"]:
+    if d["paused_by_hand"]:
+        lines.append(f"  {d['paused']}: no member begins until `gpbt-async pause {d['typed']} --end`")
+    elif d["paused"]:
         lines.append(f"  members wait: {d['paused']}")
     if d["waiting_for_gpus"]:
         lines.append("  " + waiting_text(d["waiting_for_gpus"], time.time()))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: bytes of a member's metrics that are read: some ten thousand reports
 METRICS = 1 << 20
+#: … and where only the last of them is asked for
+LATEST = 1 << 12
 
 
 def log_tail(path: Path, size: int) -> str:
@@ -52,6 +54,18 @@ def curve(path: Path, metric: str, points: int) -> list[float]:
     if len(values) <= points:
         return values
     return [values[round(i * (len(values) - 1) / (points - 1))] for i in range(points)]
+
+
+def latest(path: Path, metric: str) -> float | None:
+    """What a member reported of a metric last; None if that is not in the last lines of the file."""
+    for line in reversed(
+        _read(path, LATEST, end=True).split(b"\n")[:-1]
+    ):  # a last one without its end is being written
+        try:
+            return float(json.loads(line)[metric])
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            continue
+    return None
 
 
 def _read(path: Path, size: int, end: bool = False) -> bytes:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 import os
 from contextlib import suppress
 from importlib import resources
@@ -24,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import MissingExtra
 from .export import check_target
-from .files import explained, spelled
+from .files import explained
+from .patches import encoded
 from .reading import Reading
 from .story import remains, story
 
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from .folder import Folder
 
 #: in the order in which the page runs them; plotly comes after them, when the page answers already
-SCRIPTS = ("theme.js", "core.js", "panel.js", "tree.js", "charts.js", "slots.js", "main.js", "start.js")
-#: significant digits of the page's numbers; the run's own files and `export` have all of them
-DIGITS = 7
+SCRIPTS = ("theme.js", "core.js", "panel.js", "tree.js", "charts.js", "slots.js", "keys.js", "main.js", "start.js")
 
 
 def write(folder: Folder, target: Path | None = None, reading: Reading | None = None) -> Path:
@@ -63,24 +61,26 @@ def write(folder: Folder, target: Path | None = None, reading: Reading | None = 
 
 def page(folder: Folder, reading: Reading | None = None) -> str:
     """The report as one HTML text, of some 5 MB. Raises as `write` does."""
-    plotly = _plotly()
+    library = plotly()
     reading = reading or Reading(folder, history=True)
     told = story(reading)
     told["remains"] = remains(reading, told)
-    return _page(told, plotly)
+    return _page(told, library)
 
 
-def _plotly() -> str:
-    """plotly.js, whole."""
+def plotly(command: str = "report", extra: str = "report") -> str:
+    """plotly.js, whole. Raises MissingExtra, which names the command that needs it and the extra that brings it."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
-        raise MissingExtra("report: needs plotly, which is not installed: pip install 'gpbt-async[report]'") from None
+        raise MissingExtra(
+            f"{command}: needs plotly, which is not installed: pip install 'gpbt-async[{extra}]'"
+        ) from None
     return str(get_plotlyjs())
 
 
-def _page(told: dict[str, Any], plotly: str) -> str:
-    scripts = [plotly, *(_asset(name) for name in SCRIPTS)]
+def _page(told: dict[str, Any], library: str) -> str:
+    scripts = [library, *(asset(name) for name in SCRIPTS)]
     for script in scripts:
         assert "</script" not in script.lower()
         assert "<!--" not in script
@@ -90,14 +90,15 @@ def _page(told: dict[str, Any], plotly: str) -> str:
         f"default-src 'none'; script-src {digests} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
         "font-src data:; base-uri 'none'; form-action 'none'"
     )
-    return Template(_asset("report.html")).substitute(
-        policy=policy,
+    ours = "\n".join(f"<script>{script}</script>" for script in scripts[1:-1])
+    return Template(asset("report.html")).substitute(
         title=html.escape(f"{told['run']['name']} – gpbt-async"),
-        style=_asset("report.css"),
-        story=embedded(told),
-        plotly=plotly,
-        scripts="\n".join(f"<script>{script}</script>" for script in scripts[1:-1]),
-        start=scripts[-1],
+        head=f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{asset("report.css")}</style>',
+        back="",
+        bar="",
+        now="",
+        tail=f'<script type="application/json" id="story">{embedded(told)}</script>\n{ours}\n'
+        f'<script type="text/plain" id="plotly">{library}</script>\n<script>{scripts[-1]}</script>',
         foot="Written by gpbt-async from the run's journal. Numbers are rounded to seven digits; "
         "<code>gpbt-async export</code> has all of them.",
     )
@@ -105,26 +106,16 @@ def _page(told: dict[str, Any], plotly: str) -> str:
 
 def embedded(told: dict[str, Any]) -> str:
     """JSON that may stand inside an HTML script element, numbers rounded, non-finite ones spelled."""
-    text = json.dumps(_rounded(spelled(told)), allow_nan=False, separators=(",", ":"))
+    text = encoded(told)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        short = float(f"{value:.{DIGITS}g}")
-        return int(short) if short.is_integer() and abs(short) < 1e15 else short
-    if isinstance(value, dict):
-        return {name: item if name == "run" else _rounded(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return value
 
 
 def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A text of ours that pages are made of."""
     return (resources.files(__package__) / "assets" / name).read_text(encoding="utf-8")

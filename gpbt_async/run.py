@@ -1,9 +1,9 @@
 """A run from outside: open it, listen to it, stop it, read what it came to.
 
-This is the door for applications (`async with gpbt.Run(...)`, `await gpbt.launch(...)`) and for the command line. It
-has the rooms opened (opening.py), hands them to a Scheduler, and closes them again in reverse, whatever happens in
-between: one AsyncExitStack is the whole of that promise. It forces nothing on the application: no signal handler, no
-event-loop policy, no logging set-up; what a person should know goes to the logger "gpbt_async" and to listeners.
+The door for applications and for the command line. It has the rooms opened (opening.py), hands them to a Scheduler, and
+closes them again in reverse, whatever happens in between: one AsyncExitStack is the whole of that promise. It forces
+nothing on the application: no signal handler, no event-loop policy, no logging set-up; what a person should know goes
+to the logger "gpbt_async" and to listeners.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .clock import Clock
 from .disk import PERIOD, is_full
 from .errors import FolderError, GPBTError, first
 from .files import bytes_below, write_json
+from .gate import GO_ON, PAUSE
 from .listeners import Listener
 from .opening import Opening, Resume
 from .postmortem import failure
@@ -211,6 +212,11 @@ class Run:
         if self._scheduler is not None:
             self._scheduler.stop()
 
+    def pause(self, on: bool = True) -> None:
+        """Begin no member from now on; on=False: begin them again. Those that train go on; a resume forgets it."""
+        if self._scheduler:
+            self._scheduler.gate.obey(PAUSE if on else GO_ON)
+
     def kill(self) -> None:
         """End every process of the run at once, without grace. For the second Ctrl-C."""
         self.stop()
@@ -292,8 +298,7 @@ class Run:
         if ended.reason:
             raise failure(self.lineage, self.folder, already=True)
 
-    def _note(self, fact: events.Fact) -> None:
-        """A fact outside the loop."""
+    def _note(self, fact: events.Fact) -> None:  # outside the loop
         self._opening.journal.append(fact)
         self.lineage.handle(fact)
         self.usage.fold(fact, self.lineage)
@@ -301,23 +306,21 @@ class Run:
     def _told(self, line: str) -> None:
         if line == "stop":
             self.stop()
-        elif not self._board.obey(line):
+        elif not (self._scheduler and self._scheduler.gate.obey(line)) and not self._board.obey(line):
             self.warn(f"somebody told this run {line!r}, which it does not understand")
 
     async def _main(self, asking: Asking) -> None:
         assert self._scheduler is not None
-        opened = self._opening.opened(self._clock.now())
         early = asyncio.create_task(asking.open())
         try:
-            reason = await self._scheduler.run(opened)
+            reason = await self._scheduler.run(self._opening.opened(self._clock.now()))
             self.how = "interrupted" if reason is None else "failed" if reason else "finished"
             await self._close(reason or "")
             if self.how == "failed":
                 raise failure(self.lineage, self.folder)
         except BaseExceptionGroup as group:
             # whatever it was, a bug of ours included: the run stays one that is told and can be resumed
-            astray = self.folder.astray()  # then whatever it was has tripped over that
-            error = FolderError(astray) if astray else first(group)
+            error = FolderError(astray) if (astray := self.folder.astray()) else first(group)  # it tripped over that
             self.how = "interrupted"
             with contextlib.suppress(GPBTError):  # the first error is the one to be told
                 await self._close(str(error or group))

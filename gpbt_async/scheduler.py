@@ -25,6 +25,7 @@ from .checkpoints import CheckpointError
 from .deadlines import Deadlines, pause
 from .disk import is_full
 from .errors import FolderError
+from .gate import Gate
 from .outcome import reason
 from .packing import out_of_memory
 from .tree import State
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 
+#: the reason of a pause that somebody asked for
+PAUSED = "somebody has paused the run"
 LATE = (
     "early_stop='median' decides at a member's first report, and members report {!r} only once: "
     "report it earlier too, or it is stopped when all its work is done"
@@ -102,10 +105,9 @@ class Scheduler:
         #: checkpoints of earlier sessions: whether each is whole, once it has been read
         loop = asyncio.get_running_loop()
         self._doubted = {id: loop.create_future() for id, m in lineage.stored.items() if m.state is State.FINISHED}
-        #: members that ran out of GPU memory beside others, and are to train alone
-        self._alone: set[int] = set()
         self._told_of_late_reports = False
         self._watchdog = Watchdog(lineage, slots, self._warn)
+        self.gate = Gate(slots, disk, briefing, self._watchdog.queued)
         #: set from the first failure or cancellation on: facts still come in, nothing is performed any more
         self._ending = False
 
@@ -126,6 +128,9 @@ class Scheduler:
                     self._slots.on_capacity = self._capacity
                     self._slots.on_sample = self._sample
                     self._disk.on_change = self._room
+                    self.gate.on_change = self._by_hand
+                    if self.gate.paused:
+                        self._by_hand(True)
                     self._capacity(len(self._slots))  # it may have changed since the run was opened
                     reason = await self._over
                     if reason is None or reason:
@@ -159,6 +164,14 @@ class Scheduler:
             self._warn(f"members wait: {paused}" if paused else "members wait no more for room on the disk")
         if not self._ending:
             self.turn(events.Paused(t=self._clock.now(), reason=paused))
+
+    def _by_hand(self, paused: bool) -> None:
+        if not self._ending:
+            self.turn(events.Paused(t=self._clock.now(), reason=PAUSED if paused else "", by_hand=True))
+            end = f"gpbt-async pause {self._folder.typed} --end"
+            self._warn(
+                f"{PAUSED}: no member begins until `{end}`" if paused else "the pause is over: members begin again"
+            )
 
     def _sample(self, gpus: list[dict[str, Any]]) -> None:
         if not self._ending:
@@ -245,7 +258,6 @@ class Scheduler:
         await asyncio.sleep(pause(member.failures + max(0, member.losses_in_a_row - 1)))
         # first: a child of a damaged parent has failed, and must not be waiting for a disk when the run has finished
         if await self._whole(member.parent) and member.state is State.TRAINING:
-            await self._disk.room(member.id)
             await self._attempt(member, attempt)
 
     async def _attempt(self, member: Member, attempt: int) -> None:
@@ -256,10 +268,7 @@ class Scheduler:
         entered: float | None = None
         undecided = judged = self._briefing.judged(member)
         blame = ""
-        self._watchdog.queued.add(member.id)
-        async with self._slots.lease(alone=member.id in self._alone) as slot:
-            self._watchdog.queued.discard(member.id)
-            begin = await self._brief(member, attempt, slot)
+        async with self.gate.passed(member, attempt) as (slot, begin):
             async with await self._launcher.start(begin, argv=self._briefing.argv(begin, member)) as worker:
                 self._workers[member.id] = worker
                 self._slots.bind(slot, worker.pid, member.id)
@@ -313,17 +322,6 @@ class Scheduler:
         else:
             self.turn(events.Failed(**names, reason=deadlines.overdue or reason(outcome)))
 
-    async def _brief(self, member: Member, attempt: int, slot: Slot) -> wire.Begin:
-        """Make its places ready; on a full disk, once there is room."""
-        while True:
-            try:
-                return self._briefing.begin(member, attempt, slot)
-            except (FolderError, CheckpointError) as error:
-                if not is_full(error):
-                    raise
-                self._disk.full()
-                await self._disk.again()
-
     async def _whole(self, parent: Member | None) -> bool:
         """Is the parent's checkpoint still what was published? Read once a session; one of this session is."""
         if parent is None or parent.id not in self._doubted:
@@ -348,9 +346,9 @@ class Scheduler:
         blame = await self._slots.verdict(slot)  # who hangs may hang on a GPU that is being lost
         if overdue:
             return f"{blame}, and it {overdue}" if blame else ""
-        oom = out_of_memory(f"{outcome.error}\n{outcome.tail}") and member.id not in self._alone
+        oom = out_of_memory(f"{outcome.error}\n{outcome.tail}") and member.id not in self.gate.alone
         if not blame and oom and self._slots.out_of_memory(slot):
-            self._alone.add(member.id)
+            self.gate.alone.add(member.id)
             blame = f"out of GPU memory beside other members; to be tried alone ({reason(outcome)})"
         return blame
 

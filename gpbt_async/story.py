@@ -22,8 +22,10 @@ from .tree import State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .folder import Folder
     from .history import Attempt, History
     from .reading import Reading
+    from .tree import Member
 
 #: the layout of the dict
 FORMAT = 1
@@ -33,8 +35,11 @@ KINDS, NAMED = 50, 20
 LOGS, CURVES, LOG, POINTS = 2_000_000, 120_000, 3000, 60
 
 
-def story(reading: Reading) -> dict[str, Any]:
-    """The story of a run that was read with its history."""
+def story(reading: Reading, importance: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """The story of a run that was read with its history.
+
+    importance: what `importance_of` has told before, which is most of the work, for who tells a run again and again.
+    """
     lineage, s = reading.lineage, reading.settings
     usage = reading.usage.so_far()
     elapsed = Elapsed(reading.history.sessions)
@@ -70,18 +75,24 @@ def story(reading: Reading) -> dict[str, Any]:
         },
         "lineage": [m.id for m in best.ancestry] if best is not None else [],
         "timeline": timeline(usage.trail or (), elapsed, usage.slots),
-        "importance": [
-            {
-                "generation": i.generation,
-                "members": i.members,
-                "shares": i.shares,
-                "trends": i.trends,
-                "parent": i.parent,
-            }
-            for i in importances([g.members for g in lineage.tree.generations], s.space)
-        ],
+        "importance": importance_of(reading) if importance is None else importance,
         "failures": failures(reading),
     }
+
+
+def importance_of(reading: Reading) -> list[dict[str, Any]]:
+    """All generations together first, then one by one."""
+    generations = [g.members for g in reading.lineage.tree.generations]
+    return [
+        {
+            "generation": i.generation,
+            "members": i.members,
+            "shares": i.shares,
+            "trends": i.trends,
+            "parent": i.parent,
+        }
+        for i in importances(generations, reading.settings.space)
+    ]
 
 
 def _members(reading: Reading, elapsed: Elapsed) -> dict[str, list[Any]]:
@@ -97,8 +108,7 @@ def _members(reading: Reading, elapsed: Elapsed) -> dict[str, list[Any]]:
         "index": [m.path[-1] for m in members],
         "parent": [m.parent.id if m.parent is not None else None for m in members],
         "generation": [m.generation for m in members],
-        # nobody trains in a run that nobody runs
-        "state": [m.state.value if running or m.state.settled else State.WAITING.value for m in members],
+        "state": [_state(m, running) for m in members],
         "score": [m.score for m in members],
         #: among the finished of its generation, 0 is the best
         "rank": [ranks.get(m.id) for m in members],
@@ -114,6 +124,12 @@ def _members(reading: Reading, elapsed: Elapsed) -> dict[str, list[Any]]:
         "config": [[m.config[name] for m in members] for name in space],
         "metrics": [[history.metrics.get(m.id, {}).get(name) for m in members] for name in metric_names(history)],
     }
+
+
+def _state(member: Member, running: bool) -> str:
+    """Nobody trains in a run that nobody runs, nor who has no slot yet."""
+    waits = member.state is State.TRAINING and member.slot is None
+    return member.state.value if member.state.settled or (running and not waits) else State.WAITING.value
 
 
 def metric_names(history: History) -> list[str]:
@@ -196,11 +212,16 @@ def remains(reading: Reading, told: dict[str, Any]) -> dict[str, Any]:
                 curves.append((id, values))
         if characters <= 0 and points <= 0:
             break
-    tracebacks = []
-    for kind in told["failures"]["list"]:
-        found = (traceback_of(log_tail(folder.member(id).log, 4 * LOG)) for id in kind["members"])
-        tracebacks.append(next((text for text in found if text), "") if kind["kind"] == "failed" else "")
+    tracebacks = [traceback(folder, kind) for kind in told["failures"]["list"]]
     return {"logs": logs, "curves": curves, "tracebacks": tracebacks}
+
+
+def traceback(folder: Folder, kind: dict[str, Any]) -> str:
+    """The end of a log that a member left which failed so; "" if there is none."""
+    if kind["kind"] != "failed":
+        return ""
+    found = (traceback_of(log_tail(folder.member(id).log, 4 * LOG)) for id in kind["members"])
+    return next((text for text in found if text), "")
 
 
 def _interesting(reading: Reading, told: dict[str, Any]) -> Iterable[int]:

@@ -1,4 +1,4 @@
-"""Commands that tell a run from its journal, while it goes on or afterwards: report, export, lineage."""
+"""Commands that tell a run from its journal, while it goes on or afterwards: report, serve, export, lineage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from . import helping
-from .options import Json, RunName, Runs, jsonable, say
+from .options import Json, RunName, Runs, jsonable, say, whole
 
 Out = Annotated[
     Optional[Path],  # noqa: UP045
@@ -50,6 +50,42 @@ def report(
         if not webbrowser.open(path.resolve().as_uri()):
             say(f"--open: no browser could be started here; open {path} in one")
             raise SystemExit(1)
+
+
+def serve(
+    run: Annotated[Optional[str], typer.Argument(metavar="[RUN]", help="A run; all of them without.")] = None,  # noqa: UP045
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port",
+            metavar="N",
+            parser=whole("--port", " from 0 to 65535"),
+            help="The port to listen at; 0: a free one.",
+        ),
+    ] = 0,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Serve live pages of the runs under --runs, or of RUN, to browsers on this machine, until Ctrl-C.
+
+    They show what the report shows, follow what goes on, and can pause, stop and drain. The address, printed to stdout,
+    holds a token: whoever has it can do so. Needs the extra `web`.
+    """
+    from .folder import Folder, locate
+    from .serve import serve
+
+    folder = runs if run is None else Folder.open(locate(run, runs)).path
+
+    def opened(address: str) -> None:
+        print(address, flush=True)
+        say(f"serving {folder} until Ctrl-C; the runs know nothing of it")
+        if show:
+            import webbrowser
+
+            if not webbrowser.open(address):
+                say("--open: no browser could be started here; open the address in one")
+
+    serve(folder, port, opened)
 
 
 def export(

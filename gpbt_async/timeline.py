@@ -69,7 +69,7 @@ def timeline(spans: Iterable[Span], elapsed: Elapsed, slots: int) -> dict[str, A
             busy.append((slot, member, begin, end))
         elif end - begin >= SHORTEST * total:
             idle[kind].append((slot, begin, end))
-    busy.sort(key=lambda span: (span[0], span[2]))
+    busy.sort(key=lambda span: (span[3], span[0]))  # by their ends: what is new comes last
     return {
         "slots": slots,
         "total": total,
@@ -83,7 +83,7 @@ def timeline(spans: Iterable[Span], elapsed: Elapsed, slots: int) -> dict[str, A
         "idle": {
             cause: {"slot": [s[0] for s in found], "begin": [s[1] for s in found], "end": [s[2] for s in found]}
             for cause, spans in idle.items()
-            for found in [_merged(spans, SHORTEST * total)]
+            for found in [sorted(_merged(spans, SHORTEST * total), key=lambda span: (span[2], span[0]))]
         },
         "width": width,
         "parts": parts,

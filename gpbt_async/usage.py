@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from .lineage import Lineage
 
 #: start: a process is being started or is ending; the others as in lineage.Cause; device: no GPU may be used just now;
-#: disk: no member begins for lack of room on the disk
-CAUSES = ("start", "searcher", "checkpoint", "evidence", "device", "disk", "no_work")
+#: disk: no member begins for lack of room on the disk; paused: nor because a person has paused the run
+CAUSES = ("start", "searcher", "checkpoint", "evidence", "device", "disk", "paused", "no_work")
 BUSY = "busy"
 #: what a slot did from one moment to another: slot, BUSY or a cause, the member inside `train` or None, begin, end
 Span = tuple[int, str, int | None, float, float]
@@ -65,8 +65,9 @@ class Usage:
     _opened: float = 0.0
     _available: int = 0
     _last: float | None = None
-    #: why no member begins just now; empty if they do
+    #: why no member begins just now, for lack of room on the disk and by a person's wish; empty if they do
     paused: str = ""
+    by_hand: str = ""
     #: the slot and the moment of entering `train`, by member
     _inside: dict[int, tuple[int, float]] = field(default_factory=dict)
     _where: dict[int, int] = field(default_factory=dict)
@@ -90,11 +91,13 @@ class Usage:
                 self._available = fact.slots
                 self._slots = {}
                 self._opened = fact.t
-                self.paused = ""
+                self.paused = self.by_hand = ""
                 self._grow(fact.slots)
             case events.Capacity():
                 self._available = fact.slots
                 self._grow(fact.slots)
+            case events.Paused(by_hand=True):
+                self.by_hand = fact.reason
             case events.Paused():
                 self.paused = fact.reason
             case events.Started():
@@ -204,8 +207,11 @@ class Usage:
         usable = max(0, self._available - len(held))
         cause = lineage.idle_cause() if starting < len(free) else "start"
         begins = "disk" if self.paused else "start"
+        idle: str = cause
+        if self.by_hand:  # what the others wait for does not come either
+            begins, idle = "paused", "no_work" if cause == "no_work" else "paused"
         for place, index in enumerate(free):
-            self._set(index, "device" if place >= usable else begins if place < starting else cause, t)
+            self._set(index, "device" if place >= usable else begins if place < starting else idle, t)
 
 
 def replay(facts: Iterable[Fact], lineage: Lineage, usage: Usage, journal: object) -> Iterator[Fact]:

@@ -29,6 +29,8 @@ def member(reading: Reading, waiting: Member, gpu: bool, now: float) -> str:
     left = reading.ended.get(waiting.id, 0.0) + pause(times) - now
     if 0 < left <= LAST_PAUSE:
         return f"the end of its pause before attempt {waiting.attempt}"
+    if reading.usage.by_hand:
+        return "the end of the pause"
     if reading.usage.paused:
         return "room on the disk"
     words = ["a GPU"] if gpu else []

@@ -38,10 +38,6 @@ DOCUMENTS = [README, *(PACKAGE / "guides" / f"{name}.md" for name in guide.NAMES
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 COMMANDS: dict[str, Any] = typer.main.get_command(faces.app).commands  # type: ignore[attr-defined]
-#: told of already, and merged after the guides: commands, and files, to be taken out here as they come
-COMING = {"pause", "serve"}
-COMING_MODULES = {"doorkeeper", "gate", "patches", "serve", "steering"}
-COMING_FILES = {"bench/live.py"}
 #: what variables of these names hold, wherever they are shown
 HOLDS: dict[str, Any] = {
     "member": gpbt.Member, "ask": gpbt.Ask, "run": gpbt.Run, "schedule": gpbt.Schedule, "best": gpbt.Best
@@ -107,14 +103,7 @@ def test_the_readme_begins_with_the_two_commands_of_a_fresh_machine() -> None:
 def test_the_readme_lists_all_commands() -> None:
     rows = [line for line in README.read_text().splitlines() if line.startswith("| `gpbt-async ")]
     told = {name for row in rows for name in re.findall(r"`(?:gpbt-async )?([a-z]+)\b[^`]*`", row.split(" | ")[0])}
-    assert told - COMING == set(COMMANDS)
-
-
-def test_what_comes_later_is_not_there_yet() -> None:
-    remedy = "it has come: take it out of COMING, COMING_MODULES, or COMING_FILES"
-    assert not COMING & set(COMMANDS), remedy
-    assert not COMING_MODULES & MODULES, remedy
-    assert not {name for name in COMING_FILES if (ROOT / name).exists()}, remedy
+    assert told == set(COMMANDS)
 
 
 # ---- what is shown, is run
@@ -244,7 +233,7 @@ def exists(chain: str, where: str) -> None:
     first, *names = chain.split(".")
     if first == "gpbt" and names and names[0] in ("torch", "lightning", "hf"):
         assert len(names) == 1 or names[1] in defined(names[0]), f"{where}: {chain}"
-    elif first in ("gpbt", "gpbt_async") and not COMING_MODULES & set(names):
+    elif first in ("gpbt", "gpbt_async"):
         assert resolved(names), f"{where}: {chain}"
     elif first in HOLDS and names and names != ["json"]:
         assert names[0] in public(HOLDS[first]), f"{where}: {chain}"
@@ -295,7 +284,7 @@ def accepts(call: ast.Call, where: str) -> None:
 def lines_of_ours() -> Iterator[tuple[str, list[str]]]:
     """All that is to be typed after `gpbt-async`, but for commands that come later."""
     for where, words in LINES:
-        if words[0] == "gpbt-async" and words[1] not in COMING:
+        if words[0] == "gpbt-async":
             yield where, words[1:]
     for name, spans in SPANS.items():
         for span in spans:
@@ -303,7 +292,7 @@ def lines_of_ours() -> Iterator[tuple[str, list[str]]]:
                 words = shlex.split(span.replace("\\", ""))[1:]
                 # what stands for a file, a number …
                 words = ["2" if word in ("N", "K") else word for word in words]
-                if words[0] not in COMING and words[0] not in ("NAME",) and len(words) > 1:
+                if words[0] not in ("NAME",) and len(words) > 1:
                     yield name, words
 
 
@@ -325,8 +314,6 @@ def test_every_line_for_a_shell_would_be_understood() -> None:
 
 def test_options_that_are_named_exist() -> None:
     known = {option for c in COMMANDS.values() for p in c.params for option in (*p.opts, *p.secondary_opts)}
-    known |= {"--end"} if "pause" in COMING else set()
-    known |= {"--repeat"} if "doctor" in COMING else set()
     known |= {"--help", "--install-completion"}
     for name, spans in SPANS.items():
         named = {option for span in spans if "ruff" not in span for option in re.findall(r"(?<![\w-])--[a-z-]+", span)}
@@ -348,7 +335,7 @@ def test_arguments_and_attributes_that_are_named_exist() -> None:
 def test_files_that_are_named_exist() -> None:
     for name, spans in SPANS.items():
         for span in spans:
-            if re.match(r"(examples|bench|tests|gpbt_async)/[\w/.]+$", span) and span not in COMING_FILES:
+            if re.match(r"(examples|bench|tests|gpbt_async)/[\w/.]+$", span):
                 assert (ROOT / span).exists(), f"{name}: {span}"
             if found := re.match(r"python -m bench\.(\w+)", span):
                 assert (ROOT / "bench" / found[1]).is_dir()
@@ -361,7 +348,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_extras_that_are_named_exist() -> None:
-    extras = set(PYPROJECT["project"]["optional-dependencies"]) | ({"web"} if "serve" in COMING else set())
+    extras = set(PYPROJECT["project"]["optional-dependencies"])
     for document in DOCUMENTS:
         text = document.read_text()
         named = set(re.findall(r"extra `(\w+)`", text)) | set(re.findall(r"'\.\[(\w+)\]'", text))
@@ -384,15 +371,14 @@ def rows(text: str, head: str) -> list[list[str]]:
 
 def test_all_modules_are_named() -> None:
     told = {name for cell, *_ in rows(read("inside"), "| rooms") for name in re.findall(r"`(\w+)`", cell)}
-    assert told - COMING_MODULES == MODULES
+    assert told == MODULES
     benches = {name for cell, *_ in rows(read("inside"), "| `bench/`") for name in re.findall(r"`(\w+)[./]", cell)}
-    benches -= {Path(name).stem for name in COMING_FILES}
     assert benches == {path.stem for path in (ROOT / "bench").glob("*.py")} - {"__init__"} | {"quality"}
 
 
 def test_all_causes_of_idleness_are_told() -> None:
     told = [cell.strip("`") for cell, *_ in rows(read("report"), "| cause")]
-    assert set(told) == set(usage.CAUSES) | ({"paused"} if "pause" in COMING else set())
+    assert set(told) == set(usage.CAUSES)
 
 
 def test_xids_are_those_of_the_table() -> None:

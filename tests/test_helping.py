@@ -35,7 +35,7 @@ def test_every_command_has_a_short_line_and_examples_that_are_right(name: str) -
 
 def test_the_readme_names_every_command() -> None:
     text = (Path(__file__).parent.parent / "README.md").read_text()
-    assert [name for name in COMMANDS if f"`gpbt-async {name}" not in text] == []
+    assert [name for name in COMMANDS if f"`gpbt-async {name}" not in text and f"`{name} " not in text] == []
 
 
 TAB = """

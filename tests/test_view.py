@@ -206,6 +206,16 @@ def test_fit(line: wording.Line, width: int) -> None:
 # ---- frames
 
 
+def test_a_slot_whose_member_waits_for_the_end_of_a_pause_says_so() -> None:
+    run = FakeRun(turns=9)
+    member = next(m for m in run.lineage.training)
+    member.slot = None
+    assert any(line.endswith("starting") for line in run.texts())
+    run.usage.by_hand = "somebody has paused the run"
+    assert any(line.endswith("paused") for line in run.texts())
+    assert not any(line.endswith("starting") for line in run.texts())
+
+
 def test_before_anything() -> None:
     run = FakeRun(turns=0)
     assert run.texts() == [

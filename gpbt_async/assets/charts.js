@@ -3,16 +3,12 @@
 
 // ---- score against intervals and time
 {
-  const ids = [];
-  for (let id = 0; id < N; id++) if (finite(M.score[id]) && M.order[id] !== null) ids.push(id);
-  const [seconds, name] = unit(S.timeline.total);
-  if (!positive) $("score-y").disabled = true;
-  if (G.decades) $("score-y").value = "log";
+  let ids = [], seconds = 1, name = "seconds", chosen = false;
+  const x = (id) => ($("score-x").value === "ended" ? M.ended[id] / seconds : M.order[id]);
 
   function draw(element) {
     if (!ids.length) return nothing(element, "No member has a score yet.");
-    const by = $("score-x").value, log = $("score-y").value === "log", time = by === "ended";
-    const x = (id) => (time ? M.ended[id] / seconds : M.order[id]);
+    const log = $("score-y").value === "log", time = $("score-x").value === "ended";
     const bx = (time ? S.best.t.map((t) => t / seconds) : S.best.interval).slice(), by_ = S.best.member.map((id) => M.score[id]);
     const last = Math.max(...[ids[ids.length - 1]].map(x), ids.reduce((most, id) => Math.max(most, x(id)), 0));
     if (bx.length) { bx.push(last); by_.push(by_[by_.length - 1]); }
@@ -31,14 +27,36 @@
     const room = log ? [Math.log10(Math.min(low, high)) - 0.04, Math.log10(Math.max(low, high)) + 0.04] : [Math.min(low, high), Math.max(low, high)];
     const margin = log ? 0.02 * (room[1] - room[0]) : 0.05 * (room[1] - room[0] || 1);
     const shapes = time ? S.timeline.sessions.slice(1).map((t) => ({ type: "line", x0: t / seconds, x1: t / seconds, y0: 0, y1: 1, yref: "paper", line: { color: css("faint"), width: 1, dash: "dot" } })) : [];
-    plot(element, traces, { height: 420, shapes, xaxis: { title: { text: time ? name + " since the run began" : "intervals trained by all members" }, rangemode: "tozero" },
+    plot(element, traces, { height: 420, shapes: [...shapes, ...ring("score")], uirevision: time + ":" + log, xaxis: { title: { text: time ? name + " since the run began" : "intervals trained by all members" }, rangemode: "tozero" },
       yaxis: { title: { text: plain(S.run.metric, 40) }, type: log ? "log" : "linear", range: [room[0] - margin, room[1] + margin], ...(log ? { dtick: room[1] - room[0] > 1.5 ? 1 : "D2" } : {}) } });
   }
-  $("score-lead").textContent = "Every member that ended with a score; the line is the best so far, the rings are the winning lineage."
-    + (scores.length > 40 ? " The worst 3 % may lie beyond the scale: zoom out to see them." : "")
-    + (S.timeline.sessions.length > 1 ? " Dotted: the run was resumed; the time in between is left out." : "");
+  function say() {
+    ids = [];
+    for (let id = 0; id < N; id++) if (finite(M.score[id]) && M.order[id] !== null) ids.push(id);
+    [seconds, name] = unit(S.timeline.total);
+    $("score-y").disabled = !positive;
+    if (!chosen) $("score-y").value = G.decades ? "log" : "linear";
+    else if (!positive) $("score-y").value = "linear";
+    $("score-lead").textContent = "Every member that ended with a score; the line is the best so far, the rings are the winning lineage."
+      + (scores.length > 40 ? " The worst 3 % may lie beyond the scale: zoom out to see them." : "")
+      + (S.timeline.sessions.length > 1 ? " Dotted: the run was resumed; the time in between is left out." : "");
+  }
+  G.parts.push(say);
+
+  // ---- by keyboard: along the order in which they ended, and from better to worse
+  G.walks.score = {
+    at: (id) => (finite(M.score[id]) && M.order[id] !== null ? [x(id), M.score[id]] : null),
+    start: () => best() ?? ids[0],
+    step(id, key) {
+      if (key === "Home") return best();
+      const along = ids.slice().sort(/Up|Down/.test(key) && !/Page/.test(key) ? (a, b) => (finite(M.score[a]) ? M.score[b] - M.score[a] : 0) : (a, b) => M.order[a] - M.order[b]);
+      const far = { ArrowUp: -1, ArrowDown: 1, ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10 }[key];
+      return along[Math.max(0, Math.min(along.length - 1, along.indexOf(id) + far))];
+    },
+  };
   const entry = chart("score", draw);
-  for (const id of ["score-x", "score-y"]) $(id).addEventListener("change", () => entry.draw());
+  $("score-x").addEventListener("change", () => entry.draw());
+  $("score-y").addEventListener("change", () => { chosen = true; entry.draw(); });
 }
 
 // ---- each hyperparameter along the winning lineage
@@ -65,11 +83,11 @@
     return [band(0.05, 0.95, 0.15), band(0.25, 0.75, 0.22), { x: xs, y: q(0.5), mode: "lines", line: { width: 1.2, color: grey, dash: "dot" }, hoverinfo: "skip" }];
   }
 
-  S.space.forEach((d, i) => {
-    const id = "schedule-" + i, box = make("div", { class: "chart", id, role: "img", "aria-label": "Schedule of " + d.name });
+  const add = (i) => {
+    const id = "schedule-" + i, box = make("div", { class: "chart", id, role: "img", "aria-label": "Schedule of " + S.space[i].name });
     $("schedule").append(box);
     chart(id, (element) => {
-      const values = M.config[i], won = S.lineage, accent = css("accent");
+      const d = S.space[i], values = M.config[i], won = S.lineage, accent = css("accent");
       const y = won.map((m) => (choice(d) ? d.options.indexOf(values[m]) : values[m]));
       const traces = [...population(d, values),
         { x: won.map((m) => M.generation[m]), y, mode: "lines", line: { shape: "hvh", width: 2.5, color: accent }, hoverinfo: "skip" },
@@ -79,16 +97,18 @@
       plot(element, traces, { height: 220, margin: { l: 50, r: 8, t: 30, b: 32 }, title: { text: plain(d.name, 40), font: { size: 13, color: css("ink") }, x: 0, xref: "paper", y: 0.98, yref: "container" },
         xaxis: { range: [-0.5, Math.max(1, S.run.generations) - 0.5], showgrid: false, zeroline: false, ...(S.run.generations <= 12 ? { dtick: 1 } : {}) }, yaxis: axis }, false);
     });
+  };
+  G.parts.push(() => {
+    for (let i = $("schedule").childElementCount; i < S.space.length; i++) add(i);
+    $("schedule-lead").textContent = S.lineage.length
+      ? "What the best member's ancestors trained with, generation by generation; behind it the whole population" + (N <= 1500 ? "." : ": half of it in the darker band, 90 % in the lighter one, the dotted line is the median.") + " Squares: the share of each option."
+      : "There is no winning lineage yet: nobody has finished.";
   });
-  $("schedule-lead").textContent = S.lineage.length
-    ? "What the best member's ancestors trained with, generation by generation; behind it the whole population" + (N <= 1500 ? "." : ": half of it in the darker band, 90 % in the lighter one, the dotted line is the median.") + " Squares: the share of each option."
-    : "There is no winning lineage yet: nobody has finished.";
 }
 
 // ---- all configs at once
 {
-  const ids = [];
-  for (let id = 0; id < N; id++) if (finite(M.score[id]) && M.state[id] !== "waiting") ids.push(id);
+  let ids = [];
   const integers = (n) => { const step = Math.max(1, Math.ceil(n / 12)), at = Array.from({ length: Math.ceil(n / step) }, (_, k) => k * step); return { tickvals: at, ticktext: at.map(String) }; };
   const powers = (low, high) => {
     const at = [];
@@ -105,6 +125,15 @@
     const at = powers(d.low, d.high);
     return { label, values: values.map(Math.log10), range: [Math.log10(d.low), Math.log10(d.high)], tickvals: at, ticktext: at.map((p) => number(10 ** p, 2)) };
   }
+  // a page that follows a run draws again and again, and so not all of very many: the best tenth, and others evenly
+  const MOST = 2000;
+  function drawn(all) {
+    if (!G.live || all.length <= MOST) return all;
+    const good = new Set(all.slice().sort(better).slice(0, Math.min(MOST / 2, Math.ceil(all.length / 10))));
+    const others = all.filter((id) => !good.has(id)), step = others.length / (MOST - good.size);
+    return [...good, ...Array.from({ length: MOST - good.size }, (_, k) => others[Math.floor(k * step)])];
+  }
+
   chart("parallel", (element) => {
     if (ids.length < 2) return nothing(element, "Two members with a score are needed.");
     if (!WEBGL) return nothing(element, "This chart needs WebGL, which this browser does not offer; the table below has the best.");
@@ -121,27 +150,34 @@
       labelfont: { ...font, color: css("ink") }, tickfont: font, rangefont: { ...font, color: "rgba(0,0,0,0)" }, unselected: { line: { color: css("faint"), opacity: N > 2000 ? 0.02 : 0.08 } } }],
       { height: 400, margin: { l: 60, r: 60, t: 44, b: 16 }, paper_bgcolor: css("card") }, false);
   });
-  $("parallel-lead").textContent = "One line a member with a score, coloured as in the tree. Drag along an axis to keep what lies in between" + (ids.length > 30 ? " (the best tenth by score to begin with)" : "") + ", click the axis to undo; drag a name to move its axis.";
-  const top = ids.filter((id) => M.state[id] === "finished").sort(better).slice(0, 20);
-  $("leaders").append(make("table", {},
-    make("tr", {}, make("th", {}, "member"), make("th", { class: "n" }, "generation"), make("th", { class: "n" }, S.run.metric), S.space.map((d) => make("th", { class: "n" }, d.name))),
-    top.map((id) => make("tr", {}, make("td", {}, make("button", { class: "plain", click: () => G.show(id) }, String(id))), make("td", { class: "n" }, String(M.generation[id])),
-      make("td", { class: "n" }, number(M.score[id])), S.space.map((_, i) => make("td", { class: "n" }, number(M.config[i][id])))))));
+  G.parts.push(() => {
+    const all = [];
+    for (let id = 0; id < N; id++) if (finite(M.score[id]) && M.state[id] !== "waiting") all.push(id);
+    ids = drawn(all);
+    $("parallel-lead").textContent = "One line a member with a score, coloured as in the tree. Drag along an axis to keep what lies in between" + (ids.length > 30 ? " (the best tenth by score to begin with)" : "") + ", click the axis to undo; drag a name to move its axis."
+      + (ids.length < all.length ? ` Drawn are ${ids.length.toLocaleString("en")} of ${all.length.toLocaleString("en")}, the best tenth among them; the report draws all.` : "");
+    const top = all.filter((id) => M.state[id] === "finished").sort(better).slice(0, 20);
+    fill($("leaders"), make("table", {},
+      make("tr", {}, make("th", {}, "member"), make("th", { class: "n" }, "generation"), make("th", { class: "n" }, S.run.metric), S.space.map((d) => make("th", { class: "n" }, d.name))),
+      top.map((id) => make("tr", {}, make("td", {}, make("button", { class: "plain", click: () => G.show(id) }, String(id))), make("td", { class: "n" }, String(M.generation[id])),
+        make("td", { class: "n" }, number(M.score[id])), S.space.map((_, i) => make("td", { class: "n" }, number(M.config[i][id])))))));
+  });
 }
 
 // ---- importance
 {
   const tells = (r) => r.parent !== null || r.shares.some((s) => s !== null);
-  const all = S.importance.find((r) => r.generation === null), each = S.importance.filter((r) => r.generation !== null), some = each.some(tells);
-  const names = ["which parent", ...S.space.map((d) => d.name)].map((n) => plain(n));
-  // by number: a category called as one of JavaScript's own would be lost
-  const named = { tickvals: names.map((_, k) => k), ticktext: ["which parent", ...S.space.map((d) => plain(d.name, 24))], range: [names.length - 0.5, -0.5], showgrid: false, zeroline: false };
+  let names = [];
   const value = (r, k) => (k === 0 ? r.parent : r.shares[k - 1]), trend = (r, k) => (k === 0 ? null : r.trends[k - 1]);
   const arrow = (t) => (t === null || Math.abs(t) < 0.15 ? "" : t > 0 ? " ↑" : " ↓");
   const told = (r, k) => `${names[k]}, ${r.generation === null ? "all generations together" : "generation " + r.generation}<br>${value(r, k) === null ? "cannot be told" : `explains <b>${percent(value(r, k))}</b> of the ranks' variance`}`
     + (trend(r, k) === null ? "" : `<br>rank correlation with being better: ${trend(r, k).toFixed(2)}`) + `<br>${counted(r.members, "member")} compared`;
 
   chart("importance", (element) => {
+    const all = S.importance.find((r) => r.generation === null), each = S.importance.filter((r) => r.generation !== null), some = each.some(tells);
+    names = ["which parent", ...S.space.map((d) => d.name)].map((n) => plain(n));
+    // by number: a category called as one of JavaScript's own would be lost
+    const named = { tickvals: names.map((_, k) => k), ticktext: ["which parent", ...S.space.map((d) => plain(d.name, 24))], range: [names.length - 0.5, -0.5], showgrid: false, zeroline: false };
     if (!all || !tells(all)) return nothing(element, "Too few members with a sibling and a score: ten are needed.");
     const rows = names.map((_, k) => k), shares = rows.map((k) => value(all, k)), bars = { type: "bar", orientation: "h", y: rows, x: shares, text: rows.map((k) => (shares[k] === null ? "" : percent(shares[k]) + arrow(trend(all, k)))),
       textposition: "outside", cliponaxis: false, hovertext: rows.map((k) => told(all, k)), hoverinfo: "text", marker: { color: rows.map((k) => (k ? (dark() ? "#6d8fc9" : "#3b5c96") : css("faint"))) }, width: 0.6 };

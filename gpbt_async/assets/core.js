@@ -1,8 +1,10 @@
 "use strict";
 // What all of the page shares: the story, numbers and times in words, colours. User's text is only ever set as text.
+// A story is *told* (G.tell): once on a page that stands alone, again and again on one that follows a run. Whatever
+// depends on it is worked out then (below), said anew by each of G.parts, and drawn anew by the charts in view.
 
-const G = { story: JSON.parse(document.getElementById("story").textContent), charts: [], selected: null };
-const S = G.story, M = S.members, N = M.generation.length;
+const G = { charts: [], parts: [], walks: {}, selected: null, live: false };
+let S = null, M = null, N = 0;
 
 const $ = (id) => document.getElementById(id);
 
@@ -16,6 +18,17 @@ function make(tag, attributes, ...children) {
   }
   for (const child of children.flat(Infinity)) if (child !== null && child !== undefined) element.append(child);
   return element;
+}
+
+/** Give an element these children, unless it has just such ones; what had the focus in it keeps it. */
+function fill(element, ...children) {
+  const fresh = element.cloneNode(false);
+  fresh.append(...children.flat(Infinity).filter((c) => c !== null && c !== undefined));
+  if (fresh.isEqualNode(element)) return;
+  const able = () => [...element.querySelectorAll("button, a, summary, pre, input")];
+  const at = able().indexOf(document.activeElement);
+  element.replaceChildren(...fresh.childNodes);
+  if (at >= 0) able()[at]?.focus({ preventScroll: true });
 }
 
 /** Text for Plotly, which takes some tags for markup. */
@@ -61,14 +74,27 @@ function unit(total) {
 // ---- who is who
 
 const path = (id) => (M.parent[id] === null ? "" : path(M.parent[id]) + "/") + M.index[id];
-const WON = new Set(S.lineage);
-const SIZES = S.summary.generations.map(() => 0);
-const CHILDREN = Array.from({ length: N }, () => []);
-for (let id = 0; id < N; id++) {
-  SIZES[M.generation[id]]++;
-  if (M.parent[id] !== null) CHILDREN[M.parent[id]].push(id);
-}
+let WON = new Set(), SIZES = [], CHILDREN = [];
 const better = (a, b) => (S.run.mode === "max" ? M.score[b] - M.score[a] : M.score[a] - M.score[b]);
+const best = () => S.lineage[S.lineage.length - 1];
+
+/** Take in a story: work out what many ask for, have each part of the page say its own, and draw what is in view. */
+G.tell = (story, draw = true) => {
+  S = story;
+  M = S.members;
+  N = M.generation.length;
+  WON = new Set(S.lineage);
+  SIZES = S.summary.generations.map(() => 0);
+  CHILDREN = Array.from({ length: N }, () => []);
+  for (let id = 0; id < N; id++) {
+    SIZES[M.generation[id]]++;
+    if (M.parent[id] !== null) CHILDREN[M.parent[id]].push(id);
+  }
+  weigh();
+  for (const part of G.parts) part();
+  if (draw) G.redraw();
+};
+
 const STATE = { finished: "finished", stopped: "stopped early", failed: "failed", training: "training", trained: "being published", waiting: "waiting" };
 const SYMBOL = { finished: "circle", stopped: "triangle-down", failed: "x", training: "diamond-open", trained: "diamond", waiting: "circle-open" };
 
@@ -84,9 +110,9 @@ function hover(id) {
 
 const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 // Okabe and Ito's, which people with any kind of colour blindness tell apart
-const CAUSES = { start: "#0072b2", searcher: "#e69f00", checkpoint: "#56b4e9", evidence: "#cc79a7", device: "#d55e00", disk: "#8c510a", no_work: "#9aa3ad" };
+const CAUSES = { start: "#0072b2", searcher: "#e69f00", checkpoint: "#56b4e9", evidence: "#cc79a7", device: "#d55e00", disk: "#8c510a", paused: "#f0e442", no_work: "#9aa3ad" };
 const CAUSE = { start: "starting or ending a process", searcher: "waiting for the searcher", checkpoint: "waiting for a checkpoint",
-  evidence: "waiting for evidence of the generation above", device: "no GPU may be used", disk: "no room on the disk", no_work: "nothing to do" };
+  evidence: "waiting for evidence of the generation above", device: "no GPU may be used", disk: "no room on the disk", paused: "paused by hand", no_work: "nothing to do" };
 
 const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
 
@@ -106,14 +132,15 @@ function shade(t, stops = ramp()) {
 }
 
 // How good: 0 at the worst tenth, 1 at the best; logarithmic where losses span decades.
-const scores = [];
-for (let id = 0; id < N; id++) if (finite(M.score[id])) scores.push(M.score[id]);
-scores.sort((a, b) => (S.run.mode === "max" ? b - a : a - b));
-const quantile = (q) => scores[Math.min(scores.length - 1, Math.floor(q * scores.length))];
-const positive = scores.length > 0 && Math.min(scores[0], scores[scores.length - 1]) > 0;
-G.decades = positive && S.run.mode === "min" && quantile(0.9) / scores[0] > 20;
+let scores = [], positive = false, BEST = 0, WORST = 1;
 const scaled = (score) => (G.decades ? Math.log(score) : score);
-const BEST = scores.length ? scaled(scores[0]) : 0, WORST = scores.length ? scaled(quantile(0.9)) : 1;
+function weigh() {
+  scores = M.score.filter(finite).sort((a, b) => (S.run.mode === "max" ? b - a : a - b));
+  const tenth = scores[Math.min(scores.length - 1, Math.floor(0.9 * scores.length))];
+  positive = scores.length > 0 && Math.min(scores[0], scores[scores.length - 1]) > 0;
+  G.decades = positive && S.run.mode === "min" && tenth / scores[0] > 20;
+  [BEST, WORST] = scores.length ? [scaled(scores[0]), scaled(tenth)] : [0, 1];
+}
 
 function goodness(id, by = "score") {
   if (!finite(M.score[id])) return null;
@@ -145,52 +172,65 @@ function layout(more) {
 
 const CONFIG = { responsive: true, displaylogo: false, doubleClick: "reset", modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
 
-/** A chart is drawn when it is first scrolled to, and again when the theme or a choice changes. */
+/** A chart is drawn when it is first scrolled to, and again when the story, the theme or a choice changes. */
 function chart(id, draw) {
   const entry = { element: $(id), drawn: false, draw: () => { entry.drawn = true; draw(entry.element); } };
   G.charts.push(entry);
+  if (G.begun) watch(entry);
   return entry;
 }
 
-// One chart a turn, so that the page goes on answering.
+// One chart a turn, so that the page goes on answering; one that others have pushed out of sight meanwhile can wait.
 const queue = [];
 function later(entry) {
+  if (queue.includes(entry)) return;
   if (queue.push(entry) === 1) setTimeout(function next() {
-    if (!queue[0].drawn) queue[0].draw();
+    const began = performance.now(), here = queue[0];
+    if (!here.drawn && S && (here.near || !G.watcher)) here.draw();
     queue.shift();
-    if (queue.length) setTimeout(next);
+    // the first time takes longer, and says nothing of the next
+    if (here.known) G.spent = (G.spent || 0) + performance.now() - began;
+    here.known = true;
+    if (queue.length) setTimeout(next); else if (G.drawn) G.drawn();
   });
 }
 
 /** From now on charts can be drawn. */
-G.begin = () => G.charts.forEach((entry) => (G.watcher ? G.watcher.observe(entry.element) : later(entry)));
+G.begin = () => { G.begun = true; G.charts.forEach(watch); };
+const watch = (entry) => (G.watcher ? G.watcher.observe(entry.element) : later(entry));
 
 G.watcher = "IntersectionObserver" in window ? new IntersectionObserver((seen) => {
   for (const { isIntersecting, target } of seen) {
     const entry = G.charts.find((c) => c.element === target);
-    if (isIntersecting && !entry.drawn && !queue.includes(entry)) later(entry);
+    if (!entry) continue;
+    entry.near = isIntersecting;
+    if (isIntersecting && !entry.drawn) later(entry);
   }
 }, { rootMargin: "200px" }) : null;
 
 /** Draw again what is in view now, and the rest when it is scrolled to. */
-G.redraw = () => G.charts.filter((c) => c.drawn).forEach((c) => {
+G.redraw = () => G.begun && G.charts.forEach((c) => {
   c.drawn = false;
-  if (!G.watcher) return later(c);
-  G.watcher.unobserve(c.element);
-  G.watcher.observe(c.element);
+  if (!G.watcher || c.near) later(c);
 });
 
 /** Draw, and have a click on whatever has a member as its customdata show that member. */
 function plot(element, traces, more, bar = true) {
   const first = !element.classList.contains("js-plotly-plot");
-  element.style.height = more.height + "px";
-  Plotly.react(element, traces, layout(more), bar ? CONFIG : { ...CONFIG, displayModeBar: false });
+  if (first) element.replaceChildren();
+  Object.assign(element.style, { height: more.height + "px", minHeight: "0" });
+  Plotly.react(element, traces, layout({ uirevision: element.id, ...more }), bar ? CONFIG : { ...CONFIG, displayModeBar: false });
   if (first) element.on("plotly_click", (event) => {
     const found = event.points.map((p) => p.customdata).find((x) => Number.isInteger(x));
     if (found !== undefined) G.show(found);
   });
 }
 
-const nothing = (element, text) => element.replaceChildren(make("p", { class: "nothing" }, text));
+function nothing(element, text) {
+  if (element.classList.contains("js-plotly-plot")) Plotly.purge(element);
+  Object.assign(element.style, { height: "", minHeight: "0" });
+  element.replaceChildren(make("p", { class: "nothing" }, text));
+}
+
 const WEBGL = (() => { try { return !!document.createElement("canvas").getContext("webgl"); } catch { return false; } })();
 const many = () => (N > 3000 && WEBGL ? "scattergl" : "scatter");

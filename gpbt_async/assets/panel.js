@@ -2,8 +2,16 @@
 // One member beside the charts: what it is, its parent's config beside its own, metrics, curve, log. All by keyboard, too.
 
 {
-  const logs = new Map(S.remains.logs), curves = new Map(S.remains.curves), panel = $("panel");
-  let before = null;
+  const panel = $("panel");
+  let before = null, shown = "";
+
+  // What a member left: on a page that stands alone, what was put into it; else it is asked for (live.js).
+  let logs = null, curves = null;
+  G.left ??= (id) => {
+    logs ??= new Map(S.remains.logs);
+    curves ??= new Map(S.remains.curves);
+    return { log: logs.get(id), curve: curves.get(id) };
+  };
 
   const go = (id, label, title) => make("button", { title, ...(id === null || id === undefined ? { disabled: "" } : { click: () => G.show(id) }) }, label);
   const family = (id) => (M.parent[id] === null ? [...Array(N).keys()].filter((m) => M.parent[m] === null) : CHILDREN[M.parent[id]].filter((m) => M.generation[m] === M.generation[id]));
@@ -32,7 +40,7 @@
 
   /** The score as it was reported, the parent's before it in grey. */
   function curve(id) {
-    const own = curves.get(id), old = M.parent[id] === null ? undefined : curves.get(M.parent[id]);
+    const own = G.left(id).curve, old = M.parent[id] === null ? undefined : G.left(M.parent[id]).curve;
     if (!own || own.filter(finite).length < 2) return null;
     const joined = [...(old || []), ...own], usable = joined.filter(finite), low = Math.min(...usable), high = Math.max(...usable);
     const W = 380, H = 90, x = (i) => 4 + (i * (W - 8)) / (joined.length - 1), y = (v) => H - 6 - ((v - low) / (high - low || 1)) * (H - 12);
@@ -54,15 +62,19 @@
   function why(id) {
     const words = [STATE[M.state[id]]];
     if (M.rank[id] !== null) words.push(`${ordinal(M.rank[id] + 1)} of its generation`);
-    if (WON.has(id)) words.push(id === S.lineage[S.lineage.length - 1] ? "the best of the run" : "in the winning lineage");
+    if (WON.has(id)) words.push(id === best() ? "the best of the run" : "in the winning lineage");
     return words.join(" · ");
   }
 
-  G.show = (id, focus = true) => {
-    if (!(id >= 0 && id < N)) return;
-    if (panel.hidden) before = document.activeElement;
-    G.selected = id;
-    const a = around(id), log = logs.get(id), [seconds, name] = unit(S.timeline.total);
+  /** All that the panel says of a member, to tell whether it has to say something else now. */
+  const facts = (id) => JSON.stringify([id, Object.values(M).map((c) => (c.length === N && !Array.isArray(c[0]) ? c[id] : c.map((column) => [column[id], column[M.parent[id]]]))), around(id).child, CHILDREN[id].length, WON.has(id), id === best(), G.left(id), dark()]);
+
+  function render(id) {
+    const now = facts(id);
+    if (now === shown) return;
+    shown = now;
+    const a = around(id), log = G.left(id).log, [seconds, name] = unit(S.timeline.total), top = panel.scrollTop;
+    const inside = panel.contains(document.activeElement) ? [...panel.querySelectorAll("button, pre")].indexOf(document.activeElement) : -1;
     panel.replaceChildren(...[
       make("button", { class: "close", click: G.hide, "aria-label": "Close" }, "✕"),
       make("h2", {}, "Member " + id), make("div", { class: "dim" }, `generation ${M.generation[id]} · path ${path(id).length > 60 ? "…" + path(id).slice(-58) : path(id)}`),
@@ -76,17 +88,31 @@
         ["ended", M.ended[id] === null ? "–" : `${number(M.ended[id] / seconds, 4)} ${name} after the run began, as number ${M.order[id]}`]].map(([k, v]) => make("tr", {}, make("td", {}, k), make("td", {}, v)))),
       M.reason[id] ? [make("h3", {}, M.state[id] === "failed" ? "Why it failed" : "An attempt of it failed"), make("pre", {}, M.reason[id])] : null,
       make("h3", {}, "End of its log"),
-      log === undefined ? make("p", { class: "dim" }, `Not in this report; if it is kept, it is members/${String(id).padStart(4, "0")}/log.txt in the run's folder.`) : make("pre", { tabindex: "0" }, log),
+      log === undefined ? make("p", { class: "dim" }, G.live ? "…" : `Not in this report; if it is kept, it is members/${String(id).padStart(4, "0")}/log.txt in the run's folder.`) : log === "" ? make("p", { class: "dim" }, "It has none.") : make("pre", { tabindex: "0" }, log),
     ].flat(2).filter((x) => x !== null));
+    panel.scrollTop = top;
+    if (inside >= 0) [...panel.querySelectorAll("button, pre")][inside]?.focus({ preventScroll: true });
+  }
+  G.panel = () => { if (G.selected !== null && G.selected < N) render(G.selected); };
+  G.parts.push(() => G.panel());
+
+  G.show = (id, focus = true) => {
+    if (!(id >= 0 && id < N)) return;
+    const opens = panel.hidden, another = G.selected !== id;
+    if (opens) before = document.activeElement;
+    G.selected = id;
+    render(id);
+    if (another) panel.scrollTop = 0;
     panel.hidden = false;
     document.body.classList.add("open");
     if (focus) panel.focus();
-    requestAnimationFrame(() => { window.dispatchEvent(new Event("resize")); G.mark(); });
+    requestAnimationFrame(() => { if (opens) window.dispatchEvent(new Event("resize")); G.mark(); });
   };
 
   G.hide = () => {
     panel.hidden = true;
     G.selected = null;
+    shown = "";
     document.body.classList.remove("open");
     requestAnimationFrame(() => { window.dispatchEvent(new Event("resize")); G.mark(); });
     if (before && before.focus) before.focus();
@@ -94,6 +120,7 @@
 
   document.addEventListener("keydown", (event) => {
     const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName || "");
+    if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
     if (event.key === "/" && !typing) { event.preventDefault(); $("wanted").focus(); return; }
     if (event.key === "Escape" && !panel.hidden) { G.hide(); return; }
     if (panel.hidden || typing || event.altKey || event.ctrlKey || event.metaKey || document.activeElement?.tagName === "PRE") return;
@@ -103,7 +130,7 @@
 
   $("find").addEventListener("submit", (event) => {
     event.preventDefault();
-    const wanted = $("wanted").value.trim(), last = S.lineage[S.lineage.length - 1];
+    const wanted = $("wanted").value.trim(), last = best();
     let found = /^[0-9]+$/.test(wanted) && Number(wanted) < N ? Number(wanted) : wanted === "best" ? last : undefined;
     if (found === undefined && wanted.includes("/")) {
       let here;

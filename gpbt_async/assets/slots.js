@@ -2,10 +2,8 @@
 // What each slot did: above, how all slots' time was spent; below, a row a slot, a bar a member, idle time by cause.
 
 {
-  const T = S.timeline, MOST = 64, [seconds, name] = unit(T.total), shown = Math.min(T.slots, MOST), BUCKETS = 9;
-  const idleTotal = Object.values(S.summary.idle_s).reduce((a, b) => a + b, 0), offered = S.summary.busy_s + idleTotal;
-  const causes = Object.keys(CAUSES).filter((c) => S.summary.idle_s[c] > 0);
-  G.causes = causes;
+  const MOST = 64, BUCKETS = 9;
+  let T = null, seconds = 1, name = "seconds", shown = 0, causes = [];
 
   /** Segments as one line with gaps; three points each, so that the pointer finds one. */
   function segments(list, text, custom) {
@@ -51,15 +49,40 @@
       traces.push({ ...segments(cut, (s) => `<b>member ${s.member}</b> · slot ${s.slot} · ${duration(s.end - s.begin)}<br>${plain(S.run.metric)} ${number(M.score[s.member])}, ${STATE[M.state[s.member]]}`, true), line: { width: height * 0.72, color: colour } });
     });
     const shapes = T.sessions.slice(1).map((t) => ({ type: "line", x0: t / seconds, x1: t / seconds, y0: 0, y1: 1, yref: "paper", line: { color: css("faint"), width: 1, dash: "dot" } }));
-    plot(element, traces, { height: all + 78, margin: { l: 56, r: 12, t: 32, b: 46 }, shapes, hoverdistance: 12,
+    plot(element, traces, { height: all + 78, margin: { l: 56, r: 12, t: 32, b: 46 }, shapes: [...shapes, ...ring("slots")], hoverdistance: 12,
       xaxis: { title: { text: name + " since the run began" }, range: [0, T.total / seconds], anchor: "y2", showgrid: false, zeroline: false },
       yaxis: { domain: [1 - area / all, 1], range: [0, 101], fixedrange: true, tickvals: [0, 50, 100], ticktext: ["0 %", "50 %", "100 %"], anchor: "x" },
       yaxis2: { domain: [0, gantt / all], range: [shown - 0.5, -0.5], fixedrange: true, title: { text: "slot" }, showgrid: false, zeroline: false, dtick: Math.max(1, Math.ceil(18 / height)), anchor: "x" } });
   }
 
-  $("slots-lead").textContent = `The slots trained ${percent(S.summary.utilisation)} of the time. Above: all slots together. Below: a row a slot; thick bars are members, coloured by their score, thin ones are idle time by its cause. Drag sideways to zoom.`
-    + (T.slots > MOST ? ` The first ${MOST} of ${T.slots} slots are drawn; the area above has all.` : "") + (T.sessions.length > 1 ? " Dotted: the run was resumed; the time in between is left out." : "");
-  const busy = make("span", {}, make("i", { style: `background:${dark() ? "#2f6f62" : "#7cc4b0"}` }), `training ${offered ? percent(S.summary.busy_s / offered) : "–"}`);
-  $("slots-key").replaceChildren(busy, ...causes.map((c) => make("span", {}, make("i", { style: `background:${CAUSES[c]};height:6px` }), `${CAUSE[c]} ${percent(S.summary.idle_s[c] / offered)}`)));
+  function say() {
+    T = S.timeline;
+    [seconds, name] = unit(T.total);
+    shown = Math.min(T.slots, MOST);
+    causes = Object.keys(CAUSES).filter((c) => S.summary.idle_s[c] > 0);
+    const offered = S.summary.busy_s + Object.values(S.summary.idle_s).reduce((a, b) => a + b, 0);
+    $("slots-lead").textContent = `The slots trained ${percent(S.summary.utilisation)} of the time. Above: all slots together. Below: a row a slot; thick bars are members, coloured by their score, thin ones are idle time by its cause. Drag sideways to zoom.`
+      + (T.slots > MOST ? ` The first ${MOST} of ${T.slots} slots are drawn; the area above has all.` : "") + (T.sessions.length > 1 ? " Dotted: the run was resumed; the time in between is left out." : "");
+    const busy = make("span", {}, make("i", { style: `background:${dark() ? "#2f6f62" : "#7cc4b0"}` }), `training ${offered ? percent(S.summary.busy_s / offered) : "–"}`);
+    fill($("slots-key"), busy, causes.map((c) => make("span", {}, make("i", { style: `background:${CAUSES[c]};height:6px` }), `${CAUSE[c]} ${percent(S.summary.idle_s[c] / offered)}`)));
+  }
+  G.parts.push(say);
+
+  // ---- by keyboard: along a slot, and to who trained in another one at the time
+  const bars = () => rows(T.busy).filter((b) => b.member !== null).sort((a, b) => a.begin - b.begin);
+  const bar = (id) => { const own = bars().filter((b) => b.member === id); return own[own.length - 1]; };
+  G.walks.slots = {
+    yref: "y2",
+    at(id) { const b = bar(id); return b && [(b.begin + b.end) / 2 / seconds, b.slot]; },
+    start: () => (best() !== undefined && bar(best()) ? best() : bars()[0]?.member),
+    step(id, key) {
+      const here = bar(id), middle = here && (here.begin + here.end) / 2, all = bars();
+      if (!here || key === "Home") return this.start();
+      const far = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10 }[key];
+      if (far) { const own = all.filter((b) => b.slot === here.slot); return own[Math.max(0, Math.min(own.length - 1, own.indexOf(own.find((b) => b.begin === here.begin)) + far))].member; }
+      const other = all.filter((b) => b.slot === here.slot + (key === "ArrowUp" ? -1 : 1));
+      return other.sort((a, b) => Math.abs((a.begin + a.end) / 2 - middle) - Math.abs((b.begin + b.end) / 2 - middle))[0]?.member;
+    },
+  };
   chart("slots", draw);
 }

@@ -3,9 +3,7 @@
 // Few members are drawn as dots and lines; many as strips of colour, with a ribbon from each parent to its children.
 
 {
-  const small = N <= 1500 && S.run.population <= 60;
-  const count = Math.max(1, S.run.generations);
-  const wide = small ? 0 : Math.min(0.3, 0.12 + 0.004 * count);
+  let small = true, count = 1, wide = 0;
   const y = (id) => (SIZES[M.generation[id]] - 1) / 2 - M.place[id];
 
   /** Points of a curve from (x0, y0) to (x1, y1) that leaves and arrives level. */
@@ -79,6 +77,9 @@
 
   function draw(element) {
     if (!N) return nothing(element, "No member has begun yet.");
+    small = N <= 1500 && S.run.population <= 60;
+    count = Math.max(1, S.run.generations);
+    wide = small ? 0 : Math.min(0.3, 0.12 + 0.004 * count);
     const by = $("tree-colour").value, accent = css("accent"), traces = [];
     if (small) {
       const edges = [];
@@ -96,21 +97,35 @@
       traces.push({ x: [M.generation[id]], y: [y(id)], customdata: [id], hovertext: [hover(id)], hoverinfo: "text", mode: "markers",
         marker: { symbol: "star", size: 20, color: accent, line: { width: 1.5, color: css("card") } } });
     }
-    if (G.selected !== null) traces.push({ x: [M.generation[G.selected]], y: [y(G.selected)], mode: "markers", hoverinfo: "skip",
-      marker: { symbol: "circle-open", size: 24, color: css("link"), line: { width: 3 } } });
     const height = small ? Math.max(260, Math.min(760, 70 + S.run.population * (S.run.population <= 14 ? 38 : 26))) : 720;
-    plot(element, traces, { height, margin: { l: 24, r: 10, t: 30, b: 40 }, uirevision: "tree",
+    plot(element, traces, { height, margin: { l: 24, r: 10, t: 30, b: 40 }, shapes: ring("tree"),
       xaxis: { title: { text: "generation" }, range: [-0.6, count - 0.4], showgrid: false, zeroline: false, ...(count <= 30 ? { dtick: 1 } : {}) },
       yaxis: { visible: false, fixedrange: false, range: [-S.run.population * 0.51 - 0.8, S.run.population * 0.51 + 0.4] } });
   }
 
-  const families = `Each child begins with its parent's weights. Siblings stand together, the best on top, families in the order of their parents.`;
-  $("tree-lead").textContent = families + (small ? "" : ` ${counted(N, "member")}: one thin line of colour each; a ribbon leads from a parent to its children.`)
-    + " The winning lineage is drawn out and ends in the star. Click a member for its config, metrics and log; drag to zoom, double-click to go back.";
-  const keys = small ? [["●", "finished"], ["▼", "stopped early"], ["✕", "failed"], ["◇", "training"], ["○", "waiting"], ["★", "the best, and its lineage"]]
-    : [["★", "the best, and its lineage"], ["red", "failed"], ["grey", "without a score yet"]];
-  $("tree-key").replaceChildren(...keys.map(([sign, text]) => make("span", {}, sign + " " + text)));
+  function say() {
+    const few = N <= 1500 && S.run.population <= 60, families = `Each child begins with its parent's weights. Siblings stand together, the best on top, families in the order of their parents.`;
+    $("tree-lead").textContent = families + (few ? "" : ` ${counted(N, "member")}: one thin line of colour each; a ribbon leads from a parent to its children.`)
+      + " The winning lineage is drawn out and ends in the star. Click a member for its config, metrics and log; drag to zoom, double-click to go back.";
+    const keys = few ? [["●", "finished"], ["▼", "stopped early"], ["✕", "failed"], ["◇", "training"], ["○", "waiting"], ["★", "the best, and its lineage"]]
+      : [["★", "the best, and its lineage"], ["red", "failed"], ["grey", "without a score yet"]];
+    fill($("tree-key"), keys.map(([sign, text]) => make("span", {}, sign + " " + text)));
+  }
+  G.parts.push(say);
+
+  // ---- by keyboard: up and down its generation, left to its parent, right to its best child
+  const column = (id) => { const found = []; for (let m = 0; m < N; m++) if (M.generation[m] === M.generation[id]) found[M.place[m]] = m; return found; };
+  G.walks.tree = {
+    at: (id) => [M.generation[id], y(id)],
+    start: () => best() ?? (N ? 0 : undefined),
+    step(id, key) {
+      if (key === "ArrowLeft") return M.parent[id];
+      if (key === "ArrowRight") return CHILDREN[id].filter((m) => finite(M.score[m])).sort(better)[0] ?? CHILDREN[id][0];
+      if (key === "Home") return best();
+      const far = { ArrowUp: -1, ArrowDown: 1, PageUp: -10, PageDown: 10 }[key], all = column(id);
+      return all[Math.max(0, Math.min(all.length - 1, M.place[id] + far))];
+    },
+  };
   const entry = chart("tree", draw);
-  G.mark = () => entry.drawn && entry.draw();
   $("tree-colour").addEventListener("change", () => entry.draw());
 }

@@ -1,0 +1,51 @@
+"use strict";
+// What the server tells, as it comes: a story, whole at first, then patches of it (patches.py). A page that nobody sees
+// is not followed: browsers allow few connections to one server, and nothing is to be done for nobody.
+
+// the token is in the cookie by now, and need not stand in the address
+if (location.search) history.replaceState(null, "", location.pathname + location.hash);
+
+function patched(old, patch) {
+  if ("=" in patch) return patch["="];
+  const within = patch.k || patch.l;
+  if (within) {
+    for (const name of Object.keys(within)) old[name] = patched(old[name], within[name]);
+    return old;
+  }
+  old.length = patch.n;
+  patch.i.forEach((at, k) => { old[at] = patch.v[k]; });
+  return old;
+}
+
+/** told: given the story whenever there is something new, and whether that is more than what goes on just now.
+    trouble: given a sentence, empty when all is well. */
+function follow(told, trouble) {
+  let story = null, pending = [], whole = false, due = null, source = null;
+  const soon = () => {
+    due ??= setTimeout(() => {
+      due = null;
+      const more = whole || pending.some((patch) => !patch.k || Object.keys(patch.k).some((name) => name !== "now" && name !== "clock"));
+      for (const patch of pending) story = patched(story, patch);
+      pending = [];
+      whole = false;
+      told(story, more);
+    }, 50);
+  };
+  const leave = () => { source?.close(); source = null; };
+  const begin = () => {
+    if (source || document.hidden) return;
+    source = new EventSource("events");
+    source.addEventListener("open", () => trouble(""));
+    source.addEventListener("story", (event) => { story = JSON.parse(event.data); pending = []; whole = true; soon(); });
+    source.addEventListener("patch", (event) => { pending.push(JSON.parse(event.data)); soon(); });
+    source.addEventListener("error", () => {
+      if (source.readyState !== EventSource.CLOSED) return trouble("the server does not answer: trying again …");
+      leave();
+      trouble("the server does not know this page any more: open the address it has printed last");
+    });
+  };
+  document.addEventListener("visibilitychange", () => (document.hidden ? leave() : begin()));
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", begin);
+  begin();
+}

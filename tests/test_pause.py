@@ -1,0 +1,110 @@
+"""A person pauses a run: no member begins, those that train go on, and it is told everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from check_run import check_run
+from harness import SCRIPTS, check_folder, cli, facts, start, until
+
+from gpbt_async.gate import GO_ON, PAUSE, Gate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.mark.slow
+def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "r"
+    (tmp_path / "hold").touch()
+    run = start("launch", SCRIPTS / "sturdy.py", "--name", "r", "--slots", 2, cwd=tmp_path)
+    until(lambda: len(facts(folder, "Entered")) == 2)
+    told = cli("pause", "r", cwd=tmp_path)
+    assert told.status == 0
+    assert "r is paused: no member begins, 2 in training go on; gpbt-async pause r --end" in told.err
+    assert cli("pause", "r", cwd=tmp_path).status == 0, "twice does no harm"
+    (tmp_path / "hold").unlink()
+    until(lambda: len(facts(folder, "Published")) == 2)
+    state = cli("status", "r", "--json", cwd=tmp_path).json
+    assert (state["paused"], state["paused_by_hand"]) == ("somebody has paused the run", True)
+    assert [w["for"] for w in state["waiting"][:2]] == ["the end of the pause"] * 2
+    assert state["training"] == []
+    assert "no member begins until `gpbt-async pause r --end`" in cli("status", "r", cwd=tmp_path).out
+    assert cli("status", cwd=tmp_path).out.split()[:2] == ["r", "paused"]
+    (tmp_path / "hold").touch()
+    assert "r goes on" in cli("pause", "r", "--end", cwd=tmp_path).err
+    until(lambda: len(facts(folder, "Entered")) == 4)
+    cli("pause", "r", cwd=tmp_path)
+    (tmp_path / "hold").unlink()
+    until(lambda: len(facts(folder, "Published")) == 4)
+    assert cli("stop", "r", cwd=tmp_path).status == 0, "a paused run can be stopped"
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err
+    assert "somebody has paused the run: no member begins until `gpbt-async pause r --end`" in err
+    none = cli("pause", "r", cwd=tmp_path)
+    assert none.status == 2
+    assert "r is not running" in none.err
+    assert cli("resume", "r", cwd=tmp_path).status == 0, "which forgets the pause"
+    check_folder(folder, 6, 3)
+    check_run(folder)
+    paused = False
+    for fact in facts(folder):
+        if fact["fact"] == "Paused":
+            assert fact["by_hand"]
+            assert bool(fact["reason"]) != paused, "said once"
+        paused = bool(fact["reason"]) if fact["fact"] == "Paused" else paused and fact["fact"] != "Opened"
+        assert not (paused and fact["fact"] == "Started")
+    assert json.loads((folder / "summary.json").read_text())["idle_s"]["paused"] > 0
+
+
+class OneSlot:
+    """A pool whose one slot comes when somebody says so."""
+
+    def __init__(self) -> None:
+        self.asked, self.there, self.back = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.given = 0
+
+    @contextlib.asynccontextmanager
+    async def lease(self, alone: bool = False) -> AsyncIterator[str]:
+        self.asked.set()
+        await self.there.wait()
+        self.given += 1
+        yield "slot"
+        self.back.set()
+
+
+async def test_a_slot_that_comes_during_a_pause_is_given_back() -> None:
+    async def room(member: int) -> None:
+        pass
+
+    pool, queued = OneSlot(), set[int]()
+    rooms: Any = (pool, SimpleNamespace(room=room), SimpleNamespace(begin=lambda *_: "begin"))
+    gate = Gate(*rooms, queued)
+    member: Any = SimpleNamespace(id=7)
+    told: list[bool] = []
+    gate.on_change = told.append
+    passed = asyncio.Event()
+
+    async def life() -> None:
+        async with gate.passed(member, 1) as place:
+            assert place == ("slot", "begin")
+            passed.set()
+
+    living = asyncio.create_task(life())
+    await pool.asked.wait()
+    assert gate.obey(PAUSE)
+    assert gate.obey(PAUSE)
+    assert not gate.obey("drain 0")
+    pool.there.set()
+    await pool.back.wait()
+    assert not passed.is_set()
+    assert queued == set(), "it waits for the end of the pause, not for a slot"
+    gate.obey(GO_ON)
+    await asyncio.wait_for(living, 10)
+    assert (told, pool.given) == ([True, False], 2)
