@@ -141,7 +141,10 @@ class Opening:
         self.launcher.hold(self.lock.fileno())
         self._start_searcher(stack)
         await self._declare(existing is None)
-        self.asking = Asking(self.settings.space, self.settings.searcher, self.spawn_searcher, path=self.import_path)
+        path = self.record.import_path
+        if self._track is not None:
+            self.tracking.check(path)
+        self.asking = Asking(self.settings.space, self.settings.searcher, self.spawn_searcher, path=path)
         stack.push_async_callback(self.asking.close)
         await self.asking.check()  # a module or package that is missing is told before anything is begun
         # a replay trains as its original did, and so with as many cores a member
@@ -150,7 +153,6 @@ class Opening:
         self.slots = await discover(wanted, os.environ, warn=self._warn, now=self._clock.now)
         stack.push_async_callback(self.slots.close)
         if existing is None:
-            self.record.settings = self.settings
             self.record.on_gpus = bool(self.slots.rows())
             if self._again is not None and not self.record.on_gpus:
                 self.record.slots = len(self.slots)  # as many threads a member, after a resume too
@@ -159,7 +161,7 @@ class Opening:
             self.lineage = Lineage(self.settings)
         else:
             await self.record.update(self.folder.experiment)
-        self.tracking.open(self.launcher.spawn_helper, self.folder, self.import_path)
+        self.tracking.open(self.launcher.spawn_helper, self.folder, path)
         stack.push_async_callback(self.tracking.close)
         return True
 
@@ -173,19 +175,15 @@ class Opening:
             self.record.nvml_library = self._devices.nvml_library
 
     def _settle_trackers(self) -> None:
-        """Those asked for now must be there; those the run was begun with warn if they are not any more."""
+        """Those asked for now must be there; those the run was begun with warn if they are not any more.
+
+        A module of the user's own may lie where only the script says: it is looked for once that is imported.
+        """
         if self._track is None:
             self.tracking = Tracking(self.record.track, self._warn)
         else:
-            self.tracking.check(self.import_path)
+            self.tracking.check(None)
             self.record.track = self.tracking.wanted
-
-    @property
-    def import_path(self) -> list[str]:
-        """Where a searcher of the user's own may be imported from: where the training function is, and its launch."""
-        target = self.record.settings.target if self.record.settings is not None else None
-        script = [str(self._script.parent)] if self._script is not None else []
-        return [*script, *(target.sys_path if target is not None else ()), self.record.cwd]
 
     def _start_searcher(self, stack: AsyncExitStack) -> None:
         """Start the searcher's process beside the import of the script, on the guess that it is what it mostly is.
@@ -387,7 +385,7 @@ class Opening:
                 await self.launcher.open_command()
         if new:
             self._changes["resources"] = self._devices.over(self.settings.resources)
-            self.settings = self.settings.with_options(self._changes)
+            self.record.settings = self.settings = self.settings.with_options(self._changes)
         command = self.settings.command
         if command is not None and (problem := missing(command, self.record.cwd)):
             raise ExperimentError(f"command: got {command[0]!r}; {problem}")

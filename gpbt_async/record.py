@@ -41,6 +41,13 @@ class Record:
     #: its trackers, as --track says them
     track: list[str] = field(default_factory=list)
 
+    @property
+    def import_path(self) -> list[str]:
+        """Where a searcher or tracker of the user's own may be: beside the script, where that imports from, the cwd."""
+        target = self.settings.target if self.settings is not None else None
+        script = [os.path.dirname(self.script)] if self.script is not None else []
+        return list(dict.fromkeys([*script, *(target.sys_path if target is not None else ()), self.cwd]))
+
     @classmethod
     def read(cls, path: Path) -> Record:
         """Raises FolderError when the file is missing or damaged."""

@@ -182,8 +182,7 @@ def _write(path: Path, flat: dict[str, Any]) -> None:
 
 def foreground(folder: Folder, spec: Spec) -> str:
     """Tell in this very process, until the run is over or somebody presses Ctrl-C. Returns what to tell the person."""
-    script = Record.read(folder.experiment).script
-    path = [*([os.path.dirname(script)] if script is not None else ()), os.getcwd()]
+    path = [*Record.read(folder.experiment).import_path, os.getcwd()]
     spec.check(path)
     sys.path[:0] = [entry for entry in path if entry not in sys.path]
     teller = Teller(folder, spec, lambda: folder.locked() is not None, time.sleep)

@@ -55,10 +55,11 @@ class Tracking:
         """As it is to be asked for again."""
         return [str(spec) for spec in self._specs]
 
-    def check(self, path: Iterable[str]) -> None:
-        """Raises ExperimentError when one cannot work here: to be called before anything is started."""
+    def check(self, path: Sequence[str] | None) -> None:
+        """Raises ExperimentError when one cannot work here. path: where modules may be; None = not known yet."""
         for spec in self._specs:
-            spec.check(path)
+            if path is not None or spec.own:
+                spec.check(path or ())
 
     def open(self, spawn: Spawn, folder: Folder, path: Iterable[str]) -> None:
         """Start them, without waiting for it. path: where a user's tracker may be imported from."""

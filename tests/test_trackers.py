@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import struct
 import threading
@@ -363,6 +364,50 @@ def test_what_cannot_work_is_refused_before_anything_starts(tmp_path: Path, monk
     ):
         asyncio.run(gpbt.launch(SCRIPT, tmp_path / "x", track=["mlflow"]))
     assert [path.name for path in tmp_path.iterdir()] == []
+
+
+OWN = """
+import json, os, random
+class Mine:
+    def suggest(self, ask):
+        return {"x": random.Random(ask.seed).random()}
+class Told:
+    def opened(self, run):
+        self.place = run.place
+    def ended(self, member, ending):
+        with open(self.place / "told", "a") as file:
+            file.write(f"{member.id} ")
+"""
+AFAR = """
+import sys
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parent / "lib"))
+import gpbt_async as gpbt
+def train(member):
+    member.report(score=member.config["x"])
+experiment = gpbt.Experiment(train, space={"x": gpbt.Float(0, 1)}, score="score", population=2, generations=1,
+    resources=gpbt.Resources(gpus=0), searcher="mine:Mine")
+"""
+
+
+def test_a_script_may_say_where_its_searcher_and_tracker_are(tmp_path: Path) -> None:
+    for place in ("there/lib", "here"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "there" / "lib" / "mine.py").write_text(OWN)
+    (tmp_path / "there" / "afar.py").write_text(AFAR)
+    names = ("launch", tmp_path / "there" / "afar.py", "--slots", 1, "--quiet", "--track")
+    done = cli(*names, "mine:Told", cwd=tmp_path / "here")
+    assert (done.status, done.err) == (0, "")
+    told = tmp_path / "here" / "runs" / "afar-1" / "tracking" / "told"
+    assert sorted(told.read_text().split()) == ["0", "1"]
+    shutil.rmtree(told.parent)
+    done = cli("track", tmp_path / "here" / "runs" / "afar-1", "--to", "mine:Told", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert sorted(told.read_text().split()) == ["0", "1"]
+    done = cli(*names, "mein:Told", cwd=tmp_path / "here")
+    assert done.status == 2
+    assert "--track mein:Told: there is no module mein; the trackers of our own are" in done.err
+    assert os.listdir(tmp_path / "here" / "runs") == ["afar-1"], "a refusal leaves nothing"
 
 
 def test_a_call_that_does_not_return_is_told_once() -> None:

@@ -18,7 +18,7 @@ from gpbt_async.wording import duration
 def read(driver: Driver, **more: Any) -> Any:
     """What waits.py reads of a Reading."""
     known: dict[str, Any] = {"times": [fact.t for fact in driver.facts], "opened": driver.facts[0].t, "ended": {}}
-    known |= {"fresh": set(), "usage": SimpleNamespace(paused=""), "lineage": driver.lineage, **more}
+    known |= {"fresh": set(), "usage": SimpleNamespace(paused="", by_hand=""), "lineage": driver.lineage, **more}
     return SimpleNamespace(settings=driver.lineage.settings, **known)
 
 
@@ -75,5 +75,7 @@ def test_a_member_waits_for_the_first_that_holds() -> None:
     assert waits.member(reading, child, False, 100.0) == again
     reading.usage.paused = "the disk is full"
     assert waits.member(reading, child, True, 100.0) == "room on the disk"
+    reading.usage.by_hand = "somebody has paused the run"
+    assert waits.member(reading, child, True, 100.0) == "the end of the pause"
     child.failures, child.attempt, reading.ended = 1, 2, {child.id: 99.9}
     assert waits.member(reading, child, True, 100.0) == "the end of its pause before attempt 2"
