@@ -65,8 +65,9 @@ class Attached:
             self._remember(fact)
         if not held:
             self._end()
-        elif self.usage.paused:
-            self.warnings.append(f"members wait: {self.usage.paused}")
+        elif paused := self.usage.by_hand or self.usage.paused:
+            fact = events.Paused(t=self._last, reason=paused, by_hand=bool(self.usage.by_hand))
+            self.warnings.append(fact.told(folder.typed))
 
     def memory(self, now: Callable[[], float]) -> Memory:
         """What a view that had been there since the session began would know. now: the clock of the facts."""
@@ -92,9 +93,8 @@ class Attached:
             for fact in self._read():
                 self._remember(fact)
                 yield fact
-                if isinstance(fact, events.Paused):
-                    told = f"members wait: {fact.reason}" if fact.reason else "members wait no more for room"
-                    yield events.Warned(t=fact.t, text=told)
+                if isinstance(fact, events.Paused) and not fact.by_hand:  # of which the view itself tells
+                    yield events.Warned(t=fact.t, text=fact.told(self.folder.typed))
                 if isinstance(fact, events.Closed):
                     self.how = fact.how
             if not held and self.how is None:

@@ -181,6 +181,13 @@ class Paused(Fact):
     reason: str
     by_hand: bool = False
 
+    def told(self, typed: str) -> str:
+        """It in a sentence for people. typed: the run as it is typed into a shell."""
+        if self.by_hand:
+            until = f"{self.reason}: no member begins until `gpbt-async pause {typed} --end`"
+            return until if self.reason else "the pause is over: members begin again"
+        return f"members wait: {self.reason}" if self.reason else "members wait no more for room on the disk"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discarded(Fact):

@@ -115,6 +115,8 @@ class Memory:
             case events.Warned(text=text) if text not in self.warned:
                 self.warned.add(text)
                 alert = text
+            case events.Paused(by_hand=True):
+                alert = event.told(self.run.folder.typed)  # each time
             case events.Closed():
                 self.reason = event.reason
         if alert:

@@ -274,10 +274,8 @@ def detail_text(d: dict[str, Any]) -> str:
             f"  slot {t['slot']}: member {t['member']} ({t['path']}, attempt {t['attempt']}), {since}; {config}"
         )
     lines += ["  " + unstyled(line).rstrip() for line in gpu_lines(d["gpus"], time.time())]
-    if d["paused_by_hand"]:
-        lines.append(f"  {d['paused']}: no member begins until `gpbt-async pause {d['typed']} --end`")
-    elif d["paused"]:
-        lines.append(f"  members wait: {d['paused']}")
+    if d["paused"]:
+        lines.append("  " + events.Paused(t=0.0, reason=d["paused"], by_hand=d["paused_by_hand"]).told(d["typed"]))
     if d["waiting_for_gpus"]:
         lines.append("  " + waiting_text(d["waiting_for_gpus"], time.time()))
     for w in d["waiting"]:

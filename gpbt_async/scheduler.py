@@ -160,18 +160,15 @@ class Scheduler:
         self._tell(events.Warned(t=self._clock.now(), text=text))
 
     def _room(self, paused: str, loud: bool) -> None:
+        fact = events.Paused(t=self._clock.now(), reason=paused)
         if loud:
-            self._warn(f"members wait: {paused}" if paused else "members wait no more for room on the disk")
+            self._warn(fact.told(self._folder.typed))
         if not self._ending:
-            self.turn(events.Paused(t=self._clock.now(), reason=paused))
+            self.turn(fact)
 
     def _by_hand(self, paused: bool) -> None:
-        if not self._ending:
+        if not self._ending:  # no warning: those are shown once, and a person may pause a run again and again
             self.turn(events.Paused(t=self._clock.now(), reason=PAUSED if paused else "", by_hand=True))
-            end = f"gpbt-async pause {self._folder.typed} --end"
-            self._warn(
-                f"{PAUSED}: no member begins until `{end}`" if paused else "the pause is over: members begin again"
-            )
 
     def _sample(self, gpus: list[dict[str, Any]]) -> None:
         if not self._ending:

@@ -12,6 +12,8 @@ import pytest
 from check_run import check_run
 from harness import SCRIPTS, check_folder, cli, facts, start, until
 
+from gpbt_async.attached import Attached
+from gpbt_async.folder import Folder
 from gpbt_async.gate import GO_ON, PAUSE, Gate
 
 if TYPE_CHECKING:
@@ -20,22 +22,28 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path) -> None:
+def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "r"
     (tmp_path / "hold").touch()
     run = start("launch", SCRIPTS / "sturdy.py", "--name", "r", "--slots", 2, cwd=tmp_path)
     until(lambda: len(facts(folder, "Entered")) == 2)
+    watching = start("watch", "r", cwd=tmp_path)
+    assert watching.stderr is not None
+    first = watching.stderr.readline()
     told = cli("pause", "r", cwd=tmp_path)
     assert told.status == 0
     assert "r is paused: no member begins, 2 in training go on; gpbt-async pause r --end" in told.err
     assert cli("pause", "r", cwd=tmp_path).status == 0, "twice does no harm"
+    begins = "somebody has paused the run: no member begins until `gpbt-async pause r --end`"
+    assert Attached(Folder.open(folder)).warnings == [begins]
     (tmp_path / "hold").unlink()
     until(lambda: len(facts(folder, "Published")) == 2)
     state = cli("status", "r", "--json", cwd=tmp_path).json
     assert (state["paused"], state["paused_by_hand"]) == ("somebody has paused the run", True)
     assert [w["for"] for w in state["waiting"][:2]] == ["the end of the pause"] * 2
     assert state["training"] == []
-    assert "no member begins until `gpbt-async pause r --end`" in cli("status", "r", cwd=tmp_path).out
+    assert begins in cli("status", "r", cwd=tmp_path).out
     assert cli("status", cwd=tmp_path).out.split()[:2] == ["r", "paused"]
     (tmp_path / "hold").touch()
     assert "r goes on" in cli("pause", "r", "--end", cwd=tmp_path).err
@@ -46,7 +54,9 @@ def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path) -> None
     assert cli("stop", "r", cwd=tmp_path).status == 0, "a paused run can be stopped"
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130, err
-    assert "somebody has paused the run: no member begins until `gpbt-async pause r --end`" in err
+    for seen in (err, first + watching.communicate(timeout=60)[1]):
+        assert (seen.count(begins), seen.count("the pause is over: members begin again")) == (2, 1), "each time"
+        assert "members wait" not in seen
     none = cli("pause", "r", cwd=tmp_path)
     assert none.status == 2
     assert "r is not running" in none.err

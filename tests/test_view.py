@@ -639,6 +639,9 @@ def test_missed_and_repeated_events_do_no_harm() -> None:
     known.hear(events.Missed(t=0, count=7))
     assert known.hear(events.Warned(t=0, text="once")) == "once"
     assert known.hear(events.Warned(t=0, text="once")) == ""
+    for reason in ("somebody has paused the run", "") * 2:
+        told = known.hear(events.Paused(t=0, reason=reason, by_hand=True))
+        assert told.startswith(reason or "the pause is over")
 
 
 def test_rich_is_imported_only_for_a_terminal() -> None:
