@@ -11,16 +11,15 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 from typing import TYPE_CHECKING, Any
 
-from . import events, results, wire
+from . import events, results
 from .board import notice
 from .frame import Memory
 from .journal import Reader
 from .lineage import Lineage
 from .record import Record
+from .remains import latest
 from .slot import Slot
 from .usage import Usage, replay
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 #: seconds between two looks at the journal
 PERIOD = 0.25
-#: of a member's metrics file so many bytes are looked at, from its end
-TAIL = 1 << 14
 
 
 class Attached:
@@ -143,7 +140,7 @@ class Attached:
             if size == self._seen.get(member.id, 0):
                 continue
             self._seen[member.id] = size
-            if (score := _last_score(path, self.settings.score)) is not None:
+            if (score := latest(path, self.settings.score)) is not None:
                 names = {"t": self._last, "member": member.id, "attempt": member.attempt}
                 yield events.Reported(**names, metrics={self.settings.score: score})  # type: ignore[arg-type]
 
@@ -189,20 +186,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _last_score(path: Path, name: str) -> float | None:
-    """The last score in a file of JSON lines that is being written; None if there is none near its end."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            value = json.loads(line)[name]
-            return float(wire.NON_FINITE.get(value, value) if isinstance(value, str) else value)
-        except (ValueError, TypeError, LookupError, RecursionError):
-            continue  # torn, or without a score
-    return None

@@ -31,7 +31,7 @@ from .briefing import Briefing
 from .checkpoints import CheckpointError, Store
 from .command import missing
 from .deadlines import Deadlines
-from .devices import Wanted, discover
+from .devices import discover
 from .diagnosis import warnings
 from .errors import ExperimentError, ScriptError
 from .experiment import Settings
@@ -40,6 +40,7 @@ from .folder import Folder
 from .forecast import forecast
 from .launcher import Launcher
 from .outcome import reason, tail_of
+from .record import Record
 from .touches import Touches
 from .tree import Member
 from .trying import fixed
@@ -185,21 +186,8 @@ class Examination:
         self._settings = settings = declared_settings.with_options(changes)
         if settings.command is not None and (problem := missing(settings.command, cwd)):
             raise ExperimentError(f"command: got {settings.command[0]!r}; {problem}")
-        needs = settings.resources
-        wanted = Wanted(
-            gpus=self._gpus,
-            slots=self._slots,
-            need=needs.gpus,
-            share=needs.share,
-            vram=needs.vram,
-            cpus=needs.cpus,
-            population=settings.population,
-            wait=self._devices.wait_for_gpus,
-            xids=self._devices.xids,
-            others=self._devices.others,
-            affinity=self._devices.affinity,
-            nvml_library=self._devices.nvml_library,
-        )
+        record = Record("", cwd, slots=self._slots, gpus=self._gpus, nvml_library=self._devices.nvml_library)
+        wanted = self._devices.wanted(settings.resources, settings.population, record)
         self._pool = await discover(wanted, os.environ, warn=self._notes.append, period=GPU_PERIOD)
         stack.push_async_callback(self._pool.close)
         # a verdict on the first report, which nobody here would give

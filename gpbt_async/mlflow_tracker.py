@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 #: what MLflow takes in one call, and the longest texts it takes
 BATCH, LONGEST = 900, 500
+#: a destination that is no path
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|databricks$")
 #: not in the name of a metric or a parameter
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|databricks$")
 _ODD = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
@@ -61,11 +62,11 @@ class MLflow(Tracker):
     def opened(self, run: TrackedRun) -> None:
         self._run = run
         uri = self._destination if self._destination is not None else str(run.place / "mlflow")
-        self._client = self._client_of(uri if _URI.match(uri) else Path(uri).absolute().as_uri())
+        self._client = self._client_of(uri if URI.match(uri) else Path(uri).absolute().as_uri())
         there = self._client.get_experiment_by_name(run.name)
         self._experiment = there.experiment_id if there is not None else self._client.create_experiment(run.name)
         if run.kept is not None or run.again:
-            if not _URI.match(uri):
+            if not URI.match(uri):
                 _mend(Path(uri, self._experiment), run.name)
             self._find()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: bytes of a member's metrics that are read: some ten thousand reports
 METRICS = 1 << 20
 #: … and where only the last of them is asked for
-LATEST = 1 << 12
+LATEST = 1 << 14
 
 
 def log_tail(path: Path, size: int) -> str:
@@ -58,9 +58,8 @@ def curve(path: Path, metric: str, points: int) -> list[float]:
 
 def latest(path: Path, metric: str) -> float | None:
     """What a member reported of a metric last; None if that is not in the last lines of the file."""
-    for line in reversed(
-        _read(path, LATEST, end=True).split(b"\n")[:-1]
-    ):  # a last one without its end is being written
+    *whole, _ = _read(path, LATEST, end=True).split(b"\n")  # a last one without its end is being written
+    for line in reversed(whole):
         try:
             return float(json.loads(line)[metric])
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):

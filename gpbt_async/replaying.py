@@ -15,7 +15,24 @@ import typer
 
 from . import results
 from .errors import ExperimentError, FolderError
-from .options import Disk, Gpus, Json, Quiet, RunName, Runs, SlotCount, Start, Track, Wait, start_of
+from .options import (
+    Affinity,
+    Disk,
+    Gpus,
+    Json,
+    Library,
+    Others,
+    Quiet,
+    RunName,
+    Runs,
+    SlotCount,
+    Start,
+    Track,
+    Wait,
+    Xids,
+    devices,
+    start_of,
+)
 from .tree import key
 
 if TYPE_CHECKING:
@@ -49,6 +66,10 @@ def replay(
     slots: SlotCount = None,
     gpus: Gpus = None,
     wait: Wait = False,
+    xids: Xids = None,
+    others: Others = None,
+    affinity: Affinity = True,
+    library: Library = None,
     disk: Disk = None,
     track: Track = None,
     runs: Runs = Path("runs"),
@@ -78,7 +99,7 @@ def replay(
             gpus=gpus,
             start=start_of(start),
             runs=runs,
-            wait_for_gpus=wait,
+            **devices(None, None, wait, xids, others, affinity, library),
             disk=disk,
             track=track or None,
             changed_script=changed,

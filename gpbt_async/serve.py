@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 BEAT = 10.0
 #: pages that may be open at a time; seconds until a run that nobody looks at is let go of
 MOST_STREAMS, IDLE = 64, 60.0
+#: digits of a member's number; of thousands Python would make none
+LONGEST = 18
 #: what a POST may ask of a run; those about GPUs name one
 WORDS = {"stop": "stop", "pause": PAUSE, "go-on": GO_ON}
 GPU_WORDS = ("drain", "drain-now", "return")
@@ -110,7 +112,7 @@ class Pages:
             Route("/events", self.index_events),
             Route("/runs/{run}/", self.page),
             Route("/runs/{run}/events", self.events),
-            Route("/runs/{run}/members/{member:int}", self.member),
+            Route("/runs/{run}/members/{member}", self.member),
             Route("/runs/{run}/{word}", self.steer, methods=["POST"]),
             Route("/assets/{name}", self.asset),
         ]
@@ -197,10 +199,13 @@ class Pages:
 
     async def member(self, asked: Request) -> Response:
         """What a member has left so far: the end of its log, and the scores it reported."""
+        from starlette.exceptions import HTTPException
         from starlette.responses import Response
 
-        folder = self._folder(asked)
-        place = folder.member(asked.path_params["member"])
+        folder, id = self._folder(asked), asked.path_params["member"]
+        if not (id.isascii() and id.isdecimal() and len(id) <= LONGEST):
+            raise HTTPException(404, f"{id!r:.100} is no member's number")
+        place = folder.member(int(id))
         metric = asked.query_params.get("metric", "")
 
         def left() -> str:

@@ -13,13 +13,13 @@ import importlib
 import importlib.machinery
 import importlib.util
 import os
-import re
 import shlex
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExperimentError, MissingExtra
+from .mlflow_tracker import URI
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 #: the kinds of our own, and the package each needs
 KINDS = {"jsonl": "", "csv": "", "tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|databricks$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Spec:
     @property
     def path(self) -> str | None:
         """What it writes to, where that is a path that was given."""
-        if not self.own or self.to is None or (self.kind == "mlflow" and _URI.match(self.to)):
+        if not self.own or self.to is None or (self.kind == "mlflow" and URI.match(self.to)):
             return None
         return self.to
 
@@ -91,7 +90,7 @@ def parse(text: Any) -> Spec:
     """What `--track` says. Raises ExperimentError."""
     kind, colon, to = str(text).partition(":")
     if kind in KINDS and (to or not colon):
-        if kind == "mlflow" and _URI.match(to):
+        if kind == "mlflow" and URI.match(to):
             return Spec(kind, to)
         return Spec(kind, os.path.abspath(os.path.expanduser(to)) if to else None)
     if all(part.isidentifier() for part in (*kind.split("."), *to.split("."))):

@@ -160,7 +160,10 @@ def test_gpu_memory_is_measured(machine: Callable[..., Machine]) -> None:
     m = machine(A)
     m.say("mib", 3000)
     m.say("seconds", 1)
-    done = m.cli("doctor", PLAYING, "--nvml-library", m.driver, "--json")
+    m.state.set(f"mem {A} 40960 9000 0")  # a desktop's
+    tried = ("doctor", PLAYING, "--nvml-library", m.driver, "--json")
+    assert m.cli(*tried).status == 2
+    done = m.cli(*tried, "--others-may-use", "12GiB", "--xid", "109=member", "--no-affinity")
     assert done.status == 0, done.err
     assert done.json["device"] == "cuda"
     assert done.json["child"]["vram"] == 3000 << 20
@@ -173,6 +176,7 @@ def test_gpu_memory_is_measured(machine: Callable[..., Machine]) -> None:
         (["nowhere.py"], ["nowhere.py is not a file"]),
         (["script.py", "--set", "x=7"], ["--set x=7", "Float"]),
         (["script.py", "--gpus", "0", "--slots", "1"], ["--gpus", "--slots"]),
+        (["script.py", "--share", "2", "--slots", "2"], ["--share is about GPUs, and --slots 2 asks for the CPU"]),
         (["script.py", "--population", "0"], ["--population: got 0"]),
     ],
 )

@@ -111,6 +111,9 @@ def test_a_gpu_that_is_taken_is_refused_or_waited_for(machine: Callable[..., Mac
     m.state.set(f"mem {A} 40960 500 0")
     ended(run)
     assert crowd(m.log()) == {A: 1}
+    m.state.set(f"mem {A} 40960 9000 0")  # a desktop's
+    again = m.cli("replay", "r", "-q", "--nvml-library", m.driver, "--others-may-use", "12GiB", "--xid", "109=member")
+    assert again.status == 0, again.err
 
 
 def test_who_comes_later_is_given_way_to(machine: Callable[..., Machine]) -> None:

@@ -274,6 +274,7 @@ MAY: dict[str, set[str]] = {
         "forecast",
         "launcher",
         "outcome",
+        "record",
         "slot",
         "touches",
         "tree",
@@ -288,7 +289,7 @@ MAY: dict[str, set[str]] = {
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "notebook": {"descent", "errors", "events", "folder", "frame", "lines", "reading", "report", "view", "wording"},
-    "attached": VOCABULARY | ENGINE | {"board", "folder", "frame", "journal", "record", "slot"},
+    "attached": VOCABULARY | ENGINE | {"board", "folder", "frame", "journal", "record", "remains", "slot"},
     "driving": {
         "attached",
         "errors",

@@ -264,6 +264,7 @@ def test_a_replay_that_was_killed_is_gone_on_with(original: Path, tmp_path: Path
         (["lineage-1", "--seeds", "0"], "--seeds: got 0; must be from 1 to 1000"),
         (["lineage-1", "--seed", "-1"], "--seed: got -1; must be a whole number of at least 0"),
         (["lineage-1", "--name", "lineage-1"], "holds a run"),
+        (["lineage-1", "--xid", "109=us", "--no-affinity"], "--xid 109=us: must be a number"),
         (["lineage-1", "--script", "nothing.py"], "does not exist"),
     ],
 )
