@@ -21,6 +21,7 @@ from .folder import runs as runs_in
 from .reading import Reading, brief, present
 from .remains import latest
 from .story import importance_of, story, traceback
+from .tree import State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,8 +87,9 @@ class FollowedRun(Followed):
         self._importance: list[dict[str, Any]] | None = None
         #: whether there has been news since importance was told; and when it may be told again
         self._unweighed, self._weigh_again = False, 0.0
-        #: the ends of logs of the failures that were told, by kind and reason
-        self._tracebacks: dict[tuple[str, str], str] = {}
+        #: the ends of logs of the failures that were told, by kind and reason; and of those without one the members
+        #: and attempts that were looked at, None while one may still write
+        self._tracebacks: dict[tuple[str, str], tuple[str, list[tuple[int, int]] | None]] = {}
 
     def _look(self) -> None:
         try:
@@ -141,7 +143,7 @@ class FollowedRun(Followed):
             else:
                 self._unweighed = True
             told = story(reading, self._importance)
-            told["remains"] = {"logs": [], "curves": [], "tracebacks": self._failures(told)}
+            told["remains"] = {"logs": [], "curves": [], "tracebacks": self._failures(reading, told)}
         elif around == old["now"] and not old["problem"]:
             return
         else:
@@ -156,17 +158,23 @@ class FollowedRun(Followed):
         self._once += took
         self._weigh_again, self._unweighed = began + max(OLD, OLD_TIMES * took), False
 
-    def _failures(self, told: dict[str, Any]) -> list[str]:
-        kinds = told["failures"]["list"]
-        for kind in kinds:
+    def _failures(self, reading: Reading, told: dict[str, Any]) -> list[str]:
+        found = []
+        for kind in told["failures"]["list"]:
             named = kind["kind"], kind["reason"]
-            if not self._tracebacks.get(named):
-                self._tracebacks[named] = traceback(self.folder, kind)
-        return [self._tracebacks[kind["kind"], kind["reason"]] for kind in kinds]
+            members = [reading.lineage.tree.members[id] for id in kind["members"]]
+            attempts = [(m.id, m.attempt) for m in members]
+            text, of = self._tracebacks.get(named, ("", None))
+            if not text and of != attempts:
+                text = traceback(self.folder, kind)
+                over = not any(m.state in (State.WAITING, State.TRAINING) for m in members)
+                self._tracebacks[named] = text, attempts if over else None
+            found.append(text)
+        return found
 
 
 def _around(reading: Reading) -> dict[str, Any]:
-    """What the run does just now, as plain data: times in seconds since the epoch."""
+    """What the run does just now, as plain data that does not age: times in seconds since the epoch."""
     told, metric = present(reading), reading.settings.score
     training = [
         {
@@ -178,8 +186,10 @@ def _around(reading: Reading) -> dict[str, Any]:
         }
         for t in told["training"]
     ]
+    del told["free_because"]  # which free_until tells better
     return {
         **told,
+        "to_retry": len(told["to_retry"]),
         "training": sorted(training, key=lambda t: t["slot"]),
         "waiting": told["waiting"][:WAITING],
         "waiting_count": len(told["waiting"]),

@@ -23,7 +23,7 @@ from .lineage import Lineage
 from .record import Record
 from .tree import State
 from .usage import Usage, replay
-from .wording import counted, unstyled
+from .wording import counted, duration, unstyled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,6 +191,7 @@ def present(reading: Reading) -> dict[str, Any]:
             if m.state is kind
         ]
     free = max(0, lineage.slots - len(given))
+    until, since = waits.slot(reading) if state == "running" and free else ("", None)
     return {
         "training": [
             {
@@ -212,7 +213,8 @@ def present(reading: Reading) -> dict[str, Any]:
         "slots": lineage.slots,
         "free_slots": free if state == "running" else None,
         "free_because": lineage.idle_cause() if state == "running" and free else None,
-        "free_until": waits.slot(reading, now) if state == "running" and free else "",
+        "free_until": until,
+        "free_since": since,
     }
 
 
@@ -286,7 +288,8 @@ def detail_text(d: dict[str, Any]) -> str:
             more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
             lines.append(f"  {label}: member{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:10]))}{more}")
     if d["free_slots"]:
-        lines.append(f"  {d['free_slots']} slot(s) free, waiting for {d['free_until']}")
+        ago = f" {duration(time.time() - d['free_since'])} ago" if d["free_since"] is not None else ""
+        lines.append(f"  {d['free_slots']} slot(s) free, waiting for {d['free_until']}{ago}")
     retry = f"gpbt-async resume {d['typed']} --retry-failed"
     if d["state"] == "interrupted":
         lines.append(f"  go on with: gpbt-async resume {d['typed']}")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from . import events
 from .asks import path_text
 from .deadlines import LAST_PAUSE, pause
-from .wording import duration
 
 if TYPE_CHECKING:
     from .asks import Path
@@ -39,32 +38,32 @@ def member(reading: Reading, waiting: Member, gpu: bool, now: float) -> str:
     return ", or ".join([*words, "its process to start"])
 
 
-def slot(reading: Reading, now: float) -> str:
-    """What a free slot waits for, as far as can be said by name, since when, and how many."""
+def slot(reading: Reading) -> tuple[str, float | None]:
+    """What a free slot waits for, as far as can be said by name and number; and since when, if it is an answer."""
     lineage, tree, s = reading.lineage, reading.lineage.tree, reading.settings
     cause = lineage.idle_cause()
     here = next((i for i, g in enumerate(tree.generations) if not g.full), 0)
     if cause == "searcher":
         asks = [command.path for command in lineage.outstanding() if isinstance(command, events.Suggest)]
-        return f"the searcher{_asked(reading, asks[0], now) if asks else ''}"
+        return _asked(reading, asks[0]) if asks else ("the searcher", None)
     if cause == "checkpoint":
-        return "checkpoints to be published"
+        return "checkpoints to be published", None
     if cause == "evidence" and (not here or lineage.rule.evident(here - 1)):
-        return "an elder sibling to end, as schedule is sync"
+        return "an elder sibling to end, as schedule is sync", None
     if cause == "evidence":
         settled, wanted = tree.generations[here - 1].settled, lineage.rule.evidence(here - 1)
-        return f"{wanted} of {s.population} in generation {here - 1} to end ({settled} have)"
+        return f"{wanted} of {s.population} in generation {here - 1} to end ({settled} have)", None
     if len(lineage.training) >= lineage.width:
-        return f"nothing: no more than the population of {s.population} train at a time"
-    return "nothing: all members have been issued"
+        return f"nothing: no more than the population of {s.population} train at a time", None
+    return "nothing: all members have been issued", None
 
 
-def _asked(reading: Reading, path: Path, now: float) -> str:
-    """For whom the searcher was asked, and how long ago."""
+def _asked(reading: Reading, path: Path) -> tuple[str, float]:
+    """For whom the searcher was asked, and when."""
     lineage = reading.lineage
     generation = lineage.generation_asked(path)
     assert generation is not None
     # the engine knows after which fact it asked: of all answers the first that it would take
     after = bisect_left(range(lineage.count + 1), True, key=lambda asked: lineage.wants(path, generation, asked))
     since = max(reading.opened, reading.times[after - 1] if after else 0.0)
-    return f", asked for member {path_text(path)} {duration(now - since)} ago"
+    return f"the searcher, asked for member {path_text(path)}", since

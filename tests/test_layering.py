@@ -201,7 +201,7 @@ MAY: dict[str, set[str]] = {
     "replaying": VOCABULARY | ENGINE | {"driving", "folder", "options", "reading", "run"},
     "patches": {"files"},
     "report": {"errors", "export", "files", "folder", "patches", "reading", "story"},
-    "live": {"errors", "folder", "reading", "remains", "story"},
+    "live": {"errors", "folder", "reading", "remains", "story", "tree"},
     "doorkeeper": set(),
     "serve": {
         "",

@@ -24,7 +24,7 @@ from starlette.routing import Mount
 from workstation import A
 from written import embellished, settings, simulated, write
 
-from gpbt_async import serve
+from gpbt_async import events, live, serve
 from gpbt_async.errors import ExperimentError, MissingExtra
 from gpbt_async.folder import Folder
 from gpbt_async.journal import Journal
@@ -291,6 +291,41 @@ def test_facts_are_told_as_they_come(runs: Path, made: list[Fact]) -> None:
         assert {name: told[name] for name in held} == held
         assert max(stream.sizes[1:]) < stream.sizes[0]
         stream.close()
+
+
+def test_what_goes_on_does_not_age(tmp_path: Path, made: list[Fact], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a patch would go out each second though nothing happens."""
+    asked = [i for i, fact in enumerate(made) if isinstance(fact, events.Suggested)]
+    folder = write(tmp_path / "r", settings(population=10, generations=3), made[: asked[2]])
+    with going_on(folder):
+        reading = Reading(folder)
+        now = live._around(reading)
+        monkeypatch.setattr("time.time", lambda: made[-1].t + 1e4)
+        assert live._around(reading) == now
+    assert now["free_until"].startswith("the searcher, asked for member ")
+    assert made[0].t <= now["free_since"] <= made[-1].t
+
+
+def test_the_log_of_who_has_ended_is_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def traceback(folder: Folder, kind: dict[str, Any]) -> str:
+        read.append(kind["reason"])
+        return ""
+
+    monkeypatch.setattr(live, "traceback", traceback)
+    followed = live.FollowedRun(Folder(runs / "done"))
+    for _ in range(2):
+        followed._look()
+        assert followed.told is not None
+        assert followed._reading is not None
+        followed._tell(followed._reading, news=True)
+    kinds = [kind["reason"] for kind in followed.told["failures"]["list"]]
+    assert read == kinds != []
+    first = followed.told["failures"]["list"][0]["members"][0]
+    followed._reading.lineage.tree.members[first].attempt += 1  # it was tried again
+    followed._tell(followed._reading, news=True)
+    assert read == [*kinds, kinds[0]]
 
 
 def test_the_end_of_a_run_is_told(runs: Path, made: list[Fact]) -> None:

@@ -15,7 +15,9 @@
       interrupted: `The run was interrupted and can be resumed${R.reason ? ": " + R.reason : "."}` + (G.live ? ` Go on with: gpbt-async resume ${S.now.typed}` : ""),
       failed: `The run has failed: ${R.reason}`,
     };
-    fill($("notice"), [G.problem || "", notices[R.state] || ""].filter((text) => text).map((text) => make("p", { class: "notice", role: "status" }, text)));
+    const which = G.live && (S.now.to_retry ? counted(S.now.to_retry, "failed member") : S.now.reopens && "what has failed");
+    const retry = which ? `With the cause mended, ${which} can be tried again: gpbt-async resume ${S.now.typed} --retry-failed` : "";
+    fill($("notice"), [G.problem || "", notices[R.state] || "", retry].filter((text) => text).map((text) => make("p", { class: "notice", role: "status" }, text)));
   }
 
   function tiles() {

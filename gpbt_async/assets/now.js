@@ -3,11 +3,12 @@
 
 {
   const MOST = 64, slots = $("now-slots"), chips = new Map();
-  const FREE = { searcher: "waiting for the searcher", checkpoint: "waiting for checkpoints to be published", evidence: "waiting for more of the generation above", no_work: "nothing left to begin" };
   const bytes = (n) => { let k = 0; while (n >= 1024 && k < 4) { n /= 1024; k++; } return number(n, 3) + " " + ["B", "KiB", "MiB", "GiB", "TiB"][k]; };
 
   /** Seconds since a moment of the run's clock. */
   const since = (t) => Math.max(0, Date.now() / 1000 + G.ahead - t);
+
+  const ago = (t) => ` ${duration(Math.floor(since(Number(t))))} ago`;
 
   function chip(t) {
     const told = JSON.stringify([t, M.rank[t.member], dark()]);
@@ -29,6 +30,7 @@
       const t = element.dataset.since;
       element.lastChild.textContent = t === "" ? "starting" : duration(Math.floor(since(Number(t))));
     }
+    for (const element of document.querySelectorAll("#now-lead time")) element.textContent = ago(element.dataset.since);
   }
 
   function gpus(rows) {
@@ -59,8 +61,8 @@
     clock();
     const words = [`${W.training.length} of ${counted(W.slots, "slot")} train${W.training.length === 1 ? "s" : ""}`];
     if (W.training.length > MOST) words.push(`the first ${MOST} are shown`);
-    if (W.free_slots) words.push(`${W.free_slots} free: ${FREE[W.free_because] || W.free_because}`);
-    $("now-lead").textContent = words.join("; ");
+    if (W.free_slots) words.push(`${W.free_slots} free, waiting for ${W.free_until}`);
+    fill($("now-lead"), words.join("; "), W.free_since === null ? null : make("time", { "data-since": W.free_since }, ago(W.free_since)));
     const why = W.waiting_for_gpus ? Object.entries(W.waiting_for_gpus.why).map(([gpu, reason]) => `GPU ${gpu}: ${reason}`).join("; ") : "";
     fill($("now-waiting"),
       W.paused ? make("li", { class: "why" }, W.paused_by_hand ? `${W.paused}: no member begins, those that train go on.` : `Members wait: ${W.paused}`) : null,
