@@ -50,7 +50,7 @@ def opened(browser: Browser, server: Server, path: str = "") -> None:
 def test_a_page_follows_its_run_and_steers_it(browser: Browser, tmp_path: Path) -> None:
     s = settings(population=10, generations=3)
     facts = embellished(simulated(s, 3, fail=0.0).facts)
-    half = len(facts) // 2
+    half = len(facts) // 6
     folder = write(tmp_path / "runs" / "half", s, facts[:half], members=30)
     os.mkfifo(folder.control)
     control = os.open(folder.control, os.O_RDWR | os.O_NONBLOCK)
@@ -76,6 +76,12 @@ def test_a_page_follows_its_run_and_steers_it(browser: Browser, tmp_path: Path) 
         drawn = "new Set(document.getElementById('tree').data.flatMap((t) => t.customdata || [])).size"
         members = browser.do("N")
         assert browser.do(drawn) == members
+        journal.append(events.Capacity(t=facts[half].t, slots=9))
+        lead = "document.getElementById('now-lead').textContent"
+        browser.until(
+            f"/^2 of 9 slots train; 4 free, waiting for the searcher, asked for member 9 .* ago$/.test({lead})"
+        )
+        journal.append(events.Capacity(t=facts[half].t, slots=3))
         for fact in facts[half:-20]:
             journal.append(fact)
         after = sum(isinstance(fact, events.Published) for fact in facts[:-20])
@@ -150,6 +156,16 @@ def test_members_are_reached_by_keyboard_in_both_pages(browser: Browser, tmp_pat
             assert browser.do("document.documentElement.dataset.theme") == "dark"
             browser.do("document.getElementById('theme').click()")
             assert browser.errors() == []
+
+
+def test_a_failed_run_says_how_to_go_on(browser: Browser, tmp_path: Path) -> None:
+    s = settings(population=4, generations=2)
+    folder = write(tmp_path / "failed", s, simulated(s, 2, fail=1.0).facts, members=4)
+    with served(folder.path) as server:
+        opened(browser, server)
+        said = text(browser, "notice")
+    assert "The run has failed: " in said
+    assert f"With the cause mended, 4 failed members can be tried again: gpbt-async resume {folder.typed} --" in said
 
 
 def test_nothing_the_user_names_becomes_markup_in_a_live_page(browser: Browser, tmp_path: Path) -> None:
