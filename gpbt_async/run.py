@@ -116,7 +116,7 @@ class Run:
         self._stack = contextlib.AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
         self._scheduler: Scheduler | None = None
-        self._stopping = self._entered = False
+        self._stopping = self._pausing = self._entered = False
         self.warnings: list[str] = []
         #: "finished", "failed" or "interrupted", once over; None while it runs
         self.how: str | None = None
@@ -165,14 +165,8 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """What stands in summary.json, as of now."""
-        return results.summary(
-            self.lineage,
-            self.usage.so_far(),
-            run=self.folder.name,
-            how=self.how,
-            disk_bytes=bytes_below(self.folder.members),
-            version=VERSION,
-        )
+        size, names = bytes_below(self.folder.members), {"run": self.folder.name, "version": VERSION}
+        return results.summary(self.lineage, self.usage.so_far(), how=self.how, disk_bytes=size, **names)
 
     # ---- its life
 
@@ -214,7 +208,8 @@ class Run:
 
     def pause(self, on: bool = True) -> None:
         """Begin no member from now on; on=False: begin them again. Those that train go on; a resume forgets it."""
-        if self._scheduler:
+        self._pausing = on
+        if self._scheduler is not None:
             self._scheduler.gate.obey(PAUSE if on else GO_ON)
 
     def kill(self) -> None:
@@ -266,6 +261,9 @@ class Run:
             clock=self._clock,
             tell=self._tell,
         )
+        self.pause(self._pausing)  # both may have been asked for while the run was opened
+        if self._stopping:
+            self.stop()
         straying = asyncio.create_task(self._stray(self._scheduler), name="gpbt-async folder")
         stack.push_async_callback(_ended, straying)
         self._task = asyncio.create_task(self._main(rooms.asking), name=f"gpbt-async {self.folder.name}")
@@ -306,7 +304,9 @@ class Run:
     def _told(self, line: str) -> None:
         if line == "stop":
             self.stop()
-        elif not (self._scheduler and self._scheduler.gate.obey(line)) and not self._board.obey(line):
+        elif line in (PAUSE, GO_ON):
+            self.pause(line == PAUSE)
+        elif not self._board.obey(line):
             self.warn(f"somebody told this run {line!r}, which it does not understand")
 
     async def _main(self, asking: Asking) -> None:

@@ -12,6 +12,8 @@ import pytest
 from check_run import check_run
 from harness import SCRIPTS, check_folder, cli, facts, start, until
 
+import gpbt_async as gpbt
+from gpbt_async import events
 from gpbt_async.attached import Attached
 from gpbt_async.folder import Folder
 from gpbt_async.gate import GO_ON, PAUSE, Gate
@@ -71,6 +73,29 @@ def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path, monkeyp
         paused = bool(fact["reason"]) if fact["fact"] == "Paused" else paused and fact["fact"] != "Opened"
         assert not (paused and fact["fact"] == "Started")
     assert json.loads((folder / "summary.json").read_text())["idle_s"]["paused"] > 0
+
+
+async def test_what_is_asked_for_before_the_run_stands_is_kept(tmp_path: Path) -> None:
+    run = gpbt.Run(SCRIPTS / "lineage.py", tmp_path / "r", slots=2)
+    entering = asyncio.create_task(run.__aenter__())
+    await asyncio.sleep(0)
+    assert not entering.done()
+    run.pause()
+    run.stop()
+    await entering
+    assert await run.wait() is None
+    await run.__aexit__(None, None, None)
+    assert run.how == "interrupted"
+    assert [fact["fact"] for fact in facts(tmp_path / "r")].count("Started") == 0
+    async with gpbt.Run(None, tmp_path / "r", resume="must") as run:
+        run.pause()
+        async for event in run:
+            if isinstance(event, events.Paused):
+                run.pause(False)
+        assert run.how == "finished"
+    kinds = [fact["fact"] for fact in facts(tmp_path / "r")]
+    assert kinds.count("Paused") == 3
+    assert kinds.index("Started") > len(kinds) - kinds[::-1].index("Paused") - 1, "nobody began before the pause's end"
 
 
 class OneSlot:
