@@ -44,7 +44,8 @@ def play(seed: int, kinds: set[str], tmp_path: Path) -> faults.Result:
 
 @pytest.mark.parametrize("kind", [kind for kind in faults.BLOWS if kind not in faults.ON_REQUEST])
 def test_a_blow(kind: str, tmp_path: Path) -> None:
-    assert play(1, {kind}, tmp_path).faults[kind] >= 1
+    """Some lie in wait for a moment, and may miss it on a busy machine: then another run, until one is struck."""
+    assert any(play(seed, {kind}, tmp_path).faults.get(kind, 0) for seed in range(1, 11))
 
 
 #: where not the first: one in which members may fail for good

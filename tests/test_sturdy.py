@@ -285,9 +285,11 @@ def test_a_script_that_was_edited_is_refused_unless_that_is_wanted(tmp_path: Pat
 
 def test_a_run_in_which_nothing_works_any_more_fails_early_and_goes_on_when_that_is_mended(tmp_path: Path) -> None:
     folder, gone = tmp_path / "runs" / "r", tmp_path / "gone"
+    (tmp_path / "hold children").touch()
     run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
-    until(lambda: len(facts(folder, "Published")) >= 7)
+    until(lambda: len(facts(folder, "Published")) == 6)
     kill_hard(run)
+    (tmp_path / "hold children").unlink()
     gone.touch()
     failed = cli("resume", "r", cwd=tmp_path)
     assert failed.status == 1
@@ -337,9 +339,11 @@ def test_a_script_that_never_works_can_be_mended_too(tmp_path: Path) -> None:
 
 def test_checkpoints_that_were_moved_away_are_asked_for_before_anything_is_done(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "r"
+    (tmp_path / "hold children").touch()
     run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
-    until(lambda: len(facts(folder, "Published")) >= 7)
+    until(lambda: len(facts(folder, "Published")) == 6)
     kill_hard(run)
+    (tmp_path / "hold children").unlink()
     before = (folder / "journal.jsonl").read_bytes()
     places = list(folder.glob("members/*/checkpoint"))
     for place in places:
