@@ -26,7 +26,7 @@ MAY: dict[str, set[str]] = {
     "wire": {"errors"},
     # engine
     "tree": {"asks", "space"},
-    "stopping": set(),
+    "stopping": {"experiment", "tree"},
     "rule": {"asks", "experiment", "tree"},
     "ending": {"experiment", "rule", "tree"},
     "keeping": {"ending", "events", "experiment", "rule", "tree"},

@@ -136,11 +136,20 @@ def test_every_method_takes_the_budget_to_the_interval_and_stays_in_the_space(
     name: str, watched: list[Watched]
 ) -> None:
     record = small(EVERY[name]).run("landscape", 2, seed=0)
-    stops = "stop" in name
+    stops = bool(EVERY[name].options.get("early_stop"))
     assert record.spent <= 18 if stops else record.spent == 18 == watched[0].trained
     assert len(record.trace) == 10 or stops
     assert math.isfinite(record.val)
     assert record.row()["test"] > 0
+
+
+def test_the_fewer_may_go_on_the_less_is_trained() -> None:
+    method = EVERY["gpbt, early stop"]
+    spent = [
+        dataclasses.replace(method, options={**method.options, **more}).run("landscape", 2, 0).spent
+        for more in ({}, {"keep": 0.25}, {"keep": 0.25, "everyone": True})
+    ]
+    assert spent == sorted(set(spent), reverse=True)
 
 
 @pytest.mark.parametrize("name", ["gpbt", "paper, sync", "pbt", "pbt, barrier", "bohb", "random"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .methods import CHOSEN, FACTORS, HISTORY, MAIN, PBT, RATIO, TRIED, Method
+from .methods import CHOSEN, FACTORS, HISTORY, MAIN, PBT, RATIO, STOPS, TRIED, Method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,6 +56,7 @@ BLOCKS = {
     "ratio": Block(RATIO),
     "factors": Block(FACTORS),
     "tried": Block(TRIED),
+    "stops": Block(STOPS),
     "evidence": Block(tuple(m for m in FACTORS if m.name.startswith("evidence")), ("digits", "landscape"), (0,)),
     "slots": Block(
         tuple(m for m in MAIN if m.name not in ("ray pb2", "bohb", "tpe + asha", "ray pbt, half")),
