@@ -178,10 +178,10 @@ STOPS = (
     stopped("n 35, mirrored, ratio .5", 35, searcher="try:Mirrored", ratio=0.5, budget=250),
 )
 
-#: the best of `tried`, of `pbt` and of `ratio` on the first seeds, each looked at again on others
+#: the best of `tried`, of `pbt`, of `ratio` and of `stops` on the first seeds, each looked at again on others
 CHOSEN = tuple(
     m
-    for m in (*TRIED, *PBT[1:], *RATIO)
+    for m in (*TRIED, *PBT[1:], *RATIO, *STOPS[2:])
     if m.name
     in (
         "gpbt",
@@ -194,5 +194,11 @@ CHOSEN = tuple(
         "pbt, half, our step and start",
         "pbt, half, barrier",
         "ratio 0.25, T 5",
+        "n 35, kin, ratio .5",
+        "n 35, successful, ratio .5",
+        "n 35, mirrored, ratio .5",
+        "n 48, keep .25, ratio .5",
+        "n 55, keep .25 of everyone, ratio .5",
+        "keep 0.25 of everyone, ratio .5",
     )
 )
