@@ -272,17 +272,40 @@ def test_what_is_claimed_is_corrected_for_how_much_is_claimed() -> None:
     for task in block.tasks:
         for m, shift in ((protocol.default(), -0.1), (protocol.reference(), 0.0)):
             found[m.digest, task, 8] = {
-                seed: {"test": math.exp(shift + 0.1 * rng.gauss(0, 1))} for seed in range(1000, 1020)
+                seed: dict.fromkeys(("test", "val"), math.exp(shift + 0.1 * rng.gauss(0, 1)))
+                for seed in range(1000, 1020)
             }
-    lines = report.confirmation(found, block, [protocol.default()])
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
-    assert [task for _, task, *_ in cells] == list(block.tasks)
-    smallest = min(cells, key=lambda row: float(row[4]))
-    assert float(smallest[5]) == pytest.approx(len(block.tasks) * float(smallest[4]), rel=0.1)
-    assert all(float(row[5]) >= float(row[4]) for row in cells)
+    family = protocol.Family("?", ((protocol.default(), protocol.reference()),))
+    lines = report.confirmation(found, block, family)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2 : 2 + len(block.tasks)]]
+    assert [task for _, _, task, *_ in cells] == list(block.tasks)
+    smallest = min(cells, key=lambda row: float(row[5]))
+    assert float(smallest[6]) == pytest.approx(len(block.tasks) * float(smallest[5]), rel=0.1)
+    assert all(float(row[6]) >= float(row[5]) for row in cells)
+    (_, _, tasks, mean, p) = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
+    assert int(tasks) == len(block.tasks)
+    assert -1.4 < float(mean) < -0.4 and float(p) < 1e-6, "a shift of one, seen in every task"
+
+
+def test_what_is_asked_of_the_confirmation_can_be_answered_by_it() -> None:
+    methods = {m.digest for m in protocol.BLOCKS["confirm"].methods}
+    families = protocol.families()
+    assert all(m.digest in methods for family in families for pair in family.pairs for m in pair)
+    assert families[0].pairs[0] == (protocol.default(), protocol.reference())
+    assert all(one.digest != other.digest for family in families for one, other in family.pairs)
 
 
 # ---- statistics
+
+
+def test_pooled_tasks_count_by_how_clear_they_are() -> None:
+    rng = random.Random(0)
+    tasks = [[rng.gauss(-0.5, 1) for _ in range(30)] for _ in range(3)]
+    here = statistics.pooled(tasks)
+    scaled = statistics.pooled([[1000 * d for d in tasks[0]], tasks[1], [d / 1000 for d in tasks[2]]])
+    assert (here.n, here.mean, here.p) == pytest.approx((90, scaled.mean, scaled.p))
+    assert here.low < here.mean < here.high < 0
+    assert here.wins == pytest.approx(sum(d < 0 for task in tasks for d in task) / 90)
 
 
 def test_paired_comparisons_agree_with_scipy() -> None:

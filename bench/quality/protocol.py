@@ -24,6 +24,16 @@ CONFIRMATION_SEEDS = range(1000, 1100)
 REFERENCE = "pbt"
 #: ours, to be confirmed beside the product's default; named here, in a commit of its own, before `confirm` is run
 FINALISTS: tuple[Method, ...] = ()
+#: finalists that look at kin, and what is the same but for that
+TWINS: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """Comparisons of a method with another whose p values are corrected together."""
+
+    question: str
+    pairs: tuple[tuple[Method, Method], ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,21 @@ def reference() -> Method:
 def default() -> Method:
     """The product's."""
     return MAIN[0]
+
+
+def families() -> tuple[Family, ...]:
+    """What is asked of `confirm`, named before it is run."""
+    named = {m.name: m for m in BLOCKS["confirm"].methods}
+    ours = [m for m in (default(), *FINALISTS) if m.room == "ours"]
+    whole = [named[name] for name in ("asha", "bohb", "tpe", "random")]
+    twins = [(kin, alone) for kin, alone in TWINS if kin in named and alone in named]
+    unstopped = [m for m in ours if m.options.get("early_stop") and "budget" not in m.options]
+    return (
+        Family("better than PBT?", tuple((m, reference()) for m in (default(), *FINALISTS))),
+        Family("better than what keeps one config?", tuple((m, other) for m in ours for other in whole)),
+        Family("does kin help?", tuple((named[kin], named[alone]) for kin, alone in twins)),
+        Family("what does early stopping cost?", tuple((m, default()) for m in unstopped)),
+    )
 
 
 def cases(name: str, seeds: Iterable[int], methods: Iterable[str] = (), tasks: Iterable[str] = ()) -> Iterator[Case]:
