@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from . import command, events, wire
+from . import command, events, stopping, wire
 from .asks import path_text
 from .files import explained
-from .stopping import MEDIAN
 
 if TYPE_CHECKING:
     from .checkpoints import Store
@@ -30,7 +29,7 @@ class Briefing:
 
     def judged(self, member: Member) -> bool:
         """Does the member's first report wait for a verdict?"""
-        return MEDIAN in self._settings.early_stop and member.generation > 0
+        return stopping.judged(self._settings, member)
 
     def begin(self, member: Member, attempt: int, slot: Slot) -> wire.Begin:
         """Make its places ready. Raises FolderError, CheckpointError."""

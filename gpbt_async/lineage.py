@@ -18,13 +18,13 @@ from bisect import insort
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from . import events
+from . import events, stopping
 from .asks import Ask, Path, path_of, path_text
 from .ending import Ending
 from .errors import JournalError
 from .keeping import Keeping
 from .rule import Rule
-from .stopping import GENERATION, MEDIAN, closes, stops
+from .stopping import GENERATION, closes
 from .tree import Member, State, Tree, key
 
 if TYPE_CHECKING:
@@ -244,8 +244,7 @@ class Lineage:
     def _judge(self, member: Member, fact: events.Judged) -> None:
         firsts = self.tree.generations[member.generation].firsts
         member.first = self.rule.loss(fact.score)
-        exempt = member.parent is None or member.path[-1] == 0 or MEDIAN not in self.settings.early_stop
-        member.condemned = not exempt and stops(member.first, firsts)
+        member.condemned = not stopping.exempt(self.settings, member) and stopping.stops(member.first, firsts)
         insort(firsts, member.first)
 
     def _trained(self, member: Member, fact: events.Trained | events.Stopped) -> None:

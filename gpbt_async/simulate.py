@@ -20,10 +20,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import events
+from . import events, stopping
 from .asks import path_text
 from .lineage import Lineage
-from .stopping import MEDIAN
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -257,9 +256,8 @@ class Simulation:
         if self.first_entered is None:
             self.first_entered = self.now + self.start_seconds
         self._later(self.start_seconds, lambda: events.Entered(t=self.now, **names))
-        judged = MEDIAN in self.settings.early_stop and member.generation > 0
         fails = interval.fails_at
-        if judged and (fails is None or interval.reports_at < fails):
+        if stopping.judged(self.settings, member) and (fails is None or interval.reports_at < fails):
             first = interval.score if interval.first is None else interval.first
             self._later(
                 self.start_seconds + interval.reports_at * interval.seconds,

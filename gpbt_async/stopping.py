@@ -20,10 +20,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .experiment import Settings
+    from .tree import Member
+
 MEDIAN = "median"
 GENERATION = "generation"
 #: how many first reports of others the median rule wants to see
 MEDIAN_LEAST = 4
+
+
+def judged(settings: Settings, member: Member) -> bool:
+    """Does the member's first report wait for a verdict?"""
+    return MEDIAN in settings.early_stop and member.generation > 0
+
+
+def exempt(settings: Settings, member: Member) -> bool:
+    """Does the member go on, whatever it reports?"""
+    return not judged(settings, member) or member.path[-1] == 0
 
 
 def stops(first: float, others: Sequence[float]) -> bool:

@@ -27,7 +27,7 @@ MAY: dict[str, set[str]] = {
     "wire": {"errors"},
     # engine
     "tree": {"asks", "schedule", "space"},
-    "stopping": set(),
+    "stopping": {"experiment", "tree"},
     "rule": {"asks", "experiment", "space", "tree"},
     "ending": {"experiment", "rule", "tree"},
     "keeping": {"ending", "events", "experiment", "rule", "tree"},

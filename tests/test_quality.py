@@ -136,11 +136,20 @@ def test_every_method_takes_the_budget_to_the_interval_and_stays_in_the_space(
     name: str, watched: list[Watched]
 ) -> None:
     record = small(EVERY[name]).run("landscape", 2, seed=0)
-    stops = "stop" in name
+    stops = bool(EVERY[name].options.get("early_stop"))
     assert record.spent <= 18 if stops else record.spent == 18 == watched[0].trained
     assert len(record.trace) == 10 or stops
     assert math.isfinite(record.val)
     assert record.row()["test"] > 0
+
+
+def test_the_fewer_may_go_on_the_less_is_trained() -> None:
+    method = EVERY["gpbt, early stop"]
+    spent = [
+        dataclasses.replace(method, options={**method.options, **more}).run("landscape", 2, 0).spent
+        for more in ({}, {"keep": 0.25}, {"keep": 0.25, "everyone": True})
+    ]
+    assert spent == sorted(set(spent), reverse=True)
 
 
 @pytest.mark.parametrize("name", ["gpbt", "paper, sync", "pbt", "pbt, barrier", "bohb", "random"])
@@ -263,17 +272,41 @@ def test_what_is_claimed_is_corrected_for_how_much_is_claimed() -> None:
     for task in block.tasks:
         for m, shift in ((protocol.default(), -0.1), (protocol.reference(), 0.0)):
             found[m.digest, task, 8] = {
-                seed: {"test": math.exp(shift + 0.1 * rng.gauss(0, 1))} for seed in range(1000, 1020)
+                seed: dict.fromkeys(("test", "val"), math.exp(shift + 0.1 * rng.gauss(0, 1)))
+                for seed in range(1000, 1020)
             }
-    lines = report.confirmation(found, block, [protocol.default()])
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
-    assert [task for _, task, *_ in cells] == list(block.tasks)
-    smallest = min(cells, key=lambda row: float(row[4]))
-    assert float(smallest[5]) == pytest.approx(len(block.tasks) * float(smallest[4]), rel=0.1)
-    assert all(float(row[5]) >= float(row[4]) for row in cells)
+    family = protocol.Family("?", ((protocol.default(), protocol.reference()),))
+    lines = report.confirmation(found, block, family)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2 : 2 + len(block.tasks)]]
+    assert [task for _, _, task, *_ in cells] == list(block.tasks)
+    smallest = min(cells, key=lambda row: float(row[5]))
+    assert float(smallest[6]) == pytest.approx(len(block.tasks) * float(smallest[5]), rel=0.1)
+    assert all(float(row[6]) >= float(row[5]) for row in cells)
+    (_, _, tasks, mean, p) = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
+    assert int(tasks) == len(block.tasks)
+    assert -1.4 < float(mean) < -0.4, "a shift of one, seen in every task"
+    assert float(p) < 1e-6
+
+
+def test_what_is_asked_of_the_confirmation_can_be_answered_by_it() -> None:
+    methods = {m.digest for m in protocol.BLOCKS["confirm"].methods}
+    families = protocol.families()
+    assert all(m.digest in methods for family in families for pair in family.pairs for m in pair)
+    assert families[0].pairs[0] == (protocol.default(), protocol.reference())
+    assert all(one.digest != other.digest for family in families for one, other in family.pairs)
 
 
 # ---- statistics
+
+
+def test_pooled_tasks_count_by_how_clear_they_are() -> None:
+    rng = random.Random(0)
+    tasks = [[rng.gauss(-0.5, 1) for _ in range(30)] for _ in range(3)]
+    here = statistics.pooled(tasks)
+    scaled = statistics.pooled([[1000 * d for d in tasks[0]], tasks[1], [d / 1000 for d in tasks[2]]])
+    assert (here.n, here.mean, here.p) == pytest.approx((90, scaled.mean, scaled.p))
+    assert here.low < here.mean < here.high < 0
+    assert here.wins == pytest.approx(sum(d < 0 for task in tasks for d in task) / 90)
 
 
 def test_paired_comparisons_agree_with_scipy() -> None:

@@ -60,7 +60,11 @@ class Method:
             return self.options
         own = {"pending": True, "repeat": True, **self.options}
         chosen = {**PRESETS.get(own.pop("preset", ""), {}), **own}
-        kept = {name: chosen.pop(name) for name in ("pending", "repeat", "cooled", "budget") if name in chosen}
+        kept = {
+            name: chosen.pop(name)
+            for name in ("pending", "repeat", "cooled", "budget", "keep", "everyone")
+            if name in chosen
+        }
         s = Settings(space=Space({"x": Float(0, 1)}), score="loss", **chosen)
         return {**kept, **{name: getattr(s, name) for name in TELLING}}
 
@@ -153,10 +157,31 @@ TRIED = (
     ours("perturb, ratio .5", searcher="perturb", ratio=0.5),
 )
 
-#: the best of `tried`, of `pbt` and of `ratio` on the first seeds, each looked at again on others
+
+def stopped(name: str, n: int = 25, **options: Any) -> Method:
+    return Method(name, "ours", {"early_stop": ("median",), **options}, n)
+
+
+#: how much early stopping saves, and at what price; and what is saved spent again, on more members
+STOPS = (
+    ours("gpbt"),
+    stopped("gpbt, early stop"),
+    *(stopped(f"keep {q:g}", keep=q) for q in (0.35, 0.25, 0.15)),
+    *(stopped(f"keep {q:g} of everyone", keep=q, everyone=True) for q in (0.5, 0.35, 0.25)),
+    *(stopped(f"keep {q:g}, ratio .5", keep=q, ratio=0.5) for q in (0.35, 0.25)),
+    *(stopped(f"keep {q:g} of everyone, ratio .5", keep=q, ratio=0.5, everyone=True) for q in (0.35, 0.25)),
+    stopped("n 35, kin, ratio .5", 35, searcher="kin", ratio=0.5, budget=250),
+    stopped("n 42, keep .35, ratio .5", 42, keep=0.35, ratio=0.5, budget=250),
+    stopped("n 48, keep .25, ratio .5", 48, keep=0.25, ratio=0.5, budget=250),
+    stopped("n 55, keep .25 of everyone, ratio .5", 55, keep=0.25, everyone=True, ratio=0.5, budget=250),
+    stopped("n 35, successful, ratio .5", 35, searcher="try:Successful", ratio=0.5, budget=250),
+    stopped("n 35, mirrored, ratio .5", 35, searcher="try:Mirrored", ratio=0.5, budget=250),
+)
+
+#: the best of `tried`, of `pbt`, of `ratio` and of `stops` on the first seeds, each looked at again on others
 CHOSEN = tuple(
     m
-    for m in (*TRIED, *PBT[1:], *RATIO)
+    for m in (*TRIED, *PBT[1:], *RATIO, *STOPS[2:])
     if m.name
     in (
         "gpbt",
@@ -169,5 +194,11 @@ CHOSEN = tuple(
         "pbt, half, our step and start",
         "pbt, half, barrier",
         "ratio 0.25, T 5",
+        "n 35, kin, ratio .5",
+        "n 35, successful, ratio .5",
+        "n 35, mirrored, ratio .5",
+        "n 48, keep .25, ratio .5",
+        "n 55, keep .25 of everyone, ratio .5",
+        "keep 0.25 of everyone, ratio .5",
     )
 )

@@ -6,6 +6,8 @@ the product has no switch for:
     pending=False   the searcher is not told of siblings in training
     repeat=False    a parent's first child gets a config of its own
     cooled=(a, b)   the ratio goes from a to b over the generations (candidates.py)
+    keep=.25        early_stop="median" has the best quarter of first reports go on, and not the better half
+    everyone=True   generation 0, and children that repeat their parent's config, may be stopped early, too
     budget=250      what is trained after so many intervals does not count: for more members, some of them stopped early
 
 and a searcher called `try:Name` is one of candidates.py.
@@ -17,10 +19,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import statistics
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from gpbt_async import events, rule, searchers
+from gpbt_async import events, rule, searchers, stopping
 from gpbt_async.experiment import PRESETS, Settings
 from gpbt_async.simulate import Interval, Simulation
 from gpbt_async.stopping import MEDIAN
@@ -31,6 +35,8 @@ from .record import Record
 from .tasks import key
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gpbt_async.asks import Ask
     from gpbt_async.space import Config
     from gpbt_async.tree import Member
@@ -51,6 +57,19 @@ class _Alone:
         return self._searcher.suggest(dataclasses.replace(ask, pending=()))
 
 
+def _stops(keep: float, first: float, others: Sequence[float]) -> bool:
+    """The median rule with another share."""
+    return len(others) >= stopping.MEDIAN_LEAST and first > statistics.quantiles(others, n=100)[round(100 * keep) - 1]
+
+
+def _yes(settings: Settings, member: Member) -> bool:
+    return True
+
+
+def _no(settings: Settings, member: Member) -> bool:
+    return False
+
+
 def run(
     task: Task,
     seed: int,
@@ -62,6 +81,8 @@ def run(
     repeat: bool = True,
     cooled: tuple[float, float] | None = None,
     budget: int | None = None,
+    keep: float = 0.5,
+    everyone: bool = False,
     preset: str | None = None,
     **settings: Any,
 ) -> Record:
@@ -77,7 +98,8 @@ def run(
 
     def train(member: Member, parent: Any) -> Interval:
         state = task.initial(key(seed, member.path[0])) if member.parent is None else parent
-        outcome = task.interval(state, member.config, key(seed, member.id), first=judged)
+        first = judged and (member.generation > 0 or everyone)
+        outcome = task.interval(state, member.config, key(seed, member.id), first=first)
         states[member.id] = outcome.state
         return Interval(outcome.state, outcome.val, seconds(seed, member.id, length), outcome.first, FIRST)
 
@@ -86,7 +108,13 @@ def run(
     if cooled is not None:
         engine, cooling = simulation.lineage, Cooled(s, simulation.lineage.tree, *cooled)
         engine.rule = engine.ending._rule = engine._keeping._rule = cooling  # all that ask it
-    with contextlib.nullcontext() if repeat else mock.patch.object(rule.Choice, "repeats", False):
+    with contextlib.ExitStack() as stack:
+        if not repeat:
+            stack.enter_context(mock.patch.object(rule.Choice, "repeats", False))
+        if keep != 0.5:
+            stack.enter_context(mock.patch.object(stopping, "stops", functools.partial(_stops, keep)))
+        if everyone:
+            stack.enter_context(mock.patch.multiple(stopping, judged=_yes, exempt=_no))
         simulation.run()
     record = Record(task, budget or population * generations)
     members = simulation.lineage.tree.members

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .methods import CHOSEN, FACTORS, HISTORY, MAIN, PBT, RATIO, TRIED, Method
+from .methods import CHOSEN, FACTORS, HISTORY, MAIN, PBT, RATIO, STOPS, TRIED, Method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +23,30 @@ CONFIRMATION_SEEDS = range(1000, 1100)
 #: what each block's methods are compared with
 REFERENCE = "pbt"
 #: ours, to be confirmed beside the product's default; named here, in a commit of its own, before `confirm` is run
-FINALISTS: tuple[Method, ...] = ()
+FINALISTS: tuple[Method, ...] = tuple(
+    m
+    for m in (*TRIED, *STOPS[2:], *PBT)
+    if m.name
+    in (
+        "early stop, n 35, ratio .5",  # the product as it is, and what early stopping saves spent again
+        "n 48, keep .25, ratio .5",  # the same with a stricter rule: the best mean rank on the second seeds
+        "n 35, kin, ratio .5",  # the first, looking at kin
+        "successful",  # the default, looking at kin
+        "keep 0.25",  # the default, stopping three of four: the most that was saved at little loss
+        "pbt, x0.5 2",  # PBT's best common setting by mean rank over all tuning tasks
+        "pbt, half, barrier",  # and over the two real ones
+    )
+)
+#: finalists that look at kin, and what is the same but for that
+TWINS = (("n 35, kin, ratio .5", "early stop, n 35, ratio .5"), ("successful", "gpbt"))
+
+
+@dataclass(frozen=True)
+class Family:
+    """Comparisons of a method with another whose p values are corrected together."""
+
+    question: str
+    pairs: tuple[tuple[Method, Method], ...]
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,7 @@ BLOCKS = {
     "ratio": Block(RATIO),
     "factors": Block(FACTORS),
     "tried": Block(TRIED),
+    "stops": Block(STOPS),
     "evidence": Block(tuple(m for m in FACTORS if m.name.startswith("evidence")), ("digits", "landscape"), (0,)),
     "slots": Block(
         tuple(m for m in MAIN if m.name not in ("ray pb2", "bohb", "tpe + asha", "ray pbt, half")),
@@ -74,6 +98,21 @@ def reference() -> Method:
 def default() -> Method:
     """The product's."""
     return MAIN[0]
+
+
+def families() -> tuple[Family, ...]:
+    """What is asked of `confirm`, named before it is run."""
+    named = {m.name: m for m in BLOCKS["confirm"].methods}
+    ours = (default(), *(m for m in FINALISTS if m.name == "early stop, n 35, ratio .5"))
+    whole = [named[name] for name in ("asha", "bohb", "tpe", "random")]
+    twins = [(kin, alone) for kin, alone in TWINS if kin in named and alone in named]
+    fewer = [m for m in named.values() if m.options.get("early_stop") and "budget" not in m.options]
+    return (
+        Family("better than PBT?", tuple((m, reference()) for m in (default(), *FINALISTS))),
+        Family("better than what keeps one config?", tuple((m, other) for m in ours for other in whole)),
+        Family("does kin help?", tuple((named[kin], named[alone]) for kin, alone in twins)),
+        Family("what does early stopping cost?", tuple((m, default()) for m in fewer)),
+    )
 
 
 def cases(name: str, seeds: Iterable[int], methods: Iterable[str] = (), tasks: Iterable[str] = ()) -> Iterator[Case]:

@@ -7,10 +7,9 @@ import statistics as stats
 from typing import TYPE_CHECKING
 
 from . import protocol, rows
-from .statistics import Paired, holm, paired, percent
+from .statistics import Paired, holm, paired, percent, pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from .methods import Method
@@ -40,8 +39,10 @@ def write(folder: Path) -> str:
                 if ranks:
                     parts.append(f"### {name}: mean ranks, {slots or 'n'} slots\n\n" + "\n".join(ranks) + "\n")
             if name == "confirm":
-                claimed = (protocol.default(), *protocol.FINALISTS)
-                parts.append("### confirm: what is claimed\n\n" + "\n".join(confirmation(found, block, claimed)) + "\n")
+                for family in protocol.families():
+                    lines = confirmation(found, block, family)
+                    if lines:
+                        parts.append(f"### confirm: {family.question}\n\n" + "\n".join(lines) + "\n")
             plot(found, name, block, folder)
     text = "\n".join(parts)
     (folder / "tables.md").write_text(text)
@@ -71,12 +72,7 @@ def table(found: Found, block: protocol.Block, task: str, slots: int) -> list[st
         if against is None or method.digest == reference.digest:
             entry += ["", "", ""]
         else:
-            low, high = percent(against.low), percent(against.high)
-            entry += [
-                f"{percent(against.mean):+.1f} [{low:+.1f}, {high:+.1f}]",
-                f"{against.p:.2g}",
-                f"{against.wins:.0%}",
-            ]
+            entry += [difference(against), f"{against.p:.2g}", f"{against.wins:.0%}"]
         entry += [f"{stats.mean(r['spent'] for r in mine.values()) * method.length:.0f}"]
         entry += [f"{stats.mean(r['span'] for r in mine.values()):.1f}"]
         entry += [f"{stats.mean(r['cpu'] for r in mine.values()):.1f}"]
@@ -130,24 +126,41 @@ def mean_ranks(found: Found, block: protocol.Block, slots: int) -> list[str]:
     return [f"{len(shared)} pairs of task and seed.", "", *lines]
 
 
-def confirmation(found: Found, block: protocol.Block, claimed: Sequence[Method]) -> list[str]:
-    """Each claimed method against the reference on each task, the p values corrected by Holm over all of them."""
-    reference = protocol.reference()
-    told: list[tuple[str, str, Paired]] = []
-    for method in claimed:
+def confirmation(found: Found, block: protocol.Block, family: protocol.Family) -> list[str]:
+    """Each pair on each task, p corrected by Holm over all of the family; below them, all tasks of a pair pooled."""
+    told: list[tuple[str, str, str, Paired, Paired]] = []
+    pooled_lines = []
+    for method, other in family.pairs:
+        each: list[list[float]] = []
         for task in block.tasks:
-            for slots in block.slots:
-                mine, base = (seen(found, block, m, task, slots) for m in (method, reference))
-                against = paired({s: r["test"] for s, r in mine.items()}, {s: r["test"] for s, r in base.items()})
-                if against is not None:
-                    told.append((method.name, task, against))
-    head = ["method", "task", "seeds", f"test loss against {protocol.REFERENCE}, %", "p", "p, Holm", "wins"]
-    lines = []
-    for (name, task, c), p in zip(told, holm([c.p for _, _, c in told]), strict=True):
-        low, high = percent(c.low), percent(c.high)
-        difference = f"{percent(c.mean):+.1f} [{low:+.1f}, {high:+.1f}]"
-        lines.append(f"| {name} | {task} | {c.n} | {difference} | {c.p:.2g} | {p:.2g} | {c.wins:.0%} |")
-    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *lines] if lines else []
+            mine, base = (seen(found, block, m, task, block.slots[0]) for m in (method, other))
+            tests, vals = (
+                paired({s: r[what] for s, r in mine.items()}, {s: r[what] for s, r in base.items()})
+                for what in ("test", "val")
+            )
+            if tests is not None and vals is not None:
+                told.append((method.name, other.name, task, tests, vals))
+                each.append([math.log(mine[s]["test"] / base[s]["test"]) for s in sorted(mine.keys() & base.keys())])
+        if len(each) > 1:
+            over = pooled(each)
+            pooled_lines.append(f"| {method.name} | {other.name} | {len(each)} | {over.mean:+.2f} | {over.p:.2g} |")
+    if not told:
+        return []
+    head = ["method", "against", "task", "seeds", "test loss, %", "p", "p, Holm", "wins", "validation loss, %"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for (name, other_name, task, c, v), p in zip(told, holm([c.p for _, _, _, c, _ in told]), strict=True):
+        lines.append(
+            f"| {name} | {other_name} | {task} | {c.n} | {difference(c)} | {c.p:.2g} | {p:.2g} | {c.wins:.0%} "
+            f"| {difference(v)} |"
+        )
+    if pooled_lines:
+        head = ["method", "against", "tasks", "mean difference, in standard deviations of its task", "p"]
+        lines += ["", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *pooled_lines]
+    return lines
+
+
+def difference(c: Paired) -> str:
+    return f"{percent(c.mean):+.1f} [{percent(c.low):+.1f}, {percent(c.high):+.1f}]"
 
 
 def plot(found: Found, name: str, block: protocol.Block, folder: Path) -> None:

@@ -37,6 +37,21 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired | None:
     return Paired(len(seeds), statistics.mean(differences), low, high, wilcoxon(differences), wins / len(seeds))
 
 
+def pooled(tasks: Sequence[Sequence[float]]) -> Paired:
+    """Differences of several tasks, each in standard deviations of its own task's, taken together.
+
+    So a task counts by how clear it is, not by how far its losses happen to spread. mean, low and high are in those
+    standard deviations. A task whose differences are all the same counts as they stand.
+    """
+    scaled = []
+    for differences in tasks:
+        sd = statistics.stdev(differences)
+        scaled += [d / (sd or 1.0) for d in differences]
+    low, high = interval(scaled)
+    wins = sum(d < 0 for d in scaled) + sum(d == 0 for d in scaled) / 2
+    return Paired(len(scaled), statistics.mean(scaled), low, high, wilcoxon(scaled), wins / len(scaled))
+
+
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Student's interval of the mean."""
     from scipy.stats import t
