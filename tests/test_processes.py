@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from harness import until
 from scripts.harness import Watch, dead
 
 from gpbt_async import processes
@@ -257,6 +258,7 @@ def test_what_is_held_is_let_go_only_when_everything_is_dead(tmp_path: Path) -> 
 @pytest.mark.parametrize("mark", ["run-12", "4f1c.66306.131-12", "no hex, =, or\nsense 12"])
 def test_only_the_exact_mark_is_swept(mark: str) -> None:
     other = subprocess.Popen(["sleep", "1000"], env={"GPBT_RUN": mark})
+    until(lambda: processes.marked(mark))  # Popen returns a moment before the kernel has laid out the environment
     assert processes.marked(mark[:-1]) == processes.marked(mark + "3") == processes.marked(mark[1:]) == []
     assert processes.sweep(mark) == 1
     assert other.wait() == -signal.SIGKILL
