@@ -164,14 +164,15 @@ def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None
 
     Of a run that is over, or was killed, its last state. The exit status is the one that the run ends with.
     """
-    from .driving import attended, foreground
+    from .driving import attended, foreground, paused
     from .folder import Folder, locate
 
     folder = Folder(locate(run, runs))
     try:
         raise SystemExit(foreground(attended(folder, quiet)))
     except KeyboardInterrupt:
-        say(f"{folder.name} goes on; to stop it: gpbt-async stop {folder.typed}")
+        is_so = f"stays paused until gpbt-async pause {folder.typed} --end" if paused(folder) else "goes on"
+        say(f"{folder.name} {is_so}; to stop it: gpbt-async stop {folder.typed}")
         raise SystemExit(130) from None
 
 
