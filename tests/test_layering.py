@@ -28,7 +28,7 @@ MAY: dict[str, set[str]] = {
     # engine
     "tree": {"asks", "schedule", "space"},
     "stopping": set(),
-    "rule": {"asks", "experiment", "space", "tree"},
+    "rule": {"asks", "events", "experiment", "space", "tree"},
     "ending": {"experiment", "rule", "tree"},
     "keeping": {"ending", "events", "experiment", "rule", "tree"},
     "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
@@ -275,6 +275,7 @@ MAY: dict[str, set[str]] = {
         "launcher",
         "outcome",
         "record",
+        "rule",
         "slot",
         "touches",
         "tree",
