@@ -218,7 +218,7 @@ MAY: dict[str, set[str]] = {
         "story",
     },
     "descent": {"asks", "errors", "reading", "tree", "wording"},
-    "telling": {"descent", "export", "folder", "helping", "options", "reading", "report", "serve", "trace"},
+    "telling": {"descent", "errors", "export", "folder", "helping", "options", "reading", "report", "serve", "trace"},
     "steering": {"errors", "folder", "gate", "reading"},
     "gpulines": {"sizes", "wording"},
     "inventory": {

@@ -281,6 +281,7 @@ def test_a_replay_that_was_killed_is_gone_on_with(original: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["lineage-1", "--seeds", "two"], "--seeds: got 'two'; must be a whole number from 1 to 1000"),
         (["lineage-1", "--seeds", "0"], "--seeds: got 0; must be from 1 to 1000"),
         (["lineage-1", "--seed", "-1"], "--seed: got -1; must be a whole number of at least 0"),
         (["lineage-1", "--name", "lineage-1"], "holds a run"),
