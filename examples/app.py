@@ -255,11 +255,14 @@ def main() -> None:
     asked.add_argument("--port", type=int, default=8000, help="0: a free one")
     asked.add_argument("--runs", type=Path, default=Path("runs"))
     args = asked.parse_args()
+    if not 0 <= args.port <= 65535:
+        asked.error(f"--port {args.port}: must be from 0 to 65535")
     token = os.environ.get("APP_TOKEN") or secrets.token_urlsafe()
     with socket.create_server(("127.0.0.1", args.port)) as listening:
         host, port = listening.getsockname()
         print(f"APP=http://{host}:{port} TOKEN='Authorization: Bearer {token}'", flush=True)
-        Server(uvicorn.Config(application(args.runs, token), log_level="warning")).run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: the server has ended in good order
+            Server(uvicorn.Config(application(args.runs, token), log_level="warning")).run(sockets=[listening])
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def _gpus(name: str, value: Any) -> tuple[dict[str, Any], ...]:
 
 _PATH = re.compile("(?:[0-9]{1,18}(?:/[0-9]{1,18})*)?")
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(("member", "attempt", "pid", "rules", "generation", "asked", "size"), _whole),
+    **dict.fromkeys(("member", "attempt", "pid", "rules", "generation", "asked", "size", "unread"), _whole),
     "slots": lambda name, value: _whole(name, value, MOST_SLOTS),
     "slot": lambda name, value: _whole(name, value, MOST_SLOTS - 1),
     "parent": lambda name, value: None if value is None else _whole(name, value),

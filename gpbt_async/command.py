@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 POLL = 0.2
 #: bytes read in one turn of the loop: some milliseconds' worth of JSON
 PIECE = 1 << 16
+#: a number without its zero, where JSON has a value
+_BARE = re.compile(rb"[:,\[]\s*(-?)(\.[0-9]{1,20})")
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
@@ -69,6 +71,10 @@ class Program(Worker):
         #: it is dead, and all it wrote has been read
         self._read_up = False
         self.hello.set_result(True)
+
+    @property
+    def unread(self) -> int:
+        return self._tail.unread
 
     def begin(self, begin: wire.Begin) -> None:
         self.begun = begin
@@ -124,6 +130,8 @@ class Tail:
         self.path = path
         #: there was more than a turn's worth
         self.behind = False
+        #: lines that are no reports
+        self.unread = 0
         self._file: int | None = None
         self._refused = False
         self._rest = b""
@@ -136,10 +144,22 @@ class Tail:
         self.behind = len(data) == PIECE
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            yield from _message(line)
+            yield from self._message(line)
         if len(self._rest) > wire.LIMIT:
             self._rest = self._rest[-1:]  # without its beginning, it will not be taken for a line
+            self.unread += 1
             yield wire.Notice(f"{self.path}: a line is longer than {wire.LIMIT} bytes")
+
+    def _message(self, line: bytes) -> Iterator[wire.Message]:
+        if not line.strip():
+            return
+        try:
+            yield wire.Report(wire.numbers(wire.loads(line, strict=False)), time.monotonic())
+        except wire.WireError as error:
+            self.unread += 1
+            bare = _BARE.search(line)  # as bc writes them
+            digit = f"numbers in JSON begin with a digit: {bare[1].decode()}0{bare[2].decode()}" if bare else ""
+            yield wire.Notice(f"metrics file: {error}", digit)
 
     def _more(self) -> bytes:
         try:
@@ -150,7 +170,7 @@ class Tail:
     def finish(self) -> Iterator[wire.Message]:
         """What stands behind the last newline, once nobody writes any more."""
         rest, self._rest = self._rest, b""
-        yield from _message(rest)
+        yield from self._message(rest)
 
     def _open(self) -> Iterator[wire.Message]:
         try:
@@ -172,12 +192,3 @@ class Tail:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-def _message(line: bytes) -> Iterator[wire.Message]:
-    if not line.strip():
-        return
-    try:
-        yield wire.Report(wire.numbers(wire.loads(line, strict=False)), time.monotonic())
-    except wire.WireError as error:
-        yield wire.Notice(f"metrics file: {error}")

@@ -38,10 +38,9 @@ def warnings(told: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _start(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What those who start processes had to say; what to do stands behind their last colon."""
+    """What those who start processes had to say."""
     for said in told["trouble"]:
-        what, _, remedy = said.rpartition(": ")
-        yield (what, remedy) if what else (said, "")
+        yield said["what"], said["remedy"]
 
 
 def _handed_on(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

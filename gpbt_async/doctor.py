@@ -33,7 +33,7 @@ from .command import missing
 from .deadlines import Deadlines
 from .devices import discover
 from .diagnosis import warnings
-from .errors import ExperimentError, ScriptError
+from .errors import Advice, ExperimentError, ScriptError
 from .experiment import Settings
 from .files import bytes_below, explained
 from .folder import Folder
@@ -41,6 +41,7 @@ from .forecast import forecast
 from .launcher import Launcher
 from .outcome import reason, tail_of
 from .record import Record
+from .rule import reported
 from .touches import Touches
 from .tree import Member
 from .trying import fixed
@@ -90,13 +91,14 @@ class Interval:
     vram: int | None = None
     read: list[str] | None = None
     changed: list[str] = field(default_factory=list)
-    #: why it has failed, and the end of its log
+    #: what it reported, in words; why it has failed, and the end of its log
+    told: str = ""
     error: str = ""
     log: str = ""
 
     def to_json(self) -> dict[str, Any]:
         flat = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        scores = flat.pop("scores")
+        scores, _ = flat.pop("scores"), flat.pop("told")
         return {**flat, "first_score": scores[0] if scores else None, "score": scores[-1] if scores else None}
 
 
@@ -147,7 +149,7 @@ class Examination:
             if "failed" not in told:
                 sizes = [row["total"] for row in self._pool.rows() if row["total"]]
                 told["expected"] = forecast(self._settings, told, self._folder.path.parent, sizes)
-        told["notes"], told["trouble"] = self._notes, self._trouble
+        told["notes"], told["trouble"] = self._notes, [_apart(said) for said in self._trouble]
         told["warnings"] = warnings(told)
         return told
 
@@ -251,7 +253,7 @@ class Examination:
         if not found.error and not (found.scores and math.isfinite(found.scores[-1])):
             found.error = (
                 f"{self._settings.score} is {found.scores[-1]}" if found.scores
-                else f"{self._settings.score!r} was never reported"
+                else f"never reported {self._settings.score!r}{found.told}"
             )  # fmt: skip
         if not found.error:
             await self._publish(member, found)
@@ -280,6 +282,7 @@ class Examination:
         limits = self._settings.stall_timeout, self._settings.member_timeout
         entered = last = time.monotonic()
         reports: list[float] = []
+        names: dict[str, None] = {}
         try:
             with Deadlines(*limits, lambda why: ending.append(asyncio.create_task(worker.stop(why, 0.0)))) as deadlines:
                 async for message in worker:
@@ -290,20 +293,23 @@ class Examination:
                         case wire.Report(metrics, at):
                             deadlines.heard()
                             reports.append(at)
+                            names |= dict.fromkeys(metrics)
                             if self._settings.score in metrics:
                                 found.scores.append(float(metrics[self._settings.score]))
                         case wire.End(at=at):
                             deadlines.close()
                             last = at
                             vitals.look()
-                        case wire.Notice(text):
-                            self._trouble.append(f"the {found.who}: {text}")
+                        case wire.Notice(text, remedy):
+                            said = f"the {found.who}: {text}"
+                            self._trouble.append(Advice(said, remedy) if remedy else said)
         finally:
             looking.cancel()
             await asyncio.wait([looking, *ending])
         last = worker.outcome.at
         found.seconds = max(0.0, last - entered)
         found.reports = len(reports)
+        found.told = reported(names, worker.unread)
         found.first_report_s = reports[0] - entered if reports else None
         moments = [entered, *reports, last]
         found.silence_s = max(b - a for a, b in itertools.pairwise(moments))
@@ -330,3 +336,7 @@ class Examination:
         else:
             found.publish_s = time.monotonic() - began
             found.checkpoint_bytes = published.size
+
+
+def _apart(said: str) -> dict[str, str]:
+    return {"what": said.what, "remedy": said.remedy} if isinstance(said, Advice) else {"what": said, "remedy": ""}

@@ -108,6 +108,15 @@ async def attended(folder: Folder, quiet: bool) -> int:
     return _status(run.how)
 
 
+def paused(folder: Folder) -> bool:
+    """Has somebody paused the run that is going on there? False if nobody can say."""
+    try:
+        run = Attached(folder)
+    except GPBTError:
+        return False
+    return run.how is None and bool(run.usage.by_hand)
+
+
 def foreground(work: Coroutine[Any, Any, T]) -> T:
     """asyncio.run, for what is to clean up behind itself: Ctrl-C, SIGTERM and a closed terminal cancel it.
 

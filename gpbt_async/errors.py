@@ -39,6 +39,18 @@ def _called_from() -> str:
     return ""
 
 
+class Advice(str):
+    """A warning and what to do about it: one text for a log; `what` and `remedy` for who shows them apart."""
+
+    what: str
+    remedy: str
+
+    def __new__(cls, what: str, remedy: str) -> Advice:
+        text = super().__new__(cls, f"{what}: {remedy}")
+        text.what, text.remedy = what, remedy
+        return text
+
+
 class GPBTError(Exception):
     """Base of all errors of this package; its text is one message meant for a person."""
 

@@ -128,12 +128,14 @@ class Stopped(OfMember):
 class Trained(OfMember):
     """`train` returned, after `seconds` in it. `score` is the last one reported, None if none was.
 
-    `metrics` are the last values of everything reported. From here on nothing is trained again for this member.
+    `metrics` are the last values of everything reported; `unread` lines of a program's metrics file were no reports.
+    From here on nothing is trained again for this member.
     """
 
     score: float | None
     metrics: Mapping[str, float]
     seconds: float
+    unread: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

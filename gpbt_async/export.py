@@ -93,16 +93,25 @@ def write(reading: Reading, format: str, target: Path) -> None:
             raise
 
 
-def check(format: str, target: Path | None, terminal: bool) -> None:
-    """Say at once what cannot be, before a long journal is read. terminal: is standard output one? Raises GPBTError."""
+def check(wanted: str | None, target: Path | None, terminal: bool) -> str:
+    """The format, which the target's suffix says where nothing is wanted; csv where that says nothing.
+
+    Says at once what cannot be, before a long journal is read. terminal: is standard output one? Raises GPBTError.
+    """
+    suffix = target.suffix[1:].lower() if target is not None else ""
+    told = suffix if suffix in FORMATS else None
+    format = wanted or told or "csv"
     if format not in FORMATS:
         raise ExperimentError(f"--format {format}: must be csv, parquet or json")
+    if told not in (None, format):
+        raise ExperimentError(f"--format {format}: but --out {target} is named as {told}; give one of them only")
     if target is None and format == "parquet" and terminal:
         raise ExperimentError("--format parquet: is nothing for a terminal; give --out FILE, or redirect the output")
     if target is not None:
         check_target(target, f"members.{format}")
     if format == "parquet":
         _pyarrow()
+    return format
 
 
 def check_target(target: Path, name: str) -> None:

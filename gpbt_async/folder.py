@@ -334,4 +334,5 @@ def _remedy(folder: Folder) -> str:
 def _alike(folder: Folder) -> str:
     names = [run.name for run in runs(folder.path.parent)]
     close = difflib.get_close_matches(folder.name, names, n=5) or names[-5:]
-    return f"; there is {', '.join(close)}" if close else ""
+    more = f", and {len(names) - len(close)} more" if len(names) > len(close) else ""
+    return f"; there is {', '.join(close)}{more}" if close else ""

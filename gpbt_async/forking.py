@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import processes
 from .channel import Channel
-from .errors import ExperimentError, LaunchError, ScriptError
+from .errors import Advice, ExperimentError, LaunchError, ScriptError
 from .guarding import HOME, Guardian
 from .outcome import LONGEST, describe, shorten, tail_of
 from .worker import Worker
@@ -222,7 +222,7 @@ class Zygote:
             self.drop_spares()  # those forked before are cold
             self._refill()
         elif op == "threads":
-            self._log(message["text"])
+            self._log(Advice(message["what"], message["remedy"]))
         elif op == "declared":
             self._declared.set_result(message)
         else:

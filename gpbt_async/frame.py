@@ -146,6 +146,17 @@ class Memory:
     def total(self) -> int:
         return sum(g.size for g in self.run.lineage.tree.generations)
 
+    @property
+    def paused(self) -> bool:
+        """By a person: no member begins."""
+        return self.run.how is None and bool(self.run.usage.by_hand)
+
+    def crowd(self) -> list[str]:
+        """How many train, and how many are to and have no slot yet."""
+        training = self.run.lineage.training
+        waiting = sum(m.slot is None for m in training)
+        return [f"{len(training) - waiting} training", *([f"{waiting} waiting"] if waiting else [])]
+
     def used(self) -> tuple[float, float]:
         """Utilisation and members a second so far. A fold over the run: not done anew for every frame."""
         if self.now() - self._used[0] >= 2 or self.run.lineage.ended is not None:
@@ -157,6 +168,8 @@ class Memory:
         """How far, how busy, how fast: as much of it as is known."""
         share, rate = self.used()
         words = [f"{self.settled} of {counted(self.total, 'member')}"]
+        if self.paused:  # what was so until then would stand still
+            return [*words, "paused"]
         if share:
             words.append(f"{percent(share)} of {counted(self.run.lineage.slots, 'slot')} used")
         if rate:
@@ -166,6 +179,8 @@ class Memory:
     def left(self) -> str:
         """How long it will still take, or nothing while nobody knows."""
         lineage = self.run.lineage
+        if self.paused:
+            return ""
         seconds = list(islice((m.seconds for m in reversed(lineage.tree.members) if m.seconds > 0), 200))
         if lineage.ended is not None or not seconds:
             return ""
@@ -204,7 +219,7 @@ def _header(known: Memory, width: int) -> list[Line]:
     )
     # nothing is aligned to the right: a line that ends at the border is torn when the terminal gets narrower
     times = "  ".join(text for text in (duration(known.now() - known.start), known.left()) if text)
-    second: Line = [(" · ".join(known.progress()), "")]
+    second: Line = [(" · ".join(known.progress()), "yellow" if known.paused else "")]
     if known.failures:
         second.append((f" · {counted(known.failures, 'failed attempt')}", "red"))
     return [[(crop(known.run.name, width // 2), "bold"), (goal, "dim"), (f"  {times}", "")], second]
@@ -229,7 +244,7 @@ def _slots(known: Memory, width: int, short: int) -> list[Line]:
     held = {m.slot: m for m in lineage.training if m.slot is not None}
     starting = len(lineage.training) - len(held)
     idle = WHY[lineage.idle_cause()]
-    begins = "paused" if known.run.usage.by_hand else "starting"
+    begins = "paused" if known.paused else "starting"
     if short > 2 or count > MANY_SLOTS:
         return _slots_folded(known, count, list(held.values()), f"{starting} {begins}" if starting else "", idle)
     names = [short_model(slot.name) for slot in slots]
@@ -305,6 +320,8 @@ def _generation(known: Memory, index: int, cells: int) -> Line:
     tree = known.run.lineage.tree
     n = tree.generations[index].size
     states = Counter(m.state for m in tree.generations[index].members)
+    waiting = sum(m.state is State.TRAINING and m.slot is None for m in tree.generations[index].members)
+    states[State.TRAINING] -= waiting
     counts = [states[s] for s in (State.FINISHED, State.TRAINED, State.TRAINING, State.FAILED, State.STOPPED)]
     shares = wording.bar([*counts, n - sum(counts)], cells // n * n or cells)
     line: Line = [(f"gen {index:>2}  ", "dim")]
@@ -314,6 +331,7 @@ def _generation(known: Memory, index: int, cells: int) -> Line:
     line.append((f"  best {score_text(best.score)}" if best else "", "bold" if best and best is tree.best else ""))
     words = ("", "publishing", "training", "failed", "stopped")
     line += [(f"  {c} {word}", style) for c, word, (_, style) in zip(counts, words, BAR, strict=False) if c and word]
+    line += [(f"  {waiting} waiting", "dim")] if waiting else []
     return line
 
 

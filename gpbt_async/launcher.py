@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import processes, wire
 from .command import Program, fill
-from .errors import LaunchError
+from .errors import Advice, LaunchError
 from .forking import PATH, Zygote, ZygoteDied, file_of
 from .guarding import HOME, Guardian
 from .worker import Worker, uncancelled
@@ -127,10 +127,11 @@ class Launcher:
             declaration = await self._imported()
         if declaration["cuda"] is not None and not self.exec:
             self.exec = True
-            self._log(
+            slower = (
                 f"CUDA is initialised while the script is imported, at {declaration['cuda']}\n"
-                "so members start as fresh processes, which is slower: move this line into the training function"
+                "so members start as fresh processes, which is slower"
             )
+            self._log(Advice(slower, "move this line into the training function"))
         if self.exec or (declaration["experiment"] or {}).get("command"):
             self._end_zygote()  # it has told all it knows, and would only hold memory, a GPU's perhaps
         return declaration

@@ -260,7 +260,7 @@ class Lineage:
             self._keeping.suspect(*self.ending.worked())
             member.state = State.TRAINED
         else:
-            member.reason = self.rule.unusable(fact.score, fact.metrics)
+            member.reason = self.rule.unusable(fact)
             if fact.score is not None:  # one that is not finite is a config's doing
                 self._keeping.suspect(*self.ending.worked())
             self._settle(member, State.FAILED)

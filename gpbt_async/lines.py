@@ -94,8 +94,7 @@ class Plain:
         now, settled = self._known.now(), self._known.settled
         if not self._quiet and now - self._spoke >= (PACE if settled != self._settled else HEARTBEAT):
             self._spoke, self._settled = now, settled
-            training = f"{len(self._known.run.lineage.training)} training"
-            words = [*self._known.progress(), training, self._known.left()]
+            words = [*self._known.progress(), *self._known.crowd(), self._known.left()]
             self._say(", ".join(word for word in words if word))
 
     def close(self) -> None:

@@ -37,6 +37,10 @@ def _parser(option: str, kind: Callable[[Any], T], name: str, must: str) -> Call
     return parse
 
 
+TRACKERS = (
+    "Tell a tracker: jsonl[:FILE], csv[:DIR], tensorboard[:DIR], mlflow[:DIR or URI], wandb[:DIR], or module:Name. "
+    "Without a place it is told in the run's folder."
+)
 Runs = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="The folder that holds the runs.", autocompletion=helping.files)
 ]
@@ -150,8 +154,7 @@ Track = Annotated[
     typer.Option(
         "--track",
         metavar="WHAT[:WHERE]",
-        help="Tell a tracker: jsonl, csv, tensorboard, mlflow, wandb, with :DIR or without, or module:Name; may be "
-        "repeated. Example: --track tensorboard --track mlflow:mlruns",
+        help=f"{TRACKERS} May be repeated; none: no tracker.",
         show_default=False,
     ),
 ]

@@ -31,7 +31,9 @@ from .options import (
     Wait,
     Xids,
     devices,
+    say,
     start_of,
+    whole,
 )
 from .tree import key
 
@@ -45,13 +47,25 @@ MOST = 1000
 
 def replay(
     run: RunName,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="How many replays, each with its own seed.")] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds",
+            metavar="K",
+            parser=whole("--seeds", f" from 1 to {MOST}"),
+            help="How many replays, each with its own seed.",
+        ),
+    ] = 1,
     same: Annotated[
         bool, typer.Option("--same-seeds", help="One replay more, with the very seeds that the original had.")
     ] = False,
     seed: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Seed of the replays; else one made of RUN's, the same each time.", show_default=False),
+        typer.Option(
+            parser=whole("--seed", " of at least 0"),
+            help="Seed of the replays; else one made of RUN's, the same each time.",
+            show_default=False,
+        ),
     ] = None,
     name: Annotated[
         Optional[str], typer.Option(help="The replay's name; else RUN-replay-1, -2, …", show_default=False)  # noqa: UP045
@@ -91,6 +105,9 @@ def replay(
 
     original = Reading(open_run(run, runs))
     folder = runs / check_name(name) if name is not None else None
+    if not track and original.record.track:
+        told = ", ".join(original.record.track)
+        say(f"the replay is told to {told}, as {original.folder.name} is; --track none: to nobody")
     drive(
         Run(
             script,

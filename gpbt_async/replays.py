@@ -6,9 +6,11 @@ its own.
 
 The question is put as a prediction: were the original one more replay with a fresh seed, where would it lie, given
 those there are? In 95 of 100 cases within mean ± t·sd·sqrt(1 + 1/n), t being Student's with n - 1 degrees of freedom.
-That is the noise it is held against; two replays are a weak judge (t = 12.7), five a fair one (2.8). And the comparison
-is not fair to replays: the original is the best of many by this very score, and so is expected to lie on the better
-side of them. (A metric nobody selected by, such as one on test data, has no such advantage.)
+That is the noise it is held against; five replays are a fair judge (t = 2.8), three a weak one (4.3), and two none
+(12.7: nearly everything lies within). Nor is there a verdict where all replays came to the very same value: then the
+seeds changed nothing, or a coarse metric hides what they changed. And the comparison is not fair to replays: the
+original is the best of many by this very score, and so is expected to lie on the better side of them. (A metric nobody
+selected by, such as one on test data, has no such advantage.)
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 #: Student's t, .975, for 1 to 9 degrees of freedom; beyond, an expansion around the normal's is right to 0.2 %
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _Z = 1.959964
+#: fewer replays than this are no judge
+FEWEST = 3
 
 
 def student(freedom: int) -> float:
@@ -41,13 +45,13 @@ def student(freedom: int) -> float:
 def spread(values: Sequence[float]) -> dict[str, float | None]:
     """Mean, sample standard deviation, and the bounds one more value lies within in 95 of 100 cases.
 
-    None where too few values tell nothing: mean of none, the others of one.
+    None where the values tell nothing: mean of none, sd of one, bounds of fewer than FEWEST or of values all the same.
     """
     n = len(values)
     mean = statistics.fmean(values) if n else None
     sd = statistics.stdev(values) if n > 1 else None
     told: dict[str, float | None] = {"mean": mean, "sd": sd, "low": None, "high": None}
-    if mean is not None and sd is not None:
+    if mean is not None and sd and n >= FEWEST:
         reach = student(n - 1) * sd * math.sqrt(1 + 1 / n)
         told |= {"low": mean - reach, "high": mean + reach}
     return told
@@ -58,17 +62,16 @@ def within(value: float | None, noise: dict[str, float | None]) -> bool | None:
     low, high = noise["low"], noise["high"]
     if value is None or low is None or high is None:
         return None
-    slack = 1e-12 * max(abs(low), abs(high))  # all replays alike: their mean is rounded
-    return low - slack <= value <= high + slack
+    return low <= value <= high
 
 
 def compared(lineage: Lineage) -> dict[str, Any]:
     """The original beside its replays, as plain data, at any time of the run; those not at their end count for nothing.
 
     score: the original's, `fresh` the spread of the replays with fresh seeds, n of them; within: does the original lie
-    in their noise (None: fewer than two came to the end). deviations: how many of their standard deviations it lies
-    above their mean. same_seeds: of the replay with the original's own seeds, if there is one. metrics: the same of
-    everything else they reported.
+    in their noise (None: fewer than FEWEST came to the end, or all with the same score). deviations: how many of their
+    standard deviations it lies above their mean. same_seeds: of the replay with the original's own seeds, if there is
+    one. metrics: the same of everything else they reported.
     """
     tree, replay = lineage.tree, lineage.settings.replay
     assert replay is not None

@@ -23,6 +23,7 @@ from .tree import Member, State, Tree
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from . import events
     from .asks import Path
     from .experiment import Settings
     from .space import Config
@@ -72,12 +73,11 @@ class Rule:
             return math.inf
         return -score if self.settings.mode == "max" else score
 
-    def unusable(self, score: float | None, metrics: Iterable[str]) -> str:
+    def unusable(self, fact: events.Trained) -> str:
         """Why a member that trained to its end has no loss."""
-        if score is not None:
-            return f"{self.settings.score} is {score}"
-        reported = f" (reported: {', '.join(metrics)})" if metrics else ""
-        return f"never reported {self.settings.score!r}{reported}"
+        if fact.score is not None:
+            return f"{self.settings.score} is {fact.score}"
+        return f"never reported {self.settings.score!r}{reported(fact.metrics, fact.unread)}"
 
     def given(self, choice: Choice) -> Config | None:
         """The config of a child that no searcher is asked about: it repeats its parent's, or a schedule's."""
@@ -196,3 +196,10 @@ class Rule:
             if self.tree.rank(member, generation, plus) < self.parents:
                 return True
         return False
+
+
+def reported(metrics: Iterable[str], unread: int) -> str:
+    """What was reported instead of a score, in words."""
+    lines = f"{unread} line{'s' * (unread != 1)} of its metrics file could not be read" if unread else ""
+    told = "; ".join(words for words in (f"reported: {', '.join(metrics)}" if metrics else "", lines) if words)
+    return f" ({told})" if told else ""

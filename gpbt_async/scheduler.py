@@ -293,8 +293,8 @@ class Scheduler:
                                     self.turn(events.Judged(**names, score=floats[self.settings.score]))
                             case wire.End():
                                 deadlines.close()
-                            case wire.Notice(text):
-                                self._warn(f"member {member.id}: {text}")
+                            case wire.Notice(text, remedy):
+                                self._warn(f"member {member.id}: {text}" + (f"; {remedy}" if remedy else ""))
             del self._workers[member.id]
             outcome = worker.outcome
             if outcome.how == "returned":
@@ -309,7 +309,7 @@ class Scheduler:
             if judged and scores == 1 and not self._told_of_late_reports:
                 self._told_of_late_reports = True
                 self._warn(LATE.format(self.settings.score))
-            self.turn(events.Trained(**names, score=score, metrics=metrics))
+            self.turn(events.Trained(**names, score=score, metrics=metrics, unread=worker.unread))
         elif blame:
             self.turn(events.Lost(**names, reason=blame))
         elif outcome.how == "stopped" and not deadlines.overdue:

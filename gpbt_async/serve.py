@@ -206,6 +206,10 @@ class Pages:
         if not (id.isascii() and id.isdecimal() and len(id) <= LONGEST):
             raise HTTPException(404, f"{id!r:.100} is no member's number")
         place = folder.member(int(id))
+        followed = self._runs.get(folder.name)
+        known = (followed.told or {}).get("members", {}).get("index", ()) if followed is not None else ()
+        if int(id) >= len(known) and not os.path.isdir(place.path):  # one that only waits has no folder yet
+            raise HTTPException(404, f"{folder.name} has no member {int(id)}")
         metric = asked.query_params.get("metric", "")
 
         def left() -> str:

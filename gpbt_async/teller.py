@@ -32,13 +32,13 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from .errors import FolderError, GPBTError, TrackerError
+from .errors import ExperimentError, FolderError, GPBTError, TrackerError
 from .files import explained, read_json
 from .folder import Folder
 from .following import Follower
 from .record import Record
 from .tracked import Tracker
-from .trackers import make, parse
+from .trackers import find, make, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +127,13 @@ class Teller:
 
     def run(self) -> None:
         """Until all is told. Raises TrackerError; FolderError when the run, or what was told of it, cannot be read."""
+        if not self._spec.own:
+            try:
+                find(self._spec)
+            except ExperimentError:
+                raise
+            except (Exception, SystemExit):  # what its import raises may pass: it is tried again below
+                pass
         with explained("cannot make", self._folder.tracking):
             self._folder.tracking.mkdir(exist_ok=True)
         lock = self._lock()

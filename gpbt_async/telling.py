@@ -71,9 +71,12 @@ def serve(
     They show what the report shows, follow what goes on, and can pause, stop and drain. The address, printed to stdout,
     holds a token: whoever has it can do so. Needs the extra `web`.
     """
+    from .errors import FolderError
     from .folder import Folder, locate
     from .serve import serve
 
+    if run is None and runs != Path("runs") and not runs.is_dir():  # the usual one is made by the first launch
+        raise FolderError(f"--runs {runs}: there is no such folder; give the one that holds the runs")
     folder = runs if run is None else Folder.open(locate(run, runs)).path
 
     def opened(address: str) -> None:
@@ -91,14 +94,15 @@ def serve(
 def export(
     run: RunName,
     format: Annotated[
-        str,
+        Optional[str],  # noqa: UP045
         typer.Option(
             "--format",
             metavar="csv|parquet|json",
-            help="parquet needs the extra `parquet`.",
+            help="Else as FILE's suffix says, or csv. parquet needs the extra `parquet`.",
+            show_default=False,
             autocompletion=helping.among("csv", "parquet", "json"),
         ),
-    ] = "csv",
+    ] = None,
     out: Out = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -106,7 +110,7 @@ def export(
     from . import reading
     from .export import check, export, write
 
-    check(format, out, sys.stdout.isatty())
+    format = check(format, out, sys.stdout.isatty())
     found = reading.Reading(reading.open_run(run, runs), history=True)
     if out is not None:
         write(found, format, out)

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from . import helping
+from . import helping, options
 from .errors import ExperimentError
 from .options import (
     Affinity,
@@ -106,14 +106,16 @@ def plan(
         typer.Option(
             "--from",
             metavar="RUN",
-            help="Take the durations of a run made before.",
+            help="The durations of a run made before; this or --seconds.",
             show_default=False,
             autocompletion=helping.runs,
         ),
     ] = None,
     seconds: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(parser=real("--seconds"), help="Or say how long an interval takes: its mean.", show_default=False),
+        typer.Option(
+            parser=real("--seconds"), help="How long an interval takes, its mean; this or --from.", show_default=False
+        ),
     ] = None,
     spread: Annotated[
         float, typer.Option(parser=real("--spread", ""), help="… and its standard deviation, as a share of the mean.")
@@ -132,7 +134,10 @@ def plan(
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Say how long SCRIPT's experiment would take, and how busy the slots would be, by simulating it."""
+    """Say how long SCRIPT's experiment would take, and how busy the slots would be, by simulating it.
+
+    How long an interval takes has to be known: give --seconds, or --from RUN.
+    """
     from . import planning
 
     changes = given(
@@ -149,14 +154,14 @@ def plan(
 
 def track(
     run: RunName,
-    to: Annotated[str, typer.Option("--to", metavar="WHAT[:WHERE]", help="A tracker, as --track of launch names it.")],
+    to: Annotated[str, typer.Option("--to", metavar="WHAT[:WHERE]", help=options.TRACKERS)],
     runs: Runs = Path("runs"),
 ) -> None:
     """Tell a tracker of RUN, from where it was told last, beside a live run until its end, or after it."""
     from . import reading, trackers
     from .teller import foreground
 
-    say(foreground(reading.open_run(run, runs), trackers.parse(to)))
+    say(foreground(reading.open_run(run, runs), trackers.parse(to, "--to")))
 
 
 def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
@@ -164,14 +169,15 @@ def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None
 
     Of a run that is over, or was killed, its last state. The exit status is the one that the run ends with.
     """
-    from .driving import attended, foreground
+    from .driving import attended, foreground, paused
     from .folder import Folder, locate
 
     folder = Folder(locate(run, runs))
     try:
         raise SystemExit(foreground(attended(folder, quiet)))
     except KeyboardInterrupt:
-        say(f"{folder.name} goes on; to stop it: gpbt-async stop {folder.typed}")
+        is_so = f"stays paused until gpbt-async pause {folder.typed} --end" if paused(folder) else "goes on"
+        say(f"{folder.name} {is_so}; to stop it: gpbt-async stop {folder.typed}")
         raise SystemExit(130) from None
 
 

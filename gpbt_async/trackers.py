@@ -15,7 +15,7 @@ import importlib.util
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExperimentError, MissingExtra
@@ -36,6 +36,8 @@ class Spec:
 
     kind: str
     to: str | None
+    #: the option that said so
+    option: str = field(default="--track", compare=False)
 
     @property
     def own(self) -> bool:
@@ -65,7 +67,7 @@ class Spec:
 
     def check(self, path: Iterable[str] = ()) -> None:
         """Raises MissingExtra, or ExperimentError when a module or a place is not there. path: modules may be there."""
-        said = f"--track {self}"
+        said = f"{self.option} {self}"
         if not self.own:
             top = self.kind.partition(".")[0]
             if top not in sys.modules and not importlib.machinery.PathFinder.find_spec(top, [*path, *sys.path]):
@@ -80,23 +82,26 @@ class Spec:
             folder = os.path.dirname(self.path) if self.kind == "jsonl" else self.path
             try:
                 os.makedirs(folder, exist_ok=True)
-                if os.path.isdir(self.path) if self.kind == "jsonl" else not os.access(folder, os.W_OK):
+                if self.kind == "jsonl" and os.path.isdir(self.path):
+                    inside = os.path.join(self.path, "metrics.jsonl")
+                    raise ExperimentError(f"{said}: is a folder; give the path of a file, as in jsonl:{inside}")
+                if self.kind != "jsonl" and not os.access(folder, os.W_OK):
                     raise ExperimentError(f"{said}: {self.path} cannot be written to")
             except OSError as error:
                 raise ExperimentError(f"{said}: {folder} cannot be made: {error.strerror}") from None
 
 
-def parse(text: Any) -> Spec:
-    """What `--track` says. Raises ExperimentError."""
+def parse(text: Any, option: str = "--track") -> Spec:
+    """What `--track` says, or another option. Raises ExperimentError."""
     kind, colon, to = str(text).partition(":")
     if kind in KINDS and (to or not colon):
         if kind == "mlflow" and URI.match(to):
-            return Spec(kind, to)
-        return Spec(kind, os.path.abspath(os.path.expanduser(to)) if to else None)
+            return Spec(kind, to, option)
+        return Spec(kind, os.path.abspath(os.path.expanduser(to)) if to else None, option)
     if all(part.isidentifier() for part in (*kind.split("."), *to.split("."))):
-        return Spec(kind, to)
+        return Spec(kind, to, option)
     known = ", ".join(KINDS)
-    raise ExperimentError(f"--track {text}: must be one of {known}, with :DESTINATION or without, or module:Name")
+    raise ExperimentError(f"{option} {text}: must be one of {known}, with :DESTINATION or without, or module:Name")
 
 
 def parse_all(texts: Sequence[Any]) -> list[Spec]:
@@ -108,13 +113,20 @@ def parse_all(texts: Sequence[Any]) -> list[Spec]:
     return list(dict.fromkeys(map(parse, texts)))
 
 
+def find(spec: Spec) -> Any:
+    """A tracker's class in a module of the user's. Raises ExperimentError if it is not there, or as its import does."""
+    found = importlib.import_module(spec.kind)
+    for name in (spec.to or "").split("."):
+        if not hasattr(found, name):
+            raise ExperimentError(f"{spec.option} {spec}: there is no {spec.to} in the module {spec.kind}")
+        found = getattr(found, name)
+    return found
+
+
 def make(spec: Spec) -> Tracker:
     """The tracker itself: for its own process, as this imports what it needs. Raises whatever that raises."""
     if not spec.own:
-        found: Any = importlib.import_module(spec.kind)
-        for name in (spec.to or "").split("."):
-            found = getattr(found, name)
-        made: Tracker = found()
+        made: Tracker = find(spec)()
         return made
     if spec.kind in ("jsonl", "csv"):
         from .plain_trackers import Csv, JsonLines

@@ -12,6 +12,7 @@ import random
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,12 @@ from . import child, script
 from .errors import ExperimentError, ScriptError, Stopped
 from .experiment import Settings
 from .member import Member
+from .space import Choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .space import Config, Space
+    from .space import Config, Dimension, Space
 
 
 def attempt(path: Path, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
@@ -36,6 +38,17 @@ def attempt(path: Path, *, seed: int, sets: list[str], parent: Path | None, chec
     config = fixed(settings.space.sample(random.Random(seed)), sets, settings.space)
     where = checkpoint if checkpoint is not None else Path(tempfile.mkdtemp(prefix="gpbt-try-"))
     where.mkdir(parents=True, exist_ok=True)
+    try:
+        return _train(settings, train, config, seed, parent, where)
+    finally:
+        if checkpoint is None:
+            with suppress(OSError):  # there is something in it
+                where.rmdir()
+
+
+def _train(
+    settings: Settings, train: Callable[[Any], object], config: Config, seed: int, parent: Path | None, where: Path
+) -> int:
     reported: dict[str, float] = {}
 
     def on_report(metrics: dict[str, Any]) -> None:
@@ -59,7 +72,8 @@ def attempt(path: Path, *, seed: int, sets: list[str], parent: Path | None, chec
     seconds = time.monotonic() - began
     files = [p for p in where.rglob("*") if p.is_file()]
     size = sum(p.stat().st_size for p in files)
-    print(f"trained in {seconds:.2f} s; checkpoint {where} ({len(files)} files, {size / 1e6:.2f} MB)")
+    kept = f"checkpoint {where} ({len(files)} files, {size / 1e6:.2f} MB)" if files else "nothing in the checkpoint"
+    print(f"trained in {seconds:.2f} s; {kept}")
     score = reported.get(settings.score)
     if score is None or score - score != 0:
         told = f"reported {', '.join(reported)}" if reported else "reported nothing"
@@ -89,10 +103,7 @@ def fixed(config: Config, sets: Sequence[str], space: Space) -> Config:
         name, equals, text = pair.partition("=")
         if not equals or name not in space:
             raise ExperimentError(f"--set {pair}: must be NAME=VALUE, a name of {', '.join(space)}")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
+        value = _value(text, space[name])
         try:
             config[name] = space[name].clip(value)
         except ValueError as error:
@@ -100,6 +111,16 @@ def fixed(config: Config, sets: Sequence[str], space: Space) -> Config:
         if config[name] != value:
             raise ExperimentError(f"--set {pair}: {value!r} is not in {space[name]!r}")
     return config
+
+
+def _value(text: str, dimension: Dimension) -> Any:
+    """What was typed: JSON, or a number in any way Python takes one (.1, 1e-3), or else a text."""
+    with suppress(ValueError):
+        return json.loads(text)
+    if not (isinstance(dimension, Choice) and text in dimension.options):  # one may be called "inf"
+        with suppress(ValueError):
+            return float(text)
+    return text
 
 
 def _device(gpus: int) -> str:

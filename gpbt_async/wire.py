@@ -116,9 +116,10 @@ class Clean:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a person should know, that changes nothing."""
+    """Something a person should know, that changes nothing; remedy: what to do, if that can be said."""
 
     text: str
+    remedy: str = ""
 
 
 Message: TypeAlias = "Begin | Stop | Go | Hello | Entered | Report | End | Clean | Notice"
@@ -133,7 +134,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "member": _INT, "attempt": _INT, "generation": _INT, "seed": _INT, "version": _INT, "pid": _INT,
     "config": _MAP, "env": _MAP, "metrics": (dict, str),  # a report's; the file's, in Begin
     "at": _REAL, "threads": (int, type(None)),
-    "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "text": _STR,
+    "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "text": _STR, "remedy": _STR,
     "judged": (bool,), "cpus": (list, type(None)),
     "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
 }  # fmt: skip

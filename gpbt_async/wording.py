@@ -168,7 +168,7 @@ def replay_text(told: Mapping[str, Any]) -> str:
     if n:
         lines.append(f"{counted(n, 'replay')} with fresh seeds: {metric} {_noise(fresh)}")
     if n > 1:
-        lines += ["  " + ", ".join(score_text(score) for score in scores), *_verdict(told)]
+        lines += ["  " + ", ".join(score_text(score) for score in scores), *_verdict(told, scores)]
     elif n:
         lines.append("one replay tells nothing of the noise among seeds: --seeds 5")
     for name, m in told["metrics"].items():
@@ -190,11 +190,22 @@ def _noise(spread: Mapping[str, float | None]) -> str:
     return f"{score_text(spread['mean'])}{sd}"
 
 
-def _verdict(told: Mapping[str, Any]) -> list[str]:
-    """Within or outside, and on which side; and what is to be expected of somebody who was chosen."""
+def _verdict(told: Mapping[str, Any], scores: Sequence[float]) -> list[str]:
+    """Within or outside, and on which side; and what is to be expected of somebody who was chosen.
+
+    Or why that cannot be said.
+    """
     fresh, apart = told["fresh"], told["deviations"]
+    if fresh["sd"] == 0:
+        same = "the same as" if told["score"] == scores[0] else "not"
+        return [
+            f"their seeds changed nothing: this tells nothing of the noise among seeds. It is {same} the original's "
+            "score",
+            "(is training deterministic, or does the script seed itself? A member is seeded already: remove "
+            "torch.manual_seed and the like)",
+        ]
     if told["within"] is None:
-        return []
+        return ["two replays are too few to say whether the original lies within the noise among seeds: --seeds 5"]
     between = f"95 of 100 replays are expected between {score_text(fresh['low'])} and {score_text(fresh['high'])}"
     better = "better" if ((apart or 0) > 0) == (told["mode"] == "max") else "worse"
     far = f", {abs(apart):.1f} sd {better} than their mean" if apart else ""

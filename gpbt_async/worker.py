@@ -97,6 +97,11 @@ class Worker:
         return self.begun.attempt if self.begun is not None else -1
 
     @property
+    def unread(self) -> int:
+        """Lines it wrote for reports that are none."""
+        return 0
+
+    @property
     def exit_status(self) -> int | None:
         """Exit status or minus the signal; None while, or if, nobody knows."""
         told = self.gone.result() if self.gone.done() and not self.gone.cancelled() else None

@@ -153,8 +153,9 @@ class Zygote:
         self.line.send(
             {
                 "op": "threads",
-                "text": f"the script runs {len(threads) - 1} thread(s) after its import ({', '.join(sorted(names))}), "
-                "which members do not have: start threads in the training function, or use --start exec",
+                "what": f"the script runs {len(threads) - 1} thread(s) after its import ({', '.join(sorted(names))}), "
+                "which members do not have",
+                "remedy": "start threads in the training function, or use --start exec",
             }
         )
 

@@ -339,12 +339,14 @@ def test_try_trains_one_member_in_the_foreground(tmp_path: Path) -> None:
         bad = cli("try", LINEAGE, "--set", option, cwd=tmp_path)
         assert bad.status == 2
         assert option in bad.err
+    assert '"x": 0.5' in cli("try", LINEAGE, "--set", "x=.5", cwd=tmp_path).out, "as float() takes it"
     parses = "import argparse\nargparse.ArgumentParser().parse_args()\n"  # its own arguments, which are none
     failing = script(tmp_path, parses + HEAD.replace("member.report", "1 / 0 #") + TAIL)
-    raised = cli("try", failing, cwd=tmp_path)
+    raised = cli("try", failing, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert raised.status == 1
     assert "ZeroDivisionError" in raised.err
     assert "/gpbt_async/" not in raised.err
+    assert not list(tmp_path.glob("gpbt-try-*")), "nothing was in it"
 
 
 def test_what_is_ignored_from_birth_stays_ignored(tmp_path: Path) -> None:

@@ -153,6 +153,12 @@ def test_a_program_is_examined_too(tmp_path: Path) -> None:
     blind = cli("doctor", script, cwd=tmp_path)
     assert "opened no file" in blind.out
     assert "$GPBT_PARENT" in blind.out
+    bare = '; echo "{{\\\\"s\\\\": .84}}" >> $GPBT_METRICS; echo $(('
+    script.write_text(SOLVER.replace("; echo $((", bare))
+    told = cli("doctor", script, cwd=tmp_path).out
+    assert "'{\"s\": .84}'\n  remedy: numbers in JSON begin with a digit: 0.84\n" in told
+    script.write_text(SOLVER.replace('score="s"', 'score="z"'))
+    assert "the member failed: never reported 'z' (reported: s)" in cli("doctor", script, cwd=tmp_path).out
 
 
 def test_gpu_memory_is_measured(machine: Callable[..., Machine]) -> None:
@@ -295,7 +301,7 @@ def told(**changes: Any) -> dict[str, Any]:
         ({"scores": {"member": [1.0, 0.5], "child": [0.4, 0.3], "repeat": [1.0, 0.6]}, "repeat": {}}, "deterministic"),
         ({"scores": {"member": [1.0], "child": [1.0]}}, "or the score cannot get better"),
         ({"parent_damaged": "it has changed"}, "the child changed its parent's checkpoint"),
-        ({"trouble": ["CUDA is initialised at s.py:3\nso they start afresh: move this line"]}, "move this line"),
+        ({"trouble": [{"what": "CUDA is initialised at s.py:3", "remedy": "move this line"}]}, "move this line"),
     ],
 )
 def test_each_figure_that_is_a_reason_to_warn_is_one_warning(changes: dict[str, Any], words: str | None) -> None:

@@ -71,9 +71,9 @@ class Server:
             self.process.kill()
         self.process.communicate()
 
-    def end(self) -> tuple[int, str]:
-        """SIGTERM; its exit status and what it had to complain of."""
-        self.process.send_signal(signal.SIGTERM)
+    def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Its exit status and what it had to complain of."""
+        self.process.send_signal(how)
         _, err = self.process.communicate(timeout=LONG)
         return self.process.returncode, err
 
@@ -152,6 +152,14 @@ def test_a_run_is_started_watched_cancelled_and_resumed(server: Server) -> None:
 
 
 @pytest.mark.slow
+def test_ctrl_c_is_no_traceback_and_no_port_neither(server: Server) -> None:
+    assert server.ask("GET", "/runs") == (200, {"runs": []})
+    assert server.end(signal.SIGINT) == (0, "")
+    refused = subprocess.run([sys.executable, APP, "--port", "99999"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--port 99999: must be from 0 to 65535" in refused.stderr
+
+
 def test_a_client_that_goes_away_does_not_hurt_its_run(server: Server) -> None:
     name = server.start({"experiment": "tour", "slots": 1, "population": 3, "generations": 2, "seed": 7})
     leaving, staying = server.events(name), server.events(name)

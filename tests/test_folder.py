@@ -186,7 +186,9 @@ def test_open_finds_a_run(folder: Folder) -> None:
 def test_open_names_what_is_missing_and_what_there_is(folder: Folder) -> None:
     beside = folder.path.parent
     begun(beside / "other-1")
-    with pytest.raises(FolderError, match=rf"no run at {beside}/digit-1: it does not exist; there is digits-1$"):
+    with pytest.raises(
+        FolderError, match=rf"no run at {beside}/digit-1: it does not exist; there is digits-1, and 1 more$"
+    ):
         Folder.open(beside / "digit-1")
     with pytest.raises(FolderError, match="there is digits-1, other-1"):
         Folder.open(beside / "zzz")

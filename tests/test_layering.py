@@ -28,7 +28,7 @@ MAY: dict[str, set[str]] = {
     # engine
     "tree": {"asks", "schedule", "space"},
     "stopping": {"experiment", "tree"},
-    "rule": {"asks", "experiment", "space", "tree"},
+    "rule": {"asks", "events", "experiment", "space", "tree"},
     "ending": {"experiment", "rule", "tree"},
     "keeping": {"ending", "events", "experiment", "rule", "tree"},
     "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
@@ -218,7 +218,7 @@ MAY: dict[str, set[str]] = {
         "story",
     },
     "descent": {"asks", "errors", "reading", "tree", "wording"},
-    "telling": {"descent", "export", "folder", "helping", "options", "reading", "report", "serve", "trace"},
+    "telling": {"descent", "errors", "export", "folder", "helping", "options", "reading", "report", "serve", "trace"},
     "steering": {"errors", "folder", "gate", "reading"},
     "gpulines": {"sizes", "wording"},
     "inventory": {
@@ -275,6 +275,7 @@ MAY: dict[str, set[str]] = {
         "launcher",
         "outcome",
         "record",
+        "rule",
         "slot",
         "touches",
         "tree",

@@ -614,6 +614,8 @@ def test_a_score_never_reported_is_named() -> None:
     assert events.Discard(0) in commands
     assert lineage.ended is not None
     assert "never reported 'loss' (reported: acc)" in lineage.ended.reason
+    unread = events.Trained(t=0, member=0, attempt=1, score=None, metrics={}, seconds=0.0, unread=3)
+    assert lineage.rule.unusable(unread).endswith("(3 lines of its metrics file could not be read)")
 
 
 def test_facts_that_cannot_be_are_refused() -> None:

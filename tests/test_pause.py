@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,12 @@ def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path, monkeyp
     assert cli("pause", "r", cwd=tmp_path).status == 0, "twice does no harm"
     begins = "somebody has paused the run: no member begins until `gpbt-async pause r --end`"
     assert Attached(Folder.open(folder)).warnings == [begins]
+    leaving = start("watch", "r", cwd=tmp_path)
+    assert leaving.stderr is not None
+    leaving.stderr.readline()
+    leaving.send_signal(signal.SIGINT)
+    told_last = leaving.communicate(timeout=60)[1]
+    assert "r stays paused until gpbt-async pause r --end; to stop it: gpbt-async stop r" in told_last
     (tmp_path / "hold").unlink()
     until(lambda: len(facts(folder, "Published")) == 2)
     state = cli("status", "r", "--json", cwd=tmp_path).json

@@ -136,13 +136,15 @@ def test_the_noise_is_that_of_one_more_replay() -> None:
     assert spread([]) == {"mean": None, "sd": None, "low": None, "high": None}
     assert spread([2.0]) == {"mean": 2.0, "sd": None, "low": None, "high": None}
     assert within(2.0, spread([2.0])) is None
-    assert within(0.1 + 0.2, spread([0.3, 0.1 + 0.2, 0.3]))
+    for nothing in ([1.0, 2.0], [2.0, 2.0, 2.0]):  # too few, and seeds that change nothing: no verdict
+        assert spread(nothing)["low"] is None
+        assert within(2.0, spread(nothing)) is None
 
 
 def test_as_many_as_it_says_fall_within() -> None:
     """The interval holds its promise: 95 of 100 fresh draws lie inside, whatever the number of replays."""
     rng = random.Random(0)
-    for n in (2, 5, 20):
+    for n in (3, 5, 20):
         hits = sum(bool(within(rng.gauss(0, 1), spread([rng.gauss(0, 1) for _ in range(n)]))) for _ in range(4000))
         assert 0.935 < hits / 4000 < 0.965
 
@@ -167,6 +169,24 @@ def test_what_is_told(score: float, mode: str, lies: str) -> None:
     assert lies in text
     assert "r's member 7: loss" in text
     assert "the best of 12 by this score" in text
+
+
+@pytest.mark.parametrize(
+    ("scores", "original", "lies"),
+    [
+        ((3.0, 3.0, 3.0), 3.0, "this tells nothing of the noise among seeds. It is the same"),
+        ((3.0, 3.0), 3.5, "their seeds changed nothing: this tells nothing of the noise among seeds. It is not the"),
+        ((3.0, 4.0), 3.5, "two replays are too few to say whether the original lies within the noise"),
+    ],
+)
+def test_where_nothing_can_be_said_no_verdict_is_given(scores: tuple[float, ...], original: float, lies: str) -> None:
+    s = along(2, len(scores), score=original, metrics={"loss": original})
+    driver = Driver(s, slots=1, rng=random.Random(0), score=lambda path, _: scores[path[0]])
+    told = compared(driver.run())
+    assert told["within"] is None
+    assert lies in (text := replay_text(told))
+    assert "lies within" not in text.replace("whether the original lies within", "")
+    assert "lies outside" not in text
 
 
 def test_the_one_with_the_originals_seeds_is_told_apart() -> None:
@@ -225,7 +245,7 @@ def test_replay_trains_along_the_winning_schedule_in_a_run_of_its_own(original: 
     assert (told["run"], told["member"], told["score"]) == ("lineage-1", winner["member"], winner["score"])
     # the script is a function of its configs alone
     assert told["same_seeds"] == {"score": winner["score"], "exact": True}
-    assert (told["n"], told["fresh"]["sd"], told["within"]) == (2, 0.0, True)
+    assert (told["n"], told["fresh"]["sd"], told["within"]) == (2, 0.0, None)
     assert json.loads((folder / "summary.json").read_text())["replay"] == told
     past = json.loads((folder / "best" / "checkpoint" / "past.json").read_text())
     assert past == [interval["config"] for interval in winner["schedule"]]
@@ -261,6 +281,7 @@ def test_a_replay_that_was_killed_is_gone_on_with(original: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["lineage-1", "--seeds", "two"], "--seeds: got 'two'; must be a whole number from 1 to 1000"),
         (["lineage-1", "--seeds", "0"], "--seeds: got 0; must be from 1 to 1000"),
         (["lineage-1", "--seed", "-1"], "--seed: got -1; must be a whole number of at least 0"),
         (["lineage-1", "--name", "lineage-1"], "holds a run"),

@@ -387,12 +387,17 @@ def test_every_member_is_exported(
         assert float(rows[id]["score"]) == fact.score
         assert float(rows[id]["seconds"]) == fact.seconds
         assert float(rows[id]["metric.accuracy"]) == fact.metrics["accuracy"]
+    status, _, err = run(capsys, "export", folder.path, "--format", "json", "--out", target)
+    assert status == 2
+    assert "m.csv is named as csv; give one of them only" in err
+    target = tmp_path / "m.table"  # which says nothing
     assert run(capsys, "export", folder.path, "--format", "json", "--out", target)[0] == 0
     as_json = json.loads(target.read_text())
     assert [row["config.optimizer"] for row in as_json] == columns["config.optimizer"]
     import pyarrow.parquet
 
-    assert run(capsys, "export", folder.path, "--format", "parquet", "--out", target)[0] == 0
+    target = tmp_path / "m.parquet"
+    assert run(capsys, "export", folder.path, "--out", target)[0] == 0
     parquet = pyarrow.parquet.read_table(target).to_pydict()
     assert list(parquet) == list(columns)
     assert parquet["config.lr"] == columns["config.lr"]

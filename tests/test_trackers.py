@@ -408,6 +408,14 @@ def test_a_script_may_say_where_its_searcher_and_tracker_are(tmp_path: Path) -> 
     assert done.status == 2
     assert "--track mein:Told: there is no module mein; the trackers of our own are" in done.err
     assert os.listdir(tmp_path / "here" / "runs") == ["afar-1"], "a refusal leaves nothing"
+    before = sorted(os.listdir(told.parent))
+    for to, words in (("mein:Told", "there is no module mein"), ("math:Nope", "there is no Nope in the module math")):
+        done = cli("track", "afar-1", "--to", to, cwd=tmp_path / "here")
+        assert done.status == 2
+        assert f"--to {to}: {words}" in done.err
+    assert sorted(os.listdir(told.parent)) == before
+    again = cli("replay", "afar-1", cwd=tmp_path / "here")
+    assert "the replay is told to mine:Told, as afar-1 is; --track none: to nobody" in again.err
 
 
 def test_a_call_that_does_not_return_is_told_once() -> None:

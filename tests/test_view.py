@@ -216,6 +216,20 @@ def test_a_slot_whose_member_waits_for_the_end_of_a_pause_says_so() -> None:
     assert not any(line.endswith("starting") for line in run.texts())
 
 
+def test_during_a_pause_nothing_is_told_that_stands_still() -> None:
+    run = running()
+    trains = sum(m.slot is not None for m in run.lineage.training)
+    run.usage.by_hand = "somebody has paused the run"
+    assert run.texts()[1].endswith("of 18 members · paused"), "while members train, too"
+    assert any(f"  {trains} training" in line for line in run.texts(120))
+    for member in run.lineage.training:
+        member.slot = None
+    texts = run.texts(120)
+    assert not any(word in line for line in texts for word in ("training", "left", " used", "members/min"))
+    assert any(line.endswith(f"  {len(run.lineage.training)} waiting") for line in texts)
+    assert run.known().crowd() == ["0 training", f"{len(run.lineage.training)} waiting"]
+
+
 def test_before_anything() -> None:
     run = FakeRun(turns=0)
     assert run.texts() == [
@@ -558,7 +572,8 @@ def test_progress_lines_come_at_their_pace() -> None:
     assert after(1) == 1
     last = file.getvalue().splitlines()[-1]
     assert re.fullmatch(
-        r"\[10:30\] \d of 18 members, \d+ % of 2 slots used, [\d.]+ members/min, \d training, about .* left", last
+        r"\[10:30\] \d of 18 members, \d+ % of 2 slots used, [\d.]+ members/min, 0 training, 2 waiting, about .* left",
+        last,
     )
 
 

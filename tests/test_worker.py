@@ -373,6 +373,12 @@ def test_a_torn_line_is_no_error_until_the_end(tmp_path: Path) -> None:
     assert isinstance(second, wire.Report)
     assert [type(notice) for notice in notices] == [wire.Notice, wire.Notice]
     assert [type(notice) for notice in tail.finish()] == [wire.Notice]
+    assert tail.unread == 3
+    with path.open("a") as file:
+        file.write('\n{"a": -.85}\n')
+    *_, bare = tail.read()
+    assert isinstance(bare, wire.Notice)
+    assert bare.remedy == "numbers in JSON begin with a digit: -0.85"
     tail.close()
 
 
