@@ -67,8 +67,9 @@ class Disk:
         self._largest = 0
         #: whether the first checkpoint is written, and its size not known yet; None once it is known
         self._first: bool | None = False
-        #: members that train, or whose checkpoints are being published
+        #: members that train, or whose checkpoints are being published; and those whose checkpoints are being deleted
         self._inside: set[int] = set()
+        self._leaving: set[int] = set()
         #: bytes that must be free since somebody met a full disk; 0 = nobody has
         self._wanted = 0
         #: how many more than were free then; and until when that is waited for, on the monotonic clock, and how long
@@ -92,9 +93,14 @@ class Disk:
             self._first = None if self._first is None else True
         elif isinstance(fact, events.Discarded):
             self._stored.pop(fact.member, None)
+            self._leaving.discard(fact.member)
         if isinstance(fact, events.Published | events.Failed | events.Lost | events.Discarded):
             self._inside.discard(fact.member)
             self._freed.set()
+
+    def leave(self, member: int) -> None:
+        """The member's checkpoint will be deleted as soon as the facts that allow it are on the disk."""
+        self._leaving.add(member)
 
     async def room(self, member: int) -> None:
         """Wait until this member may begin."""
@@ -156,7 +162,8 @@ class Disk:
         coming = self._largest * (len(self._inside) + 1)
         if short := self._short(coming + self._reserve()):
             return short
-        if self._budget is not None and self._inside:  # one at a time always may: else nothing would ever be let go of
+        # one at a time always may, else nothing would ever be let go of; but not while something is
+        if self._budget is not None and (self._inside or self._leaving):
             used = sum(self._stored.values()) + coming
             if used > self._budget:
                 budget = f"{format_bytes(self._budget)} (--disk; a resume may be given more)"

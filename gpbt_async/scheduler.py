@@ -233,6 +233,7 @@ class Scheduler:
             case events.Publish(id, attempt):
                 self._spawn(self._publish, self.lineage.tree.members[id], attempt, of=wanted)
             case events.Discard(id):
+                self._disk.leave(id)
                 self._spawn(self._discard, id, of=wanted)
             case events.Finish(reason):
                 if not self._over.done():

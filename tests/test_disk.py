@@ -106,6 +106,17 @@ def test_what_lasts_is_told_again_less_and_less_often(monkeypatch):
     assert told[-1][:2] == ("", True)
 
 
+def test_one_at_a_time_may_but_not_while_something_is_let_go_of():
+    room = Told(100 * GIB, budget=2 * GIB)
+    for member in range(2):
+        room.fold(published(member, GIB))
+    assert room._why_not() == "", "nothing else would ever be let go of"
+    room.leave(0)
+    assert "of 2.0 GiB" in room._why_not()
+    room.fold(events.Discarded(t=0.0, member=0))
+    assert room._why_not() == ""
+
+
 def test_a_log_that_has_filled_the_disk_is_named(tmp_path):
     room = Told(80 << 20)
     small, big = tmp_path / "small.txt", tmp_path / "big.txt"
