@@ -28,6 +28,7 @@ from .options import (
     Gpus,
     Json,
     Library,
+    Moved,
     Others,
     Population,
     Quiet,
@@ -231,10 +232,7 @@ def launch(
 @app.command(**helping.words_of("resume"))
 def resume(
     run: RunName,
-    script: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--script", metavar="PATH", help="Where the script is now, if it was moved.", show_default=False),
-    ] = None,
+    script: Moved = None,
     changed: Annotated[
         bool, typer.Option("--changed-script", help="Go on though the script was edited since the run began.")
     ] = False,

@@ -14,13 +14,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .asks import path_text
 from .errors import ExperimentError, FolderError, MissingExtra
-from .files import explained, spelled
+from .files import explained, replacing, spelled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,15 +80,8 @@ def export(reading: Reading, format: str) -> bytes:
 def write(reading: Reading, format: str, target: Path) -> None:
     """The same into a file, whole or not at all. Raises FolderError when it cannot be written."""
     data = export(reading, format)
-    beside = target.with_name(f".{target.name}.part")
-    with explained("cannot write", target):
-        try:
-            beside.write_bytes(data)
-            os.replace(beside, target)
-        except BaseException:
-            with suppress(OSError):
-                beside.unlink()
-            raise
+    with explained("cannot write", target), replacing(target) as beside:
+        beside.write_bytes(data)
 
 
 def check(wanted: str | None, target: Path | None, terminal: bool) -> str:

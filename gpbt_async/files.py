@@ -48,6 +48,22 @@ def explained(what: str, path: Path, kind: type[GPBTError] = FolderError) -> Ite
         raise kind(f"{what} {path}: {cause}") from error
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside it to be written, which takes the path's place when the block ends well, and else is deleted.
+
+    So a reader, or a crash, meets the old content or the new. One write to a path at a time.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
 def sync(path: Path) -> None:
     """Make a file's content durable, or the names in a folder, for which the files' own syncs do not vouch."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -134,24 +150,18 @@ async def write_json(path: Path, value: object, *, durable: bool = True) -> None
 
 
 async def _write(path: Path, text: str, durable: bool) -> None:
-    beside = path.with_name(f".{path.name}.part")
     # A thread for this write alone: aiofiles would use the loop's default pool, and so leave threads behind in an
     # application; its `async with` even closes there whatever executor it was given.
-    with explained("cannot write", path), ThreadPoolExecutor(1, thread_name_prefix="gpbt-files") as pool:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="gpbt-files")
+    with explained("cannot write", path), pool, replacing(path) as beside:
+        file = await aiofiles.open(beside, "w", encoding="utf-8", errors="surrogatepass", executor=pool)
         try:
-            file = await aiofiles.open(beside, "w", encoding="utf-8", errors="surrogatepass", executor=pool)
-            try:
-                await file.write(text)
-                await file.flush()
-                if durable:
-                    await _fsync(file.fileno(), executor=pool)
-            finally:
-                await file.close()
-            os.replace(beside, path)
-        except BaseException:
-            with suppress(OSError):
-                beside.unlink()
-            raise
+            await file.write(text)
+            await file.flush()
+            if durable:
+                await _fsync(file.fileno(), executor=pool)
+        finally:
+            await file.close()
 
 
 def read_json(path: Path) -> Any:

@@ -20,7 +20,7 @@ except ModuleNotFoundError:
     ) from None
 
 from .schedule import Schedule
-from .torch import apply, begin, save
+from .torch import Along, begin, save
 
 if TYPE_CHECKING:
     import os
@@ -85,18 +85,12 @@ class ScheduleCallback(TrainerCallback):
         schedule: Schedule | str | os.PathLike[str] | Iterable[Mapping[str, Any]],
         also: Callable[[int, dict[str, Any]], object] | None = None,
     ) -> None:
-        self._schedule, self._also = Schedule.load(schedule), also
-        self._now = -1
+        self._along = Along(Schedule.load(schedule), also)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._now = -1
+        self._along.restart()
 
     def on_step_begin(
         self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **_: Any
     ) -> None:
-        interval = self._schedule.interval(min(state.global_step, state.max_steps - 1), state.max_steps)
-        if interval != self._now:
-            self._now, config = interval, self._schedule[interval]
-            apply(config, optimizer, lr_scheduler)
-            if self._also is not None:
-                self._also(interval, config)
+        self._along.step(state.global_step, state.max_steps, [optimizer], lr_scheduler)

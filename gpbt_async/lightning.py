@@ -23,7 +23,7 @@ except ModuleNotFoundError:
         ) from None
 
 from .schedule import Schedule
-from .torch import apply, begin, save
+from .torch import Along, begin, save
 
 if TYPE_CHECKING:
     import os
@@ -70,24 +70,18 @@ class ScheduleCallback(Callback):
         schedule: Schedule | str | os.PathLike[str] | Iterable[Mapping[str, Any]],
         also: Callable[[int, dict[str, Any]], object] | None = None,
     ) -> None:
-        self._schedule, self._also = Schedule.load(schedule), also
-        self._now = -1
+        self._along = Along(Schedule.load(schedule), also)
         self._steps = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         steps = trainer.estimated_stepping_batches
         if not math.isfinite(steps) or steps < 1:
             raise ValueError(f"the Trainer is to do {steps} steps: give it max_epochs or max_steps to divide")
-        self._steps, self._now = int(steps), -1
+        self._steps = int(steps)
+        self._along.restart()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        interval = self._schedule.interval(min(trainer.global_step, self._steps - 1), self._steps)
-        if interval != self._now:
-            self._now, config = interval, self._schedule[interval]
-            for optimizer in trainer.optimizers:
-                apply(config, optimizer, _schedulers(trainer))
-            if self._also is not None:
-                self._also(interval, config)
+        self._along.step(trainer.global_step, self._steps, trainer.optimizers, _schedulers(trainer))
 
 
 def _schedulers(trainer: Any) -> list[Any]:

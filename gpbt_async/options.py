@@ -55,6 +55,10 @@ Script = Annotated[
         metavar="SCRIPT", help="A Python file that declares one gpbt.Experiment.", autocompletion=helping.files
     ),
 ]
+Moved = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--script", metavar="PATH", help="Where the script is now, if it was moved.", show_default=False),
+]
 SlotCount = Annotated[
     int | None,
     typer.Option("--slots", metavar="N", parser=whole("--slots"), help="Train on N CPU slots.", show_default=False),

@@ -21,6 +21,7 @@ from .options import (
     Gpus,
     Json,
     Library,
+    Moved,
     Others,
     Quiet,
     RunName,
@@ -70,10 +71,7 @@ def replay(
     name: Annotated[
         Optional[str], typer.Option(help="The replay's name; else RUN-replay-1, -2, …", show_default=False)  # noqa: UP045
     ] = None,
-    script: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--script", metavar="PATH", help="Where the script is now, if it was moved.", show_default=False),
-    ] = None,
+    script: Moved = None,
     changed: Annotated[
         bool, typer.Option("--changed-script", help="Replay though the script was edited since RUN began.")
     ] = False,
@@ -96,7 +94,6 @@ def replay(
     From nothing, then interval after interval, each from the one before, in a run of its own, with RUN's script and
     settings, slots, GPUs and trackers unless others are given. With several --seeds the score is held against the noise
     among them.
-
     """
     from .driving import drive
     from .folder import check_name

@@ -15,15 +15,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import os
-from contextlib import suppress
 from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING, Any
 
 from .errors import MissingExtra
 from .export import check_target
-from .files import explained
+from .files import explained, replacing
 from .patches import encoded
 from .reading import Reading
 from .story import remains, story
@@ -47,15 +45,8 @@ def write(folder: Folder, target: Path | None = None, reading: Reading | None = 
     target = folder.report if target is None else target
     check_target(target, folder.report.name)
     text = page(folder, reading)
-    beside = target.with_name(f".{target.name}.part")
-    with explained("cannot write the report", target):
-        try:
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, target)
-        except BaseException:
-            with suppress(OSError):
-                beside.unlink()
-            raise
+    with explained("cannot write the report", target), replacing(target) as beside:
+        beside.write_text(text, encoding="utf-8")
     return target
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from .schedule import Schedule
+
     Place = Member | str | os.PathLike[str]
     #: one, several, or none
     Optimizers = Optimizer | Sequence[Optimizer] | None
@@ -69,6 +71,31 @@ def begin(
         if _settings(member.config, each):
             apply(member.config, each, scheduler)
     return more
+
+
+class Along:
+    """Where a training loop is in a schedule: the config is applied whenever another interval begins.
+
+    also: called with the interval's number and config then, for what is no optimizer's.
+    """
+
+    def __init__(self, schedule: Schedule, also: Callable[[int, dict[str, Any]], object] | None = None) -> None:
+        self._schedule, self._also = schedule, also
+        self.restart()
+
+    def restart(self) -> None:
+        """A training begins."""
+        self._now = -1
+
+    def step(self, step: int, steps: int, optimizer: Optimizers, scheduler: Any = None) -> None:
+        """Before step number `step` of `steps`, counted from 0; what is beyond the last counts as the last."""
+        interval = self._schedule.interval(min(step, steps - 1), steps)
+        if interval != self._now:
+            self._now, config = interval, self._schedule[interval]
+            for each in _several(optimizer):
+                apply(config, each, scheduler)
+            if self._also is not None:
+                self._also(interval, config)
 
 
 def save(

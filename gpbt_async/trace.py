@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import heapq
 import json
-import os
 from bisect import bisect_right
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .asks import path_text
-from .files import explained, spelled
+from .files import explained, replacing, spelled
 from .timeline import Elapsed, timeline
 
 if TYPE_CHECKING:
@@ -35,16 +33,9 @@ _NAMES = {SLOTS: "slots", SEARCHER: "searcher", CHECKPOINTS: "checkpoints", SCOR
 
 def write(reading: Reading, target: Path) -> None:
     """Write the trace of a run that was read with its history, whole or not at all. Raises FolderError."""
-    beside = target.with_name(f".{target.name}.part")
-    with explained("cannot write the trace", target):
-        try:
-            text = json.dumps(spelled(trace(reading)), allow_nan=False, separators=(",", ":"))
-            beside.write_text(text, encoding="utf-8", errors="surrogatepass")
-            os.replace(beside, target)
-        except BaseException:
-            with suppress(OSError):
-                beside.unlink()
-            raise
+    text = json.dumps(spelled(trace(reading)), allow_nan=False, separators=(",", ":"))
+    with explained("cannot write the trace", target), replacing(target) as beside:
+        beside.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
 def trace(reading: Reading) -> dict[str, Any]:

@@ -90,7 +90,7 @@ MAY: dict[str, set[str]] = {
     "forking": {"channel", "errors", "guarding", "outcome", "processes", "wire", "worker"},
     "launcher": {"channel", "command", "errors", "forking", "guarding", "processes", "wire", "worker"},
     # inside a training script, beside a framework
-    "torch": {"member"},
+    "torch": {"member", "schedule"},
     "lightning": {"member", "schedule", "torch"},
     "hf": {"member", "schedule", "torch"},
     # rooms: trackers
