@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import heapq
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from .asks import path_text
@@ -62,6 +63,8 @@ class _Trace:
         self._rows: dict[int, int] = {SLOTS: self._usage.slots}
         #: by member, where its last slice stands: row, begin, end
         self._slices: dict[int, tuple[int, int, int]] = {}
+        #: by row, the slices of members in the order of time: begin, end
+        self._taken: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
 
     def _us(self, t: float) -> int:
         return round(self._elapsed.of(t) * 1e6)
@@ -77,7 +80,10 @@ class _Trace:
     # ---- slots
 
     def attempts(self) -> Iterator[dict[str, Any]]:
-        """A slice for each attempt that came to `train`, a mark for the others, an arrow from each parent."""
+        """A slice for each attempt that came to `train`, a mark for the others, an arrow from each parent.
+
+        By members' own clocks, held to what is certain: each after the one before it in its slot, and after its parent.
+        """
         tree = self._reading.lineage.tree
         for number, attempt in enumerate(self._history.attempts, 1):
             member, row = tree.members[attempt.member], attempt.slot + 1
@@ -90,10 +96,14 @@ class _Trace:
                 }  # fmt: skip
                 continue
             end = attempt.entered + attempt.seconds if attempt.left is not None else self._session_end(attempt.entered)
-            begin, until = self._us(attempt.entered), self._us(end)
+            parent = None if member.parent is None else self._slices.get(member.parent.id)
+            begin = max(self._us(attempt.entered), self._taken[row][-1][1] if self._taken[row] else 0)
+            begin = begin if parent is None else max(begin, parent[2])
+            until = max(self._us(end), begin)
+            self._taken[row].append((begin, until))
             yield self._slice(f"member {member.id}", (SLOTS, row), begin, until, self._attempt(attempt))
-            if member.parent is not None and member.parent.id in self._slices:
-                yield from self._arrow(number, self._slices[member.parent.id], (row, begin))
+            if parent is not None:
+                yield from self._arrow(number, parent, (row, begin))
             self._slices[member.id] = (row, begin, until)
 
     def _session_end(self, t: float) -> float:
@@ -122,11 +132,16 @@ class _Trace:
         yield {**names, "ph": "f", "bp": "e", "ts": child[1], "tid": child[0]}
 
     def idle(self) -> Iterator[dict[str, Any]]:
+        """A slice for each stretch of idleness, once `attempts` are told.
+
+        Cut to what these leave: a member stamps its own times, which may be a hair older than the scheduler's.
+        """
         told = timeline(self._usage.trail or (), self._elapsed, self._usage.slots)
         for cause, spans in told["idle"].items():
             for slot, begin, end in zip(spans["slot"], spans["begin"], spans["end"], strict=True):
                 place, text = (SLOTS, slot + 1), cause.replace("_", " ")
-                yield self._slice(f"idle: {text}", place, round(begin * 1e6), round(end * 1e6), {"cause": cause})
+                for since, until in _left(self._taken[slot + 1], round(begin * 1e6), round(end * 1e6)):
+                    yield self._slice(f"idle: {text}", place, since, until, {"cause": cause})
 
     # ---- beside the slots
 
@@ -189,3 +204,15 @@ class _Trace:
 
 def _begin(span: tuple[int, int, str, dict[str, Any]]) -> tuple[int, int]:
     return span[:2]
+
+
+def _left(taken: list[tuple[int, int]], begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """What is left of begin to end beside the spans that are taken, which are in order and do not overlap."""
+    for since, until in taken[bisect_left(taken, begin, key=lambda span: span[1]) :]:
+        if since >= end:
+            break
+        if since > begin:
+            yield begin, since
+        begin = max(begin, until)
+    if begin < end:
+        yield begin, end

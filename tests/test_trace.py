@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import written
 from harness import SCRIPTS, cli, facts
 from written import embellished, settings, simulated, write
 
@@ -89,6 +91,21 @@ def test_a_simulated_run_slice_by_slice(tmp_path: Path, crashes: list[float]) ->
     assert found["C"][-1]["args"] == {s.score: reading.lineage.best.score}  # type: ignore[union-attr]
     born = [f for f in entered if reading.lineage.tree.members[f.member].parent is not None]
     assert len(found["f"]) == len(born), "an arrow to each attempt at a child"
+
+
+@pytest.mark.parametrize("early", [0.01, 1.0, 30.0, 1e6])
+def test_a_member_that_says_it_began_before_the_scheduler_says_it_was_started(tmp_path: Path, early: float) -> None:
+    """As members do that the zygote starts in less time than the scheduler takes to write Started down."""
+    s = settings(population=20, generations=5)
+    told = [
+        replace(fact, t=max(written.EPOCH, fact.t - early)) if isinstance(fact, events.Entered) else fact
+        for fact in embellished(simulated(s, 4, fail=0.15).facts)
+    ]
+    reading = Reading(write(tmp_path / "run", s, told, members=0), history=True)
+    found = valid(json.loads(json.dumps(tracing.trace(reading), allow_nan=False)))
+    members = [(e["args"]["member"], e["args"]["attempt"]) for e in found["X"] if "attempt" in e["args"]]
+    entered = [(fact.member, fact.attempt) for fact in told if isinstance(fact, events.Entered)]
+    assert sorted(members) == sorted(entered), "in another order: the trace's is that of time"
 
 
 def test_report_writes_it_beside_the_page_unless_told_not_to(tmp_path: Path) -> None:
