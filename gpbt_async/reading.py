@@ -153,6 +153,7 @@ def detail(folder: Folder) -> dict[str, Any]:
                 "issued": g.issued,
                 "training": sum(t["generation"] == i for t in told["training"]),
                 "finished": sum(m.state is State.FINISHED for m in g.members),
+                "stopped": sum(m.state is State.STOPPED for m in g.members),
                 "failed": sum(m.state is State.FAILED for m in g.members),
                 "of": s.population,
                 "best": g.ranking[0].score if g.ranking else None,
@@ -263,10 +264,9 @@ def detail_text(d: dict[str, Any]) -> str:
     best_member = "" if d["best_member"] is None else f", member {d['best_member']}"
     lines.append(f"  members {d['members']} of {d['of']}; best {d['metric']} {_score(d['score'])}{best_member}")
     for g in d["generations"]:
-        failed = f", {g['failed']} failed" if g["failed"] else ""
-        active = f", {g['training']} training" if g["training"] else ""
+        others = "".join(f", {g[kind]} {kind}" for kind in ("training", "stopped", "failed") if g[kind])
         lines.append(
-            f"  generation {g['generation']:>3}: {g['finished']:>4} finished of {g['of']}{active}{failed}"
+            f"  generation {g['generation']:>3}: {g['finished']:>4} finished of {g['of']}{others}"
             f"; best {_score(g['best'])}"
         )
     for t in d["training"]:

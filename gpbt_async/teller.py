@@ -33,7 +33,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExperimentError, FolderError, GPBTError, TrackerError
-from .files import explained, read_json
+from .files import explained, read_json, replacing
 from .folder import Folder
 from .following import Follower
 from .record import Record
@@ -182,9 +182,8 @@ class Teller:
 
 
 def _write(path: Path, flat: dict[str, Any]) -> None:
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(flat))
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(flat))
 
 
 def foreground(folder: Folder, spec: Spec) -> str:

@@ -295,6 +295,28 @@ def test_the_page_stands_alone_and_holds_the_story(rich: tuple[Folder, list[Fact
     assert path.stat().st_size < 6e6
 
 
+@pytest.mark.parametrize("selection", ["comma", "plus"])
+def test_members_that_were_stopped_early_are_told_of(tmp_path: Path, capsys: Any, selection: str) -> None:
+    s = settings(population=12, generations=6, selection=selection, early_stop=("median", "generation"))
+    told = embellished(simulated(s, 4).facts)
+    folder = write(tmp_path / "it", s, told)
+    stopped = [fact.member for fact in told if isinstance(fact, events.Stopped)]
+    assert len(stopped) > 5
+    detail = run(capsys, "status", folder.path, "--json")
+    generations = json.loads(detail[1])["generations"]
+    members = read(folder).lineage.tree.members
+    for i, g in enumerate(generations):
+        assert g["stopped"] == sum(members[id].generation == i for id in stopped)
+        assert g["finished"] + g["stopped"] + g["failed"] == sum(m.generation == i for m in members)
+    most = max(generations, key=lambda g: g["stopped"])
+    line = f"generation {most['generation']:>3}: {most['finished']:>4} finished of 12, {most['stopped']} stopped"
+    assert line in run(capsys, "status", folder.path)[1]
+    page = Page(report.write(folder, tmp_path / "x.html").read_text())
+    held = json.loads(page.held["story"])["members"]
+    assert [id for id, state in enumerate(held["state"]) if state == "stopped"] == sorted(stopped)
+    assert not set(stopped) & set(held["parent"]), "never a parent"
+
+
 def _evil(s: Settings) -> Settings:
     name = EVIL + "lr"
     return replace(
