@@ -95,7 +95,7 @@ def test_the_readme_begins_with_the_two_commands_of_a_fresh_machine() -> None:
     assert first.startswith(made)
     assert tests.startswith(made)
     assert first.rstrip().endswith("'.[examples]' && .venv/bin/gpbt-async launch examples/digits.py")
-    assert tests.rstrip().endswith("-e '.[test]' && .venv/bin/python -m pytest")
+    assert tests.rstrip().endswith("-e '.[test]' && .venv/bin/python -m pytest -n auto")
     pinned = {re.findall(r"torch==\S+", text)[0] for text in (first, tests, (ROOT / ".ci" / "run").read_text())}
     assert len(pinned) == 1
 
