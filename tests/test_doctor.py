@@ -99,8 +99,8 @@ def test_a_script_that_is_well(tmp_path: Path) -> None:
             "start threads in the training function",
         ),
         (
-            {"more": "early_stop='median', stall_timeout=1e-3", "first": "import time; time.sleep(1e-3)"},
-            "reported nothing for 0.001 s (stall_timeout)",
+            {"more": "early_stop='median', stall_timeout=0.1", "first": "import time; time.sleep(600)"},
+            "reported nothing for 0.1 s (stall_timeout)",
             "",
         ),
         ({"last": "assert member.parent is None, 'no child of mine'"}, "AssertionError: no child of mine", ""),
