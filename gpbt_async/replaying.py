@@ -102,6 +102,9 @@ def replay(
 
     original = Reading(open_run(run, runs))
     folder = runs / check_name(name) if name is not None else None
+    if original.state == "running" and original.lineage.best is not None:
+        said = f"{original.folder.name} goes on: what is replayed is its best so far, member {original.lineage.best.id}"
+        say(f"{said}; a better one may come")
     if not track and original.record.track:
         told = ", ".join(original.record.track)
         say(f"the replay is told to {told}, as {original.folder.name} is; --track none: to nobody")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -264,6 +265,24 @@ def test_replay_trains_along_the_winning_schedule_in_a_run_of_its_own(original: 
 
 def experiment(where: Path, run: str) -> dict:
     return json.loads((where / "runs" / run / "experiment.json").read_text())
+
+
+def test_of_a_run_that_goes_on_it_is_said_that_a_better_one_may_come(original: Path, tmp_path: Path) -> None:
+    where = copied(original, tmp_path)
+    folder = where / "runs" / "lineage-1"
+    journal = folder / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert b'"Closed"' in lines[-1]
+    journal.write_bytes(b"".join(lines[:-1]))
+    best = cli("best", "lineage-1", "--json", cwd=where).json["member"]
+    with (folder / "lock").open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = cli("replay", "lineage-1", cwd=where)
+    assert done.status == 0, done.err
+    assert f"lineage-1 goes on: what is replayed is its best so far, member {best}; a better one may come" in done.err
+    done = cli("replay", "lineage-1", cwd=where)
+    assert done.status == 0, done.err
+    assert "goes on: what" not in done.err, "then it was interrupted"
 
 
 def test_a_replay_that_was_killed_is_gone_on_with(original: Path, tmp_path: Path) -> None:
