@@ -215,12 +215,12 @@ def test_a_digest_tells_what_is_run_and_not_what_it_is_called() -> None:
 
 def test_what_is_held_back_is_held_back() -> None:
     assert not set(protocol.TUNING) & set(protocol.HELD)
-    assert set(protocol.TUNING) | set(protocol.HELD) == set(tasks.WHERE)
+    assert set(protocol.TUNING) | set(protocol.HELD) | set(protocol.AFTER) == set(tasks.WHERE)
     seeds = (protocol.TUNING_SEEDS, protocol.SECOND_SEEDS, protocol.CONFIRMATION_SEEDS)
     assert sum(map(len, seeds)) == len({seed for some in seeds for seed in some})
     for name, block in protocol.BLOCKS.items():
         if name != "confirm":
-            assert set(block.tasks) <= set(protocol.TUNING)
+            assert set(block.tasks) <= {*protocol.TUNING, *protocol.AFTER}
             with pytest.raises(ValueError, match="1000"):
                 list(protocol.cases(name, [1000]))
     with pytest.raises(ValueError, match="seed 0"):
@@ -282,10 +282,12 @@ def test_what_is_claimed_is_corrected_for_how_much_is_claimed() -> None:
     smallest = min(cells, key=lambda row: float(row[5]))
     assert float(smallest[6]) == pytest.approx(len(block.tasks) * float(smallest[5]), rel=0.1)
     assert all(float(row[6]) >= float(row[5]) for row in cells)
-    (_, _, tasks, mean, p) = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
+    (_, _, tasks, mean, p, by_task, held, p_held) = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
     assert int(tasks) == len(block.tasks)
     assert -1.4 < float(mean) < -0.4, "a shift of one, seen in every task"
     assert float(p) < 1e-6
+    assert float(p) < float(p_held) < float(by_task) < 0.05, "140 values, 80, and 7"
+    assert -1.4 < float(held) < -0.4
 
 
 def test_what_is_asked_of_the_confirmation_can_be_answered_by_it() -> None:

@@ -104,6 +104,7 @@ PBT = (
     pbt("pbt, x0.5 2", factors=(0.5, 2.0)),
     pbt("pbt, half, x0.5 2", quantile=0.5, factors=(0.5, 2.0)),
     pbt("pbt, no resampling", resample=0.0),
+    pbt("pbt, fifth, no resampling", quantile=0.2, resample=0.0),
     pbt("pbt, half, resample .1", quantile=0.5, resample=0.1),
     pbt("pbt, barrier", barrier=True),
     pbt("pbt, half, barrier", quantile=0.5, barrier=True),

@@ -1,10 +1,11 @@
-"""Population Based Training as published (Jaderberg et al. 2017), written here so that it can run on the virtual clock.
+"""Population Based Training (Jaderberg et al. 2017), written here so that it can run on the virtual clock.
 
 Asynchronous with truncation: n members; whoever has trained least gets the next free slot; a member that has ended an
 interval and is among the worst `quantile` of all scores known copies the latest weights and config of a random one of
 the best `quantile` and explores: each value is drawn anew with probability `resample`, and else multiplied with one of
 the factors; ranges are continuous, and a value that leaves its range is put back on its border. Ray's own
-implementation (ray_tune.py) is run beside it, as a check on this one.
+implementation (ray_tune.py) is run beside it, as a check on this one. The defaults are Ray Tune's. The
+paper truncates at a fifth, and describes multiplying and drawing anew as alternatives: methods.PBT has these, too.
 
 Options: `barrier` waits for all members before anyone exploits; `explore="step"` takes the product's step in place of
 the factors, which tells the step and the loop apart; `start="tpe"` draws the first configs as the product's default

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 TUNING = ("digits", "mnist1d", "landscape")
 HELD = ("tabular", "boosting", "annealing", "quadratic")
+#: made after `confirm`, to understand it; nothing was chosen by it
+AFTER = ("still",)
 #: for choosing; and for a second look at what was chosen, on seeds that have chosen nothing
 TUNING_SEEDS, SECOND_SEEDS = range(20), range(20, 100)
-CONFIRMATION_SEEDS = range(1000, 1100)
+CONFIRMATION_SEEDS = range(1000, 1040)
 
 #: what each block's methods are compared with
 REFERENCE = "pbt"
@@ -72,6 +74,8 @@ class Case:
         return self.task, self.method.digest, self.slots, self.seed
 
 
+#: what is asked of the landscape with its drift and without: is the lead due to the drift, to our step, to the loop?
+_STILL = ("gpbt", "pbt", "early stop, n 35, ratio .5", "pbt, half, our step", "pbt, half, our step and start")
 BLOCKS = {
     "main": Block(MAIN),
     "pbt": Block(PBT),
@@ -86,6 +90,7 @@ BLOCKS = {
         ("digits", "landscape"),
         (1, 2, 0),
     ),
+    "still": Block(tuple(m for m in CHOSEN if m.name in _STILL), ("landscape", *AFTER), seeds=range(40)),
     "second": Block(CHOSEN, seeds=SECOND_SEEDS),
     "confirm": Block((*MAIN, *FINALISTS), (*TUNING, *HELD), (8,), CONFIRMATION_SEEDS),
 }

@@ -7,7 +7,7 @@ import statistics as stats
 from typing import TYPE_CHECKING
 
 from . import protocol, rows
-from .statistics import Paired, holm, paired, percent, pooled
+from .statistics import Paired, by_task, holm, paired, percent, pooled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,11 +127,14 @@ def mean_ranks(found: Found, block: protocol.Block, slots: int) -> list[str]:
 
 
 def confirmation(found: Found, block: protocol.Block, family: protocol.Family) -> list[str]:
-    """Each pair on each task, p corrected by Holm over all of the family; below them, all tasks of a pair pooled."""
+    """Each pair on each task, p corrected by Holm over all of the family; below them, all tasks of a pair pooled.
+
+    Pooled p are of single tests, uncorrected.
+    """
     told: list[tuple[str, str, str, Paired, Paired]] = []
     pooled_lines = []
     for method, other in family.pairs:
-        each: list[list[float]] = []
+        each: dict[str, list[float]] = {}
         for task in block.tasks:
             mine, base = (seen(found, block, m, task, block.slots[0]) for m in (method, other))
             tests, vals = (
@@ -140,10 +143,14 @@ def confirmation(found: Found, block: protocol.Block, family: protocol.Family) -
             )
             if tests is not None and vals is not None:
                 told.append((method.name, other.name, task, tests, vals))
-                each.append([math.log(mine[s]["test"] / base[s]["test"]) for s in sorted(mine.keys() & base.keys())])
-        if len(each) > 1:
-            over = pooled(each)
-            pooled_lines.append(f"| {method.name} | {other.name} | {len(each)} | {over.mean:+.2f} | {over.p:.2g} |")
+                each[task] = [math.log(mine[s]["test"] / base[s]["test"]) for s in sorted(mine.keys() & base.keys())]
+        held = [each[task] for task in protocol.HELD if task in each]
+        if len(each) > 1 and held:
+            over, alone = pooled(list(each.values())), pooled(held)
+            pooled_lines.append(
+                f"| {method.name} | {other.name} | {len(each)} | {over.mean:+.2f} | {over.p:.2g} "
+                f"| {by_task(list(each.values())):.2g} | {alone.mean:+.2f} | {alone.p:.2g} |"
+            )
     if not told:
         return []
     head = ["method", "against", "task", "seeds", "test loss, %", "p", "p, Holm", "wins", "validation loss, %"]
@@ -154,7 +161,8 @@ def confirmation(found: Found, block: protocol.Block, family: protocol.Family) -
             f"| {difference(v)} |"
         )
     if pooled_lines:
-        head = ["method", "against", "tasks", "mean difference, in standard deviations of its task", "p"]
+        head = ["method", "against", "tasks", "mean difference, in standard deviations of its task", "p", "p, by task"]
+        head += ["on the held tasks alone", "p"]
         lines += ["", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *pooled_lines]
     return lines
 

@@ -52,6 +52,17 @@ def pooled(tasks: Sequence[Sequence[float]]) -> Paired:
     return Paired(len(scaled), statistics.mean(scaled), low, high, wilcoxon(scaled), wins / len(scaled))
 
 
+def by_task(tasks: Sequence[Sequence[float]]) -> float:
+    """The two-sided p of a t test over the tasks' means, each in standard deviations of its own task's differences.
+
+    What `pooled` says of these tasks, this says of such tasks, were they drawn at random: one value a task.
+    """
+    from scipy.stats import ttest_1samp
+
+    means = [statistics.mean(each) / (statistics.stdev(each) or 1.0) for each in tasks]
+    return float(ttest_1samp(means, 0.0).pvalue)
+
+
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Student's interval of the mean."""
     from scipy.stats import t

@@ -32,6 +32,7 @@ WHERE = {
     "annealing": "worlds:Annealing",
     "landscape": "worlds:Landscape",
     "quadratic": "worlds:Quadratic",
+    "still": "worlds:Still",
 }
 
 

@@ -3,6 +3,7 @@
     boosting    gradient boosting of regression trees, four trees an interval
     annealing   a spin glass cooled by simulated annealing: what lowers the energy soonest does not lower it most
     landscape   made up: the optimum drifts through the unit cube; the best schedule is known in closed form
+    still       the same, and the optimum stays where it is: what of a lead on `landscape` is due to the drift
     quadratic   the noisy quadratic model of SGD: expected losses in closed form, no sampling in the dynamics
 
 None of them knows of lineages: the optimum is the same for all members, so nothing here favours methods that look at
@@ -176,11 +177,12 @@ class Landscape:
         }
     )
     RATE, WIDTH, NOISE = 0.6, 0.5, 0.05
+    DRIFT = 1.0
 
     def __init__(self, seed: int, length: float = 1.0) -> None:
         rng = generator("optimum", seed)
         self._start = rng.uniform(0.2, 0.8, 4)
-        self._drift = np.where(self._start < 0.5, 1, -1) * rng.uniform(0.0, 0.4, 4)
+        self._drift = self.DRIFT * np.where(self._start < 0.5, 1, -1) * rng.uniform(0.0, 0.4, 4)
         self._category = int(rng.integers(3))
         self._length = length
 
@@ -207,6 +209,12 @@ class Landscape:
 
     def test(self, state: tuple[float, float]) -> float:
         return _cut(math.exp(state[1]))
+
+
+class Still(Landscape):
+    """The landscape without its drift: one config is the best from the first interval to the last."""
+
+    DRIFT = 0.0
 
 
 class Quadratic:
