@@ -74,7 +74,7 @@ def begin(
 
 
 class Along:
-    """Where a training loop is in a schedule: the config is applied whenever another interval begins.
+    """Where a training loop is in a schedule, for `hf` and `lightning`: each interval's config is applied as it begins.
 
     also: called with the interval's number and config then, for what is no optimizer's.
     """

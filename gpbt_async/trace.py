@@ -82,7 +82,8 @@ class _Trace:
     def attempts(self) -> Iterator[dict[str, Any]]:
         """A slice for each attempt that came to `train`, a mark for the others, an arrow from each parent.
 
-        By members' own clocks, held to what is certain: each after the one before it in its slot, and after its parent.
+        By members' own clocks, held to what is certain: each after the one before it in its slot, and after its parent,
+        even if nothing of it is left.
         """
         tree = self._reading.lineage.tree
         for number, attempt in enumerate(self._history.attempts, 1):

@@ -215,7 +215,7 @@ def test_an_interrupt_stops_within_seconds_and_can_be_resumed(tmp_path: Path, nu
     running.send_signal(number)
     _, err = running.communicate(timeout=30)
     assert running.returncode == 130
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert "resume lineage-1" in err
     assert "Traceback" not in err
     assert alive(run_id(folder)) == []
@@ -249,7 +249,7 @@ def test_members_that_ignore_every_signal_do_not_keep_a_run_from_ending(tmp_path
         until(lambda: _pending(running.pid) == 0)
     _, err = running.communicate(timeout=30)
     assert running.returncode == 130
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert "Traceback" not in err
     assert alive(run_id(folder)) == []
 

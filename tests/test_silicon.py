@@ -5,15 +5,19 @@ Nobody who wrote these had such a machine: a failure here may be the test's faul
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from harness import SCRIPTS, alive, cli, facts, kill_hard, run_id, start, until
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 SILICON = SCRIPTS / "silicon.py"
@@ -25,15 +29,17 @@ def nvidia_smi(*query: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def gpus() -> dict[str, int]:
-    """MiB by UUID, as the driver's own tool tells."""
+def gpus() -> Iterator[dict[str, int]]:
+    """MiB by UUID, as the driver's own tool tells; for one process at a time, as runs take each other for strangers."""
     if shutil.which("nvidia-smi") is None:
         pytest.skip("no NVIDIA GPU here")
     told = {uuid: int(total) for uuid, total in nvidia_smi("--query-gpu=uuid,memory.total")}
     torch = pytest.importorskip("torch")
     if not told or not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU that this torch can use")
-    return told
+    with (Path(tempfile.gettempdir()) / f"gpbt-async-tests-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield told
 
 
 def test_gpus_agrees_with_nvidia_smi(gpus: dict[str, int], tmp_path: Path) -> None:
