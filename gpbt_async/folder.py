@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import FolderError
+from .errors import FolderError, JournalError
 from .files import explained, read_json, write_json
 from .lock import Lock, acquire, holder
 
@@ -108,6 +108,14 @@ class Folder:
 
     def member(self, member: int) -> MemberFolder:
         return MemberFolder(self.members / f"{member:04}")
+
+    def count_members(self) -> int:
+        """How many members have a folder."""
+        return len(os.listdir(self.members)) if self.members.exists() else 0
+
+    def emptied(self, members: int) -> JournalError:
+        """What to say of a journal without a fact where there are members."""
+        return JournalError(f"{self.journal} is empty, but there are {members} members: bring it back, or begin anew")
 
     # ---- making and finding
 

@@ -48,7 +48,11 @@ def take(folder: Folder, found: Best, target: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(found.checkpoint, beside / "checkpoint")
         if problem := store.check(beside / "checkpoint"):
-            raise FolderError(f"cannot export to {target}: the copy is not what was published: {problem}")
+            there = problem.replace(str(beside / "checkpoint"), str(found.checkpoint))
+            raise FolderError(
+                f"cannot export to {target}: member {found.member} has not what was published: {there}; "
+                "bring the file back from where it was copied to"
+            )
         told = came_about(reading, found, read_json(beside / "checkpoint" / MANIFEST))
         _write(beside / "config.json", found.config)
         schedule = results.schedule_of(reading.lineage, reading.lineage.tree.members[found.member], folder.name)
@@ -57,13 +61,13 @@ def take(folder: Folder, found: Best, target: Path) -> None:
         (beside / "README.txt").write_text(readme(told), encoding="utf-8", errors="backslashreplace")
         beside.rename(target)
     except OSError as error:
-        raise FolderError(f"cannot export to {target}: {_why(error)}") from error
+        raise FolderError(f"cannot export to {target}: {_why(error, found.checkpoint)}") from error
     finally:
         store.close()
         shutil.rmtree(beside, ignore_errors=True)  # it is not there any more if all went well
 
 
-def _why(error: OSError) -> str:
+def _why(error: OSError, found: Path) -> str:
     """Why copying has failed, and what to do."""
     if isinstance(error, shutil.Error):  # of all the files that could not be copied, the first will do
         why = str(error.args[0][0][2])
@@ -72,6 +76,8 @@ def _why(error: OSError) -> str:
     why = (error.strerror or str(error)).lower()
     if error.errno in FULL:
         return f"{why}: make room there, or export to another disk"
+    if error.errno == errno.ENOENT and found.is_dir():  # of what is to be written to
+        return f"{why}: give the path of a folder that can be made and written to"
     if error.errno == errno.ENOENT:  # a run going on may have found a better one
         return f"{why}: try again, and look at the checkpoint if that does not help"
     return f"{why}: give the path of a folder that can be made and written to"

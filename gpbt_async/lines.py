@@ -69,7 +69,8 @@ class Plain:
         known, failures = self._known, self._known.failures
         alert = known.hear(event)
         if alert and known.failures == failures:
-            self._say(f"warning: {alert}")
+            over = isinstance(event, events.Paused) and not event.reason
+            self._say(alert if over else f"warning: {alert}")
         elif alert and failures < FAILURES:
             self._say(alert)
         elif alert and failures == FAILURES:

@@ -22,7 +22,7 @@ from .asking import Asking, argv, environment
 from .command import missing
 from .devices import discover, usable_cores
 from .disk import Disk
-from .errors import ExperimentError, FolderError, JournalError, LaunchError, ScriptError
+from .errors import ExperimentError, FolderError, LaunchError, ScriptError
 from .experiment import Experiment, Settings
 from .folder import Folder, check_name
 from .journal import Journal
@@ -261,11 +261,8 @@ class Opening:
         self._open_journal(stack)
         self.lineage = Lineage(self.settings)
         facts = self.journal.replay()
-        members = sum(1 for _ in self.folder.members.iterdir())
-        if not facts and members:
-            raise JournalError(
-                f"{self.folder.journal} is empty, but there are {members} members: bring it back, or begin anew"
-            )
+        if not facts and (members := self.folder.count_members()):
+            raise self.folder.emptied(members)
         for fact in replay(facts, self.lineage, self.usage, self.folder.journal):
             self.disk.fold(fact)
             self.closed = isinstance(fact, events.Closed) and fact.how != "interrupted"

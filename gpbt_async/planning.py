@@ -51,7 +51,7 @@ def plan(
 ) -> dict[str, Any]:
     """Simulate the script's experiment on `slots` slots. Times in seconds. Raises ExperimentError, FolderError."""
     if slots < 1:
-        raise ExperimentError(f"--slots {slots}: at least 1 slot is needed")
+        raise ExperimentError(f"--slots {slots} (or --gpus): at least 1 slot is needed")
     if (run is None) == (seconds is None):
         raise ExperimentError("give either --from RUN (durations of a run made before) or --seconds S")
     if run is not None:

@@ -63,7 +63,9 @@ class Reading:
         self.times = array("d")
         self.opened = 0.0
         self.fresh: set[int] = set()
-        self.more()
+        members = folder.count_members()  # before the journal is read, which tells of a member before it is there
+        if not self.more() and members:
+            raise folder.emptied(members)
 
     def more(self) -> bool:
         """Take in what the journal has by now; False if nothing is new."""

@@ -160,6 +160,8 @@ def refusal(error: BaseException) -> str:
         what, at = f"{type(error).__name__}: {error.msg}", (error.filename, error.lineno)
     if isinstance(error, SystemExit):
         what = f"the script called sys.exit({error.code!r}) while it was imported"
+        if refused := _argparse(error.__traceback__):
+            what = f"{refused} (argparse): the script is given no arguments here, so each needs a default"
     if at is None:
         return what
     if isinstance(error, ExperimentError):  # says its line itself
@@ -167,6 +169,15 @@ def refusal(error: BaseException) -> str:
         return f"{text}\n    {source}" if source else text
     file, _, source = _quoted(*at, "\n    ").partition("\n")
     return f"{file}: {what}" + (f"\n{source}" if source else "")
+
+
+def _argparse(trace: TracebackType | None) -> str | None:
+    """What argparse has refused, which it prints, and says in no exception of its own."""
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        if frame.f_globals.get("__name__") == "argparse" and frame.f_code.co_name == "error":
+            return str(frame.f_locals.get("message"))
+    return None
 
 
 def _quoted(file: str, line: int, between: str) -> str:

@@ -110,6 +110,8 @@ def parse_all(texts: Sequence[Any]) -> list[Spec]:
         raise ExperimentError.of("track", texts, "must be a list of texts such as 'jsonl' or 'mlflow:mlruns'")
     if list(texts) == ["none"]:
         return []
+    if "none" in texts:
+        raise ExperimentError(f"--track {' --track '.join(texts)}: none stands alone")
     return list(dict.fromkeys(map(parse, texts)))
 
 

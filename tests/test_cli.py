@@ -94,6 +94,9 @@ def test_the_same_seed_gives_the_same_sync_tree_on_any_number_of_slots(tmp_path:
         (HEAD, [], 2, ["script.py", "declares no experiment", "gpbt.Experiment(train"]),
         (HEAD + TAIL + "other = " + TAIL.partition("= ")[2], [], 2, ["2 experiments", "experiment, other"]),
         ("import numby\n" + HEAD + TAIL, [], 2, ["script.py:1", "ModuleNotFoundError", "numby"]),
+        ("import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--data', required=True)\n"
+         "parser.parse_args()\n", [], 2,
+         ["script.py:4: the following arguments are required: --data (argparse): the script is given no arguments"]),
         ("def (:\n", [], 2, ["SyntaxError", "script.py"]),
         (HEAD + TAIL + "open(__file__, 'a').write('#')\n", [], 2, ["script.py was edited while it was imported"]),
         (HEAD.replace("member.report", "raise ValueError('no good') #") + TAIL, [], 1,

@@ -66,6 +66,7 @@ def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path, monkeyp
     for seen in (err, first + watching.communicate(timeout=60)[1]):
         assert (seen.count(begins), seen.count("the pause is over: members begin again")) == (2, 1), "each time"
         assert "members wait" not in seen
+        assert "warning: the pause is over" not in seen
     none = cli("pause", "r", cwd=tmp_path)
     assert none.status == 2
     assert "r is not running" in none.err

@@ -256,7 +256,9 @@ def test_a_finished_runs_best_that_is_damaged_is_told(tmp_path: Path) -> None:
     assert "it is the run's best; bring it back" in told.err
     exported = cli("best", "r", "--export", tmp_path / "out", cwd=tmp_path)
     assert exported.status == 2
-    assert "the copy is not what was published: " in exported.err
+    here = weights.parent.resolve() / "weights"
+    assert f"has not what was published: {here} has " in exported.err
+    assert "bring the file back" in exported.err
     assert not (tmp_path / "out").exists()
     weights.write_bytes(good)
     assert cli("resume", "r", cwd=tmp_path).status == 0
@@ -508,6 +510,8 @@ def test_what_is_damaged_or_taken_is_told_with_what_to_do(finished: Path) -> Non
     told("bring the journal back from a copy, or launch anew; what was best so far stands in")
     (finished / "journal.jsonl").unlink()
     told(f"journal.jsonl is missing: {copy}, or launch anew")
+    (finished / "journal.jsonl").touch()
+    told("journal.jsonl is empty, but there are ")
     (finished / "journal.jsonl").write_bytes(journal)
     for damaged in (b"{", b"{}", b"\xff"):
         (finished / "experiment.json").write_bytes(damaged)

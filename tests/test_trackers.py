@@ -494,6 +494,8 @@ def test_specs() -> None:
         assert str(spec) == meant
         assert trackers.parse(str(spec)) == spec
     assert trackers.parse_all(["none"]) == []
+    with pytest.raises(gpbt.ExperimentError, match="--track none --track csv: none stands alone"):
+        trackers.parse_all(["none", "csv"])
     for text in ("csv:", "a b", "tensorboard-x", "none", ":", "module:", "mod-ule:Name"):
         with pytest.raises(gpbt.ExperimentError, match="--track"):
             trackers.parse(text)

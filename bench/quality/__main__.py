@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -18,6 +19,8 @@ def seeds_of(text: str) -> list[int]:
     for part in text.split(","):
         first, _, last = part.partition("-")
         found += range(int(first), int(last or first) + 1)
+    if not found:
+        raise ValueError(f"{text}: no seed is among these")
     return found
 
 
@@ -37,10 +40,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.command == "report":
         print(report.write(args.results))
+        print(f"in {args.results}: tables.md with the above, and the plots", file=sys.stderr)
         return
-    cases = protocol.cases(args.block, args.seeds, args.methods, args.tasks)
+    try:
+        cases = list(protocol.cases(args.block, args.seeds, args.methods, args.tasks))
+    except ValueError as error:
+        running.error(str(error))
     ran = driver.run(cases, args.results, args.results / f"{args.block}.jsonl", args.minutes * 60)
-    print(f"{ran} runs")
+    print(f"{ran} of {len(cases)} runs; the others have their rows, or had no time")
 
 
 if __name__ == "__main__":

@@ -121,9 +121,13 @@ def families() -> tuple[Family, ...]:
 
 
 def cases(name: str, seeds: Iterable[int], methods: Iterable[str] = (), tasks: Iterable[str] = ()) -> Iterator[Case]:
-    """The block's cases, seed by seed, so that what is interrupted is balanced. Raises ValueError for other seeds."""
+    """The block's cases, seed by seed, so that what is interrupted is balanced. Raises ValueError for others."""
     block = BLOCKS[name]
     wanted, over = set(methods), set(tasks)
+    for what, asked, has in (("method", wanted, {m.name for m in block.methods}), ("task", over, set(block.tasks))):
+        if asked - has:
+            some = ", ".join(sorted(asked - has))
+            raise ValueError(f"{what} {some}: not in block {name!r}; it has {'; '.join(sorted(has))}")
     for seed in seeds:
         if seed not in block.seeds:
             raise ValueError(f"seed {seed} is not one of block {name!r}: those are {block.seeds}")
