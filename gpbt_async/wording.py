@@ -210,7 +210,8 @@ def _verdict(told: Mapping[str, Any], scores: Sequence[float]) -> list[str]:
     better = "better" if ((apart or 0) > 0) == (told["mode"] == "max") else "worse"
     far = f", {abs(apart):.1f} sd {better} than their mean" if apart else ""
     lies = "within" if told["within"] else "outside"
-    lines = [f"the original {score_text(told['score'])} lies {lies} the seed noise{far}; {between}"]
+    few = f"; {len(scores)} are few to say so by, --seeds 5 are better judges" if len(scores) < 5 else ""
+    lines = [f"the original {score_text(told['score'])} lies {lies} the seed noise{far}; {between}{few}"]
     if told["of"]:
         lines.append(
             f"(it was chosen as the best of {told['of']} by this score, and so is expected on the better side)"

@@ -168,6 +168,7 @@ def test_what_is_told(score: float, mode: str, lies: str) -> None:
     assert told["metrics"]["test"]["n"] == 0
     text = replay_text(told)
     assert lies in text
+    assert "; 4 are few to say so by, --seeds 5 are better judges" in text
     assert "r's member 7: loss" in text
     assert "the best of 12 by this score" in text
 
