@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -348,9 +349,15 @@ async def test_nobody_stops_a_member_but_the_scheduler(launcher: Launcher, tmp_p
 
 
 async def test_a_program_is_stopped_by_sigterm(tmp_path: Path) -> None:
-    script = """trap 'echo bye; exit 0' TERM; echo '{"score": 1}' >> $GPBT_METRICS; sleep 1000 & wait"""
+    script = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # whenever it comes, it is waited for
+open(os.environ["GPBT_METRICS"], "a").write('{"score": 1}\\n')
+signal.sigwait({signal.SIGTERM})
+print("bye")
+"""
     async with Launcher(f"test-{uuid.uuid4().hex}", cwd=tmp_path, log=pytest.fail) as launcher:
-        async with await launcher.start(begin(tmp_path), argv=["sh", "-c", script]) as worker:
+        async with await launcher.start(begin(tmp_path), argv=[sys.executable, "-c", script]) as worker:
             assert await report_of(worker) == {"score": 1}
             await worker.stop("enough")
             async for _ in worker:
