@@ -179,7 +179,7 @@ class Rule:
 
         It is being published; or it is the best so far; or a child of it may yet be started (again); or it may yet
         be chosen as a parent: ranks only get worse, so whoever has fallen out of the top k never is. None of the
-        next generation having finished, its parents may be wanted for another try.
+        next generation having finished, its parents may be wanted for another try, until the one after it is full, too.
         """
         if member.state is State.TRAINED or member is self.tree.best or member.unsettled:
             return True
@@ -189,9 +189,10 @@ class Rule:
         last = self.settings.generations - 1
         for generation in range(member.generation, last if plus else min(member.generation + 1, last)):
             rival = generation == member.generation or member.id in self.tree.generations[generation].by_parent
-            below = self.tree.generations[generation + 1]
-            # a generation that failed altogether may be tried again
-            if not rival or (below.full and (below.ranking or (self.rules or 0) < 2)):
+            below, *deeper = self.tree.generations[generation + 1 : generation + 3]
+            # a generation that failed altogether may be tried again, while none after it is full
+            again = (self.rules or 0) >= 2 and not below.ranking and not any(g.full for g in deeper)
+            if not rival or (below.full and not again):
                 continue
             if self.tree.rank(member, generation, plus) < self.parents:
                 return True

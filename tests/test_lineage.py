@@ -405,6 +405,23 @@ def test_a_discarded_checkpoint_is_never_read_again(driver: Driver) -> None:
         assert kept <= best
 
 
+def test_who_has_a_failed_generation_only_is_let_go_when_a_later_one_is_full() -> None:
+    """With plus selection the elder may be a parent once more; then the generation between is not tried again."""
+    seen = 0
+    for seed in range(60):
+        s = settings(population=1, generations=3, selection="plus", history="reset", evidence=0.0, attempts=1, seed=1)
+        driver = Driver(s, slots=1, rng=random.Random(seed), fail=0.3)
+        lineage = driver.run()
+        states = [member.state for member in lineage.tree.members]
+        if states != [State.FINISHED, State.FAILED, State.FINISHED]:
+            continue
+        seen += 1
+        gone = {fact.member for fact in driver.facts if isinstance(fact, events.Discarded)}
+        assert lineage.best is not None
+        assert {0, 2} - gone == {lineage.best.id}
+    assert seen
+
+
 @given(drivers(), st.integers(0, 120))
 def test_a_run_that_failed_is_tried_again_when_what_made_it_fail_is_mended(driver: Driver, works: int) -> None:
     """From some fact on everything fails, say for want of the data; then nothing does."""
