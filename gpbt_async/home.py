@@ -76,9 +76,7 @@ def _why(error: OSError, found: Path) -> str:
     why = (error.strerror or str(error)).lower()
     if error.errno in FULL:
         return f"{why}: make room there, or export to another disk"
-    if error.errno == errno.ENOENT and found.is_dir():  # of what is to be written to
-        return f"{why}: give the path of a folder that can be made and written to"
-    if error.errno == errno.ENOENT:  # a run going on may have found a better one
+    if error.errno == errno.ENOENT and not found.is_dir():  # a run going on may have found a better one
         return f"{why}: try again, and look at the checkpoint if that does not help"
     return f"{why}: give the path of a folder that can be made and written to"
 

@@ -63,8 +63,8 @@ class Reading:
         self.times = array("d")
         self.opened = 0.0
         self.fresh: set[int] = set()
-        members = folder.count_members()  # before the journal is read, which tells of a member before it is there
-        if not self.more() and members:
+        # the second look, as a run that has just begun may have told of the members meanwhile
+        if not self.more() and (members := folder.count_members()) and not self.more():
             raise folder.emptied(members)
 
     def more(self) -> bool:

@@ -209,7 +209,8 @@ def _begin(span: tuple[int, int, str, dict[str, Any]]) -> tuple[int, int]:
 
 def _left(taken: list[tuple[int, int]], begin: int, end: int) -> Iterator[tuple[int, int]]:
     """What is left of begin to end beside the spans that are taken, which are in order and do not overlap."""
-    for since, until in taken[bisect_left(taken, begin, key=lambda span: span[1]) :]:
+    for i in range(bisect_left(taken, begin, key=lambda span: span[1]), len(taken)):
+        since, until = taken[i]
         if since >= end:
             break
         if since > begin:

@@ -36,7 +36,7 @@ FINALISTS: tuple[Method, ...] = tuple(
         "successful",  # the default, looking at kin
         "keep 0.25",  # the default, stopping three of four: the most that was saved at little loss
         "pbt, x0.5 2",  # PBT's best common setting by mean rank over all tuning tasks
-        "pbt, half, barrier",  # and over the two real ones
+        "pbt, half, barrier",  # and over the two supervised ones
     )
 )
 #: finalists that look at kin, and what is the same but for that

@@ -32,9 +32,13 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired | None:
     if len(seeds) < 3:
         return None
     differences = [math.log(a[seed]) - math.log(b[seed]) for seed in seeds]
+    return _told(differences)
+
+
+def _told(differences: Sequence[float]) -> Paired:
     low, high = interval(differences)
-    wins = sum(d < 0 for d in differences) + sum(d == 0 for d in differences) / 2
-    return Paired(len(seeds), statistics.mean(differences), low, high, wilcoxon(differences), wins / len(seeds))
+    wins, n = sum(d < 0 for d in differences) + sum(d == 0 for d in differences) / 2, len(differences)
+    return Paired(n, statistics.mean(differences), low, high, wilcoxon(differences), wins / n)
 
 
 def pooled(tasks: Sequence[Sequence[float]]) -> Paired:
@@ -43,13 +47,12 @@ def pooled(tasks: Sequence[Sequence[float]]) -> Paired:
     So a task counts by how clear it is, not by how far its losses happen to spread. mean, low and high are in those
     standard deviations. A task whose differences are all the same counts as they stand.
     """
-    scaled = []
-    for differences in tasks:
-        sd = statistics.stdev(differences)
-        scaled += [d / (sd or 1.0) for d in differences]
-    low, high = interval(scaled)
-    wins = sum(d < 0 for d in scaled) + sum(d == 0 for d in scaled) / 2
-    return Paired(len(scaled), statistics.mean(scaled), low, high, wilcoxon(scaled), wins / len(scaled))
+    return _told([d for differences in tasks for d in _scaled(differences)])
+
+
+def _scaled(differences: Sequence[float]) -> list[float]:
+    sd = statistics.stdev(differences)
+    return [d / (sd or 1.0) for d in differences]
 
 
 def by_task(tasks: Sequence[Sequence[float]]) -> float:
@@ -59,7 +62,7 @@ def by_task(tasks: Sequence[Sequence[float]]) -> float:
     """
     from scipy.stats import ttest_1samp
 
-    means = [statistics.mean(each) / (statistics.stdev(each) or 1.0) for each in tasks]
+    means = [statistics.mean(_scaled(differences)) for differences in tasks]
     return float(ttest_1samp(means, 0.0).pvalue)
 
 
