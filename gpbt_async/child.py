@@ -23,6 +23,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import processes, script, wire
+from .preflight import seeding, telemetry
 from .errors import Stopped
 from .member import Member
 
@@ -53,6 +54,7 @@ def main(fd: int, what: str) -> NoReturn:
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    seeding.watch()
     live(sock, lambda: script.load(json.loads(what)).train)
 
 
@@ -148,6 +150,7 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
         print(end.error, file=sys.stderr)
     else:
         seed(begin.seed, begin.device)
+        telemetry.current = member.telemetry
         sock.sendall(wire.encode(wire.Entered(time.monotonic())))
         end = run(train, member)
     with contextlib.suppress(OSError):
@@ -160,17 +163,20 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
 
 def run(train: Callable[[Any], object], member: Member) -> wire.End:
     """Call the training function; whatever comes of it becomes an End."""
+    before = set(threading.enumerate())
     try:
         train(member)
     except Stopped:
         return wire.End("stopped", time.monotonic())
     except SystemExit as error:
-        if error.code in (None, 0):
-            return wire.End("returned", time.monotonic())
-        return _raised(error)
+        if error.code not in (None, 0):
+            return _raised(error)
     except BaseException as error:
         return _raised(error)
-    return wire.End("returned", time.monotonic())
+    at = time.monotonic()
+    left = [t for t in threading.enumerate() if t not in before and not t.daemon]
+    member.telemetry.threads = [t.name for t in left]
+    return wire.End("returned", at, telemetry=member.telemetry.to_json())
 
 
 def _raised(error: BaseException) -> wire.End:

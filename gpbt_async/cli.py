@@ -38,9 +38,11 @@ from .options import (
     Schedule,
     Script,
     Share,
+    Silence,
     SlotCount,
     Stall,
     Start,
+    Strict,
     Track,
     Vram,
     Wait,
@@ -179,6 +181,8 @@ def launch(
     library: Library = None,
     disk: Disk = None,
     track: Track = None,
+    silence: Silence = None,
+    strict: Strict = False,
     name: Annotated[
         Optional[str], typer.Option(help="The run's name; else SCRIPT's and a number.", show_default=False)  # noqa: UP045
     ] = None,
@@ -203,6 +207,7 @@ def launch(
         stall_timeout=stall_timeout,
         member_timeout=member_timeout,
         seed=seed,
+        silence=",".join(silence) if silence else None,
     )
     folder = None
     if name is not None:
@@ -224,6 +229,7 @@ def launch(
         **devices(share, vram, wait, xids, others, affinity, library),
         disk=disk,
         track=track or None,
+        strict=strict,
         changes=changes,
     )
     drive(run, quiet, as_json)
@@ -251,6 +257,7 @@ def resume(
     library: Library = None,
     disk: Disk = None,
     track: Track = None,
+    strict: Strict = False,
     runs: Runs = Path("runs"),
     start: Start = None,
     quiet: Quiet = False,
@@ -264,7 +271,7 @@ def resume(
     asked = devices(share, vram, wait, xids, others, affinity, library)
     there, how = locate(run, runs), start_of(start)
     given = {"slots": slots, "gpus": gpus, "start": how, "disk": disk, "changed_script": changed, **asked}
-    opened = Run(script, there, resume="must", retry_failed=retry, track=track or None, **given)
+    opened = Run(script, there, resume="must", retry_failed=retry, track=track or None, strict=strict, **given)
     drive(opened, quiet, as_json)
 
 

@@ -16,6 +16,7 @@ from .events import (
     Entered,
     Fact,
     Failed,
+    Found,
     Judged,
     Lost,
     Opened,
@@ -36,7 +37,7 @@ _FACTS: dict[str, type[Fact]] = {
     c.__name__: c
     for c in (
         Opened, Capacity, Sampled, Suggested, Started, Entered, Judged, Trained, Stopped, Published, Failed, Lost,
-        Damaged, Paused, Discarded, Closed,
+        Damaged, Paused, Found, Discarded, Closed,
     )
 }  # fmt: skip
 
@@ -67,6 +68,8 @@ def from_json(flat: Mapping[str, Any]) -> Fact:
     if kind is None:
         raise ValueError(f"{name!r:.80} is no fact")
     fields = {f.name: flat[f.name] for f in dataclasses.fields(kind) if f.name in flat}
+    if kind is Found and fields.get("member", 0) is None:  # of no member
+        del fields["member"]
     if kind is Opened:
         fields.setdefault("rules", 0)
     for name, value in fields.items():
@@ -154,7 +157,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "parent": lambda name, value: None if value is None else _whole(name, value),
     "score": lambda name, value: None if value is None else _number(name, value),
     **dict.fromkeys(("t", "seconds"), _seconds),
-    **dict.fromkeys(("version", "reason", "digest", "how"), _text),
+    **dict.fromkeys(("version", "reason", "digest", "how", "code", "subject", "text", "remedy"), _text),
     **dict.fromkeys(("retry", "by_hand"), _flag),
     "path": _path,
     "config": _scalars,

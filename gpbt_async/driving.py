@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from . import processes
 from .attached import Attached
-from .errors import GPBTError, RunFailed
+from .errors import GPBTError, PreflightError, RunFailed
 from .options import jsonable, say
 from .postmortem import notes
 from .replays import compared
@@ -84,6 +84,8 @@ async def driven(run: Run, quiet: bool) -> int:
             say(str(error))  # a run that failed has been told so by the view
         for note in notes(error):
             print(note, file=sys.stderr)
+        if isinstance(error, PreflightError):
+            return error.exit_status
         return 1 if entered or isinstance(error, RunFailed) else 2
     finally:
         for number in signals:

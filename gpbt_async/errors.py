@@ -10,6 +10,7 @@
     ├── SearcherError      the searcher: it raised, hung, or left the space
     ├── TrackerError       the tracker: it raised; the run itself never does for it
     ├── MissingExtra       the user: a package that is installed by one of our extras
+    ├── PreflightError     the training script: it does not train what is searched (with `strict`)
     └── RunFailed          the training script: the run started, and no member can go on
 
 A member's failure is not an exception in the scheduler: it is a fact in the journal. Exceptions are for
@@ -109,6 +110,10 @@ class TrackerError(GPBTError):
     """A tracker raised again and again, and is told no more."""
 
     exit_status = 1
+
+
+class PreflightError(GPBTError):
+    """The pre-flight has found something, and the run is strict: it was ended before the budget was spent."""
 
 
 class RunFailed(GPBTError):

@@ -192,6 +192,20 @@ class Paused(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Found(Fact):
+    """The pre-flight has found that something of the script is wrong (preflight.findings). Decides nothing.
+
+    code: the finding's name, "GPBT001". subject: what it is about. member: where it was seen first, if in one.
+    """
+
+    code: str
+    subject: str
+    text: str
+    remedy: str
+    member: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Discarded(Fact):
     """The member's checkpoint is gone from the disk; nothing can need it any more."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExperimentError
+from .preflight.findings import CATALOGUE, known
 from .schedule import Schedule
 from .sizes import parse_bytes
 from .space import Dimension, Space
@@ -123,6 +124,8 @@ class Settings:
     attempts: int = 3
     stall_timeout: float | None = None
     member_timeout: float | None = None
+    #: findings of the pre-flight that are not told (preflight.findings)
+    silence: tuple[str, ...] = ()
     command: tuple[str, ...] | None = None
     target: Target | None = None
     #: a run that trains along a schedule once more instead of searching for one; replaying.py declares it
@@ -153,6 +156,8 @@ class Settings:
             changes = {**PRESETS[changes["preset"]], **changes}
         if "early_stop" in changes:
             changes["early_stop"] = stop_rules(changes["early_stop"])
+        if "silence" in changes:
+            changes["silence"] = tuple(dict.fromkeys((*self.silence, *silenced(changes["silence"]))))
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Settings(**{**fields, **changes})
 
@@ -170,6 +175,7 @@ class Settings:
         flat["space"] = self.space.to_json()
         flat["resources"] = {"gpus": r.gpus, "share": r.share, "vram": r.vram, "cpus": r.cpus}
         flat["early_stop"] = list(self.early_stop)
+        flat["silence"] = list(self.silence)
         flat["command"] = list(self.command) if self.command else None
         flat["target"] = self.target.to_json() if self.target else None
         flat["replay"] = self.replay.to_json() if self.replay else None
@@ -181,6 +187,7 @@ class Settings:
         fields["space"] = Space.from_json(flat["space"])
         fields["resources"] = Resources(**flat["resources"])
         fields["early_stop"] = tuple(flat.get("early_stop") or ())
+        fields["silence"] = tuple(flat.get("silence") or ())
         fields["command"] = tuple(flat["command"]) if flat.get("command") else None
         fields["target"] = Target.from_json(flat["target"]) if flat.get("target") else None
         fields["replay"] = Schedule.from_json(flat["replay"]) if flat.get("replay") else None
@@ -210,8 +217,9 @@ class Experiment:
     random. preset: "paper" is the authors' algorithm; what is given beside it wins.
 
     attempts >= 1: how often a failing member is tried. stall_timeout: seconds without a report, member_timeout: seconds
-    inside `train`, after which an attempt is ended and has failed; None = never. Source of the method: Scardigli
-    et al., arXiv 2109.14925.
+    inside `train`, after which an attempt is ended and has failed; None = never. silence: names of findings of the
+    pre-flight that are not to be told, as ["GPBT009"] (guide "findings"). Source of the method: Scardigli et al.,
+    arXiv 2109.14925.
 
     Raises ExperimentError, naming the field, the value, what is allowed, and the line.
     """
@@ -239,6 +247,7 @@ class Experiment:
         attempts: int = 3,
         stall_timeout: float | None = None,
         member_timeout: float | None = None,
+        silence: str | Sequence[str] = (),
     ) -> None:
         if (train is None) == (command is None):
             given = "neither" if train is None else "both"
@@ -274,6 +283,7 @@ class Experiment:
             attempts=attempts,
             stall_timeout=stall_timeout,
             member_timeout=member_timeout,
+            silence=silenced(silence),
             command=tuple(command) if command is not None else None,
             target=target_of(train) if train is not None else None,
             **chosen,
@@ -324,6 +334,17 @@ def stop_rules(given: object) -> tuple[str, ...]:
     for name in names:
         _one_of("early_stop", name, STOP_RULES, ", or both with a comma, or 'none'")
     return tuple(rule for rule in STOP_RULES if rule in names)
+
+
+def silenced(given: object) -> tuple[str, ...]:
+    """Findings by name: "GPBT009", several with a comma, or a list. Raises ExperimentError."""
+    names = given.replace(" ", "").split(",") if isinstance(given, str) else given
+    if not isinstance(names, list | tuple | set | frozenset):
+        raise ExperimentError.of("silence", given, "must be names of findings, such as ['GPBT009']")
+    for name in names:
+        if not isinstance(name, str) or not known(name):
+            raise ExperimentError.of("silence", name, f"is no finding; there are {', '.join(CATALOGUE)}")
+    return tuple(dict.fromkeys(names))
 
 
 def _whole(name: str, value: object, least: int, most: int | None = None) -> None:

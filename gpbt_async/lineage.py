@@ -51,6 +51,8 @@ class Lineage:
         self.tree = Tree(settings.generations, settings.population, settings.replay)
         self.rule = Rule(settings, self.tree)
         self.ending = Ending(settings, self.tree, self.rule)
+        #: what the pre-flight has found, in order; decides nothing
+        self.findings: list[events.Found] = []
         #: facts handled so far
         self.count = 0
         self.slots = 0
@@ -199,6 +201,9 @@ class Lineage:
                 self._damaged(self._expect(fact, State.FINISHED), fact.reason)
             case events.Discarded():
                 self._keeping.discarding.pop(fact.member, None)
+                return []
+            case events.Found():
+                self.findings.append(fact)
                 return []
             case events.Closed() | events.Sampled() | events.Paused():
                 return []

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import wire
 from .errors import Stopped
+from .preflight.config import MemberConfig
+from .preflight.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import socket
@@ -36,7 +38,7 @@ class Member:
 
     __slots__ = (
         "_file", "_judged", "_lines", "_metrics", "_pid", "_send", "_sock", "_stop",
-        "attempt", "checkpoint", "config", "device", "generation", "id", "parent", "seed",
+        "_parent", "attempt", "checkpoint", "config", "device", "generation", "id", "seed", "telemetry",
     )  # fmt: skip
 
     def __init__(self, begin: wire.Begin, sock: socket.socket | None = None) -> None:
@@ -44,8 +46,10 @@ class Member:
         self.generation = begin.generation
         self.attempt = begin.attempt
         self.seed = begin.seed
-        self.config: dict[str, Any] = dict(begin.config)
-        self.parent = Path(begin.parent) if begin.parent else None
+        self.config: dict[str, Any] = MemberConfig(begin.config)
+        #: what the pre-flight is told of this member (preflight.telemetry)
+        self.telemetry = Telemetry(self.config)
+        self._parent = Path(begin.parent) if begin.parent else None
         self.checkpoint = Path(begin.checkpoint)
         self.device = begin.device
         self._metrics = begin.metrics
@@ -89,6 +93,11 @@ class Member:
 
     def __repr__(self) -> str:
         return f"Member({self.id}, generation={self.generation}, attempt={self.attempt}, config={self.config})"
+
+    @property
+    def parent(self) -> Path | None:
+        self.telemetry.parent_seen = True
+        return self._parent
 
     def report(self, **metrics: Any) -> None:
         """Tell the scheduler how training goes, as often as you like.

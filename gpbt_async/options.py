@@ -144,6 +144,18 @@ Whole = Annotated[
         show_default=False,
     ),
 ]
+Silence = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--silence",
+        metavar="CODE",
+        help="Do not tell this finding of the pre-flight, as GPBT009; may be repeated, or with commas.",
+        show_default=False,
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="End with exit status 2 at the first finding of the pre-flight.")
+]
 Disk = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(

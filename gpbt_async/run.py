@@ -28,6 +28,7 @@ from .gate import GO_ON, PAUSE
 from .listeners import Listener
 from .opening import Opening, Resume
 from .postmortem import failure
+from .preflight.checks import finding_of
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .folder import Folder
     from .lineage import Lineage
     from .record import Record
+    from .preflight.findings import Finding
     from .results import Best
     from .slot import Pool
     from .usage import Usage
@@ -64,7 +66,8 @@ class Run:
     "2GiB", that a desktop may use on a GPU given out. affinity: bind members to cores near their GPU. nvml_library: the
     path of libnvidia-ml.so.1. disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. track:
     trackers, as "jsonl" or "mlflow:mlruns" (trackers.py); None = as the run was begun. changed_script: resume though
-    the script is not what it was. retry_failed: give those that failed last all attempts again. again: begin a new run
+    the script is not what it was. retry_failed: give those that failed last all attempts again. strict: end at the first
+    finding of the pre-flight (PreflightError). again: begin a new run
     as that one was: its script, settings, slots, GPUs, trackers. Raises GPBTError's subclasses on entering when nothing
     can be started; RunFailed, LaunchError or SearcherError from `wait` and on leaving when it was started and failed.
     """
@@ -90,6 +93,7 @@ class Run:
         track: Sequence[str] | None = None,
         changed_script: bool = False,
         retry_failed: bool = False,
+        strict: bool = False,
         changes: Mapping[str, Any] | None = None,
         again: Record | None = None,
     ) -> None:
@@ -116,6 +120,7 @@ class Run:
         self._stack = contextlib.AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
         self._scheduler: Scheduler | None = None
+        self._strict = strict
         self._stopping = self._pausing = self._entered = False
         self.warnings: list[str] = []
         #: "finished", "failed" or "interrupted", once over; None while it runs
@@ -147,6 +152,11 @@ class Run:
     def slots(self) -> Pool | None:
         """The slots; None when the run had finished already."""
         return getattr(self._opening, "slots", None)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the pre-flight has found so far, in order (guide "findings"); of a resumed run, before that too."""
+        return [finding_of(fact) for fact in self.lineage.findings]
 
     @property
     def best(self) -> Best | None:
@@ -260,6 +270,7 @@ class Run:
             disk=rooms.disk,
             clock=self._clock,
             tell=self._tell,
+            strict=self._strict,
         )
         self.pause(self._pausing)  # both may have been asked for while the run was opened
         if self._stopping:

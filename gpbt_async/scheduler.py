@@ -16,6 +16,7 @@ checkpoint that was deleted because of a lost fact. So only a Discard waits for 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +25,16 @@ from .asks import path_text
 from .checkpoints import CheckpointError
 from .deadlines import Deadlines, pause
 from .disk import is_full
-from .errors import FolderError
+from .errors import FolderError, GPBTError, PreflightError
 from .gate import Gate
 from .outcome import reason
 from .packing import out_of_memory
+from .preflight.checks import Preflight
 from .tree import State
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
     from .asking import Asking
     from .asks import Ask
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from .launcher import Launcher
     from .lineage import Lineage
     from .outcome import Outcome
+    from .preflight.findings import Finding
     from .slot import Pool, Slot
     from .tree import Member
     from .usage import Usage
@@ -67,7 +70,8 @@ class Interrupted(Exception):
 class Scheduler:
     """Performs the engine's commands until nothing is left, or until told to stop. Rooms come opened, and stay so.
 
-    tell: called with every fact after the engine has handled it, and with Reported and Warned as they come.
+    tell: called with every fact after the engine has handled it, and with Reported and Warned as they come. strict:
+    the first finding of the pre-flight ends the run.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Scheduler:
         disk: Disk,
         clock: Clock,
         tell: Callable[[Event], None],
+        strict: bool = False,
     ) -> None:
         self.lineage = lineage
         self.usage = usage
@@ -97,7 +102,7 @@ class Scheduler:
         self._asking = asking
         self._clock = clock
         self._briefing, self._disk = briefing, disk
-        self._tell = tell
+        self._tell, self._strict = tell, strict
         self._over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup | None = None
         #: the processes of members in training, by member
@@ -106,6 +111,10 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         self._doubted = {id: loop.create_future() for id, m in lineage.stored.items() if m.state is State.FINISHED}
         self._told_of_late_reports = False
+        #: what the pre-flight looks at; its findings are facts
+        self.preflight = Preflight(self.settings)
+        for fact in lineage.findings:
+            self.preflight.remember(fact)
         self._watchdog = Watchdog(lineage, slots, self._warn)
         self.gate = Gate(slots, disk, briefing, self._watchdog.queued)
         #: set from the first failure or cancellation on: facts still come in, nothing is performed any more
@@ -122,6 +131,7 @@ class Scheduler:
                 watching = asyncio.create_task(self._watchdog.watch(), name="gpbt-async watchdog")
                 try:
                     self.turn(opened)
+                    self._find(self.preflight.declared())
                     doubted = [m for m in self.lineage.tree.members if m.id in self._doubted]
                     for member in sorted(doubted, key=lambda m: not m.unsettled):  # first, whom children wait for
                         self._spawn(self._verify, member, self._doubted[member.id])
@@ -147,7 +157,7 @@ class Scheduler:
             self._slots.on_sample = lambda _: None
         return reason
 
-    def stop(self, error: FolderError | None = None) -> None:
+    def stop(self, error: GPBTError | None = None) -> None:
         """Stop every member and end, raising the error if there is one; the run can be resumed."""
         if not self._over.done():
             self._over.set_exception(error) if error is not None else self._over.set_result(None)
@@ -188,6 +198,15 @@ class Scheduler:
         self._tell(fact)
         for wanted in commands:
             self._perform(wanted)
+        self._find(self.preflight.fold(fact, self.lineage))
+
+    def _find(self, findings: Iterable[Finding]) -> None:
+        """Say what the pre-flight has found, and write it down."""
+        for each in findings:
+            self._warn(each.sentence)
+            self.turn(events.Found(t=self._clock.now(), **asdict(each)))
+            if self._strict:
+                self.stop(PreflightError(f"{each.sentence} (--strict)"))
 
     def _point(self) -> None:
         """Have `best` point at the best. On a full disk it does so later."""
@@ -292,8 +311,10 @@ class Scheduler:
                                 if undecided and self.settings.score in floats:
                                     undecided = False
                                     self.turn(events.Judged(**names, score=floats[self.settings.score]))
-                            case wire.End():
+                            case wire.End(how, telemetry=telemetry):
                                 deadlines.close()
+                                if how == "returned" and telemetry:
+                                    self._find(self.preflight.heard(member, telemetry))
                             case wire.Notice(text, remedy):
                                 self._warn(f"member {member.id}: {text}" + (f"; {remedy}" if remedy else ""))
             del self._workers[member.id]

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from .member import Member
+from .preflight.config import mark_applied, peek
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -197,7 +198,7 @@ def apply(config: Mapping[str, Any], optimizer: Optimizer, scheduler: Any = None
     groups = optimizer.param_groups
     if not settings:
         has = ", ".join(name for name in groups[0] if name != "params")
-        raise ValueError(f"config has {', '.join(config) or 'nothing'}, and the optimizer {has}: none in common")
+        raise ValueError(f"config has {', '.join(peek(config)) or 'nothing'}, and the optimizer {has}: none in common")
     for name, value in settings.items():
         if name == "lr":
             _set_lr(value, groups)
@@ -216,6 +217,7 @@ def apply(config: Mapping[str, Any], optimizer: Optimizer, scheduler: Any = None
                     group[name] = value
     if reset:
         optimizer.state.clear()
+    mark_applied(config, [said for said in peek(config) if _ALIASES.get(said, said) in settings])
     return list(settings)
 
 
@@ -226,7 +228,7 @@ def _settings(config: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]
     """What of a config is the optimizer's, under torch's names. Raises TypeError."""
     first = optimizer.param_groups[0]
     found = {}
-    for said, value in config.items():
+    for said, value in peek(config).items():
         name = _ALIASES.get(said, said)
         if name == "params" or (name not in first and not (name in _BETAS and "betas" in first)):
             continue

@@ -13,7 +13,7 @@ wire as a line: the scheduler's side makes it for whoever iterates.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from sys import intern
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -101,12 +101,18 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Member → scheduler: the training function is over. how: "returned", "stopped" or "raised"."""
+    """Member → scheduler: the training function is over. how: "returned", "stopped" or "raised".
+
+    remedy: what to do about the error, if that is known. telemetry: what the member's process noted about itself
+    (preflight.telemetry), plain JSON that nobody has to have.
+    """
 
     how: str
     at: float
     error: str | None = None
     where: str | None = None
+    remedy: str = ""
+    telemetry: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,7 @@ _NAMES = {c: name for name, c in _KINDS.items()}
 _FIELDS = {c: tuple(f.name for f in fields(c)) for c in _NAMES}
 _TYPES: dict[str, tuple[type, ...]] = {
     "member": _INT, "attempt": _INT, "generation": _INT, "seed": _INT, "version": _INT, "pid": _INT,
-    "config": _MAP, "env": _MAP, "metrics": (dict, str),  # a report's; the file's, in Begin
+    "config": _MAP, "env": _MAP, "telemetry": _MAP, "metrics": (dict, str),  # a report's; the file's, in Begin
     "at": _REAL, "threads": (int, type(None)),
     "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "text": _STR, "remedy": _STR,
     "judged": (bool,), "cpus": (list, type(None)),

@@ -1,0 +1,52 @@
+"""The catalogue of findings: what can be wrong with a script that runs, by name.
+
+A finding is not an error: the run goes on, and says it when it is found, in `status`, in `report` and at its end. It
+can be silenced by name (`Experiment(silence=…)`, `--silence`), and `--strict` ends the run at the first one. The guide
+"What a finding means" (guides/findings.md) has a section for each, which the tests hold against this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: name → title; a name is never used for something else
+CATALOGUE: dict[str, str] = {
+    "GPBT001": "a hyperparameter is searched and never read",
+    "GPBT002": "the script reads a hyperparameter that is not in the space",
+    "GPBT003": "a hyperparameter is applied, and then overwritten",
+    "GPBT004": "parameter groups cannot be told apart",
+    "GPBT005": "the score's direction looks reversed",
+    "GPBT006": "all members draw the same random numbers",
+    "GPBT007": "nothing is saved",
+    "GPBT008": "a child's checkpoint is its parent's, unchanged",
+    "GPBT009": "the score is the same whatever the config",
+    "GPBT010": "many members of a generation fail for one reason",
+    "GPBT011": "the score is never reported",
+    "GPBT012": "children do not look at their parent's checkpoint",
+    "GPBT013": "a thread is left running in the training function",
+    "GPBT014": "the score is never finite",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. code: a name of CATALOGUE. subject: what it is about (a hyperparameter, a generation).
+
+    text: one sentence on what was seen, with its figures. remedy: one on what to do. member: where it was seen first.
+    Two findings of the same code and subject are the same finding.
+    """
+
+    code: str
+    subject: str
+    text: str
+    remedy: str
+    member: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """All of it, for people."""
+        return f"{self.code}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def known(code: str) -> bool:
+    return code in CATALOGUE
