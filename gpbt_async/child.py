@@ -23,9 +23,9 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import processes, script, wire
-from .preflight import seeding, telemetry
 from .errors import Stopped
 from .member import Member
+from .preflight import seeding, telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -37,8 +37,23 @@ class Member:
     """
 
     __slots__ = (
-        "_file", "_judged", "_lines", "_metrics", "_pid", "_send", "_sock", "_stop",
-        "_parent", "attempt", "checkpoint", "config", "device", "generation", "id", "seed", "telemetry",
+        "_file",
+        "_judged",
+        "_lines",
+        "_metrics",
+        "_parent",
+        "_pid",
+        "_send",
+        "_sock",
+        "_stop",
+        "attempt",
+        "checkpoint",
+        "config",
+        "device",
+        "generation",
+        "id",
+        "seed",
+        "telemetry",
     )  # fmt: skip
 
     def __init__(self, begin: wire.Begin, sock: socket.socket | None = None) -> None:
@@ -96,6 +111,7 @@ class Member:
 
     @property
     def parent(self) -> Path | None:
+        """The folder of the parent's checkpoint, read-only; None in generation 0."""
         self.telemetry.parent_seen = True
         return self._parent
 

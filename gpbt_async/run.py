@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from .experiment import Experiment, Settings
     from .folder import Folder
     from .lineage import Lineage
-    from .record import Record
     from .preflight.findings import Finding
+    from .record import Record
     from .results import Best
     from .slot import Pool
     from .usage import Usage
@@ -66,10 +66,10 @@ class Run:
     "2GiB", that a desktop may use on a GPU given out. affinity: bind members to cores near their GPU. nvml_library: the
     path of libnvidia-ml.so.1. disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. track:
     trackers, as "jsonl" or "mlflow:mlruns" (trackers.py); None = as the run was begun. changed_script: resume though
-    the script is not what it was. retry_failed: give those that failed last all attempts again. strict: end at the first
-    finding of the pre-flight (PreflightError). again: begin a new run
-    as that one was: its script, settings, slots, GPUs, trackers. Raises GPBTError's subclasses on entering when nothing
-    can be started; RunFailed, LaunchError or SearcherError from `wait` and on leaving when it was started and failed.
+    the script is not what it was. retry_failed: give those that failed last all attempts again. strict: end at the
+    first finding of the pre-flight (PreflightError). again: begin a new run as that one was: its script, settings,
+    slots, GPUs, trackers. Raises GPBTError's subclasses on entering when nothing can be started; RunFailed, LaunchError
+    or SearcherError from `wait` and on leaving when it was started and failed.
     """
 
     def __init__(

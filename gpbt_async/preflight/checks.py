@@ -34,17 +34,78 @@ PATIENCE = 8
 TOLERATED = 0.1
 #: words of a score's name that can mean one direction only
 LOWER = frozenset(
-    "loss losses error errors err mse rmse mae mape nll perplexity ppl wer cer fid regret crossentropy bpc bpb logloss "
-    "cost distance divergence kl elo_loss energy residual".split()
+    [
+        "loss",
+        "losses",
+        "error",
+        "errors",
+        "err",
+        "mse",
+        "rmse",
+        "mae",
+        "mape",
+        "nll",
+        "perplexity",
+        "ppl",
+        "wer",
+        "cer",
+        "fid",
+        "regret",
+        "crossentropy",
+        "bpc",
+        "bpb",
+        "logloss",
+        "cost",
+        "distance",
+        "divergence",
+        "kl",
+        "elo_loss",
+        "energy",
+        "residual",
+    ]
 )
 HIGHER = frozenset(
-    "accuracy acc auc auroc auprc f1 fbeta precision recall return returns reward rewards r2 bleu rouge rougel iou miou "
-    "map ndcg mcc kappa dice ssim psnr sharpe success likelihood elbo score_ratio top1 top5 winrate".split()
+    [
+        "accuracy",
+        "acc",
+        "auc",
+        "auroc",
+        "auprc",
+        "f1",
+        "fbeta",
+        "precision",
+        "recall",
+        "return",
+        "returns",
+        "reward",
+        "rewards",
+        "r2",
+        "bleu",
+        "rouge",
+        "rougel",
+        "iou",
+        "miou",
+        "map",
+        "ndcg",
+        "mcc",
+        "kappa",
+        "dice",
+        "ssim",
+        "psnr",
+        "sharpe",
+        "success",
+        "likelihood",
+        "elbo",
+        "score_ratio",
+        "top1",
+        "top5",
+        "winrate",
+    ]
 )
 
 
 def direction(score: str) -> str | None:
-    """"min" or "max" where the name of a score can mean only one; None where it can mean both, or neither.
+    """ "min" or "max" where the name of a score can mean only one; None where it can mean both, or neither.
 
     The last word that says something decides: val_loss, eval/accuracy, loss_ratio (none). Keras' and Hugging Face's
     conventions agree with it: a name that ends with "loss" is minimised.

@@ -12,8 +12,10 @@ subclass overrides `__iter__`; then it goes through `keys` and `__getitem__`, wh
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 #: bits of a name's byte: the script has read it; gpbt.torch has applied it
 READ, APPLIED = 1, 2
