@@ -4,8 +4,8 @@ Pure: no clock, no files. A run folds every fact of its journal and the telemetr
 does the same with its few members. Each finding is told once: a resumed run knows from its journal what it has found.
 
 A check waits for as much evidence as it needs, and no more. One member is enough to say that a hyperparameter is never
-read, unless the space has a Choice: then what is read may depend on the option, and the members that have been seen must
-have covered the options. Two members with different seeds are enough for equal seeds of their own.
+read, unless the space has a Choice: then what is read may depend on the option, and the members seen so far must have
+covered the options. Two members with different seeds are enough for equal seeds of their own.
 """
 
 from __future__ import annotations
@@ -34,12 +34,11 @@ PATIENCE = 8
 TOLERATED = 0.1
 #: words of a score's name that can mean one direction only
 LOWER = frozenset(
-    [
+    (
         "loss",
         "losses",
         "error",
         "errors",
-        "err",
         "mse",
         "rmse",
         "mae",
@@ -51,56 +50,26 @@ LOWER = frozenset(
         "cer",
         "fid",
         "regret",
-        "crossentropy",
-        "bpc",
-        "bpb",
-        "logloss",
-        "cost",
-        "distance",
-        "divergence",
-        "kl",
-        "elo_loss",
-        "energy",
-        "residual",
-    ]
+    )
 )
 HIGHER = frozenset(
-    [
+    (
         "accuracy",
         "acc",
         "auc",
         "auroc",
-        "auprc",
         "f1",
-        "fbeta",
         "precision",
         "recall",
         "return",
-        "returns",
         "reward",
-        "rewards",
         "r2",
         "bleu",
         "rouge",
-        "rougel",
         "iou",
         "miou",
-        "map",
         "ndcg",
-        "mcc",
-        "kappa",
-        "dice",
-        "ssim",
-        "psnr",
-        "sharpe",
-        "success",
-        "likelihood",
-        "elbo",
-        "score_ratio",
-        "top1",
-        "top5",
-        "winrate",
-    ]
+    )
 )
 
 

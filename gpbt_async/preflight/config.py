@@ -23,7 +23,7 @@ _MISSING: Any = object()
 
 
 class MemberConfig(dict[str, Any]):
-    """config: name → value. What was seen of it is told by the functions below, so that no name of the user's is taken."""
+    """config: name → value. The functions below say what was seen of it, so that no name of a user's is taken."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config)
