@@ -24,17 +24,26 @@ TAKEN_UP = 0.25
 USED, OVERUSED = 0.6, 1.3
 #: a deadline is to be so many times as long as what was measured
 MARGIN = 2.0
+#: findings that say already that nothing comes from parent to child
+HANDED_ON = {"GPBT007", "GPBT008", "GPBT009", "GPBT012"}
 #: a log, with metrics and config, of so many bytes an interval is much
 TALKATIVE = 1 << 20
 
 
 def warnings(told: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What to look at: [{what, remedy}], the gravest first."""
-    found: list[tuple[str, str]] = [*_start(told)]
+    """What to look at: [{what, remedy}], the gravest first; a finding of the pre-flight with its code, too."""
+    found: list[dict[str, str]] = [_row(*each) for each in _start(told)]
+    handed_on = [] if "failed" in told else [{"code": code, **_row(*each)} for code, *each in _handed_on(told)]
+    # what the kernel has seen of the checkpoint's files says more than what the member's process could note
+    found += [*handed_on, *(f for f in told["findings"] if not handed_on or f["code"] not in HANDED_ON)]
     if "failed" not in told:
-        for look in (_handed_on, _read_only, _repeated, _deadlines, _reports, _shares, _room, _cores, _gpu):
-            found += look(told)
-    return [{"what": what, "remedy": remedy} for what, remedy in found]
+        for look in (_read_only, _repeated, _deadlines, _reports, _shares, _room, _cores, _gpu):
+            found += [_row(*each) for each in look(told)]
+    return found
+
+
+def _row(what: str, remedy: str) -> dict[str, str]:
+    return {"what": what, "remedy": remedy}
 
 
 def _start(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -43,8 +52,8 @@ def _start(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield said["what"], said["remedy"]
 
 
-def _handed_on(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Does what the parent has learned come to the child?"""
+def _handed_on(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Does what the parent has learned come to the child? (code of the finding, what, remedy)"""
     parent, child = told["member"], told["child"]
     scores, theirs = told["scores"]["member"], told["scores"]["child"]
     load = "load it: if member.parent is not None: model.load_state_dict(torch.load(member.parent / ...))"
@@ -53,25 +62,29 @@ def _handed_on(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not parent["files"]:
         where = "{checkpoint}, or $GPBT_CHECKPOINT" if told["command"] else "member.checkpoint"
         yield (
+            "GPBT007",
             "the checkpoint is empty: every child starts from nothing",
             f"write what the next interval needs to go on (weights, perhaps the optimizer's state) into {where}",
         )
     elif child["read"] == []:
-        yield "the child opened no file of its parent's checkpoint: it started from nothing", load
+        yield "GPBT012", "the child opened no file of its parent's checkpoint: it started from nothing", load
     elif scores == theirs and len(set(scores)) > 1:
         told_same = f"the same {len(scores)} values of {told['metric']}"
         yield (
+            "GPBT012",
             f"the child, with its parent's config and seed, reported {told_same} as its parent: nothing was taken up",
             load,
         )
     elif scores == theirs:
         yield (
+            "GPBT009",
             f"the child's {told['metric']} is exactly its parent's, {score_text(scores[-1])}: either it takes nothing "
             "up, or the score cannot get better",
             f"choose a score that goes on telling members apart (a loss); or {load}",
         )
     elif (share := taken_up(scores, theirs, told["mode"])) is not None and share < TAKEN_UP:
         yield (
+            "GPBT012",
             f"the child's first {told['metric']} was {score_text(theirs[0])}; its parent's went from "
             f"{score_text(scores[0])} to {score_text(scores[-1])}: it seems to start from nothing",
             f"{load}; if it does (a high learning rate can undo it in a moment), try another config with --set",
@@ -231,13 +244,16 @@ def span_text(seconds: float) -> str:
 def text(told: Mapping[str, Any]) -> str:
     """All of it, for a terminal."""
     lines = [told["script"], *(_line("start-up", words) for words in _start_text(told))]
-    for who in ("member", "child", "repeat"):
+    for who in ("member", "child", "second member", "second child", "repeat"):
         if who in told:
             lines += [_line(who, words) if not i else _line("", words) for i, words in enumerate(_trained(told, who))]
     lines += [_line(label, words) for label, words in _rest(told)]
     lines += [_line("note", note) for note in told["notes"]]
     for each in told["warnings"]:
-        lines.append(f"warning: {each['what']}" + (f"\n  remedy: {each['remedy']}" if each["remedy"] else ""))
+        lines.append(
+            f"warning: {each['code'] + ': ' if 'code' in each else ''}{each['what']}"
+            + (f"\n  remedy: {each['remedy']}" if each["remedy"] else "")
+        )
     if "failed" in told:
         failed = told[told["failed"]]
         lines += [f"the {told['failed']} failed: {failed['error']}"]
@@ -248,7 +264,7 @@ def text(told: Mapping[str, Any]) -> str:
 
 
 def _line(label: str, words: str) -> str:
-    return f"  {label:11} {words}"
+    return f"  {label:13} {words}"
 
 
 def _start_text(told: Mapping[str, Any]) -> Iterator[str]:
@@ -264,7 +280,7 @@ def _trained(told: Mapping[str, Any], who: str) -> Iterator[str]:
     found, scores = told[who], told["scores"][who]
     if found["error"]:
         return
-    if who == "member":
+    if who in ("member", "second member", "second child"):
         yield config_text(found["config"])
     start = "" if found["start_s"] is None else f"started in {span_text(found['start_s'])}, "
     first = _share(found["first_report_s"], found["seconds"])

@@ -5,9 +5,11 @@ started afresh), the checkpoint published; only the engine, the searcher and the
 nothing to decide. Everything happens in a temporary folder beside the runs, so that the disk is theirs, and nothing of
 it is left. What the figures mean, and which of them are a reason to warn, is diagnosis.py's.
 
-The child has its parent's config *and its parent's seed*, which in a run only the config would be. So a script that
+Four members are trained. The child has its parent's config *and its parent's seed*, which in a run only the config would be. So a script that
 never takes up its parent's checkpoint gives itself away: where it is deterministic the child then reports exactly what
-its parent had reported, and where it is not, the kernel knows that no file of the checkpoint was opened.
+its parent had reported, and where it is not, the kernel knows that no file of the checkpoint was opened. A second member
+and a second child differ from the first in every dimension of the space and in their seed: what only such a pair shows
+(a child of another shape, a hyperparameter that does nothing, a seed of the script's own) is the pre-flight's to say.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from .folder import Folder
 from .forecast import forecast
 from .launcher import Launcher
 from .outcome import reason, tail_of
+from .preflight.checks import Preflight
 from .record import Record
 from .rule import reported
 from .touches import Touches
@@ -51,7 +54,9 @@ from .worker import uncancelled
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .preflight.findings import Finding
     from .slot import Pool, Slot
+    from .space import Dimension, Scalar
     from .worker import Worker
 
 #: seconds between two looks at the GPUs, which in a run are looked at less often
@@ -95,10 +100,15 @@ class Interval:
     told: str = ""
     error: str = ""
     log: str = ""
+    #: what its process noted about itself, and its last metrics
+    telemetry: Mapping[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    died: bool = False
+    digest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         flat = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        scores, _ = flat.pop("scores"), flat.pop("told")
+        scores, *_ = [flat.pop(name) for name in ("scores", "told", "telemetry", "metrics", "died", "digest")]
         return {**flat, "first_score": scores[0] if scores else None, "score": scores[-1] if scores else None}
 
 
@@ -136,6 +146,8 @@ class Examination:
         self._launcher: Launcher
         self._pool: Pool
         self._briefing: Briefing
+        self._checks: Preflight
+        self._found: list[Finding] = []
 
     async def run(self) -> dict[str, Any]:
         """Train a member and its child; what was found. Raises GPBTError when no member could be started."""
@@ -150,6 +162,7 @@ class Examination:
                 sizes = [row["total"] for row in self._pool.rows() if row["total"]]
                 told["expected"] = forecast(self._settings, told, self._folder.path.parent, sizes)
         told["notes"], told["trouble"] = self._notes, [_apart(said) for said in self._trouble]
+        told["findings"] = [{"code": f.code, "what": f.text, "remedy": f.remedy} for f in self._found]
         told["warnings"] = warnings(told)
         return told
 
@@ -194,6 +207,8 @@ class Examination:
         stack.push_async_callback(self._pool.close)
         # a verdict on the first report, which nobody here would give
         self._briefing = Briefing(settings.replaced(early_stop=()), self._folder, self._store, cwd)
+        self._checks = Preflight(settings)
+        self._found += self._checks.declared()
         return {
             "script": str(self._script),
             "command": settings.command is not None,
@@ -210,15 +225,22 @@ class Examination:
     # ---- members
 
     async def _train_family(self, told: dict[str, Any], config: dict[str, Any]) -> None:
+        space, another = self._settings.space, self._seed + 1
+        far = fixed({name: _other(d, config[name]) for name, d in space.items()}, self._sets, space)
         parent = Member(0, (), 0, 0, None, config, self._seed)
         child = Member(1, (0,), 0, 1, parent, config, self._seed)
-        again = Member(2, (), 1, 0, None, config, self._seed)
-        family = [("member", parent), ("child", child)] + ([("repeat", again)] if self._repeat else [])
+        other = Member(2, (), 1, 0, None, far, another)
+        far_child = Member(3, (0,), 1, 1, parent, far, another + 1)
+        again = Member(4, (), 2, 0, None, config, self._seed)
+        family = [("member", parent), ("child", child), ("second member", other), ("second child", far_child)]
+        family += [("repeat", again)] if self._repeat else []
         for who, member in family:
-            self._tell(f"training the {who}" + (f": {config}" if who == "member" else ""))
+            self._tell(f"training the {who}" + (f": {member.config}" if who in ("member", "second member") else ""))
             found = await self._train(who, member, told)
             told[who] = found.to_json()
             told.setdefault("scores", {})[who] = found.scores
+            if who != "repeat":
+                self._check(member, found)
             if found.error:
                 told["failed"] = who
                 break
@@ -227,6 +249,15 @@ class Examination:
         chosen = told["command"] or self._start == "exec"  # then nobody has tried
         told["fork_safe"] = None if chosen else not self._launcher.exec
         told["start"] = "program" if told["command"] else "exec" if self._launcher.exec else "fork"
+
+    def _check(self, member: Member, found: Interval) -> None:
+        """What the pre-flight of a run would say of it."""
+        if found.telemetry:
+            self._found += self._checks.heard(member, found.telemetry)
+        if not found.died:
+            self._found += self._checks.scored(member, found.scores[-1] if found.scores else None, found.metrics)
+        if found.checkpoint_bytes is not None:
+            self._found += self._checks.saved(member, found.checkpoint_bytes, found.digest)
 
     async def _train(self, who: str, member: Member, told: dict[str, Any]) -> Interval:
         """One interval of one member, from its slot to its published checkpoint."""
@@ -250,6 +281,7 @@ class Examination:
             found.read = None if parents.missed else sorted(parents.opened)
             found.changed = sorted(parents.changed | parents.written)
         found.error = "" if outcome.how == "returned" else overdue or reason(outcome)
+        found.died = bool(found.error)
         if not found.error and not (found.scores and math.isfinite(found.scores[-1])):
             found.error = (
                 f"{self._settings.score} is {found.scores[-1]}" if found.scores
@@ -294,10 +326,12 @@ class Examination:
                             deadlines.heard()
                             reports.append(at)
                             names |= dict.fromkeys(metrics)
+                            found.metrics |= {name: float(value) for name, value in metrics.items()}
                             if self._settings.score in metrics:
                                 found.scores.append(float(metrics[self._settings.score]))
-                        case wire.End(at=at):
+                        case wire.End(at=at, telemetry=telemetry):
                             deadlines.close()
+                            found.telemetry = telemetry
                             last = at
                             vitals.look()
                         case wire.Notice(text, remedy):
@@ -335,7 +369,14 @@ class Examination:
             found.error = str(error)
         else:
             found.publish_s = time.monotonic() - began
-            found.checkpoint_bytes = published.size
+            found.checkpoint_bytes, found.digest = published.size, published.digest
+
+
+def _other(dimension: Dimension, value: Scalar) -> Scalar:
+    """Another value of the dimension, half of it away where that is to be had; the same where there is only one."""
+    unit = dimension.to_unit(value)
+    others = (dimension.from_unit((unit + shift) % 1.0) for shift in (0.5, 0.25, 0.75, 0.9, 0.1))
+    return next((other for other in others if other != value), value)
 
 
 def _apart(said: str) -> dict[str, str]:

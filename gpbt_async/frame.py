@@ -115,6 +115,8 @@ class Memory:
             case events.Warned(text=text) if text not in self.warned:
                 self.warned.add(text)
                 alert = text
+            case events.Found(code=code, text=text, remedy=remedy):
+                alert = f"{code}: {text}" + (f"; {remedy}" if remedy else "")
             case events.Paused(by_hand=True):
                 alert = event.told(self.run.folder.typed)  # each time
             case events.Closed():

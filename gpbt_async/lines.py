@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PACE, HEARTBEAT = 30.0, 600.0
 #: so many failures are told one by one
 FAILURES = 5
+#: findings of the pre-flight that are repeated at the end
+FINDINGS = 8
 
 
 def accepts(file: IO[str]) -> bool:
@@ -137,7 +139,10 @@ def closing(known: Memory) -> list[Line]:
     run, total = known.run, known.run.summary()
     ended = {"finished": "has finished", "failed": "has failed", "interrupted": "was interrupted"}
     reason = f": {known.reason}" if known.reason and run.how != "finished" else ""
-    good = "bold green" if run.how == "finished" else "bold red"
+    findings = total["findings"]
+    if run.how == "finished" and findings:
+        reason = f", but the pre-flight has {counted(len(findings), 'finding')}"
+    good = "bold red" if run.how != "finished" else "bold yellow" if findings else "bold green"
     lines: list[Line] = [[(f"{run.name} {ended.get(run.how or '', 'has ended unexpectedly')}{reason}", good)]]
     if run.how != "finished" and run.how != "failed" and not run.folder.astray():
         lines[0].append((f"; to go on: gpbt-async resume {run.folder.typed}", ""))
@@ -168,4 +173,10 @@ def closing(known: Memory) -> list[Line]:
         )
         add("slots", used + (f"; idle: {', '.join(idle)}" if idle else ""))
     add("folder", near(run.folder.path))
+    for each in findings[:FINDINGS]:
+        add(each["code"], each["text"], "yellow")
+        add("", each["remedy"])
+    if findings:
+        more = f"{len(findings) - FINDINGS} more in gpbt-async status {run.folder.typed}; " * (len(findings) > FINDINGS)
+        add("", f"{more}what they mean: gpbt-async guide findings", "dim")
     return lines

@@ -134,6 +134,7 @@ def _brief(reading: Reading) -> dict[str, Any]:
         "score": tree.best.score if tree.best else None,
         "best_member": tree.best.id if tree.best else None,
         "t": reading.last.t if reading.last else None,
+        "findings": results.findings(reading.lineage),
     }
 
 
@@ -252,6 +253,7 @@ def brief_text(found: list[dict[str, Any]]) -> str:
     lines = []
     for b in found:
         told = b.get("error") or f"{b['members']}/{b['of']} members, best {b['metric']} {_score(b['score'])}"
+        told += f"; {counted(len(b['findings']), 'finding')}" if b.get("findings") else ""
         state = "paused" if b.get("paused_by_hand") else b["state"]
         lines.append(f"{b['run']:<{width}}  {state:<11}  {told}")
     return "\n".join(lines)
@@ -259,7 +261,8 @@ def brief_text(found: list[dict[str, Any]]) -> str:
 
 def detail_text(d: dict[str, Any]) -> str:
     holder = d["holder"]
-    lines = [f"{d['run']}: {d['state']}" + (f" (process {holder.get('pid')})" if holder else "")]
+    with_findings = f", with {counted(len(d['findings']), 'finding')}" if d["findings"] else ""
+    lines = [f"{d['run']}: {d['state']}{with_findings}" + (f" (process {holder.get('pid')})" if holder else "")]
     if d["reason"]:
         lines.append(f"  because {d['reason']}")
     lines.append(f"  folder {d['folder']}")
@@ -271,6 +274,11 @@ def detail_text(d: dict[str, Any]) -> str:
             f"  generation {g['generation']:>3}: {g['finished']:>4} finished of {g['of']}{others}"
             f"; best {_score(g['best'])}"
         )
+    for f in d["findings"]:
+        lines.append(f"  {f['code']}: {f['text']}")
+        lines += [f"    remedy: {f['remedy']}"] if f["remedy"] else []
+    if d["findings"]:
+        lines.append("  what findings mean: gpbt-async guide findings")
     for t in d["training"]:
         since = "starting" if t["seconds"] is None else f"{t['seconds']:.1f} s"
         config = ", ".join(f"{k}={_short(v)}" for k, v in t["config"].items())

@@ -133,9 +133,16 @@ def summary(lineage: Lineage, usage: Usage, **more: Any) -> dict[str, Any]:
         "overhead_ms": None if overhead is None else overhead * 1e3,
         **measures(lineage),
         **({"replay": compared(lineage)} if s.replay is not None else {}),
+        "findings": findings(lineage),
         "seed": s.seed,
         **more,
     }
+
+
+def findings(lineage: Lineage) -> list[dict[str, Any]]:
+    """What the pre-flight has found so far (guide "findings"): code, subject, text, remedy, member."""
+    names = ("code", "subject", "text", "remedy", "member")
+    return [{name: getattr(fact, name) for name in names} for fact in lineage.findings]
 
 
 def measures(lineage: Lineage) -> dict[str, float | None]:

@@ -387,6 +387,8 @@ class Run:
             self._tell(events.Warned(t=self._clock.now(), text=text))
 
     def _tell(self, event: Event) -> None:
+        if isinstance(event, events.Found):
+            log.warning(finding_of(event).sentence)
         for listener in tuple(self._listeners):
             listener.put(event)
 

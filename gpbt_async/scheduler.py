@@ -203,7 +203,6 @@ class Scheduler:
     def _find(self, findings: Iterable[Finding]) -> None:
         """Say what the pre-flight has found, and write it down."""
         for each in findings:
-            self._warn(each.sentence)
             self.turn(events.Found(t=self._clock.now(), **asdict(each)))
             if self._strict:
                 self.stop(PreflightError(f"{each.sentence} (--strict)"))

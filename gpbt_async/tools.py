@@ -26,8 +26,10 @@ from .options import (
     Schedule,
     Script,
     Share,
+    Silence,
     SlotCount,
     Start,
+    Strict,
     Vram,
     Wait,
     Xids,
@@ -207,13 +209,16 @@ def doctor(
     affinity: Affinity = True,
     library: Library = None,
     start: Start = None,
+    silence: Silence = None,
+    strict: Strict = False,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Train one member of SCRIPT and its child, as a run would, and say what is wrong and what a run would take.
+    """Train two members of SCRIPT and two children, as a run would, and say what is wrong and what a run would take.
 
-    Does the child take up its parent's checkpoint? How long, how large, how much memory? Nothing is left behind. Exit
-    status 0 healthy (warnings allowed), 1 a member failed, 2 nothing was started.
+    Does a child take up its parent's checkpoint, also with another config? Is every hyperparameter used? How long, how
+    large, how much memory? Nothing is left behind. Exit status 0 healthy (warnings allowed), 1 a member failed, 2
+    nothing was started, or there is a finding and --strict.
     """
     from . import diagnosis, processes
     from .doctor import Examination
@@ -228,7 +233,7 @@ def doctor(
             gpus=gpus,
             start=start_of(start),
             devices=devices(share, vram, wait, xids, others, affinity, library),
-            changes=given(population=population, generations=generations),
+            changes=given(population=population, generations=generations, silence=",".join(silence or []) or None),
             sets=sets or [],
             seed=seed,
             repeat=repeat,
@@ -239,7 +244,7 @@ def doctor(
         say("interrupted; nothing is left behind")
         raise SystemExit(130) from None
     print(json.dumps(jsonable(told), indent=1) if as_json else diagnosis.text(told))
-    raise SystemExit(1 if "failed" in told else 0)
+    raise SystemExit(1 if "failed" in told else 2 if strict and told["findings"] else 0)
 
 
 def try_(

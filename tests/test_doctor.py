@@ -31,7 +31,7 @@ def train(member):
     level = json.loads((member.parent / "deep" / "s.json").read_text()) if member.parent else 1.0
     {first}
     for step in range(4):
-        level *= 0.7
+        level *= 0.7 + 0 * member.config["x"]
         member.report(loss=level + {noise})
     (member.checkpoint / "deep").mkdir()
     (member.checkpoint / "deep" / "s.json").write_text(json.dumps(level))
@@ -114,6 +114,29 @@ def test_one_thing_that_is_wrong_is_told_with_its_remedy(
     assert what in done.out
     assert f"  remedy: {remedy}" in done.out if remedy else " failed: " in done.out
     assert done.status == (0 if remedy else 1), done.out
+
+
+def test_a_second_child_differs_in_every_dimension(tmp_path: Path) -> None:
+    fits = "sizes = json.loads((member.parent / 'size').read_text()) if member.parent else {c}; "
+    fits = fits.format(c="member.config['x'] > .5") + "assert sizes == (member.config['x'] > .5), 'size mismatch'"
+    done = examined(tmp_path, first=fits, last="(member.checkpoint / 'size').write_text(json.dumps(sizes))")
+    assert done.status == 1
+    assert "the second child failed: AssertionError: size mismatch" in done.out
+
+
+def test_findings_of_the_preflight_are_among_the_warnings_and_can_be_silenced(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        SCRIPT.format(top="", first="random.seed(1); member.config = {'x': 0}", noise="0", last="", more="")
+    )
+    done = cli("doctor", "script.py", cwd=tmp_path)
+    assert done.status == 0
+    assert "GPBT001: member 0 never read the hyperparameter 'x'" in done.out
+    assert "both seed python's random numbers with 1 at script.py:" in done.out
+    done = cli("doctor", "script.py", "--strict", cwd=tmp_path)
+    assert done.status == 2
+    done = cli("doctor", "script.py", "--silence", "GPBT001,GPBT006", "--strict", "--json", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert done.json["findings"] == []
 
 
 @pytest.mark.parametrize(
@@ -268,7 +291,7 @@ def told(**changes: Any) -> dict[str, Any]:
                 "memory_bytes": 1 << 20, "memory_free": 1 << 30}  # fmt: skip
     found: dict[str, Any] = {
         "command": False, "metric": "loss", "mode": "min", "early_stop": [], "stall_timeout": None, "device": "cpu",
-        "member_timeout": None, "start": "fork", "slots": 2, "slot_threads": 1, "trouble": [], "parent_damaged": None,
+        "member_timeout": None, "start": "fork", "slots": 2, "slot_threads": 1, "trouble": [], "findings": [], "parent_damaged": None,
         "scores": {"member": [1.0, 0.5], "child": [0.4, 0.3]}, "member": dict(interval), "child": dict(interval),
         "expected": expected,
     }  # fmt: skip

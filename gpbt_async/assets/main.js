@@ -17,7 +17,8 @@
     };
     const which = G.live && (S.now.to_retry ? counted(S.now.to_retry, "failed member") : S.now.reopens && "what has failed");
     const retry = which ? `With the cause mended, ${which} can be tried again: gpbt-async resume ${S.now.typed} --retry-failed` : "";
-    fill($("notice"), [G.problem || "", notices[R.state] || "", retry].filter((text) => text).map((text) => make("p", { class: "notice", role: "status" }, text)));
+    const findings = (S.summary.findings || []).map((f) => make("p", { class: "notice", role: "status" }, make("b", {}, `${f.code}: `), f.text, f.remedy ? make("span", { class: "dim" }, ` – ${f.remedy}`) : null));
+    fill($("notice"), [G.problem || "", notices[R.state] || "", retry].filter((text) => text).map((text) => make("p", { class: "notice", role: "status" }, text)), findings);
   }
 
   function tiles() {

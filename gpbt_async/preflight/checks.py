@@ -160,9 +160,9 @@ class Preflight:
             case events.Found():
                 self.remember(fact)
             case events.Trained():
-                yield from self._scored(lineage.tree.members[fact.member], fact)
+                yield from self.scored(lineage.tree.members[fact.member], fact.score, fact.metrics)
             case events.Published():
-                yield from self._saved(lineage.tree.members[fact.member], fact)
+                yield from self.saved(lineage.tree.members[fact.member], fact.size, fact.digest)
         if isinstance(fact, events.Failed | events.Trained | events.Published | events.Stopped | events.Lost):
             yield from self._failing(lineage, lineage.tree.members[fact.member].generation)
 
@@ -177,12 +177,12 @@ class Preflight:
         for name in unread:
             close = difflib.get_close_matches(name, missed, 1, 0.6)
             said = f"; it asks for {close[0]!r}: did you mean {name!r}?" if close else ""
+            torch = ", and gpbt.torch applied it to nothing" * any(seen.get("applied") for _, seen in self._returned)
             first = "" if len(self._returned) == 1 else f"s 0 to {len(self._returned) - 1}"
             yield from self._new(
                 "GPBT001",
                 name,
-                f"member{first or ' ' + str(member.id)} never read the hyperparameter {name!r}, and gpbt.torch applied "
-                f"it to nothing{said}",
+                f"member{first or ' ' + str(member.id)} never read the hyperparameter {name!r}{torch}{said}",
                 f"use member.config[{name!r}] in the training function, or take it out of the space",
                 member.id,
             )
@@ -248,11 +248,12 @@ class Preflight:
 
     # ---- checks of facts
 
-    def _scored(self, member: Member, fact: events.Trained) -> Iterator[Finding]:
+    def scored(self, member: Member, score: float | None, metrics: Mapping[str, float]) -> Iterator[Finding]:
+        """A member's training function has returned with this score, None if none was reported."""
         s = self._settings
-        if fact.score is None:
-            close = difflib.get_close_matches(s.score, list(fact.metrics), 1, 0.4)
-            instead = f"reported {', '.join(map(repr, list(fact.metrics)[:8]))}" if fact.metrics else "reported nothing"
+        if score is None:
+            close = difflib.get_close_matches(s.score, list(metrics), 1, 0.4)
+            instead = f"reported {', '.join(map(repr, list(metrics)[:8]))}" if metrics else "reported nothing"
             yield from self._new(
                 "GPBT011",
                 s.score,
@@ -262,32 +263,33 @@ class Preflight:
                 member.id,
             )
             return
-        if not math.isfinite(fact.score):
+        if not math.isfinite(score):
             self._unfinite += 1
             if self._unfinite == CONSTANT and not self._scores:
                 yield from self._new(
                     "GPBT014",
                     s.score,
-                    f"the first {CONSTANT} members all ended with {s.score}={fact.score}: no config gives a finite one",
+                    f"the first {CONSTANT} members all ended with {s.score}={score}: no config gives a finite one",
                     "look at one member (gpbt-async try SCRIPT); a smaller learning rate, or the data, most likely",
                     member.id,
                 )
             return
-        seen = self._scores.setdefault(repr(fact.score), set())
+        seen = self._scores.setdefault(repr(score), set())
         seen.add(hash(tuple(sorted((name, repr(value)) for name, value in member.config.items()))))
         if len(self._scores) == 1 and len(seen) == CONSTANT and s.replay is None:
             yield from self._new(
                 "GPBT009",
                 s.score,
-                f"{CONSTANT} members with different configs all ended with exactly {s.score}={fact.score:.6g}",
+                f"{CONSTANT} members with different configs all ended with exactly {s.score}={score:.6g}",
                 "the config does not reach the training, or the score cannot tell models apart (take a loss)",
                 member.id,
             )
 
-    def _saved(self, member: Member, fact: events.Published) -> Iterator[Finding]:
+    def saved(self, member: Member, size: int, digest: str) -> Iterator[Finding]:
+        """A member's checkpoint was published: its size in bytes, and a digest of all its files."""
         if self._settings.generations == 1:
             return  # nobody inherits
-        if fact.size == 0:
+        if size == 0:
             yield from self._new(
                 "GPBT007",
                 "checkpoint",
@@ -297,7 +299,7 @@ class Preflight:
                 member.id,
             )
         parent = member.parent
-        if parent is not None and fact.size and self._digests.get(parent.id) == fact.digest:
+        if parent is not None and size and self._digests.get(parent.id) == digest:
             yield from self._new(
                 "GPBT008",
                 "checkpoint",
@@ -306,7 +308,7 @@ class Preflight:
                 "save the model after it was trained, not the one that was loaded",
                 member.id,
             )
-        self._digests[member.id] = fact.digest
+        self._digests[member.id] = digest
 
     def _failing(self, lineage: Lineage, generation: int) -> Iterator[Finding]:
         here = lineage.tree.generations[generation]
