@@ -1,15 +1,15 @@
-"""`gpbt-async doctor SCRIPT`: one member and its child, trained for real, and all that can be measured about them.
+"""`gpbt-async doctor SCRIPT`: two members and two children, trained for real, and all that can be measured about them.
 
 They are trained by the very rooms of a run: the script is imported by a zygote, a slot is leased, a process forked (or
 started afresh), the checkpoint published; only the engine, the searcher and the journal are left out, as there is
 nothing to decide. Everything happens in a temporary folder beside the runs, so that the disk is theirs, and nothing of
 it is left. What the figures mean, and which of them are a reason to warn, is diagnosis.py's.
 
-Four members are trained. The child has its parent's config *and its parent's seed*, which in a run only the config would be. So a script that
-never takes up its parent's checkpoint gives itself away: where it is deterministic the child then reports exactly what
-its parent had reported, and where it is not, the kernel knows that no file of the checkpoint was opened. A second member
-and a second child differ from the first in every dimension of the space and in their seed: what only such a pair shows
-(a child of another shape, a hyperparameter that does nothing, a seed of the script's own) is the pre-flight's to say.
+The first child has its parent's config *and its parent's seed*, which in a run only the config would be. So a script
+that never takes up its parent's checkpoint gives itself away: where it is deterministic the child then reports exactly
+what its parent had reported, and where it is not, the kernel knows that no file of the checkpoint was opened. A second
+member and a second child of the first differ from it in every dimension of the space and in their seed. What only such a
+pair shows (a child of another shape, a hyperparameter that does nothing, a seed of the script's own) the pre-flight says.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Examination:
         self._found: list[Finding] = []
 
     async def run(self) -> dict[str, Any]:
-        """Train a member and its child; what was found. Raises GPBTError when no member could be started."""
+        """Train two members and two children; what was found. Raises GPBTError when no member could be started."""
         if not self._script.is_file():
             raise ScriptError(f"{self._script} is not a file: give the path of a script that declares an Experiment")
         async with AsyncExitStack() as stack:

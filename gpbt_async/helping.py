@@ -110,7 +110,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         """,
     ),
     "doctor": (
-        "Train a member and its child, and say what is wrong.",
+        "Train two members and two children, and say what is wrong.",
         """
         gpbt-async doctor train.py
         gpbt-async doctor train.py --repeat --set lr=0.01  is it deterministic?

@@ -291,7 +291,8 @@ def told(**changes: Any) -> dict[str, Any]:
                 "memory_bytes": 1 << 20, "memory_free": 1 << 30}  # fmt: skip
     found: dict[str, Any] = {
         "command": False, "metric": "loss", "mode": "min", "early_stop": [], "stall_timeout": None, "device": "cpu",
-        "member_timeout": None, "start": "fork", "slots": 2, "slot_threads": 1, "trouble": [], "findings": [], "parent_damaged": None,
+        "member_timeout": None, "start": "fork", "slots": 2, "slot_threads": 1, "trouble": [], "findings": [],
+        "parent_damaged": None,
         "scores": {"member": [1.0, 0.5], "child": [0.4, 0.3]}, "member": dict(interval), "child": dict(interval),
         "expected": expected,
     }  # fmt: skip
