@@ -42,6 +42,9 @@ if TYPE_CHECKING:
         MissingExtra as MissingExtra,
     )
     from .errors import (
+        PreflightError as PreflightError,
+    )
+    from .errors import (
         RunFailed as RunFailed,
     )
     from .errors import (
@@ -80,6 +83,7 @@ _HOMES = {
             "LaunchError",
             "MissingExtra",
             "SearcherError",
+            "PreflightError",
             "RunFailed",
             "Stopped",
         ),

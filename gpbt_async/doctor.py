@@ -8,8 +8,8 @@ it is left. What the figures mean, and which of them are a reason to warn, is di
 The first child has its parent's config *and its parent's seed*, which in a run only the config would be. So a script
 that never takes up its parent's checkpoint gives itself away: where it is deterministic the child then reports exactly
 what its parent had reported, and where it is not, the kernel knows that no file of the checkpoint was opened. A second
-member and a second child of the first differ from it in every dimension of the space and in their seed. What only such a
-pair shows (a child of another shape, a hyperparameter that does nothing, a seed of the script's own) the pre-flight says.
+member and a second child of the first differ from it in every dimension of the space and in their seed. The pre-flight
+says what only such a pair shows: a child of another shape, a hyperparameter that does nothing, a seed of the script's.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 #: in the order in which they are listed: who begins reads from the top
-NAMES = ("member", "gpus", "report", "searcher", "resume", "method", "inside")
+NAMES = ("member", "findings", "gpus", "report", "searcher", "resume", "method", "inside")
 
 
 def place() -> Traversable:
@@ -46,8 +46,8 @@ def guide(
 ) -> None:
     """Print a guide, or list them.
 
-    They tell how to make a member of your script, of GPUs, the report, searchers, faults, the method, and how it is
-    built. Example: gpbt-async guide member | less
+    They say how to make a member of your script, what a finding means, and tell of GPUs, the report, searchers, faults,
+    the method, and how it is built. Example: gpbt-async guide member | less
     """
     if name is not None:
         print(read(name), end="")

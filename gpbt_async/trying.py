@@ -16,10 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import child, script
+from . import child, script, tree
 from .errors import ExperimentError, ScriptError, Stopped
 from .experiment import Settings
 from .member import Member
+from .preflight import seeding, telemetry
+from .preflight.checks import Preflight
+from .preflight.config import peek
 from .space import Choice
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 def attempt(path: Path, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
     """Train one member of the script's experiment; 0 if it reported a finite score. Raises ExperimentError."""
+    seeding.watch()
     settings, train = _load(path)
     if train is None:
         raise ExperimentError("try runs a training function; this experiment declares a command: run it by hand")
@@ -61,6 +65,7 @@ def _train(
     )  # fmt: skip
     print(f"config  {json.dumps(config)}", flush=True)
     child.seed(seed, member.device)
+    telemetry.current = member.telemetry
     began = time.monotonic()
     try:
         train(member)
@@ -69,6 +74,7 @@ def _train(
     except Exception as error:
         child.print_traceback(error)
         return 1
+    _say_findings(settings, member)
     seconds = time.monotonic() - began
     files = [p for p in where.rglob("*") if p.is_file()]
     size = sum(p.stat().st_size for p in files)
@@ -83,6 +89,16 @@ def _train(
         print("gpbt-async: the checkpoint is empty: children would start from nothing", file=sys.stderr)
     print(f"score   {settings.score}={score}")
     return 0
+
+
+def _say_findings(settings: Settings, member: Member) -> None:
+    """What the pre-flight of a run would say of this one member."""
+    checks, seen = Preflight(settings), member.telemetry.to_json()  # before we look at member.parent ourselves
+    parent = tree.Member(0, (), 0, 0, None, {}, 0) if member.parent is not None else None
+    id = 0 if parent is None else 1
+    known = tree.Member(id, (), 0, id, parent, peek(member.config), member.seed)
+    for found in (*checks.declared(), *checks.heard(known, seen)):
+        print(f"gpbt-async: {found.sentence}", file=sys.stderr)
 
 
 def _load(path: Path) -> tuple[Settings, Callable[[Any], object] | None]:

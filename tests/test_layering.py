@@ -268,6 +268,8 @@ MAY: dict[str, set[str]] = {
     "forecast": {"experiment", "planning"},
     "diagnosis": {"planning", "sizes", "wording"},
     "doctor": {
+        "preflight",
+        "space",
         "asked",
         "briefing",
         "checkpoints",
@@ -292,7 +294,7 @@ MAY: dict[str, set[str]] = {
         "wire",
         "worker",
     },
-    "trying": {"child", "errors", "experiment", "member", "script", "space"},
+    "trying": {"preflight", "tree", "child", "errors", "experiment", "member", "script", "space"},
     "wording": VOCABULARY | ENGINE,
     "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},

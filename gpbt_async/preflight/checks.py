@@ -199,8 +199,8 @@ class Preflight:
         space = list(self._settings.space)
         for name in telemetry.get("missed", ()):
             close = difflib.get_close_matches(name, space, 1, 0.6)
-            if not close:  # a script's own settings may be looked for in the config first
-                continue
+            if not close or close[0] not in self._used:
+                continue  # the script's own setting, looked for in the config first; or GPBT001 says it
             yield from self._new(
                 "GPBT002",
                 name,
