@@ -435,7 +435,7 @@ def test_the_guides_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -
         faces.app(["guide", name], standalone_mode=False)
         assert capsys.readouterr().out == read(name)
         assert read(name).startswith("# ")
-    with pytest.raises(gpbt.ExperimentError, match=r"guide: got 'nope'; must be one of member, gpus"):
+    with pytest.raises(gpbt.ExperimentError, match=r"guide: got 'nope'; must be one of member, findings, gpus"):
         faces.app(["guide", "nope"], standalone_mode=False)
 
 
