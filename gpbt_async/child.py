@@ -176,7 +176,14 @@ def run(train: Callable[[Any], object], member: Member) -> wire.End:
     at = time.monotonic()
     left = [t for t in threading.enumerate() if t not in before and not t.daemon]
     member.telemetry.threads = [t.name for t in left]
-    return wire.End("returned", at, telemetry=member.telemetry.to_json())
+    return wire.End("returned", at, telemetry=_noted(member))
+
+
+def _noted(member: Member) -> dict[str, Any]:
+    """What the pre-flight is to know of this member. A script that breaks even this has trained all the same."""
+    with contextlib.suppress(Exception):
+        return member.telemetry.to_json()
+    return {}
 
 
 def _raised(error: BaseException) -> wire.End:

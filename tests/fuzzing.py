@@ -265,6 +265,12 @@ def sealed(flat: dict[str, Any]) -> bytes:
 # ---- the wire
 
 
+TELEMETRY: dict[str, Any] = {
+    "read": ["lr"], "applied": ["momentum"], "missed": ["mometum"], "parent_seen": True, "threads": ["t"],
+    "seeds": {"torch": ["0", "a.py:3"]}, "values": {"lr": [0.1, 0.2]}, "findings": [["GPBT004", "wd", "text", "do"]],
+}  # fmt: skip
+
+
 def spoken() -> list[dict[str, Any]]:
     """Every message, as the objects its lines hold."""
     begin = wire.Begin(
@@ -275,6 +281,7 @@ def spoken() -> list[dict[str, Any]]:
         begin, wire.Stop("enough"), wire.Go(), wire.Hello(wire.VERSION, 12), wire.Entered(1.5), wire.Clean(),
         wire.Report({"loss": 0.5, "n": 3, "nan": float("nan")}, 2.5), wire.Notice("so it goes"),
         wire.End("raised", 3.5, "ValueError: no", "a.py:1"), wire.End("returned", 3.5),
+        wire.End("returned", 3.5, telemetry=TELEMETRY),
     ]  # fmt: skip
     return [json.loads(wire.encode(message)) for message in messages]
 

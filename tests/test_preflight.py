@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fuzzing import TELEMETRY
 from harness import Done, cli
 from hypothesis import given
 from hypothesis import strategies as st
@@ -275,6 +276,22 @@ def test_a_child_that_never_looks_at_its_parent() -> None:
 )
 def test_a_direction_that_a_name_contradicts(score: str, mode: str, found: list[str]) -> None:
     assert codes(checks.Preflight(settings(score=score, mode=mode)).declared()) == found
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(TELEMETRY)), plain), st.data())
+def test_telemetry_of_any_shape_harms_nobody(flat: dict[str, Any], data: st.DataObject) -> None:
+    watch = checks.Preflight(settings())
+    for id in range(2):
+        whole = {**TELEMETRY, **flat} if data.draw(st.booleans()) else flat
+        for found in watch.heard(member(id), whole):
+            assert findings.known(found.code)
 
 
 def test_what_is_silenced_or_was_found_before_is_not_found() -> None:

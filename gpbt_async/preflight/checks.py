@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import events
 from ..space import Choice
-from .findings import Finding
+from .findings import Finding, known
+from .telemetry import received
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -125,11 +126,13 @@ class Preflight:
             self._known.add((finding.code, finding.subject))
             self.found.append(finding)
 
-    def heard(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
+    def heard(self, member: Member, flat: Mapping[str, Any]) -> Iterator[Finding]:
         """A member's training function has returned, and this is what its process noted."""
-        for code, subject, text, remedy in telemetry.get("findings", ()):
-            yield from self._new(code, subject, text, remedy, member.id)
-        for thread in telemetry.get("threads", ())[:1]:
+        telemetry = received(flat)
+        for code, subject, text, remedy in telemetry["findings"]:
+            if known(code):
+                yield from self._new(code, subject, text, remedy, member.id)
+        for thread in telemetry["threads"][:1]:
             yield from self._new(
                 "GPBT013",
                 "threads",
@@ -137,14 +140,14 @@ class Preflight:
                 "join it before you return: what it writes afterwards may not be in the checkpoint",
                 member.id,
             )
-        self._used.update(telemetry.get("read", ()), telemetry.get("applied", ()))
+        self._used.update(telemetry["read"], telemetry["applied"])
         if len(self._returned) < PATIENCE:
             self._returned.append((member, telemetry))
             yield from self._unread(member)
             yield from self._missed(member, telemetry)
         yield from self._same_draws(member, telemetry)
         yield from self._overwritten(member, telemetry)
-        if member.parent is not None and telemetry.get("parent_seen") is False:
+        if member.parent is not None and not telemetry["parent_seen"]:
             yield from self._new(
                 "GPBT012",
                 "parent",
@@ -173,11 +176,11 @@ class Preflight:
         unread = [name for name in space if name not in self._used]
         if not unread or not self._covered(unread):
             return
-        missed = [name for _, seen in self._returned for name in seen.get("missed", ())]
+        missed = [name for _, seen in self._returned for name in seen["missed"]]
         for name in unread:
             close = difflib.get_close_matches(name, missed, 1, 0.6)
             said = f"; it asks for {close[0]!r}: did you mean {name!r}?" if close else ""
-            torch = ", and gpbt.torch applied it to nothing" * any(seen.get("applied") for _, seen in self._returned)
+            torch = ", and gpbt.torch applied it to nothing" * any(seen["applied"] for _, seen in self._returned)
             first = "" if len(self._returned) == 1 else f"s 0 to {len(self._returned) - 1}"
             yield from self._new(
                 "GPBT001",
@@ -197,7 +200,7 @@ class Preflight:
 
     def _missed(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
         space = list(self._settings.space)
-        for name in telemetry.get("missed", ()):
+        for name in telemetry["missed"]:
             close = difflib.get_close_matches(name, space, 1, 0.6)
             if not close or close[0] not in self._used:
                 continue  # the script's own setting, looked for in the config first; or GPBT001 says it
@@ -211,9 +214,9 @@ class Preflight:
             )
 
     def _same_draws(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
-        for generator, (seed, place) in telemetry.get("seeds", {}).items():
+        for generator, (seed, place) in telemetry["seeds"].items():
             for other, theirs in self._returned:
-                if other.seed != member.seed and theirs.get("seeds", {}).get(generator) == [seed, place]:
+                if other.seed != member.seed and theirs["seeds"].get(generator) == [seed, place]:
                     yield from self._new(
                         "GPBT006",
                         generator,
@@ -226,12 +229,12 @@ class Preflight:
 
     def _overwritten(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
         """The same absolute value at the end, whatever was applied, is the script's own."""
-        read = set(telemetry.get("read", ()))
-        for name, (gave, last) in telemetry.get("values", {}).items():
+        read = set(telemetry["read"])
+        for name, (gave, last) in telemetry["values"].items():
             if name in read or math.isclose(gave, last, rel_tol=1e-6):
                 continue
             for _, theirs in self._returned:
-                if name not in theirs.get("values", {}) or name in theirs.get("read", ()):
+                if name not in theirs["values"] or name in theirs["read"]:
                     continue
                 other_gave, other_last = theirs["values"][name]
                 if not math.isclose(gave, other_gave, rel_tol=1e-3) and math.isclose(last, other_last, rel_tol=1e-6):

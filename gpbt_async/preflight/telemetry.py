@@ -2,14 +2,19 @@
 
 Runs in the member's process, so it imports the standard library only and costs microseconds. It judges nothing: one
 member alone cannot tell whether its seed was its own idea; checks.py compares members. Whoever has something to note
-there (gpbt.torch, the seeding watch) takes `current`, the telemetry of the member whose process this is.
+there (gpbt.torch, the seeding watch) takes `current`, the telemetry of the member whose process this is. The scheduler
+does not trust what comes: `received` keeps what has the right shape.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 from .config import MemberConfig, applied_names, missed_names, read_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 #: characters of one text, and entries of one list, that are sent at most: a message has a limit
 LONGEST, MOST = 600, 50
@@ -45,7 +50,9 @@ class Telemetry:
             "missed": [str(name)[:LONGEST] for name in missed_names(config)][:MOST],
             "parent_seen": self.parent_seen,
             "seeds": {name: [seed[:LONGEST], place[:LONGEST]] for name, (seed, place) in self.seeds.items()},
-            "values": {name: list(pair) for name, pair in list(self.values.items())[:MOST]},
+            "values": {
+                name: list(pair) for name, pair in list(self.values.items())[:MOST] if all(map(math.isfinite, pair))
+            },
             "findings": [list(found) for found in self.findings],
             "threads": self.threads[:MOST],
         }
@@ -53,3 +60,32 @@ class Telemetry:
 
 #: of the member whose process this is; None in a process that is none
 current: Telemetry | None = None
+
+
+# ---- on the scheduler's side
+
+
+def received(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """What a member's process sent: every field of `to_json`, empty where it is missing or of another shape."""
+    return {name: shape(flat.get(name)) for name, shape in _SHAPES.items()}
+
+
+def _texts(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _row(value: Any, kind: type | tuple[type, ...], length: int) -> bool:
+    return isinstance(value, list) and len(value) == length and all(isinstance(each, kind) for each in value)
+
+
+def _by_name(value: Any, kind: type | tuple[type, ...]) -> dict[str, list[Any]]:
+    return {name: pair for name, pair in value.items() if _row(pair, kind, 2)} if isinstance(value, dict) else {}
+
+
+_SHAPES: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("read", "applied", "missed", "threads"), _texts),
+    "parent_seen": lambda value: value is not False,  # unknown is no reason for a finding
+    "seeds": lambda value: _by_name(value, str),
+    "values": lambda value: _by_name(value, (int, float)),
+    "findings": lambda value: [each for each in value if _row(each, str, 4)] if isinstance(value, list) else [],
+}
