@@ -25,12 +25,13 @@ from .space import Choice
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .address import Address
     from .space import Config, Dimension, Space
 
 
-def attempt(path: Path, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
+def attempt(address: Address, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
     """Train one member of the script's experiment; 0 if it reported a finite score. Raises ExperimentError."""
-    settings, train = _load(path)
+    settings, train = _load(address)
     if train is None:
         raise ExperimentError("try runs a training function; this experiment declares a command: run it by hand")
     if parent is not None and not parent.is_dir():
@@ -85,12 +86,11 @@ def _train(
     return 0
 
 
-def _load(path: Path) -> tuple[Settings, Callable[[Any], object] | None]:
-    if not path.is_file():
-        raise ScriptError(f"{path} is not a file: give the path of a Python script that declares an Experiment")
-    sys.argv[:] = [str(path)]  # as in a run: a script that parses its arguments is not to be given ours
+def _load(address: Address) -> tuple[Settings, Callable[[Any], object] | None]:
+    address.check()
+    sys.argv[:] = [address.file]  # as in a run: a script that parses its arguments is not to be given ours
     try:
-        loaded = script.load({"script": str(path)})
+        loaded = script.load(address.to_json())
     except (Exception, SystemExit) as error:
         raise ScriptError(script.refusal(error)) from error
     assert loaded.declaration is not None

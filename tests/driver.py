@@ -219,7 +219,7 @@ class Driver:
 
 def check(lineage: Lineage) -> None:
     """Assert every invariant of the engine that holds between facts."""
-    lineage.tree.check(lineage.settings.space)
+    lineage.tree.check(*lineage.adoption.spaces)
     members = lineage.tree.members
     assert {m.id for m in members if m.state is State.TRAINING} == set(lineage._training)
     assert sorted(i for _, _, i in lineage._waiting) == [m.id for m in members if m.state is State.WAITING]
