@@ -15,10 +15,11 @@ from .errors import ExperimentError
 from .space import Space
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .experiment import Settings
     from .lineage import Lineage
+    from .record import Record
 
 #: why a field stays what it was
 _WHY = {
@@ -31,6 +32,26 @@ _WHY = {
 }
 #: no fields of their own: a preset's are named one by one, and the training function is the script's, whatever its name
 _NOT_COMPARED = ("target", "preset", "replay")
+
+
+def compare(
+    record: Record, lineage: Lineage, now: Mapping[str, Any], adopt: Sequence[str], script: bool,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Say of a run that is taken up what is declared otherwise now (as JSON); the fields to adopt.
+
+    record, lineage: of the run. The rest as of `differences`, and raises what that raises.
+    """
+    begun = record.declared
+    if begun is None:  # of an earlier version: only of these fields is it certain that no option has changed them
+        flat = lineage.settings.to_json()
+        begun = {name: flat[name] for name in ("space", "score", "mode")}
+    said, changes = differences({**begun, **lineage.adoption.fields}, now, lineage.settings, adopt, script=script)
+    if "space" in changes and (told := outside(lineage, Space.from_json(changes["space"]))):
+        said.append(told)
+    for sentence in said:
+        warn(sentence)
+    return changes
 
 
 def differences(

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Literal
 
 from . import events, stopping
 from .adoption import Adoption
-from .asks import Ask, Path, path_of, path_text
+from .asks import path_of, path_text
 from .ending import Ending
 from .errors import JournalError
 from .keeping import Keeping
+from .question import question
 from .rule import Rule
 from .stopping import GENERATION, closes
-from .tree import Member, State, Tree, key
+from .tree import Member, State, Tree
 
 if TYPE_CHECKING:
+    from .asks import Ask, Path
     from .events import Command, Fact
     from .experiment import Settings
     from .space import Config
@@ -103,21 +105,8 @@ class Lineage:
 
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree stands now; kin=False leaves the family history out."""
-        parent, fit = self.tree.at(path[:-1]), self.adoption.fit
-        siblings = parent.children if parent is not None else self.tree.pending_roots.values()
-        pending = {m.path: fit(m.config) for m in siblings if not m.state.settled}
-        pending |= {p: config for p, (_, config) in self._ready.items() if p[:-1] == path[:-1] and p != path}
-        seen = self.tree.kin(parent, self.settings.history) if kin else []
-        return Ask(
-            space=self.settings.space,
-            path=path,
-            generation=self._asked[path][0],
-            seed=key(self.settings.seed, "ask", path, 63),
-            parent=self.adoption.seen(parent.observation()) if parent is not None else None,
-            kin=tuple(self.adoption.seen(m.observation()) for m in seen),
-            pending=tuple(pending[p] for p in sorted(pending)),
-            run=key(self.settings.seed, "run", (), 63),
-        )
+        ready = {p: config for p, (_, config) in self._ready.items()}
+        return question(self.adoption, self.tree, path, self._asked[path][0], ready, kin)
 
     @property
     def to_retry(self) -> list[Member]:

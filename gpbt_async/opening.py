@@ -21,7 +21,7 @@ from . import events
 from .address import find
 from .asking import Asking, argv, environment
 from .command import missing
-from .declaration import differences, outside
+from .declaration import compare
 from .devices import discover, usable_cores
 from .disk import Disk
 from .errors import ExperimentError, FolderError, LaunchError, ScriptError
@@ -32,7 +32,6 @@ from .launcher import Launcher
 from .lineage import Lineage
 from .record import Record, digest
 from .sizes import parse_bytes
-from .space import Space
 from .tracking import Tracking
 from .tree import State
 from .usage import Usage, replay
@@ -325,21 +324,9 @@ class Opening:
 
     def _compare(self, now: dict[str, Any]) -> None:
         """Say what is declared otherwise than when the run began, and adopt what is to be. now: as JSON."""
-        begun = self.record.declared
-        if begun is None:  # written by an earlier version: only of these is it known that no option has changed them
-            flat = self.settings.to_json()
-            begun = {name: flat[name] for name in ("space", "score", "mode")}
-        was = {**begun, **self.lineage.adoption.fields}
-        script = self._experiment is None
-        said, changes = differences(was, now, self.settings, self._adopt, script=script)
-        for sentence in said:
-            self._warn(sentence)
-        if not changes:
-            return
-        if "space" in changes and (told := outside(self.lineage, Space.from_json(changes["space"]))):
-            self._warn(told)
-        self._note(events.Adopted(t=self._clock.now(), settings=changes))
-        self.settings = self.lineage.settings
+        if changes := compare(self.record, self.lineage, now, self._adopt, self._experiment is None, self._warn):
+            self._note(events.Adopted(t=self._clock.now(), settings=changes))
+            self.settings = self.lineage.settings
 
     def _note(self, fact: events.Fact) -> None:
         self.journal.append(fact)
@@ -384,11 +371,9 @@ class Opening:
             told = await self.launcher.open_script(self._script)
             if digest(self._script.file) != self._sha256:
                 raise ScriptError(f"{self._script.file} was edited while it was imported: once more, please")
-            given, imports = told["experiment"], told.get("imports", {})
-            if not new:
-                self.record.check_imports(imports, self._warn)
+            given = told["experiment"]
+            self.record.check_imports(told["imports"], self._warn)  # of a new run there is nothing to compare with
             self.record.address, self.record.script_sha256 = self._script, self._sha256
-            self.record.imports = imports
             if new:
                 self.settings = self.record.settings or Settings.from_json(given)
         else:
@@ -396,9 +381,8 @@ class Opening:
                 assert self.record.settings is not None
                 self.settings = self.record.settings
             # an application that resumes says where its function is now
-            target = self.settings.target
-            if self._experiment is not None:
-                target = self._experiment.settings.target or target
+            own = self._experiment.settings.target if self._experiment is not None else None
+            target = own or self.settings.target
             if target is not None:
                 await self.launcher.open_target(target.to_json())
             else:

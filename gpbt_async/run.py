@@ -15,7 +15,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__ as VERSION
-from . import events, results
+from . import events, results, standalone
 from .asked import Asked
 from .board import Board
 from .briefing import Briefing
@@ -56,10 +56,11 @@ class Run:
 
     experiment: an Experiment, a script that declares one (a path, a module as "pkg.train", of several "FILE:NAME"), or
     None to resume `folder` as it was declared. folder: where the run lives; None = the first free `runs/NAME-N`.
-    resume: "never" refuses a folder that holds a run, "must" one that does not, "auto" takes both. slots >= 1: on the CPU. gpus: "all", "none", indices or UUIDs with
-    commas; None = as the experiment's resources say. start: "zygote" (fork of a process that has imported the script)
-    or "exec" (a fresh interpreter a member). A resumed run has the slots, gpus and start it was begun with, unless
-    others are given. changes: fields of the experiment to replace, of a new run only.
+    resume: "never" refuses a folder that holds a run, "must" one that does not, "auto" takes both. slots >= 1: on the
+    CPU. gpus: "all", "none", indices or UUIDs with commas; None = as the experiment's resources say. start: "zygote"
+    (fork of a process that has imported the script) or "exec" (a fresh interpreter a member). A resumed run has the
+    slots, gpus and start it was begun with, unless others are given. changes: fields of the experiment to replace, of a
+    new run only.
 
     share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
     refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as
@@ -99,6 +100,7 @@ class Run:
         changes: Mapping[str, Any] | None = None,
         again: Record | None = None,
     ) -> None:
+        standalone.use()
         self._clock = Clock()
         self._opening = Opening(
             experiment,

@@ -58,7 +58,7 @@ def _train(
 
     member = Member.local(
         config, where.resolve(), parent=parent.resolve() if parent else None, seed=seed, on_report=on_report,
-        device=_device(settings.resources.gpus),
+        device=device_for(settings.resources.gpus),
     )  # fmt: skip
     print(f"config  {json.dumps(config)}", flush=True)
     child.seed(seed, member.device)
@@ -123,6 +123,7 @@ def _value(text: str, dimension: Dimension) -> Any:
     return text
 
 
-def _device(gpus: int) -> str:
+def device_for(gpus: int) -> str:
+    """What a member that wants so many GPUs trains on in this process."""
     torch = sys.modules.get("torch")
     return "cuda" if gpus and torch is not None and torch.cuda.is_available() else "cpu"
