@@ -44,7 +44,7 @@ class Address:
     def stem(self) -> str:
         """What a run of it is called: the last part of its name."""
         if self.module is not None:
-            return self.module.rpartition(".")[2]
+            return self.module.removesuffix(".__main__").rpartition(".")[2]
         return os.path.splitext(os.path.basename(self.file))[0]
 
     @property
@@ -196,11 +196,16 @@ def as_module(file: str, levels: int = 0, package: str | None = None) -> tuple[s
     """
     if not file.endswith(".py"):
         return None
+    within = os.path.relpath(file).removesuffix(".py").split(os.sep)
+    regular = os.path.isfile(os.path.join(os.path.dirname(file), "__init__.py"))
+    if package is None and levels < len(within) and not regular and ".." not in within:
+        name = ".".join(within)  # a package without __init__.py may begin in any folder: in this one, best
+        return (name, os.getcwd()) if _names_a_module(name) else None
     parts = [os.path.splitext(os.path.basename(file))[0]]
     place = os.path.dirname(file)
     while place != os.path.dirname(place):
-        within = package in parts if package is not None else len(parts) > levels
-        if within and not os.path.isfile(os.path.join(place, "__init__.py")):
+        enough = package in parts if package is not None else len(parts) > levels
+        if enough and not os.path.isfile(os.path.join(place, "__init__.py")):
             break
         parts.insert(0, os.path.basename(place))
         place = os.path.dirname(place)

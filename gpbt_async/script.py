@@ -63,7 +63,8 @@ def _load_script(path: str, name: str | None, root: str | None, wanted: str | No
     if name is not None:
         module = _import_module(path, name, root)
     else:
-        sys.path.insert(0, os.path.dirname(path))
+        # of a symlink: beside the file itself, as python has it, and then beside the link
+        sys.path[:0] = dict.fromkeys((os.path.dirname(os.path.realpath(path)), os.path.dirname(path)))
         try:
             module = _import_file(path)
         except ImportError as error:
