@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import lightning as lightning
     from . import notebook as notebook
     from . import torch as torch
+    from .alone import run_alone as run_alone
     from .asks import Ask as Ask
     from .errors import (
         DeviceError as DeviceError,
@@ -90,6 +91,7 @@ _HOMES = {
         "errors",
     ),
     "Member": "member",
+    "run_alone": "alone",
     "Best": "results",
     "Ask": "asks",
     "Schedule": "schedule",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .events import Event, Fact
+    from .experiment import Settings
     from .folder import Folder
 
 #: seconds between two looks at the journal
@@ -43,7 +44,7 @@ class Attached:
     def __init__(self, folder: Folder) -> None:
         settings = Record.read(folder.experiment).settings
         assert settings is not None
-        self.folder, self.settings, self.name = folder, settings, folder.name
+        self.folder, self.name = folder, folder.name
         self.lineage = Lineage(settings)
         self.usage = Usage()
         self.warnings: list[str] = []
@@ -73,6 +74,10 @@ class Attached:
         known.start = self._opened or known.now()
         known.failures, known.entered, known.reason = self._failures, dict(self._entered), self._reason
         return known
+
+    @property
+    def settings(self) -> Settings:
+        return self.lineage.settings
 
     @property
     def slots(self) -> Seen | None:

@@ -26,6 +26,7 @@ from . import processes, script, wire
 from .errors import Stopped
 from .member import Member
 from .preflight import seeding, telemetry
+from .preflight.remedies import remedy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,6 +194,8 @@ def _raised(error: BaseException) -> wire.End:
     found = script.where(error.__traceback__)
     place = f"{os.path.basename(found[0])}:{found[1]} in {found[2].co_qualname}" if found is not None else None
     with contextlib.suppress(Exception):
+        if known := remedy(error):
+            what = f"{what}; {known}"
         print_traceback(error)
     # a message has a limit; a person reads the beginning
     return wire.End("raised", at, what[:4000], place)

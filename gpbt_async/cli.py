@@ -22,7 +22,9 @@ import typer
 from . import guide, helping, replaying, telling, tools
 from .errors import ExperimentError, GPBTError
 from .options import (
+    Adopt,
     Affinity,
+    AsModule,
     Disk,
     Generations,
     Gpus,
@@ -121,6 +123,7 @@ def _options(
 @app.command(**helping.words_of("launch"))
 def launch(
     script: Script,
+    as_module: AsModule = False,
     population: Population = None,
     generations: Generations = None,
     ratio: Ratio = None,
@@ -216,11 +219,12 @@ def launch(
         if not name:
             raise ExperimentError("--name: got ''; give a name, or leave it out for SCRIPT's and a number")
         folder = runs / check_name(name)
+    from .address import find
     from .driving import drive
     from .run import Run
 
     run = Run(
-        script,
+        find(script, module=as_module),
         folder,
         slots=slots,
         gpus=gpus,
@@ -242,6 +246,7 @@ def resume(
     changed: Annotated[
         bool, typer.Option("--changed-script", help="Go on though the script was edited since the run began.")
     ] = False,
+    adopt: Adopt = None,
     retry: Annotated[
         bool,
         typer.Option("--retry-failed", help="Try the members that failed last again: what made them fail is mended."),
@@ -270,8 +275,11 @@ def resume(
 
     asked = devices(share, vram, wait, xids, others, affinity, library)
     there, how = locate(run, runs), start_of(start)
+    fields = tuple(",".join(adopt).replace(" ", "").split(",")) if adopt else ()
     given = {"slots": slots, "gpus": gpus, "start": how, "disk": disk, "changed_script": changed, **asked}
-    opened = Run(script, there, resume="must", retry_failed=retry, track=track or None, strict=strict, **given)
+    opened = Run(
+        script, there, resume="must", adopt=fields, retry_failed=retry, track=track or None, strict=strict, **given
+    )  # fmt: skip
     drive(opened, quiet, as_json)
 
 

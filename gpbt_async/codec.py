@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .events import (
     MOST_SLOTS,
+    Adopted,
     Capacity,
     Closed,
     Damaged,
@@ -37,7 +38,7 @@ _FACTS: dict[str, type[Fact]] = {
     c.__name__: c
     for c in (
         Opened, Capacity, Sampled, Suggested, Started, Entered, Judged, Trained, Stopped, Published, Failed, Lost,
-        Damaged, Paused, Found, Discarded, Closed,
+        Damaged, Paused, Adopted, Found, Discarded, Closed,
     )
 }  # fmt: skip
 
@@ -162,6 +163,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "path": _path,
     "config": _scalars,
     "measures": _scalars,
+    "settings": _map,
     "metrics": _numbers,
     "gpus": _gpus,
 }

@@ -138,13 +138,14 @@ def _why(step: dict[str, Any], told: dict[str, Any], after: float) -> list[str]:
         else f"{chosen['children']} children"
     )
     lines = [f"{when}; {others}", f"parent {chosen['parent']}: {rank}, with {had} so far, {elite}"]
-    if step["repeats"]:
-        return [*lines, "config as its parent's: a first child repeats it"]
-    if not step["changed"]:
-        return [*lines, f"config as its parent's: {searcher} changed nothing"]
     changes = ", ".join(
         f"{clean(name)} {clean(number(old))} → {clean(number(new))}" for name, (old, new) in step["changed"].items()
     )
+    if step["repeats"]:
+        clipped = f", clipped to the space adopted since: {changes}" if changes else ""
+        return [*lines, f"config as its parent's: a first child repeats it{clipped}"]
+    if not step["changed"]:
+        return [*lines, f"config as its parent's: {searcher} changed nothing"]
     same = len(step["config"]) - len(step["changed"])
     return [*lines, f"{searcher} changed {changes}" + (f"; {same} as the parent's" if same else "")]
 

@@ -35,7 +35,7 @@ from .command import missing
 from .deadlines import Deadlines
 from .devices import discover
 from .diagnosis import warnings
-from .errors import Advice, ExperimentError, ScriptError
+from .errors import Advice, ExperimentError
 from .experiment import Settings
 from .files import bytes_below, explained
 from .folder import Folder
@@ -54,6 +54,7 @@ from .worker import uncancelled
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .address import Address
     from .preflight.findings import Finding
     from .slot import Pool, Slot
     from .space import Dimension, Scalar
@@ -120,7 +121,7 @@ class Examination:
 
     def __init__(
         self,
-        script: Path,
+        script: Address,
         *,
         runs: Path,
         slots: int | None,
@@ -151,8 +152,7 @@ class Examination:
 
     async def run(self) -> dict[str, Any]:
         """Train two members and two children; what was found. Raises GPBTError when no member could be started."""
-        if not self._script.is_file():
-            raise ScriptError(f"{self._script} is not a file: give the path of a script that declares an Experiment")
+        self._script.check()
         async with AsyncExitStack() as stack:
             await self._make_place(stack)
             told = await self._open(stack)
@@ -192,7 +192,7 @@ class Examination:
             secrets.token_hex(8), cwd=cwd, start=self._start or "zygote", log=self._trouble.append
         )
         await stack.enter_async_context(self._launcher)
-        self._tell(f"importing {self._script}")
+        self._tell(f"importing {self._script.typed}")
         began = time.monotonic()
         declared = await self._launcher.open_script(self._script)
         imported = time.monotonic() - began
@@ -210,7 +210,7 @@ class Examination:
         self._checks = Preflight(settings)
         self._found += self._checks.declared()
         return {
-            "script": str(self._script),
+            "script": self._script.typed,
             "command": settings.command is not None,
             "metric": settings.score,
             "mode": settings.mode,

@@ -74,6 +74,8 @@ async def driven(run: Run, quiet: bool) -> int:
                 await show(run, quiet=quiet)
                 shown = True
             elif not quiet:
+                for text in run.warnings:
+                    say(text)
                 print(f"{run.name} has finished already: gpbt-async best {run.folder.typed}", file=sys.stderr)
             await run.wait()
     except asyncio.CancelledError:

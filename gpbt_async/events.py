@@ -192,6 +192,17 @@ class Paused(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted(Fact):
+    """From now on these fields of the settings are what the edited script declares (adoption.ADOPTABLE).
+
+    settings: by name, as JSON. Told between two sessions, before Opened. A config outside a new space is clipped
+    wherever it is used again.
+    """
+
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Found(Fact):
     """The pre-flight has found that something of the script is wrong (preflight.findings). Decides nothing.
 

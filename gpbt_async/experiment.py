@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from . import standalone
 from .errors import ExperimentError
 from .preflight.findings import CATALOGUE, known
 from .schedule import Schedule
@@ -249,6 +250,7 @@ class Experiment:
         member_timeout: float | None = None,
         silence: str | Sequence[str] = (),
     ) -> None:
+        standalone.declared()
         if (train is None) == (command is None):
             given = "neither" if train is None else "both"
             raise ExperimentError.of("train, command", given, "give exactly one: a training function, or a command")

@@ -26,6 +26,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         """
         gpbt-async launch train.py
         gpbt-async launch train.py --population 25 --generations 10 --name first
+        gpbt-async launch -m pkg.train  a module of a package, as for python -m
+        gpbt-async launch train.py:second  one of several experiments in a file
         gpbt-async launch train.py --gpus 0,1 --share 2   two members on each of two GPUs
         gpbt-async launch train.py --slots 4 --disk 50GiB  on the CPU, four at a time
         """,
@@ -35,6 +37,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         """
         gpbt-async resume train-1
         gpbt-async resume train-1 --retry-failed --changed-script  after mending the script
+        gpbt-async resume train-1 --changed-script --adopt space  with the bounds the script has now
         gpbt-async resume /other/disk/train-1 --script train.py --gpus none
         """,
     ),

@@ -88,6 +88,8 @@ class History:
         """Remember a fact the engine has just handled."""
         if not self.sessions and not isinstance(fact, events.Opened):
             return  # not a journal of ours; the engine has nothing to say to it either
+        if isinstance(fact, events.Adopted):
+            return  # between two sessions, and part of neither
         last = self._last.get(fact.member) if isinstance(fact, events.OfMember) else None
         match fact:
             case events.Opened():

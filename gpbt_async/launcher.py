@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import processes, wire
+from .address import Address
 from .command import Program, fill
 from .errors import Advice, LaunchError
 from .forking import PATH, Zygote, ZygoteDied, file_of
@@ -106,12 +107,13 @@ class Launcher:
 
     # -- what there is to start from
 
-    async def open_script(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Import the script; its declaration: experiment (JSON), variable, cuda.
+    async def open_script(self, script: Address | str | os.PathLike[str]) -> dict[str, Any]:
+        """Import the script; its declaration: experiment (JSON), variable, cuda, and the files it has imported.
 
         Takes as long as the import does. Raises ScriptError or ExperimentError with one message for a person.
         """
-        return await self._open({"script": os.path.abspath(path)})
+        known = script if isinstance(script, Address) else Address(os.path.abspath(script))
+        return await self._open(known.to_json())
 
     async def open_target(self, target: Mapping[str, Any]) -> dict[str, Any]:
         """Import what an application's own experiment trains (Target as JSON). Raises ScriptError."""

@@ -19,15 +19,18 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from . import events, stopping
-from .asks import Ask, Path, path_of, path_text
+from .adoption import Adoption
+from .asks import path_of, path_text
 from .ending import Ending
 from .errors import JournalError
 from .keeping import Keeping
+from .question import question
 from .rule import Rule
 from .stopping import GENERATION, closes
-from .tree import Member, State, Tree, key
+from .tree import Member, State, Tree
 
 if TYPE_CHECKING:
+    from .asks import Ask, Path
     from .events import Command, Fact
     from .experiment import Settings
     from .space import Config
@@ -47,9 +50,11 @@ class Lineage:
     """
 
     def __init__(self, settings: Settings, ahead: int | None = None) -> None:
+        #: those in force: as the run was begun, and what was adopted since
         self.settings = settings
+        self.adoption = Adoption(settings)
         self.tree = Tree(settings.generations, settings.population, settings.replay)
-        self.rule = Rule(settings, self.tree)
+        self.rule = Rule(self.adoption, self.tree)
         self.ending = Ending(settings, self.tree, self.rule)
         #: what the pre-flight has found, in order; decides nothing
         self.findings: list[events.Found] = []
@@ -100,21 +105,8 @@ class Lineage:
 
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree stands now; kin=False leaves the family history out."""
-        parent = self.tree.at(path[:-1])
-        siblings = parent.children if parent is not None else self.tree.pending_roots.values()
-        pending = {m.path: m.config for m in siblings if not m.state.settled}
-        pending |= {p: config for p, (_, config) in self._ready.items() if p[:-1] == path[:-1] and p != path}
-        seen = self.tree.kin(parent, self.settings.history) if kin else []
-        return Ask(
-            space=self.settings.space,
-            path=path,
-            generation=self._asked[path][0],
-            seed=key(self.settings.seed, "ask", path, 63),
-            parent=parent.observation() if parent is not None else None,
-            kin=tuple(m.observation() for m in seen),
-            pending=tuple(pending[p] for p in sorted(pending)),
-            run=key(self.settings.seed, "run", (), 63),
-        )
+        ready = {p: config for p, (_, config) in self._ready.items()}
+        return question(self.adoption, self.tree, path, self._asked[path][0], ready, kin)
 
     @property
     def to_retry(self) -> list[Member]:
@@ -205,6 +197,9 @@ class Lineage:
             case events.Found():
                 self.findings.append(fact)
                 return []
+            case events.Adopted():
+                self._adopt(fact)
+                return []  # Opened follows
             case events.Closed() | events.Sampled() | events.Paused():
                 return []
             case _:
@@ -232,7 +227,16 @@ class Lineage:
             raise JournalError(f"{fact!r}: member {member.id} is {member.state.value} in attempt {member.attempt}")
         return member
 
+    def _adopt(self, fact: events.Adopted) -> None:
+        """Who is to be trained yet has its config clipped; what the searcher has answered is asked anew."""
+        self.settings = self.rule.settings = self.adoption.take(fact.settings)
+        self._ready.clear()
+        for member in self.tree.members:
+            if member.state in (State.WAITING, State.TRAINING):
+                member.config = self.adoption.fit(member.config)
+
     def _wait(self, member: Member) -> None:
+        member.config = self.adoption.fit(member.config)  # it may have failed in another space
         for held in (self._training, self.stored):
             held.pop(member.id, None)
         member.state = State.WAITING

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import wire
+from . import standalone, wire
 from .errors import Stopped
 from .preflight.config import MemberConfig
 from .preflight.telemetry import Telemetry
@@ -102,8 +102,9 @@ class Member:
             parent=os.fspath(parent) if parent is not None else None, checkpoint=os.fspath(checkpoint),
             metrics=os.fspath(metrics), log=None, cwd=None, env={}, score="",
         )  # fmt: skip
+        standalone.use()
         member = cls(begin)
-        member._send = on_report if on_report is not None else _print
+        member._send = on_report if on_report is not None else printed
         return member
 
     def __repr__(self) -> str:
@@ -215,5 +216,6 @@ def _type(value: Any) -> str:
     return f"{name} of shape {tuple(shape)}" if shape else name
 
 
-def _print(metrics: dict[str, Any]) -> None:
+def printed(metrics: dict[str, Any]) -> None:
+    """What a member without a scheduler does with a report."""
     print("report: " + "  ".join(f"{name}={value:.6g}" for name, value in metrics.items()), flush=True)

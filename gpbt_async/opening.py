@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__ as VERSION
 from . import events
+from .address import find
 from .asking import Asking, argv, environment
 from .command import missing
+from .declaration import compare
 from .devices import discover, usable_cores
 from .disk import Disk
 from .errors import ExperimentError, FolderError, LaunchError, ScriptError
@@ -65,6 +67,7 @@ class Opening:
         runs: str | os.PathLike[str],
         devices: Asked,
         changed_script: bool,
+        adopt: Sequence[str],
         retry_failed: bool,
         disk: str | None,
         track: Sequence[str] | None,
@@ -82,12 +85,15 @@ class Opening:
         if experiment is not None and not isinstance(experiment, Experiment | str | os.PathLike):
             raise ExperimentError.of("experiment", experiment, "must be an Experiment, or the path of a script")
         self._experiment = experiment if isinstance(experiment, Experiment) else None
-        self._script = Path(os.path.abspath(experiment)) if isinstance(experiment, str | os.PathLike) else None
+        if isinstance(adopt, str):
+            raise ExperimentError.of("adopt", adopt, "must be a sequence of fields, such as ('space',)")
+        self._script = find(experiment) if isinstance(experiment, str | os.PathLike) else None
         self._sha256 = ""  # of the script, before it is imported
         self._path = Path(os.path.abspath(folder)) if folder is not None else None
         self._runs = Path(os.path.abspath(runs))
         self._resume, self._slots, self._gpus, self._start = resume, slots, gpus, start
         self._devices, self._changed_script, self._retry = devices, changed_script, retry_failed
+        self._adopt = tuple(adopt)
         try:
             self._budget = parse_bytes(disk) if disk is not None else None
         except ValueError:
@@ -219,13 +225,13 @@ class Opening:
 
     def _create(self) -> None:
         """Take the new run's name, before anything is started; give it back if nothing comes of it."""
-        if self._script is not None and not self._script.is_file():
-            what = "is not a file" if self._script.exists() else "does not exist"
-            raise ScriptError(f"{self._script} {what}: give the path of a Python script that declares an Experiment")
+        if self._adopt:
+            raise ExperimentError(f"adopt: got {self._adopt!r}; this is a new run, which has nothing to adopt")
         if self._again is not None:
             self._check_script()
         elif self._script is not None:
-            self._sha256 = digest(self._script)
+            self._script.check()
+            self._sha256 = digest(self._script.file)
         if self._path is not None:
             check_name(self._path.name)
             self.folder = Folder.create(self._path)
@@ -255,20 +261,21 @@ class Opening:
         """Read what the run was and how far it came. False when it has ended."""
         self.record = Record.read(self.folder.experiment)
         assert self.record.settings is not None
-        self.settings = self.record.settings
-        self._tell_differences()
         self._check_script()
         self._open_journal(stack)
-        self.lineage = Lineage(self.settings)
+        self.lineage = Lineage(self.record.settings)
         facts = self.journal.replay()
         if not facts and (members := self.folder.count_members()):
             raise self.folder.emptied(members)
         for fact in replay(facts, self.lineage, self.usage, self.folder.journal):
             self.disk.fold(fact)
             self.closed = isinstance(fact, events.Closed) and fact.how != "interrupted"
+        self.settings = self.lineage.settings  # with what was adopted before
         if self.lineage.best is not None:
             self.folder.point_best(self.lineage.best.id)  # it may have been killed between the fact and the link
         if self.lineage.ended is not None and not self._to_retry():
+            if self._adopt:
+                self._warn(f"{self.folder.name} has ended: nothing is adopted")
             return False
         self._miss_checkpoints()
         if self.lock.rebooted:
@@ -315,26 +322,23 @@ class Opening:
         if found is not None:
             self._script, self._sha256 = found
 
-    def _tell_differences(self) -> None:
-        """An application may ask for something else than the run was begun with; the run goes on as it was."""
-        if self._experiment is None:
-            return
-        begun, asked = self.settings.to_json(), self._experiment.to_json()
-        for name in begun:
-            if begun[name] != asked[name] and name != "target":
-                told = f"{name} is {asked[name]!r} in the experiment"
-                self._warn(f"{told}, but the run was begun with {begun[name]!r} and goes on so")
+    def _compare(self, now: dict[str, Any]) -> None:
+        """Say what is declared otherwise than when the run began, and adopt what is to be. now: as JSON."""
+        if changes := compare(self.record, self.lineage, now, self._adopt, self._experiment is None, self._warn):
+            self._note(events.Adopted(t=self._clock.now(), settings=changes))
+            self.settings = self.lineage.settings
+
+    def _note(self, fact: events.Fact) -> None:
+        self.journal.append(fact)
+        self.lineage.handle(fact)
+        self.usage.fold(fact, self.lineage)
 
     def _distrust(self) -> None:
         """The machine was started anew: what was trained but not published was never synced. Train it again."""
         for member in self.lineage.tree.members:
             if member.state is State.TRAINED:
-                fact = events.Lost(
-                    t=self._clock.now(), member=member.id, attempt=member.attempt, reason="the machine was restarted"
-                )
-                self.journal.append(fact)
-                self.lineage.handle(fact)
-                self.usage.fold(fact, self.lineage)
+                now, why = self._clock.now(), "the machine was restarted"
+                self._note(events.Lost(t=now, member=member.id, attempt=member.attempt, reason=why))
 
     def sweep(self, store: Store) -> None:
         """Delete what a crash left half done: what was written by members that, as the journal tells, have not trained.
@@ -362,24 +366,34 @@ class Opening:
 
     async def _declare(self, new: bool) -> None:
         """Let guardian and zygote start, and settle what the run is to do."""
+        given = self._experiment.to_json() if self._experiment is not None else None
         if self._script is not None:
-            declared = await self.launcher.open_script(self._script)
-            if digest(self._script) != self._sha256:
-                raise ScriptError(f"{self._script} was edited while it was imported: once more, please")
-            self.record.script, self.record.script_sha256 = str(self._script), self._sha256
+            told = await self.launcher.open_script(self._script)
+            if digest(self._script.file) != self._sha256:
+                raise ScriptError(f"{self._script.file} was edited while it was imported: once more, please")
+            given = told["experiment"]
+            self.record.check_imports(told["imports"], self._warn)  # of a new run there is nothing to compare with
+            self.record.address, self.record.script_sha256 = self._script, self._sha256
             if new:
-                self.settings = self.record.settings or Settings.from_json(declared["experiment"])
+                self.settings = self.record.settings or Settings.from_json(given)
         else:
             if new:
                 assert self.record.settings is not None
                 self.settings = self.record.settings
             # an application that resumes says where its function is now
-            given = self._experiment.settings.target if self._experiment is not None else None
-            target = given or self.settings.target
+            own = self._experiment.settings.target if self._experiment is not None else None
+            target = own or self.settings.target
             if target is not None:
                 await self.launcher.open_target(target.to_json())
             else:
                 await self.launcher.open_command()
+        if new:
+            self.record.declared = given
+        elif given is not None and self.settings.replay is None:
+            self._compare(given)
+        elif self._adopt:
+            what = "a replay trains along its schedule" if self.settings.replay is not None else "give the experiment"
+            raise ExperimentError(f"adopt: got {self._adopt!r}; {what}: there is nothing to adopt")
         if new:
             self._changes["resources"] = self._devices.over(self.settings.resources)
             self.record.settings = self.settings = self.settings.with_options(self._changes)

@@ -50,14 +50,28 @@ RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A name under --runs, or a path.", autocompletion=helping.runs)
 ]
 Script = Annotated[
-    Path,
+    str,
     typer.Argument(
-        metavar="SCRIPT", help="A Python file that declares one gpbt.Experiment.", autocompletion=helping.files
+        metavar="SCRIPT",
+        help="A Python file that declares a gpbt.Experiment, or a module, as pkg.train; of several, FILE:NAME.",
+        autocompletion=helping.files,
     ),
 ]
+AsModule = Annotated[bool, typer.Option("-m", "--module", help="SCRIPT is a module, as for python -m.")]
 Moved = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--script", metavar="PATH", help="Where the script is now, if it was moved.", show_default=False),
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--script", metavar="PATH", help="Where the script is now, if it was moved; or a module.", show_default=False
+    ),
+]
+Adopt = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--adopt",
+        metavar="FIELD",
+        help="Take over this field as the edited script declares it, as space; may be repeated, or with commas.",
+        show_default=False,
+    ),
 ]
 SlotCount = Annotated[
     int | None,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from .address import Address
     from .asks import Ask
     from .space import Config
     from .tree import Member
@@ -40,7 +41,7 @@ WIDEST = 100
 
 
 def plan(
-    script: Path,
+    script: Address,
     slots: int,
     *,
     run: str | None,
@@ -150,12 +151,13 @@ def simulate(
     ).run()  # fmt: skip
 
 
-async def _declared(script: Path) -> Settings:
+async def _declared(script: Address) -> Settings:
     """What the script declares; as always, only the zygote imports it."""
     import secrets
 
     from .launcher import Launcher
 
+    script.check()
     async with Launcher(secrets.token_hex(8)) as launcher:
         return Settings.from_json((await launcher.open_script(script))["experiment"])
 

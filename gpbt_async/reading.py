@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .events import Fact
+    from .experiment import Settings
     from .results import Best
 
 __all__ = ["all_runs", "best", "brief", "detail", "open_run"]
@@ -49,10 +50,9 @@ class Reading:
         self.history = History()
         self.record = Record.read(folder.experiment)
         assert self.record.settings is not None
-        self.settings = self.record.settings
         self._remember = history
         self._reader = Reader(folder.journal)
-        self.lineage = Lineage(self.settings)
+        self.lineage = Lineage(self.record.settings)
         self.usage = Usage(trail=[] if history else None)
         self.last: Fact | None = None
         #: when the attempt under way of a member entered `train`; when its last one came to nothing
@@ -89,6 +89,11 @@ class Reading:
             if self._remember:
                 self.history.fold(fact, self.lineage)
         return bool(facts)
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force: as the run was begun, and what was adopted since."""
+        return self.lineage.settings
 
     @property
     def why_interrupted(self) -> str:

@@ -141,6 +141,7 @@ def changes(original: Reading, seeds: int = 1, *, same: bool = False, seed: int 
     assert best is not None
     count = seeds + same
     return {
+        "space": original.lineage.adoption.hull,  # the schedule may go through several
         "replay": schedule if same else schedule.seedless(),
         "population": count,
         "generations": len(schedule),

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from . import events
+    from .adoption import Adoption
     from .asks import Path
-    from .experiment import Settings
     from .space import Config
 
 
@@ -50,11 +50,11 @@ class Choice:
 class Rule:
     """The experiment's breeding rule over one tree."""
 
-    def __init__(self, settings: Settings, tree: Tree) -> None:
-        self.settings = settings
+    def __init__(self, adoption: Adoption, tree: Tree) -> None:
+        self.adoption, self.settings = adoption, adoption.settings
         self.tree = tree
         #: k, how many members of a generation become parents
-        self.parents = settings.parents
+        self.parents = self.settings.parents
         #: the rules in force (events.RULES), None before the run was opened
         self.rules: int | None = None
         #: the last elite, and what it was derived from: it is asked for several times between two settled members
@@ -83,7 +83,8 @@ class Rule:
         """The config of a child that no searcher is asked about: it repeats its parent's, or a schedule's."""
         if self.settings.replay is not None:
             return self.settings.replay[choice.generation]
-        return choice.parent.config if choice.repeats and choice.parent is not None else None
+        parent = choice.parent if choice.repeats else None
+        return self.adoption.fit(parent.config) if parent is not None else None
 
     def upcoming(self, first: int) -> Iterator[Choice]:
         """What would be issued next, in order, were there slots; changes nothing."""

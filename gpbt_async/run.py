@@ -15,7 +15,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__ as VERSION
-from . import events, results
+from . import events, results, standalone
 from .asked import Asked
 from .board import Board
 from .briefing import Briefing
@@ -54,22 +54,24 @@ log = logging.getLogger("gpbt_async")
 class Run:
     """One execution of an experiment, in one folder. An async context manager: entering starts it, leaving stops it.
 
-    experiment: an Experiment, the path of a script that declares one, or None to resume `folder` as it was declared.
-    folder: where the run lives; None = the first free `runs/NAME-N`. resume: "never" refuses a folder that holds a
-    run, "must" one that does not, "auto" takes both. slots >= 1: on the CPU. gpus: "all", "none", indices or UUIDs with
-    commas; None = as the experiment's resources say. start: "zygote" (fork of a process that has imported the script)
-    or "exec" (a fresh interpreter a member). A resumed run has the slots, gpus and start it was begun with, unless
-    others are given. changes: fields of the experiment to replace, of a new run only.
+    experiment: an Experiment, a script that declares one (a path, a module as "pkg.train", of several "FILE:NAME"), or
+    None to resume `folder` as it was declared. folder: where the run lives; None = the first free `runs/NAME-N`.
+    resume: "never" refuses a folder that holds a run, "must" one that does not, "auto" takes both. slots >= 1: on the
+    CPU. gpus: "all", "none", indices or UUIDs with commas; None = as the experiment's resources say. start: "zygote"
+    (fork of a process that has imported the script) or "exec" (a fresh interpreter a member). A resumed run has the
+    slots, gpus and start it was begun with, unless others are given. changes: fields of the experiment to replace, of a
+    new run only.
 
     share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
     refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as
     "2GiB", that a desktop may use on a GPU given out. affinity: bind members to cores near their GPU. nvml_library: the
     path of libnvidia-ml.so.1. disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. track:
     trackers, as "jsonl" or "mlflow:mlruns" (trackers.py); None = as the run was begun. changed_script: resume though
-    the script is not what it was. retry_failed: give those that failed last all attempts again. strict: end at the
-    first finding of the pre-flight (PreflightError). again: begin a new run as that one was: its script, settings,
-    slots, GPUs, trackers. Raises GPBTError's subclasses on entering when nothing can be started; RunFailed, LaunchError
-    or SearcherError from `wait` and on leaving when it was started and failed.
+    the script is not what it was. adopt: fields to take over as they are declared now, as ("space",); what else is
+    declared otherwise than when the run began is told, and stays as it was. retry_failed: give those that failed last
+    all attempts again. strict: end at the first finding of the pre-flight (PreflightError). again: begin a new run as
+    that one was: its script, settings, slots, GPUs, trackers. Raises GPBTError's subclasses on entering when nothing
+    can be started; RunFailed, LaunchError or SearcherError from `wait` and on leaving when it was started and failed.
     """
 
     def __init__(
@@ -92,11 +94,13 @@ class Run:
         disk: str | None = None,
         track: Sequence[str] | None = None,
         changed_script: bool = False,
+        adopt: Sequence[str] = (),
         retry_failed: bool = False,
         strict: bool = False,
         changes: Mapping[str, Any] | None = None,
         again: Record | None = None,
     ) -> None:
+        standalone.use()
         self._clock = Clock()
         self._opening = Opening(
             experiment,
@@ -109,6 +113,7 @@ class Run:
             disk=disk,
             track=track,
             changed_script=changed_script,
+            adopt=adopt,
             retry_failed=retry_failed,
             devices=Asked(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
             changes=changes,

@@ -93,7 +93,7 @@ class Scheduler:
     ) -> None:
         self.lineage = lineage
         self.usage = usage
-        self.settings = lineage.settings
+        self.settings = lineage.settings  # what a resume adopts was adopted before
         self._journal = journal
         self._folder = folder
         self._store = store

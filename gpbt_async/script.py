@@ -7,6 +7,7 @@ that embeds us does not run twice, and so that functions and classes can be foun
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import linecache
@@ -15,7 +16,9 @@ import sys
 import sysconfig
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .address import as_module
 from .errors import ExperimentError
+from .preflight import hydra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +29,10 @@ _LIBRARIES = tuple(
     sorted({path + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")
             if (path := sysconfig.get_paths().get(name))})
 )  # fmt: skip
+
+
+#: more files of the user's than this are not watched for edits
+MOST_IMPORTS = 500
 
 
 class Script(NamedTuple):
@@ -42,35 +49,101 @@ class NoExperiment(Exception):
 
 
 def load(what: dict[str, Any]) -> Script:
-    """Import {"script": path} or {"target": Target as JSON}. Raises whatever the user's code does."""
+    """Import {"script": path, …} (Address as JSON) or {"target": Target as JSON}. Raises whatever the user's code does.
+
+    An import that fails as the script should have been named as a module bears a note that says so.
+    """
     if "script" in what:
-        return _load_script(os.path.abspath(what["script"]))
+        return _load_script(os.path.abspath(what["script"]), what.get("module"), what.get("root"), what.get("variable"))
     target = what["target"]
     return Script(None, None, _load_target(target), target["file"])
 
 
-def _load_script(path: str) -> Script:
-    sys.path.insert(0, os.path.dirname(path))
-    module = _import_file(path)
+def _load_script(path: str, name: str | None, root: str | None, wanted: str | None) -> Script:
+    if name is not None:
+        module = _import_module(path, name, root)
+    else:
+        # of a symlink: beside the file itself, as python has it, and then beside the link
+        sys.path[:0] = dict.fromkeys((os.path.dirname(os.path.realpath(path)), os.path.dirname(path)))
+        try:
+            module = _import_file(path)
+        except ImportError as error:
+            if remedy := _packaged(path, error):
+                error.add_note(remedy)
+            raise
     declared: dict[int, tuple[str, Any]] = {}
     # the class is known only if the script imported it
     kind = getattr(sys.modules.get("gpbt_async.experiment"), "Experiment", ())
     for variable, value in vars(module).items():
-        if isinstance(value, kind):
+        if isinstance(value, kind) and (wanted is None or variable == wanted):
             declared.setdefault(id(value), (variable, value))
     if len(declared) != 1:
-        raise NoExperiment(_how_many(os.path.basename(path), [name for name, _ in declared.values()]))
+        there = [variable for variable, value in vars(module).items() if isinstance(value, kind)]
+        raise NoExperiment(_how_many(name or os.path.basename(path), path, there, wanted))
     ((variable, experiment),) = declared.values()
+    if refused := hydra.refused(experiment.train, path):
+        raise NoExperiment(refused)
     return Script(experiment.to_json(), variable, experiment.train, path)
 
 
-def _how_many(name: str, variables: list[str]) -> str:
-    if not variables:
-        return (
-            f"{name} declares no experiment: put one at its top level, "
-            "experiment = gpbt.Experiment(train, space={...}, score=...)"
+def _how_many(name: str, path: str, variables: list[str], wanted: str | None) -> str:
+    """What to do about a script that does not declare the one experiment. name: as it was addressed."""
+    if wanted is not None:
+        there = f"declares {', '.join(variables)}" if variables else "declares no experiment"
+        return f"{name} has no experiment called {wanted!r} at its top level; it {there}"
+    if variables:
+        several = f"{len(variables)} experiments ({', '.join(variables)})"
+        return f"{name} declares {several}: say which, as in gpbt-async launch {name}:{variables[0]}"
+    main = os.path.join(os.path.dirname(path), "__main__.py")
+    if os.path.basename(path) == "__init__.py":
+        inside = f" (its __main__.py is {name}.__main__)" if os.path.isfile(main) else ""
+        remedy = f"name the module in it that does, such as {name}.train{inside}"
+        return f"the package {name} declares no experiment: {remedy}"
+    return (
+        f"{name} declares no experiment: put one at its top level, "
+        "experiment = gpbt.Experiment(train, space={...}, score=...)"
+    )
+
+
+def _import_module(path: str, name: str, root: str | None) -> ModuleType:
+    """Import a module from the folder in which it was found; it must be that file, and no other of its name."""
+    if root is not None and not f"{root}{os.sep}".startswith(_LIBRARIES):
+        sys.path.insert(0, root)
+    module = importlib.import_module(name)
+    got = getattr(module, "__file__", None)
+    if got is None or not os.path.exists(got) or not os.path.samefile(got, path):
+        raise NoExperiment(
+            f"{name} is {path}, but importing it gave {got or 'a built-in module'}, which has the same name: rename "
+            f"one of them, or launch it by its path"
         )
-    return f"{name} declares {len(variables)} experiments ({', '.join(variables)}): keep one in a script"
+    return module
+
+
+def _packaged(path: str, error: ImportError) -> str:
+    """What to type for a script that imports from the package it lies in; "" where that is not what is wrong."""
+    found = None
+    if "attempted relative import" in str(error):
+        trace = error.__traceback__
+        line = ""
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == path:
+                line = linecache.getline(path, trace.tb_lineno).strip()
+            trace = trace.tb_next
+        words = line.split()
+        dots = len(words[1]) - len(words[1].lstrip(".")) if line.startswith("from ") and len(words) > 1 else 1
+        found = as_module(path, levels=max(1, dots))
+    elif isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.partition(".")[0]
+        if top in os.path.dirname(path).split(os.sep):
+            found = as_module(path, package=top)
+        elif os.path.exists(os.path.join(os.getcwd(), top)) and path.startswith(os.getcwd() + os.sep):
+            name = os.path.relpath(path)[: -len(".py")].replace(os.sep, ".") if path.endswith(".py") else ""
+            found = (name, os.getcwd()) if all(part.isidentifier() for part in name.split(".")) else None
+    if found is None:
+        return ""
+    name, root = found
+    where = "" if os.path.realpath(root) == os.path.realpath(os.getcwd()) else f" (in the folder {root})"
+    return f"it is a module of a package, so launch it as one: gpbt-async launch -m {name}{where}"
 
 
 def _load_target(target: dict[str, Any]) -> Callable[[Any], object]:
@@ -114,6 +187,29 @@ def mentions(script: Script, word: str) -> bool:
             return word in file.read()
     except OSError:
         return False
+
+
+def imports(script: Script) -> dict[str, str]:
+    """The files beside the script, and below its folder, that it has imported: by path from there, their SHA-256.
+
+    Of a module, those below the folder it is imported from. What is installed elsewhere is not looked at; nor is what
+    the training function imports later.
+    """
+    import hashlib
+
+    name = next((name for name, m in sys.modules.items() if getattr(m, "__file__", None) == script.file), "")
+    folder = os.path.dirname(script.file)
+    for _ in range(name.count(".") + (os.path.basename(script.file) == "__init__.py")):
+        folder = os.path.dirname(folder)
+    found: dict[str, str] = {}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or file == script.file or not is_users(file):
+            continue
+        if file.startswith(folder + os.sep) and file.endswith(".py") and len(found) < MOST_IMPORTS:
+            with contextlib.suppress(OSError), open(file, "rb") as opened:
+                found[os.path.relpath(file, folder)] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return found
 
 
 def is_users(file: str) -> bool:
@@ -162,13 +258,14 @@ def refusal(error: BaseException) -> str:
         what = f"the script called sys.exit({error.code!r}) while it was imported"
         if refused := _argparse(error.__traceback__):
             what = f"{refused} (argparse): the script is given no arguments here, so each needs a default"
+    note = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     if at is None:
-        return what
+        return what + note
     if isinstance(error, ExperimentError):  # says its line itself
         source = linecache.getline(*at).strip()
         return f"{text}\n    {source}" if source else text
     file, _, source = _quoted(*at, "\n    ").partition("\n")
-    return f"{file}: {what}" + (f"\n{source}" if source else "")
+    return f"{file}: {what}" + (f"\n{source}" if source else "") + note
 
 
 def _argparse(trace: TracebackType | None) -> str | None:

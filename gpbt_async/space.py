@@ -307,6 +307,26 @@ class Space(Mapping[str, Dimension]):
         except ValueError:
             return False
 
+    def hull(self, other: Space) -> Space:
+        """A space of the same names that holds every config of both. other: of the same names and kinds."""
+        whole: dict[str, Dimension] = {}
+        for name, mine in self._dimensions.items():
+            theirs = other[name]
+            if isinstance(mine, Choice) and isinstance(theirs, Choice):
+                known = [(type(o), o) for o in mine.options]
+                whole[name] = Choice([*mine.options, *(o for o in theirs.options if (type(o), o) not in known)])
+            elif isinstance(mine, Int) and isinstance(theirs, Int):
+                low, high = min(mine.low, theirs.low), max(mine.high, theirs.high)
+                same = mine.step == theirs.step and mine.low == theirs.low
+                whole[name] = Int(low, high, theirs.log and low >= 1, mine.step if same else 1)
+            elif isinstance(mine, Float) and isinstance(theirs, Float):
+                least, most = min(mine.low, theirs.low), max(mine.high, theirs.high)
+                same = mine.step == theirs.step and mine.low == theirs.low and mine.high == theirs.high
+                whole[name] = Float(least, most, theirs.log and least > 0, mine.step if same else None)
+            else:
+                raise ValueError(f"{name} is of different kinds")
+        return Space(whole)
+
     def encode(self, config: Mapping[str, Scalar]) -> list[float]:
         """The config as a point of the unit cube, one coordinate a dimension in the space's order."""
         return [d.to_unit(config[name]) for name, d in self._dimensions.items()]

@@ -91,7 +91,7 @@ def importance_of(reading: Reading) -> list[dict[str, Any]]:
             "trends": i.trends,
             "parent": i.parent,
         }
-        for i in importances(generations, reading.settings.space)
+        for i in importances(generations, reading.lineage.adoption.hull)
     ]
 
 

@@ -13,6 +13,7 @@ from . import helping, options
 from .errors import ExperimentError
 from .options import (
     Affinity,
+    AsModule,
     Generations,
     Gpus,
     Json,
@@ -99,6 +100,7 @@ def clean(
 
 def plan(
     script: Script,
+    as_module: AsModule = False,
     slots: Annotated[
         int,
         typer.Option("--slots", "--gpus", metavar="N", parser=whole("--slots"), help="Slots (or GPUs) to plan for."),
@@ -141,6 +143,7 @@ def plan(
     How long an interval takes has to be known: give --seconds, or --from RUN.
     """
     from . import planning
+    from .address import find
 
     changes = given(
         population=population,
@@ -150,7 +153,8 @@ def plan(
         schedule=schedule,
         seed=seed,
     )
-    planned = planning.plan(script, slots, run=run, runs=runs, seconds=seconds, spread=spread, changes=changes)
+    address = find(script, module=as_module)
+    planned = planning.plan(address, slots, run=run, runs=runs, seconds=seconds, spread=spread, changes=changes)
     print(json.dumps(jsonable(planned), indent=1) if as_json else planning.text(planned))
 
 
@@ -194,6 +198,7 @@ Sets = Annotated[
 
 def doctor(
     script: Script,
+    as_module: AsModule = False,
     repeat: Annotated[bool, typer.Option("--repeat", help="Train the member twice: is it deterministic?")] = False,
     seed: ConfigSeed = 0,
     sets: Sets = None,
@@ -221,13 +226,14 @@ def doctor(
     nothing was started, or there is a finding and --strict.
     """
     from . import diagnosis, processes
+    from .address import find
     from .doctor import Examination
     from .driving import foreground
 
     processes.be_alone()
     try:
         examination = Examination(
-            script,
+            find(script, module=as_module),
             runs=runs,
             slots=slots,
             gpus=gpus,
@@ -249,6 +255,7 @@ def doctor(
 
 def try_(
     script: Script,
+    as_module: AsModule = False,
     seed: ConfigSeed = 0,
     sets: Sets = None,
     parent: Annotated[
@@ -263,6 +270,8 @@ def try_(
     ] = None,
 ) -> None:
     """Train one member of SCRIPT in this very process, in the foreground: print, debug, profile at will."""
+    from .address import find
     from .trying import attempt
 
-    raise SystemExit(attempt(script, seed=seed, sets=sets or [], parent=parent, checkpoint=checkpoint))
+    address = find(script, module=as_module)
+    raise SystemExit(attempt(address, seed=seed, sets=sets or [], parent=parent, checkpoint=checkpoint))

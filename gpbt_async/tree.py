@@ -57,7 +57,8 @@ class State(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One node of the tree. The first seven attributes never change. Members are ordered by rank, the best first."""
+    """One node of the tree. The first seven attributes never change, but for the config of one that has not been
+    trained yet when another space is adopted (adoption.py). Members are ordered by rank, the best first."""
 
     id: int
     #: its parent's path, one tuple for all of a parent's children (a path for each would be a third of a long run's
@@ -313,8 +314,11 @@ class Tree:
                         return member
         return next((m for m in self.generations[generation].members if m.damaged), None)
 
-    def check(self, space: Space) -> None:
-        """Assert that all the counts and lists agree with the members, and every config lies inside the space."""
+    def check(self, *spaces: Space) -> None:
+        """Assert that all the counts and lists agree with the members, and every config lies inside one of the spaces.
+
+        spaces: those that the run has had; who is to be trained lies inside the last.
+        """
         assert self.unsettled == sum(not m.state.settled for m in self.members)
         roots = self.generations[0].members if self.generations else []
         assert list(self.pending_roots) == [m.id for m in roots if not m.state.settled]
@@ -327,9 +331,12 @@ class Tree:
         for member in self.members:
             assert self.at(member.path) is member
             assert member.unsettled == sum(not c.state.settled for c in member.children)
-            assert member.config == space.clip(member.config)
+            settled = member.state.settled or member.state is State.TRAINED
+            assert any(space.holds(member.config) for space in (spaces if settled else spaces[-1:]))
             if member.parent is not None:
                 assert member.parent.state is State.FINISHED
                 assert member.parent.children[member.index] is member
-                assert member.index > 0 or self.replay is not None or member.config == member.parent.config
+                above = [member.parent.config, *(space.clip(member.parent.config) for space in spaces[1:])]
+                above += [space.clip(config) for space in spaces[2:] for config in above]
+                assert member.index > 0 or self.replay is not None or member.config in above
             assert self.replay is None or member.config == self.replay[member.generation]

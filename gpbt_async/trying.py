@@ -28,13 +28,14 @@ from .space import Choice
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .address import Address
     from .space import Config, Dimension, Space
 
 
-def attempt(path: Path, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
+def attempt(address: Address, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
     """Train one member of the script's experiment; 0 if it reported a finite score. Raises ExperimentError."""
     seeding.watch()
-    settings, train = _load(path)
+    settings, train = _load(address)
     if train is None:
         raise ExperimentError("try runs a training function; this experiment declares a command: run it by hand")
     if parent is not None and not parent.is_dir():
@@ -61,7 +62,7 @@ def _train(
 
     member = Member.local(
         config, where.resolve(), parent=parent.resolve() if parent else None, seed=seed, on_report=on_report,
-        device=_device(settings.resources.gpus),
+        device=device_for(settings.resources.gpus),
     )  # fmt: skip
     print(f"config  {json.dumps(config)}", flush=True)
     child.seed(seed, member.device)
@@ -101,12 +102,11 @@ def _say_findings(settings: Settings, member: Member) -> None:
         print(f"gpbt-async: {found.sentence}", file=sys.stderr)
 
 
-def _load(path: Path) -> tuple[Settings, Callable[[Any], object] | None]:
-    if not path.is_file():
-        raise ScriptError(f"{path} is not a file: give the path of a Python script that declares an Experiment")
-    sys.argv[:] = [str(path)]  # as in a run: a script that parses its arguments is not to be given ours
+def _load(address: Address) -> tuple[Settings, Callable[[Any], object] | None]:
+    address.check()
+    sys.argv[:] = [address.file]  # as in a run: a script that parses its arguments is not to be given ours
     try:
-        loaded = script.load({"script": str(path)})
+        loaded = script.load(address.to_json())
     except (Exception, SystemExit) as error:
         raise ScriptError(script.refusal(error)) from error
     assert loaded.declaration is not None
@@ -139,6 +139,7 @@ def _value(text: str, dimension: Dimension) -> Any:
     return text
 
 
-def _device(gpus: int) -> str:
+def device_for(gpus: int) -> str:
+    """What a member that wants so many GPUs trains on in this process."""
     torch = sys.modules.get("torch")
     return "cuda" if gpus and torch is not None and torch.cuda.is_available() else "cpu"

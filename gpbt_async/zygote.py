@@ -72,6 +72,7 @@ def _open(line: processes.Line, request: dict[str, Any]) -> script.Script | None
             "op": "declared",
             "experiment": loaded.declaration,
             "variable": loaded.variable,
+            "imports": script.imports(loaded),
             "cuda": initialised(),
             "warms": hasattr(sys.modules.get("torch"), "optim") and script.mentions(loaded, "optim"),
         }

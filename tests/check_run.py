@@ -23,6 +23,8 @@ from xxhash import xxh3_128_hexdigest
 
 #: facts about an attempt that must be going on
 DURING = ("Entered", "Judged", "Trained", "Stopped")
+#: settings that a resume may change
+SAFE = {"space", "early_stop", "attempts", "stall_timeout", "member_timeout", "silence", "command"}
 
 
 @dataclass
@@ -94,6 +96,8 @@ class Check:
         self.suggested: dict[str, list[dict[str, Any]]] = {}
         self.settings: dict[str, Any] = {}
         self.run = ""
+        self.told: list[dict[str, Any]] = []
+        self.adopted = False  # another space than the run began with
 
     def say(self, text: str) -> None:
         self.wrong.append(text)
@@ -156,6 +160,7 @@ class Check:
 
     def tell(self, told: list[dict[str, Any]]) -> None:
         """The run over again, fact by fact."""
+        self.told = told
         if told and told[0]["fact"] != "Opened":
             self.say(f"the first fact is {told[0]['fact']}, not Opened")
         for n, fact in enumerate(told):
@@ -167,6 +172,8 @@ class Check:
                         self.orphan(member)
             elif kind == "Suggested":
                 self.suggested.setdefault(fact["path"], []).append(fact["config"])
+            elif kind == "Adopted":
+                self.adopt(n, fact)
             elif kind == "Started":
                 self.start(n, fact)
             elif kind == "Damaged":
@@ -178,6 +185,27 @@ class Check:
         if not told or told[-1]["fact"] != "Closed" or told[-1]["how"] != "finished":
             last = f"{told[-1]['fact']} {told[-1].get('how', '')}".strip() if told else "nothing"
             self.say(f"the run has not finished: its last fact is {last}")
+
+    def adopt(self, n: int, fact: dict[str, Any]) -> None:
+        """Other settings from here on; who is to start, or to start again, lies in the space they have."""
+        if any(member.state == "training" for member in self.members.values()) and not self.killed(n):
+            self.say(f"fact {n}: Adopted while members train")
+        odd = set(fact["settings"]) - SAFE
+        if odd:
+            self.say(f"fact {n}: {', '.join(sorted(odd))} must not change along a run")
+        if "space" in fact["settings"] and set(fact["settings"]["space"]) != set(self.settings["space"]):
+            self.say(f"fact {n}: the adopted space has other names")
+        self.adopted = self.adopted or "space" in fact["settings"]
+        self.settings = {**self.settings, **fact["settings"]}
+
+    def killed(self, n: int) -> bool:
+        """Is the next fact of another session? Then those that trained are dead."""
+        return next((f["fact"] for f in self.told[n + 1 :] if f["fact"] not in ("Adopted", "Lost")), "") == "Opened"
+
+    def fit(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A config of before an adopted space, inside it."""
+        space = self.settings["space"]
+        return {name: nearest(space[name], config[name]) for name in config} if self.adopted else config
 
     def damage(self, n: int, fact: dict[str, Any]) -> None:
         """A published checkpoint is lost: no child begins from it any more, and it is not the best."""
@@ -201,8 +229,9 @@ class Check:
         if member is None:
             member = self.members[id] = Told(id, path, parent, config)
             self.suits(n, member)
-        elif (path, parent, config) != (member.path, member.parent, member.config):
+        elif (path, parent, config) != (member.path, member.parent, self.fit(member.config)):
             self.say(f"fact {n}: member {id} started again as another one (path, parent or config differ)")
+        member.config = config
         if member.state != "waiting":
             self.say(f"fact {n}: member {id} started, but it is {member.state}")
         if fact["attempt"] <= member.attempt:
@@ -225,9 +254,9 @@ class Check:
             if any(member.indexes[1:]) or member.config != replay["schedule"][member.depth]["config"]:
                 self.say(f"fact {n}: member {member.id} is no only child with the config of the schedule replayed")
         elif parent is not None and member.indexes[-1] == 0:
-            if member.config != parent.config:
+            if member.config != self.fit(parent.config):
                 self.say(f"fact {n}: member {member.id} repeats member {parent.id}, but not its config")
-        elif member.config not in self.suggested.get(member.path, []):
+        elif member.config not in map(self.fit, self.suggested.get(member.path, [])):
             self.say(f"fact {n}: member {member.id} has a config that nobody suggested for {member.path}")
         space = self.settings["space"]
         outside = [name for name in {*space, *member.config} if not inside(space.get(name), member.config.get(name))]
@@ -444,6 +473,20 @@ class Check:
             except OSError:
                 continue
             self.say(f"process {pid} of the run is alive: {what!r}")
+
+
+def nearest(dimension: dict[str, Any], value: Any) -> Any:
+    """A value that may be of an earlier space, inside this one: between the bounds, and on the grid."""
+    if dimension["kind"] == "choice":
+        return value
+    low, high, step = dimension["low"], dimension["high"], dimension["step"]
+    bounded = min(max(value, low), high)
+    if dimension["kind"] == "int":
+        return low + min(round((bounded - low) / step), (high - low) // step) * step
+    if step is None:
+        return float(bounded)
+    last = int((high - low) / step * (1 + 1e-12))
+    return min(low + min(round((bounded - low) / step), last) * step, high)
 
 
 def inside(dimension: dict[str, Any] | None, value: Any) -> bool:

@@ -34,7 +34,7 @@ def settings(**changes: Any) -> Settings:
 
 def echo(ask: Ask) -> Config:
     """A searcher whose answer depends on every detail of the ask: equal answers mean equal asks."""
-    return SPACE.sample(random.Random(json.dumps(ask.to_json(), sort_keys=True)))
+    return ask.space.sample(random.Random(json.dumps(ask.to_json(), sort_keys=True)))
 
 
 def landscape(path: tuple[int, ...], config: Config) -> float:
@@ -165,7 +165,7 @@ class Driver:
                         config=member.config,
                     )
                 )
-                if "median" in self.settings.early_stop and member.generation > 0:
+                if "median" in self.lineage.settings.early_stop and member.generation > 0:
                     self.silent.add(id)
                 if self.timed:
                     self.feed(events.Entered(t=0.0, member=id, attempt=attempt))
@@ -219,7 +219,7 @@ class Driver:
 
 def check(lineage: Lineage) -> None:
     """Assert every invariant of the engine that holds between facts."""
-    lineage.tree.check(lineage.settings.space)
+    lineage.tree.check(*lineage.adoption.spaces)
     members = lineage.tree.members
     assert {m.id for m in members if m.state is State.TRAINING} == set(lineage._training)
     assert sorted(i for _, _, i in lineage._waiting) == [m.id for m in members if m.state is State.WAITING]
