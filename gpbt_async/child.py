@@ -26,10 +26,12 @@ from . import processes, script, wire
 from .errors import Stopped
 from .member import Member
 from .preflight import seeding, telemetry
-from .preflight.remedies import remedy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: begins the line of a log that says what to do about the traceback above it
+REMEDY = "gpbt-async: remedy: "
 
 
 def live(sock: socket.socket, find_train: Callable[[], Callable[[Any], object] | None]) -> NoReturn:
@@ -147,7 +149,8 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
         train = find_train()
         assert train is not None
     except BaseException as error:
-        end = wire.End("raised", time.monotonic(), script.refusal(error))
+        fault, remedy = _diagnosed(error, member)
+        end = wire.End("raised", time.monotonic(), script.refusal(error), remedy=remedy, fault=fault)
         print(end.error, file=sys.stderr)
     else:
         seed(begin.seed, begin.device)
@@ -171,9 +174,9 @@ def run(train: Callable[[Any], object], member: Member) -> wire.End:
         return wire.End("stopped", time.monotonic())
     except SystemExit as error:
         if error.code not in (None, 0):
-            return _raised(error)
+            return _raised(error, member)
     except BaseException as error:
-        return _raised(error)
+        return _raised(error, member)
     at = time.monotonic()
     left = [t for t in threading.enumerate() if t not in before and not t.daemon]
     member.telemetry.threads = [t.name for t in left]
@@ -187,18 +190,29 @@ def _noted(member: Member) -> dict[str, Any]:
     return {}
 
 
-def _raised(error: BaseException) -> wire.End:
+def _raised(error: BaseException, member: Member) -> wire.End:
+    from .preflight import remedies  # only where something is wrong
+
     at = time.monotonic()
-    text = str(error)
-    what = type(error).__name__ + (f": {text}" if text else "")
     found = script.where(error.__traceback__)
     place = f"{os.path.basename(found[0])}:{found[1]} in {found[2].co_qualname}" if found is not None else None
+    fault, remedy = _diagnosed(error, member)
     with contextlib.suppress(Exception):
-        if known := remedy(error):
-            what = f"{what}; {known}"
         print_traceback(error)
+        if remedy:
+            print(f"{REMEDY}{remedy}", file=sys.stderr, flush=True)
     # a message has a limit; a person reads the beginning
-    return wire.End("raised", at, what[:4000], place)
+    return wire.End("raised", at, remedies.described(error), place, remedy, fault)
+
+
+def _diagnosed(error: BaseException, member: Member) -> tuple[str, str]:
+    """Whose doing it is, and what to do about it, as far as this process can say."""
+    from .preflight import remedies
+
+    with contextlib.suppress(Exception):
+        parent = os.fspath(member._parent) if member._parent is not None else None
+        return remedies.diagnosed(error, os.fspath(member.checkpoint), parent)
+    return "", ""
 
 
 def print_traceback(error: BaseException) -> None:

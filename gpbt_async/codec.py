@@ -25,6 +25,7 @@ from .events import (
     Published,
     Reported,
     Sampled,
+    Scored,
     Started,
     Stopped,
     Suggested,
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 _FACTS: dict[str, type[Fact]] = {
     c.__name__: c
     for c in (
-        Opened, Capacity, Sampled, Suggested, Started, Entered, Judged, Trained, Stopped, Published, Failed, Lost,
-        Damaged, Paused, Adopted, Found, Discarded, Closed,
+        Opened, Capacity, Sampled, Suggested, Started, Entered, Scored, Judged, Trained, Stopped, Published, Failed,
+        Lost, Damaged, Paused, Adopted, Found, Discarded, Closed,
     )
 }  # fmt: skip
 
@@ -159,7 +160,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "score": lambda name, value: None if value is None else _number(name, value),
     **dict.fromkeys(("t", "seconds"), _seconds),
     **dict.fromkeys(("version", "reason", "digest", "how", "code", "subject", "text", "remedy"), _text),
-    **dict.fromkeys(("retry", "by_hand"), _flag),
+    **dict.fromkeys(("retry", "by_hand", "certain"), _flag),
     "path": _path,
     "config": _scalars,
     "measures": _scalars,

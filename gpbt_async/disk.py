@@ -3,8 +3,9 @@
 Two limits. The run's own budget (`--disk`), over the checkpoints it keeps; and what the file system has left, whoever
 uses it. What a member will write is taken to be the largest checkpoint so far. That is a guess, so somebody may meet a
 full disk all the same: then nobody begins until there is more room than there was, and twice as much more each time.
-But not for ever, as it may be another disk, a quota, or the inodes that were full, of which nobody tells us when they
-are no more: after some time somebody tries, after twice as long the next time.
+But not for ever, as it may be a quota, or the inodes, that were used up, of which the kernel does not tell when they
+are no more: after some time somebody tries, after twice as long the next time. (Another file system that is full is
+none of this room's affair: blame.)
 
 Members that train are never held up: what they write next is what the room was kept for.
 """
@@ -18,7 +19,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from . import events
+from . import events, filesystems
 from .files import FULL, explained
 from .sizes import format_bytes
 
@@ -41,15 +42,12 @@ FIRST_WORD, LAST_WORD = 60.0, 3600.0
 #: seconds that another wait soon after one must last to be told
 SOON = 3.0
 _FIRST = "the first checkpoint is being written, and nobody knows yet how large they are (--disk)"
-_FULL = re.compile(r"No space left on device|Disk quota exceeded|\[Errno (28|122)\]")
 
 
-def is_full(error: BaseException | str | None) -> bool:
-    """Is it a full disk, or a quota, that an error or a log's end tells of?"""
-    if isinstance(error, BaseException):
-        cause = error if isinstance(error, OSError) else error.__cause__
-        return isinstance(cause, OSError) and cause.errno in FULL
-    return error is not None and _FULL.search(error) is not None
+def is_full(error: BaseException) -> bool:
+    """Is it a full disk, or a quota, that an error of the run's own folder tells of?"""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in FULL
 
 
 class Disk:
@@ -139,6 +137,11 @@ class Disk:
         if not self._wanted:
             self.full()
 
+    def narrow(self) -> bool:
+        """Has it no room for one more checkpoint, as far as is known, or for one more file?"""
+        own = filesystems.of(self._path)
+        return self._look()[0] < self._largest + self._reserve() or (own is not None and own.inodes)
+
     def _look(self) -> tuple[int, int]:
         """Bytes free to us, and in all."""
         with explained("cannot look at the disk of", self._path):
@@ -154,7 +157,12 @@ class Disk:
             self._wanted = 0
         need = max(need, self._wanted)
         self._missing = max(0, need - free)
-        return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted" * (free < need)
+        if free >= need:
+            return ""
+        own = filesystems.of(self._path) if self._wanted else None
+        if own is not None and own.inodes:
+            return f"{self._path} has no inodes left: no file can be made there, though {format_bytes(free)} are free"
+        return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted"
 
     def _why_not(self) -> str:
         if self._budget is not None and self._first and self._inside:

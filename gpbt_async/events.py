@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 #: the rules the engine decides by. A journal is replayed by those it was written under, or old runs could not be read:
 #: 0 is before they were counted; since 1 a late answer to an ask that was withdrawn is not used, ten losses in a row
 #: are a failed attempt, and k is exact; since 2 what fails is counted a session, and parents are kept while nobody of
-#: the generation below has finished
-RULES = 2
+#: the generation below has finished; since 3 no new member begins while it is in doubt whether any will ever work
+RULES = 3
 #: more slots than any machine has; who counts them one by one must not be sent counting by a damaged journal
 MOST_SLOTS = 1 << 16
 
@@ -109,6 +109,14 @@ class Entered(OfMember):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scored(OfMember):
+    """The member has reported the score: the first to do so since the run was taken up, so the script does report it.
+
+    Not told of a report that is told as Judged, nor once a member has trained to its end with a score.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judged(OfMember):
     """The member's first report of the score, which waits for a verdict: go on, or stop early. `score` may be NaN."""
 
@@ -148,10 +156,14 @@ class Published(OfMember):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(OfMember):
-    """An attempt failed by its own doing: an exception, an exit, a checkpoint that could not be published."""
+    """An attempt failed by its own doing: an exception, an exit, a checkpoint that could not be published.
+
+    certain: another attempt would fail in the same way, so there is none: the member has failed for good.
+    """
 
     reason: str
     seconds: float = 0.0
+    certain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,7 +95,7 @@ class Memory:
 
     def hear(self, event: events.Event) -> str:
         """Take an event in; return the warning or failure it tells of, or nothing."""
-        alert, failures = "", self.failures
+        alert, failures, ended = "", self.failures, self.run.lineage.ended
         match event:
             case events.Entered(member=id):
                 self.entered[id] = event.t
@@ -115,7 +115,7 @@ class Memory:
             case events.Warned(text=text) if text not in self.warned:
                 self.warned.add(text)
                 alert = text
-            case events.Found(code=code, text=text, remedy=remedy):
+            case events.Found(code=code, text=text, remedy=remedy) if not (ended and ended.reason):  # that says it all
                 alert = f"{code}: {text}" + (f"; {remedy}" if remedy else "")
             case events.Paused(by_hand=True):
                 alert = event.told(self.run.folder.typed)  # each time

@@ -16,9 +16,9 @@ import heapq
 import math
 from bisect import insort
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from . import events, stopping
+from . import events, idleness, stopping
 from .adoption import Adoption
 from .asks import path_of, path_text
 from .ending import Ending
@@ -33,11 +33,8 @@ if TYPE_CHECKING:
     from .asks import Ask, Path
     from .events import Command, Fact
     from .experiment import Settings
+    from .idleness import Cause
     from .space import Config
-
-#: why a slot stands idle: the searcher has not answered; the generation above is still being published; too few of it
-#: have finished; or nothing is left to issue (or as many members train as the population allows)
-Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
 
 #: so many times lost in a row counts as a failed attempt: it was perhaps the member's doing after all
 LOSSES = 10
@@ -120,17 +117,7 @@ class Lineage:
 
     def idle_cause(self) -> Cause:
         """Why a slot that is free now stays free."""
-        if self.ended or self._open == self.settings.generations or len(self._training) >= self.width:
-            return "no_work"
-        if next(self.rule.upcoming(self._open), None) is not None:
-            return "searcher"
-        above = max(0, self._open - 1)
-        trained = [m.generation for m in self.stored.values() if m.state is State.TRAINED]
-        if above in trained and self.rule.evident(above, more=trained.count(above)):
-            return "checkpoint"
-        if trained and not self._training and self.settings.schedule == "sync":
-            return "checkpoint"  # of an elder sibling: the younger's ask must know how it ended
-        return "evidence"
+        return idleness.cause(self, self._open)
 
     # ---- the one way in
 
@@ -168,6 +155,9 @@ class Lineage:
                 if self._expect(fact, State.TRAINING).slot is None:
                     raise JournalError(f"{fact!r}: the attempt was not started")
                 return []
+            case events.Scored():
+                self._expect(fact, State.TRAINING)
+                self.ending.scored = True
             case events.Judged():
                 member = self._expect(fact, State.TRAINING)
                 self._judge(member, fact)
@@ -251,6 +241,7 @@ class Lineage:
             heapq.heappush(self._waiting, (member.generation, member.path, member.id))
 
     def _judge(self, member: Member, fact: events.Judged) -> None:
+        self.ending.scored = True
         firsts = self.tree.generations[member.generation].firsts
         member.first = self.rule.loss(fact.score)
         member.condemned = not stopping.exempt(self.settings, member) and stopping.stops(member.first, firsts)
@@ -272,6 +263,8 @@ class Lineage:
             member.reason = self.rule.unusable(fact)
             if fact.score is not None:  # one that is not finite is a config's doing
                 self._keeping.suspect(*self.ending.worked())
+            else:
+                self.ending.ended_without(member, fact)
             self._settle(member, State.FAILED)
 
     def _published(self, member: Member) -> None:
@@ -299,7 +292,7 @@ class Lineage:
         member.seconds, member.reason = fact.seconds, fact.reason
         if member.condemned:
             self._settle(member, State.STOPPED)
-        elif member.failures < self.settings.attempts:
+        elif member.failures < self.settings.attempts and not (isinstance(fact, events.Failed) and fact.certain):
             self._wait(member)
         else:
             self._settle(member, State.FAILED)
@@ -369,7 +362,7 @@ class Lineage:
         if self._waiting:
             return self.tree.members[heapq.heappop(self._waiting)[2]]
         choice = next(self.rule.upcoming(self._open), None)
-        if choice is None:
+        if choice is None or self.ending.doubtful:
             return None
         config = self.rule.given(choice)
         if config is None:

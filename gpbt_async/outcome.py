@@ -6,8 +6,11 @@ import os
 import signal
 from dataclasses import dataclass
 
+from .preflight import remedies
 from .processes import Lost
 
+#: between the reason of a failure and what to do about it
+REMEDY = "; remedy: "
 #: characters of an error, or of a line of a log, that the journal and a terminal get; all of it is in the log
 LONGEST = 500
 
@@ -18,7 +21,7 @@ class Outcome:
 
     Lost: it died because the zygote or the guardian did, which is not its fault. error, where: of what was raised, or
     how it died. at: when training was over, on the monotonic clock. status: exit status or minus the signal, None if
-    nobody could tell. tail: the last lines of its log, if it died.
+    nobody could tell. tail: the last lines of its log, if it died. remedy, fault: as in wire.End, of what was raised.
     """
 
     how: str
@@ -27,20 +30,29 @@ class Outcome:
     where: str | None = None
     status: int | None = None
     tail: str = ""
+    remedy: str = ""
+    fault: str = ""
 
 
 def reason(outcome: Outcome) -> str:
-    """Why an attempt failed, on one line."""
+    """Why an attempt failed, on one line; with what to do about it behind `REMEDY`, if that is known."""
     text = outcome.error or outcome.how
     if outcome.how == "died" and outcome.status == 0:
         text = "ended without returning from train (exit status 0)"
-    text = _line(text, LONGEST)
+    remedy = outcome.remedy or remedies.remedy_for(f"{text}\n{outcome.tail}")
+    text = _line(text, LONGEST if not remedy else LONGEST // 2)
     if outcome.where:
         text += f" ({_line(outcome.where, LONGEST // 4)})"
     last_words = [line for line in outcome.tail.splitlines() if line.strip()]
     if last_words:
         text += f"; its log ends: {_line(last_words[-1], LONGEST // 2)}"
-    return text
+    return text + (REMEDY + _line(remedy, LONGEST) if remedy else "")
+
+
+def parts(told: str) -> tuple[str, str]:
+    """A reason as `reason` made it: why, and what to do about it, or ""."""
+    why, _, remedy = told.partition(REMEDY)
+    return why, remedy
 
 
 def _line(text: str, most: int) -> str:

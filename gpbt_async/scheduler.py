@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import events, searchers, wire
 from .asks import path_text
+from .blame import Blame
 from .checkpoints import CheckpointError
 from .deadlines import Deadlines, pause
 from .disk import is_full
 from .errors import FolderError, GPBTError, PreflightError
 from .gate import Gate
 from .outcome import reason
-from .packing import out_of_memory
 from .preflight.checks import Preflight
 from .tree import State
 from .watchdog import Watchdog
@@ -47,9 +47,8 @@ if TYPE_CHECKING:
     from .journal import Journal
     from .launcher import Launcher
     from .lineage import Lineage
-    from .outcome import Outcome
     from .preflight.findings import Finding
-    from .slot import Pool, Slot
+    from .slot import Pool
     from .tree import Member
     from .usage import Usage
     from .worker import Worker
@@ -117,6 +116,7 @@ class Scheduler:
             self.preflight.remember(fact)
         self._watchdog = Watchdog(lineage, slots, self._warn)
         self.gate = Gate(slots, disk, briefing, self._watchdog.queued)
+        self._blame = Blame(slots, disk, store, self.gate)
         #: set from the first failure or cancellation on: facts still come in, nothing is performed any more
         self._ending = False
 
@@ -201,7 +201,7 @@ class Scheduler:
         self._find(self.preflight.fold(fact, self.lineage))
 
     def _find(self, findings: Iterable[Finding]) -> None:
-        """Say what the pre-flight has found, and write it down."""
+        """Write down what the pre-flight has found; views say it."""
         for each in findings:
             self.turn(events.Found(t=self._clock.now(), **asdict(each)))
             if self._strict:
@@ -301,15 +301,18 @@ class Scheduler:
                                 self.turn(events.Entered(t=self._clock.at(at), member=member.id, attempt=attempt))
                             case wire.Report(values, at):
                                 deadlines.heard()
-                                floats = {name: _float(value) for name, value in values.items()}
+                                floats = {name: wire.real(value) for name, value in values.items()}
                                 metrics.update(floats)
                                 score = floats.get(self.settings.score, score)
                                 names = {"t": self._clock.at(at), "member": member.id, "attempt": attempt}
                                 self._tell(events.Reported(**names, metrics=floats))
-                                scores += self.settings.score in floats
-                                if undecided and self.settings.score in floats:
-                                    undecided = False
-                                    self.turn(events.Judged(**names, score=floats[self.settings.score]))
+                                if self.settings.score in floats:
+                                    scores += 1
+                                    if undecided:
+                                        undecided = False
+                                        self.turn(events.Judged(**names, score=floats[self.settings.score]))
+                                    elif self.lineage.ending.unsure:
+                                        self.turn(events.Scored(**names))
                             case wire.End(how, telemetry=telemetry):
                                 deadlines.close()
                                 if how == "returned" and telemetry:
@@ -321,8 +324,10 @@ class Scheduler:
             if outcome.how == "returned":
                 self._slots.returned(slot)
             else:
-                blame = await self._blame(member, slot, outcome, Path(begin.checkpoint), deadlines.overdue)
-                await self._clear(Path(begin.checkpoint))
+                scratch = Path(begin.checkpoint)
+                blame = await self._blame.lost(member, slot, outcome, scratch, deadlines.overdue)
+                outcome = self._blame.explained(outcome, scratch)
+                await self._clear(scratch)
         # from here to the fact nothing is awaited: the next member must not get the slot before this one's end is told
         seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
         names = {"t": self._clock.now(), "member": member.id, "attempt": attempt, "seconds": seconds}
@@ -338,7 +343,9 @@ class Scheduler:
         elif outcome.how == "lost":
             self.turn(events.Lost(**names, reason=reason(outcome)))
         else:
-            self.turn(events.Failed(**names, reason=deadlines.overdue or reason(outcome)))
+            why = deadlines.overdue or reason(outcome)
+            certain = not deadlines.overdue and self._blame.certain(member, outcome, why)
+            self.turn(events.Failed(**names, reason=why, certain=certain))
 
     async def _whole(self, parent: Member | None) -> bool:
         """Is the parent's checkpoint still what was published? Read once a session; one of this session is."""
@@ -354,22 +361,6 @@ class Scheduler:
             self.turn(events.Damaged(t=self._clock.now(), reason=problem, **names))
         told.set_result(problem is None)
 
-    async def _blame(self, member: Member, slot: Slot, outcome: Outcome, scratch: Path, overdue: str) -> str:
-        """Why an attempt that did not return is lost, not failed: its GPU, or the disk; empty if it is not."""
-        if is_full(f"{outcome.error}\n{outcome.tail}"):
-            self._disk.full(await self._store.size(scratch))
-            return f"the disk is full ({reason(outcome)})"
-        if outcome.how == "stopped" and not overdue and not (slot.evicted is not None and slot.evicted.done()):
-            return ""
-        blame = await self._slots.verdict(slot)  # who hangs may hang on a GPU that is being lost
-        if overdue:
-            return f"{blame}, and it {overdue}" if blame else ""
-        oom = out_of_memory(f"{outcome.error}\n{outcome.tail}") and member.id not in self.gate.alone
-        if not blame and oom and self._slots.out_of_memory(slot):
-            self.gate.alone.add(member.id)
-            blame = f"out of GPU memory beside other members; to be tried alone ({reason(outcome)})"
-        return blame
-
     async def _publish(self, member: Member, attempt: int) -> None:
         places = self._folder.member(member.id)
         names: dict[str, Any] = {"member": member.id, "attempt": attempt}
@@ -382,7 +373,8 @@ class Scheduler:
                     await self._disk.again()
                     continue
                 await self._clear(places.attempt(attempt))
-                self.turn(events.Failed(t=self._clock.now(), reason=str(error), **names))
+                certain = self._blame.unpublishable(member, error, str(error))
+                self.turn(events.Failed(t=self._clock.now(), reason=str(error), certain=certain, **names))
             else:
                 self.turn(events.Published(t=self._clock.now(), size=published.size, digest=published.digest, **names))
             return
@@ -400,11 +392,3 @@ class Scheduler:
             await self._store.discard(*paths)
         except CheckpointError as error:
             self._warn(str(error))
-
-
-def _float(value: float) -> float:
-    """An int of any size as a float: too large is infinite."""
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")

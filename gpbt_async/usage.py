@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .events import Fact
     from .lineage import Lineage
 
-#: start: a process is being started or is ending; the others as in lineage.Cause; device: no GPU may be used just now;
+#: start: a process is being started or is ending; the others as in idleness.Cause; device: no GPU may be used just now;
 #: disk: no member begins for lack of room on the disk; paused: nor because a person has paused the run
 CAUSES = ("start", "searcher", "checkpoint", "evidence", "device", "disk", "paused", "no_work")
 BUSY = "busy"

@@ -48,6 +48,8 @@ def slot(reading: Reading) -> tuple[str, float | None]:
         return _asked(reading, asks[0]) if asks else ("the searcher", None)
     if cause == "checkpoint":
         return "checkpoints to be published", None
+    if cause == "evidence" and lineage.ending.doubtful:
+        return _doubt(reading), None
     if cause == "evidence" and (not here or lineage.rule.evident(here - 1)):
         return "an elder sibling to end, as schedule is sync", None
     if cause == "evidence":
@@ -56,6 +58,15 @@ def slot(reading: Reading) -> tuple[str, float | None]:
     if len(lineage.training) >= lineage.width:
         return f"nothing: no more than the population of {s.population} train at a time", None
     return "nothing: all members have been issued", None
+
+
+def _doubt(reading: Reading) -> str:
+    """Why no new member begins, while nothing has shown that the script works."""
+    ending = reading.lineage.ending
+    if ending.scoreless:
+        first, score = ending.scoreless[0].id, reading.settings.score
+        return f"the members in training to end: member {first} ended without its score {score!r}, and perhaps all do"
+    return f"the members in training to end: member {ending.failed[0].id} has failed for good, and perhaps all do"
 
 
 def _asked(reading: Reading, path: Path) -> tuple[str, float]:

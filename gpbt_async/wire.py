@@ -103,7 +103,8 @@ class Report:
 class End:
     """Member → scheduler: the training function is over. how: "returned", "stopped" or "raised".
 
-    remedy: what to do about the error, if that is known. telemetry: what the member's process noted about itself
+    remedy: what to do about the error, if that is known. fault: whose doing it is, as far as the member's process can
+    say (preflight.remedies.FAULTS), or empty. telemetry: what the member's process noted about itself
     (preflight.telemetry), plain JSON that nobody has to have.
     """
 
@@ -112,6 +113,7 @@ class End:
     error: str | None = None
     where: str | None = None
     remedy: str = ""
+    fault: str = ""
     telemetry: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -141,6 +143,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "config": _MAP, "env": _MAP, "telemetry": _MAP, "metrics": (dict, str),  # a report's; the file's, in Begin
     "at": _REAL, "threads": (int, type(None)),
     "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "text": _STR, "remedy": _STR,
+    "fault": _STR,
     "judged": (bool,), "cpus": (list, type(None)),
     "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
 }  # fmt: skip
@@ -214,6 +217,14 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, Number]:
         else:
             raise WireError(f"metric {name!r:.80} is {_said(value)}, not a number")
     return out
+
+
+def real(value: Number) -> float:
+    """An int of any size as a float: too large is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
 
 
 class Lines:

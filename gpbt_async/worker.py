@@ -120,7 +120,7 @@ class Worker:
         if end is not None and end.how == "stopped" and self._stopping is None:
             return Outcome("raised", end.at, "gpbt.Stopped was raised though nobody stopped this member", None, status)
         if end is not None and not (end.how == "returned" and killed) and not (end.how == "raised" and self._stopping):
-            return Outcome(end.how, end.at, end.error, end.where, status)
+            return Outcome(end.how, end.at, end.error, end.where, status, remedy=end.remedy, fault=end.fault)
         at = end.at if end is not None else self._died_at or time.monotonic()
         if self._stopping is not None:
             return Outcome("stopped", at, self._stopping, None, status)

@@ -27,7 +27,6 @@ from gpbt_async.errors import JournalError, SearcherError
 from gpbt_async.journal import Reader, _seal
 from gpbt_async.lineage import Lineage
 from gpbt_async.processes import Line
-from gpbt_async.scheduler import _float
 from gpbt_async.usage import Usage, replay
 
 if TYPE_CHECKING:
@@ -348,7 +347,7 @@ class Wire:
             case wire.Entered(at):
                 _seal({"n": 0, **to_json(events.Entered(t=self._clock.at(at), **names))})
             case wire.Report(metrics, at):
-                floats = {name: _float(number) for name, number in metrics.items()}
+                floats = {name: wire.real(number) for name, number in metrics.items()}
                 for score in floats.values():
                     _seal(to_json(events.Judged(t=self._clock.at(at), score=score, **names)))
                 _seal(to_json(events.Trained(t=0.0, score=None, metrics=floats, seconds=0.0, **names)))

@@ -630,7 +630,8 @@ def test_a_score_never_reported_is_named() -> None:
     commands = lineage.handle(events.Trained(t=0, member=0, attempt=1, score=None, metrics={"acc": 1.0}, seconds=0.0))
     assert events.Discard(0) in commands
     assert lineage.ended is not None
-    assert "never reported 'loss' (reported: acc)" in lineage.ended.reason
+    assert lineage.ended.reason.startswith("the score 'loss' is never reported: member 0 reported 'acc'; call member.")
+    assert lineage.tree.members[0].reason == "never reported 'loss' (reported: acc)"
     unread = events.Trained(t=0, member=0, attempt=1, score=None, metrics={}, seconds=0.0, unread=3)
     assert lineage.rule.unusable(unread).endswith("(3 lines of its metrics file could not be read)")
 

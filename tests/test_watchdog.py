@@ -251,9 +251,11 @@ async def test_one_that_hangs_on_a_gpu_that_is_being_lost_has_not_failed(verdict
     slot = Slot(0, "GPU 0", "cuda", ("GPU-a",), 1, {}, evicted=asyncio.get_running_loop().create_future())
     stopped = Outcome("stopped", 0.0)
     silent = "reported nothing for 2 s (stall_timeout)"
-    blame = await scheduler._blame(member, slot, stopped, tmp_path, silent)
+    blame = await scheduler._blame.lost(member, slot, stopped, tmp_path, silent)
     assert blame == (f"GPU 0 is lost, and it {silent}" if verdict else "")
-    assert await scheduler._blame(member, slot, stopped, tmp_path, "") == "", "one that was told to stop has done so"
+    assert await scheduler._blame.lost(member, slot, stopped, tmp_path, "") == "", (
+        "one that was told to stop has done so"
+    )
 
 
 # ---- the clock

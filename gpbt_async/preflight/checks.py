@@ -15,8 +15,10 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from .. import events
+from .. import ending, events
 from ..space import Choice
+from ..tree import State
+from .failures import TOLERATED, failures, kind, lasts, remedy_of, why
 from .findings import Finding, known
 from .telemetry import received
 
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 CONSTANT = 4
 #: members that are looked at for names that are never read, when options may decide what is read
 PATIENCE = 8
-#: the share of a generation that may fail for one reason
-TOLERATED = 0.1
 #: words of a score's name that can mean one direction only
 LOWER = frozenset(
     (
@@ -167,7 +167,8 @@ class Preflight:
             case events.Published():
                 yield from self.saved(lineage.tree.members[fact.member], fact.size, fact.digest)
         if isinstance(fact, events.Failed | events.Trained | events.Published | events.Stopped | events.Lost):
-            yield from self._failing(lineage, lineage.tree.members[fact.member].generation)
+            member = lineage.tree.members[fact.member]
+            yield from self._failing(lineage, member, member.generation)
 
     # ---- checks of one member's telemetry
 
@@ -255,14 +256,12 @@ class Preflight:
         """A member's training function has returned with this score, None if none was reported."""
         s = self._settings
         if score is None:
-            close = difflib.get_close_matches(s.score, list(metrics), 1, 0.4)
             instead = f"reported {', '.join(map(repr, list(metrics)[:8]))}" if metrics else "reported nothing"
             yield from self._new(
                 "GPBT011",
                 s.score,
                 f"member {member.id} ended without its score {s.score!r}: it {instead}",
-                (f"did you mean score={close[0]!r}? " if close else "")
-                + f"Report it: member.report({s.score if s.score.isidentifier() else '**{...}'}=...)",
+                ending.remedy(s, list(metrics)),
                 member.id,
             )
             return
@@ -313,25 +312,25 @@ class Preflight:
             )
         self._digests[member.id] = digest
 
-    def _failing(self, lineage: Lineage, generation: int) -> Iterator[Finding]:
+    def _failing(self, lineage: Lineage, member: Member, generation: int) -> Iterator[Finding]:
+        """Many of a generation for one reason, once all have settled; a reason that lasts, at the first member."""
+        if member.state is State.FAILED and member.parent is not None and lasts(member.reason):
+            yield from self._new(
+                "GPBT010",
+                kind(member.reason),
+                f"member {member.id} cannot load the checkpoint of its parent, member {member.parent.id}: "
+                f"{why(member.reason)}",
+                remedy_of(member.reason),
+                member.id,
+            )
         here = lineage.tree.generations[generation]
         if generation in self._generations or not here.complete:
             return
         self._generations.add(generation)
-        reasons: dict[str, list[Member]] = {}
-        for member in here.members:
-            if member.state.value == "failed" and member.score is None and member.reason:
-                reasons.setdefault(_kind(member.reason), []).append(member)
-        for members in reasons.values():
-            if len(members) > TOLERATED * here.size and len(members) > 1:
-                yield from self._new(
-                    "GPBT010",
-                    f"generation {generation}",
-                    f"{len(members)} of {here.size} members of generation {generation} failed for one reason: "
-                    f"{members[0].reason}",
-                    lineage_remedy(members[0].reason),
-                    members[0].id,
-                )
+        for each in failures(lineage, generation):
+            if len(each.members) > 1 and each.share > TOLERATED:
+                subject = f"generation {generation}: {kind(each.reason)}"
+                yield from self._new("GPBT010", subject, each.text, each.remedy, each.members[0].id)
 
     # ----
 
@@ -347,18 +346,3 @@ class Preflight:
 def finding_of(fact: events.Found) -> Finding:
     """A finding as the journal has it."""
     return Finding(fact.code, fact.subject, fact.text, fact.remedy, fact.member)
-
-
-def _kind(reason: str) -> str:
-    """A reason without its figures: what many failures have in common."""
-    return re.sub(r"0x[0-9a-f]+|\d[\d.e+-]*", "#", reason.split("\n", 1)[0])
-
-
-def lineage_remedy(reason: str) -> str:
-    """What to do about a failure that many have in common."""
-    if re.search(r"size mismatch|shape '?\[|shapes? .*(match|mismatch)|Missing key\(s\)|Unexpected key\(s\)", reason):
-        return (
-            "a hyperparameter that changes the model's shape cannot be inherited: take it out of the space, and give "
-            "each shape a run of its own"
-        )
-    return "gpbt-async doctor SCRIPT trains a child whose config differs from its parent's in every dimension"
