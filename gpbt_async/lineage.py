@@ -105,14 +105,15 @@ class Lineage:
         pending = {m.path: m.config for m in siblings if not m.state.settled}
         pending |= {p: config for p, (_, config) in self._ready.items() if p[:-1] == path[:-1] and p != path}
         seen = self.tree.kin(parent, self.settings.history) if kin else []
+        space = self.settings.space
         return Ask(
-            space=self.settings.space,
+            space=space,
             path=path,
             generation=self._asked[path][0],
             seed=key(self.settings.seed, "ask", path, 63),
-            parent=parent.observation() if parent is not None else None,
-            kin=tuple(m.observation() for m in seen),
-            pending=tuple(pending[p] for p in sorted(pending)),
+            parent=parent.observation(space) if parent is not None else None,
+            kin=tuple(m.observation(space) for m in seen),
+            pending=tuple(space.searched(pending[p]) for p in sorted(pending)),
             run=key(self.settings.seed, "run", (), 63),
         )
 

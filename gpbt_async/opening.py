@@ -321,7 +321,7 @@ class Opening:
             return
         begun, asked = self.settings.to_json(), self._experiment.to_json()
         for name in begun:
-            if begun[name] != asked[name] and name != "target":
+            if begun[name] != asked[name] and name not in ("target", "mode_given"):
                 told = f"{name} is {asked[name]!r} in the experiment"
                 self._warn(f"{told}, but the run was begun with {begun[name]!r} and goes on so")
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import events
 from ..space import Choice
+from .direction import direction
 from .findings import Finding
 
 if TYPE_CHECKING:
@@ -32,30 +33,6 @@ CONSTANT = 4
 PATIENCE = 8
 #: the share of a generation that may fail for one reason
 TOLERATED = 0.1
-#: words of a score's name that can mean one direction only
-LOWER = frozenset(
-    "loss losses error errors err mse rmse mae mape nll perplexity ppl wer cer fid regret crossentropy bpc bpb logloss "
-    "cost distance divergence kl elo_loss energy residual".split()
-)
-HIGHER = frozenset(
-    "accuracy acc auc auroc auprc f1 fbeta precision recall return returns reward rewards r2 bleu rouge rougel iou miou "
-    "map ndcg mcc kappa dice ssim psnr sharpe success likelihood elbo score_ratio top1 top5 winrate".split()
-)
-
-
-def direction(score: str) -> str | None:
-    """"min" or "max" where the name of a score can mean only one; None where it can mean both, or neither.
-
-    The last word that says something decides: val_loss, eval/accuracy, loss_ratio (none). Keras' and Hugging Face's
-    conventions agree with it: a name that ends with "loss" is minimised.
-    """
-    words = [word for word in re.split(r"[^a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", score).lower()) if word]
-    known = [("min" if word in LOWER else "max") for word in words if word in LOWER or word in HIGHER]
-    if not words or not known or (words[-1] not in LOWER and words[-1] not in HIGHER and len(set(known)) > 1):
-        return None
-    if words[0] in ("neg", "negative", "minus") and known[-1] == "min":
-        return "max"
-    return known[-1]
 
 
 class Preflight:
@@ -140,7 +117,7 @@ class Preflight:
 
     def _unread(self, member: Member) -> Iterator[Finding]:
         space = self._settings.space
-        unread = [name for name in space if name not in self._used]
+        unread = [name for name in space.names if name not in self._used]
         if not unread or not self._covered(unread):
             return
         missed = [name for _, seen in self._returned for name in seen.get("missed", ())]
@@ -148,11 +125,11 @@ class Preflight:
             close = difflib.get_close_matches(name, missed, 1, 0.6)
             said = f"; it asks for {close[0]!r}: did you mean {name!r}?" if close else ""
             first = "" if len(self._returned) == 1 else f"s 0 to {len(self._returned) - 1}"
+            kind = "hyperparameter" if name in space else "constant"
             yield from self._new(
                 "GPBT001",
                 name,
-                f"member{first or ' ' + str(member.id)} never read the hyperparameter {name!r}, and gpbt.torch applied "
-                f"it to nothing{said}",
+                f"member{first or ' ' + str(member.id)} never read the {kind} {name!r}, and gpbt.torch applied it to nothing{said}",
                 f"use member.config[{name!r}] in the training function, or take it out of the space",
                 member.id,
             )
@@ -166,7 +143,7 @@ class Preflight:
         return all(len(seen[n]) == len(d.options) for n, d in choices.items())
 
     def _missed(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
-        space = list(self._settings.space)
+        space = self._settings.space.names
         for name in telemetry.get("missed", ()):
             close = difflib.get_close_matches(name, space, 1, 0.6)
             if not close:  # a script's own settings may be looked for in the config first
@@ -228,7 +205,7 @@ class Preflight:
                 s.score,
                 f"member {member.id} ended without its score {s.score!r}: it {instead}",
                 (f"did you mean score={close[0]!r}? " if close else "")
-                + f"Report it: member.report({s.score if s.score.isidentifier() else '**{...}'}=...)",
+                + f"Report it: {call(s.score)}",
                 member.id,
             )
             return
@@ -307,6 +284,11 @@ class Preflight:
         finding = Finding(code, subject, text, remedy, member)
         self.found.append(finding)
         return (finding,)
+
+
+def call(score: str) -> str:
+    """How a training function reports it."""
+    return f"member.report({score}=...)" if score.isidentifier() else f"member.report({{{score!r}: ...}})"
 
 
 def finding_of(fact: events.Found) -> Finding:
