@@ -99,6 +99,16 @@ _HOMES = {
 #: modules that are reached through the package: `gpbt.torch.save(...)`, which imports torch when it needs it
 _MODULES = ("events", "torch", "lightning", "hf", "notebook")
 
+#: what other tuners call the same thing
+_OTHERS = {
+    **dict.fromkeys(("loguniform", "logfloat", "qloguniform"), "Float(low, high, log=True)"),
+    **dict.fromkeys(("uniform", "real", "quniform", "suggestfloat"), "Float(low, high)"),
+    **dict.fromkeys(("integer", "randint", "suggestint"), "Int(low, high)"),
+    **dict.fromkeys(("categorical", "suggestcategorical", "gridsearch"), "Choice([...])"),
+    "constant": "the value itself, in the space",
+    "report": "member.report(loss=...), in the training function",
+}
+
 __version__ = "0.1.0"
 __all__ = [*sorted(_HOMES), "__version__", "events"]
 
@@ -109,10 +119,20 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module("." + name, __name__)
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_meant(name)}")
     value = getattr(import_module("." + _HOMES[name], __name__), name)
     globals()[name] = value
     return value
+
+
+def _meant(name: str) -> str:
+    """What was most likely meant by a name that is not here, as the end of a sentence."""
+    if name.startswith("_"):  # somebody only looks whether it is there
+        return ""
+    from .arguments import close_to
+
+    other = _OTHERS.get(name.lower().replace("_", "")) or close_to(name, (*_HOMES, *_MODULES))
+    return f": did you mean {other}?" if other else f": there are {', '.join(sorted(_HOMES))}"
 
 
 def __dir__() -> list[str]:

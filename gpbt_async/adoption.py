@@ -49,11 +49,15 @@ class Adoption:
 
     def fit(self, config: Config) -> Config:
         """The config, inside the space that is in force; itself while there was no other."""
-        return config if len(self.spaces) == 1 else self.settings.space.clip(config)
+        space = self.settings.space
+        return config if len(self.spaces) == 1 else space.clip(space.searched(config))  # with its constants
 
     def seen(self, observed: Observation) -> Observation:
         """An observation as a searcher is shown it: its config inside the space in force."""
-        return observed if len(self.spaces) == 1 else replace(observed, config=self.fit(observed.config))
+        space = self.settings.space
+        return (
+            observed if len(self.spaces) == 1 else replace(observed, config=space.searched(self.fit(observed.config)))
+        )
 
     def take(self, changes: Mapping[str, Any]) -> Settings:
         """Have these fields (JSON) be in force; the settings then. Raises JournalError when they cannot be."""
@@ -76,11 +80,14 @@ class Adoption:
 
 def unfit(was: Space, now: Space) -> str:
     """Why a run cannot go on in another space; "" if it can."""
-    added, removed = [n for n in now if n not in was], [n for n in was if n not in now]
+    added, removed = [n for n in now.names if n not in was.names], [n for n in was.names if n not in now.names]
     if added:
         return f"a hyperparameter cannot be added to a run under way ({', '.join(added)})"
     if removed:
         return f"a hyperparameter cannot be taken out of a run under way ({', '.join(removed)})"
+    for name in was.names:
+        if (name in was) != (name in now):
+            return f"{name} cannot become a constant, or cease to be one, in a run under way"
     for name, dimension in was.items():
         other = now[name]
         if dimension.kind != other.kind:

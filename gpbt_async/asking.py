@@ -196,6 +196,8 @@ class Asking:
 
         Raises SearcherError.
         """
+        if not ask.space:
+            return self._space.clip({})  # constants alone: there is nothing to search
         if searchers.heavy(self._name, ask):
             config = await self._to_its_end(self._heavy(ask, wanted))
             if config is None:

@@ -64,7 +64,8 @@ class Observation:
 class Ask:
     """Everything a suggestion may depend on.
 
-    space: which the config must be in. path: of the child wanted, child indexes from the root. generation: its, from 0
+    space: which the config must be in; what is constant in it is in no config here, and may be left out of the answer
+    (`space.clip` puts it in). path: of the child wanted, child indexes from the root. generation: its, from 0
     on. parent: None for generation 0. kin: the parent's family history, listed by (generation, path), never by arrival
     (TPE weighs by order). pending: configs of the parent's children (for generation 0: of the roots) not finished yet,
     by path. seed: in [0, 2⁶³), a function of the run's seed and the path. run: in [0, 2⁶³), a function of the run's

@@ -31,7 +31,7 @@ _WHY = {
     "resources": "a resume takes --gpus, --share and --vram",
 }
 #: no fields of their own: a preset's are named one by one, and the training function is the script's, whatever its name
-_NOT_COMPARED = ("target", "preset", "replay")
+_NOT_COMPARED = ("target", "preset", "replay", "mode_given")
 
 
 def compare(

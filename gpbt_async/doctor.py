@@ -199,6 +199,8 @@ class Examination:
         declared_settings = Settings.from_json(declared["experiment"])
         changes = {**self._changes, "resources": self._devices.over(declared_settings.resources)}
         self._settings = settings = declared_settings.with_options(changes)
+        if settings.notice:
+            self._notes.append(settings.notice)
         if settings.command is not None and (problem := missing(settings.command, cwd)):
             raise ExperimentError(f"command: got {settings.command[0]!r}; {problem}")
         record = Record("", cwd, slots=self._slots, gpus=self._gpus, nvml_library=self._devices.nvml_library)

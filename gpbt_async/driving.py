@@ -71,6 +71,8 @@ async def driven(run: Run, quiet: bool) -> int:
         async with run:
             entered = True
             if run.how is None:
+                if run.settings.notice and not run.lineage.count and not quiet:
+                    say(run.settings.notice)
                 await show(run, quiet=quiet)
                 shown = True
             elif not quiet:

@@ -65,7 +65,12 @@ class ExperimentError(GPBTError):
     @classmethod
     def of(cls, field: str, value: object, allowed: str) -> ExperimentError:
         """One shape for every declaration error: `script.py:7: field: got value; allowed`."""
-        said = f"{field}: got {value!r}; {allowed}"
+        got = " ".join(line.strip() for line in repr(value).splitlines())  # one line, whatever it is
+        return cls.saying(f"{field}: got {got if len(got) <= 300 else got[:300] + ' …'}; {allowed}")
+
+    @classmethod
+    def saying(cls, said: str) -> ExperimentError:
+        """Any sentence, after the line of the declaration."""
         error = cls(_called_from() + said)
         error.said = said
         return error

@@ -8,20 +8,21 @@ So everything here must be sayable in JSON, and what is not is refused where it 
 
 from __future__ import annotations
 
-import inspect
 import math
-import os
 import re
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import standalone
+from .arguments import checked, one_of, plain, real, whole
 from .errors import ExperimentError
+from .preflight.direction import direction
 from .preflight.findings import CATALOGUE, known
+from .resources import Resources as Resources
 from .schedule import Schedule
-from .sizes import parse_bytes
-from .space import Dimension, Space
+from .space import Dimension, Scalar, Space
+from .target import Target as Target
+from .target import target_of as target_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,9 +33,6 @@ SEARCHERS = (
 )  # fmt: skip
 #: no population and no generations are larger: what is asked for beyond is a slip of the finger
 MOST = 1_000_000
-#: no more members share a GPU: CUDA's own context alone takes hundreds of MiB in each; and none takes less memory
-MOST_A_GPU = 1000
-LEAST_VRAM = 1 << 20
 HISTORIES = ("inherit", "reset", "global")
 SELECTIONS = ("comma", "plus")
 SCHEDULES = ("async", "sync")
@@ -45,62 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Scardigli et al.: a barrier, TPE with one start-up trial, inherited history, parents from the last generation only
     "paper": {"schedule": "sync", "searcher": "tpe", "history": "inherit", "selection": "comma", "early_stop": ()},
 }
-#: code flags of functions whose call only makes an object: async ones and generators
-_NEVER_RUNS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 #: what a command line may hold in braces beside hyperparameters
 PLACEHOLDERS = ("parent", "checkpoint", "metrics", "config", "seed", "generation", "member")
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What one member needs.
-
-    gpus: 1 = one GPU each (the default; CPU slots on a machine without NVIDIA's driver), 0 = CPU slots, more = so many
-    for each member, given together. share >= 1: how many members may be on one GPU at a time; None = one, or with vram
-    as many as fit. vram: the GPU memory a member takes on each of its GPUs, as "6GiB" or "500MiB", or "auto": members
-    train alone until one has finished, and the greatest peak seen decides. cpus >= 1: threads a member may use, None =
-    the cores divided among the slots. Raises ExperimentError.
-    """
-
-    gpus: int = 1
-    share: int | None = None
-    vram: str | None = None
-    cpus: int | None = None
-
-    def __post_init__(self) -> None:
-        _whole("resources.gpus", self.gpus, 0)
-        if self.share is not None:
-            _whole("resources.share", self.share, 1, MOST_A_GPU)
-        if self.vram is not None:
-            try:
-                if not isinstance(self.vram, str) or (self.vram != "auto" and parse_bytes(self.vram) < LEAST_VRAM):
-                    raise ValueError
-            except ValueError:
-                must = "must be an amount of at least 1MiB with its unit, such as '6GiB' or '500MiB', or 'auto'"
-                raise ExperimentError.of("resources.vram", self.vram, must) from None
-        if self.cpus is not None:
-            _whole("resources.cpus", self.cpus, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where to import the training function: a module by name, or a file when the module is a script.
-
-    file: absolute path. module: importable name, or None to import the file under a name that is not __main__.
-    qualname: the function's name. sys_path: the entries a child's import path must have.
-    """
-
-    file: str
-    module: str | None
-    qualname: str
-    sys_path: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return {"file": self.file, "module": self.module, "qualname": self.qualname, "sys_path": list(self.sys_path)}
-
-    @classmethod
-    def from_json(cls, t: Mapping[str, Any]) -> Target:
-        return cls(t["file"], t["module"], t["qualname"], tuple(t["sys_path"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +53,9 @@ class Settings:
 
     space: Space
     score: str
-    mode: str = "max"
+    mode: str
+    #: False: the mode is what the score's name means (preflight.direction), and the user is told so
+    mode_given: bool = True
     population: int = 25
     generations: int = 10
     ratio: float = 1.0
@@ -140,6 +86,14 @@ class Settings:
         """k = min(n, max(1, floor(sqrt(n / c)))): how many members of a generation become parents."""
         return self.parents_within(1e-12)  # 14 / 0.14 is 99.99999999999999, and its root is 10 all the same
 
+    @property
+    def notice(self) -> str:
+        """What was decided in the user's place, for people; "" if nothing was."""
+        if self.mode_given:
+            return ""
+        way = "maximised" if self.mode == "max" else "minimised"
+        return f"mode was not given: the score {self.score!r} is {way}"
+
     def parents_within(self, slack: float) -> int:
         """k, for a quotient n / c that may be too small by this share. (Runs begun under rules 0 have none.)"""
         quotient = self.population / self.ratio
@@ -153,8 +107,10 @@ class Settings:
         Raises ExperimentError.
         """
         if changes.get("preset") is not None:
-            _one_of("preset", changes["preset"], tuple(PRESETS))
+            one_of("preset", changes["preset"], tuple(PRESETS))
             changes = {**PRESETS[changes["preset"]], **changes}
+        if "mode" in changes:
+            changes["mode_given"] = True
         if "early_stop" in changes:
             changes["early_stop"] = stop_rules(changes["early_stop"])
         if "silence" in changes:
@@ -201,12 +157,28 @@ class _Default(str):
     __slots__ = ()
 
 
+@checked(
+    **dict.fromkeys(("metric", "objective", "monitor"), "did you mean score?"),
+    **dict.fromkeys(("direction", "goal"), "did you mean mode?"),
+    **dict.fromkeys(("param_space", "search_space", "config", "params", "parameters"), "did you mean space?"),
+    **dict.fromkeys(("population_size", "n_trials", "num_samples", "num_trials"), "did you mean population?"),
+    **dict.fromkeys(("n_generations", "num_generations", "iterations", "rounds"), "did you mean generations?"),
+    **dict.fromkeys(("sampler", "algorithm", "search_alg"), "did you mean searcher?"),
+    **dict.fromkeys(("random_state", "random_seed"), "did you mean seed?"),
+    **dict.fromkeys(("pruner", "early_stopping"), "did you mean early_stop?"),
+    **dict.fromkeys(("retries", "max_retries"), "did you mean attempts?"),
+    **dict.fromkeys(("gpus", "cpus", "share", "vram"), "give it by resources=gpbt.Resources(...)"),
+    **dict.fromkeys(("slots", "name", "runs"), "it is an option of gpbt-async launch and of gpbt.Run"),
+    **dict.fromkeys(("function", "trainable", "fn", "func"), "give the training function first, as train"),
+)
 class Experiment:
     """What to train, over which space, towards which score, and how the population is bred.
 
     train: a function of one Member, defined at the top level of a file. command: instead of train, a program and its
-    arguments, one word each, with {placeholders}. space: name → Float, Int or Choice. score: the reported metric that
-    counts; mode: "max" or "min". resources: what one member needs; None = one GPU, or a CPU slot where there is none.
+    arguments, one word each, with {placeholders}. space: name → Float, Int or Choice, or a constant. score: the
+    reported metric that counts. mode: "max" or "min"; it may be left out where the score's name can mean one only, as
+    "val_loss" or "accuracy", which is then said. resources: what one member needs; None = one GPU, or a CPU slot where
+    there is none.
 
     population n >= 1 members train in each of generations T >= 1. ratio c > 0: children per parent over number of
     parents, so k = floor(sqrt(n / c)) members of a generation become parents. searcher: who chooses configs, by name,
@@ -230,9 +202,9 @@ class Experiment:
         train: Callable[[Any], object] | None = None,
         *,
         command: Sequence[str] | None = None,
-        space: Mapping[str, Dimension],
+        space: Mapping[str, Dimension | Scalar],
         score: str,
-        mode: str = "max",
+        mode: str | None = None,
         population: int = 25,
         generations: int = 10,
         ratio: float = 1.0,
@@ -267,24 +239,25 @@ class Experiment:
             "early_stop": stop_rules(early_stop),
         }
         if preset is not None:
-            _one_of("preset", preset, tuple(PRESETS))
+            one_of("preset", preset, tuple(PRESETS))
             unchosen = {name for name, value in chosen.items() if isinstance(value, _Default) or value == ()}
             chosen |= {name: value for name, value in PRESETS[preset].items() if name in unchosen}
         chosen = {name: str(value) if isinstance(value, _Default) else value for name, value in chosen.items()}
         self.settings = Settings(
             space=space if isinstance(space, Space) else Space(space),
-            score=score,
-            mode=mode,
-            population=population,
-            generations=generations,
-            ratio=ratio,
-            evidence=evidence,
-            seed=seed,
+            score=scored(score),
+            mode=mode if mode is not None else direction_of(score),
+            mode_given=mode is not None,
+            population=plain(population),
+            generations=plain(generations),
+            ratio=plain(ratio),
+            evidence=plain(evidence),
+            seed=plain(seed),
             preset=preset,
             resources=resources if resources is not None else Resources(),
-            attempts=attempts,
-            stall_timeout=stall_timeout,
-            member_timeout=member_timeout,
+            attempts=plain(attempts),
+            stall_timeout=plain(stall_timeout),
+            member_timeout=plain(member_timeout),
             silence=silenced(silence),
             command=tuple(command) if command is not None else None,
             target=target_of(train) if train is not None else None,
@@ -301,29 +274,27 @@ class Experiment:
         return self.settings.to_json()
 
 
-def target_of(train: Callable[[Any], object]) -> Target:
-    """Where another process finds the training function. Raises ExperimentError when it cannot be found there."""
-    name = getattr(train, "__qualname__", None)
-    code = getattr(inspect.unwrap(train), "__code__", None)  # a decorator's code is in another file
-    if name is None or code is None or hasattr(train, "__self__") or code.co_flags & _NEVER_RUNS:
-        raise ExperimentError.of("train", train, "must be a plain function; wrap it: def train(member): ...")
-    if "<lambda>" in name or "<locals>" in name:
-        raise ExperimentError.of(
-            "train", name, "must be defined with def at the top level of a file, not inside a function"
+def scored(score: object) -> str:
+    """The score's name. Raises ExperimentError for what is none."""
+    must = "must be the name of a reported metric, e.g. score='accuracy'"
+    if isinstance(score, list | tuple | dict) and score:
+        must += ": one, by which members are ranked (report the others beside it, they are kept)"
+    if not isinstance(score, str) or not score.strip():
+        raise ExperimentError.of("score", score, must)
+    if score != score.strip():
+        raise ExperimentError.of("score", score, f"begins or ends with a space: did you mean {score.strip()!r}?")
+    return str(score)
+
+
+def direction_of(score: str) -> str:
+    """The mode that the score's name means. Raises ExperimentError where it does not say."""
+    meant = direction(scored(score))
+    if meant is None:
+        raise ExperimentError.saying(
+            f"mode: not given, and the name of the score {score!r} does not say which way is better: "
+            "add mode='max' or mode='min'"
         )
-    file = os.path.abspath(code.co_filename)
-    if code.co_filename.startswith("<") or not os.path.isfile(file):
-        raise ExperimentError.of(
-            "train", name, "is not in a file (a notebook cell or a prompt?): put it in a file and import it from there"
-        )
-    module: str | None = train.__module__
-    if module == "__main__":
-        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-        # `python -m app` has a spec, and its function can be imported by that name; `python app.py` has none
-        module = spec.name if spec is not None else None
-        if module is not None and module.endswith(".__main__"):
-            module = None
-    return Target(file, module, name, tuple(os.path.abspath(entry or ".") for entry in sys.path))
+    return meant
 
 
 def stop_rules(given: object) -> tuple[str, ...]:
@@ -334,7 +305,7 @@ def stop_rules(given: object) -> tuple[str, ...]:
     if not isinstance(names, list | tuple):
         raise ExperimentError.of("early_stop", given, f"must be None, or of {', '.join(map(repr, STOP_RULES))}")
     for name in names:
-        _one_of("early_stop", name, STOP_RULES, ", or both with a comma, or 'none'")
+        one_of("early_stop", name, STOP_RULES, ", or both with a comma, or 'none'")
     return tuple(rule for rule in STOP_RULES if rule in names)
 
 
@@ -349,18 +320,6 @@ def silenced(given: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _whole(name: str, value: object, least: int, most: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ExperimentError.of(name, value, f"must be a whole number of at least {least}")
-    if most is not None and value > most:
-        raise ExperimentError.of(name, value, f"must be at most {most}")
-
-
-def _one_of(name: str, value: object, allowed: Sequence[str], more: str = "") -> None:
-    if not isinstance(value, str) or value not in allowed:
-        raise ExperimentError.of(name, value, f"must be one of {', '.join(map(repr, allowed))}{more}")
-
-
 def _users(searcher: object) -> bool:
     """Whether this has the shape of `module:Name`, in dotted names; Optuna's prefix is ours."""
     if not isinstance(searcher, str) or searcher.startswith("optuna:"):
@@ -369,32 +328,27 @@ def _users(searcher: object) -> bool:
     return bool(colon) and all(part.isidentifier() for dotted in (module, name) for part in dotted.split("."))
 
 
-def _real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
 def _check_settings(s: Settings) -> None:
-    if not isinstance(s.score, str) or not s.score:
-        raise ExperimentError.of("score", s.score, "must be the name of a reported metric, e.g. score='accuracy'")
-    _one_of("mode", s.mode, ("max", "min"))
-    _whole("population", s.population, 1, MOST)
-    _whole("generations", s.generations, 1, MOST)
-    _whole("attempts", s.attempts, 1)
-    _whole("seed", s.seed, 0)
-    if not _real(s.ratio) or s.ratio <= 0:
+    scored(s.score)
+    one_of("mode", s.mode, ("max", "min"))
+    whole("population", s.population, 1, MOST)
+    whole("generations", s.generations, 1, MOST)
+    whole("attempts", s.attempts, 1)
+    whole("seed", s.seed, 0)
+    if not real(s.ratio) or s.ratio <= 0:
         raise ExperimentError.of("ratio", s.ratio, "must be a number greater than 0")
-    if not _real(s.evidence) or not 0 <= s.evidence <= 1:
+    if not real(s.evidence) or not 0 <= s.evidence <= 1:
         raise ExperimentError.of("evidence", s.evidence, "must be a number from 0 to 1")
     if not _users(s.searcher):
-        _one_of("searcher", s.searcher, SEARCHERS, ", or 'module:Name' of a class of yours with suggest(ask)")
-    _one_of("history", s.history, HISTORIES)
-    _one_of("selection", s.selection, SELECTIONS)
-    _one_of("schedule", s.schedule, SCHEDULES)
+        one_of("searcher", s.searcher, SEARCHERS, ", or 'module:Name' of a class of yours with suggest(ask)")
+    one_of("history", s.history, HISTORIES)
+    one_of("selection", s.selection, SELECTIONS)
+    one_of("schedule", s.schedule, SCHEDULES)
     if s.preset is not None:
-        _one_of("preset", s.preset, tuple(PRESETS))
+        one_of("preset", s.preset, tuple(PRESETS))
     for name in ("stall_timeout", "member_timeout"):
         seconds = getattr(s, name)
-        if seconds is not None and not (_real(seconds) and 0 < seconds < math.inf):
+        if seconds is not None and not (real(seconds) and 0 < seconds < math.inf):
             raise ExperimentError.of(name, seconds, "must be a number of seconds above 0, or None for no limit")
     if not isinstance(s.resources, Resources):
         raise ExperimentError.of("resources", s.resources, "must be gpbt.Resources(...)")
@@ -408,13 +362,13 @@ def _check_settings(s: Settings) -> None:
 def _check_command(command: Sequence[str], space: Space) -> None:
     if not command:
         raise ExperimentError.of("command", command, "needs at least a program")
-    for name in space:
+    for name in space.names:
         if name in PLACEHOLDERS:
             raise ExperimentError.of("space", name, f"is reserved in a command ({', '.join(PLACEHOLDERS)}): rename it")
     for word in command:
         for name in re.findall(r"\{([^{}]*)\}", word.replace("{{", "").replace("}}", "")):
-            if name not in space and name not in PLACEHOLDERS:
-                known = ", ".join((*space, *PLACEHOLDERS))
+            if name not in space.names and name not in PLACEHOLDERS:
+                known = ", ".join((*space.names, *PLACEHOLDERS))
                 raise ExperimentError.of(
                     "command", "{" + name + "}", f"is no placeholder; known: {known}; a brace is {{{{"
                 )

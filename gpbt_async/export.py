@@ -63,7 +63,7 @@ def table(reading: Reading) -> dict[str, list[Any]]:
         "losses": [m.losses for m in members],
         "reason": [m.reason or None for m in members],
     }
-    columns |= {f"config.{name}": [m.config[name] for m in members] for name in reading.settings.space}
+    columns |= {f"config.{name}": [m.config[name] for m in members] for name in reading.settings.space.names}
     told = [reading.history.metrics.get(m.id, {}) for m in members]
     reported = dict.fromkeys(name for metrics in told for name in metrics)
     return columns | {f"metric.{name}": [metrics.get(name) for metrics in told] for name in reported}

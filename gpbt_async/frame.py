@@ -271,10 +271,11 @@ def _slots(known: Memory, width: int, short: int) -> list[Line]:
         line.append((f"{score_text(known.last.get(member.id)):>{metric}}  ", "cyan"))
         line.append((f"{duration(known.now() - since) if since is not None else 'starts':>7}", "dim"))
         parent = member.parent.config if member.parent is not None else None
+        config = settings.space.searched(member.config)
         if tall:
-            lines.append([(" " * (wide + 4), ""), *config_line(member.config, parent, width - wide - 4)])
+            lines.append([(" " * (wide + 4), ""), *config_line(config, parent, width - wide - 4)])
         else:
-            line += [("  ", ""), *config_line(member.config, parent, max(4, room))]
+            line += [("  ", ""), *config_line(config, parent, max(4, room))]
     if count > len(slots):  # of GPUs only those are listed that are leased
         words = f"{count - len(slots)} more: " + (begins if starting > 0 else idle)
         lines.append([(f"{'':{wide}}  ", ""), (words, "dim")])
@@ -343,9 +344,10 @@ def _best(known: Memory, width: int) -> list[Line]:
         return [[("best  ", "dim"), ("no member has finished yet", "dim")]]
     head = [("best  ", "dim"), (score_text(best.score), "bold green"), (f"  member {best.id}", "bold")]
     parent = best.parent.config if best.parent is not None else None
+    config = known.run.settings.space.searched(best.config)
     where = near(known.run.folder.member(best.id).checkpoint)
     return [
         [*head, (f", generation {best.generation}", "")],
-        [("      ", ""), *config_line(best.config, parent, width - 6)],
+        [("      ", ""), *config_line(config, parent, width - 6)],
         [("      ", ""), (crop(where, width - 6, left=True), "dim")],
     ]

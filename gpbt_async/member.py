@@ -37,23 +37,8 @@ class Member:
     """
 
     __slots__ = (
-        "_file",
-        "_judged",
-        "_lines",
-        "_metrics",
-        "_parent",
-        "_pid",
-        "_send",
-        "_sock",
-        "_stop",
-        "attempt",
-        "checkpoint",
-        "config",
-        "device",
-        "generation",
-        "id",
-        "seed",
-        "telemetry",
+        "_file", "_judged", "_lines", "_metrics", "_parent", "_pid", "_score", "_send", "_sock", "_stop",
+        "attempt", "checkpoint", "config", "device", "generation", "id", "seed", "telemetry",
     )  # fmt: skip
 
     def __init__(self, begin: wire.Begin, sock: socket.socket | None = None) -> None:
@@ -68,6 +53,8 @@ class Member:
         self.checkpoint = Path(begin.checkpoint)
         self.device = begin.device
         self._metrics = begin.metrics
+        #: the name that counts; "" where there is no run
+        self._score = begin.score
         self._sock = sock
         self._send: Callable[[dict[str, Any]], object] | None = None
         self._file: int | None = None
@@ -116,21 +103,24 @@ class Member:
         self.telemetry.parent_seen = True
         return self._parent
 
-    def report(self, **metrics: Any) -> None:
+    def report(self, *given: Mapping[str, Any], **metrics: Any) -> None:
         """Tell the scheduler how training goes, as often as you like.
 
-        metrics: numbers by name, finite or not; numpy's scalars and one-element tensors are welcome. The last report
-        that holds the experiment's score counts. Raises Stopped when the member is to end early: do not catch it.
-        Raises TypeError for what is no number, ValueError for more than fits into one message, RuntimeError in a
-        process that is not the member's own (a DataLoader's worker).
+        metrics: numbers by name, finite or not; numpy's scalars and one-element tensors are welcome. given: the same as
+        a dict, for names that are no Python names: `report({"val/loss": 0.3})`. The last report that holds the
+        experiment's score counts. Raises Stopped when the member is to end early: do not catch it. Raises TypeError for
+        what is no number or has no name, ValueError for more than fits into one message, RuntimeError in a process that
+        is not the member's own (a DataLoader's worker).
         """
         if os.getpid() != self._pid:
             raise RuntimeError(
                 "member.report was called in another process than the member's own (a DataLoader worker?): "
                 "return the value to the training function and report it there"
             )
+        if given:
+            metrics = _named(given, metrics, self._score)
         if not metrics:
-            raise TypeError("member.report needs at least one metric: member.report(accuracy=0.9)")
+            raise TypeError(f"member.report needs at least one metric: {_call(self._score or 'accuracy', '0.9')}")
         values = {name: v if type(v) is float else number(name, v) for name, v in metrics.items()}
         now = time.time()
         line = json.dumps({"t": now, **wire.plain(values)}, allow_nan=False, separators=(",", ":")).encode() + b"\n"
@@ -188,6 +178,32 @@ class Member:
             self._file = None
 
 
+def _named(given: tuple[Any, ...], metrics: dict[str, Any], score: str) -> dict[str, Any]:
+    """All metrics of one call by name. Raises TypeError for what has no name, or has two values."""
+    pairs: list[tuple[Any, Any]] = []
+    for each in given:
+        if not hasattr(each, "items"):
+            if isinstance(each, str):
+                value = repr(given[1]) if len(given) == 2 and isinstance(given[1], int | float) else "..."
+                raise TypeError(f"member.report takes names as keywords or in a dict: {_call(each, value)}")
+            value = repr(each) if isinstance(each, int | float) else "..."
+            what = value if value != "..." else f"a {_type(each)}"
+            raise TypeError(f"member.report was given {what} without a name: {_call(score or 'loss', value)}")
+        pairs += each.items()
+    named: dict[str, Any] = {}
+    for name, value in (*pairs, *metrics.items()):
+        if not isinstance(name, str):
+            raise TypeError(f"member.report: a metric's name must be a text, and {name!r} is a {_type(name)}")
+        if name in named:
+            raise TypeError(f"member.report was given {name!r} twice in one call")
+        named[name] = value
+    return named
+
+
+def _call(name: str, value: str) -> str:
+    return f"member.report({name}={value})" if name.isidentifier() else f"member.report({{{name!r}: {value}}})"
+
+
 def number(name: str, value: Any) -> int | float:
     """A reported value as a Python number: numpy's scalars and torch's one-element tensors are welcome."""
     given = value
@@ -204,9 +220,14 @@ def number(name: str, value: Any) -> int | float:
         except OverflowError:
             return float("inf") if value > 0 else float("-inf")
     raise TypeError(
-        f"member.report({name}=...) was given a {_type(given)}; a metric is one number: "
-        f"report float({name}), or a mean such as {name}.mean().item()"
+        f"{_call(name, '...')} was given a {_type(given)}; a metric is one number: "
+        + ("give its items one by one, {'val/loss': 0.3, ...}" if isinstance(given, dict) else _as_number(name))
     )
+
+
+def _as_number(name: str) -> str:
+    name = name if name.isidentifier() else "value"
+    return f"report float({name}), or a mean such as {name}.mean().item()"
 
 
 def _type(value: Any) -> str:

@@ -28,16 +28,16 @@ def question(
     """
     s, parent, fit = adoption.settings, tree.at(path[:-1]), adoption.fit
     siblings = parent.children if parent is not None else tree.pending_roots.values()
-    pending = {m.path: fit(m.config) for m in siblings if not m.state.settled}
-    pending |= {p: config for p, config in ready.items() if p[:-1] == path[:-1] and p != path}
+    pending = {m.path: s.space.searched(fit(m.config)) for m in siblings if not m.state.settled}
+    pending |= {p: s.space.searched(config) for p, config in ready.items() if p[:-1] == path[:-1] and p != path}
     seen = tree.kin(parent, s.history) if kin else []
     return Ask(
         space=s.space,
         path=path,
         generation=generation,
         seed=key(s.seed, "ask", path, 63),
-        parent=adoption.seen(parent.observation()) if parent is not None else None,
-        kin=tuple(adoption.seen(m.observation()) for m in seen),
+        parent=adoption.seen(parent.observation(s.space)) if parent is not None else None,
+        kin=tuple(adoption.seen(m.observation(s.space)) for m in seen),
         pending=tuple(pending[p] for p in sorted(pending)),
         run=key(s.seed, "run", (), 63),
     )

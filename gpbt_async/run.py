@@ -251,6 +251,8 @@ class Run:
                 f"{slots} slots for a population of {s.population}: with more slots than half the population fast "
                 "configs are favoured; a larger population or --evidence 1 avoids it"
             )
+        if s.notice and not self.lineage.count:
+            log.info(s.notice)
         rooms.launcher.log_to(self.folder.script_log)
         if s.command is None:
             rooms.launcher.spares(min(slots, s.population))

@@ -83,7 +83,7 @@ def heavy(name: str, ask: Ask) -> bool:
     """Whether this ask goes to the searcher process."""
     if name == "optuna:qmc" or foreign(name):
         return True
-    return uses_kin(name, ask.generation) and bool(ask.losses)
+    return uses_kin(name, ask.generation) and _learns(ask)
 
 
 def may_be_heavy(name: str) -> bool:
@@ -93,7 +93,7 @@ def may_be_heavy(name: str) -> bool:
 
 def warm(name: str, space: Space) -> None:
     """Pay now what the first heavy ask would have to pay."""
-    if name in ("tpe", "local", "kin"):
+    if name in ("tpe", "local", "kin") and space:
         parzen.warm(space)
     elif name in optuna_searchers.NEEDS:
         optuna_searchers.warm(name)
@@ -113,7 +113,7 @@ class Perturb:
 
 class Tpe:
     def suggest(self, ask: Ask) -> Config:
-        return parzen.suggest(ask) if ask.losses else Random().suggest(ask)
+        return parzen.suggest(ask) if _learns(ask) else Random().suggest(ask)
 
 
 class Local:
@@ -129,7 +129,7 @@ class Kin:
             return Tpe().suggest(ask)
         rng = random.Random(ask.seed)
         candidates = [ask.space.clip(_step(ask, rng)) for _ in range(CANDIDATES)]
-        return kinship.choose(ask, candidates, rng) if ask.losses else candidates[0]
+        return kinship.choose(ask, candidates, rng) if _learns(ask) else candidates[0]
 
 
 class Optuna:
@@ -137,7 +137,7 @@ class Optuna:
         self._name = name
 
     def suggest(self, ask: Ask) -> Config:
-        if self._name != "optuna:qmc" and not ask.losses:
+        if not ask.space or (self._name != "optuna:qmc" and not ask.losses):
             return Random().suggest(ask)
         return optuna_searchers.suggest(self._name, ask)
 
@@ -150,6 +150,11 @@ _SEARCHERS: dict[str, Callable[[], Searcher]] = {
     "random": Random,
     **{name: functools.partial(Optuna, name) for name in optuna_searchers.NEEDS},
 }
+
+
+def _learns(ask: Ask) -> bool:
+    """Is there something to search, and something known of it?"""
+    return bool(ask.space) and bool(ask.losses)
 
 
 def _step(ask: Ask, rng: random.Random) -> Config:

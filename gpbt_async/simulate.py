@@ -325,10 +325,11 @@ class Landscape:
             level = 1.0 if parent_state is None else parent_state
             wanted = random.Random(f"{self.seed}:{member.path[0]}")
             miss = 0.0
-            for u in space.encode(member.config):
+            units = space.encode(member.config)
+            for u in units:
                 target = 0.25 + 0.5 * wanted.random() - 0.02 * member.generation
                 miss += (u - target) ** 2
-            miss /= len(space)
+            miss /= max(1, len(units))
             level *= 0.6 + min(1.2, 4.0 * miss)
             noisy = level * (1 + self.noise * rng.gauss(0, 1))
             early = level**0.5 * (1 + 3 * self.noise * rng.gauss(0, 1))

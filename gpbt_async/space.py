@@ -1,7 +1,11 @@
-"""The hyperparameter space: what may vary, and how.
+"""The hyperparameter space: what may vary, and how; and what is constant.
 
 Three dimensions (Float, Int, Choice) and a Space that names them. Pure: no clock, no files, no global random
 numbers; whoever wants chance brings a `random.Random`, so the same seed gives the same config.
+
+A plain value in a space, or a Choice of one option, is a *constant*: it is part of every config, and of nothing else.
+As a mapping a Space holds its dimensions alone, so a searcher, an importance or a plot that goes through a space never
+meets a constant; `clip` and all that draws configs put the constants in.
 
 Every dimension maps its values onto the unit interval, logarithmic ones *after* taking logarithms, and a
 dimension with a step or of integers in equal bins. Searchers that move "a little" move there, which is why one
@@ -12,12 +16,13 @@ what leaves it lies inside the space, on the grid, in the dimension's own type.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .arguments import checked, integral, plain, real
 from .errors import ExperimentError
+from .foreign import BOUNDS, bounded, meant, scalar
 
 if TYPE_CHECKING:
     import random
@@ -28,25 +33,11 @@ Scalar = str | int | float | bool | None
 Config = dict[str, Scalar]
 
 
-def _number(value: object) -> bool:
-    """Whether `value` is a finite number that a float can hold."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
 def _comparable(value: Scalar) -> int | float:
     """`value` if it is a number. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise ValueError(f"{value!r} is not a number")
     return value
-
-
-def _plain(option: Any) -> Scalar:
-    """An option without its subclass (numpy's float64 is a float, a str Enum is a str): as JSON will give it back."""
-    if isinstance(option, str):
-        return str.__str__(option)
-    if option is None or isinstance(option, bool):
-        return option
-    return int(option) if isinstance(option, int) else float(option)
 
 
 def reflect(u: float) -> float:
@@ -55,12 +46,14 @@ def reflect(u: float) -> float:
     return 2.0 - u if u > 1.0 else u
 
 
+@checked(**BOUNDS)
 @dataclass(frozen=True, slots=True)
 class Float:
     """A real number in [low, high], uniform, or log-uniform with `log`; on a grid low, low+step, … with `step`.
 
-    Raises ExperimentError when low >= high, a bound or high - low is not finite, log with low <= 0 or more than 300
-    decades, or step is not in (0, high - low] or makes more than 1e9 steps.
+    Scalars of numpy and torch are welcome everywhere. Raises ExperimentError when low >= high, a bound or high - low is
+    not finite, log with low <= 0 or more than 300 decades, or step is not in (0, high - low] or makes more than 1e9
+    steps.
     """
 
     low: float
@@ -70,17 +63,16 @@ class Float:
     kind: ClassVar[str] = "float"
 
     def __post_init__(self) -> None:
-        if not _number(self.low) or not _number(self.high):
-            raise ExperimentError.of("Float", (self.low, self.high), "both bounds must be finite numbers")
-        if not self.low < self.high:
-            raise ExperimentError.of("Float", (self.low, self.high), "low must be less than high")
+        for name in ("low", "high", "step"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        bounded("Float", self.low, self.high, "both bounds must be finite numbers")
         if self.log and self.low <= 0:
             raise ExperimentError.of("Float", self.low, "with log=True low must be greater than 0")
         if not math.isfinite(float(self.high) - float(self.low)):
             raise ExperimentError.of("Float", (self.low, self.high), "high - low must be finite")
         if self.log and not self.high / self.low < 1e300:
             raise ExperimentError.of("Float", (self.low, self.high), "with log=True high / low must be less than 1e300")
-        if self.step is not None and not (_number(self.step) and 0 < self.step <= self.high - self.low):
+        if self.step is not None and not (real(self.step) and 0 < self.step <= self.high - self.low):
             raise ExperimentError.of("Float.step", self.step, "must be greater than 0 and at most high - low")
         if self.step is not None and not (self.high - self.low) / self.step <= 1e9:
             raise ExperimentError.of(
@@ -131,11 +123,13 @@ class Float:
         return new
 
 
+@checked(**BOUNDS)
 @dataclass(frozen=True, slots=True)
 class Int:
     """An integer in [low, high], both included, uniform, or log-uniform with `log`; low, low+step, … with `step`.
 
-    Raises ExperimentError when low >= high, a bound is not an int, log with low < 1, or step is not in [1, high-low].
+    Whole floats such as 1e3 and numpy's scalars are welcome. Raises ExperimentError when low >= high, a bound is no
+    whole number, log with low < 1, or step is not in [1, high - low].
     """
 
     low: int
@@ -145,11 +139,9 @@ class Int:
     kind: ClassVar[str] = "int"
 
     def __post_init__(self) -> None:
-        for value in (self.low, self.high):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ExperimentError.of("Int", (self.low, self.high), "both bounds must be whole numbers")
-        if not self.low < self.high:
-            raise ExperimentError.of("Int", (self.low, self.high), "low must be less than high")
+        for name in ("low", "high", "step"):
+            object.__setattr__(self, name, integral(getattr(self, name)))
+        bounded("Int", self.low, self.high, "both bounds must be whole numbers")
         if self.log and self.low < 1:
             raise ExperimentError.of("Int", self.low, "with log=True low must be at least 1")
         if isinstance(self.step, bool) or not isinstance(self.step, int) or not 1 <= self.step <= self.high - self.low:
@@ -189,12 +181,14 @@ class Int:
         return new if new != old else self.clip(old + int(math.copysign(self.step, factor - 1.0)))
 
 
+@checked(**dict.fromkeys(("values", "categories", "choices", "categorical"), "did you mean options?"))
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of some options: JSON scalars (str, int, float, bool, None), at least two, no two alike.
+    """One of some options: JSON scalars (str, int, float, bool, None), no two alike. Only one: a constant.
 
-    Options of different type are different (1, 1.0 and True are three options). Anything else, a class or a function
-    say, is a declaration error: choose by name and look the name up in the training function.
+    Options of different type are different (1, 1.0 and True are three options); numpy's scalars are stored as Python's.
+    Anything else, a class or a function say, is a declaration error: choose by name and look the name up in the
+    training function.
     """
 
     options: tuple[Scalar, ...]
@@ -203,17 +197,19 @@ class Choice:
     def __init__(self, options: Any) -> None:
         if isinstance(options, str | set | frozenset) or not hasattr(options, "__iter__"):  # a set has no order to keep
             raise ExperimentError.of("Choice", options, "must be a list of options")
-        listed = tuple(options)
+        listed = tuple(map(plain, options))
         for option in listed:
-            if option is not None and not isinstance(option, str | bool) and not _number(option):
+            if not scalar(option):
                 raise ExperimentError.of(
                     "Choice",
                     option,
                     "an option must be a str, int, finite float, bool or None; name the thing and look it up in train",
                 )
-        if len({(type(o), o) for o in listed}) < max(2, len(listed)):
-            raise ExperimentError.of("Choice", list(listed), "needs at least two options, no two alike")
-        object.__setattr__(self, "options", tuple(map(_plain, listed)))
+        if not listed:
+            raise ExperimentError.of("Choice", [], "needs at least one option")
+        if len({(type(o), o) for o in listed}) < len(listed):
+            raise ExperimentError.of("Choice", list(listed), "no two options may be alike")
+        object.__setattr__(self, "options", listed)
 
     def index(self, value: Scalar) -> int:
         """Which of the options value is, from 0. Raises ValueError when it is none of them."""
@@ -246,23 +242,33 @@ Dimension = Float | Int | Choice
 class Space(Mapping[str, Dimension]):
     """An ordered mapping name → dimension. The order is the declaration's; it never changes what is drawn for a name.
 
-    dimensions: name → Float, Int or Choice. Raises ExperimentError when empty, or when a name is not a string or a
-    value not a dimension.
+    dimensions: name → Float, Int or Choice, or a plain value (str, int, finite float, bool or None), which is constant.
+    Constants, and a Choice of one option, are in `constants`, not in the mapping. Raises ExperimentError when empty, or
+    when a name is not a string or a value neither a dimension nor a constant.
     """
 
-    def __init__(self, dimensions: Mapping[str, Dimension]) -> None:
+    def __init__(self, dimensions: Mapping[str, Dimension | Scalar]) -> None:
         if not isinstance(dimensions, Mapping) or not dimensions:
-            raise ExperimentError.of("space", dimensions, "must be a non-empty dict of name: Float, Int or Choice")
-        for name, dimension in dimensions.items():
+            must = "must be a non-empty dict, name: Float, Int or Choice (or a constant)"
+            raise ExperimentError.of("space", dimensions, must)
+        #: what is searched
+        self._dimensions: dict[str, Dimension] = {}
+        #: what is not, and is in every config
+        self.constants: Config = {}
+        #: all of it, in the declaration's order
+        self.names: tuple[str, ...] = tuple(dimensions)
+        for name, given in dimensions.items():
             if not isinstance(name, str) or not name:
                 raise ExperimentError.of("space", name, "a hyperparameter's name must be a non-empty string")
-            if not isinstance(dimension, Float | Int | Choice):
-                raise ExperimentError.of(
-                    f"space[{name!r}]",
-                    dimension,
-                    "must be gpbt.Float(low, high), gpbt.Int(low, high) or gpbt.Choice([...])",
-                )
-        self._dimensions = dict(dimensions)
+            value = plain(given)
+            if isinstance(value, Choice) and len(value.options) == 1:
+                self.constants[name] = value.options[0]
+            elif isinstance(value, Float | Int | Choice):
+                self._dimensions[name] = value
+            elif scalar(value):
+                self.constants[name] = value
+            else:
+                raise ExperimentError.of(f"space[{name!r}]", given, meant(value))
 
     def __getitem__(self, name: str) -> Dimension:
         return self._dimensions[name]
@@ -273,8 +279,15 @@ class Space(Mapping[str, Dimension]):
     def __len__(self) -> int:
         return len(self._dimensions)
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Space):
+            return self._dimensions == other._dimensions and _same(self.constants, other.constants)
+        return not self.constants and self._dimensions == other
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
-        return f"Space({self._dimensions!r})"
+        return f"Space({ {name: self._dimensions.get(name, self.constants.get(name)) for name in self.names}!r})"
 
     def sample(self, rng: random.Random) -> Config:
         """A config drawn uniformly (in each dimension's own scale) by rng."""
@@ -282,23 +295,31 @@ class Space(Mapping[str, Dimension]):
 
     def _ordered(self, config: Config) -> Config:
         """Draws go by name, so that the declaration's order does not matter to them; configs come in its order."""
-        return {name: config[name] for name in self}
+        return {name: config[name] if name in self._dimensions else self.constants[name] for name in self.names}
+
+    def searched(self, config: Config) -> Config:
+        """The config without the constants: itself where there are none."""
+        return {name: config[name] for name in self._dimensions} if self.constants else config
 
     def clip(self, config: Mapping[str, Scalar]) -> Config:
-        """`config` with each value inside its dimension, on its grid and in its type.
+        """`config` with each value inside its dimension, on its grid and in its type. A constant may be left out.
 
-        Raises ValueError when a name is missing or unknown, or a value is not of the dimension's kind.
+        Raises ValueError when a name is missing or unknown, a value is not of the dimension's kind, or a constant is
+        given another value.
         """
-        if config.keys() != self._dimensions.keys():
-            odd = sorted(config.keys() ^ self._dimensions.keys())
+        odd = sorted((config.keys() ^ self._dimensions.keys()) - self.constants.keys())
+        if odd:
             raise ValueError(f"the config and the space differ in {', '.join(odd)}")
+        for name, value in self.constants.items():
+            if not _same(config.get(name, value), value):
+                raise ValueError(f"{name}: {config[name]!r} is not the constant {value!r}")
         clipped: Config = {}
         for name, dimension in self._dimensions.items():
             try:
                 clipped[name] = dimension.clip(config[name])
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        return clipped
+        return self._ordered(clipped)
 
     def holds(self, config: Mapping[str, Scalar]) -> bool:
         """Is the config a point of the space as it is?"""
@@ -325,15 +346,17 @@ class Space(Mapping[str, Dimension]):
                 whole[name] = Float(least, most, theirs.log and least > 0, mine.step if same else None)
             else:
                 raise ValueError(f"{name} is of different kinds")
-        return Space(whole)
+        return Space({name: whole.get(name, other.constants.get(name)) for name in self.names})
 
     def encode(self, config: Mapping[str, Scalar]) -> list[float]:
-        """The config as a point of the unit cube, one coordinate a dimension in the space's order."""
+        """The config as a point of the unit cube, one coordinate a dimension (a constant has none), in their order."""
         return [d.to_unit(config[name]) for name, d in self._dimensions.items()]
 
     def decode(self, units: list[float]) -> Config:
         """The config at a point of the unit cube (units); `decode(encode(c)) == c` up to rounding of floats."""
-        return {name: d.from_unit(u) for (name, d), u in zip(self._dimensions.items(), units, strict=True)}
+        return self._ordered(
+            {name: d.from_unit(u) for (name, d), u in zip(self._dimensions.items(), units, strict=True)}
+        )
 
     def perturb(self, config: Mapping[str, Scalar], rng: random.Random, resample: float = 0.25) -> Config:
         """PBT's explore of config, by rng (Jaderberg et al. 2017): × 0.8 or 1.2, but anew with probability resample."""
@@ -366,8 +389,11 @@ class Space(Mapping[str, Dimension]):
     def to_json(self) -> dict[str, dict[str, Any]]:
         """A JSON object, name → {kind, …}; `from_json` gives an equal space back."""
         described: dict[str, dict[str, Any]] = {}
-        for name, d in self._dimensions.items():
-            if isinstance(d, Choice):
+        for name in self.names:
+            d = self._dimensions.get(name)
+            if d is None:
+                described[name] = {"kind": "constant", "value": self.constants[name]}
+            elif isinstance(d, Choice):
                 described[name] = {"kind": d.kind, "options": list(d.options)}
             else:
                 described[name] = {"kind": d.kind, "low": d.low, "high": d.high, "log": d.log, "step": d.step}
@@ -377,6 +403,15 @@ class Space(Mapping[str, Dimension]):
     def from_json(cls, described: Mapping[str, Mapping[str, Any]]) -> Space:
         """Of an object as `to_json` has described it. Raises ExperimentError, KeyError, TypeError."""
         kinds = {"float": Float, "int": Int, "choice": Choice}
-        return cls(
-            {name: kinds[d["kind"]](**{k: v for k, v in d.items() if k != "kind"}) for name, d in described.items()}
-        )
+        dimensions: dict[str, Dimension | Scalar] = {}
+        for name, d in described.items():
+            more = {key: value for key, value in d.items() if key != "kind"}
+            dimensions[name] = more["value"] if d["kind"] == "constant" else kinds[d["kind"]](**more)
+        return cls(dimensions)
+
+
+def _same(one: object, other: object) -> bool:
+    """Equal, and of equal type: 1, 1.0 and True are three values."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    return type(one) is type(other) and one == other

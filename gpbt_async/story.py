@@ -60,12 +60,13 @@ def story(reading: Reading, importance: list[dict[str, Any]] | None = None) -> d
             "selection": s.selection,
             "schedule": s.schedule,
             "seed": s.seed,
+            "constants": s.space.constants,
             #: seconds since the epoch
             "began": reading.history.sessions[0].begin if reading.history.sessions else None,
             "told": reading.last.t if reading.last else None,
         },
         "summary": results.summary(lineage, usage, run=reading.folder.name),
-        "space": [{"name": name, **d} for name, d in s.space.to_json().items()],
+        "space": [{"name": name, **d} for name, d in s.space.to_json().items() if name in s.space],
         "members": _members(reading, elapsed),
         "metrics": metric_names(reading.history),
         "best": {

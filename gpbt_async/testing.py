@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from .asks import Path
     from .searchers import Searcher
-    from .space import Config, Dimension
+    from .space import Config, Dimension, Scalar
 
 #: one of every kind of dimension
 SPACE = Space(
@@ -57,7 +57,7 @@ SPACE = Space(
 )
 
 
-def check_searcher(searcher: Searcher | str, space: Space | Mapping[str, Dimension] = SPACE) -> None:
+def check_searcher(searcher: Searcher | str, space: Space | Mapping[str, Dimension | Scalar] = SPACE) -> None:
     """Raise AssertionError, naming the case, unless `searcher` keeps the contract in every case over `space`."""
     if isinstance(searcher, type):
         raise TypeError(f"{searcher.__name__} is a class: pass an instance, or its name as 'module:Name'")
@@ -143,8 +143,12 @@ def _suggested(searcher: Searcher, ask: Ask, name: str) -> Config:
 
 def _check_inside(space: Space, config: Any, name: str) -> None:
     assert type(config) is dict, f"{name}: suggested {config!r}, which is no dict"
-    odd = sorted(map(str, config.keys() ^ space.keys()))
+    odd = sorted(map(str, (config.keys() ^ space.keys()) - space.constants.keys()))
     assert not odd, f"{name}: suggested {config!r}; it and the space differ in {', '.join(odd)}"
+    for key, value in space.constants.items():
+        given = config.get(key, value)
+        assert type(given) is type(value), f"{name}: {key} is {given!r}, and the constant {value!r}: leave it out"
+        assert given == value, f"{name}: {key} is {given!r}, and the constant {value!r}: leave it out"
     for key, dimension in space.items():
         value = config[key]
         assert type(value) in (str, int, float, bool, type(None)), (
@@ -178,7 +182,7 @@ def searcher_cases(space: Space = SPACE) -> list[tuple[str, Ask]]:
         cases += [(f"{name}, a root", _ask(space, kin, 0)), (f"{name}, a child", _ask(space, kin, 1))]
     family = _family(space, 40, 4)
     for waiting in (1, 5):
-        config = tuple(space.sample(random.Random(i)) for i in range(waiting))
+        config = tuple(_drawn(space, random.Random(i)) for i in range(waiting))
         cases += [
             (f"{waiting} pending and nothing known, a root", _ask(space, (), 0, config)),
             (f"{waiting} pending, a root", _ask(space, family[:40], 0, config)),
@@ -192,7 +196,7 @@ def searcher_cases(space: Space = SPACE) -> list[tuple[str, Ask]]:
     for u in (0.0, 1.0):
         far = _ask(space, family, 2)
         assert far.parent is not None
-        corner = replace(far.parent, config=space.decode([u] * len(space)))
+        corner = replace(far.parent, config=space.searched(space.decode([u] * len(space))))
         cases.append((f"a parent far from its kin, at {u:g}", replace(far, parent=corner)))
     cases += [(f"seed {seed}", replace(_ask(space, family, 2), seed=seed)) for seed in (0, 2**32, 2**63 - 1)]
     return cases
@@ -219,8 +223,13 @@ def _histories(space: Space) -> Iterator[tuple[str, tuple[Observation, ...]]]:
     yield "losses that are not finite", told(lambda i, o: replace(o, loss=(float("nan"), float("inf"), 0.5)[i % 3]))
     yield "huge losses", told(lambda i, o: replace(o, loss=(1.7e308, -1.7e308, 1.0)[i % 3]))
     yield "tiny differences", told(lambda i, o: replace(o, loss=1.0 + i * 2.0**-52))
-    corners = [space.decode([u] * len(space)) for u in (0.0, 1.0)]
+    corners = [space.searched(space.decode([u] * len(space))) for u in (0.0, 1.0)]
     yield "at the borders", told(lambda i, o: replace(o, config=corners[i % 2]))
+
+
+def _drawn(space: Space, rng: random.Random) -> Config:
+    """A config as a run tells it: without what is constant."""
+    return space.searched(space.sample(rng))
 
 
 def _failed(o: Observation) -> Observation:
@@ -233,7 +242,7 @@ def _stopped(o: Observation, loss: float | None) -> Observation:
 
 def _roots(space: Space, n: int) -> tuple[Observation, ...]:
     rng = random.Random(n)
-    return tuple(Observation((i,), 0, space.sample(rng), "finished", rng.random()) for i in range(n))
+    return tuple(Observation((i,), 0, _drawn(space, rng), "finished", rng.random()) for i in range(n))
 
 
 def _family(space: Space, width: int, generations: int) -> tuple[Observation, ...]:
@@ -243,7 +252,7 @@ def _family(space: Space, width: int, generations: int) -> tuple[Observation, ..
     for generation in range(1, generations):
         path: Path = (0,) * generation
         kin += [
-            Observation((*path, i), generation, space.sample(rng), "finished", rng.random()) for i in range(width // 2)
+            Observation((*path, i), generation, _drawn(space, rng), "finished", rng.random()) for i in range(width // 2)
         ]
     return tuple(kin)
 
@@ -251,7 +260,7 @@ def _family(space: Space, width: int, generations: int) -> tuple[Observation, ..
 def _ask(space: Space, kin: tuple[Observation, ...], generation: int, pending: Iterable[Config] = ()) -> Ask:
     parent = None
     if generation:
-        config = kin[0].config if kin else space.sample(random.Random(7))
+        config = kin[0].config if kin else _drawn(space, random.Random(7))
         parent = Observation((0,) * generation, generation - 1, config, "finished", 0.5)
     path = (0,) * generation + (len(kin) + 2,)
     return Ask(space, path, generation, 1234567, parent, kin, tuple(pending), run=42)

@@ -119,12 +119,14 @@ class Member:
         """The configs along the ancestry: what to train with, interval after interval, to get this member."""
         return [member.config for member in self.ancestry]
 
-    def observation(self) -> Observation:
+    def observation(self, space: Space) -> Observation:
+        """What a searcher over the space is told of it: no constants, which are nothing to search."""
+        config = space.searched(self.config)
         if self.state is State.FINISHED:
-            return Observation(self.path, self.generation, self.config, "finished", self.loss)
+            return Observation(self.path, self.generation, config, "finished", self.loss)
         if self.state is State.STOPPED and math.isfinite(self.loss):
-            return Observation(self.path, self.generation, self.config, "stopped", self.loss)
-        return Observation(self.path, self.generation, self.config, "failed", None)
+            return Observation(self.path, self.generation, config, "stopped", self.loss)
+        return Observation(self.path, self.generation, config, "failed", None)
 
 
 @dataclass(slots=True)

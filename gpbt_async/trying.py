@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from . import child, script, tree
 from .errors import ExperimentError, ScriptError, Stopped
 from .experiment import Settings
+from .foreign import scalar
 from .member import Member
 from .preflight import seeding, telemetry
 from .preflight.checks import Preflight
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .address import Address
-    from .space import Config, Dimension, Space
+    from .space import Config, Dimension, Scalar, Space
 
 
 def attempt(address: Address, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
@@ -64,6 +65,8 @@ def _train(
         config, where.resolve(), parent=parent.resolve() if parent else None, seed=seed, on_report=on_report,
         device=device_for(settings.resources.gpus),
     )  # fmt: skip
+    if settings.notice:
+        print(settings.notice, flush=True)
     print(f"config  {json.dumps(config)}", flush=True)
     child.seed(seed, member.device)
     telemetry.current = member.telemetry
@@ -117,8 +120,11 @@ def fixed(config: Config, sets: Sequence[str], space: Space) -> Config:
     """The config with what `--set NAME=VALUE` says. Raises ExperimentError."""
     for pair in sets:
         name, equals, text = pair.partition("=")
-        if not equals or name not in space:
-            raise ExperimentError(f"--set {pair}: must be NAME=VALUE, a name of {', '.join(space)}")
+        if not equals or name not in space.names:
+            raise ExperimentError(f"--set {pair}: must be NAME=VALUE, a name of {', '.join(space.names)}")
+        if name not in space:
+            config[name] = _constant(pair, text, space.constants[name])
+            continue
         value = _value(text, space[name])
         try:
             config[name] = space[name].clip(value)
@@ -137,6 +143,19 @@ def _value(text: str, dimension: Dimension) -> Any:
         with suppress(ValueError):
             return float(text)
     return text
+
+
+def _constant(pair: str, text: str, was: Scalar) -> Scalar:
+    """Another value for a constant, of its kind; for None any. Raises ExperimentError."""
+    value: Any = text
+    if not isinstance(was, str):
+        with suppress(ValueError):
+            value = json.loads(text)
+        if isinstance(was, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+    if not scalar(value) or (was is not None and type(value) is not type(was)):
+        raise ExperimentError(f"--set {pair}: must be of the kind of the constant {was!r}")
+    return value  # type: ignore[no-any-return]
 
 
 def device_for(gpus: int) -> str:

@@ -121,9 +121,9 @@ def test_first_reports_of_a_generation_judged_as_by_hand() -> None:
     ranked = [m.id for m in lineage.tree.generations[1].ranking]
     assert others[3].id not in ranked
     assert others[5].id not in ranked
-    told = others[3].observation()
+    told = others[3].observation(SPACE)
     assert (told.outcome, told.loss) == ("stopped", 4.6)
-    assert others[5].observation().outcome == "failed"
+    assert others[5].observation(SPACE).outcome == "failed"
 
 
 def test_one_told_to_stop_that_trains_to_its_end_is_stopped_all_the_same() -> None:

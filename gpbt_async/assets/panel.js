@@ -29,6 +29,8 @@
       return make("tr", changed ? { class: "changed" } : {}, make("td", {}, d.name), make("td", { class: "n" }, number(own, 6) === "–" ? "None" : number(own, 6)),
         parent === null ? null : make("td", { class: "n" }, sign), parent === null ? null : make("td", { class: "n dim" }, old === null ? "None" : number(old, 6)));
     });
+    for (const [name, value] of Object.entries(S.run.constants))
+      rows.push(make("tr", { class: "dim" }, make("td", {}, name), make("td", { class: "n" }, value === null ? "None" : number(value, 6)), parent === null ? null : make("td", {}, ""), parent === null ? null : make("td", { class: "n" }, "constant")));
     return make("table", {}, make("tr", {}, make("th", {}, ""), make("th", { class: "n" }, "member " + id), parent === null ? null : make("th", {}, ""), parent === null ? null : make("th", { class: "n" }, "parent " + parent)), rows);
   }
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 from .. import ending, events
 from ..space import Choice
 from ..tree import State
+from .direction import direction
 from .failures import TOLERATED, failures, kind, lasts, remedy_of, why
 from .findings import Finding, known
 from .telemetry import received
@@ -33,60 +33,6 @@ if TYPE_CHECKING:
 CONSTANT = 4
 #: members that are looked at for names that are never read, when options may decide what is read
 PATIENCE = 8
-#: words of a score's name that can mean one direction only
-LOWER = frozenset(
-    (
-        "loss",
-        "losses",
-        "error",
-        "errors",
-        "mse",
-        "rmse",
-        "mae",
-        "mape",
-        "nll",
-        "perplexity",
-        "ppl",
-        "wer",
-        "cer",
-        "fid",
-        "regret",
-    )
-)
-HIGHER = frozenset(
-    (
-        "accuracy",
-        "acc",
-        "auc",
-        "auroc",
-        "f1",
-        "precision",
-        "recall",
-        "return",
-        "reward",
-        "r2",
-        "bleu",
-        "rouge",
-        "iou",
-        "miou",
-        "ndcg",
-    )
-)
-
-
-def direction(score: str) -> str | None:
-    """ "min" or "max" where the name of a score can mean only one; None where it can mean both, or neither.
-
-    The last word that says something decides: val_loss, eval/accuracy, loss_ratio (none). Keras' and Hugging Face's
-    conventions agree with it: a name that ends with "loss" is minimised.
-    """
-    words = [word for word in re.split(r"[^a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", score).lower()) if word]
-    known = [("min" if word in LOWER else "max") for word in words if word in LOWER or word in HIGHER]
-    if not words or not known or (words[-1] not in LOWER and words[-1] not in HIGHER and len(set(known)) > 1):
-        return None
-    if words[0] in ("neg", "negative", "minus") and known[-1] == "min":
-        return "max"
-    return known[-1]
 
 
 class Preflight:
@@ -174,7 +120,7 @@ class Preflight:
 
     def _unread(self, member: Member) -> Iterator[Finding]:
         space = self._settings.space
-        unread = [name for name in space if name not in self._used]
+        unread = [name for name in space.names if name not in self._used]
         if not unread or not self._covered(unread):
             return
         missed = [name for _, seen in self._returned for name in seen["missed"]]
@@ -183,10 +129,11 @@ class Preflight:
             said = f"; it asks for {close[0]!r}: did you mean {name!r}?" if close else ""
             torch = ", and gpbt.torch applied it to nothing" * any(seen["applied"] for _, seen in self._returned)
             first = "" if len(self._returned) == 1 else f"s 0 to {len(self._returned) - 1}"
+            kind = "hyperparameter" if name in space else "constant"
             yield from self._new(
                 "GPBT001",
                 name,
-                f"member{first or ' ' + str(member.id)} never read the hyperparameter {name!r}{torch}{said}",
+                f"member{first or ' ' + str(member.id)} never read the {kind} {name!r}{torch}{said}",
                 f"use member.config[{name!r}] in the training function, or take it out of the space",
                 member.id,
             )
@@ -200,7 +147,7 @@ class Preflight:
         return all(len(seen[n]) == len(d.options) for n, d in choices.items())
 
     def _missed(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
-        space = list(self._settings.space)
+        space = self._settings.space.names
         for name in telemetry["missed"]:
             close = difflib.get_close_matches(name, space, 1, 0.6)
             if not close or close[0] not in self._used:
@@ -341,6 +288,11 @@ class Preflight:
         finding = Finding(code, subject, text, remedy, member)
         self.found.append(finding)
         return (finding,)
+
+
+def call(score: str) -> str:
+    """How a training function reports it."""
+    return f"member.report({score}=...)" if score.isidentifier() else f"member.report({{{score!r}: ...}})"
 
 
 def finding_of(fact: events.Found) -> Finding:
