@@ -176,7 +176,7 @@ class Examination:
         """Import the script and find the slots; what is known then."""
         cwd = os.getcwd()
         self._launcher = Launcher(
-            secrets.token_hex(8), cwd=cwd, start=self._start or "zygote", log=self._trouble.append
+            secrets.token_hex(8), cwd=cwd, start=self._start, log=self._trouble.append
         )
         await stack.enter_async_context(self._launcher)
         self._tell(f"importing {self._script}")
