@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -443,6 +444,33 @@ def test_who_cannot_go_on_is_deadlocked(process: subprocess.Popen[str]) -> None:
     assert seen.needed == (deadlock.POLLING if seen.polling else deadlock.UNLIMITED)
 
 
+@pytest.mark.parametrize("process", [DEAD["an event"]], ids=["an event"], indirect=True)
+def test_where_the_kernel_hides_the_call_the_proof_is_weak(
+    process: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadlock, "_FUTEX", None)
+    seen = stands(process.pid)
+    assert seen is not None
+    assert not seen.known
+    assert seen.needed == deadlock.WEAK
+
+
+@pytest.mark.parametrize("lives", [False, True])
+async def test_weak_evidence_is_none_once_a_fork_has_lived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    monkeypatch.setattr(deadlock, "_FUTEX", None)
+    monkeypatch.setattr(deadlock, "SILENCE", 0.2)
+    monkeypatch.setattr(deadlock, "WEAK", 0.5)
+    monkeypatch.setattr(deadlock, "PERIOD", 0.1)
+    text = "import threading\ndef train(member):\n    member.config['lives'] and member.report(score=0)\n"
+    text += "    threading.Event().wait(5)\n    member.report(score=1)\n"
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, declare(text)))
+        worker = await trained(launcher, tmp_path, 0, lives=lives)
+    assert worker.outcome.how == ("returned" if lives else "lost")
+
+
 def test_who_is_gone_is_not_deadlocked() -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
@@ -477,6 +505,35 @@ def test_jax_at_the_top_level_trains(tmp_path: Path) -> None:
     assert "native threads (libjax_common) while it is imported" in out
     assert "mine.py:5: data = jnp.arange(8.0)" in out
     assert "2 finished" in out
+
+
+RUN = """
+import gpbt_async as gpbt
+experiment = gpbt.Experiment(
+    train, space={"lr": gpbt.Float(0.1, 1.0)}, score="score", mode="max", population=2, generations=1
+)
+"""
+
+
+@pytest.mark.usefixtures("pool")
+def test_a_run_goes_on_without_forks(tmp_path: Path) -> None:
+    """Even where they were insisted on, which its record says: the attempts are lost, none has failed."""
+    write(tmp_path, NATIVE + RUN)
+    out = launched(tmp_path, "--start", "zygote")
+    assert "--start zygote insists on forks: move this line into the training function: mine.py:5: pool.start()" in out
+    assert out.count("members start as fresh processes from now on") == 1
+    assert "2 finished, 2 lost" in out
+    record = tmp_path / "runs" / "mine-1" / "experiment.json"
+    assert json.loads(record.read_text())["start"] == "zygote"
+
+
+@pytest.mark.usefixtures("pool")
+def test_a_run_whose_start_nobody_chose_is_resumed_as_such(tmp_path: Path) -> None:
+    write(tmp_path, NATIVE + RUN)
+    out = launched(tmp_path)
+    assert "so members start as fresh processes" in out
+    assert "2 finished\n" in out
+    assert json.loads((tmp_path / "runs" / "mine-1" / "experiment.json").read_text())["start"] is None
 
 
 def launched(folder: Path, *options: str) -> str:
