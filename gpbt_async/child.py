@@ -22,7 +22,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import processes, script, wire
+from . import processes, script, terminal, wire
 from .errors import Stopped
 from .member import Member
 from .preflight import seeding, telemetry
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 #: begins the line of a log that says what to do about the traceback above it
 REMEDY = "gpbt-async: remedy: "
+
+
+#: seconds that threads which are left may take to end, before they are told of
+ENDING = 0.1
 
 
 def live(sock: socket.socket, find_train: Callable[[], Callable[[Any], object] | None]) -> NoReturn:
@@ -145,6 +149,7 @@ def _seed_torch(torch: Any, value: int, device: str) -> None:
 
 def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Callable[[Any], object] | None]) -> int:
     member = Member(begin, sock)
+    terminal.refuse_breakpoints()
     try:
         train = find_train()
         assert train is not None
@@ -178,9 +183,28 @@ def run(train: Callable[[Any], object], member: Member) -> wire.End:
     except BaseException as error:
         return _raised(error, member)
     at = time.monotonic()
-    left = [t for t in threading.enumerate() if t not in before and not t.daemon]
-    member.telemetry.threads = [t.name for t in left]
+    member.telemetry.threads = left_running(before)
     return wire.End("returned", at, telemetry=_noted(member))
+
+
+def left_running(before: set[threading.Thread]) -> list[str]:
+    """Threads of the user's code that were started since, and still run: the member ends only when they do.
+
+    Daemons end with the process, by their author's will. Libraries' threads (the idle workers of an executor, a
+    monitor) are ended by what those have registered to run at exit.
+    """
+    new = [t for t in threading.enumerate() if t not in before and not t.daemon and _runs_users_code(t)]
+    for thread in new:
+        thread.join(ENDING / len(new))  # one that is just ending is no finding
+    return [thread.name for thread in new if thread.is_alive()]
+
+
+def _runs_users_code(thread: threading.Thread) -> bool:
+    run: Any = getattr(thread, "function", None) or getattr(thread, "_target", None) or type(thread).run
+    while hasattr(run, "func") or hasattr(run, "__wrapped__"):  # a partial; a decorated function
+        run = getattr(run, "func", None) or run.__wrapped__
+    code = getattr(run, "__code__", None)
+    return code is not None and script.is_users(code.co_filename)
 
 
 def _noted(member: Member) -> dict[str, Any]:
@@ -202,7 +226,7 @@ def _raised(error: BaseException, member: Member) -> wire.End:
         if remedy:
             print(f"{REMEDY}{remedy}", file=sys.stderr, flush=True)
     # a message has a limit; a person reads the beginning
-    return wire.End("raised", at, remedies.described(error), place, remedy, fault)
+    return wire.End("raised", at, remedies.described(error) + terminal.advice(error), place, remedy, fault)
 
 
 def _diagnosed(error: BaseException, member: Member) -> tuple[str, str]:

@@ -122,7 +122,7 @@ async def discover(
         raise DeviceError(f"--wait-for-gpus waits for GPUs that are taken, and {why}. To train on the CPU: --gpus none")
     if wanted.before:
         raise DeviceError(f"this run was begun on GPUs, and {why}. To go on on the CPU: --gpus none")
-    warn(f"{why}: training on the CPU")
+    warn(f"{why if hides_all(environ) else 'no NVIDIA GPU found'}: training on the CPU")
     return Slots(_slots_of_cpu(cores, wanted, warn))
 
 

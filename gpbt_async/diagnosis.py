@@ -154,10 +154,10 @@ def _shares(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     seconds, starts = child["seconds"], [told[w]["start_s"] for w in ("member", "child") if told[w]["start_s"]]
     start = min(starts, default=0.0)
     if seconds and start > START * seconds:
-        fresh = told["start"] == "exec"
+        chosen = told["start"] == "exec" and told.get("fork_safe") is None  # else a fork would hang
         yield (
             f"a member takes {span_text(start)} to start, and then trains for {span_text(seconds)}",
-            "let each member train longer" + (", or start members from a zygote (--start zygote)" if fresh else ""),
+            "let each member train longer" + (", or have members forked: leave out --start exec" if chosen else ""),
         )
     if child["write_s"] is not None and seconds and child["write_s"] > WRITE * seconds:
         yield (

@@ -188,9 +188,7 @@ class Examination:
     async def _open(self, stack: AsyncExitStack) -> dict[str, Any]:
         """Import the script and find the slots; what is known then."""
         cwd = os.getcwd()
-        self._launcher = Launcher(
-            secrets.token_hex(8), cwd=cwd, start=self._start or "zygote", log=self._trouble.append
-        )
+        self._launcher = Launcher(secrets.token_hex(8), cwd=cwd, start=self._start, log=self._trouble.append)
         await stack.enter_async_context(self._launcher)
         self._tell(f"importing {self._script.typed}")
         began = time.monotonic()

@@ -53,6 +53,26 @@ def file_of(what: dict[str, Any]) -> str:
     return str(what["script"] if "script" in what else what["target"]["file"])
 
 
+def unforkable(declaration: dict[str, Any], insists: bool) -> tuple[bool, Advice] | None:
+    """What the import has done that a fork does not survive, with the line to move; and whether to fork all the same.
+
+    declaration: the zygote's. insists: forks are wanted even where native threads run; CUDA never survives one.
+    """
+    if (declaration["experiment"] or {}).get("command"):
+        return None
+    slower, into = "so members start as fresh processes, which is slower", "into the training function"
+    if declaration["cuda"] is not None:
+        said = f"CUDA is initialised while the script is imported, at {declaration['cuda']}\n{slower}"
+        return False, Advice(said, f"move this line {into}")
+    threads = declaration["threads"]
+    if threads is None:
+        return None
+    count, of, place = threads["count"], ", ".join(threads["libraries"]), threads["place"]
+    said = f"the script starts {count} native thread{'s' * (count > 1)}{of and f' ({of})'} while it is imported"
+    said += ", which forks do not have, and --start zygote insists on forks" if insists else f", {slower}"
+    return insists, Advice(said, f"move {'this line' if place else 'what does it'} {into}{place and f': {place}'}")
+
+
 class Zygote:
     """One zygote. what: {"script": path} or {"target": Target as JSON}. spares: how many forks to keep ahead.
 
@@ -96,6 +116,7 @@ class Zygote:
         self._ahead: deque[asyncio.Future[Worker]] = deque()
         self._begun = False
         self._heard = 0.0  # when it has said something
+        self._retired = False
         self._busy = True  # with more than the next fork: behind the import there is some tidying up
         self._warmth = "cold"  # → "warming" → "warm"
         ours, self._theirs = socket.socketpair()
@@ -177,6 +198,16 @@ class Zygote:
         if self._declared.done() and not self._declared.cancelled():
             self._declared.exception()  # told, or no longer wanted
 
+    def retire(self) -> None:
+        """No more forks: it ends with the last of its members, which train on."""
+        self._retired, self._spares = True, 0
+        self.drop_spares()
+        self._end_retired()
+
+    def _end_retired(self) -> None:
+        if self._retired and not self._members and not self._forking:
+            self._loop.call_soon(self.close)
+
     def _stuck(self) -> None:
         """It has not answered: waiting for it any longer would hang the run."""
         self.fate = f"did not answer for {self._patience:g} s and was killed"
@@ -217,6 +248,7 @@ class Zygote:
             gone = self._members.pop(message["pid"], None)
             if gone is not None and not gone.done():
                 gone.set_result(message["status"])
+            self._end_retired()
         elif op == "warmed":
             self._warmth = "warm"
             self.drop_spares()  # those forked before are cold
@@ -234,6 +266,7 @@ class Zygote:
         self._members[message["pid"]] = gone
         sock = socket.socket(fileno=fds[0])
         worker = Worker(message["pid"], fds[1], sock, gone, grace=self._grace, warn=self._log)
+        worker.forked = True
         future = self._forking.pop(message["n"], None)
         if future is None or future.done():
             worker.close()

@@ -1,8 +1,9 @@
 """Starts everything a run consists of: the guardian, below it the zygote, and members, forked or exec'd.
 
 The scheduler's one way to a new process, and the place for what to do when one does not come to life: guardian and
-zygote are started again after their death, a fork that never says Hello is killed, and after two such in a row members
-start as fresh processes, as they do when the script touches CUDA while it is imported. Each of these is said once.
+zygote are started again after their death, a fork that hangs is killed (deadlock.py), and members start as fresh
+processes from then on, as they do when the script touches CUDA or starts native threads while it is imported. Each of
+these is said once.
 
 Leaving the context means that no process of the run is alive. The surprise is how little of that is done here: the
 launcher closes two sockets and waits for the guardian to end, which it does only when nothing is left to kill.
@@ -20,11 +21,11 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import processes, wire
+from . import deadlock, processes, wire
 from .address import Address
 from .command import Program, fill
 from .errors import Advice, LaunchError
-from .forking import PATH, Zygote, ZygoteDied, file_of
+from .forking import PATH, Zygote, ZygoteDied, file_of, unforkable
 from .guarding import HOME, Guardian
 from .worker import Worker, uncancelled
 
@@ -43,7 +44,9 @@ DEADLINE = 5.0
 class Launcher:
     """An async context manager. run_id marks every process of the run (GPBT_RUN). log: told what a person should know.
 
-    hello_timeout: how long a process may take to speak. grace: from SIGTERM to SIGKILL.
+    start: "exec" = fresh processes; "zygote" = forks, even of a script that has native threads; None = forks where they
+    are safe. A fork that provably hangs ends forking in any case. hello_timeout: how long a process may take to speak.
+    grace: from SIGTERM to SIGKILL.
     """
 
     def __init__(
@@ -51,19 +54,21 @@ class Launcher:
         run_id: str,
         *,
         cwd: str | os.PathLike[str] | None = None,
-        start: str = "zygote",
+        start: str | None = None,
         hello_timeout: float = 10.0,
         grace: float = 2.0,
         log: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
     ) -> None:
         #: members start as fresh processes: asked for, or fallen back to
         self.exec = start == "exec"
+        self._insists = start == "zygote"
         self._hello_timeout = hello_timeout
         self._grace = grace
         self._log = log
         self._output = os.memfd_create("output", os.MFD_CLOEXEC)
         self._guardian = Guardian(run_id, os.fspath(cwd) if cwd is not None else os.getcwd(), self._output, log)
         self._zygote: Zygote | None = None
+        self._retired: Zygote | None = None  # its members train on
         self._what: dict[str, Any] | None = None  # what the zygote imports; None: members are programs
         self._spares = 1
         self._log_path: str | None = None
@@ -71,6 +76,7 @@ class Launcher:
         self._deaths = 0
         self._warms = True
         self._mute = 0
+        self._forks_live = False  # one has reported, or returned
         self._mending = asyncio.Lock()
 
     # -- the context
@@ -94,9 +100,10 @@ class Launcher:
         os.close(self._output)
 
     def _end_zygote(self) -> None:
-        if self._zygote is not None:
-            self._zygote.close()
-            self._zygote = None
+        for zygote in (self._zygote, self._retired):
+            if zygote is not None:
+                zygote.close()
+        self._zygote = self._retired = None
 
     def kill(self) -> None:
         """End every process of the run now, without grace. Workers are told of the deaths as of any other."""
@@ -127,13 +134,11 @@ class Launcher:
         declaration: dict[str, Any] | None = None
         while declaration is None:
             declaration = await self._imported()
-        if declaration["cuda"] is not None and not self.exec:
-            self.exec = True
-            slower = (
-                f"CUDA is initialised while the script is imported, at {declaration['cuda']}\n"
-                "so members start as fresh processes, which is slower"
-            )
-            self._log(Advice(slower, "move this line into the training function"))
+        hazard = unforkable(declaration, self._insists)
+        if hazard is not None and not self.exec:
+            forks, advice = hazard
+            self.exec = not forks
+            self._log(advice)
         if self.exec or (declaration["experiment"] or {}).get("command"):
             self._end_zygote()  # it has told all it knows, and would only hold memory, a GPU's perhaps
         return declaration
@@ -240,7 +245,10 @@ class Launcher:
             if not forked:
                 return await self._greeted(await self._executed(begin))
             assert self._zygote is not None
-            return await self._greeted(await self._zygote.take())
+            worker = await self._zygote.take()
+            worker.on_life = self._fork_lives
+            deadlock.Watch(worker, lambda seen: self._hangs(worker, seen), lambda: self._forks_live)
+            return await self._greeted(worker)
         except LaunchError as error:
             if isinstance(error.__cause__, OSError):
                 raise  # not even a guardian
@@ -252,7 +260,8 @@ class Launcher:
 
     async def _greeted(self, worker: Worker) -> Worker | None:
         try:
-            await asyncio.wait([worker.hello], timeout=self._hello_timeout)
+            # a fork has only to speak, and of two that do not, the run is to know within the time of one
+            await asyncio.wait([worker.hello], timeout=self._hello_timeout / (1 + worker.forked))
             if worker.hello.done() and worker.hello.result() and not worker.dead:
                 self._mute = 0
                 return worker
@@ -273,15 +282,31 @@ class Launcher:
         self._mute += 1
         if self._mute < 2:
             return
-        how = "died" if died else f"said nothing for {self._hello_timeout:g} s and was killed"
-        if self.exec:
+        how = "died" if died else f"said nothing for {self._hello_timeout / (1 + worker.forked):g} s and was killed"
+        if not worker.forked:
             raise LaunchError(f"a member's process {how} before it could begin; its log may say why")
-        self.exec, self._mute = True, 0
-        self._end_zygote()
-        self._log(
-            f"a forked member {how} before it could begin, twice: members start as fresh processes from now on, "
-            "which is slower (does the script run threads while it is imported?)"
+        self._stop_forking(f"a forked member {how} before it could begin, twice", "")
+
+    def _hangs(self, worker: Worker, seen: str) -> None:
+        """A fork is deadlocked: it is lost, and so would be the next."""
+        worker.lose(f"hung after its fork: {seen}")
+        who = f"member {worker.member}" if worker.begun is not None else "a forked member"
+        self._stop_forking(
+            f"{who} hung after its fork and was killed ({seen})",
+            " (a lock of its own that nothing releases looks so, too)",
         )
+
+    def _stop_forking(self, why: str, perhaps: str) -> None:
+        """From now on members are fresh processes; those that train already go on."""
+        self._mute = 0
+        if self.exec:
+            return
+        self.exec = True
+        if self._zygote is not None:
+            self._zygote.retire()
+            self._retired, self._zygote = self._zygote, None
+        slower = f"{why}: members start as fresh processes from now on, which is slower"
+        self._log(Advice(slower, f"move what starts threads at the top level of the script into train{perhaps}"))
 
     async def _executed(self, begin: wire.Begin) -> Worker:
         """A fresh interpreter; its environment is given at once, as its script may touch CUDA while it is imported."""
@@ -330,6 +355,9 @@ class Launcher:
     def _lives(self) -> None:
         """A member has come to its end: what it hangs on lives long enough."""
         self._deaths = 0
+
+    def _fork_lives(self) -> None:
+        self._forks_live = True
 
     # -- what died
 

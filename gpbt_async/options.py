@@ -86,7 +86,7 @@ Start = Annotated[
     typer.Option(
         "--start",
         metavar="zygote|exec",
-        help="A member is a fork of a warm process, or a fresh one.",
+        help="A member is a fork of a warm process (forks even where threads make that unsafe), or a fresh one.",
         autocompletion=helping.among("zygote", "exec"),
         show_default=False,
     ),

@@ -46,7 +46,7 @@ class Record:
     #: what the command line asked for: a resume asks for the same unless told otherwise
     slots: int | None = None
     gpus: str | None = None
-    start: str = "zygote"
+    start: str | None = None
     nvml_library: str | None = None
     #: a run that was begun on GPUs does not go on on the CPU unless told to
     on_gpus: bool = False

@@ -58,9 +58,9 @@ class Run:
     None to resume `folder` as it was declared. folder: where the run lives; None = the first free `runs/NAME-N`.
     resume: "never" refuses a folder that holds a run, "must" one that does not, "auto" takes both. slots >= 1: on the
     CPU. gpus: "all", "none", indices or UUIDs with commas; None = as the experiment's resources say. start: "zygote"
-    (fork of a process that has imported the script) or "exec" (a fresh interpreter a member). A resumed run has the
-    slots, gpus and start it was begun with, unless others are given. changes: fields of the experiment to replace, of a
-    new run only.
+    (fork of a process that has imported the script, even if that has started native threads) or "exec" (a fresh
+    interpreter a member); None = forks where they are safe. A resumed run has the slots, gpus and start it was begun
+    with, unless others are given. changes: fields of the experiment to replace, of a new run only.
 
     share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
     refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as

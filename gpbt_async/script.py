@@ -16,6 +16,7 @@ import sys
 import sysconfig
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import terminal
 from .address import as_module
 from .errors import ExperimentError
 from .preflight import hydra
@@ -168,8 +169,16 @@ def _import_file(path: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    execute(spec.loader, module)
     return module
+
+
+def execute_whole(loader: Any, module: ModuleType) -> None:
+    loader.exec_module(module)
+
+
+#: how a module's file is run; the zygote does it statement by statement (importing.py)
+execute: Callable[[Any, ModuleType], object] = execute_whole
 
 
 def module_name(path: str) -> str:
@@ -241,7 +250,7 @@ def place(frame: FrameType | None, library: str) -> str | None:
         not is_users(frame.f_code.co_filename) or frame.f_globals.get("__name__", "").partition(".")[0] == library
     ):
         frame = frame.f_back
-    return _quoted(frame.f_code.co_filename, frame.f_lineno, ": ") if frame is not None else None
+    return quoted(frame.f_code.co_filename, frame.f_lineno, ": ") if frame is not None else None
 
 
 def refusal(error: BaseException) -> str:
@@ -249,7 +258,7 @@ def refusal(error: BaseException) -> str:
     if isinstance(error, NoExperiment):
         return str(error)
     text = str(error)
-    what = type(error).__name__ + (f": {text}" if text else "")
+    what = type(error).__name__ + (f": {text}" if text else "") + terminal.advice(error)
     found = where(error.__traceback__)
     at = (found[0], found[1]) if found is not None else None
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
@@ -264,7 +273,7 @@ def refusal(error: BaseException) -> str:
     if isinstance(error, ExperimentError):  # says its line itself
         source = linecache.getline(*at).strip()
         return f"{text}\n    {source}" if source else text
-    file, _, source = _quoted(*at, "\n    ").partition("\n")
+    file, _, source = quoted(*at, "\n    ").partition("\n")
     return f"{file}: {what}" + (f"\n{source}" if source else "") + note
 
 
@@ -277,7 +286,8 @@ def _argparse(trace: TracebackType | None) -> str | None:
     return None
 
 
-def _quoted(file: str, line: int, between: str) -> str:
+def quoted(file: str, line: int, between: str) -> str:
+    """`file:line` and, if it can be read, that line behind `between`; the file relative to here if it lies below."""
     source = linecache.getline(file, line).strip()
     shown = os.path.relpath(file) if not os.path.relpath(file).startswith("..") else file
     return f"{shown}:{line}" + (f"{between}{source}" if source else "")

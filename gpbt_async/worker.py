@@ -58,11 +58,16 @@ class Worker:
         self.begun: wire.Begin | None = None
         self.gone = gone
         self.dead = False
+        #: a fork of the zygote; and when it has said something last, on the loop's clock
+        self.forked = False
+        self.heard = 0.0
         self.end: wire.End | None = None
         #: called once, at Entered or at death, whichever comes first
         self.on_first: Callable[[bool], object] | None = None
         #: called once, when it has returned and ended as it should
         self.on_returned: Callable[[], object] | None = None
+        #: called once, at its first report or when it has returned
+        self.on_life: Callable[[], object] | None = None
         self._loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[bool] = self._loop.create_future()
         self._death: asyncio.Future[None] = self._loop.create_future()
@@ -80,6 +85,7 @@ class Worker:
         self._overran = False
         self._given_up = False
         self._stopping: str | None = None
+        self._lost_by: str | None = None
         self._died_at = 0.0
         if sock is not None:
             sock.setblocking(False)
@@ -95,6 +101,10 @@ class Worker:
     @property
     def attempt(self) -> int:
         return self.begun.attempt if self.begun is not None else -1
+
+    @property
+    def closed(self) -> bool:
+        return self._pidfd < 0
 
     @property
     def unread(self) -> int:
@@ -124,6 +134,8 @@ class Worker:
         at = end.at if end is not None else self._died_at or time.monotonic()
         if self._stopping is not None:
             return Outcome("stopped", at, self._stopping, None, status)
+        if self._lost_by is not None:
+            return Outcome("lost", at, self._lost_by)
         told = self.gone.result() if self.gone.done() and not self.gone.cancelled() else None
         if isinstance(told, processes.Lost):
             return Outcome("lost", at, describe(told))
@@ -185,6 +197,7 @@ class Worker:
                 data = b""
 
     def _handle(self, message: wire.Message) -> None:
+        self.heard = self._loop.time()
         if isinstance(message, wire.Hello):
             if not self.hello.done():
                 self.hello.set_result(True)
@@ -198,6 +211,8 @@ class Worker:
                 self._linger = self._loop.call_later(min(UNEASY, LINGER), self._lingers)
             elif isinstance(message, wire.Entered):
                 self._first(True)
+            elif isinstance(message, wire.Report):
+                self._lives()
             self._push(message)
 
     def _push(self, message: wire.Message) -> None:
@@ -213,7 +228,13 @@ class Worker:
             call, self.on_first = self.on_first, None
             call(entered)
 
+    def _lives(self) -> None:
+        if self.on_life is not None:
+            call, self.on_life = self.on_life, None
+            call()
+
     def _returned(self) -> None:
+        self._lives()
         if self.on_returned is not None:
             call, self.on_returned = self.on_returned, None
             call()
@@ -299,6 +320,12 @@ class Worker:
         self.kill()
         if not await self._dies(DEADLINE):
             self._warn(f"member {self.member}: process {self.pid} survives SIGKILL (stuck in the kernel?); going on")
+
+    def lose(self, why: str) -> None:
+        """Kill it for what is not its fault: unless it has ended, it is lost, not failed."""
+        if self.end is None and self._stopping is None:
+            self._lost_by = why
+        self.kill()
 
     def kill(self) -> None:
         """SIGKILL for it and all below it; whoever listens to it does not wait longer than DEADLINE for its end."""

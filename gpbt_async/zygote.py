@@ -6,9 +6,9 @@ It never trains. In, over its socketpair to the scheduler: {op: open, script | t
 member's socket and pidfd; {op: warmed}; {op: exit, pid, status} once a member and all it started is gone.
 
 The surprises, each measured the hard way: a process that ran one two-threaded OpenMP operation has children that hang
-in theirs, so everything here has one thread; CUDA does not survive a fork, so a script that touches it while it is
-imported is reported with the line to move; and torch's first optimizer takes two seconds of imports, which are paid
-here once ("warm"), but only after the first members are training.
+in theirs, so everything here has one thread, and a script that starts native threads while it is imported is reported
+with the line to move (importing.py); CUDA does not survive a fork, so the same is done with it; and torch's first
+optimizer takes two seconds of imports, which are paid here once ("warm"), but only when the first members train.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from . import child, guardian, processes, script
+from . import child, guardian, importing, processes, script, terminal
 from .errors import ExperimentError
 from .preflight import seeding
 
@@ -51,22 +51,27 @@ def main(control: int) -> NoReturn:
         os._exit(2)
     _flush()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        Zygote(line, loaded).serve(backlog)
+        Zygote(line, *loaded).serve(backlog)
     os._exit(0)
 
 
-def _open(line: processes.Line, request: dict[str, Any]) -> script.Script | None:
+def _open(line: processes.Line, request: dict[str, Any]) -> tuple[script.Script, bool] | None:
+    """Import it, and say how that went: the script, and whether native threads run now."""
     initialised = script.watch_cuda()
     seeding.watch()
+    terminal.refuse_breakpoints()
     # before the script gets a chance to run something: torch asks OMP_NUM_THREADS first, and this settles it
     script.after_import("torch", lambda torch: getattr(torch, "set_num_threads", int)(1))
+    watched = importing.Importing(request["script"] if "script" in request else request["target"]["file"])
     try:
-        loaded = script.load(request)
+        with watched:
+            loaded = script.load(request)
     except BaseException as error:
         kind = "experiment" if isinstance(error, ExperimentError) else "script"
         _flush()
         line.send({"op": "refused", "kind": kind, "message": script.refusal(error)})
         return None
+    threads = watched.threads()
     line.send(
         {
             "op": "declared",
@@ -74,21 +79,24 @@ def _open(line: processes.Line, request: dict[str, Any]) -> script.Script | None
             "variable": loaded.variable,
             "imports": script.imports(loaded),
             "cuda": initialised(),
+            "threads": threads,
             "warms": hasattr(sys.modules.get("torch"), "optim") and script.mentions(loaded, "optim"),
         }
     )
-    return loaded
+    return loaded, threads is not None
 
 
 class Zygote:
     """After the import: fork on request, reap, and kill what dead members left behind."""
 
-    def __init__(self, line: processes.Line, loaded: script.Script) -> None:
+    def __init__(self, line: processes.Line, loaded: script.Script, native: bool) -> None:
         self.line = line
         self.script = loaded
         self.reaper = processes.Reaper()
         self.wakeup = guardian.wake_on_child()
-        self.threads_told = False
+        #: native threads run, and there shall be forks all the same
+        self.native = native
+        self.threads_told = native
         # Out of the collector's sight: a collection in a child would copy every page. Without one here, which costs
         # 0.15 s with torch imported while the first member waits
         gc.freeze()
@@ -144,20 +152,18 @@ class Zygote:
             theirs.close()
 
     def tell_threads(self) -> None:
-        """Say once that a fork leaves threads behind: whoever waits for one of them in a member waits for ever."""
-        threads = os.listdir("/proc/self/task")
-        if self.threads_told or len(threads) == 1:
+        """Say once that a fork leaves threads behind: what a member waits for, or hands to them, is lost."""
+        if self.threads_told or len(os.listdir("/proc/self/task")) == 1:
+            return
+        names = importing.python_threads()
+        if not names:
             return
         self.threads_told = True
-        names = set()
-        for thread in threads:
-            with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm") as file:
-                names.add(file.read().strip())
         self.line.send(
             {
                 "op": "threads",
-                "what": f"the script runs {len(threads) - 1} thread(s) after its import ({', '.join(sorted(names))}), "
-                "which members do not have",
+                "what": f"the script leaves {len(names)} thread{'s' * (len(names) > 1)} running after its import "
+                f"({', '.join(sorted(set(names)))}), which members do not have",
                 "remedy": "start threads in the training function, or use --start exec",
             }
         )
@@ -172,7 +178,7 @@ class Zygote:
             os.close(self.wakeup)
             self.line.close()
             child.disown()
-            if self.threads_told:
+            if self.native:
                 child.probe()
         except BaseException:
             os._exit(1)

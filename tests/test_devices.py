@@ -147,18 +147,24 @@ async def test_nvml_is_left_alone_when_no_gpu_is_wanted(asked):
 
 
 @pytest.mark.parametrize(
-    ("nvml", "environ", "word"),
+    ("nvml", "environ", "said", "word"),
     [
-        (FakeNvml([], library=False), {}, "no NVML library"),
-        (FakeNvml([]), {}, "no GPU"),
-        (FakeNvml([A]), {"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES"),
-        (FakeNvml([A]), {"CUDA_VISIBLE_DEVICES": "-1,0"}, "CUDA_VISIBLE_DEVICES"),
-        (FakeNvml([A]), {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, "CUDA_VISIBLE_DEVICES"),
+        (FakeNvml([], library=False), {}, "no NVIDIA GPU found", "no NVML library"),
+        (FakeNvml([]), {}, "no NVIDIA GPU found", "no GPU"),
+        (FakeNvml([A]), {"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES is '', which hides every GPU", "hides"),
+        (
+            FakeNvml([A]),
+            {"CUDA_VISIBLE_DEVICES": "-1,0"},
+            "CUDA_VISIBLE_DEVICES is '-1,0', which hides every GPU",
+            "-1",
+        ),
+        (FakeNvml([A]), {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, "CUDA_VISIBLE_DEVICES", "NoDevFiles"),
     ],
 )
-async def test_without_a_gpu_one_sentence_says_so_unless_gpus_were_demanded(nvml, environ, word):
+async def test_without_a_gpu_one_sentence_says_so_unless_gpus_were_demanded(nvml, environ, said, word):
     slots, (sentence,) = await find(nvml, environ=environ)
-    assert word in sentence
+    assert sentence.startswith(said)
+    assert sentence.endswith(": training on the CPU")
     assert {slot.device for slot in slots.slots} == {"cpu"}
     with pytest.raises(DeviceError, match=word):
         await find(nvml, environ=environ, gpus="all")

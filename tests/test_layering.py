@@ -91,10 +91,11 @@ MAY: dict[str, set[str]] = {
     "channel": {"errors", "processes", "wire"},
     "outcome": {"processes"},
     "worker": {"errors", "outcome", "processes", "wire"},
+    "deadlock": {"processes", "worker"},
     "command": {"errors", "wire", "worker"},
     "guarding": {"channel", "errors", "processes", "worker"},
     "forking": {"channel", "errors", "guarding", "outcome", "processes", "wire", "worker"},
-    "launcher": {"channel", "command", "errors", "forking", "guarding", "processes", "wire", "worker"},
+    "launcher": {"channel", "command", "deadlock", "errors", "forking", "guarding", "processes", "wire", "worker"},
     # inside a training script, beside a framework
     "torch": {"preflight", "member", "schedule"},
     "lightning": {"member", "schedule", "torch"},
@@ -386,13 +387,13 @@ ONLY = {
     "subprocess": {"guarding", "launcher", "testing"},
     "asyncio": {
         "asking", "attached", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines",
-        "devices", "disk", "doctor", "driving", "files", "folder", "forking", "gate", "guarding", "journal", "launcher",
+        "deadlock", "devices", "disk", "doctor", "driving", "files", "folder", "forking", "gate", "guarding", "journal", "launcher",
         "listeners", "live", "lock", "nvml", "opening", "planning", "run", "scheduler", "serve", "slot", "tracking",
         "view", "watch", "watchdog", "worker",
     },
     "time": {
         "asking", "child", "clock", "command", "devices", "disk", "doctor", "folder", "following", "forking",
-        "guardian", "guarding", "inventory", "launcher", "live", "lock", "member", "notebook", "processes", "reading",
+        "guardian", "guarding", "importing", "inventory", "launcher", "live", "lock", "member", "notebook", "processes", "reading",
         "run", "serve", "steering", "teller", "tensorboard_tracker", "trying", "view", "vitals", "worker", "zygote",
     },
 }  # fmt: skip

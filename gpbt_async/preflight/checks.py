@@ -83,7 +83,7 @@ class Preflight:
                 "GPBT013",
                 "threads",
                 f"member {member.id} returned from the training function while a thread of it still ran ({thread})",
-                "join it before you return: what it writes afterwards may not be in the checkpoint",
+                "join it before you return: the member's slot is not free until it ends",
                 member.id,
             )
         self._used.update(telemetry["read"], telemetry["applied"])
