@@ -22,10 +22,10 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import processes, script, wire
-from .preflight import seeding, telemetry
+from . import processes, schedulers, script, wire
 from .errors import Stopped
 from .member import Member
+from .preflight import seeding, telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +55,7 @@ def main(fd: int, what: str) -> NoReturn:
     sock.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     seeding.watch()
+    schedulers.watch()
     live(sock, lambda: script.load(json.loads(what)).train)
 
 

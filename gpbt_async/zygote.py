@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from . import child, guardian, processes, script
+from . import child, guardian, processes, schedulers, script
 from .errors import ExperimentError
 from .preflight import seeding
 
@@ -58,6 +58,7 @@ def main(control: int) -> NoReturn:
 def _open(line: processes.Line, request: dict[str, Any]) -> script.Script | None:
     initialised = script.watch_cuda()
     seeding.watch()
+    schedulers.watch()
     # before the script gets a chance to run something: torch asks OMP_NUM_THREADS first, and this settles it
     script.after_import("torch", lambda torch: getattr(torch, "set_num_threads", int)(1))
     try:

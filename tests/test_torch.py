@@ -213,8 +213,6 @@ def test_a_scheduler_follows_and_goes_on(name: str, tmp_path: Path) -> None:
         scheduler = make(optimizer)
         course(optimizer, scheduler, when)
         gpbt.torch.apply({"lr": 0.3}, optimizer, scheduler)
-        if name == "onecycle":  # its base is what it begins from, a share of the peak
-            gpbt.torch.apply({"lr": 0.3 / 25}, optimizer, scheduler)
         assert course(optimizer, scheduler, 9 - when) == pytest.approx(wanted[when:], abs=1e-9)
     before = SGD(model.parameters(), lr=0.1)
     course(before, done := make(before), 4)

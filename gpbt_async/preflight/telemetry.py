@@ -24,8 +24,9 @@ class Telemetry:
         self.parent_seen = False
         #: generator ("python", "numpy", "torch") → (seed it was given last, the user's line), by the script
         self.seeds: dict[str, tuple[str, str]] = {}
-        #: hyperparameter → (value that gpbt.torch applied, value found in the optimizer at the end)
-        self.values: dict[str, tuple[float, float]] = {}
+        #: hyperparameter → (value that gpbt.torch applied, value found in the optimizer on the way, and the class of
+        #: what drives it there, if that is known)
+        self.values: dict[str, tuple[float, float, str | None]] = {}
         #: found by gpbt.torch in this process: (code, subject, text, remedy)
         self.findings: list[tuple[str, str, str, str]] = []
         #: names of threads that still ran when the training function had returned
