@@ -22,7 +22,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import processes, script, terminal, wire
+from . import processes, schedulers, script, terminal, wire
 from .errors import Stopped
 from .member import Member
 from .preflight import seeding, telemetry
@@ -62,6 +62,7 @@ def main(fd: int, what: str) -> NoReturn:
     sock.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     seeding.watch()
+    schedulers.watch()
     live(sock, lambda: script.load(json.loads(what)).train)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 try:
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, set_seed
 except ModuleNotFoundError:
     raise ModuleNotFoundError(
         "gpbt_async.hf needs transformers: pip install 'gpbt-async[hf]'", name="transformers"
@@ -37,10 +37,19 @@ class MemberCallback(TrainerCallback):
     One train() is one interval: num_train_epochs or max_steps are the interval's, save_strategy may be "no", and the
     score is a logged metric, say "eval_loss" with eval_strategy "epoch". What the config names that is no optimizer's
     (a dropout) is the script's to use. state: "keep" what the parent's optimizer has gathered, or "reset" it.
+
+    A Trainer seeds python, numpy and torch with TrainingArguments.seed (42) when it is made, which would give all
+    members the same order of examples and the same dropout. So the member's seed becomes TrainingArguments.seed, and
+    the Trainer's draws are the member's own; for that, give the callback to the Trainer when you make it. A data_seed
+    of the script's stays.
     """
 
     def __init__(self, member: Member, *, state: Literal["keep", "reset"] = "keep") -> None:
         self._member, self._state = member, state
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        args.seed = self._member.seed % (1 << 32)
+        set_seed(args.seed)
 
     def on_train_begin(
         self,

@@ -17,7 +17,6 @@ would draw the same: it is seeded already. Imports torch, and so is reached as `
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import sys
@@ -27,8 +26,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from . import schedulers
+from .groups import settings
 from .member import Member
-from .preflight.config import mark_applied, peek
+from .optimizers import govern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,10 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["apply", "begin", "load", "save"]
 
+schedulers.watch()
+
 MODEL, SAFE, STATE = "model.pt", "model.safetensors", "state.pt"
-#: what a config may call it, and what torch does
-_ALIASES = {"learning_rate": "lr"}
-_BETAS = ("beta1", "beta2")
 
 
 def begin(
@@ -61,16 +61,17 @@ def begin(
     """Begin a member's interval: load its parent's checkpoint, if it has one, then apply its config to the optimizer.
 
     optimizer, scheduler: one, a list, or None. Names of the config that are none of the optimizer's are left to the
-    script. state: "keep" what the parent's optimizer has gathered, or "reset" it. The scheduler is not loaded: it
-    begins anew with every interval, from this config's learning rate. Returns what was saved beside (`more` of `save`),
-    nothing in generation 0. Raises as `load` and `apply`.
+    script. state: "keep" what the parent's optimizer has gathered, or "reset" it. A scheduler need not be passed, nor
+    made before or after (see `apply`); it is not loaded: it begins anew with every interval, from this config's
+    learning rate. Returns what was saved beside (`more` of `save`), nothing in generation 0. Raises as `load` and
+    `apply`.
     """
     if state not in ("keep", "reset"):
         raise ValueError(f"state is {state!r}: must be 'keep' or 'reset'")
     more = load(member, model, optimizer if state == "keep" else None)
     for each in _several(optimizer):
-        if _settings(member.config, each):
-            apply(member.config, each, scheduler)
+        if settings(member.config, each):
+            govern(member.config, each, _several(scheduler), member.telemetry)
     return more
 
 
@@ -186,84 +187,27 @@ def load(
 
 
 def apply(config: Mapping[str, Any], optimizer: Optimizer, scheduler: Any = None, *, reset: bool = False) -> list[str]:
-    """Set what of the config is the optimizer's in all its parameter groups; returns the names that were.
+    """Set what of the config is the optimizer's in its parameter groups; returns the names that were.
 
     That is whatever its groups have: lr (or learning_rate), weight_decay, momentum, betas (as beta1 and beta2), eps, …
-    Groups of different learning rates keep their proportions, the first one's becoming the config's; a group without
-    weight decay beside others that have some stays without (biases and norms, mostly). scheduler: one, or a list, whose
-    base learning rates follow; without it a scheduler would soon bring the old ones back. reset: forget momenta and
-    step counts. Raises ValueError when none of the config's names is the optimizer's, TypeError for what is no number.
+    A group that differs by design stays different. lr and weight_decay: groups keep their proportions, the first one's
+    becoming the config's, and a zero beside others stays zero; where all have weight_decay 0, groups of biases and
+    norms alone stay without. Of all else a group that differs from the first keeps what it has. A multiplier in the
+    group itself (lr_mult, weight_decay_mult, NAME_mult) decides before all that: the config's value times it.
+
+    Schedulers follow, whether they are passed or not, and whether they have been made already or will be later: the
+    course is as if the optimizer had been made with the config's lr. OneCycleLR's and CyclicLR's peak (max_lr) becomes
+    the config's. scheduler: one, or a list; needed only for one that cannot be found. reset: forget momenta and step
+    counts. Raises ValueError when none of the config's names is the optimizer's, and for a scheduler that would
+    overwrite one; TypeError for what is no number.
     """
-    settings = _settings(config, optimizer)
-    groups = optimizer.param_groups
-    if not settings:
-        has = ", ".join(name for name in groups[0] if name != "params")
-        raise ValueError(f"config has {', '.join(peek(config)) or 'nothing'}, and the optimizer {has}: none in common")
-    for name, value in settings.items():
-        if name == "lr":
-            _set_lr(value, groups)
-            for each in _several(scheduler):
-                if _bare(_bare(each).optimizer) is _bare(optimizer):
-                    _rebase(_bare(each), groups)
-        elif name in _BETAS:
-            for group in groups:
-                pair = list(group["betas"])
-                pair[_BETAS.index(name)] = value
-                group["betas"] = tuple(pair)
-        else:
-            split = name == "weight_decay" and any(group[name] for group in groups)
-            for group in groups:
-                if name in group and not (split and not group[name]):
-                    group[name] = value
+    names = govern(config, optimizer, _several(scheduler))
     if reset:
         optimizer.state.clear()
-    mark_applied(config, [said for said in peek(config) if _ALIASES.get(said, said) in settings])
-    return list(settings)
+    return names
 
 
-# ---- optimizers
-
-
-def _settings(config: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """What of a config is the optimizer's, under torch's names. Raises TypeError."""
-    first = optimizer.param_groups[0]
-    found = {}
-    for said, value in peek(config).items():
-        name = _ALIASES.get(said, said)
-        if name == "params" or (name not in first and not (name in _BETAS and "betas" in first)):
-            continue
-        now = 0.0 if name in _BETAS else first[name]
-        numeric = isinstance(now, int | float | torch.Tensor) and not isinstance(now, bool)
-        if numeric and (not isinstance(value, int | float) or isinstance(value, bool)):
-            raise TypeError(f"config[{said!r}] is {value!r}, and the optimizer's {name} a number: give a number")
-        found[name] = value
-    return found
-
-
-def _set_lr(value: float, groups: Sequence[dict[str, Any]]) -> None:
-    bases = [float(group.get("initial_lr", group["lr"])) for group in groups]
-    for group, base in zip(groups, bases, strict=True):
-        new = value * (base / bases[0]) if bases[0] else value
-        # where a scheduler, warming up, say, has brought it just now
-        now = new * (float(group["lr"]) / base) if base and math.isfinite(base) else new
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(now)
-        else:
-            group["lr"] = now
-        for name in ("max_lr", "min_lr"):  # OneCycleLR's
-            if name in group and base:
-                group[name] *= new / base
-        if "initial_lr" in group:
-            group["initial_lr"] = new
-
-
-def _rebase(scheduler: Any, groups: Sequence[dict[str, Any]]) -> None:
-    for part in getattr(scheduler, "_schedulers", ()):
-        _rebase(part, groups)
-    if hasattr(scheduler, "base_lrs"):
-        scheduler.base_lrs = [float(group.get("initial_lr", group["lr"])) for group in groups]
-    if hasattr(scheduler, "_last_lr"):
-        scheduler._last_lr = [float(group["lr"]) for group in groups]
+# ---- optimizers and schedulers
 
 
 def _gather(optimizer: Optimizer, saved: dict[str, Any]) -> None:
@@ -285,7 +229,7 @@ def _go_on(scheduler: Any, saved: dict[str, Any]) -> None:
         for group, base, theirs, now in zip(groups, bases, before, last, strict=True):
             group["initial_lr"] = base
             group["lr"] = base * now / theirs if theirs else base
-    _rebase(_bare(scheduler), groups)
+    schedulers.rebase(_bare(scheduler), groups)
 
 
 # ---- random numbers
@@ -329,8 +273,7 @@ def _bare(thing: Any) -> Any:
         thing = getattr(thing, "_orig_mod", thing)
         wrapped = type(thing).__name__ in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
         return thing.module if wrapped else thing
-    inside = {"AcceleratedOptimizer": "optimizer", "AcceleratedScheduler": "scheduler"}.get(type(thing).__name__)
-    return thing if inside is None else getattr(thing, inside)
+    return schedulers.bare(thing)
 
 
 def _check_plain(value: object, name: str) -> None:

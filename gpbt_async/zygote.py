@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from . import child, guardian, importing, processes, script, terminal
+from . import child, guardian, importing, processes, schedulers, script, terminal
 from .errors import ExperimentError
 from .preflight import seeding
 
@@ -60,6 +60,7 @@ def _open(line: processes.Line, request: dict[str, Any]) -> tuple[script.Script,
     initialised = script.watch_cuda()
     seeding.watch()
     terminal.refuse_breakpoints()
+    schedulers.watch()
     # before the script gets a chance to run something: torch asks OMP_NUM_THREADS first, and this settles it
     script.after_import("torch", lambda torch: getattr(torch, "set_num_threads", int)(1))
     watched = importing.Importing(request["script"] if "script" in request else request["target"]["file"])

@@ -266,7 +266,7 @@ def sealed(flat: dict[str, Any]) -> bytes:
 
 TELEMETRY: dict[str, Any] = {
     "read": ["lr"], "applied": ["momentum"], "missed": ["mometum"], "parent_seen": True, "threads": ["t"],
-    "seeds": {"torch": ["0", "a.py:3"]}, "values": {"lr": [0.1, 0.2]}, "findings": [["GPBT004", "wd", "text", "do"]],
+    "seeds": {"torch": ["0", "a.py:3"]}, "values": {"lr": [0.1, 0.2, None]}, "findings": [["GPBT004", "wd", "text", "do"]],
 }  # fmt: skip
 
 

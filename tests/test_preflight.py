@@ -223,11 +223,11 @@ def test_the_same_seed_of_its_own_under_two_seeds() -> None:
 def test_a_value_that_ends_the_same_whatever_was_applied() -> None:
     watch = checks.Preflight(settings())
     quiet = {"read": ["width"], "applied": ["lr"]}
-    assert codes(watch.heard(member(0), seen(values={"lr": [0.5, 0.1]}, **quiet))) == []
-    assert codes(watch.heard(member(1), seen(values={"lr": [0.3, 0.1]}, **quiet))) == ["GPBT003"]
+    assert codes(watch.heard(member(0), seen(values={"lr": [0.5, 0.1, None]}, **quiet))) == []
+    assert codes(watch.heard(member(1), seen(values={"lr": [0.3, 0.1, None]}, **quiet))) == ["GPBT003"]
     watch = checks.Preflight(settings())
     for id, lr in enumerate((0.5, 0.3, 0.2)):  # decays what it was given
-        assert codes(watch.heard(member(id), seen(values={"lr": [lr, lr / 10]}, **quiet))) == []
+        assert codes(watch.heard(member(id), seen(values={"lr": [lr, lr / 10, None]}, **quiet))) == []
 
 
 def test_a_constant_score_over_different_configs() -> None:

@@ -213,8 +213,6 @@ def test_a_scheduler_follows_and_goes_on(name: str, tmp_path: Path) -> None:
         scheduler = make(optimizer)
         course(optimizer, scheduler, when)
         gpbt.torch.apply({"lr": 0.3}, optimizer, scheduler)
-        if name == "onecycle":  # its base is what it begins from, a share of the peak
-            gpbt.torch.apply({"lr": 0.3 / 25}, optimizer, scheduler)
         assert course(optimizer, scheduler, 9 - when) == pytest.approx(wanted[when:], abs=1e-9)
     before = SGD(model.parameters(), lr=0.1)
     course(before, done := make(before), 4)
@@ -234,3 +232,212 @@ def test_a_schedule_in_a_loop_of_ones_own() -> None:
         steps(model, optimizer, 1)
         seen.append(optimizer.param_groups[0]["lr"])
     assert seen == [0.1, 0.1, 0.01, 0.01]
+
+
+# ---- parameter groups
+
+
+def matrix() -> Any:
+    return nn.Parameter(torch.zeros(2, 2))
+
+
+def bias() -> Any:
+    return nn.Parameter(torch.zeros(2))
+
+
+def groups_after(groups: list[dict[str, Any]], config: dict[str, Any], name: str, **more: Any) -> list[Any]:
+    optimizer = AdamW(groups, **more)
+    gpbt.torch.apply(config, optimizer)
+    return [group[name] for group in optimizer.param_groups]
+
+
+def test_groups_that_differ_stay_different() -> None:
+    """By what they have, by what they are made of, or by what they say."""
+    decay, wd = {"weight_decay": 0.3}, "weight_decay"
+    of = groups_after
+    plain = {"params": [bias(), bias()]}
+    assert of([{"params": [matrix()]}, plain], decay, wd, weight_decay=0.0) == [0.3, 0.0]
+    assert of([plain | {}, {"params": [matrix(), bias()]}], decay, wd, weight_decay=0.0) == [0.0, 0.3]
+    assert of([{"params": [bias()]}], decay, wd, weight_decay=0.0) == [0.3]
+    split = [{"params": [matrix()], wd: 0.0}, {"params": [matrix()], wd: 0.01}, {"params": [matrix()], wd: 0.1}]
+    assert of(split, decay, wd) == pytest.approx([0.0, 0.3, 3.0])
+    said = [{"params": [matrix()], "weight_decay_mult": 0}, {"params": [matrix()]}, {"params": [bias()], wd: 0.0}]
+    assert of(said, decay, wd, weight_decay=0.1) == [0.0, 0.3, 0.0]
+    rates = [{"params": [matrix()], "lr_mult": 0.1}, {"params": [matrix()], "lr_mult": 1}]
+    assert of(rates, {"lr": 0.3}, "lr", lr=0.7) == pytest.approx([0.03, 0.3])
+    frozen = [{"params": [matrix()], "lr": 0.0}, {"params": [matrix()], "lr": 0.2}, {"params": [matrix()], "lr": 0.02}]
+    assert of(frozen, {"lr": 0.3}, "lr") == pytest.approx([0.0, 0.3, 0.03])
+    pairs = [{"params": [matrix()]}, {"params": [matrix()], "betas": (0.5, 0.99)}, {"params": [matrix()]}]
+    assert of(pairs, {"beta1": 0.8}, "betas") == [(0.8, 0.999), (0.5, 0.99), (0.8, 0.999)]
+    momenta = SGD([{"params": [matrix()]}, {"params": [matrix()], "momentum": 0.0}], lr=0.1, momentum=0.9)
+    gpbt.torch.apply({"momentum": 0.5}, momenta)
+    assert [group["momentum"] for group in momenta.param_groups] == [0.5, 0.0]
+
+
+def test_proportions_survive_a_zero() -> None:
+    """An interval without weight decay, or at learning rate 0, is not the end of the groups' differences."""
+    groups = [{"params": [matrix()], "lr": 0.1, "weight_decay": 0.1}, {"params": [matrix()], "weight_decay": 0.0}]
+    optimizer = SGD(groups, lr=0.2)
+    for config in ({"lr": 0.0, "weight_decay": 0.0}, {"lr": 0.3, "weight_decay": 0.5}):
+        gpbt.torch.apply(config, optimizer)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.3, 0.5), (0.6, 0.0)]
+
+
+def test_groups_that_nothing_tells_apart_are_said(tmp_path: Path) -> None:
+    """And no others: whoever splits for another reason, or declares it, hears nothing."""
+    alike = [{"params": [matrix()]}, {"params": [matrix(), bias()]}]
+    for groups, told in (
+        (alike, True),
+        ([*alike, {"params": [bias()]}], False),
+        ([alike[0], {**alike[1], "lr": 0.5}], False),
+        ([{**alike[0], "weight_decay_mult": 1}, {**alike[1], "weight_decay_mult": 0}], False),
+        ([{**alike[0], "weight_decay": 0.1}, alike[1]], False),
+        (alike[:1], False),
+    ):
+        one = member(tmp_path, {"weight_decay": 0.3})
+        optimizer = SGD([dict(group) for group in groups], lr=0.1)
+        gpbt.torch.begin(one, net(), optimizer)
+        assert [found[:2] for found in one.telemetry.findings] == [("GPBT004", "weight_decay")] * told
+        if told:
+            assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3]
+
+
+# ---- a value that the script overwrites
+
+
+def findings(where: Path, train: Any, **space: gpbt.Float) -> list[Any]:
+    """What the pre-flight finds in two members of a script, whose values differ by a factor of two."""
+    from gpbt_async.experiment import Settings
+    from gpbt_async.preflight.checks import Preflight
+    from gpbt_async.tree import Member
+
+    flight, found = Preflight(Settings(space=gpbt.Space(space), score="loss", mode="min")), []
+    for i in range(2):
+        config = {name: bounds.low * (i + 1) for name, bounds in space.items()}
+        one = gpbt.Member.local(config, where / str(i), seed=i, id=i)
+        train(one)
+        found += list(flight.heard(Member(i, (), i, 0, None, config, i), one.telemetry.to_json()))
+    return found
+
+
+def begun(one: gpbt.Member, optimizer: Any = None) -> tuple[Any, Any]:
+    model = net()
+    optimizer = optimizer or SGD(model.parameters(), lr=0.7, momentum=0.9, weight_decay=0.1)
+    gpbt.torch.begin(one, model, optimizer)
+    return model, optimizer
+
+
+RATE = gpbt.Float(0.01, 1)
+
+
+def test_a_learning_rate_that_the_loop_sets_itself_is_found(tmp_path: Path) -> None:
+    def train(one: gpbt.Member) -> None:
+        model, optimizer = begun(one)
+        for epoch in range(3):
+            for group in optimizer.param_groups:  # adjust_learning_rate of many a training loop
+                group["lr"] = 0.1 * 0.1 ** (epoch // 30)
+            steps(model, optimizer, 4)
+
+    (found,) = findings(tmp_path, train, lr=RATE)
+    assert (found.code, found.subject) == ("GPBT003", "lr")
+    assert "trained with 0.1" in found.text
+
+
+def test_momentum_and_weight_decay_that_the_loop_sets_itself_are_found(tmp_path: Path) -> None:
+    def train(one: gpbt.Member) -> None:
+        model, optimizer = begun(one)
+        for step in range(9):
+            optimizer.param_groups[0].update(momentum=min(0.9, 0.5 + step), weight_decay=5e-4)
+            steps(model, optimizer, 1)
+
+    found = findings(tmp_path, train, lr=RATE, momentum=gpbt.Float(0.1, 0.9), weight_decay=RATE)
+    assert {(each.code, each.subject) for each in found} == {("GPBT003", "momentum"), ("GPBT003", "weight_decay")}
+
+
+def test_a_learning_rate_that_is_logged_and_not_used_is_found(tmp_path: Path) -> None:
+    """A script that reads it may build what it likes from it; here it builds nothing."""
+
+    def train(one: gpbt.Member) -> None:
+        model, optimizer = begun(one)
+        assert dict(one.config)
+        scheduler = lr_scheduler.OneCycleLR(optimizer, max_lr=0.05, total_steps=9)
+        steps(model, optimizer, 8, scheduler)
+
+    (found,) = findings(tmp_path, train, lr=RATE)
+    assert (found.code, found.subject) == ("GPBT003", "lr")
+    assert "OneCycleLR drives it to a value of its own" in found.text
+
+
+class Restarting(lr_scheduler.LRScheduler):
+    """A scheduler of the script's own, between learning rates of its own."""
+
+    def get_lr(self) -> list[float]:
+        return [0.2 / (1 + self.last_epoch % 3) for _ in self.base_lrs]
+
+
+def test_a_scheduler_of_the_scripts_own_is_found_if_it_is_absolute(tmp_path: Path) -> None:
+    def train(one: gpbt.Member) -> None:
+        model = net()
+        optimizer = SGD(model.parameters(), lr=0.7)
+        scheduler = Restarting(optimizer)
+        begun(one, optimizer)
+        steps(model, optimizer, 8, scheduler)
+
+    (found,) = findings(tmp_path, train, lr=RATE)
+    assert (found.code, found.subject) == ("GPBT003", "lr")
+    assert "Restarting drives it" in found.text
+
+
+class Halving(lr_scheduler.LRScheduler):
+    def get_lr(self) -> list[float]:
+        return [max(1e-3, base * 0.5**self.last_epoch) for base in self.base_lrs]
+
+
+SOUND: dict[str, Any] = {
+    **SCHEDULERS,
+    "to zero": lambda o: lr_scheduler.LinearLR(o, 1.0, 0.0, total_iters=6),
+    "to a floor": lambda o: lr_scheduler.CosineAnnealingLR(o, 8, eta_min=1e-3),
+    "cycle": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=9),
+    "own, to a floor": Halving,
+    "none": lambda o: None,
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_a_sound_schedule_is_no_finding(order: str, name: str, tmp_path: Path) -> None:
+    def train(one: gpbt.Member) -> None:
+        model = net()
+        optimizer = SGD(model.parameters(), lr=0.7, momentum=0.9)
+        scheduler = SOUND[name](optimizer) if order == "before" else None
+        begun(one, optimizer)
+        steps(model, optimizer, 8, scheduler or SOUND[name](optimizer))
+        gpbt.torch.save(one, model, optimizer, scheduler)
+
+    assert findings(tmp_path, train, lr=RATE, weight_decay=RATE) == []
+
+
+def test_a_loop_that_scales_what_it_has_is_no_finding(tmp_path: Path) -> None:
+    def train(one: gpbt.Member) -> None:
+        model, optimizer = begun(one)
+        for _ in range(20):
+            for group in optimizer.param_groups:
+                group["lr"] = max(group["lr"] * 0.8, 1e-3)
+            steps(model, optimizer, 2)
+
+    assert findings(tmp_path, train, lr=RATE) == []
+
+
+def test_looking_does_not_disturb_compiling(tmp_path: Path) -> None:
+    model, optimizer = begun(member(tmp_path, {"lr": 0.1}))
+    frames = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        frames.append(graph)
+        return graph.forward
+
+    step = torch.compile(lambda: optimizer.step(), backend=backend)
+    for _ in range(5):
+        model(torch.ones(3, 3)).sum().backward()
+        step()
+    assert len(frames) <= 3

@@ -178,20 +178,23 @@ class Preflight:
     def _overwritten(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
         """The same absolute value at the end, whatever was applied, is the script's own."""
         read = set(telemetry["read"])
-        for name, (gave, last) in telemetry["values"].items():
-            if name in read or math.isclose(gave, last, rel_tol=1e-6):
+        for name, (gave, last, by) in telemetry["values"].items():
+            if (name in read and by is None) or math.isclose(gave, last, rel_tol=1e-6):
                 continue
             for _, theirs in self._returned:
-                if name not in theirs["values"] or name in theirs["read"]:
+                if name not in theirs["values"] or (name in theirs["read"] and by is None):
                     continue
-                other_gave, other_last = theirs["values"][name]
+                other_gave, other_last, _ = theirs["values"][name]
                 if not math.isclose(gave, other_gave, rel_tol=1e-3) and math.isclose(last, other_last, rel_tol=1e-6):
                     yield from self._new(
                         "GPBT003",
                         name,
-                        f"gpbt.torch.begin applied {name}={gave:.4g} to member {member.id}'s optimizer, and at its end "
-                        f"it was {last:.4g}, as in other members with another {name}: the script sets its own",
-                        f"multiply what the optimizer has (group[{name!r}] after begin) instead, or read "
+                        f"gpbt.torch.begin applied {name}={gave:.4g} to member {member.id}'s optimizer, which then "
+                        f"trained with {last:.4g}, as other members did with another {name}: "
+                        + (f"{by} drives it to a value of its own" if by else "the script sets its own"),
+                        f"build the {by} from what the optimizer has after begin, or from member.config[{name!r}]"
+                        if by
+                        else f"multiply what the optimizer has (group[{name!r}] after begin) instead, or read "
                         f"member.config[{name!r}]",
                         member.id,
                     )

@@ -29,8 +29,9 @@ class Telemetry:
         self.parent_seen = False
         #: generator ("python", "numpy", "torch") → (seed it was given last, the user's line), by the script
         self.seeds: dict[str, tuple[str, str]] = {}
-        #: hyperparameter → (value that gpbt.torch applied, value found in the optimizer at the end)
-        self.values: dict[str, tuple[float, float]] = {}
+        #: hyperparameter → (value that gpbt.torch applied, value found in the optimizer on the way, and the class of
+        #: what drives it there, if that is known)
+        self.values: dict[str, tuple[float, float, str | None]] = {}
         #: found by gpbt.torch in this process: (code, subject, text, remedy)
         self.findings: list[tuple[str, str, str, str]] = []
         #: names of threads that still ran when the training function had returned
@@ -51,7 +52,9 @@ class Telemetry:
             "parent_seen": self.parent_seen,
             "seeds": {name: [seed[:LONGEST], place[:LONGEST]] for name, (seed, place) in self.seeds.items()},
             "values": {
-                name: list(pair) for name, pair in list(self.values.items())[:MOST] if all(map(math.isfinite, pair))
+                name: [gave, last, by[:LONGEST] if by is not None else None]
+                for name, (gave, last, by) in list(self.values.items())[:MOST]
+                if math.isfinite(gave) and math.isfinite(last)
             },
             "findings": [list(found) for found in self.findings],
             "threads": self.threads[:MOST],
@@ -78,14 +81,18 @@ def _row(value: Any, kind: type | tuple[type, ...], length: int) -> bool:
     return isinstance(value, list) and len(value) == length and all(isinstance(each, kind) for each in value)
 
 
-def _by_name(value: Any, kind: type | tuple[type, ...]) -> dict[str, list[Any]]:
-    return {name: pair for name, pair in value.items() if _row(pair, kind, 2)} if isinstance(value, dict) else {}
+def _by_name(value: Any, fits: Callable[[Any], bool]) -> dict[str, list[Any]]:
+    return {name: row for name, row in value.items() if fits(row)} if isinstance(value, dict) else {}
+
+
+def _value(row: Any) -> bool:
+    return isinstance(row, list) and _row(row[:2], (int, float), 2) and _row(row[2:], (str, type(None)), 1)
 
 
 _SHAPES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("read", "applied", "missed", "threads"), _texts),
     "parent_seen": lambda value: value is not False,  # unknown is no reason for a finding
-    "seeds": lambda value: _by_name(value, str),
-    "values": lambda value: _by_name(value, (int, float)),
+    "seeds": lambda value: _by_name(value, lambda row: _row(row, str, 2)),
+    "values": lambda value: _by_name(value, _value),
     "findings": lambda value: [each for each in value if _row(each, str, 4)] if isinstance(value, list) else [],
 }
