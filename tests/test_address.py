@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from check_run import check_run
@@ -15,6 +15,9 @@ import gpbt_async as gpbt
 from gpbt_async import script
 from gpbt_async.address import Address, as_module, find
 from gpbt_async.errors import ScriptError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCRIPT = """
 import time

@@ -12,7 +12,20 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
 VOCABULARY = {"errors", "sizes", "space", "asks", "schedule", "events", "experiment", "wire"}
-ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "history", "replays", "results"}
+ENGINE = {
+    "adoption",
+    "question",
+    "stopping",
+    "tree",
+    "rule",
+    "ending",
+    "keeping",
+    "lineage",
+    "usage",
+    "history",
+    "replays",
+    "results",
+}
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
@@ -23,15 +36,31 @@ MAY: dict[str, set[str]] = {
     "events": {"space"},
     "sizes": set(),
     "schedule": {"errors", "space"},
-    "experiment": {"errors", "schedule", "sizes", "space"},
+    "standalone": set(),
+    "experiment": {"errors", "preflight", "schedule", "sizes", "space", "standalone"},
     "wire": {"errors"},
     # engine
     "tree": {"asks", "schedule", "space"},
     "stopping": {"experiment", "tree"},
-    "rule": {"asks", "events", "experiment", "space", "tree"},
+    "adoption": {"asks", "errors", "experiment", "space", "tree"},
+    "question": {"adoption", "asks", "space", "tree"},
+    "rule": {"adoption", "asks", "events", "experiment", "space", "tree"},
     "ending": {"experiment", "rule", "tree"},
     "keeping": {"ending", "events", "experiment", "rule", "tree"},
-    "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
+    "lineage": {
+        "adoption",
+        "asks",
+        "ending",
+        "keeping",
+        "errors",
+        "events",
+        "experiment",
+        "question",
+        "rule",
+        "space",
+        "stopping",
+        "tree",
+    },
     "usage": {"errors", "events", "lineage"},
     "history": {"events", "lineage", "tree"},
     "replays": {"lineage", "tree"},
@@ -77,9 +106,10 @@ MAY: dict[str, set[str]] = {
     "folder": {"errors", "files", "lock"},
     # rooms: processes
     "processes": set(),
-    "member": {"errors", "wire"},
-    "script": {"errors", "experiment"},
-    "child": {"errors", "member", "processes", "script", "wire"},
+    "member": {"errors", "preflight", "standalone", "wire"},
+    "address": {"errors"},
+    "script": {"address", "errors", "experiment", "preflight"},
+    "child": {"errors", "member", "preflight", "processes", "script", "wire"},
     "guardian": {"processes"},
     "zygote": {"child", "errors", "guardian", "processes", "script", "wire"},
     "channel": {"errors", "processes", "wire"},
@@ -88,7 +118,7 @@ MAY: dict[str, set[str]] = {
     "command": {"errors", "wire", "worker"},
     "guarding": {"channel", "errors", "processes", "worker"},
     "forking": {"channel", "errors", "guarding", "outcome", "processes", "wire", "worker"},
-    "launcher": {"channel", "command", "errors", "forking", "guarding", "processes", "wire", "worker"},
+    "launcher": {"address", "channel", "command", "errors", "forking", "guarding", "processes", "wire", "worker"},
     # inside a training script, beside a framework
     "torch": {"member", "schedule"},
     "lightning": {"member", "schedule", "torch"},
@@ -144,17 +174,20 @@ MAY: dict[str, set[str]] = {
     },
     "listeners": {"events"},
     "board": {"errors", "files", "folder", "slot"},
-    "record": {"errors", "experiment", "files"},
+    "record": {"address", "errors", "experiment", "files"},
+    "declaration": {"adoption", "errors", "experiment", "lineage", "record", "space"},
     "asked": {"devices", "errors", "experiment", "health", "record", "sizes"},
     "opening": VOCABULARY
     | ENGINE
     | {
         "",
+        "address",
         "asked",
         "asking",
         "checkpoints",
         "clock",
         "command",
+        "declaration",
         "devices",
         "disk",
         "folder",
@@ -187,6 +220,7 @@ MAY: dict[str, set[str]] = {
         "record",
         "scheduler",
         "slot",
+        "standalone",
     },
     # faces
     "importance": {"space", "tree"},
@@ -236,6 +270,7 @@ MAY: dict[str, set[str]] = {
     "helping": {"folder"},
     "options": {"errors", "files", "helping"},
     "tools": {
+        "address",
         "cleaning",
         "diagnosis",
         "doctor",
@@ -254,12 +289,13 @@ MAY: dict[str, set[str]] = {
         "trying",
     },
     "cleaning": {"errors", "files", "folder", "reading"},
-    "planning": VOCABULARY | {"folder", "launcher", "reading", "simulate", "tree"},
+    "planning": VOCABULARY | {"address", "folder", "launcher", "reading", "simulate", "tree"},
     "touches": set(),
     "vitals": {"processes"},
     "forecast": {"experiment", "planning"},
     "diagnosis": {"planning", "sizes", "wording"},
     "doctor": {
+        "address",
         "asked",
         "briefing",
         "checkpoints",
@@ -284,7 +320,8 @@ MAY: dict[str, set[str]] = {
         "wire",
         "worker",
     },
-    "trying": {"child", "errors", "experiment", "member", "script", "space"},
+    "alone": {"child", "errors", "experiment", "member", "standalone", "trying"},
+    "trying": {"address", "child", "errors", "experiment", "member", "script", "space"},
     "wording": VOCABULARY | ENGINE,
     "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
@@ -306,6 +343,7 @@ MAY: dict[str, set[str]] = {
     "guide": {"errors"},
     "cli": {
         "",
+        "address",
         "driving",
         "errors",
         "folder",
@@ -322,6 +360,7 @@ MAY: dict[str, set[str]] = {
         "tools",
     },
     "__init__": {
+        "alone",
         "asks",
         "errors",
         "events",
