@@ -85,14 +85,13 @@ class Opening:
         if experiment is not None and not isinstance(experiment, Experiment | str | os.PathLike):
             raise ExperimentError.of("experiment", experiment, "must be an Experiment, or the path of a script")
         self._experiment = experiment if isinstance(experiment, Experiment) else None
-        adopt = (adopt,) if isinstance(adopt, str) else adopt
         self._script = find(experiment) if isinstance(experiment, str | os.PathLike) else None
         self._sha256 = ""  # of the script, before it is imported
         self._path = Path(os.path.abspath(folder)) if folder is not None else None
         self._runs = Path(os.path.abspath(runs))
         self._resume, self._slots, self._gpus, self._start = resume, slots, gpus, start
         self._devices, self._changed_script, self._retry = devices, changed_script, retry_failed
-        self._adopt = tuple(adopt)
+        self._adopt = (adopt,) if isinstance(adopt, str) else tuple(adopt)
         try:
             self._budget = parse_bytes(disk) if disk is not None else None
         except ValueError:
@@ -380,8 +379,7 @@ class Opening:
                 assert self.record.settings is not None
                 self.settings = self.record.settings
             # an application that resumes says where its function is now
-            own = self._experiment.settings.target if self._experiment is not None else None
-            target = own or self.settings.target
+            target = (self._experiment or self).settings.target or self.settings.target
             if target is not None:
                 await self.launcher.open_target(target.to_json())
             else:

@@ -8,6 +8,7 @@ the zygote where a user's script is imported, and it is the whole process, so no
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import child, script
+from .address import Address, find
 from .errors import ExperimentError, ScriptError, Stopped
 from .experiment import Settings
 from .member import Member
@@ -25,13 +27,14 @@ from .space import Choice
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .address import Address
     from .space import Config, Dimension, Space
 
 
-def attempt(address: Address, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
+def attempt(
+    given: str | os.PathLike[str], *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None
+) -> int:
     """Train one member of the script's experiment; 0 if it reported a finite score. Raises ExperimentError."""
-    settings, train = _load(address)
+    settings, train = _load(find(given))
     if train is None:
         raise ExperimentError("try runs a training function; this experiment declares a command: run it by hand")
     if parent is not None and not parent.is_dir():
