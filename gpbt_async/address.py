@@ -106,7 +106,8 @@ def find(said: str | os.PathLike[str], *, module: bool = False) -> Address:
 
 def _names_a_module(text: str) -> bool:
     parts = text.split(".")
-    return all(part.isidentifier() and not keyword.iskeyword(part) for part in parts) and parts[-1] not in _FILES
+    named = all(part.isidentifier() and not keyword.iskeyword(part) for part in parts)
+    return named and (len(parts) == 1 or parts[-1] not in _FILES)
 
 
 def _module(name: str, variable: str | None, certain: bool) -> Address:

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from .errors import ExperimentError, JournalError
 from .experiment import Settings
 from .space import Choice
+from .tree import State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from .asks import Observation
     from .space import Config, Space
+    from .tree import Member
 
 #: fields of the settings that may change along a run
 ADOPTABLE = ("space", "early_stop", "attempts", "stall_timeout", "member_timeout", "silence", "command")
@@ -59,8 +61,11 @@ class Adoption:
             observed if len(self.spaces) == 1 else replace(observed, config=space.searched(self.fit(observed.config)))
         )
 
-    def take(self, changes: Mapping[str, Any]) -> Settings:
-        """Have these fields (JSON) be in force; the settings then. Raises JournalError when they cannot be."""
+    def take(self, changes: Mapping[str, Any], members: Iterable[Member] = ()) -> Settings:
+        """Have these fields (JSON) be in force; the settings then. Raises JournalError when they cannot be.
+
+        members: of the run; who of them is to be trained yet has its config clipped.
+        """
         odd = [name for name in changes if name not in ADOPTABLE]
         try:
             now = Settings.from_json({**self.settings.to_json(), **changes})
@@ -75,6 +80,9 @@ class Adoption:
             self.spaces.append(now.space)
         self.settings = now
         self.fields.update(changes)
+        for member in members:
+            if member.state in (State.WAITING, State.TRAINING):
+                member.config = self.fit(member.config)
         return now
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import wire
+from .address import find
 from .asked import Asked
 from .briefing import Briefing
 from .checkpoints import CheckpointError, Store
@@ -54,7 +55,6 @@ from .worker import uncancelled
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .address import Address
     from .preflight.findings import Finding
     from .slot import Pool, Slot
     from .space import Dimension, Scalar
@@ -121,7 +121,7 @@ class Examination:
 
     def __init__(
         self,
-        script: Address,
+        script: str | os.PathLike[str],
         *,
         runs: Path,
         slots: int | None,
@@ -134,7 +134,7 @@ class Examination:
         repeat: bool,
         tell: Callable[[str], None],
     ) -> None:
-        self._script, self._runs, self._start = script, Path(os.path.abspath(runs)), start
+        self._script, self._runs, self._start = find(script), Path(os.path.abspath(runs)), start
         self._slots, self._gpus, self._devices = slots, gpus, Asked(**devices)
         self._changes, self._sets, self._seed, self._repeat = changes, sets, seed, repeat
         self._tell = tell

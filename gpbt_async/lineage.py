@@ -188,7 +188,8 @@ class Lineage:
                 self.findings.append(fact)
                 return []
             case events.Adopted():
-                self._adopt(fact)
+                self.settings = self.rule.settings = self.adoption.take(fact.settings, self.tree.members)
+                self._ready.clear()  # what the searcher has answered is asked anew
                 return []  # Opened follows
             case events.Closed() | events.Sampled() | events.Paused():
                 return []
@@ -216,14 +217,6 @@ class Lineage:
         if member.state not in states or member.attempt != fact.attempt:
             raise JournalError(f"{fact!r}: member {member.id} is {member.state.value} in attempt {member.attempt}")
         return member
-
-    def _adopt(self, fact: events.Adopted) -> None:
-        """Who is to be trained yet has its config clipped; what the searcher has answered is asked anew."""
-        self.settings = self.rule.settings = self.adoption.take(fact.settings)
-        self._ready.clear()
-        for member in self.tree.members:
-            if member.state in (State.WAITING, State.TRAINING):
-                member.config = self.adoption.fit(member.config)
 
     def _wait(self, member: Member) -> None:
         member.config = self.adoption.fit(member.config)  # it may have failed in another space

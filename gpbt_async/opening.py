@@ -85,15 +85,13 @@ class Opening:
         if experiment is not None and not isinstance(experiment, Experiment | str | os.PathLike):
             raise ExperimentError.of("experiment", experiment, "must be an Experiment, or the path of a script")
         self._experiment = experiment if isinstance(experiment, Experiment) else None
-        if isinstance(adopt, str):
-            raise ExperimentError.of("adopt", adopt, "must be a sequence of fields, such as ('space',)")
         self._script = find(experiment) if isinstance(experiment, str | os.PathLike) else None
         self._sha256 = ""  # of the script, before it is imported
         self._path = Path(os.path.abspath(folder)) if folder is not None else None
         self._runs = Path(os.path.abspath(runs))
         self._resume, self._slots, self._gpus, self._start = resume, slots, gpus, start
         self._devices, self._changed_script, self._retry = devices, changed_script, retry_failed
-        self._adopt = tuple(adopt)
+        self._adopt = (adopt,) if isinstance(adopt, str) else tuple(adopt)
         try:
             self._budget = parse_bytes(disk) if disk is not None else None
         except ValueError:
@@ -372,7 +370,7 @@ class Opening:
             if digest(self._script.file) != self._sha256:
                 raise ScriptError(f"{self._script.file} was edited while it was imported: once more, please")
             given = told["experiment"]
-            self.record.check_imports(told["imports"], self._warn)  # of a new run there is nothing to compare with
+            self.record.check_imports(told["imports"], self._warn)
             self.record.address, self.record.script_sha256 = self._script, self._sha256
             if new:
                 self.settings = self.record.settings or Settings.from_json(given)
@@ -381,8 +379,7 @@ class Opening:
                 assert self.record.settings is not None
                 self.settings = self.record.settings
             # an application that resumes says where its function is now
-            own = self._experiment.settings.target if self._experiment is not None else None
-            target = own or self.settings.target
+            target = (self._experiment or self).settings.target or self.settings.target
             if target is not None:
                 await self.launcher.open_target(target.to_json())
             else:
@@ -392,8 +389,9 @@ class Opening:
         elif given is not None and self.settings.replay is None:
             self._compare(given)
         elif self._adopt:
-            what = "a replay trains along its schedule" if self.settings.replay is not None else "give the experiment"
-            raise ExperimentError(f"adopt: got {self._adopt!r}; {what}: there is nothing to adopt")
+            raise ExperimentError(
+                f"adopt: got {self._adopt!r}; no experiment was given to adopt it from, or a replay's"
+            )
         if new:
             self._changes["resources"] = self._devices.over(self.settings.resources)
             self.record.settings = self.settings = self.settings.with_options(self._changes)

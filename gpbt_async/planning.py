@@ -15,6 +15,7 @@ import random
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from .address import Address, find
 from .errors import ExperimentError
 from .experiment import Settings
 from .reading import Reading, open_run
@@ -22,10 +23,10 @@ from .simulate import Interval, Simulation
 from .tree import State
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from .address import Address
     from .asks import Ask
     from .space import Config
     from .tree import Member
@@ -41,7 +42,7 @@ WIDEST = 100
 
 
 def plan(
-    script: Address,
+    script: str | os.PathLike[str],
     slots: int,
     *,
     run: str | None,
@@ -66,7 +67,7 @@ def plan(
             raise ExperimentError(f"--spread {spread}: must be from 0 to {WIDEST}")
         durations = []
         draw = log_normal(seconds, spread)
-    settings = asyncio.run(_declared(script)).with_options(changes)
+    settings = asyncio.run(_declared(find(script))).with_options(changes)
     members = settings.population * settings.generations
     if members > MOST_MEMBERS:
         raise ExperimentError(f"--population and --generations: a plan of {members} members; at most {MOST_MEMBERS}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import child, script, tree
+from .address import Address, find
 from .errors import ExperimentError, ScriptError, Stopped
 from .experiment import Settings
 from .foreign import scalar
@@ -27,16 +28,19 @@ from .preflight.config import peek
 from .space import Choice
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
 
     from .address import Address
     from .space import Config, Dimension, Scalar, Space
 
 
-def attempt(address: Address, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
+def attempt(
+    given: str | os.PathLike[str], *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None
+) -> int:
     """Train one member of the script's experiment; 0 if it reported a finite score. Raises ExperimentError."""
     seeding.watch()
-    settings, train = _load(address)
+    settings, train = _load(find(given))
     if train is None:
         raise ExperimentError("try runs a training function; this experiment declares a command: run it by hand")
     if parent is not None and not parent.is_dir():

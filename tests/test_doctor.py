@@ -202,7 +202,7 @@ def test_gpu_memory_is_measured(machine: Callable[..., Machine]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere.py"], ["nowhere.py is not a file"]),
+        (["nowhere.py"], ["nowhere.py does not exist: give the path of a Python script"]),
         (["script.py", "--set", "x=7"], ["--set x=7", "Float"]),
         (["script.py", "--gpus", "0", "--slots", "1"], ["--gpus", "--slots"]),
         (["script.py", "--share", "2", "--slots", "2"], ["--share is about GPUs, and --slots 2 asks for the CPU"]),

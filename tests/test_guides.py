@@ -145,6 +145,22 @@ def test_the_member_without_torch_goes_downhill(scratch: Path) -> None:
     assert json.loads((folder / "summary.json").read_text())["score"] < 1
 
 
+def test_one_file_is_a_program_and_a_member(scratch: Path) -> None:
+    assert python("both.py", cwd=scratch).endswith("}\n")
+    assert cli("launch", "both.py", "--slots", 2, "-q", cwd=scratch).status == 0
+
+
+def test_the_recipe_for_hydra(scratch: Path) -> None:
+    pytest.importorskip("hydra")
+    (config,) = (block.text for block in BLOCKS if block.language == "yaml")
+    (scratch / "conf").mkdir()
+    (scratch / "conf" / "config.yaml").write_text(config)
+    done = cli("launch", "composed.py", "--slots", 2, "--strict", "-q", cwd=scratch)
+    assert done.status == 0, done.err
+    assert check_run(scratch / "runs" / "composed-1") == []
+    assert json.loads((scratch / "runs" / "composed-1" / "summary.json").read_text())["score"] < 1
+
+
 @pytest.mark.skipif(shutil.which("awk") is None, reason="no awk")
 def test_the_program_in_awk_goes_downhill(scratch: Path) -> None:
     done = cli("launch", "descend.py", "--slots", 2, "-q", cwd=scratch)
