@@ -18,7 +18,7 @@ import io
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .sizes import format_bytes
 
@@ -185,8 +185,9 @@ def _written(chain: Sequence[BaseException]) -> Iterator[str]:
         for frame in reversed(frames):
             for value in list(frame.f_locals.values()):
                 with contextlib.suppress(Exception):
-                    if isinstance(value, io.IOBase) and value.writable() and isinstance(value.name, str):  # type: ignore[attr-defined]
-                        yield value.name  # type: ignore[attr-defined]
+                    file: Any = value if isinstance(value, io.IOBase) else None
+                    if file is not None and isinstance(file.name, str) and set("wax+") & set(file.mode):
+                        yield file.name  # its `with` may have closed it by now
                     elif isinstance(value, str | os.PathLike) and os.path.isfile(value):
                         yield os.fsdecode(value)
 

@@ -12,7 +12,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
 VOCABULARY = {"errors", "sizes", "space", "asks", "schedule", "events", "experiment", "wire"}
-ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "history", "replays", "results"}
+ENGINE = {
+    "stopping", "tree", "rule", "ending", "keeping", "idleness", "lineage", "usage", "history", "replays", "results",
+}  # fmt: skip
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
@@ -29,9 +31,22 @@ MAY: dict[str, set[str]] = {
     "tree": {"asks", "schedule", "space"},
     "stopping": {"experiment", "tree"},
     "rule": {"asks", "events", "experiment", "space", "tree"},
-    "ending": {"experiment", "rule", "tree"},
+    "ending": {"events", "experiment", "rule", "tree"},
     "keeping": {"ending", "events", "experiment", "rule", "tree"},
-    "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
+    "idleness": {"lineage", "tree"},
+    "lineage": {
+        "asks",
+        "ending",
+        "keeping",
+        "errors",
+        "events",
+        "experiment",
+        "idleness",
+        "rule",
+        "space",
+        "stopping",
+        "tree",
+    },
     "usage": {"errors", "events", "lineage"},
     "history": {"events", "lineage", "tree"},
     "replays": {"lineage", "tree"},
@@ -83,7 +98,8 @@ MAY: dict[str, set[str]] = {
     "guardian": {"processes"},
     "zygote": {"child", "errors", "guardian", "processes", "script", "wire"},
     "channel": {"errors", "processes", "wire"},
-    "outcome": {"processes"},
+    "outcome": {"preflight", "processes"},
+    "filesystems": {"sizes"},
     "worker": {"errors", "outcome", "processes", "wire"},
     "command": {"errors", "wire", "worker"},
     "guarding": {"channel", "errors", "processes", "worker"},
@@ -106,7 +122,18 @@ MAY: dict[str, set[str]] = {
     # the loop, and the door
     "clock": set(),
     "deadlines": set(),
-    "disk": {"events", "files", "sizes"},
+    "disk": {"events", "files", "filesystems", "sizes"},
+    "blame": {
+        "checkpoints",
+        "disk",
+        "filesystems",
+        "gate",
+        "outcome",
+        "packing",
+        "preflight",
+        "slot",
+        "tree",
+    },
     "watchdog": {"events", "lineage", "slot", "tree"},
     "briefing": {
         "asks",
@@ -125,6 +152,7 @@ MAY: dict[str, set[str]] = {
     "scheduler": VOCABULARY
     | ENGINE
     | {
+        "blame",
         "gate",
         "asking",
         "briefing",
@@ -136,7 +164,6 @@ MAY: dict[str, set[str]] = {
         "journal",
         "launcher",
         "outcome",
-        "packing",
         "searchers",
         "slot",
         "watchdog",
@@ -286,7 +313,7 @@ MAY: dict[str, set[str]] = {
     },
     "trying": {"child", "errors", "experiment", "member", "script", "space"},
     "wording": VOCABULARY | ENGINE,
-    "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
+    "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "outcome", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "notebook": {"descent", "errors", "events", "folder", "frame", "lines", "reading", "report", "view", "wording"},

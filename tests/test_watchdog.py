@@ -253,7 +253,9 @@ async def test_one_that_hangs_on_a_gpu_that_is_being_lost_has_not_failed(verdict
     silent = "reported nothing for 2 s (stall_timeout)"
     blame = await scheduler._blame.lost(member, slot, stopped, tmp_path, silent)
     assert blame == (f"GPU 0 is lost, and it {silent}" if verdict else "")
-    assert await scheduler._blame.lost(member, slot, stopped, tmp_path, "") == "", "one that was told to stop has done so"
+    assert await scheduler._blame.lost(member, slot, stopped, tmp_path, "") == "", (
+        "one that was told to stop has done so"
+    )
 
 
 # ---- the clock
