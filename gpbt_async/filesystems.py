@@ -18,7 +18,7 @@ import io
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .sizes import format_bytes
 
@@ -32,6 +32,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 #: bytes that are written to find out about a quota
 _PROBE = 1 << 16
 SHM = "/dev/shm"
+#: characters of an exception's text that are looked at
+LONGEST = 8000
 #: how it is said for certain, and how by those who do not know themselves (torch.save, numpy.tofile)
 _SAYS = re.compile(
     r"no space left on device|disk quota exceeded|\[Errno (28|122)\]|os error (28|122)\b|database or disk is full", re.I
@@ -158,11 +160,12 @@ def paths(text: str) -> list[str]:
 
 
 def said(error: BaseException) -> str:
-    """An exception's text, though its own __str__ may raise."""
+    """An exception's text, though its own __str__ may raise; of a very long one the beginning and the end."""
     try:
-        return str(error)
+        text = str(error)
     except Exception as problem:
         return f"(its text cannot be had: __str__ raised {type(problem).__name__})"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 def _named(chain: Sequence[BaseException]) -> list[str]:
@@ -182,8 +185,9 @@ def _written(chain: Sequence[BaseException]) -> Iterator[str]:
         for frame in reversed(frames):
             for value in list(frame.f_locals.values()):
                 with contextlib.suppress(Exception):
-                    if isinstance(value, io.IOBase) and value.writable() and isinstance(value.name, str):  # type: ignore[attr-defined]
-                        yield value.name  # type: ignore[attr-defined]
+                    file: Any = value if isinstance(value, io.IOBase) else None
+                    if file is not None and isinstance(file.name, str) and set("wax+") & set(file.mode):
+                        yield file.name  # its `with` may have closed it by now
                     elif isinstance(value, str | os.PathLike) and os.path.isfile(value):
                         yield os.fsdecode(value)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import events, wording
 from .asks import path_text
 from .gpulines import gpu_lines, waiting_text
+from .outcome import parts
 from .tree import State
 from .wording import config_line, counted, crop, duration, near, number, percent, score_text, short_model
 
@@ -134,7 +135,10 @@ class Memory:
         if isinstance(event, events.Failed):
             self.failures += 1
             final = " for good" if member.state is State.FAILED and member.attempt == event.attempt else ""
-            return f"member {member.id} failed{final} (attempt {event.attempt}): {event.reason}"
+            why, remedy = parts(event.reason)
+            told = remedy in self.warned  # with the failure before
+            self.warned.add(remedy)
+            return f"member {member.id} failed{final} (attempt {event.attempt}): {why if told else event.reason}"
         if not isinstance(event, events.Trained) or (event.score is not None and math.isfinite(event.score)):
             return ""
         self.failures += 1

@@ -39,6 +39,7 @@ class Told:
     state: str = "waiting"  # → training → trained → finished; or failed, or stopped
     score: float | None = None
     failures: int = 0
+    hopeless: bool = False  # its last failure was certain: another attempt would fail as well
     losses: int = 0
     judged: bool = False
     published: dict[str, Any] | None = None
@@ -167,6 +168,10 @@ class Check:
             kind = fact["fact"]
             if kind == "Opened":
                 for member in self.members.values():
+                    member.hopeless = member.hopeless and not fact.get("retry")
+                    if fact.get("retry") and member.state == "failed" and member.score is None:
+                        member.state = "waiting"  # it never reported its score
+                for member in self.members.values():
                     if member.state == "training":
                         member.state = "waiting"
                         self.orphan(member)
@@ -232,6 +237,8 @@ class Check:
         elif (path, parent, config) != (member.path, member.parent, self.fit(member.config)):
             self.say(f"fact {n}: member {id} started again as another one (path, parent or config differ)")
         member.config = config
+        if member.hopeless:
+            self.say(f"fact {n}: member {id} started again after a failure that was certain")
         if member.state != "waiting":
             self.say(f"fact {n}: member {id} started, but it is {member.state}")
         if fact["attempt"] <= member.attempt:
@@ -289,6 +296,7 @@ class Check:
             member.state, member.published = "finished", fact
         elif kind == "Failed":
             member.state, member.failures, member.losses = "waiting", member.failures + 1, 0
+            member.hopeless = bool(fact.get("certain"))
         elif kind == "Lost":
             member.state, member.losses = "waiting", member.losses + 1
         self.orphan(member)
@@ -299,7 +307,9 @@ class Check:
         for member in self.members.values():
             if member.state in ("trained", "waiting") and median and member.judged:
                 member.state = "stopped"
-            elif member.state == "waiting" and member.failures + member.losses // 10 >= self.settings["attempts"]:
+            elif member.state == "waiting" and (
+                member.hopeless or member.failures + member.losses // 10 >= self.settings["attempts"]
+            ):
                 member.state = "failed"
             elif member.state in ("trained", "waiting", "training"):
                 self.say(f"member {member.id} is {member.state} at the end")

@@ -52,6 +52,9 @@ class Driver:
     fail: float = 0.0  #: probability that an attempt fails
     nan: float = 0.0  #: probability that a training ends without a finite score
     lose: float = 0.0  #: probability that an attempt is lost
+    certain: float = 0.0  #: probability that an attempt that fails would fail again
+    mute: float = 0.0  #: probability that a training ends without the score
+    instead: tuple[str, ...] = ("other",)  #: what is reported by a member that ends without it
     damage: float = 0.0  #: probability, a turn, that a checkpoint is found damaged
     searcher: Callable[[Ask], Config] = echo
     score: Callable[[tuple[int, ...], Config], float] = landscape
@@ -198,14 +201,18 @@ class Driver:
         names = {"t": 0.0, "member": command.member, "attempt": command.attempt}
         dice = self.rng.random()
         if dice < self.fail:
-            self.feed(events.Failed(**names, reason="boom"))
+            self.feed(events.Failed(**names, reason="boom", certain=self.rng.random() < self.certain))
         elif dice < self.fail + self.lose:
             self.feed(events.Lost(**names, reason="gpu"))
         elif command.member in self.doomed:
             self.doomed.discard(command.member)
             score = self.first(member)
             self.feed(events.Stopped(**names, score=score, metrics={"loss": score}, seconds=0.25))
+        elif self.rng.random() < self.mute:
+            self.feed(events.Trained(**names, score=None, metrics=dict.fromkeys(self.instead, 1.0), seconds=1.0))
         else:
+            if self.lineage.ending.unsure and self.rng.random() < 0.5:  # before its end, or only with it
+                self.feed(events.Scored(**names))
             score = float("nan") if dice < self.fail + self.lose + self.nan else self.score(member.path, member.config)
             self.feed(events.Trained(**names, score=score, metrics={"loss": score}, seconds=1.0))
 
@@ -220,6 +227,10 @@ class Driver:
 def check(lineage: Lineage) -> None:
     """Assert every invariant of the engine that holds between facts."""
     lineage.tree.check(*lineage.adoption.spaces)
+    ending = lineage.ending
+    assert {m.id for m in ending.scoreless} <= {m.id for m in ending.failed}
+    assert not (ending.doubtful and (ending.works or ending.scored))
+    assert lineage.ended or not ending.doubtful or lineage.tree.unsettled, "nothing is left that would settle the doubt"
     members = lineage.tree.members
     assert {m.id for m in members if m.state is State.TRAINING} == set(lineage._training)
     assert sorted(i for _, _, i in lineage._waiting) == [m.id for m in members if m.state is State.WAITING]
@@ -259,7 +270,9 @@ def snapshot(lineage: Lineage) -> Any:
         for m in lineage.tree.members
     ]
     rest = {k: v for k, v in vars(lineage).items() if k in ("count", "slots", "ended", "_open", "_ready", "_asked")}
-    rest["working"] = ([m.id for m in lineage.ending.failed], lineage.ending.works)
+    ending = lineage.ending
+    rest["working"] = ([m.id for m in ending.failed], ending.works, ending.scored, [m.id for m in ending.scoreless])
+    rest["instead"] = (list(ending._instead), ending._unread)
     held = (
         sorted(lineage.stored),
         sorted(lineage._keeping.discarding),

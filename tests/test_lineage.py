@@ -46,6 +46,9 @@ def drivers(draw: st.DrawFn, faults: bool = True, **fixed: object) -> Driver:
         fail=0.15 if faulty else 0.0,
         nan=0.1 if faulty else 0.0,
         lose=0.1 if faulty else 0.0,
+        certain=0.3 if faulty else 0.0,
+        mute=0.15 if faulty and draw(st.booleans()) else 0.0,
+        instead=draw(st.sampled_from([(), ("other",)])),
         ahead=draw(st.sampled_from([None, 0, 1, 5])),
     )
 
@@ -153,6 +156,10 @@ def test_with_faults_no_more_members_and_every_run_ends(driver: Driver) -> None:
         assert all(m.state.settled for m in lineage.tree.members)
     else:  # it failed: there really was nobody to go on with
         hopeless = [g for g in lineage.tree.generations if g.issued and g.settled == g.issued and not g.ranking]
+        if "is never reported" in lineage.ended.reason:
+            assert not lineage.tree.unsettled
+            assert session(driver.facts) == (False, True)
+            return
         nobody = all(m.state is State.FAILED or m.failures for m in lineage.tree.members)
         assert nobody or any(g.issued == s.population for g in hopeless)
     for m in lineage.tree.members:
@@ -228,7 +235,7 @@ def test_a_parents_first_child_repeats_its_config_exactly(driver: Driver) -> Non
 
 @given(drivers(schedule="sync", early_stop=()), st.integers(1, 14), st.integers(0, 10**6))
 def test_sync_gives_the_same_tree_for_any_slots_and_any_order(driver: Driver, slots: int, order: int) -> None:
-    driver.fail = driver.nan = driver.lose = 0.0
+    driver.fail = driver.nan = driver.lose = driver.mute = 0.0
     other = Driver(driver.settings, slots, random.Random(order))
     assert tree_of(driver.run()) == tree_of(other.run())
 
@@ -261,7 +268,10 @@ def test_a_slot_idles_only_for_a_cause_that_holds(driver: Driver) -> None:
         open_ = next((i for i, g in enumerate(lineage.tree.generations) if not g.full), None)
         waiting = [m for m in lineage.tree.members if m.state is State.WAITING]
         assert not waiting
-        if open_ is None:
+        if open_ is not None and lineage.ending.doubtful:
+            assert cause == "evidence"
+            assert lineage.training
+        elif open_ is None:
             assert cause == "no_work"
         elif any(isinstance(c, events.Suggest) for c in d.pending):
             assert cause in ("searcher", "evidence", "checkpoint")
@@ -342,6 +352,147 @@ def test_a_lost_or_failed_member_starts_again_before_anything_new(driver: Driver
         starts = [f for f in driver.facts if isinstance(f, events.Started) and f.member == member.id]
         assert len({(f.path, str(f.config)) for f in starts}) <= 1
         assert [f.attempt for f in starts] == list(range(1, len(starts) + 1))
+
+
+# doubt: while nothing has shown that the script works
+
+
+def session(facts: list[events.Fact]) -> tuple[bool, bool]:
+    """Of the facts since the last Opened: has one shown that the script works, and has one ended without its score?"""
+    begun = max(i for i, fact in enumerate(facts) if isinstance(fact, events.Opened))
+    works = mute = False
+    for fact in facts[begun:]:
+        scored = isinstance(fact, events.Trained | events.Stopped) and fact.score is not None
+        works = works or scored or isinstance(fact, events.Scored | events.Judged)
+        mute = mute or (isinstance(fact, events.Trained) and fact.score is None)
+    return works, mute
+
+
+@given(drivers())
+def test_while_those_on_their_way_will_tell_no_new_member_begins(driver: Driver) -> None:
+    """From the facts alone: the first that ends without its score holds up all others, until one has reported it."""
+    seen = 0
+
+    def check(d: Driver, commands: list[events.Command]) -> None:
+        nonlocal seen
+        members = d.lineage.tree.members
+        fresh, seen = members[seen:], len(members)
+        works, mute = session(d.facts)
+        if mute and not works:
+            told = [m for m in members if m.reason.startswith("never reported")]
+            assert not fresh or (not d.instead and len(told) == 1) or d.settings.population == 1
+            assert len(fresh) <= 1
+        ending = d.lineage.ending
+        if fresh and ending.unsure and ending.failed:
+            assert d.lineage.tree.unsettled <= ending.missing, "more than are needed to know"
+
+    driver.on_turn = check
+    driver.run()
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5, 30])
+@pytest.mark.parametrize("instead", [("val_loss", "n"), ()])
+@pytest.mark.parametrize("schedule", ["async", "sync"])
+def test_a_score_that_is_never_reported_costs_one_interval_a_slot(
+    slots: int, instead: tuple[str, ...], schedule: str
+) -> None:
+    s = settings(population=25, generations=8, schedule=schedule)
+    driver = Driver(s, slots, random.Random(slots), mute=1.0, instead=instead)
+    lineage = driver.run()
+    trained = sum(isinstance(fact, events.Trained) for fact in driver.facts)
+    assert trained == len(lineage.tree.members) <= max(slots, 1 if instead else 2)
+    assert lineage.ended is not None
+    assert lineage.ended.reason.startswith("the score 'loss' is never reported: ")
+    if instead:
+        assert "reported 'val_loss', 'n'; did you mean score='val_loss'?" in lineage.ended.reason
+    else:
+        assert "reported nothing; call member.report(loss=...)" in lineage.ended.reason
+    assert lineage.reopens
+    driver.mute = 0.0
+    driver.open(retry=True)
+    assert driver.run().ended == events.Finish("")
+    assert all(m.state is State.FINISHED for m in lineage.tree.members)
+    again = Lineage(s, driver.ahead)
+    for fact in driver.facts:
+        again.handle(fact)
+    assert snapshot(again) == snapshot(lineage)
+
+
+def test_one_report_of_the_score_ends_the_doubt_long_before_its_member_ends() -> None:
+    """Two slots: member 0 ends without the score, and its slot waits until member 1 has reported it."""
+    driver = Driver(settings(population=6, generations=2), 2, random.Random(0))
+    driver.open()
+    lineage = driver.lineage
+    while driver.pending:
+        driver._perform(driver.pending.pop(0))
+    driver.feed(events.Trained(t=0.0, member=0, attempt=1, score=None, metrics={"other": 1.0}, seconds=1.0))
+    del driver.running[0]
+    assert lineage.ended is None
+    assert (lineage.ending.doubtful, lineage.idle_cause(), len(lineage.tree.members)) == (True, "evidence", 2)
+    driver.feed(events.Lost(t=0.0, member=1, attempt=1, reason="its GPU"))
+    assert [m.id for m in lineage.training] == [1], "who is to say it begins again"
+    driver.running.clear()
+    while driver.pending:
+        driver._perform(driver.pending.pop(0))
+    driver.feed(events.Scored(t=0.0, member=1, attempt=2))
+    assert not lineage.ending.doubtful
+    assert len(lineage.tree.members) == 3, "the slot has the next one at once"
+    assert driver.run().ended == events.Finish("")
+
+
+def test_what_each_session_has_shown_counts_for_itself() -> None:
+    """A run that works is taken up with an edited script that misspells its score: it ends as early."""
+    driver = Driver(settings(population=8, generations=4), 2, random.Random(3))
+    driver.open()
+    while sum(m.state is State.FINISHED for m in driver.lineage.tree.members) < 9:
+        driver.turn()
+    issued = len(driver.lineage.tree.members)
+    driver.mute = 1.0
+    driver.open()
+    lineage = driver.run()
+    assert lineage.ended is not None
+    assert "is never reported" in lineage.ended.reason
+    assert len(lineage.tree.members) <= issued + 2
+
+
+@pytest.mark.parametrize("certain", [0.0, 1.0])
+@pytest.mark.parametrize("slots", [1, 2, 4, 9])
+def test_where_all_attempts_fail_no_more_members_begin_than_are_needed_to_know(slots: int, certain: float) -> None:
+    driver = Driver(settings(population=30, generations=3), slots, random.Random(slots), fail=1.0, certain=certain)
+    lineage = driver.run()
+    assert lineage.ended is not None
+    assert "failed; the first: member" in lineage.ended.reason
+    assert len(lineage.tree.members) <= max(slots, HOPELESS)
+    if certain:
+        assert all(m.attempt <= 1 for m in lineage.tree.members)
+
+
+@given(drivers(attempts=3))
+def test_a_failure_that_is_certain_is_not_tried_again(driver: Driver) -> None:
+    driver.fail, driver.certain = 0.2, 0.5
+    lineage = driver.run()
+    sure = {f.member for f in driver.facts if isinstance(f, events.Failed) and f.certain}
+    for member in lineage.tree.members:
+        failed = [f for f in driver.facts if isinstance(f, events.Failed) and f.member == member.id]
+        assert [f.certain for f in failed[:-1]] == [False] * (len(failed) - 1)
+        assert not failed or failed[-1].certain or member.failures == len(failed)
+        if member.id in sure:
+            assert member.state in (State.FAILED, State.STOPPED)
+
+
+def test_a_journal_of_before_knows_no_doubts() -> None:
+    """Under rules 2 the slot of a member that ended without its score got the next one at once."""
+    lineage = Lineage(settings(population=6, generations=1), ahead=0)
+    lineage.handle(events.Opened(t=0, slots=1, version="v", pid=1, rules=2))
+    rng = random.Random(0)
+    for root in range(2):
+        answer = events.Suggested(t=0, path=str(root), generation=0, config=SPACE.sample(rng), asked=lineage.count)
+        lineage.handle(answer)
+        names = {"t": 1.0, "member": root, "attempt": 1, "seconds": 1.0}
+        lineage.handle(events.Trained(**names, score=None, metrics={"other": 1.0}))
+    assert lineage.ended is None
+    assert not lineage.ending.unsure
+    assert lineage.idle_cause() == "searcher"
 
 
 # 7: crash at any fact
@@ -428,7 +579,7 @@ def test_a_run_that_failed_is_tried_again_when_what_made_it_fail_is_mended(drive
     driver.open()
     while len(driver.facts) < works and driver.turn():
         pass
-    driver.fail, driver.lose, driver.nan = 1.0, 0.0, 0.0
+    driver.fail, driver.lose, driver.nan, driver.mute = 1.0, 0.0, 0.0, 0.0
     driver.open()
     lineage = driver.run()
     assert lineage.ended is not None

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -410,21 +411,52 @@ def test_clean_leaves_the_best_and_what_tells_of_it(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_another_disk_that_is_full_does_not_stop_the_run(tmp_path: Path) -> None:
-    """What torch says of a small /dev/shm: the run's own disk has all the room in the world."""
-    script = tmp_path / "shm.py"
+def test_another_disk_that_is_full_fails_the_member_and_is_named(small: Path, tmp_path: Path) -> None:
+    """The run's own disk has all the room in the world, so nobody waits for room there."""
+    script = tmp_path / "cache.py"
     script.write_text(
         "import gpbt_async as gpbt\n"
         "def train(member):\n"
-        "    if member.id < 2 and member.attempt == 1:\n"
-        "        raise RuntimeError('unable to write to file </torch_1>: No space left on device (28)')\n"
+        "    if member.id < 2:\n"
+        f"        with open('{small}/cache-%d' % member.id, 'wb') as file:\n"
+        "            file.write(b'0' * (40 << 20))\n"
         "    (member.checkpoint / 'w').touch()\n"
         "    member.report(score=1.0)\n"
-        "experiment = gpbt.Experiment(train, space={'x': gpbt.Float(0.0, 1.0)}, score='score', population=2,\n"
-        "                             generations=1, searcher='random')\n"
+        "experiment = gpbt.Experiment(train, space={'x': gpbt.Float(0.0, 1.0)}, score='score', mode='max',\n"
+        "                             population=3, generations=1, searcher='random')\n"
     )
-    done = cli("launch", script, "--slots", 2, "--name", "r", cwd=tmp_path)
+    done = cli("launch", script, "--slots", 1, "--name", "r", cwd=tmp_path)
     assert done.status == 0, done.err
+    failed = facts(tmp_path / "runs" / "r", "Failed")
+    assert Counter(fact["member"] for fact in failed) == {0: 3, 1: 3}, "it may have room the next time"
+    assert all(f"{small} has no room (24 MiB in all, " in fact["reason"] for fact in failed)
+    assert all("which is not the run's disk" in fact["reason"] for fact in failed)
+    assert not facts(tmp_path / "runs" / "r", "Paused")
+    assert not facts(tmp_path / "runs" / "r", "Lost")
+    assert done.err.count("which is not the run's disk") == 2, "a remedy is told once, and once with the finding"
+
+
+def test_a_programs_full_disk_is_found_by_what_it_printed(small: Path, tmp_path: Path) -> None:
+    """On a disk of its own it has failed; on the run's it waits."""
+    hog = fill(small)
+    solver = tmp_path / "solver.sh"
+    solver.write_text(
+        f"if [ $1 = 0 ]; then cp /bin/sh {small}/x; exit $?; fi\n"
+        "echo 1 > $GPBT_CHECKPOINT/w; echo '{\"score\": 1}' > $GPBT_METRICS\n"
+    )
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import gpbt_async as gpbt\n"
+        "experiment = gpbt.Experiment(command=['sh', 'solver.sh', '{member}'], space={'x': gpbt.Float(0.0, 1.0)},\n"
+        "    score='score', mode='max', population=2, generations=1, searcher='random', attempts=2)\n"
+    )
+    done = cli("launch", script, "--slots", 1, "--name", "r", cwd=tmp_path)
+    assert done.status == 0, done.err
+    reasons = [fact["reason"] for fact in facts(tmp_path / "runs" / "r", "Failed")]
+    assert len(reasons) == 2
+    assert all(f"; remedy: {small} has no room (24 MiB" in reason for reason in reasons)
+    assert not facts(tmp_path / "runs" / "r", "Lost")
+    hog.unlink()
 
 
 def test_a_shells_own_background_jobs_are_left_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from harness import cli, facts
 
 import gpbt_async as gpbt
 
@@ -441,3 +442,29 @@ def test_looking_does_not_disturb_compiling(tmp_path: Path) -> None:
         model(torch.ones(3, 3)).sum().backward()
         step()
     assert len(frames) <= 3
+
+
+def test_a_model_that_does_not_fit_its_parents_weights_is_tried_once(tmp_path: Path) -> None:
+    """What PyTorch itself says of it: the width is searched."""
+    script = tmp_path / "widths.py"
+    script.write_text(
+        "import torch, gpbt_async as gpbt\n"
+        "def train(member):\n"
+        "    model = torch.nn.Linear(4, int(member.config['width']))\n"
+        "    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "    gpbt.torch.begin(member, model, optimizer)\n"
+        "    loss = (model(torch.randn(8, 4)) ** 2).mean()\n"
+        "    loss.backward()\n"
+        "    optimizer.step()\n"
+        "    member.report(loss=loss)\n"
+        "    gpbt.torch.save(member, model, optimizer)\n"
+        "experiment = gpbt.Experiment(train, space={'width': gpbt.Int(2, 900), 'lr': gpbt.Float(1e-3, 1, log=True)},\n"
+        "                             score='loss', mode='min', population=6, generations=2, searcher='random')\n"
+    )
+    cli("launch", script, "--slots", 2, "--name", "r", cwd=tmp_path)
+    failed = facts(tmp_path / "runs" / "r", "Failed")
+    assert failed
+    assert all(fact["certain"] and fact["attempt"] == 1 for fact in failed)
+    assert all("cannot be inherited: take it out of the space" in fact["reason"] for fact in failed)
+    (found,) = [fact for fact in facts(tmp_path / "runs" / "r", "Found") if fact["code"] == "GPBT010"]
+    assert "cannot be inherited" in found["remedy"]

@@ -279,8 +279,7 @@ class Preflight:
         self._generations.add(generation)
         for each in failures(lineage, generation):
             if len(each.members) > 1 and each.share > TOLERATED:
-                subject = f"generation {generation}: {kind(each.reason)}"
-                yield from self._new("GPBT010", subject, each.text, each.remedy, each.members[0].id)
+                yield from self._new("GPBT010", kind(each.reason), each.text, each.remedy, each.members[0].id)
 
     # ----
 
