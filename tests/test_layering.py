@@ -11,19 +11,32 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
-VOCABULARY = {"errors", "sizes", "space", "asks", "schedule", "events", "experiment", "wire"}
+VOCABULARY = {"errors", "sizes", "space", "asks", "schedule", "events", "experiment", "wire", "foreign"}
 ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "history", "replays", "results"}
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
     # vocabulary
     "errors": set(),
-    "space": {"errors"},
+    "arguments": {"errors"},
+    "foreign": {"arguments", "errors"},
+    "space": {"arguments", "errors", "foreign"},
+    "resources": {"arguments", "errors", "sizes"},
+    "target": {"errors"},
     "asks": {"space"},
     "events": {"space"},
     "sizes": set(),
     "schedule": {"errors", "space"},
-    "experiment": {"errors", "schedule", "sizes", "space"},
+    "experiment": {
+        "arguments",
+        "errors",
+        "preflight.direction",
+        "preflight.findings",
+        "resources",
+        "schedule",
+        "space",
+        "target",
+    },
     "wire": {"errors"},
     # engine
     "tree": {"asks", "schedule", "space"},
@@ -284,7 +297,7 @@ MAY: dict[str, set[str]] = {
         "wire",
         "worker",
     },
-    "trying": {"child", "errors", "experiment", "member", "script", "space"},
+    "trying": {"child", "errors", "experiment", "foreign", "member", "script", "space"},
     "wording": VOCABULARY | ENGINE,
     "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
@@ -322,6 +335,7 @@ MAY: dict[str, set[str]] = {
         "tools",
     },
     "__init__": {
+        "arguments",
         "asks",
         "errors",
         "events",

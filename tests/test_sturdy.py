@@ -420,8 +420,8 @@ def test_another_disk_that_is_full_does_not_stop_the_run(tmp_path: Path) -> None
         "        raise RuntimeError('unable to write to file </torch_1>: No space left on device (28)')\n"
         "    (member.checkpoint / 'w').touch()\n"
         "    member.report(score=1.0)\n"
-        "experiment = gpbt.Experiment(train, space={'x': gpbt.Float(0.0, 1.0)}, score='score', population=2,\n"
-        "                             generations=1, searcher='random')\n"
+        "experiment = gpbt.Experiment(train, space={'x': gpbt.Float(0.0, 1.0)}, score='score', mode='max',\n"
+        "                             population=2, generations=1, searcher='random')\n"
     )
     done = cli("launch", script, "--slots", 2, "--name", "r", cwd=tmp_path)
     assert done.status == 0, done.err
