@@ -98,6 +98,7 @@ class Member:
 
     @property
     def parent(self) -> Path | None:
+        """The folder of the parent's checkpoint, read-only; None in generation 0."""
         self.telemetry.parent_seen = True
         return self._parent
 
@@ -184,12 +185,13 @@ def _named(given: tuple[Any, ...], metrics: dict[str, Any], score: str) -> dict[
             if isinstance(each, str):
                 raise TypeError(f"member.report takes names as keywords or in a dict: {_call(each, '...')}")
             what = f"{each!r}" if isinstance(each, int | float) else f"a {_type(each)}"
-            raise TypeError(f"member.report was given {what} without a name: give it one, {_call(score or 'loss', '...')}")
+            named_so = _call(score or "loss", "...")
+            raise TypeError(f"member.report was given {what} without a name: give it one, {named_so}")
         pairs += each.items()
     named: dict[str, Any] = {}
     for name, value in (*pairs, *metrics.items()):
         if not isinstance(name, str):
-            raise TypeError(f"member.report was given the name {name!r} ({_type(name)}): a metric's name must be a text")
+            raise TypeError(f"member.report was given the name {name!r} ({_type(name)}): a name must be a text")
         if name in named:
             raise TypeError(f"member.report was given {name!r} twice in one call")
         named[name] = value

@@ -36,8 +36,8 @@ def failure(lineage: Lineage, folder: Folder, *, already: bool = False) -> RunFa
             error.add_note(f"{log} ends:{shown}")
     if first is not None and first.score is not None and not math.isfinite(first.score) and not already:
         error.add_note(
-            f"look at one member (gpbt-async try SCRIPT) to see where {lineage.settings.score} becomes {first.score:g}: "
-            "smaller learning rates, a logarithm or a division of zero, or the data"
+            f"look at one member: gpbt-async try SCRIPT; {lineage.settings.score} becomes {first.score:g} by too large "
+            "a learning rate, a logarithm or a division of zero, or the data"
         )
     if lineage.reopens:
         edited = "" if lineage.settings.command else " (and --changed-script, if you edit the script)"

@@ -126,7 +126,7 @@ def test_a_dict_is_reported_too(member: Member, pair: tuple[socket.socket, socke
         ((np.zeros(3),), {}, r"was given a numpy\.ndarray of shape \(3,\) without a name"),
         (("loss", 0.5), {}, r"takes names as keywords or in a dict: member\.report\(loss=\.\.\.\)"),
         (("val/loss", 0.5), {}, r"in a dict: member\.report\(\{'val/loss': \.\.\.\}\)"),
-        (({1: 0.5},), {}, r"was given the name 1 \(int\): a metric's name must be a text"),
+        (({1: 0.5},), {}, r"was given the name 1 \(int\): a name must be a text"),
         (({"a": 1},), {"a": 2}, "was given 'a' twice in one call"),
         (({"val": {"loss": 1}},), {}, "was given a dict; a metric is one number: give its items one by one"),
         (({"val/loss": [1, 2]},), {}, r"member\.report\(\{'val/loss': \.\.\.\}\) was given a list; .* float\(value\)"),

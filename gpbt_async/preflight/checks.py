@@ -126,10 +126,11 @@ class Preflight:
             said = f"; it asks for {close[0]!r}: did you mean {name!r}?" if close else ""
             first = "" if len(self._returned) == 1 else f"s 0 to {len(self._returned) - 1}"
             kind = "hyperparameter" if name in space else "constant"
+            who = f"member{first or ' ' + str(member.id)}"
             yield from self._new(
                 "GPBT001",
                 name,
-                f"member{first or ' ' + str(member.id)} never read the {kind} {name!r}, and gpbt.torch applied it to nothing{said}",
+                f"{who} never read the {kind} {name!r}, and gpbt.torch applied it to nothing{said}",
                 f"use member.config[{name!r}] in the training function, or take it out of the space",
                 member.id,
             )
@@ -204,8 +205,7 @@ class Preflight:
                 "GPBT011",
                 s.score,
                 f"member {member.id} ended without its score {s.score!r}: it {instead}",
-                (f"did you mean score={close[0]!r}? " if close else "")
-                + f"Report it: {call(s.score)}",
+                (f"did you mean score={close[0]!r}? " if close else "") + f"Report it: {call(s.score)}",
                 member.id,
             )
             return
