@@ -128,6 +128,8 @@ class Ending:
             return self._why("no member finished" if tree.replay is None else "no replay came to its end", 0)
         above = issued - 1
         if above >= 0 and tree.generations[above].complete and not self._rule.elite(above):
+            if all(m.state is State.FAILED and m.score is not None for m in tree.generations[above].members):
+                return self._why(f"every member of generation {above} ended with a score that is not finite", above)
             return self._why(f"no member of generation {above} can be a parent", above)
         return None
 

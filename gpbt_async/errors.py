@@ -70,7 +70,7 @@ class ExperimentError(GPBTError):
 
     @classmethod
     def saying(cls, said: str) -> ExperimentError:
-        """Any sentence, after the line of the declaration."""
+        """Any sentence (said), after the line of the declaration."""
         error = cls(_called_from() + said)
         error.said = said
         return error

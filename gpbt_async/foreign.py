@@ -84,7 +84,8 @@ def _of_list(values: list[Any], pair: bool) -> str:
     choice = f"gpbt.Choice({values!r})"
     if pair and all(map(real, values)) and values[0] < values[1]:
         kind = "Int" if all(isinstance(each, int) for each in values) else "Float"
-        return f"did you mean gpbt.{kind}({values[0]!r}, {values[1]!r}), or {choice}?"
+        log = ", log=True" if values[0] > 0 and values[1] / values[0] >= 100 else ""
+        return f"did you mean gpbt.{kind}({values[0]!r}, {values[1]!r}{log}), or {choice}?"
     return f"did you mean {choice}?"
 
 

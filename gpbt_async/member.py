@@ -184,16 +184,15 @@ def _named(given: tuple[Any, ...], metrics: dict[str, Any], score: str) -> dict[
     for each in given:
         if not hasattr(each, "items"):
             if isinstance(each, str):
-                value = repr(given[1]) if len(given) == 2 and isinstance(given[1], int | float) else "..."
-                raise TypeError(f"member.report takes names as keywords or in a dict: {_call(each, value)}")
-            value = repr(each) if isinstance(each, int | float) else "..."
-            what = value if value != "..." else f"a {_type(each)}"
-            raise TypeError(f"member.report was given {what} without a name: {_call(score or 'loss', value)}")
+                raise TypeError(f"member.report takes names as keywords or in a dict: {_call(each, '...')}")
+            what = f"{each!r}" if isinstance(each, int | float) else f"a {_type(each)}"
+            named_so = _call(score or "loss", "...")
+            raise TypeError(f"member.report was given {what} without a name: give it one, {named_so}")
         pairs += each.items()
     named: dict[str, Any] = {}
     for name, value in (*pairs, *metrics.items()):
         if not isinstance(name, str):
-            raise TypeError(f"member.report: a metric's name must be a text, and {name!r} is a {_type(name)}")
+            raise TypeError(f"member.report was given the name {name!r} ({_type(name)}): a name must be a text")
         if name in named:
             raise TypeError(f"member.report was given {name!r} twice in one call")
         named[name] = value

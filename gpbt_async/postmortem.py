@@ -6,6 +6,7 @@ depends on what is still there. Both are notes of the exception (PEP 678), so an
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from .errors import RunFailed
@@ -33,6 +34,11 @@ def failure(lineage: Lineage, folder: Folder, *, already: bool = False) -> RunFa
         shown = "".join(f"\n  {_plain(line)}" for line in lines[begins[-1] if begins else 0 :])  # attempts repeat it
         if shown:
             error.add_note(f"{log} ends:{shown}")
+    if first is not None and first.score is not None and not math.isfinite(first.score) and not already:
+        error.add_note(
+            f"look at one member: gpbt-async try SCRIPT; {lineage.settings.score} becomes {first.score:g} by too large "
+            "a learning rate, a logarithm or a division of zero, or the data"
+        )
     if lineage.reopens:
         edited = "" if lineage.settings.command else " (and --changed-script, if you edit the script)"
         error.add_note(f"mend what made it fail, and go on: gpbt-async resume {folder.typed} --retry-failed{edited}")

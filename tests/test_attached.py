@@ -40,8 +40,8 @@ def train(member):
         raise RuntimeError("one bad member")
     member.report(score=member.config["x"])
 
-experiment = gpbt.Experiment(train, space={"x": gpbt.Float(0, 1)}, score="score", population=4, generations=2,
-    searcher="random", attempts=1, resources=gpbt.Resources(gpus=0))
+experiment = gpbt.Experiment(train, space={"x": gpbt.Float(0, 1)}, score="score", mode="max", population=4,
+    generations=2, searcher="random", attempts=1, resources=gpbt.Resources(gpus=0))
 """
 
 

@@ -32,8 +32,8 @@ LINEAGE = SCRIPTS / "lineage.py"
 
 HEAD = "import gpbt_async as gpbt\ndef train(member):\n    member.report(score=member.config['x'])\n"
 TAIL = (
-    "experiment = gpbt.Experiment(train, space={'x': gpbt.Float(0, 1)}, score='score', population=4, generations=2,"
-    " searcher='random', resources=gpbt.Resources(gpus=0))\n"
+    "experiment = gpbt.Experiment(train, space={'x': gpbt.Float(0, 1)}, score='score', mode='max', population=4,"
+    " generations=2, searcher='random', resources=gpbt.Resources(gpus=0))\n"
 )
 
 
@@ -85,6 +85,46 @@ def test_the_same_seed_gives_the_same_sync_tree_on_any_number_of_slots(tmp_path:
     assert trees[0] == trees[1]
 
 
+def test_a_mode_taken_from_the_scores_name_is_said_once_and_constants_travel(tmp_path: Path) -> None:
+    text = (
+        "import gpbt_async as gpbt\n"
+        "def train(member):\n"
+        "    member.parent\n"
+        "    assert (member.config['epochs'], member.config['act'], member.config['opt']) == (3, 'relu', 'sgd')\n"
+        "    (member.checkpoint / 'x').write_text(str(member.seed))\n"
+        "    member.report({'val/loss': member.config['x']})\n"
+        "experiment = gpbt.Experiment(train, space={'x': gpbt.Float(0, 1), 'epochs': 3, 'act': 'relu',\n"
+        "    'opt': gpbt.Choice(['sgd'])}, score='val/loss', population=4, generations=2,\n"
+        "    resources=gpbt.Resources(gpus=0))\n"
+    )
+    path, said = script(tmp_path, text), "mode was not given: the score 'val/loss' is minimised"
+    done = cli("launch", path, "--slots", 2, "--json", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert done.err.count(said) == 1
+    assert "warning" not in done.err
+    best = cli("best", "script-1", "--json", cwd=tmp_path).json
+    assert {**best["config"], "x": 0} == {"x": 0, "epochs": 3, "act": "relu", "opt": "sgd"}
+    rows = cli("export", "script-1", "--format", "json", cwd=tmp_path).json
+    assert {row["config.epochs"] for row in rows} == {3}
+    assert best["score"] == min(row["score"] for row in rows)
+    again = cli("replay", "script-1", "--quiet", cwd=tmp_path)
+    assert again.status == 0, again.err
+    assert said in cli("try", path, cwd=tmp_path).out
+    tried = cli("try", path, "--set", "epochs=4", cwd=tmp_path)
+    assert '"epochs": 4' in tried.out
+    refused = cli("try", path, "--set", "epochs=x", cwd=tmp_path)
+    assert "--set epochs=x: must be of the kind of the constant 3" in refused.err
+    assert cli("report", "script-1", cwd=tmp_path).status == 0
+    assert '"constants":{"epochs":3' in (tmp_path / "runs/script-1/report.html").read_text().replace(" ", "")
+
+
+def test_a_space_of_constants_alone_is_trained(tmp_path: Path) -> None:
+    text = (HEAD + TAIL).replace("gpbt.Float(0, 1)", "0.5").replace("searcher='random'", "searcher='local'")
+    done = cli("launch", script(tmp_path, text), "--slots", 2, "--json", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert done.json["members"]["finished"] == 8
+
+
 @pytest.mark.parametrize(
     ("text", "options", "status", "words"),
     [
@@ -103,7 +143,16 @@ def test_the_same_seed_gives_the_same_sync_tree_on_any_number_of_slots(tmp_path:
          ["ValueError: no good", "script.py:3", "member 0"]),
         (HEAD.replace("score=", "accuracy=") + TAIL, [], 1, ["never reported 'score'", "accuracy"]),
         (HEAD.replace("member.report(score=member.config['x'])", "pass") + TAIL, [], 1, ["never reported 'score'"]),
-        (HEAD.replace("member.config['x']", "float('nan')") + TAIL, [], 1, ["score is nan"]),
+        (HEAD.replace("member.config['x']", "float('nan')") + TAIL, [], 1,
+         ["every member of generation 0 ended with a score that is not finite", "score is nan", "look at one member"]),
+        (HEAD.replace("score=member", "member") + TAIL, [], 1,
+         ["without a name: give it one, member.report(score=...)"]),
+        (HEAD + TAIL.replace("population", "populaton"), [], 2,
+         ["script.py:4: Experiment: unknown argument 'populaton': did you mean 'population'?"]),
+        (HEAD + TAIL.replace(", mode='max'", ""), [], 2,
+         ["script.py:4: mode: not given", "add mode='max' or mode='min'"]),
+        (HEAD.replace("(member)", "()") + TAIL, [], 2, ["script.py:4: train: got train(); must take one argument"]),
+        (HEAD + TAIL.replace("Float", "Flaot"), [], 2, ["script.py:4", "did you mean Float?"]),
         (HEAD.replace("member.config['x']", "'high'") + TAIL, [], 1, ["TypeError", "score", "str"]),
         (HEAD + "    import os; os._exit(3)\n" + TAIL, [], 1, ["exit status 3"]),
         (HEAD + TAIL, ["--population", "0"], 2, ["gpbt-async: --population: got 0; must be"]),
@@ -416,7 +465,7 @@ def test_help_and_version_are_quick_and_whole(tmp_path: Path) -> None:
 
 COMMAND = """import gpbt_async as gpbt
 experiment = gpbt.Experiment(
-    command=[{program!r}], space={{"lr": gpbt.Float(0, 1)}}, score="s", population=2, generations=1
+    command=[{program!r}], space={{"lr": gpbt.Float(0, 1)}}, score="s", mode="max", population=2, generations=1
 )
 """
 

@@ -159,8 +159,8 @@ def test_nothing_is_taken_up_and_no_scores_would_show_it(tmp_path: Path, old: st
 SOLVER = """import gpbt_async as gpbt
 program = 'n=$(cat "$0/n" || echo 0); echo "{{\\\\"s\\\\": $n}}" >> "$GPBT_METRICS"; echo $((n + 1)) > "$1/n"'
 experiment = gpbt.Experiment(
-    command=["sh", "-c", program, "{parent}", "{checkpoint}"], space={"x": gpbt.Float(0, 1)}, score="s", population=2,
-    generations=2, resources=gpbt.Resources(gpus=0),
+    command=["sh", "-c", program, "{parent}", "{checkpoint}"], space={"x": gpbt.Float(0, 1)}, score="s", mode="max",
+    population=2, generations=2, resources=gpbt.Resources(gpus=0),
 )
 """
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -59,6 +60,41 @@ def generating(member):
     yield
 
 
+def of_nothing():
+    """Takes no member."""
+
+
+def of_two(member, data):
+    """Takes too much."""
+
+
+def by_keyword(*, member):
+    """Takes it by name only."""
+
+
+def with_defaults(member, data=None, *rest, device="cpu", **more):
+    """Takes more than it must."""
+
+
+def of_anything(*args):
+    """Takes it."""
+
+
+def giving(function):
+    """A decorator that gives an argument itself."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, data=1, **kwargs)
+
+    return wrapper
+
+
+@giving
+def given_data(member, data):
+    """Gets one from its decorator."""
+
+
 class Trainer:
     def __call__(self, member):
         pass
@@ -72,7 +108,7 @@ class Trainer:
 
 
 def declare(**changes):
-    return Experiment(**{"train": train, "space": SPACE, "score": "accuracy", **changes})
+    return Experiment(**{"train": train, "space": SPACE, "score": "accuracy", "mode": "max", **changes})
 
 
 # ---- what is declared arrives
@@ -111,7 +147,7 @@ def test_the_defaults():
 )
 def test_json_gives_equal_settings_back(space, changes, by_command):
     what = {"train": None, "command": ["./solve", "{checkpoint}"]} if by_command else {}
-    assume(not set(PLACEHOLDERS) & space.keys())
+    assume(not set(PLACEHOLDERS) & set(space.names))
     experiment = declare(space=space, **what, **changes)
     again = Settings.from_json(json.loads(json.dumps(experiment.to_json())))
     assert again == experiment.settings
@@ -151,6 +187,39 @@ def test_replaced_is_checked_again():
     [
         (lambda: declare(score=""), "score: got ''; must be the name of a reported metric"),
         (lambda: declare(score=3), "score: got 3; must be the name of a reported metric"),
+        (lambda: declare(score=" "), "score: got ' '; must be the name of a reported metric"),
+        (lambda: declare(score=["loss", "acc"]), "e.g. score='accuracy': one, by which members are ranked"),
+        (lambda: declare(score="loss "), "score: got 'loss '; begins or ends with a space: did you mean 'loss'?"),
+        (
+            lambda: declare(mode=None, score="score"),
+            "mode: not given, and the name of the score 'score' does not say "
+            "which way is better: add mode='max' or mode='min'",
+        ),
+        (lambda: declare(mode=None, score=3), "score: got 3; must be the name of a reported metric"),
+        (lambda: declare(populaton=4), "Experiment: unknown argument 'populaton': did you mean 'population'?"),
+        (lambda: declare(metric="loss"), "Experiment: unknown argument 'metric': did you mean score?"),
+        (lambda: declare(gpus=1), "unknown argument 'gpus': give it by resources=gpbt.Resources(...)"),
+        (lambda: declare(slots=2), "unknown argument 'slots': it is an option of gpbt-async launch"),
+        (
+            lambda: Experiment(train, SPACE, "loss"),
+            "Experiment: takes 1 argument by place (train), and got 3: give the rest by name, as space=...",
+        ),
+        (lambda: Experiment(train, space=SPACE), "Experiment: needs score=..."),
+        (lambda: Experiment(train), "Experiment: needs space=... and score=..."),
+        (lambda: Resources(gpu=1), "Resources: unknown argument 'gpu': did you mean gpus?"),
+        (lambda: Resources(shares=2), "Resources: unknown argument 'shares': did you mean 'share'?"),
+        (lambda: declare(searcher="optuna:cma"), "did you mean 'optuna:cmaes'?"),
+        (
+            lambda: declare(train=of_nothing),
+            "train: got of_nothing(); must take one argument, the member: def",
+        ),
+        (
+            lambda: declare(train=of_two),
+            "train: got of_two(member, data); must take one argument, the member: def "
+            "of_two(member): ...; give data a default, or make it in there",
+        ),
+        (lambda: declare(train=by_keyword), "train: got by_keyword(*, member); must take one argument, the member"),
+        (lambda: declare(train=Trainer.train), "train: got train(self, member); is a method, and must be a plain"),
         (lambda: declare(mode="maximise"), "mode: got 'maximise'; must be one of 'max', 'min'"),
         (lambda: declare(population=0), "population: got 0; must be a whole number of at least 1"),
         (lambda: declare(population=2.0), "population: got 2.0; must be a whole number of at least 1"),
@@ -188,6 +257,11 @@ def test_replaced_is_checked_again():
         (lambda: Resources(share=1001), "resources.share: got 1001; must be at most 1000"),
         (lambda: Resources(cpus=0), "resources.cpus: got 0; must be a whole number of at least 1"),
         (lambda: declare(space={}), "space: got {}; must be a non-empty dict"),
+        (lambda: declare(space={"lr": [1, 2]}), "space['lr']: got [1, 2]; did you mean gpbt.Choice([1, 2])?"),
+        (
+            lambda: declare(train=None, command=["x"], space={"lr": Float(0, 1), "seed": 3}),
+            "space: got 'seed'; is reserved in a command",
+        ),
         (lambda: declare(space=None), "space: got None; must be a non-empty dict"),
         (lambda: declare(train=None), "train, command: got 'neither'; give exactly one"),
         (lambda: declare(command=["a"]), "train, command: got 'both'; give exactly one"),
@@ -223,6 +297,65 @@ def test_a_commands_placeholders():
     assert repr(declare(train=None, command=["./solve", "{lr}"])).startswith("Experiment(./solve {lr}, ")
 
 
+@pytest.mark.parametrize("function", [with_defaults, of_anything, given_data, decorated])
+def test_a_function_that_can_be_called_with_a_member_is_taken(function):
+    assert declare(train=function).settings.target.qualname == function.__name__
+
+
+def test_decorators_of_torch_keep_working(tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "mine.py").write_text(
+        "import torch, gpbt_async as gpbt\n@torch.no_grad()\ndef train(member): pass\n"
+        "e = gpbt.Experiment(train, space={'lr': gpbt.Float(0, 1)}, score='loss')\nprint(e)\n"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "mine.py"], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Experiment(train, "), done.stderr
+
+
+@pytest.mark.parametrize(("score", "mode"), [("val_loss", "min"), ("eval/accuracy", "max"), ("neg_log_loss", "max")])
+def test_a_mode_that_the_name_tells_is_taken_and_said(score, mode):
+    settings = declare(score=score, mode=None).settings
+    assert (settings.mode, settings.mode_given) == (mode, False)
+    way = "minimised" if mode == "min" else "maximised"
+    assert settings.notice == f"mode was not given: the score {score!r} is {way}"
+    again = Settings.from_json(json.loads(json.dumps(settings.to_json())))
+    assert again.notice == settings.notice
+    for chosen in ("max", "min"):  # either may be meant, and then nothing needs to be said
+        assert declare(score=score, mode=chosen).settings.notice == ""
+        assert declare(score=score, mode=chosen).settings.mode == chosen
+        assert settings.replaced(mode=chosen).notice == ""
+
+
+def test_settings_of_an_earlier_version_have_said_their_mode():
+    old = declare().to_json()
+    del old["mode_given"]
+    assert Settings.from_json(old).notice == ""
+
+
+def test_a_constant_is_part_of_the_declaration():
+    experiment = declare(space={**SPACE, "epochs": 3, "act": "relu"})
+    again = Settings.from_json(json.loads(json.dumps(experiment.to_json())))
+    assert again.space.constants == {"epochs": 3, "act": "relu"}
+    words = ["./solve", "{epochs}", "{lr}"]
+    assert declare(train=None, command=words, space={**SPACE, "epochs": 3}).settings.command == tuple(words)
+
+
+def test_numpy_scalars_are_settings():
+    settings = declare(population=np.int64(9), ratio=np.float32(0.5), seed=np.uint8(3)).settings
+    assert json.loads(json.dumps(settings.to_json()))["population"] == 9
+    assert (type(settings.population), type(settings.ratio), settings.seed) == (int, float, 3)
+
+
+def test_a_misspelt_name_of_the_package_is_said():
+    import gpbt_async
+
+    for name, meant in (("Flaot", "Float"), ("loguniform", r"Float\(low, high, log=True\)"), ("experiment_", "Exper")):
+        with pytest.raises(AttributeError, match=f"has no attribute {name!r}: did you mean {meant}"):
+            getattr(gpbt_async, name)
+    with pytest.raises(AttributeError, match=r"has no attribute '__wrapped__'$"):
+        gpbt_async.__wrapped__  # noqa: B018
+
+
 def test_a_function_inside_a_function_is_refused():
     def inner(member):
         pass
@@ -255,7 +388,7 @@ def test_a_static_method_can_be_found_and_so_can_a_decorated_function(tmp_path):
             @wrapped
             def train(member): pass
 
-            e = gpbt.Experiment(train, space={"lr": Float(0, 1)}, score="x")
+            e = gpbt.Experiment(train, space={"lr": Float(0, 1)}, score="x", mode="max")
             if __name__ == "__main__":
                 print(json.dumps(e.to_json()["target"]))
             """)

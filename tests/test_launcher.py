@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DECLARE = """
 from gpbt_async.experiment import Experiment
 from gpbt_async.space import Float
-experiment = Experiment({train}, space={{"lr": Float(0.1, 1.0)}}, score="score")
+experiment = Experiment({train}, space={{"lr": Float(0.1, 1.0)}}, score="score", mode="max")
 """
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -104,8 +104,39 @@ def test_what_does_not(member: Member, value: object) -> None:
 
 
 def test_a_report_of_nothing(member: Member) -> None:
-    with pytest.raises(TypeError, match="at least one metric"):
-        member.report()
+    for call in (lambda: member.report(), lambda: member.report({})):
+        with pytest.raises(TypeError, match="at least one metric"):
+            call()
+
+
+def test_a_dict_is_reported_too(member: Member, pair: tuple[socket.socket, socket.socket]) -> None:
+    member.report({"val/loss": np.float32(0.5), "train loss": 1}, accuracy=0.25)
+    member.report({"a": 1}, {"b": 2})
+    first, second = sent(pair)
+    assert isinstance(first, wire.Report)
+    assert first.metrics == {"val/loss": 0.5, "train loss": 1, "accuracy": 0.25}
+    assert isinstance(second, wire.Report)
+    assert second.metrics == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "says"),
+    [
+        ((0.5,), {}, r"was given 0\.5 without a name: give it one, member\.report\(score=\.\.\.\)"),
+        ((np.zeros(3),), {}, r"was given a numpy\.ndarray of shape \(3,\) without a name"),
+        (("loss", 0.5), {}, r"takes names as keywords or in a dict: member\.report\(loss=\.\.\.\)"),
+        (("val/loss", 0.5), {}, r"in a dict: member\.report\(\{'val/loss': \.\.\.\}\)"),
+        (({1: 0.5},), {}, r"was given the name 1 \(int\): a name must be a text"),
+        (({"a": 1},), {"a": 2}, "was given 'a' twice in one call"),
+        (({"val": {"loss": 1}},), {}, "was given a dict; a metric is one number: give its items one by one"),
+        (({"val/loss": [1, 2]},), {}, r"member\.report\(\{'val/loss': \.\.\.\}\) was given a list; .* float\(value\)"),
+    ],
+)
+def test_a_report_without_names_says_how(
+    member: Member, given: tuple[Any, ...], named: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(TypeError, match=says):
+        member.report(*given, **named)
 
 
 def test_a_report_that_is_too_long(member: Member, pair: tuple[socket.socket, socket.socket]) -> None:

@@ -142,13 +142,15 @@ def train(member: gpbt.Member) -> None: ...
 
 
 def test_the_preset_and_what_is_said_beside_it() -> None:
-    paper = gpbt.Experiment(train, space={"x": Float(0, 1)}, score="s", preset="paper").settings
+    paper = gpbt.Experiment(train, space={"x": Float(0, 1)}, score="s", mode="max", preset="paper").settings
     assert (paper.schedule, paper.searcher, paper.history, paper.selection) == ("sync", "tpe", "inherit", "comma")
-    mixed = gpbt.Experiment(train, space={"x": Float(0, 1)}, score="s", preset="paper", searcher="random").settings
+    mixed = gpbt.Experiment(
+        train, space={"x": Float(0, 1)}, score="s", mode="max", preset="paper", searcher="random"
+    ).settings
     assert (mixed.schedule, mixed.searcher) == ("sync", "random")
-    plain = gpbt.Experiment(train, space={"x": Float(0, 1)}, score="s").settings
+    plain = gpbt.Experiment(train, space={"x": Float(0, 1)}, score="s", mode="max").settings
     assert (plain.schedule, plain.searcher, plain.early_stop) == ("async", "local", ())
     assert plain.replaced(preset="paper", history="reset").history == "reset"
     assert plain.replaced(preset="paper").schedule == "sync"
     with pytest.raises(gpbt.ExperimentError, match=r"preset: got 'papre'; must be one of 'paper'"):
-        gpbt.Experiment(train, space={"x": Float(0, 1)}, score="s", preset="papre")
+        gpbt.Experiment(train, space={"x": Float(0, 1)}, score="s", mode="max", preset="papre")

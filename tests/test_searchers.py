@@ -116,6 +116,27 @@ def test_every_searcher_keeps_the_contract(name):
     check_searcher(name, small if name == "optuna:gp" else SPACE)
 
 
+def test_every_searcher_keeps_the_contract_beside_constants(name):
+    searched = {"lr": SPACE["lr"], "kind": SPACE["kind"]}
+    space = Space({"epochs": 3, **searched, "act": "relu", "clip": None, "opt": Choice(["sgd"])})
+    check_searcher(name, space)
+    # what is searched is what would be without them, to the last digit
+    alone = Space(searched)
+    for (case, with_constants), (_, without) in zip(searcher_cases(space), searcher_cases(alone), strict=True):
+        if case.startswith(("30 observations", "5 pending", "no kin")):
+            given = space.clip(searchers.make(name).suggest(with_constants))
+            assert space.searched(given) == searchers.make(name).suggest(without), case
+            assert {key: given[key] for key in space.constants} == space.constants
+
+
+def test_every_searcher_keeps_the_contract_where_there_is_nothing_to_search(name):
+    space = Space({"lr": 0.1, "act": Choice(["relu"])})
+    check_searcher(name, space)
+    for _, asked in searcher_cases(space)[::9]:
+        assert searchers.make(name).suggest(asked) == {"lr": 0.1, "act": "relu"}
+        assert not searchers.heavy(name, asked) or name == "optuna:qmc"
+
+
 @needs_optuna
 @pytest.mark.parametrize(("case", "asked"), searcher_cases(SPACE)[::9])
 def test_gp_in_many_dimensions(case, asked):
@@ -745,6 +766,24 @@ def test_the_cases_are_over_the_users_space_too():
     assert len({name for name, _ in cases}) == len(cases)
     assert all(asked.space is space for _, asked in cases)
     check_searcher(Broken(lambda *_: None), space)
+
+
+class Simple:
+    """A user's searcher that knows nothing of constants."""
+
+    def suggest(self, ask: Ask) -> dict[str, object]:
+        rng = random.Random(ask.seed)
+        moved = {name: ask.space[name].from_unit(rng.random()) for name in ask.parent.config} if ask.parent else {}
+        return moved or {name: dimension.from_unit(rng.random()) for name, dimension in ask.space.items()}
+
+
+def test_a_users_searcher_need_not_know_of_constants() -> None:
+    check_searcher(Simple(), {"x": Float(0, 1), "epochs": 3, "n": Int(1, 5)})
+
+
+def test_a_searcher_that_changes_a_constant_is_found() -> None:
+    with pytest.raises(AssertionError, match="epochs is 4, and the constant 3: leave it out"):
+        check_searcher(Broken(lambda me, ask, c: {**c, "epochs": 4}), {"lr": SPACE["lr"], "epochs": 3})
 
 
 def test_a_searcher_that_differs_between_processes_is_found(monkeypatch):

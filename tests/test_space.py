@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
 import random
 import subprocess
 import sys
+import types
 
+import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -53,7 +56,9 @@ def ints(draw):
 
 choices = st.lists(scalars, min_size=2, max_size=6, unique_by=lambda o: (type(o), o)).map(Choice)
 dimensions = floats() | ints() | choices
-spaces = st.dictionaries(st.text(min_size=1, max_size=8), dimensions, min_size=1, max_size=5).map(Space)
+#: some of a space's hyperparameters are constants: a value, or a Choice of one option
+constants = scalars | scalars.map(lambda option: Choice([option]))
+spaces = st.dictionaries(st.text(min_size=1, max_size=8), dimensions | constants, min_size=1, max_size=5).map(Space)
 
 
 def inside(d, value):
@@ -68,7 +73,12 @@ def inside(d, value):
 
 
 def within(space, config):
-    return list(config) == list(space) and all(inside(d, config[name]) for name, d in space.items())
+    constant = all(same(config[name], value) for name, value in space.constants.items())
+    return list(config) == list(space.names) and constant and all(inside(d, config[name]) for name, d in space.items())
+
+
+def same(one, other):
+    return type(one) is type(other) and one == other
 
 
 # ---- properties
@@ -162,19 +172,19 @@ def test_sampling_and_moving_stay_inside_and_change_nothing(space, seed, width, 
 
 @given(spaces, seeds)
 def test_draws_go_by_name_whatever_the_order_of_the_declaration(space, seed):
-    other = Space(dict(reversed(list(space.items()))))
+    other = Space({name: space[name] if name in space else space.constants[name] for name in reversed(space.names)})
     config = space.sample(random.Random(seed))
     assert other.sample(random.Random(seed)) == config
     assert other.perturb(config, random.Random(seed)) == space.perturb(config, random.Random(seed))
     assert other.step(config, random.Random(seed), 0.1, 0.5) == space.step(config, random.Random(seed), 0.1, 0.5)
-    assert list(other.sample(random.Random(seed))) == list(other)
+    assert list(other.sample(random.Random(seed))) == list(other.names)
 
 
 @given(spaces, seeds)
 def test_json_gives_an_equal_space_back(space, seed):
     again = Space.from_json(json.loads(json.dumps(space.to_json())))
     assert again == space
-    assert list(again) == list(space)
+    assert (list(again), again.names) == (list(space), space.names)
     assert repr(again) == repr(space), "types too: 1, 1.0 and True are three options"
     config = space.sample(random.Random(seed))
     assert again.sample(random.Random(seed)) == config == json.loads(json.dumps(config))
@@ -270,20 +280,28 @@ def test_clip_says_what_is_wrong(config, says):
         (lambda: Int(0, 3, log=True), "Int: got 0; with log=True low must be at least 1"),
         (lambda: Int(0, 3, step=0), "Int.step: got 0; must be a whole number from 1 to high - low"),
         (lambda: Int(0, 3, step=4), "Int.step: got 4; must be a whole number from 1 to high - low"),
-        (lambda: Int(0, 3, step=1.0), "Int.step: got 1.0; must be a whole number from 1 to high - low"),
+        (lambda: Int(0, 3, step=1.5), "Int.step: got 1.5; must be a whole number from 1 to high - low"),
+        (lambda: Int("1", 3), "Int: got ('1', 3); both bounds must be whole numbers, not text: write 1 without quotes"),
+        (lambda: Float("1e-3", "1e-1"), "both bounds must be finite numbers, not text: write 1e-3 without quotes"),
+        (lambda: Float(0.1, 1e-5), "got (0.1, 1e-05); low must be less than high: did you mean Float(1e-05, 0.1)?"),
+        (lambda: Float(0.1, 0.1), "for a constant give the value itself, 0.1, instead of a Float"),
+        (lambda: Float(np.float32(math.nan), 1), "both bounds must be finite numbers"),
         (lambda: Choice("abc"), "Choice: got 'abc'; must be a list of options"),
         (lambda: Choice(3), "Choice: got 3; must be a list of options"),
         (lambda: Choice({"a", "b"}), "must be a list of options"),
-        (lambda: Choice([]), "Choice: got []; needs at least two options, no two alike"),
-        (lambda: Choice([1]), "Choice: got [1]; needs at least two options, no two alike"),
-        (lambda: Choice([1, 2, 1]), "Choice: got [1, 2, 1]; needs at least two options, no two alike"),
+        (lambda: Choice([]), "Choice: got []; needs at least one option"),
+        (lambda: Choice([1, 2, 1]), "Choice: got [1, 2, 1]; no two options may be alike"),
+        (lambda: Choice([1, np.int64(1)]), "Choice: got [1, 1]; no two options may be alike"),
         (lambda: Choice([1, math.nan]), "Choice: got nan; an option must be a str, int, finite float, bool or None"),
         (lambda: Choice([[1], [2]]), "Choice: got [1]; an option must be a str, int, finite float, bool or None"),
         (lambda: Choice([print, 1]), "name the thing and look it up in train"),
-        (lambda: Space({}), "space: got {}; must be a non-empty dict of name: Float, Int or Choice"),
-        (lambda: Space([("a", Int(0, 1))]), "must be a non-empty dict of name: Float, Int or Choice"),
-        (lambda: Space({"a": 1}), "space['a']: got 1; must be gpbt.Float(low, high), gpbt.Int(low, high) or"),
-        (lambda: Space({"a": (0, 1)}), "space['a']: got (0, 1); must be gpbt.Float(low, high)"),
+        (lambda: Space({}), "space: got {}; must be a non-empty dict, name: Float, Int or Choice (or a constant)"),
+        (lambda: Space([("a", Int(0, 1))]), "must be a non-empty dict, name: Float, Int or Choice (or a constant)"),
+        (lambda: Space({"a": math.inf}), "space['a']: got inf; a constant must be finite, or JSON cannot say it"),
+        (
+            lambda: Space({"a": object()}),
+            "must be gpbt.Float(low, high), gpbt.Int(low, high), gpbt.Choice([...]), or a",
+        ),
         (lambda: Space({1: Int(0, 1)}), "space: got 1; a hyperparameter's name must be a non-empty string"),
         (lambda: Space({"": Int(0, 1)}), "space: got ''; a hyperparameter's name must be a non-empty string"),
     ],
@@ -297,10 +315,163 @@ def test_a_wrong_declaration_names_line_field_value_and_remedy(declare, says):
     assert "\n" not in str(caught.value)
 
 
+# ---- constants
+
+
+def test_a_constant_is_in_every_config_and_is_not_searched():
+    space = Space({"epochs": 3, "lr": Float(0, 1), "act": "relu", "opt": Choice(["sgd"]), "clip": None})
+    assert list(space) == ["lr"]
+    assert space.constants == {"epochs": 3, "act": "relu", "opt": "sgd", "clip": None}
+    for config in (space.sample(random.Random(0)), space.decode([0.5]), space.clip({"lr": 0.5})):
+        assert list(config) == ["epochs", "lr", "act", "opt", "clip"]
+        assert config == {"epochs": 3, "lr": config["lr"], "act": "relu", "opt": "sgd", "clip": None}
+    assert space.encode(space.sample(random.Random(0))) == [space.sample(random.Random(0))["lr"]]
+    assert space.searched({"epochs": 3, "lr": 0.5}) == {"lr": 0.5}
+    assert "epochs" not in space
+
+
+@given(spaces, seeds)
+def test_a_constant_changes_nothing_that_is_drawn(space, seed):
+    assume(len(space) > 0)
+    alone = Space(dict(space))
+    assert space.searched(space.sample(random.Random(seed))) == alone.sample(random.Random(seed))
+    config = space.sample(random.Random(seed))
+    moved = space.step(config, random.Random(seed), 0.1, 0.5)
+    assert space.searched(moved) == alone.step(space.searched(config), random.Random(seed), 0.1, 0.5)
+
+
+def test_spaces_that_differ_in_a_constant_are_not_equal():
+    assert Space({"a": 1, "b": Int(0, 1)}) == Space({"b": Int(0, 1), "a": Choice([1])})
+    for other in ({"a": 2, "b": Int(0, 1)}, {"a": 1.0, "b": Int(0, 1)}, {"a": True, "b": Int(0, 1)}, {"b": Int(0, 1)}):
+        assert Space({"a": 1, "b": Int(0, 1)}) != Space(other)
+
+
+def test_a_space_of_constants_alone_has_one_config():
+    space = Space({"lr": 0.1})
+    assert len(space) == 0
+    assert space.sample(random.Random(0)) == space.perturb({}, random.Random(0)) == space.clip({}) == {"lr": 0.1}
+    assert space.encode({"lr": 0.1}) == []
+
+
+# ---- numpy and torch
+
+
+def test_scalars_of_numpy_become_plain():
+    space = Space(
+        {
+            "f": Float(np.float32(0.25), np.float64(0.5), step=np.float32(0.125)),
+            "i": Int(np.int64(1), np.array(9), step=np.int8(2)),
+            "c": Choice(np.array([1, 2, 4])),
+            "t": Choice([np.bool_(True), np.str_("a"), np.float16(0.5), None]),
+            "k": np.int32(3),
+            "s": np.str_("text"),
+        }
+    )
+    config = space.sample(random.Random(1))
+    assert all(type(value) in (int, float, str, bool, type(None)) for value in config.values())
+    assert {type(option) for option in space["t"].options} == {bool, str, float, type(None)}
+    assert (type(space["f"].low), type(space["i"].high), type(space["i"].step)) == (float, int, int)
+    assert json.loads(json.dumps(space.to_json())) == space.to_json()
+    assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
+
+
+def test_a_tensor_of_one_value_is_a_bound_too():
+    torch = pytest.importorskip("torch")
+    assert Float(torch.tensor(0.25), torch.tensor(0.5)) == Float(0.25, 0.5)
+
+
+def test_whole_floats_are_bounds_of_an_int():
+    dimension = Int(1e1, 1e3, step=5.0)
+    assert dimension == Int(10, 1000, step=5)
+    assert [type(value) for value in (dimension.low, dimension.high, dimension.step)] == [int] * 3
+
+
+# ---- what is none of ours
+
+
+def foreign(module, name="Distribution", **attributes):
+    """An object as another tuner's module makes them."""
+    return type(name, (), {"__module__": module, **attributes})()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["sgd", "adam"], "did you mean gpbt.Choice(['sgd', 'adam'])?"),
+        ((1e-4, 1e-1), "did you mean gpbt.Float(0.0001, 0.1, log=True), or gpbt.Choice([0.0001, 0.1])?"),
+        ((0.0, 1.0), "did you mean gpbt.Float(0.0, 1.0), or"),
+        ((1, 8), "did you mean gpbt.Int(1, 8), or gpbt.Choice([1, 8])?"),
+        (("a", "b"), "did you mean gpbt.Choice(['a', 'b'])?"),
+        ([np.int64(1), np.int64(2)], "did you mean gpbt.Choice([1, 2])?"),
+        (range(3), "did you mean gpbt.Choice of it?"),
+        (np.linspace(0, 1, 3), "did you mean gpbt.Choice of it?"),
+        ({"min": 0.1, "max": 0.2}, "did you mean gpbt.Float(0.1, 0.2)?"),
+        ({"values": [1, 2]}, "did you mean gpbt.Choice([1, 2])?"),
+        ({"value": 3}, "for a constant give the value itself: 3"),
+        ({"lr": Float(0, 1)}, "a space is flat"),
+        (Float, "is not called: give its arguments, gpbt.Float(...)"),
+        (types.SimpleNamespace, "is a class: name it (the text 'SimpleNamespace'), and look the name up in train"),
+        (random.random, "is a function: give gpbt.Float(low, high)"),
+        (foreign("optuna.distributions", low=1e-4, high=0.1, log=True), "Optuna's, and this space takes its "
+         "own: did you mean gpbt.Float(0.0001, 0.1, log=True)?"),
+        (foreign("optuna.distributions", choices=("a", "b")), "did you mean gpbt.Choice(['a', 'b'])?"),
+        (foreign("ray.tune.search.sample", lower=1, upper=9, sampler=foreign("ray", "_LogUniform")), "is Ray "
+         "Tune's, and this space takes its own: did you mean gpbt.Int(1, 9, log=True)?"),
+        (foreign("hyperopt.pyll.base", "Apply"), "is hyperopt's, and this space takes its own: gpbt.Float("),
+        (foreign("scipy.stats._distn_infrastructure"), "is SciPy's, and this space takes its own: gpbt.Float("),
+    ],
+)  # fmt: skip
+def test_what_was_meant_is_said(given, says):
+    with pytest.raises(ExperimentError) as caught:
+        Space({"x": given})
+    assert "space['x']: got " in str(caught.value)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_real_objects_of_other_tuners_are_known():
+    optuna, hyperopt = pytest.importorskip("optuna"), pytest.importorskip("hyperopt")
+    for theirs, says in (
+        (
+            optuna.distributions.IntDistribution(1, 8),
+            "Optuna's, and this space takes its own: did you mean gpbt.Int(1, 8)?",
+        ),
+        (hyperopt.hp.loguniform("x", -3, 0), "is hyperopt's"),
+    ):
+        with pytest.raises(ExperimentError) as caught:
+            Space({"x": theirs})
+        assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("declare", "says"),
+    [
+        (lambda: Float(0, 1, logg=True), "Float: unknown argument 'logg': did you mean 'log'?"),
+        (lambda: Float(min=0, max=1), "Float: unknown argument 'min': did you mean low?"),
+        (lambda: Float(0, 1, q=0.1), "Float: unknown argument 'q': did you mean step?"),
+        (lambda: Float(0), "Float: needs high=..."),
+        (lambda: Int(), "Int: needs low=... and high=..."),
+        (lambda: Int(0, 1, False, 1, 5), "Int: takes 4 arguments by place (low, high, log, step), and got 5"),
+        (lambda: Int(0, 1, colour=1), "Int: unknown argument 'colour': there are low, high, log, step"),
+        (lambda: Choice(values=[1, 2]), "Choice: unknown argument 'values': did you mean options?"),
+        (lambda: Choice("a", "b"), "Choice: takes 1 argument by place (options), and got 2"),
+    ],
+)
+def test_a_wrong_argument_is_named(declare, says):
+    with pytest.raises(ExperimentError) as caught:
+        declare()
+    assert str(caught.value).startswith(f"{os.path.basename(__file__)}:")
+    assert says in str(caught.value)
+
+
+def test_editors_see_the_signature_that_is_written():
+    assert str(inspect.signature(Float)).startswith("(low: 'float', high: 'float', log: 'bool' = False, step:")
+
+
 def test_the_line_is_the_scripts_own(tmp_path):
     script = tmp_path / "mine.py"
     script.write_text("import gpbt_async.space as s\n\nspace = s.Space({\n    'lr': s.Float(\n        1.0, 0.1),\n})\n")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1].endswith(
-        "ExperimentError: mine.py:4: Float: got (1.0, 0.1); low must be less than high"
+        "ExperimentError: mine.py:4: Float: got (1.0, 0.1); low must be less than high: did you mean Float(0.1, 1.0)?"
     )

@@ -190,11 +190,11 @@ def train(member: gpbt.Member) -> None: ...
     [(None, ()), ("median", ("median",)), ("generation,median", ("median", "generation")), (["median"], ("median",))],
 )
 def test_how_rules_are_named(given: object, rules: tuple[str, ...]) -> None:
-    experiment = gpbt.Experiment(train, space=dict(SPACE), score="s", early_stop=given)  # type: ignore[arg-type]
+    experiment = gpbt.Experiment(train, space=dict(SPACE), score="s", mode="max", early_stop=given)  # type: ignore[arg-type]
     assert experiment.settings.early_stop == rules
 
 
 @pytest.mark.parametrize("given", ["mean", 3, ["median", "x"]])
 def test_unknown_rules_are_refused(given: object) -> None:
     with pytest.raises(gpbt.ExperimentError, match="early_stop"):
-        gpbt.Experiment(train, space=dict(SPACE), score="s", early_stop=given)  # type: ignore[arg-type]
+        gpbt.Experiment(train, space=dict(SPACE), score="s", mode="max", early_stop=given)  # type: ignore[arg-type]

@@ -385,8 +385,8 @@ sys.path.insert(0, str(Path(__file__).parent / "lib"))
 import gpbt_async as gpbt
 def train(member):
     member.report(score=member.config["x"])
-experiment = gpbt.Experiment(train, space={"x": gpbt.Float(0, 1)}, score="score", population=2, generations=1,
-    resources=gpbt.Resources(gpus=0), searcher="mine:Mine")
+experiment = gpbt.Experiment(train, space={"x": gpbt.Float(0, 1)}, score="score", mode="max", population=2,
+    generations=1, resources=gpbt.Resources(gpus=0), searcher="mine:Mine")
 """
 
 

@@ -262,7 +262,7 @@ def train(member):
     places = [left.name, multiprocessing.util.get_temp_dir(), HERE.name]
     (member.checkpoint / "told").write_text(json.dumps([os.path.isdir(place) for place in places]))
 
-experiment = Experiment(train, space={"x": Float(0, 1)}, score="score")
+experiment = Experiment(train, space={"x": Float(0, 1)}, score="score", mode="max")
 """
 
 

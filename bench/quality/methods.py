@@ -65,7 +65,7 @@ class Method:
             for name in ("pending", "repeat", "cooled", "budget", "keep", "everyone")
             if name in chosen
         }
-        s = Settings(space=Space({"x": Float(0, 1)}), score="loss", **chosen)
+        s = Settings(space=Space({"x": Float(0, 1)}), score="loss", mode="min", **chosen)
         return {**kept, **{name: getattr(s, name) for name in TELLING}}
 
 

@@ -13,4 +13,6 @@ def train(member: gpbt.Member) -> None:
     torch.save(weights, member.checkpoint / "model.pt")
 
 
-experiment = gpbt.Experiment(train, space={"x": gpbt.Float(0, 1)}, score="score", population=8, generations=10)
+experiment = gpbt.Experiment(
+    train, space={"x": gpbt.Float(0, 1)}, score="score", mode="max", population=8, generations=10
+)

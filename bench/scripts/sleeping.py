@@ -12,5 +12,5 @@ def train(member):
 
 
 experiment = gpbt.Experiment(
-    train, space={"x": gpbt.Float(0.0, 1.0)}, score="score", population=8, generations=1, searcher="random"
+    train, space={"x": gpbt.Float(0.0, 1.0)}, score="score", mode="max", population=8, generations=1, searcher="random"
 )

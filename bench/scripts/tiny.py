@@ -9,5 +9,5 @@ def train(member: gpbt.Member) -> None:
 
 
 experiment = gpbt.Experiment(
-    train, space={"x": gpbt.Float(0, 1)}, score="score", searcher="random", resources=gpbt.Resources(gpus=0)
+    train, space={"x": gpbt.Float(0, 1)}, score="score", mode="max", searcher="random", resources=gpbt.Resources(gpus=0)
 )

@@ -130,10 +130,11 @@ class Preflight:
             torch = ", and gpbt.torch applied it to nothing" * any(seen["applied"] for _, seen in self._returned)
             first = "" if len(self._returned) == 1 else f"s 0 to {len(self._returned) - 1}"
             kind = "hyperparameter" if name in space else "constant"
+            who = f"member{first or ' ' + str(member.id)}"
             yield from self._new(
                 "GPBT001",
                 name,
-                f"member{first or ' ' + str(member.id)} never read the {kind} {name!r}{torch}{said}",
+                f"{who} never read the {kind} {name!r}{torch}{said}",
                 f"use member.config[{name!r}] in the training function, or take it out of the space",
                 member.id,
             )

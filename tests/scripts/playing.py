@@ -71,6 +71,7 @@ experiment = gpbt.Experiment(
     train,
     space={"x": gpbt.Float(0.0, 1.0)},
     score="score",
+    mode="max",
     population=int(OPTIONS.get("population", 8)),
     generations=int(OPTIONS.get("generations", 2)),
     searcher="random",

@@ -21,5 +21,5 @@ def train(member):
 
 
 experiment = gpbt.Experiment(
-    train, space={"x": gpbt.Float(0.0, 1.0)}, score="score", population=6, generations=1, searcher="random"
+    train, space={"x": gpbt.Float(0.0, 1.0)}, score="score", mode="max", population=6, generations=1, searcher="random"
 )

@@ -34,6 +34,7 @@ experiment = gpbt.Experiment(
     train,
     space={"x": gpbt.Float(0.0, 1.0)},
     score="score",
+    mode="max",
     population=int(os.environ.get("POPULATION", "6")),
     generations=3,
     searcher="random",

@@ -26,6 +26,7 @@ experiment = gpbt.Experiment(
     train,
     space={"lr": gpbt.Float(1e-3, 1.0, log=True), "name": gpbt.Choice(["a", "b,\n", None])},
     score="score",
+    mode="max",
     population=4,
     generations=3,
     searcher="random",

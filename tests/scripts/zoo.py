@@ -165,4 +165,4 @@ def train(member):
     globals()[member.config["do"]](member)
 
 
-experiment = Experiment(train, space={"value": Float(0.0, 1.0)}, score="score")
+experiment = Experiment(train, space={"value": Float(0.0, 1.0)}, score="score", mode="max")
