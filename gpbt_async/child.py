@@ -23,9 +23,9 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import processes, script, wire
-from .preflight import seeding, telemetry
 from .errors import Stopped
 from .member import Member
+from .preflight import loading, seeding, splits, telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,8 @@ def main(fd: int, what: str) -> NoReturn:
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    seeding.watch()
+    for watched in (loading, seeding, splits):
+        watched.watch()
     live(sock, lambda: script.load(json.loads(what)).train)
 
 
@@ -175,7 +176,7 @@ def run(train: Callable[[Any], object], member: Member) -> wire.End:
         return _raised(error)
     at = time.monotonic()
     left = [t for t in threading.enumerate() if t not in before and not t.daemon]
-    member.telemetry.threads = [t.name for t in left]
+    member.telemetry.threads = telemetry.busy(left)
     return wire.End("returned", at, telemetry=member.telemetry.to_json())
 
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from .member import Member
+from .preflight import weights
 from .preflight.config import mark_applied, peek
 
 if TYPE_CHECKING:
@@ -129,13 +130,15 @@ def save(
     for name, value in more.items():
         _check_plain(value, name)
     bare = _bare(model)
+    if isinstance(where, Member):
+        weights.saved(where.telemetry, bare.state_dict(), lambda: _parents_weights(where))
     if safetensors:
         _write(folder / SAFE, lambda path: _safetensors().save_model(bare, path))
         (folder / MODEL).unlink(missing_ok=True)
     else:
-        weights = bare.state_dict()
-        _check_plain(weights, "model.state_dict()")
-        _write(folder / MODEL, lambda path: torch.save(weights, path))
+        state_dict = bare.state_dict()
+        _check_plain(state_dict, "model.state_dict()")
+        _write(folder / MODEL, lambda path: torch.save(state_dict, path))
         (folder / SAFE).unlink(missing_ok=True)
     _write(folder / STATE, lambda path: torch.save(state, path))
 
@@ -165,15 +168,17 @@ def load(
     if (folder / SAFE).exists():
         _safetensors().load_model(bare, folder / SAFE, strict=strict)
     elif (folder / MODEL).exists():
-        bare.load_state_dict(torch.load(folder / MODEL, map_location="cpu", weights_only=True), strict=strict)
+        bare.load_state_dict(_read(folder / MODEL), strict=strict)
     else:
         raise FileNotFoundError(
             f"{folder} has neither {MODEL} nor {SAFE}: it was not written by gpbt_async.torch.save; "
             "read it with what wrote it"
         )
+    if isinstance(where, Member):
+        weights.loaded(where.telemetry, bare)
     if not (folder / STATE).exists():  # weights alone, from elsewhere
         return {}
-    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    state = _read(folder / STATE)
     for each, saved in zip(_several(optimizer), state["optimizers"], strict=False):
         if saved["kind"] == type(_bare(each)).__name__:
             _gather(each, saved["state"])
@@ -219,6 +224,15 @@ def apply(config: Mapping[str, Any], optimizer: Optimizer, scheduler: Any = None
         optimizer.state.clear()
     mark_applied(config, [said for said in peek(config) if _ALIASES.get(said, said) in settings])
     return list(settings)
+
+
+def _parents_weights(member: Member) -> dict[str, Any]:
+    folder = member.parent
+    if folder is None:
+        return {}
+    there = (folder / MODEL).exists()
+    weights: dict[str, Any] = _read(folder / MODEL) if there else _safetensors().load_file(folder / SAFE)
+    return weights
 
 
 # ---- optimizers
@@ -331,6 +345,10 @@ def _bare(thing: Any) -> Any:
         return thing.module if wrapped else thing
     inside = {"AcceleratedOptimizer": "optimizer", "AcceleratedScheduler": "scheduler"}.get(type(thing).__name__)
     return thing if inside is None else getattr(thing, inside)
+
+
+def _read(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_plain(value: object, name: str) -> None:

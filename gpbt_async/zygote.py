@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from . import child, guardian, processes, script
 from .errors import ExperimentError
-from .preflight import seeding
+from .preflight import loading, seeding, splits
 
 __all__ = ["main", "random"]
 
@@ -57,7 +57,8 @@ def main(control: int) -> NoReturn:
 
 def _open(line: processes.Line, request: dict[str, Any]) -> script.Script | None:
     initialised = script.watch_cuda()
-    seeding.watch()
+    for watched in (loading, seeding, splits):
+        watched.watch()
     # before the script gets a chance to run something: torch asks OMP_NUM_THREADS first, and this settles it
     script.after_import("torch", lambda torch: getattr(torch, "set_num_threads", int)(1))
     try:

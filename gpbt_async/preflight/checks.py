@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from .. import events
 from ..space import Choice
 from .findings import Finding
+from .heirs import Heirs
+from .verdicts import overwritten, splits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -44,7 +46,7 @@ HIGHER = frozenset(
 
 
 def direction(score: str) -> str | None:
-    """"min" or "max" where the name of a score can mean only one; None where it can mean both, or neither.
+    """ "min" or "max" where the name of a score can mean only one; None where it can mean both, or neither.
 
     The last word that says something decides: val_loss, eval/accuracy, loss_ratio (none). Keras' and Hugging Face's
     conventions agree with it: a name that ends with "loss" is minimised.
@@ -73,6 +75,9 @@ class Preflight:
         self._scores: dict[str, set[float]] = {}
         self._generations: set[int] = set()
         self._unfinite = 0
+        self._heirs = Heirs(settings)
+        #: what else was reported, as long as all scores are the same
+        self._others: set[str] = set()
 
     # ---- what comes in
 
@@ -114,11 +119,16 @@ class Preflight:
             yield from self._missed(member, telemetry)
         yield from self._same_draws(member, telemetry)
         yield from self._overwritten(member, telemetry)
-        if member.parent is not None and telemetry.get("parent_seen") is False:
+        self._heirs.heard(member, telemetry)
+        others = self._returned if self._settings.generations > 1 else []
+        for said in (*overwritten(member, telemetry), *splits(member, telemetry, others)):
+            yield from self._new(*said, member.id)
+        if member.parent is not None and telemetry.get("parent_used") is False:
+            seen = "only asked whether there is" if telemetry.get("parent_seen") else "never looked at"
             yield from self._new(
                 "GPBT012",
                 "parent",
-                f"member {member.id} never looked at member.parent, its parent's checkpoint: it started from nothing",
+                f"member {member.id} {seen} member.parent, its parent's checkpoint: it started from nothing",
                 "load it: if member.parent is not None: model.load_state_dict(torch.load(member.parent / 'model.pt')), "
                 "or gpbt.torch.begin(member, model, optimizer)",
                 member.id,
@@ -169,7 +179,8 @@ class Preflight:
         space = list(self._settings.space)
         for name in telemetry.get("missed", ()):
             close = difflib.get_close_matches(name, space, 1, 0.6)
-            if not close:  # a script's own settings may be looked for in the config first
+            # a script's own settings may be looked for in the config first: a beta2 where beta1 is searched, and read
+            if not close or close[0] in self._used:
                 continue
             yield from self._new(
                 "GPBT002",
@@ -243,13 +254,19 @@ class Preflight:
                     member.id,
                 )
             return
+        if (said := self._heirs.trained(member, fact.score, fact.metrics)) is not None:
+            yield from self._new(*said, member.id)
         seen = self._scores.setdefault(repr(fact.score), set())
         seen.add(hash(tuple(sorted((name, repr(value)) for name, value in member.config.items()))))
-        if len(self._scores) == 1 and len(seen) == CONSTANT and s.replay is None:
+        self._others.add(repr({name: value for name, value in fact.metrics.items() if name != s.score}))
+        # a success rate of 0, an accuracy of 1, chance: many tie in the beginning; so whole generations must
+        coarse = len(self._others) > 1 or fact.score == int(fact.score)
+        enough = max(PATIENCE, s.population) if coarse else CONSTANT
+        if len(self._scores) == 1 and len(seen) == enough and s.replay is None:
             yield from self._new(
                 "GPBT009",
                 s.score,
-                f"{CONSTANT} members with different configs all ended with exactly {s.score}={fact.score:.6g}",
+                f"{enough} members with different configs all ended with exactly {s.score}={fact.score:.6g}",
                 "the config does not reach the training, or the score cannot tell models apart (take a loss)",
                 member.id,
             )
