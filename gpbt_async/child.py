@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import processes, schedulers, script, terminal, wire
 from .errors import Stopped
 from .member import Member
-from .preflight import seeding, telemetry
+from .preflight import loading, seeding, splits, telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,9 +61,14 @@ def main(fd: int, what: str) -> NoReturn:
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    seeding.watch()
-    schedulers.watch()
+    watch()
     live(sock, lambda: script.load(json.loads(what)).train)
+
+
+def watch() -> None:
+    """Before the script is imported: what the pre-flight is to see of this process, and of what is forked from it."""
+    for watched in (loading, schedulers, seeding, splits):
+        watched.watch()
 
 
 def probe() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from . import standalone, wire
 from .errors import Stopped
 from .preflight.config import MemberConfig
+from .preflight.parent import ParentPath
 from .preflight.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Member:
         self.config: dict[str, Any] = MemberConfig(begin.config)
         #: what the pre-flight is told of this member (preflight.telemetry)
         self.telemetry = Telemetry(self.config)
-        self._parent = Path(begin.parent) if begin.parent else None
+        self._parent = ParentPath.noted(begin.parent, self.telemetry) if begin.parent else None
+        self._score = begin.score
         self.checkpoint = Path(begin.checkpoint)
         self.device = begin.device
         self._metrics = begin.metrics
@@ -130,6 +132,8 @@ class Member:
                 f"member.report was given {len(line)} bytes of metrics in one call; at most {wire.LIMIT - 256} are "
                 "allowed: write large things to a file in member.checkpoint"
             )
+        if self._score in values:
+            self.telemetry.reported(values[self._score])
         self._append(line)
         if self._send is not None:
             self._send(values)

@@ -30,6 +30,7 @@ from . import schedulers
 from .groups import settings
 from .member import Member
 from .optimizers import govern
+from .preflight import weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -130,13 +131,15 @@ def save(
     for name, value in more.items():
         _check_plain(value, name)
     bare = _bare(model)
+    if isinstance(where, Member):
+        weights.saved(where.telemetry, bare.state_dict(), lambda: _parents_weights(where))
     if safetensors:
         _write(folder / SAFE, lambda path: _safetensors().save_model(bare, path))
         (folder / MODEL).unlink(missing_ok=True)
     else:
-        weights = bare.state_dict()
-        _check_plain(weights, "model.state_dict()")
-        _write(folder / MODEL, lambda path: torch.save(weights, path))
+        state_dict = bare.state_dict()
+        _check_plain(state_dict, "model.state_dict()")
+        _write(folder / MODEL, lambda path: torch.save(state_dict, path))
         (folder / SAFE).unlink(missing_ok=True)
     _write(folder / STATE, lambda path: torch.save(state, path))
 
@@ -166,15 +169,17 @@ def load(
     if (folder / SAFE).exists():
         _safetensors().load_model(bare, folder / SAFE, strict=strict)
     elif (folder / MODEL).exists():
-        bare.load_state_dict(torch.load(folder / MODEL, map_location="cpu", weights_only=True), strict=strict)
+        bare.load_state_dict(_read(folder / MODEL), strict=strict)
     else:
         raise FileNotFoundError(
             f"{folder} has neither {MODEL} nor {SAFE}: it was not written by gpbt_async.torch.save; "
             "read it with what wrote it"
         )
+    if isinstance(where, Member):
+        weights.loaded(where.telemetry, bare)
     if not (folder / STATE).exists():  # weights alone, from elsewhere
         return {}
-    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    state = _read(folder / STATE)
     for each, saved in zip(_several(optimizer), state["optimizers"], strict=False):
         if saved["kind"] == type(_bare(each)).__name__:
             _gather(each, saved["state"])
@@ -232,6 +237,15 @@ def _go_on(scheduler: Any, saved: dict[str, Any]) -> None:
     schedulers.rebase(_bare(scheduler), groups)
 
 
+def _parents_weights(member: Member) -> dict[str, Any]:
+    folder = member.parent
+    if folder is None:
+        return {}
+    there = (folder / MODEL).exists()
+    weights: dict[str, Any] = _read(folder / MODEL) if there else _safetensors().load_file(folder / SAFE)
+    return weights
+
+
 # ---- random numbers
 
 
@@ -274,6 +288,10 @@ def _bare(thing: Any) -> Any:
         wrapped = type(thing).__name__ in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
         return thing.module if wrapped else thing
     return schedulers.bare(thing)
+
+
+def _read(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_plain(value: object, name: str) -> None:

@@ -22,7 +22,7 @@ from .errors import ExperimentError, ScriptError, Stopped
 from .experiment import Settings
 from .foreign import scalar
 from .member import Member
-from .preflight import seeding, telemetry
+from .preflight import telemetry
 from .preflight.checks import Preflight
 from .preflight.config import peek
 from .space import Choice
@@ -39,7 +39,7 @@ def attempt(
     given: str | os.PathLike[str], *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None
 ) -> int:
     """Train one member of the script's experiment; 0 if it reported a finite score. Raises ExperimentError."""
-    seeding.watch()
+    child.watch()
     settings, train = _load(find(given))
     if train is None:
         raise ExperimentError("try runs a training function; this experiment declares a command: run it by hand")

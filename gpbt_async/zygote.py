@@ -23,9 +23,8 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from . import child, guardian, importing, processes, schedulers, script, terminal
+from . import child, guardian, importing, processes, script, terminal
 from .errors import ExperimentError
-from .preflight import seeding
 
 __all__ = ["main", "random"]
 
@@ -58,9 +57,8 @@ def main(control: int) -> NoReturn:
 def _open(line: processes.Line, request: dict[str, Any]) -> tuple[script.Script, bool] | None:
     """Import it, and say how that went: the script, and whether native threads run now."""
     initialised = script.watch_cuda()
-    seeding.watch()
+    child.watch()
     terminal.refuse_breakpoints()
-    schedulers.watch()
     # before the script gets a chance to run something: torch asks OMP_NUM_THREADS first, and this settles it
     script.after_import("torch", lambda torch: getattr(torch, "set_num_threads", int)(1))
     watched = importing.Importing(request["script"] if "script" in request else request["target"]["file"])

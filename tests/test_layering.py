@@ -387,13 +387,15 @@ ONLY = {
     "subprocess": {"guarding", "launcher", "testing"},
     "asyncio": {
         "asking", "attached", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines",
-        "deadlock", "devices", "disk", "doctor", "driving", "files", "folder", "forking", "gate", "guarding", "journal", "launcher",
+        "deadlock", "devices", "disk", "doctor", "driving", "files", "folder", "forking", "gate", "guarding", "journal",
+        "launcher",
         "listeners", "live", "lock", "nvml", "opening", "planning", "run", "scheduler", "serve", "slot", "tracking",
         "view", "watch", "watchdog", "worker",
     },
     "time": {
         "asking", "child", "clock", "command", "devices", "disk", "doctor", "folder", "following", "forking",
-        "guardian", "guarding", "importing", "inventory", "launcher", "live", "lock", "member", "notebook", "processes", "reading",
+        "guardian", "guarding", "importing", "inventory", "launcher", "live", "lock", "member", "notebook", "processes",
+        "reading",
         "run", "serve", "steering", "teller", "tensorboard_tracker", "trying", "view", "vitals", "worker", "zygote",
     },
 }  # fmt: skip

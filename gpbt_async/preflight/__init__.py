@@ -6,7 +6,12 @@ what was searched. This folder finds that out while the first members train: not
     config      a member's config, which records which of its values the script reads (in the member's process)
     telemetry   all that a member's process notes about itself, and sends with its End (in the member's process)
     seeding     who seeds python's, numpy's and torch's random numbers again (in the member's process)
+    loading     what torch loads, and what that brings back (in the member's process)
+    splits      which split of the data a member is judged by (in the member's process)
+    weights     whether gpbt.torch saves what was trained (in the member's process)
+    parent      whether the parent's path is used (in the member's process)
     findings    the catalogue: every finding has a name (GPBT001 …), a title and a remedy
+    heirs       whether children go on from where their parents ended; pure
     checks      facts and telemetry in, findings out; pure, and used by a run (`launch`) and by `doctor` alike
 
 The waist is `Finding`: one thing that is wrong, by name, in one sentence, with what to do about it. It is a fact of

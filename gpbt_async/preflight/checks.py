@@ -20,7 +20,9 @@ from ..tree import State
 from .direction import direction
 from .failures import TOLERATED, failures, kind, lasts, remedy_of, why
 from .findings import Finding, known
+from .heirs import Heirs
 from .telemetry import received
+from .verdicts import overwritten, splits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -50,6 +52,9 @@ class Preflight:
         self._scores: dict[str, set[float]] = {}
         self._generations: set[int] = set()
         self._unfinite = 0
+        self._heirs = Heirs(settings)
+        #: what else was reported, as long as all scores are the same
+        self._others: set[str] = set()
 
     # ---- what comes in
 
@@ -93,11 +98,16 @@ class Preflight:
             yield from self._missed(member, telemetry)
         yield from self._same_draws(member, telemetry)
         yield from self._overwritten(member, telemetry)
-        if member.parent is not None and not telemetry["parent_seen"]:
+        self._heirs.heard(member, telemetry)
+        others = self._returned if self._settings.generations > 1 else []
+        for said in (*overwritten(member, telemetry), *splits(member, telemetry, others)):
+            yield from self._new(*said, member.id)
+        if member.parent is not None and not telemetry["parent_used"]:
+            seen = "only asked whether there is" if telemetry["parent_seen"] else "never looked at"
             yield from self._new(
                 "GPBT012",
                 "parent",
-                f"member {member.id} never looked at member.parent, its parent's checkpoint: it started from nothing",
+                f"member {member.id} {seen} member.parent, its parent's checkpoint: it started from nothing",
                 "load it: if member.parent is not None: model.load_state_dict(torch.load(member.parent / 'model.pt')), "
                 "or gpbt.torch.begin(member, model, optimizer)",
                 member.id,
@@ -151,8 +161,10 @@ class Preflight:
         space = self._settings.space.names
         for name in telemetry["missed"]:
             close = difflib.get_close_matches(name, space, 1, 0.6)
-            if not close or close[0] not in self._used:
-                continue  # the script's own setting, looked for in the config first; or GPBT001 says it
+            # a script's own setting may be looked for in the config first: a beta2 where beta1 is searched, and read
+            typo = close and (close[0] not in self._used or sorted(close[0]) == sorted(name))
+            if not typo or ("GPBT001", close[0]) in self._known:  # which says it
+                continue
             yield from self._new(
                 "GPBT002",
                 name,
@@ -227,13 +239,19 @@ class Preflight:
                     member.id,
                 )
             return
+        if (said := self._heirs.trained(member, score, metrics)) is not None:
+            yield from self._new(*said, member.id)
         seen = self._scores.setdefault(repr(score), set())
         seen.add(hash(tuple(sorted((name, repr(value)) for name, value in member.config.items()))))
-        if len(self._scores) == 1 and len(seen) == CONSTANT and s.replay is None:
+        self._others.add(repr({name: value for name, value in metrics.items() if name != s.score}))
+        # a success rate of 0, an accuracy of 1, chance: many tie in the beginning; so whole generations must
+        coarse = len(self._others) > 1 or score == int(score)
+        enough = max(PATIENCE, s.population) if coarse else CONSTANT
+        if len(self._scores) == 1 and len(seen) == enough and s.replay is None:
             yield from self._new(
                 "GPBT009",
                 s.score,
-                f"{CONSTANT} members with different configs all ended with exactly {s.score}={score:.6g}",
+                f"{enough} members with different configs all ended with exactly {s.score}={score:.6g}",
                 "the config does not reach the training, or the score cannot tell models apart (take a loss)",
                 member.id,
             )

@@ -30,6 +30,7 @@ class MemberConfig(dict[str, Any]):
         self.__dict__["_bits"] = mmap.mmap(-1, max(1, len(config)))  # shared with what the member forks
         self.__dict__["_index"] = {name: i for i, name in enumerate(config)}
         self.__dict__["_missed"] = {}
+        self.__dict__["_overwritten"] = {}
 
     def _mark(self, names: Iterable[str], bit: int = READ) -> None:
         bits, index = self.__dict__["_bits"], self.__dict__["_index"]
@@ -87,6 +88,22 @@ class MemberConfig(dict[str, Any]):
     def values(self) -> Any:
         self._mark_all()
         return super().values()
+
+    # ---- writes, by which a searched value may be lost before it was read
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        i = self.__dict__["_index"].get(name)
+        if i is not None and not self.__dict__["_bits"][i] and repr(dict.get(self, name)) != repr(value):
+            self.__dict__["_overwritten"].setdefault(name, (dict.get(self, name), value))
+        super().__setitem__(name, value)
+
+    def update(self, *others: Any, **values: Any) -> None:
+        for name, value in dict(*others, **values).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> MemberConfig:  # type: ignore[override]
+        self.update(other)
+        return self
 
     # ---- copies, which are plain
 
@@ -161,6 +178,12 @@ def applied_names(config: MemberConfig) -> list[str]:
 def missed_names(config: MemberConfig) -> list[str]:
     """Names that the script has asked for and that are not in the space, in the order of asking."""
     return list(config.__dict__["_missed"])
+
+
+def overwritten_names(config: MemberConfig) -> list[list[str]]:
+    """[name, the searched value, the script's], as texts, of what the script has set before it was read."""
+    lost: dict[str, tuple[Any, Any]] = config.__dict__["_overwritten"]
+    return [[name, repr(searched)[:100], repr(given)[:100]] for name, (searched, given) in lost.items()]
 
 
 def script_reads(config: Mapping[str, Any], name: str) -> bool:

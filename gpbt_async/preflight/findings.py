@@ -25,6 +25,12 @@ CATALOGUE: dict[str, str] = {
     "GPBT012": "children do not look at their parent's checkpoint",
     "GPBT013": "a thread is left running in the training function",
     "GPBT014": "the score is never finite",
+    "GPBT015": "loading the parent's state brings back its hyperparameters",
+    "GPBT016": "nothing of a checkpoint fits the model",
+    "GPBT017": "every member is judged by another split of the data",
+    "GPBT018": "children do not go on from where their parents ended",
+    "GPBT019": "a child's score does not depend on its training",
+    "GPBT020": "a searched value is overwritten before it is read",
 }
 
 

@@ -8,10 +8,12 @@ does not trust what comes: `received` keeps what has the right shape.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
-from .config import MemberConfig, applied_names, missed_names, read_names
+from .config import MemberConfig, applied_names, missed_names, overwritten_names, read_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,9 +26,20 @@ class Telemetry:
     """One member's. config: whose reads are told."""
 
     def __init__(self, config: MemberConfig) -> None:
-        self._config = config
-        #: member.parent was looked at
-        self.parent_seen = False
+        self.config = config
+        #: member.parent was looked at; and used, as a path (parent.py)
+        self.parent_seen = self.parent_used = False
+        #: how often the score was reported, and its first value
+        self.reports, self.first = 0, 0.0
+        #: place → fingerprint of the split made there, "" = several (splits.py)
+        self.splits: dict[str, str] = {}
+        #: models in which `load_state_dict` has found nothing, with a name of theirs and one of the file's (loading.py)
+        self.unmatched: list[tuple[Any, str, str]] = []
+        #: some numbers of the weights that were loaded; and whether those saved last are the same (weights.py)
+        self.sample: dict[str, Any] = {}
+        self.unchanged = False
+        #: called before this is sent: what shows only when the training function has returned
+        self.last_words: list[Callable[[], None]] = []
         #: generator ("python", "numpy", "torch") → (seed it was given last, the user's line), by the script
         self.seeds: dict[str, tuple[str, str]] = {}
         #: hyperparameter → (value that gpbt.torch applied, value found in the optimizer on the way, and the class of
@@ -43,13 +56,29 @@ class Telemetry:
         if found not in self.findings and len(self.findings) < MOST:
             self.findings.append(found)
 
+    def reported(self, score: float) -> None:
+        """The score has been reported."""
+        if not self.reports:
+            self.first = float(score)
+        self.reports += 1
+
     def to_json(self) -> dict[str, Any]:
-        config = self._config
+        for each in self.last_words:
+            with contextlib.suppress(Exception):  # the script has trained; nothing of ours may end it
+                each()
+        config = self.config
+        imported = sys.modules.get(f"{__package__}.splits")
+        splits = {**getattr(imported, "imported", {}), **self.splits}
         return {
             "read": read_names(config),
             "applied": applied_names(config),
             "missed": [str(name)[:LONGEST] for name in missed_names(config)][:MOST],
+            "overwritten": overwritten_names(config)[:MOST],
             "parent_seen": self.parent_seen,
+            "parent_used": self.parent_used,
+            "reports": self.reports,
+            "first": self.first if math.isfinite(self.first) else None,
+            "splits": {place[:LONGEST]: seen for place, seen in list(splits.items())[:MOST] if seen},
             "seeds": {name: [seed[:LONGEST], place[:LONGEST]] for name, (seed, place) in self.seeds.items()},
             "values": {
                 name: [gave, last, by[:LONGEST] if by is not None else None]
@@ -91,7 +120,12 @@ def _value(row: Any) -> bool:
 
 _SHAPES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("read", "applied", "missed", "threads"), _texts),
-    "parent_seen": lambda value: value is not False,  # unknown is no reason for a finding
+    # unknown is no reason for a finding
+    **dict.fromkeys(("parent_seen", "parent_used"), lambda value: value is not False),
+    "reports": lambda value: value if type(value) is int else 0,
+    "first": lambda value: float(value) if type(value) in (int, float) and abs(value) < 1e300 else None,
+    "overwritten": lambda value: [each for each in value if _row(each, str, 3)] if isinstance(value, list) else [],
+    "splits": lambda value: {p: s for p, s in value.items() if isinstance(s, str)} if isinstance(value, dict) else {},
     "seeds": lambda value: _by_name(value, lambda row: _row(row, str, 2)),
     "values": lambda value: _by_name(value, _value),
     "findings": lambda value: [each for each in value if _row(each, str, 4)] if isinstance(value, list) else [],
