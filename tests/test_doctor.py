@@ -95,7 +95,7 @@ def test_a_script_that_is_well(tmp_path: Path) -> None:
         ),
         (
             {"top": "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"},
-            "the script runs 1 thread(s) after its import",
+            "the script leaves 1 thread running after its import",
             "start threads in the training function",
         ),
         (

@@ -17,7 +17,7 @@ import pytest
 from scripts.harness import begin
 from test_launcher import DECLARE, Open, reported, trained, write
 
-from gpbt_async import deadlock, importing, wire
+from gpbt_async import deadlock, importing, processes, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -414,8 +414,7 @@ def process(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
         assert made.stdout is not None
         assert made.stdout.readline() == "ready\n"
         yield made
-        subprocess.run(["pkill", "-9", "-P", str(made.pid)], check=False)
-        made.kill()
+        processes.kill_tree(made.pid)
 
 
 def stands(pid: int) -> deadlock.Stand | None:
