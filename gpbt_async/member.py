@@ -37,23 +37,8 @@ class Member:
     """
 
     __slots__ = (
-        "_file",
-        "_judged",
-        "_lines",
-        "_metrics",
-        "_parent",
-        "_pid",
-        "_send",
-        "_sock",
-        "_stop",
-        "attempt",
-        "checkpoint",
-        "config",
-        "device",
-        "generation",
-        "id",
-        "seed",
-        "telemetry",
+        "_file", "_judged", "_lines", "_metrics", "_pid", "_send", "_sock", "_stop",
+        "_parent", "attempt", "checkpoint", "config", "device", "generation", "id", "seed", "telemetry",
     )  # fmt: skip
 
     def __init__(self, begin: wire.Begin, sock: socket.socket | None = None) -> None:

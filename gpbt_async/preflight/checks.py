@@ -34,10 +34,12 @@ PATIENCE = 8
 TOLERATED = 0.1
 #: words of a score's name that can mean one direction only
 LOWER = frozenset(
-    ["loss", "losses", "error", "errors", "err", "mse", "rmse", "mae", "mape", "nll", "perplexity", "ppl", "wer", "cer", "fid", "regret", "crossentropy", "bpc", "bpb", "logloss", "cost", "distance", "divergence", "kl", "elo_loss", "energy", "residual"]
+    "loss losses error errors err mse rmse mae mape nll perplexity ppl wer cer fid regret crossentropy bpc bpb logloss "
+    "cost distance divergence kl elo_loss energy residual".split()
 )
 HIGHER = frozenset(
-    ["accuracy", "acc", "auc", "auroc", "auprc", "f1", "fbeta", "precision", "recall", "return", "returns", "reward", "rewards", "r2", "bleu", "rouge", "rougel", "iou", "miou", "map", "ndcg", "mcc", "kappa", "dice", "ssim", "psnr", "sharpe", "success", "likelihood", "elbo", "score_ratio", "top1", "top5", "winrate"]
+    "accuracy acc auc auroc auprc f1 fbeta precision recall return returns reward rewards r2 bleu rouge rougel iou miou "
+    "map ndcg mcc kappa dice ssim psnr sharpe success likelihood elbo score_ratio top1 top5 winrate".split()
 )
 
 
