@@ -54,6 +54,7 @@ class Driver:
     lose: float = 0.0  #: probability that an attempt is lost
     certain: float = 0.0  #: probability that an attempt that fails would fail again
     mute: float = 0.0  #: probability that a training ends without the score
+    early: float = 0.0  #: probability that the first score is reported before its member's end
     instead: tuple[str, ...] = ("other",)  #: what is reported by a member that ends without it
     damage: float = 0.0  #: probability, a turn, that a checkpoint is found damaged
     searcher: Callable[[Ask], Config] = echo
@@ -201,20 +202,24 @@ class Driver:
         names = {"t": 0.0, "member": command.member, "attempt": command.attempt}
         dice = self.rng.random()
         if dice < self.fail:
-            self.feed(events.Failed(**names, reason="boom", certain=self.rng.random() < self.certain))
+            self.feed(events.Failed(**names, reason="boom", certain=self._happens(self.certain)))
         elif dice < self.fail + self.lose:
             self.feed(events.Lost(**names, reason="gpu"))
         elif command.member in self.doomed:
             self.doomed.discard(command.member)
             score = self.first(member)
             self.feed(events.Stopped(**names, score=score, metrics={"loss": score}, seconds=0.25))
-        elif self.rng.random() < self.mute:
+        elif self._happens(self.mute):
             self.feed(events.Trained(**names, score=None, metrics=dict.fromkeys(self.instead, 1.0), seconds=1.0))
         else:
-            if self.lineage.ending.unsure and self.rng.random() < 0.5:  # before its end, or only with it
+            if self.lineage.ending.unsure and self._happens(self.early):  # before its end, or only with it
                 self.feed(events.Scored(**names))
             score = float("nan") if dice < self.fail + self.lose + self.nan else self.score(member.path, member.config)
             self.feed(events.Trained(**names, score=score, metrics={"loss": score}, seconds=1.0))
+
+    def _happens(self, chance: float) -> bool:
+        """Draws nothing for what never happens: the same seeds are to give the same runs."""
+        return chance > 0 and self.rng.random() < chance
 
     def run(self) -> Lineage:
         if not self.facts:

@@ -48,6 +48,7 @@ def drivers(draw: st.DrawFn, faults: bool = True, **fixed: object) -> Driver:
         lose=0.1 if faulty else 0.0,
         certain=0.3 if faulty else 0.0,
         mute=0.15 if faulty and draw(st.booleans()) else 0.0,
+        early=0.5 if draw(st.booleans()) else 0.0,
         instead=draw(st.sampled_from([(), ("other",)])),
         ahead=draw(st.sampled_from([None, 0, 1, 5])),
     )

@@ -13,6 +13,8 @@ what was searched. This folder finds that out while the first members train: not
     findings    the catalogue: every finding has a name (GPBT001 …), a title and a remedy
     heirs       whether children go on from where their parents ended; pure
     checks      facts and telemetry in, findings out; pure, and used by a run (`launch`) and by `doctor` alike
+    remedies    what to do about an error that is known, and whether it passes (in the member's process)
+    failures    members of a generation that failed, those alike taken together
 
 The waist is `Finding`: one thing that is wrong, by name, in one sentence, with what to do about it. It is a fact of
 the journal (`events.Found`), so `status`, `report` and the end of a run repeat it. The engine decides nothing by it.
