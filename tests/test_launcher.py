@@ -139,7 +139,7 @@ async def test_an_error_in_a_library_is_told_at_the_users_line(tmp_path: Path) -
 
 
 async def test_a_wrong_declaration_is_an_experiment_error_at_its_line(tmp_path: Path) -> None:
-    text = "def train(m): pass\n" + DECLARE.format(train="train").replace('"score")', '"score", population=0)')
+    text = "def train(m): pass\n" + DECLARE.format(train="train").replace('"max")', '"max", population=0)')
     message = await refused(tmp_path, text, ExperimentError)
     assert message.startswith("mine.py:5: population: got 0; ")
     assert "\n    experiment = Experiment(train" in message

@@ -208,7 +208,7 @@ def test_one_is_no_noise_and_none_is_a_failure() -> None:
     assert "one replay tells nothing of the noise among seeds: --seeds 5" in replay_text(one)
     failing = Driver(along(2, 3), slots=1, rng=random.Random(0), nan=1.0).run()
     assert failing.ended is not None
-    assert failing.ended.reason.startswith("no member of generation 0 can be a parent")
+    assert failing.ended.reason.startswith("every member of generation 0 ended with a score that is not")
     late = Driver(along(2, 2), slots=1, rng=random.Random(0))
     late.open()
     while late.turn():
