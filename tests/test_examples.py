@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from check_run import alive, check_run
-from harness import LONG, cli, run_id
+from harness import LONG, cli, facts, run_id
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 README = EXAMPLES.parent / "README.md"
@@ -63,6 +63,7 @@ def launched(name: str, where: Path, *options: object) -> Path:
     assert done.status == 0, done.err
     folder = where / "runs" / f"{name}-1"
     assert check_run(folder) == []
+    assert facts(folder, "Found") == [], "an example is sound"
     return folder
 
 

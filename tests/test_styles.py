@@ -41,7 +41,7 @@ def test_a_sound_script_trains_and_nothing_is_found(name: str, tmp_path: Path) -
     population = 2 if name in DEAR else 4
     done = cli(
         "launch", STYLES / f"{name}.py", "--slots", 2, "-q", "--population", population, "--generations", 2,
-        cwd=tmp_path, timeout=180,
+        cwd=tmp_path, timeout=120,
     )  # fmt: skip
     assert done.status == 0, done.err
     folder = tmp_path / "runs" / f"{name}-1"
