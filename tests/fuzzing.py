@@ -265,9 +265,10 @@ def sealed(flat: dict[str, Any]) -> bytes:
 
 
 TELEMETRY: dict[str, Any] = {
-    "read": ["lr"], "applied": ["momentum"], "missed": ["mometum"], "parent_seen": True, "threads": ["t"],
-    "seeds": {"torch": ["0", "a.py:3"]}, "parent_used": True, "reports": 2, "first": 0.5,
-    "overwritten": [["lr", "1", "2"]], "splits": {"a.py:3": "f"}, "values": {"lr": [0.1, 0.2, None]}, "findings": [["GPBT004", "wd", "text", "do"]],
+    "read": ["lr"], "applied": ["momentum"], "missed": ["mometum"], "parent_seen": True, "parent_used": True,
+    "threads": ["t"], "seeds": {"torch": ["0", "a.py:3"]}, "reports": 2, "first": 0.5,
+    "overwritten": [["lr", "1", "2"]], "splits": {"a.py:3": "f"}, "values": {"lr": [0.1, 0.2, None]},
+    "findings": [["GPBT004", "wd", "text", "do"]],
 }  # fmt: skip
 
 

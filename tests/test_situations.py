@@ -304,11 +304,11 @@ CASES: dict[str, tuple[str, set[str]]] = {
     "a pool that is left without work": (NUMPY + POOL.replace("{more}", ""), set()),
     "a pool that is left with work": (
         NUMPY + POOL.replace("{more}", "on = Event(); pool.submit(lambda: (on.set(), Event().wait(0.5))); on.wait()"),
-        {"GPBT013"},
+        set(),  # Python waits for it before the member ends, and so does its checkpoint
     ),
     "a setting like one that is searched": (NUMPY + ASKED.replace("{first}", "beta1"), set()),
     "one that is searched is read under another's name": (
-        NUMPY + ASKED.replace("{first}", "beta_1"), {"GPBT001", "GPBT002"},
+        NUMPY + ASKED.replace("{first}", "beta_1"), {"GPBT001"},
     ),
     "no success in the beginning": (NUMPY + SPARSE.replace("{fails}", "member.id < 6"), set()),
     "no success at all": (NUMPY + SPARSE.replace("{fails}", "True"), {"GPBT009"}),
