@@ -12,32 +12,70 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
 VOCABULARY = {"errors", "sizes", "space", "asks", "schedule", "events", "experiment", "wire"}
-ENGINE = {"stopping", "tree", "rule", "ending", "keeping", "lineage", "usage", "history", "replays", "results"}
+ENGINE = {
+    "adoption",
+    "idleness",
+    "question",
+    "stopping",
+    "tree",
+    "rule",
+    "ending",
+    "keeping",
+    "lineage",
+    "usage",
+    "history",
+    "replays",
+    "results",
+}
 
 #: what each module may import from the package; rooms do not know one another
 MAY: dict[str, set[str]] = {
     # vocabulary
     "errors": set(),
-    "space": {"errors"},
+    "space": {"arguments", "foreign", "errors"},
     "asks": {"space"},
     "events": {"space"},
     "sizes": set(),
     "schedule": {"errors", "space"},
-    "experiment": {"errors", "preflight", "schedule", "sizes", "space"},
+    "experiment": {
+        "arguments",
+        "resources",
+        "standalone",
+        "target",
+        "errors",
+        "preflight",
+        "schedule",
+        "sizes",
+        "space",
+    },
     # the pre-flight: in the member's process, and pure checks over facts and telemetry
     "preflight/config": set(),
     "preflight/telemetry": {"preflight"},
     "preflight/seeding": {"preflight", "script"},
     "preflight/findings": set(),
-    "preflight/checks": {"events", "experiment", "lineage", "preflight", "space", "tree"},
+    "preflight/checks": {"ending", "events", "experiment", "lineage", "preflight", "space", "tree"},
     "wire": {"errors"},
     # engine
     "tree": {"asks", "schedule", "space"},
     "stopping": {"experiment", "tree"},
-    "rule": {"asks", "events", "experiment", "space", "tree"},
-    "ending": {"experiment", "rule", "tree"},
+    "rule": {"adoption", "asks", "events", "experiment", "space", "tree"},
+    "ending": {"events", "experiment", "rule", "tree"},
     "keeping": {"ending", "events", "experiment", "rule", "tree"},
-    "lineage": {"asks", "ending", "keeping", "errors", "events", "experiment", "rule", "space", "stopping", "tree"},
+    "lineage": {
+        "adoption",
+        "idleness",
+        "question",
+        "asks",
+        "ending",
+        "keeping",
+        "errors",
+        "events",
+        "experiment",
+        "rule",
+        "space",
+        "stopping",
+        "tree",
+    },
     "usage": {"errors", "events", "lineage"},
     "history": {"events", "lineage", "tree"},
     "replays": {"lineage", "tree"},
@@ -83,21 +121,32 @@ MAY: dict[str, set[str]] = {
     "folder": {"errors", "files", "lock"},
     # rooms: processes
     "processes": set(),
-    "member": {"preflight", "errors", "wire"},
-    "script": {"errors", "experiment"},
-    "child": {"preflight", "errors", "member", "processes", "script", "wire"},
+    "member": {"standalone", "preflight", "errors", "wire"},
+    "script": {"address", "preflight", "terminal", "errors", "experiment"},
+    "child": {"schedulers", "terminal", "preflight", "errors", "member", "processes", "script", "wire"},
     "guardian": {"processes"},
-    "zygote": {"preflight", "child", "errors", "guardian", "processes", "script", "wire"},
+    "zygote": {"importing", "terminal", "preflight", "child", "errors", "guardian", "processes", "script", "wire"},
     "channel": {"errors", "processes", "wire"},
-    "outcome": {"processes"},
+    "outcome": {"preflight", "processes"},
     "worker": {"errors", "outcome", "processes", "wire"},
     "deadlock": {"processes", "worker"},
     "command": {"errors", "wire", "worker"},
     "guarding": {"channel", "errors", "processes", "worker"},
     "forking": {"channel", "errors", "guarding", "outcome", "processes", "wire", "worker"},
-    "launcher": {"channel", "command", "deadlock", "errors", "forking", "guarding", "processes", "wire", "worker"},
+    "launcher": {
+        "address",
+        "channel",
+        "command",
+        "deadlock",
+        "errors",
+        "forking",
+        "guarding",
+        "processes",
+        "wire",
+        "worker",
+    },
     # inside a training script, beside a framework
-    "torch": {"preflight", "member", "schedule"},
+    "torch": {"groups", "optimizers", "schedulers", "preflight", "member", "schedule"},
     "lightning": {"member", "schedule", "torch"},
     "hf": {"member", "schedule", "torch"},
     # rooms: trackers
@@ -113,7 +162,7 @@ MAY: dict[str, set[str]] = {
     # the loop, and the door
     "clock": set(),
     "deadlines": set(),
-    "disk": {"events", "files", "sizes"},
+    "disk": {"filesystems", "events", "files", "sizes"},
     "watchdog": {"events", "lineage", "slot", "tree"},
     "briefing": {
         "asks",
@@ -132,6 +181,7 @@ MAY: dict[str, set[str]] = {
     "scheduler": VOCABULARY
     | ENGINE
     | {
+        "blame",
         "preflight",
         "gate",
         "asking",
@@ -152,11 +202,13 @@ MAY: dict[str, set[str]] = {
     },
     "listeners": {"events"},
     "board": {"errors", "files", "folder", "slot"},
-    "record": {"errors", "experiment", "files"},
+    "record": {"address", "errors", "experiment", "files"},
     "asked": {"devices", "errors", "experiment", "health", "record", "sizes"},
     "opening": VOCABULARY
     | ENGINE
     | {
+        "address",
+        "declaration",
         "",
         "asked",
         "asking",
@@ -178,6 +230,7 @@ MAY: dict[str, set[str]] = {
     "run": VOCABULARY
     | ENGINE
     | {
+        "standalone",
         "preflight",
         "",
         "asked",
@@ -245,6 +298,7 @@ MAY: dict[str, set[str]] = {
     "helping": {"folder"},
     "options": {"errors", "files", "helping"},
     "tools": {
+        "address",
         "cleaning",
         "diagnosis",
         "doctor",
@@ -263,12 +317,13 @@ MAY: dict[str, set[str]] = {
         "trying",
     },
     "cleaning": {"errors", "files", "folder", "reading"},
-    "planning": VOCABULARY | {"folder", "launcher", "reading", "simulate", "tree"},
+    "planning": VOCABULARY | {"address", "folder", "launcher", "reading", "simulate", "tree"},
     "touches": set(),
     "vitals": {"processes"},
     "forecast": {"experiment", "planning"},
     "diagnosis": {"planning", "sizes", "wording"},
     "doctor": {
+        "address",
         "preflight",
         "space",
         "asked",
@@ -295,9 +350,9 @@ MAY: dict[str, set[str]] = {
         "wire",
         "worker",
     },
-    "trying": {"preflight", "tree", "child", "errors", "experiment", "member", "script", "space"},
+    "trying": {"address", "foreign", "preflight", "tree", "child", "errors", "experiment", "member", "script", "space"},
     "wording": VOCABULARY | ENGINE,
-    "frame": VOCABULARY | ENGINE | {"folder", "gpulines", "slot", "wording"},
+    "frame": VOCABULARY | ENGINE | {"outcome", "folder", "gpulines", "slot", "wording"},
     "lines": VOCABULARY | ENGINE | {"frame", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "notebook": {"descent", "errors", "events", "folder", "frame", "lines", "reading", "report", "view", "wording"},
@@ -316,6 +371,7 @@ MAY: dict[str, set[str]] = {
     },
     "guide": {"errors"},
     "cli": {
+        "address",
         "",
         "driving",
         "errors",
@@ -333,6 +389,8 @@ MAY: dict[str, set[str]] = {
         "tools",
     },
     "__init__": {
+        "alone",
+        "arguments",
         "asks",
         "errors",
         "events",
@@ -347,11 +405,46 @@ MAY: dict[str, set[str]] = {
         "space",
         "torch",
     },
+    # a declaration, and where it is
+    "arguments": {"errors"},
+    "foreign": {"arguments", "errors"},
+    "resources": {"arguments", "errors", "sizes"},
+    "target": {"errors"},
+    "address": {"errors"},
+    "declaration": {"adoption", "errors", "experiment", "lineage", "record", "space"},
+    "standalone": set(),
+    "alone": {"child", "errors", "experiment", "member", "standalone", "trying"},
+    # engine, the rest of it
+    "adoption": {"asks", "errors", "experiment", "space", "tree"},
+    "question": {"adoption", "asks", "space", "tree"},
+    "idleness": {"lineage", "tree"},
+    # full file systems, whose fault it was
+    "filesystems": {"sizes"},
+    "blame": {"checkpoints", "disk", "filesystems", "gate", "outcome", "packing", "preflight", "slot", "tree"},
+    # inside a member: schedulers and groups of torch's, no terminal, an import by statements
+    "groups": {"preflight"},
+    "schedulers": {"groups", "script"},
+    "optimizers": {"groups", "preflight", "schedulers"},
+    "terminal": set(),
+    "importing": {"script"},
+    # the pre-flight: the rest of it
+    "preflight/direction": set(),
+    "preflight/failures": {"lineage", "outcome", "preflight", "tree"},
+    "preflight/heirs": {"experiment", "tree"},
+    "preflight/hydra": set(),
+    "preflight/loading": {"preflight", "script"},
+    "preflight/parent": {"preflight"},
+    "preflight/remedies": {"filesystems", "preflight"},
+    "preflight/splits": {"preflight", "script"},
+    "preflight/verdicts": {"preflight", "tree"},
+    "preflight/weights": {"preflight"},
     "__main__": {"cli"},
 }
 
 #: third-party packages a module may import, wherever in it
 THIRD_PARTY: dict[str, set[str]] = {
+    "preflight/weights": {"torch"},
+    "optimizers": {"torch"},
     "parzen": {"hyperopt", "numpy"},
     "kinship": {"numpy"},
     "optuna_searchers": {"cmaes", "numpy", "optuna", "scipy", "torch"},
