@@ -11,6 +11,7 @@ from collections import deque
 from typing import IO, TYPE_CHECKING
 
 from . import events
+from .preflight.failures import many
 from .tree import State
 from .wording import ASCII, clean, config_text, counted, duration, near, number, percent, score_text, unstyled
 
@@ -134,14 +135,23 @@ def opening(known: Memory) -> str:
     return f"{run.name}: {s.score} ({s.mode}), {size}{so_far}{slots}, folder {near(run.folder.path)}"
 
 
+def _but(known: Memory, findings: int) -> str:
+    """Why a run that has finished does not simply say so."""
+    failed = [
+        f"{len(f.members)} of {f.size} members of generation {f.generation} failed" for f in many(known.run.lineage)
+    ]
+    return " and ".join((*failed[:1], f"the pre-flight has {counted(findings, 'finding')}"))
+
+
 def closing(known: Memory) -> list[Line]:
     """How it ended and what it came to: the last lines of every view."""
     run, total = known.run, known.run.summary()
     ended = {"finished": "has finished", "failed": "has failed", "interrupted": "was interrupted"}
     reason = f": {known.reason}" if known.reason and run.how != "finished" else ""
-    findings = total["findings"]
+    # what a run failed for says its reason
+    findings = [f for f in total["findings"] if run.how != "failed" or f["code"] != "GPBT011"]
     if run.how == "finished" and findings:
-        reason = f", but the pre-flight has {counted(len(findings), 'finding')}"
+        reason = f", but {_but(known, len(findings))}"
     good = "bold red" if run.how != "finished" else "bold yellow" if findings else "bold green"
     lines: list[Line] = [[(f"{run.name} {ended.get(run.how or '', 'has ended unexpectedly')}{reason}", good)]]
     if run.how != "finished" and run.how != "failed" and not run.folder.astray():

@@ -353,7 +353,7 @@ MAY: dict[str, set[str]] = {
     "trying": {"address", "foreign", "preflight", "tree", "child", "errors", "experiment", "member", "script", "space"},
     "wording": VOCABULARY | ENGINE,
     "frame": VOCABULARY | ENGINE | {"outcome", "folder", "gpulines", "slot", "wording"},
-    "lines": VOCABULARY | ENGINE | {"frame", "wording"},
+    "lines": VOCABULARY | ENGINE | {"frame", "preflight", "wording"},
     "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
     "notebook": {"descent", "errors", "events", "folder", "frame", "lines", "reading", "report", "view", "wording"},
     "attached": VOCABULARY | ENGINE | {"board", "folder", "frame", "journal", "record", "remains", "slot"},

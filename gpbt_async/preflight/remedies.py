@@ -173,7 +173,7 @@ def diagnosed(error: BaseException, checkpoint: str, parent: str | None) -> tupl
         if own is not None and own.device == where.device:
             return DISK, str(where)
         return ELSEWHERE, elsewhere(where)
-    return fault(error), remedy(error, checkpoint, parent)
+    return fault(error, parent), remedy(error, checkpoint, parent)
 
 
 def elsewhere(where: filesystems.FileSystem) -> str:
@@ -189,10 +189,13 @@ def elsewhere(where: filesystems.FileSystem) -> str:
     return f"{where}, which is not the run's disk: {how}"
 
 
-def fault(error: BaseException) -> str:
-    """PASSING, LASTING or "" of an exception that is not for lack of room."""
+def fault(error: BaseException, parent: str | None = None) -> str:
+    """PASSING, LASTING or "" of an exception that is not for lack of room. parent: the parent's checkpoint, if any."""
     if lasting(filesystems.said(error)):
         return LASTING
+    missing = error.filename if isinstance(error, FileNotFoundError) else None
+    if parent is not None and isinstance(missing, str) and _below(missing, (parent,)):
+        return LASTING  # a checkpoint that was published never changes
     return PASSING if any(map(_passes, chain(error))) else ""
 
 
