@@ -252,7 +252,7 @@ def exists(chain: str, where: str) -> None:
     elif first in ("gpbt", "gpbt_async"):
         assert resolved(names), f"{where}: {chain}"
     elif first in HOLDS and names and names != ["json"]:
-        assert names[0] in public(HOLDS[first]), f"{where}: {chain}"
+        assert names[0].partition("[")[0] in public(HOLDS[first]), f"{where}: {chain}"
 
 
 def resolved(names: list[str]) -> Any:
