@@ -340,7 +340,7 @@ def test_arguments_and_attributes_that_are_named_exist() -> None:
     kinds = (gpbt.Experiment, gpbt.Resources, gpbt.Run, gpbt.Float, gpbt.Space.step)
     known = {name for kind in kinds for name in inspect.signature(kind).parameters}
     known |= {a.arg for takes in defined("torch").values() for a in (*takes.args, *takes.kwonlyargs)}
-    known |= {"weights_only", "random_state", "cycle_momentum"}  # of torch, of scikit-learn
+    known |= {"weights_only", "random_state", "cycle_momentum", "generator"}  # of torch, of scikit-learn
     for name, spans in SPANS.items():
         given = {found[1] for span in spans if (found := re.match(r"(?:gpbt\.Resources\()?([a-z_]+)=", span))}
         assert given <= known, f"{name}: {given - known}"
