@@ -426,18 +426,3 @@ def test_a_loop_that_scales_what_it_has_is_no_finding(tmp_path: Path) -> None:
             steps(model, optimizer, 2)
 
     assert findings(tmp_path, train, lr=RATE) == []
-
-
-def test_looking_does_not_disturb_compiling(tmp_path: Path) -> None:
-    model, optimizer = begun(member(tmp_path, {"lr": 0.1}))
-    frames = []
-
-    def backend(graph: Any, _: Any) -> Any:
-        frames.append(graph)
-        return graph.forward
-
-    step = torch.compile(lambda: optimizer.step(), backend=backend)
-    for _ in range(5):
-        model(torch.ones(3, 3)).sum().backward()
-        step()
-    assert len(frames) <= 3
