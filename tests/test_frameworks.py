@@ -146,6 +146,78 @@ def test_a_hugging_face_script_is_a_member(tmp_path: Path) -> None:
     assert steps == {8.0}, "the momenta went on"
 
 
+def test_a_trainer_draws_with_the_members_seed(tmp_path: Path) -> None:
+    """It seeds with 42 when it is made, which would give all members the same order of examples, and dropout."""
+    import transformers
+
+    def drawn(seed: int) -> tuple[list[float], float, int]:
+        member = gpbt.Member.local({"lr": 0.05}, tmp_path / str(seed), seed=seed, on_report=lambda _: None)
+        order: list[float] = []
+        model = regression()
+        model.register_forward_pre_hook(
+            lambda module, args, kwargs: order.extend(kwargs["x"][:, 0].tolist()) if module.training else None,
+            with_kwargs=True,
+        )
+        callback = gpbt.hf.MemberCallback(member)
+        hugging(transformers, model, callback, tmp_path)
+        return order, torch.rand(1).item(), torch.initial_seed()
+
+    first, again, other = drawn((1 << 32) - 1), drawn((1 << 32) - 1), drawn(7)
+    assert first == again
+    assert sorted(first[0]) == sorted(other[0])
+    assert first[0] != other[0]
+    assert first[1] != other[1]
+    assert (first[2], other[2]) == ((1 << 32) - 1, 7)
+
+
+def test_hugging_face_groups_without_decay_stay_without(tmp_path: Path) -> None:
+    """Biases and norms, which the Trainer puts into a group of their own even where nothing decays."""
+    import transformers
+
+    member = gpbt.Member.local({"weight_decay": 0.1}, tmp_path / "0", on_report=lambda _: None)
+    decays: list[list[float]] = []
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+            decays.append([group["weight_decay"] for group in optimizer.param_groups])
+
+    rows = [{"x": x, "labels": y} for x, y in data()]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=1, save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True
+    )
+    callbacks = [gpbt.hf.MemberCallback(member), Watch()]
+    transformers.Trainer(regression(), arguments, train_dataset=rows, callbacks=callbacks).train()
+    assert decays == [[0.1, 0.0]]
+
+
+@pytest.mark.parametrize("kind", ["OneCycleLR", "StepLR"])
+def test_a_lightning_modules_scheduler_follows(kind: str, tmp_path: Path) -> None:
+    import lightning.pytorch as lightning
+
+    class Scheduled(type(module(lightning))):  # type: ignore[misc]
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            if kind == "OneCycleLR":
+                scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3.0, total_steps=8)
+            else:
+                scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    member = gpbt.Member.local({"lr": 0.08}, tmp_path / "0", on_report=lambda _: None)
+    fit(lightning, model := Scheduled(), gpbt.lightning.MemberCallback(member), tmp_path, max_epochs=3)
+    if kind == "OneCycleLR":
+        wanted = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(wanted, max_lr=0.08, total_steps=8)
+        right = []
+        for _ in range(6):
+            right.append(wanted.param_groups[0]["lr"])
+            wanted.step()
+            scheduler.step()
+    else:
+        right = [0.08, 0.08, 0.04, 0.04, 0.02, 0.02]
+    assert model.rates == pytest.approx(right)
+
+
 def test_hugging_face_trains_along_a_schedule(tmp_path: Path) -> None:
     import transformers
 

@@ -170,6 +170,18 @@ def test_the_program_in_awk_goes_downhill(scratch: Path) -> None:
     assert json.loads((folder / "summary.json").read_text())["score"] < 1
 
 
+def test_the_scheduler_of_the_guide_follows_the_config(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "scheduled.py").write_text(FILES["scheduled.py"])
+    done = cli("launch", "scheduled.py", "--slots", 2, "-q", "--strict", cwd=tmp_path)
+    assert done.status == 0, done.err
+    folder = tmp_path / "runs" / "scheduled-1"
+    assert check_run(folder) == []
+    summary = json.loads((folder / "summary.json").read_text())
+    last = gpbt.Schedule.load(folder)[-1]
+    assert summary["best_metrics"]["highest"] == pytest.approx(last["lr"], rel=0.01)
+
+
 def test_the_application_runs_the_experiment(scratch: Path) -> None:
     told = python("loop.py", cwd=scratch)
     assert told.count("has finished") == 24
@@ -340,7 +352,14 @@ def test_arguments_and_attributes_that_are_named_exist() -> None:
     kinds = (gpbt.Experiment, gpbt.Resources, gpbt.Run, gpbt.Float, gpbt.Space.step)
     known = {name for kind in kinds for name in inspect.signature(kind).parameters}
     known |= {a.arg for takes in defined("torch").values() for a in (*takes.args, *takes.kwonlyargs)}
-    known |= {"weights_only", "random_state", "cycle_momentum", "generator"}  # of torch, of scikit-learn
+    known |= {
+        "weights_only",
+        "random_state",
+        "cycle_momentum",
+        "generator",
+        "max_lr",
+        "swa_lr",
+    }  # of torch, of scikit-learn
     for name, spans in SPANS.items():
         given = {found[1] for span in spans if (found := re.match(r"(?:gpbt\.Resources\()?([a-z_]+)=", span))}
         assert given <= known, f"{name}: {given - known}"

@@ -429,21 +429,6 @@ def test_a_loop_that_scales_what_it_has_is_no_finding(tmp_path: Path) -> None:
     assert findings(tmp_path, train, lr=RATE) == []
 
 
-def test_looking_does_not_disturb_compiling(tmp_path: Path) -> None:
-    model, optimizer = begun(member(tmp_path, {"lr": 0.1}))
-    frames = []
-
-    def backend(graph: Any, _: Any) -> Any:
-        frames.append(graph)
-        return graph.forward
-
-    step = torch.compile(lambda: optimizer.step(), backend=backend)
-    for _ in range(5):
-        model(torch.ones(3, 3)).sum().backward()
-        step()
-    assert len(frames) <= 3
-
-
 def test_a_model_that_does_not_fit_its_parents_weights_is_tried_once(tmp_path: Path) -> None:
     """What PyTorch itself says of it: the width is searched."""
     script = tmp_path / "widths.py"
