@@ -21,6 +21,8 @@ _USES = {"Run", "launch", "run_alone", "local", "Simulation", "simulate", "noteb
 #: calls that only declare
 _DECLARES = {"Experiment", "Resources", "Space", "Float", "Int", "Choice"}
 
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
 _used = False
 _watched: int | None = None
 
@@ -32,9 +34,11 @@ def use() -> None:
 
 
 def declared() -> None:
-    """An Experiment was made by the caller's caller: if that is the program itself, watch what becomes of it."""
+    """An Experiment is made: if the program itself does so, watch what becomes of it."""
     global _watched
-    frame = sys._getframe(2)
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_OURS) and frame.f_back is not None:
+        frame = frame.f_back
     main = sys.modules.get("__main__")
     if _watched is not None or main is None or frame.f_globals is not vars(main):
         return

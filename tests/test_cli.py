@@ -89,7 +89,7 @@ def test_a_mode_taken_from_the_scores_name_is_said_once_and_constants_travel(tmp
     text = (
         "import gpbt_async as gpbt\n"
         "def train(member):\n"
-        "    member.parent\n"
+        "    str(member.parent)\n"
         "    assert (member.config['epochs'], member.config['act'], member.config['opt']) == (3, 'relu', 'sgd')\n"
         "    (member.checkpoint / 'x').write_text(str(member.seed))\n"
         "    member.report({'val/loss': member.config['x']})\n"
@@ -515,7 +515,7 @@ def test_a_program_beside_the_launch_is_found_wherever_it_is_resumed_from(tmp_pa
 
 def test_status_tells_what_a_member_without_a_slot_waits_for(tmp_path: Path) -> None:
     text = HEAD.replace(
-        "    member.report", "    if member.attempt < 3: raise RuntimeError('once more')\n    member.report"
+        "    member.report", "    if member.attempt < 3: raise TimeoutError('once more')\n    member.report"
     )
     running = start("launch", script(tmp_path, text + TAIL), "--name", "r", "--slots", 1, cwd=tmp_path)
     folder = tmp_path / "runs" / "r"

@@ -433,7 +433,9 @@ def test_another_disk_that_is_full_fails_the_member_and_is_named(small: Path, tm
     assert all("which is not the run's disk" in fact["reason"] for fact in failed)
     assert not facts(tmp_path / "runs" / "r", "Paused")
     assert not facts(tmp_path / "runs" / "r", "Lost")
-    assert done.err.count("which is not the run's disk") == 2, "a remedy is told once, and once with the finding"
+    assert done.err.count("which is not the run's disk") == 3, (
+        "with the first failure, with the finding, and at the end"
+    )
 
 
 def test_a_programs_full_disk_is_found_by_what_it_printed(small: Path, tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ from gpbt_async.space import Choice, reflect
 from .tasks import key
 
 if TYPE_CHECKING:
+    from gpbt_async.adoption import Adoption
     from gpbt_async.asks import Ask, Observation, Path
-    from gpbt_async.experiment import Settings
     from gpbt_async.space import Config, Space
     from gpbt_async.tree import Member, Tree
 
@@ -147,8 +147,9 @@ def _between(ask: Ask, control: Observation, o: Observation) -> np.ndarray:
 class Cooled(Rule):
     """The ratio goes geometrically from `first` for the parents of generation 1 to `last` for those of the last."""
 
-    def __init__(self, settings: Settings, tree: Tree, first: float, last: float) -> None:
-        super().__init__(settings, tree)
+    def __init__(self, adoption: Adoption, tree: Tree, first: float, last: float) -> None:
+        super().__init__(adoption, tree)
+        settings = adoption.settings
         n, steps = settings.population, max(1, settings.generations - 2)
         ratios = [first * (last / first) ** min(1.0, g / steps) for g in range(settings.generations)]
         self._counts = [min(n, max(1, math.isqrt(int(n / c * (1 + 1e-12))))) for c in ratios]

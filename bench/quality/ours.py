@@ -106,7 +106,7 @@ def run(
     searcher = searchers.make(s.searcher)
     simulation = Simulation(s, train, searcher if pending else _Alone(searcher), slots, usage=None)
     if cooled is not None:
-        engine, cooling = simulation.lineage, Cooled(s, simulation.lineage.tree, *cooled)
+        engine, cooling = simulation.lineage, Cooled(simulation.lineage.adoption, simulation.lineage.tree, *cooled)
         engine.rule = engine.ending._rule = engine._keeping._rule = cooling  # all that ask it
     with contextlib.ExitStack() as stack:
         if not repeat:

@@ -49,6 +49,8 @@ class Preflight:
         self._returned: list[tuple[Member, Mapping[str, Any]]] = []
         self._used: set[str] = set()
         self._digests: dict[int, str] = {}
+        #: children whose checkpoint was their parent's, as long as there was no other; then -1
+        self._unchanged = 0
         self._scores: dict[str, set[float]] = {}
         self._generations: set[int] = set()
         self._unfinite = 0
@@ -270,12 +272,16 @@ class Preflight:
                 member.id,
             )
         parent = member.parent
-        if parent is not None and size and self._digests.get(parent.id) == digest:
+        if parent is not None and size and parent.id in self._digests:
+            changed = self._digests[parent.id] != digest
+            self._unchanged = -1 if changed or self._unchanged < 0 else self._unchanged + 1
+        # one child that keeps what its parent had may have found nothing better; the first ones all have not trained
+        if parent is not None and self._unchanged >= min(CONSTANT, self._settings.population):
             yield from self._new(
                 "GPBT008",
                 "checkpoint",
-                f"member {member.id} has trained, and its checkpoint is byte for byte its parent's (member "
-                f"{parent.id}): nothing was learned, or the parent's files were copied",
+                f"the first {self._unchanged} children have trained, and each checkpoint is byte for byte its parent's "
+                f"(member {member.id}'s is member {parent.id}'s): nothing was learned, or the files were copied",
                 "save the model after it was trained, not the one that was loaded",
                 member.id,
             )
