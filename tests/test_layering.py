@@ -81,7 +81,7 @@ MAY: dict[str, set[str]] = {
     "script": {"errors", "experiment"},
     "child": {"errors", "member", "processes", "schedulers", "script", "wire"},
     "guardian": {"processes"},
-    "zygote": {"child", "errors", "guardian", "processes", "schedulers", "script", "wire"},
+    "zygote": {"child", "errors", "guardian", "processes", "schedulers", "script", "torch", "wire"},
     "channel": {"errors", "processes", "wire"},
     "outcome": {"processes"},
     "worker": {"errors", "outcome", "processes", "wire"},
