@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import weakref
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,19 +36,19 @@ if TYPE_CHECKING:
 _OF_LR = ("lr", "initial_lr", "max_lr", "min_lr")
 
 
-@dataclass(eq=False)
 class _Governed:
-    config: Mapping[str, Any]
-    telemetry: Telemetry | None
-    #: name → value, under torch's names
-    settings: dict[str, Any] = field(default_factory=dict)
-    #: name → of each group, as they were when it was set first
-    mults: dict[str, groups.Multipliers] = field(default_factory=dict)
-    #: groups that were there
-    count: int = 0
-    steps: int = 0
-    #: values that were looked at last
-    seen: dict[str, float] = field(default_factory=dict)
+    def __init__(self, config: Mapping[str, Any], count: int) -> None:
+        self.config = config
+        self.telemetry: Telemetry | None = None
+        #: name → value, under torch's names
+        self.settings: dict[str, Any] = {}
+        #: name → of each group, as they were when it was set first
+        self.mults: dict[str, groups.Multipliers] = {}
+        #: groups that were there
+        self.count = count
+        self.steps = 0
+        #: values that were looked at last
+        self.seen: dict[str, float] = {}
 
     def reads(self, name: str) -> bool:
         """Has the script read it from the config, and so may have wired it as it likes?"""
@@ -74,7 +73,7 @@ def govern(
         raise ValueError(f"config has {', '.join(peek(config)) or 'nothing'}, and the optimizer {has}: none in common")
     governed = _governed.get(bare)
     if governed is None or governed.count != len(bare.param_groups):
-        governed = _Governed(config, None, count=len(bare.param_groups))
+        governed = _Governed(config, len(bare.param_groups))
     governed.config, governed.settings = config, settings
     governed.telemetry = telemetry or governed.telemetry or telemetry_of.current
     governed.steps, governed.seen = 0, {}

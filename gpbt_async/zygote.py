@@ -185,12 +185,15 @@ class Zygote:
 
 
 def warm() -> None:
-    """Make torch's first optimizer step, so that every later fork has its two seconds of imports behind it."""
+    """Make torch's first optimizer step, so that later forks have its two seconds of imports behind them; and ours."""
     torch: Any = sys.modules["torch"]
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=0.0)
     weight.grad = torch.zeros(1)
     optimizer.step()
+    from . import torch as ours  # ten milliseconds of every member that uses it
+
+    assert ours
 
 
 def _collapse() -> None:
