@@ -84,12 +84,12 @@ def _what(
         raise ExperimentError.of("experiment", experiment, "declares a command: run that by hand")
     space = experiment.settings.space
     for name, value in given.items():
-        try:
-            inside = name in space and space[name].clip(value) == value
+        try:  # another value for a constant is no point of the space, and what a person may want to try
+            inside = name in space.constants or (name in space and space[name].clip(value) == value)
         except ValueError:
             inside = False
         if not inside:
-            names = ", ".join(space)
+            names = ", ".join(space.names)
             must = f"must be in {space[name]!r}" if name in space else f"is no hyperparameter; there are {names}"
             raise ExperimentError.of(f"config[{name!r}]", value, must)
     return experiment.train, {**space.sample(random.Random(seed)), **given}, experiment.settings.resources.gpus

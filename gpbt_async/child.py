@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import processes, schedulers, script, terminal, wire
 from .errors import Stopped
 from .member import Member
-from .preflight import loading, seeding, splits, telemetry
+from .preflight import adapters, loading, seeding, splits, telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ def main(fd: int, what: str) -> NoReturn:
 
 def watch() -> None:
     """Before the script is imported: what the pre-flight is to see of this process, and of what is forked from it."""
-    for watched in (loading, schedulers, seeding, splits):
+    for watched in (adapters, loading, schedulers, seeding, splits):
         watched.watch()
 
 
@@ -179,6 +179,7 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
 def run(train: Callable[[Any], object], member: Member) -> wire.End:
     """Call the training function; whatever comes of it becomes an End."""
     before = set(threading.enumerate())
+    member.telemetry.begin()
     try:
         train(member)
     except Stopped:

@@ -146,6 +146,8 @@ def _both(name: str, was: Mapping[str, Any], now: Mapping[str, Any], where: str)
 
 def described(dimension: Mapping[str, Any]) -> str:
     """A dimension, given as JSON, as it is declared: Float(0.01, 0.5, log=True)."""
+    if dimension["kind"] == "constant":
+        return repr(dimension["value"])
     if dimension["kind"] == "choice":
         return f"Choice({list(dimension['options'])!r})"
     more = ", log=True" if dimension["log"] else ""

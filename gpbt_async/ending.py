@@ -99,6 +99,9 @@ class Ending:
     def missing(self) -> int:
         """How many more members must end without success to know that none will: 0 or less = it is known."""
         if self.scoreless:
+            # one that reported nothing may have given up on its config; and so may one in a run that has had the score
+            if self._tree.best is not None:
+                return self._hopeless - len(self.scoreless)
             return (1 if self._instead else self._mute) - len(self.scoreless)
         return self._hopeless - len(self.failed)
 
@@ -177,6 +180,6 @@ def remedy(settings: Settings, reported: list[str]) -> str:
         return f"did you mean score={close[0]!r}? (launch anew with it; or report {score!r}, and resume)"
     if settings.command:
         return f'append a line like {{"{score}": 0.5}} to the metrics file ({{metrics}}) for each report'
-    how = f"member.report({score}=...)" if score.isidentifier() else f"member.report(**{{{score!r}: ...}})"
+    how = f"member.report({score}=...)" if score.isidentifier() else f"member.report({{{score!r}: ...}})"
     gave_up = "" if reported else ", float('nan') where a config diverged"
     return f"call {how} in the training function{gave_up}"

@@ -50,8 +50,8 @@ class Member:
         self.config: dict[str, Any] = MemberConfig(begin.config)
         #: what the pre-flight is told of this member (preflight.telemetry)
         self.telemetry = Telemetry(self.config)
+        self.telemetry.seed = begin.seed
         self._parent = ParentPath.noted(begin.parent, self.telemetry) if begin.parent else None
-        self._score = begin.score
         self.checkpoint = Path(begin.checkpoint)
         self.device = begin.device
         self._metrics = begin.metrics

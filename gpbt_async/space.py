@@ -331,8 +331,8 @@ class Space(Mapping[str, Dimension]):
     def hull(self, other: Space) -> Space:
         """A space of the same names that holds every config of both. other: of the same names and kinds."""
         whole: dict[str, Dimension] = {}
-        for name, mine in self._dimensions.items():
-            theirs = other[name]
+        for name in self.names:
+            mine, theirs = self._options(name), other._options(name)
             if isinstance(mine, Choice) and isinstance(theirs, Choice):
                 known = [(type(o), o) for o in mine.options]
                 whole[name] = Choice([*mine.options, *(o for o in theirs.options if (type(o), o) not in known)])
@@ -346,7 +346,11 @@ class Space(Mapping[str, Dimension]):
                 whole[name] = Float(least, most, theirs.log and least > 0, mine.step if same else None)
             else:
                 raise ValueError(f"{name} is of different kinds")
-        return Space({name: whole.get(name, other.constants.get(name)) for name in self.names})
+        return Space(whole)
+
+    def _options(self, name: str) -> Dimension:
+        """A name's dimension; of a constant a choice of it alone."""
+        return self._dimensions[name] if name in self._dimensions else Choice([self.constants[name]])
 
     def encode(self, config: Mapping[str, Scalar]) -> list[float]:
         """The config as a point of the unit cube, one coordinate a dimension (a constant has none), in their order."""

@@ -17,6 +17,7 @@ would draw the same: it is seeded already. Imports torch, and so is reached as `
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -31,6 +32,7 @@ from .groups import settings
 from .member import Member
 from .optimizers import govern
 from .preflight import weights
+from .preflight.config import MemberConfig, peek
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -132,7 +134,8 @@ def save(
         _check_plain(value, name)
     bare = _bare(model)
     if isinstance(where, Member):
-        weights.saved(where.telemetry, bare.state_dict(), lambda: _parents_weights(where))
+        with contextlib.suppress(Exception):  # of weights of an unusual kind: they are saved all the same
+            weights.saved(where.telemetry, bare.state_dict(), lambda: _parents_weights(where))
     if safetensors:
         _write(folder / SAFE, lambda path: _safetensors().save_model(bare, path))
         (folder / MODEL).unlink(missing_ok=True)
@@ -176,7 +179,8 @@ def load(
             "read it with what wrote it"
         )
     if isinstance(where, Member):
-        weights.loaded(where.telemetry, bare)
+        with contextlib.suppress(Exception):
+            weights.loaded(where.telemetry, bare)
     if not (folder / STATE).exists():  # weights alone, from elsewhere
         return {}
     state = _read(folder / STATE)
@@ -296,8 +300,8 @@ def _read(path: Path) -> Any:
 
 def _check_plain(value: object, name: str) -> None:
     """Raise TypeError, naming what cannot be read back without unpickling."""
-    if isinstance(value, dict) and type(value) in (dict, OrderedDict, Counter):
-        for key, item in value.items():
+    if isinstance(value, dict) and type(value) in (dict, OrderedDict, Counter, MemberConfig):
+        for key, item in peek(value).items():
             _check_plain(key, f"a key of {name}")
             _check_plain(item, f"{name}[{key!r}]")
     elif isinstance(value, list | tuple) and type(value) in (list, tuple, torch.Size):

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from gpbt_async.preflight.config import (
     applied_names,
     mark_applied,
     missed_names,
+    overwritten_names,
     peek,
     read_names,
     script_reads,
@@ -103,14 +105,7 @@ def test_a_config_is_a_dict_and_what_is_made_of_it_is_plain() -> None:
     seen = config()
     assert isinstance(seen, dict)
     assert dict(seen) == {**seen} == copy.deepcopy(seen) == pickle.loads(pickle.dumps(seen)) == peek(seen)
-    for made in (
-        dict(seen),
-        {**seen},
-        copy.deepcopy(seen),
-        copy.copy(seen),
-        pickle.loads(pickle.dumps(seen)),
-        seen | {},
-    ):
+    for made in (dict(seen), {**seen}, copy.deepcopy(seen), copy.copy(seen), seen | {}):
         assert type(made) is dict
     match seen:
         case {"lr": lr}:
@@ -120,6 +115,80 @@ def test_a_config_is_a_dict_and_what_is_made_of_it_is_plain() -> None:
     with pytest.raises(KeyError):
         seen["dropout"]
     assert missed_names(seen) == ["dropout"]
+
+
+def test_names_of_a_config_are_a_view_like_any() -> None:
+    names = config().keys()
+    assert names == {*NAMES}
+    assert {"lr"} <= names
+    assert names - {"lr"} == {"momentum", "width"}
+    assert {"lr", "x"} ^ names == {"x", "momentum", "width"}
+    assert names.isdisjoint({"x"})
+
+
+def test_a_config_is_saved_beside_weights_and_loaded_again(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"config": config()}, tmp_path / "a.pt")
+    assert torch.load(tmp_path / "a.pt")["config"] == peek(config())
+    one = gpbt.Member.local(peek(config()), tmp_path, on_report=print)
+    gpbt.torch.save(one, torch.nn.Linear(1, 1), config=one.config, more=[one.config])
+    assert gpbt.torch.load(tmp_path, torch.nn.Linear(1, 1)) == {"config": peek(config()), "more": [peek(config())]}
+
+
+def test_a_read_inside_a_compiled_model_is_traced_and_seen() -> None:
+    torch = pytest.importorskip("torch")
+    seen = config()
+    twice = torch.compile(lambda x: x * seen["lr"], backend="eager", fullgraph=True)
+    assert float(twice(torch.ones(()))) == pytest.approx(0.1)
+    assert read_names(seen) == ["lr"]
+
+
+def test_libraries_take_a_config_for_the_dict_that_it_is() -> None:
+    from gpbt_async.preflight import adapters
+
+    yaml, torch = pytest.importorskip("yaml"), pytest.importorskip("torch")
+    adapters.watch()
+    assert yaml.safe_load(yaml.safe_dump(config())) == yaml.safe_load(yaml.dump(config())) == peek(config())
+    assert torch.utils._pytree.tree_map(lambda x: 2 * x, config()) == {"lr": 0.2, "momentum": 1.8, "width": 16}
+
+
+def test_what_a_script_writes_into_its_config() -> None:
+    seen = config()
+    seen.lr = 0.5
+    assert (seen["lr"], seen.pop("width"), seen.popitem()) == (0.5, 8, ("momentum", 0.9))
+    assert overwritten_names(seen) == [["lr", "0.1", "0.5"]]
+
+
+# ---- a parent's checkpoint
+
+
+@pytest.mark.parametrize(
+    ("use", "used"),
+    [
+        (lambda p: p is not None, False),
+        (bool, False),
+        (lambda p: p == None, False),  # noqa: E711
+        (lambda p: isinstance(p, Path), False),
+        (lambda p: p / "model.pt", True),
+        (lambda p: Path(p) / "model.pt", True),
+        (lambda p: Path("/") / p, True),
+        (lambda p: p.with_name("x"), True),
+        (lambda p: p.parts, True),
+        (os.fspath, True),
+        (lambda p: f"{p}/model.pt", True),
+        (lambda p: list(p.glob("*")), True),
+        (lambda p: os.listdir(p), True),
+        (lambda p: shutil.copytree(p, p.with_name("copy")), True),
+        (lambda p: pickle.loads(pickle.dumps(p)), True),
+    ],
+)
+def test_only_a_look_is_no_use_of_the_parents_checkpoint(tmp_path: Path, use: Any, used: bool) -> None:
+    (tmp_path / "parent").mkdir()
+    one = gpbt.Member.local({"lr": 1.0}, tmp_path, parent=tmp_path / "parent")
+    assert one.parent == tmp_path / "parent"
+    one.telemetry.parent_used = False
+    use(one.parent)
+    assert one.telemetry.parent_used is used
 
 
 def test_what_gpbt_torch_applies_is_no_read_of_the_script() -> None:
@@ -390,10 +459,26 @@ def test_what_means_nothing_is_found_by_the_first_members_that_show_it(
 
 def test_a_seed_that_follows_the_members_or_is_put_back_is_no_finding(tmp_path: Path) -> None:
     more = "state = random.getstate(); random.seed(0); order = random.random(); random.setstate(state)"
-    for body in ("random.seed(member.seed)", more, "dice = random.Random(0)"):
+    late = "random.random(); import time; time.sleep(0.2); random.seed(0)"  # an evaluation's
+    for body in ("random.seed(member.seed)", more, "dice = random.Random(0)", late):
         done = launched(tmp_path, ("    for step", f"    {body}\n    for step"), options=("--strict",))
         assert done.status == 0, done.err
         (tmp_path / "runs" / "r").rename(tmp_path / f"old-{len(body)}")
+
+
+def test_a_state_that_was_captured_after_the_seed_does_not_take_it_back(tmp_path: Path) -> None:
+    body = "random.seed(0); state = random.getstate(); random.random(); random.setstate(state)"
+    done = launched(tmp_path, ("    for step", f"    {body}\n    for step"))
+    assert [(f.code, f.subject) for f in found_in(tmp_path)] == [("GPBT006", "python")], done.err
+
+
+def test_a_process_pool_may_be_told_to_seed(tmp_path: Path) -> None:
+    body = "import concurrent.futures as f, multiprocessing as m\n    spawn = m.get_context('spawn')\n"
+    body += (
+        "    with f.ProcessPoolExecutor(1, spawn, random.seed, (member.seed,)) as pool: pool.submit(abs, 1).result()"
+    )
+    done = launched(tmp_path, ("    for step", f"    {body}\n    for step"), options=("--generations", "1", "--strict"))
+    assert done.status == 0, done.err
 
 
 def test_numpy_and_torch_seeds_are_seen_in_forks_and_fresh_interpreters(tmp_path: Path) -> None:

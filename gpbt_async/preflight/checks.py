@@ -57,6 +57,8 @@ class Preflight:
         self._heirs = Heirs(settings)
         #: what else was reported, as long as all scores are the same
         self._others: set[str] = set()
+        #: two scores differ
+        self._varied = False
 
     # ---- what comes in
 
@@ -243,13 +245,19 @@ class Preflight:
             return
         if (said := self._heirs.trained(member, score, metrics)) is not None:
             yield from self._new(*said, member.id)
+        if self._varied:
+            return
         seen = self._scores.setdefault(repr(score), set())
+        if len(self._scores) > 1:  # no more to be remembered, however long the run
+            self._varied = True
+            self._others.clear()
+            return
         seen.add(hash(tuple(sorted((name, repr(value)) for name, value in member.config.items()))))
         self._others.add(repr({name: value for name, value in metrics.items() if name != s.score}))
         # a success rate of 0, an accuracy of 1, chance: many tie in the beginning; so whole generations must
         coarse = len(self._others) > 1 or score == int(score)
         enough = max(PATIENCE, s.population) if coarse else CONSTANT
-        if len(self._scores) == 1 and len(seen) == enough and s.replay is None:
+        if len(seen) == enough and s.replay is None:
             yield from self._new(
                 "GPBT009",
                 s.score,
@@ -285,7 +293,8 @@ class Preflight:
                 "save the model after it was trained, not the one that was loaded",
                 member.id,
             )
-        self._digests[member.id] = digest
+        if self._unchanged >= 0:
+            self._digests[member.id] = digest
 
     def _failing(self, lineage: Lineage, member: Member, generation: int) -> Iterator[Finding]:
         """Many of a generation for one reason, once all have settled; a reason that lasts, at the first member."""
@@ -315,11 +324,6 @@ class Preflight:
         finding = Finding(code, subject, text, remedy, member)
         self.found.append(finding)
         return (finding,)
-
-
-def call(score: str) -> str:
-    """How a training function reports it."""
-    return f"member.report({score}=...)" if score.isidentifier() else f"member.report({{{score!r}: ...}})"
 
 
 def finding_of(fact: events.Found) -> Finding:

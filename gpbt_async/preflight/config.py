@@ -1,25 +1,40 @@
 """A member's config: a dict that records which hyperparameters the script has read.
 
-The recorder is one byte a name in shared anonymous memory, so that what a forked DataLoader worker reads is known in
-the member's own process too. Reading by item, `get`, `pop`, attribute (`config.lr`), `**config`, iteration, `items`,
-`values`, copying and pickling all count; a read of everything is a read of each. Printing a config, `len`, `==` and
-`name in config` are no reads: a script that only logs its config does not use it.
+Reading by item, `get`, `pop`, attribute (`config.lr`), `**config`, iteration, `items`, `values`, copying and pickling
+all count; a read of everything is a read of each. Printing a config, `len`, `==` and `name in config` are no reads: a
+script that only logs its config does not use it. A value that the script overwrites before it reads it is noted, too.
+
+Reads are marked in a plain dict, which torch.compile can trace. What is forked from the member (a DataLoader's worker)
+marks them in a byte a name of shared anonymous memory as well, so that the member's own process knows of them.
 
 The surprise is `__iter__`: CPython copies a dict subclass behind its back (`dict(c)`, `f(**c)`, `{**c}`) unless the
-subclass overrides `__iter__`; then it goes through `keys` and `__getitem__`, which are seen.
+subclass overrides `__iter__`; then it goes through `keys` and `__getitem__`, which are seen. Copies are plain dicts.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
+from collections import OrderedDict
+from collections.abc import KeysView
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-#: bits of a name's byte: the script has read it; gpbt.torch has applied it
+#: bits of a name's mark: the script has read it; gpbt.torch has applied it
 READ, APPLIED = 1, 2
 _MISSING: Any = object()
+#: how often this process was forked, it and its ancestors: a config made before the last fork is a parent's
+_forks = 0
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class MemberConfig(dict[str, Any]):
@@ -27,22 +42,26 @@ class MemberConfig(dict[str, Any]):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config)
-        self.__dict__["_bits"] = mmap.mmap(-1, max(1, len(config)))  # shared with what the member forks
-        self.__dict__["_index"] = {name: i for i, name in enumerate(config)}
+        #: name → bits; the same in memory that is shared with what the member forks
+        self.__dict__["_marks"] = dict.fromkeys(config, 0)
+        self.__dict__["_shared"] = mmap.mmap(-1, max(1, len(config)))
+        self.__dict__["_made"] = _forks
         self.__dict__["_missed"] = {}
         self.__dict__["_overwritten"] = {}
 
     def _mark(self, names: Iterable[str], bit: int = READ) -> None:
-        bits, index = self.__dict__["_bits"], self.__dict__["_index"]
+        marks = self.__dict__["_marks"]
         for name in names:
-            i = index.get(name)
-            if i is None:
-                self.__dict__["_missed"][name] = None
+            if name in marks:
+                marks[name] |= bit
             else:
-                bits[i] |= bit
+                self.__dict__["_missed"][name] = None
+        if self.__dict__["_made"] != _forks:
+            for i, bits in enumerate(marks.values()):
+                self.__dict__["_shared"][i] |= bits
 
     def _mark_all(self) -> None:
-        self._mark(self.__dict__["_index"])
+        self._mark(self.__dict__["_marks"])
 
     # ---- reads
 
@@ -52,8 +71,9 @@ class MemberConfig(dict[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         """`config.lr`, as argparse's and OmegaConf's configs are read. Raises AttributeError."""
-        if name.startswith("__") or name not in self.__dict__.get("_index", ()):
-            raise AttributeError(f"the config has no {name!r}; it has {', '.join(self.__dict__.get('_index', ()))}")
+        marks = self.__dict__.get("_marks", {})
+        if name.startswith("__") or name not in marks:
+            raise AttributeError(f"the config has no {name!r}; it has {', '.join(marks)}")
         return self[name]
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -63,6 +83,11 @@ class MemberConfig(dict[str, Any]):
     def pop(self, name: str, default: Any = _MISSING) -> Any:
         self._mark((name,))
         return super().pop(name) if default is _MISSING else super().pop(name, default)
+
+    def popitem(self) -> tuple[str, Any]:
+        name, value = super().popitem()
+        self._mark((name,))
+        return name, value
 
     def setdefault(self, name: str, default: Any = None) -> Any:
         self._mark((name,))
@@ -92,10 +117,13 @@ class MemberConfig(dict[str, Any]):
     # ---- writes, by which a searched value may be lost before it was read
 
     def __setitem__(self, name: str, value: Any) -> None:
-        i = self.__dict__["_index"].get(name)
-        if i is not None and not self.__dict__["_bits"][i] and repr(dict.get(self, name)) != repr(value):
+        unread = self.__dict__["_marks"].get(name) == 0
+        if unread and repr(dict.get(self, name)) != repr(value):
             self.__dict__["_overwritten"].setdefault(name, (dict.get(self, name), value))
         super().__setitem__(name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
 
     def update(self, *others: Any, **values: Any) -> None:
         for name, value in dict(*others, **values).items():
@@ -117,7 +145,8 @@ class MemberConfig(dict[str, Any]):
         return self.copy()
 
     def __reduce__(self) -> Any:
-        return dict, (self.copy(),)
+        # a class that torch.load(weights_only=True) knows: a config is often saved beside the weights
+        return OrderedDict, (), None, None, iter(self.copy().items())
 
     def __or__(self, other: Any) -> Any:
         return self.copy() | other
@@ -126,32 +155,16 @@ class MemberConfig(dict[str, Any]):
         return other | self.copy()
 
 
-class _Names:
-    """The names of a config: going through them is no read of the values yet, unless it is not for `**`."""
+class _Names(KeysView[str]):
+    """The names of a config: going through them is no read of the values yet, unless it is for `**`."""
 
-    def __init__(self, config: MemberConfig) -> None:
-        self._config = config
+    _mapping: MemberConfig
 
     def __iter__(self) -> Iterator[str]:
-        return dict.__iter__(self._config)
-
-    def __len__(self) -> int:
-        return len(self._config)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._config
+        return dict.__iter__(self._mapping)
 
     def __repr__(self) -> str:
         return f"dict_keys({list(self)})"
-
-    def __and__(self, other: Iterable[str]) -> set[str]:
-        return set(self) & set(other)
-
-    def __or__(self, other: Iterable[str]) -> set[str]:
-        return set(self) | set(other)
-
-    def __sub__(self, other: Iterable[str]) -> set[str]:
-        return set(self) - set(other)
 
 
 def peek(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,5 +205,5 @@ def script_reads(config: Mapping[str, Any], name: str) -> bool:
 
 
 def _with(config: MemberConfig, bit: int) -> list[str]:
-    bits: mmap.mmap = config.__dict__["_bits"]
-    return [name for name, i in config.__dict__["_index"].items() if bits[i] & bit]
+    marks, shared = config.__dict__["_marks"], config.__dict__["_shared"]
+    return [name for i, (name, bits) in enumerate(marks.items()) if (bits | shared[i]) & bit]

@@ -1,8 +1,9 @@
 """`member.parent`: a path that notes whether the script does anything with it.
 
 A script that asks `if member.parent is not None:` and then loads `model.pt` from the current folder has looked at the
-property, and not at its parent's checkpoint. Joining a name, opening, listing, printing: all that makes a text of the
-path, or another path, is a use. What comes of it is a plain Path.
+property, and not at its parent's checkpoint. Reading any attribute of the path is a use: joining, opening, printing,
+and what pathlib itself reads when another Path is made of it. Comparing it with None is none. What comes of it is a
+plain Path.
 """
 
 from __future__ import annotations
@@ -19,34 +20,26 @@ if TYPE_CHECKING:
 class ParentPath(type(Path())):  # type: ignore[misc]  # PosixPath: Path itself cannot be derived from before 3.12
     """The folder of a parent's checkpoint."""
 
-    _telemetry: Telemetry | None = None
-
     @classmethod
     def noted(cls, path: str | os.PathLike[str], telemetry: Telemetry) -> Path:
         """The path, whose use the telemetry is told."""
-        made = cls(path)
-        made._telemetry = telemetry
+        made: Path = cls(path)
+        made.__dict__["_telemetry"] = telemetry
+        telemetry.parent_used = False
         return made
 
-    def _plain(self) -> Path:
-        if self._telemetry is not None:
-            self._telemetry.parent_used = True
-        return Path(super().__str__())
-
-    def __str__(self) -> str:
-        return str(self._plain())
-
-    def __fspath__(self) -> str:
-        return str(self._plain())
-
-    def __truediv__(self, name: Any) -> Path:
-        return Path(self._plain(), name)
-
-    def joinpath(self, *names: Any) -> Path:
-        return Path(self._plain(), *names)
+    def __getattribute__(self, name: str) -> Any:
+        if name != "__class__":
+            telemetry = object.__getattribute__(self, "__dict__").get("_telemetry")
+            if telemetry is not None:
+                telemetry.parent_used = True
+        return object.__getattribute__(self, name)
 
     def with_segments(self, *segments: Any) -> Path:
         return Path(*segments)
 
+    def __truediv__(self, name: Any) -> Path:
+        return Path(self, name)
+
     def __reduce__(self) -> Any:
-        return Path, (str(self._plain()),)
+        return Path, (str(self),)

@@ -45,19 +45,27 @@ def _wrap(module: Any, name: str, fingerprint: Any, library: str) -> None:
             place = script.place(sys._getframe(1), library)
             noted = telemetry.current.splits if telemetry.current is not None else imported
             if place is not None:
-                noted[place] = "" if place in noted else f"{zlib.crc32(fingerprint(parts)):08x}"
+                seen = fingerprint(parts, kwargs)
+                noted[place] = "" if place in noted else f"{zlib.crc32(seen):08x}"
         return parts
 
     watched._gpbt_watched = True  # type: ignore[attr-defined]
     setattr(module, name, watched)
 
 
-def _indices(parts: Any) -> bytes:
+def _indices(parts: Any, given: Any) -> bytes:
+    if (generator := given.get("generator")) is not None:  # decides, whatever the data
+        return repr(generator.initial_seed()).encode()
     return repr([int(i) for i in parts[-1].indices[:HEAD]]).encode()
 
 
-def _rows(parts: Any) -> bytes:
-    """The last of the first array's parts, the rows to be judged by."""
+def _rows(parts: Any, given: Any) -> bytes:
+    """The last of the first array's parts, the rows to be judged by; or the seed that decides which they are.
+
+    (The rows themselves may depend on the config: a scale, a number of lags.)
+    """
+    if isinstance(given.get("random_state"), int) or given.get("shuffle") is False:
+        return repr(given.get("random_state")).encode()
     rows = parts[1]
     rows = rows.iloc[:HEAD].to_numpy() if hasattr(rows, "iloc") else rows[:HEAD]
     return rows.tobytes() if hasattr(rows, "tobytes") and rows.dtype != object else repr(list(rows)).encode()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from .config import MemberConfig, applied_names, missed_names, overwritten_names, read_names
@@ -40,8 +41,13 @@ class Telemetry:
         self.unchanged = False
         #: called before this is sent: what shows only when the training function has returned
         self.last_words: list[Callable[[], None]] = []
-        #: generator ("python", "numpy", "torch") → (seed it was given last, the user's line), by the script
-        self.seeds: dict[str, tuple[str, str]] = {}
+        #: the member's own seed; when its training function began
+        self.seed, self._begun = 0, time.perf_counter()
+        #: generator ("python", "numpy", "torch") → (seed that the script gave it last, the user's line, when first;
+        #: 0 if nothing had been drawn before)
+        self._seeds: dict[str, tuple[str, str, float]] = {}
+        #: generators whose state was captured since they were seeded so
+        self._captured: set[str] = set()
         #: hyperparameter → (value that gpbt.torch applied, value found in the optimizer on the way, and the class of
         #: what drives it there, if that is known)
         self.values: dict[str, tuple[float, float, str | None]] = {}
@@ -61,6 +67,30 @@ class Telemetry:
         if not self.reports:
             self.first = float(score)
         self.reports += 1
+
+    def begin(self) -> None:
+        """The training function is about to be called."""
+        self._begun = time.perf_counter()
+
+    def seeded(self, generator: str, seed: str, place: str, at: float, fresh: bool) -> None:
+        """The script has given the generator this seed, at this line and time. fresh: before anything was drawn."""
+        since = self._seeds[generator][2] if generator in self._seeds else 0.0 if fresh else at
+        self._seeds[generator] = seed, place, since
+        self._captured.discard(generator)
+
+    def moved(self, generator: str, restores: bool) -> None:
+        """The generator's whole state was captured, or set to one that had been."""
+        if not restores:
+            self._captured.add(generator)
+        elif generator not in self._captured:  # what was there before the script's seed is back
+            self._seeds.pop(generator, None)
+
+    @property
+    def seeds(self) -> dict[str, tuple[str, str]]:
+        """The seeds of the script's own that decided most of the interval's draws: not those of an evaluation at its
+        end."""
+        half = (self._begun + time.perf_counter()) / 2
+        return {name: (seed, place) for name, (seed, place, since) in self._seeds.items() if since < half}
 
     def to_json(self) -> dict[str, Any]:
         for each in self.last_words:
@@ -86,7 +116,7 @@ class Telemetry:
                 if math.isfinite(gave) and math.isfinite(last)
             },
             "findings": [list(found) for found in self.findings],
-            "threads": self.threads[:MOST],
+            "threads": [name[:LONGEST] for name in self.threads[:MOST]],
         }
 
 
@@ -103,7 +133,7 @@ def received(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _texts(value: Any) -> list[str]:
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+    return [each[:LONGEST] for each in value if isinstance(each, str)] if isinstance(value, list) else []
 
 
 def _row(value: Any, kind: type | tuple[type, ...], length: int) -> bool:
@@ -115,7 +145,9 @@ def _by_name(value: Any, fits: Callable[[Any], bool]) -> dict[str, list[Any]]:
 
 
 def _value(row: Any) -> bool:
-    return isinstance(row, list) and _row(row[:2], (int, float), 2) and _row(row[2:], (str, type(None)), 1)
+    if not isinstance(row, list) or not _row(row[:2], (int, float), 2) or not _row(row[2:], (str, type(None)), 1):
+        return False
+    return all(abs(number) < 1e300 for number in row[:2])  # an int may be of any size
 
 
 _SHAPES: dict[str, Callable[[Any], Any]] = {

@@ -33,12 +33,14 @@ def saved(now: Telemetry, weights: Mapping[str, Any], parents: Callable[[], Mapp
     import torch
 
     def same(name: str, sample: Any) -> bool:
-        return name in weights and torch.equal(weights[name].reshape(-1)[:NUMBERS], sample.to(weights[name].device))
+        value = weights.get(name)
+        return isinstance(value, torch.Tensor) and torch.equal(value.reshape(-1)[:NUMBERS], sample.to(value.device))
 
     unchanged = all(same(name, sample) for name, sample in now.sample.items())
     if unchanged:
         theirs = parents()
-        unchanged = all(name in theirs and torch.equal(value.cpu(), theirs[name]) for name, value in weights.items())
+        tensors = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
+        unchanged = all(name in theirs and torch.equal(value.cpu(), theirs[name]) for name, value in tensors.items())
     if unchanged and not now.unchanged:
         now.last_words.append(lambda: _say(now))
     now.unchanged = unchanged
