@@ -6,9 +6,12 @@ a futex in memory that is not shared can be woken by the same process only, so w
 without a time limit, none of them has run between two looks, and no signal handler of its own could run, nothing can
 ever happen again. No sound member looks so, however long it is silent.
 
-Some libraries (XLA) look at their futex a few times a second instead. They do so with a relative limit, as neither the
-C library nor Python does; a process that does nothing else in all of its threads, look after look, has nothing that
-could change what it looks at. A member that spins instead (OMP_WAIT_POLICY=active) cannot be told from one that works.
+Some libraries (XLA) look at their futex a few times a second instead. They do so with a relative limit, as neither
+glibc nor Python does; a process that does nothing else in all of its threads, look after look, has nothing that could
+change what it looks at. Each such thread must have run between two looks: one that has not is asleep until its limit
+is over, which proves nothing. This is the weaker proof: a member whose threads only ask for the state of a file between
+such waits looks the same. On musl every wait with a limit is a relative one, so there none counts as looking again.
+A member that spins instead (OMP_WAIT_POLICY=active) cannot be told from one that works.
 
 Pure reading of /proc, and a timer for each forked member, which reads nothing while the member is heard of.
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import sysconfig
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,22 +42,34 @@ _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 
 #: its operations that wait: WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2
 _WAITS = frozenset({0, 6, 9, 11, 13})
 _WAIT, _PRIVATE = 0, 128
-#: signals that a process sends itself, or is sent to go on: USR1, USR2, ALRM, VTALRM, PROF, IO
-_WAKING = sum(1 << (number - 1) for number in (10, 12, 14, 26, 27, 29))
+_MUSL = "musl" in str(sysconfig.get_config_var("SOABI"))
+#: signals that a process sends itself, or is sent to go on: HUP, USR1, USR2, ALRM, VTALRM, PROF, IO, and the real-time
+#: ones, of POSIX timers (glibc keeps 32 and 33 for itself)
+_WAKING = sum(1 << (number - 1) for number in (1, 10, 12, 14, 26, 27, 29, *range(34, 65)))
 
 
 class Stand(NamedTuple):
-    """How a process stands that may be deadlocked. Two that are equal: it has not moved between them.
+    """How a process stands that may be deadlocked.
 
     threads: of each its number, what it waits for, and how often it was scheduled (None for one that polls).
-    polling: some look at their futex again and again. known: the kernel says what they wait for.
+    polls: of each that waits with a limit, how often it was scheduled. known: the kernel says what they wait for.
     """
 
     threads: tuple[tuple[int, str, int | None], ...]
     ticks: int
     read: str
-    polling: bool
+    polls: tuple[int, ...]
     known: bool
+
+    @property
+    def polling(self) -> bool:
+        """Whether some look at their futex again and again."""
+        return bool(self.polls)
+
+    def still(self, before: Stand) -> bool:
+        """Whether nothing has moved since that look, but those that poll, all of which have looked again."""
+        polled = all(now > then for now, then in zip(self.polls, before.polls, strict=False))
+        return self._replace(polls=()) == before._replace(polls=()) and polled
 
     @property
     def needed(self) -> float:
@@ -77,7 +93,8 @@ def look(pid: int) -> Stand | None:
 
 def _look(pid: int) -> Stand | None:
     threads: list[tuple[int, str, int | None]] = []
-    ticks, known, polling = 0, True, False
+    polled: list[int] = []
+    ticks, known = 0, True
     # the first thread first: of one that computes, it is all that is read
     for task in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
         here = f"/proc/{pid}/task/{task}"
@@ -90,19 +107,21 @@ def _look(pid: int) -> Stand | None:
             return None
         what, polls = wait
         known &= what != ""
-        polling |= polls
-        threads.append((task, what, None if polls else _switches(here)))
+        switches = _switches(here)
+        if polls:
+            polled.append(switches)
+        threads.append((task, what, None if polls else switches))
     if _caught(pid) & _WAKING or processes.children(pid):
         return None
     read = ""
-    if polling:
+    if polled:
         with suppress(OSError):
             read = _read(f"/proc/{pid}/io")
-    return Stand(tuple(threads), ticks, read, polling, known)
+    return Stand(tuple(threads), ticks, read, tuple(polled), known)
 
 
 def _wait(pid: int, here: str) -> tuple[str, bool] | None:
-    """What a thread waits for ("" where that cannot be known), and whether it looks again and again.
+    """What a thread waits for ("" where that cannot be known), and whether it may be looking again and again.
 
     None if it does not wait for another thread, or only for a while.
     """
@@ -118,7 +137,7 @@ def _wait(pid: int, here: str) -> tuple[str, bool] | None:
     address, operation, limit = int(words[1], 16), int(words[2], 16), int(words[4], 16)
     if operation & 127 not in _WAITS or not (operation & _PRIVATE or _unshared(pid, address)):
         return None
-    if limit and operation & 127 != _WAIT:
+    if limit and (operation & 127 != _WAIT or _MUSL):
         return None  # Python's and the C library's own, with a time limit
     # the last two are where its stack and its code stand
     return " ".join([*words[:4], *words[-2:]]), bool(limit)
@@ -174,9 +193,10 @@ class Watch:
             seen = look(worker.pid)
             if seen is not None and not seen.known and self._lives():
                 seen = None
-            if seen is None or seen != self._stand:
-                self._stand, self._since = seen, now
+            if seen is None or self._stand is None or not seen.still(self._stand):
+                self._since = now
             elif now - self._since >= seen.needed:
                 self._hangs(f"{seen.words}, and has not moved for {now - self._since:.0f} s")
                 return
+            self._stand = seen
         self._loop.call_later(pause, self._turn)

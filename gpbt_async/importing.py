@@ -22,6 +22,7 @@ import re
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from contextlib import suppress
 from importlib.machinery import PathFinder, SourceFileLoader
@@ -127,17 +128,20 @@ def statements(source: bytes, file: str) -> list[tuple[int, CodeType]] | None:
     Raises SyntaxError before anything of it has run.
     """
     tree = ast.parse(source, file)
+    # the whole first: what Python refuses in a module only (a late __future__ or global) no statement alone shows
+    compile(tree, file, "exec", dont_inherit=True)
     if _ANNOTATIONS_ARE_WHOLE and any(isinstance(node, ast.AnnAssign) for node in ast.walk(tree)):
         return None
     flags = 0
     codes: list[tuple[int, CodeType]] = []
-    for i, node in enumerate(tree.body):
-        if i and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # does nothing; alone it would be the docstring
-        code = compile(ast.Module([node], []), file, "exec", flags=flags, dont_inherit=True)
-        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
-            flags |= code.co_flags & _FUTURE
-        codes.append((node.lineno, code))
+    with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # the whole has warned already
+        for i, node in enumerate(tree.body):
+            if i and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                continue  # does nothing; alone it would be the docstring
+            code = compile(ast.Module([node], []), file, "exec", flags=flags, dont_inherit=True)
+            if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+                flags |= code.co_flags & _FUTURE
+            codes.append((node.lineno, code))
     return codes
 
 

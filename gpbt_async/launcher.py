@@ -244,7 +244,8 @@ class Launcher:
                 return await self._program(begin, argv)
             if not forked:
                 return await self._greeted(await self._executed(begin))
-            assert self._zygote is not None
+            if self.exec or self._zygote is None:
+                return None  # a fork hung while this one waited, and ended forking
             worker = await self._zygote.take()
             worker.on_life = self._fork_lives
             deadlock.Watch(worker, lambda seen: self._hangs(worker, seen), lambda: self._forks_live)

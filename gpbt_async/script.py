@@ -30,6 +30,7 @@ _LIBRARIES = tuple(
     sorted({path + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")
             if (path := sysconfig.get_paths().get(name))})
 )  # fmt: skip
+_NOT_USERS = (*_LIBRARIES, _OURS, "<")
 
 
 #: more files of the user's than this are not watched for edits
@@ -222,8 +223,11 @@ def imports(script: Script) -> dict[str, str]:
 
 
 def is_users(file: str) -> bool:
-    """Not ours, not the standard library, not an installed package, not made up."""
-    return not file.startswith((*_LIBRARIES, _OURS, "<"))
+    """Not ours, not the standard library, not an installed package, not made up.
+
+    An installed package lies in a folder of that name, whichever interpreter's, base's or user's (~/.local) it is.
+    """
+    return not (file.startswith(_NOT_USERS) or "/site-packages/" in file or "/dist-packages/" in file)
 
 
 def is_ours(file: str) -> bool:

@@ -279,11 +279,23 @@ def test_the_statements_of_a_file_are_its_code(module: ModuleType) -> None:
     assert [each for _, code in codes for each in shape(code)] == whole
 
 
-@pytest.mark.parametrize("text", ["print('ran')\nreturn 3\n", "print('ran')\nx = = 1\n", "print('ran')\nyield\n"])
-def test_a_syntax_error_comes_before_anything_has_run(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "line", ["return 3", "x = = 1", "yield", "from __future__ import annotations", "global print", "__debug__ = 1"]
+)
+def test_a_syntax_error_comes_before_anything_has_run(line: str) -> None:
+    """And it is the one that Python raises: also of what only the whole module shows."""
+    text = f"print('ran')\n{line}\n".encode()
+    with pytest.raises(SyntaxError) as pythons:
+        compile(text, "mine.py", "exec", dont_inherit=True)
     with pytest.raises(SyntaxError) as caught:
-        importing.statements(text.encode(), "mine.py")
-    assert caught.value.lineno == 2
+        importing.statements(text, "mine.py")
+    assert (caught.value.msg, caught.value.lineno) == (pythons.value.msg, 2)
+
+
+def test_a_syntax_warning_is_given_once() -> None:
+    with pytest.warns(SyntaxWarning) as given:
+        importing.statements(b"x = 1\ny = 1 is 1\n", "mine.py")
+    assert [warning.lineno for warning in given] == [2]
 
 
 async def test_a_script_in_another_encoding(tmp_path: Path) -> None:
@@ -393,15 +405,22 @@ SOUND = {
     "threading.Event().wait()",
     "waits for another process's semaphore": "import multiprocessing; s = multiprocessing.Semaphore(0); ready(); "
     "s.acquire()",
+    "waits for a hangup": "import signal; signal.signal(signal.SIGHUP, lambda *_: None); ready(); "
+    "threading.Event().wait()",
+    "waits for a timer's signal": "import signal; signal.signal(signal.SIGRTMIN + 1, lambda *_: None); ready(); "
+    "threading.Event().wait()",
     "stopped": "import signal; ready(); os.kill(os.getpid(), signal.SIGSTOP)",
 }
+#: a wait with a relative limit, as musl and Rust's parking_lot have it
+RELATIVE = (
+    "word, spec = ctypes.c_int(0), (ctypes.c_long * 2)({limit})\ncall = ctypes.CDLL(None).syscall\nready()\n"
+    f"while True: call({deadlock._FUTEX}, ctypes.byref(word), 128, 0, spec)"
+)
 DEAD = {
     "an event": "ready(); threading.Event().wait()",
     "a lock": "l = threading.Lock(); l.acquire(); ready(); l.acquire()",
     "each other": "m = threading.main_thread(); t = threading.Thread(target=m.join); t.start(); ready(); t.join()",
-    "again and again": "word, spec = ctypes.c_int(0), (ctypes.c_long * 2)(0, 200_000_000)\n"
-    "call = ctypes.CDLL(None).syscall\nready()\n"
-    f"while True: call({deadlock._FUTEX}, ctypes.byref(word), 128, 0, spec)",
+    "again and again": RELATIVE.replace("{limit}", "0, 200_000_000"),
 }
 
 
@@ -422,9 +441,10 @@ def stands(pid: int) -> deadlock.Stand | None:
     for _ in range(20):
         first = deadlock.look(pid)
         time.sleep(0.5)  # what is asked is what it does for a while
-        if first is not None and first == deadlock.look(pid):
+        then = deadlock.look(pid)
+        if first is not None and then is not None and then.still(first):
             return first
-        if first is None and deadlock.look(pid) is None:
+        if first is None and then is None:
             return None
     return None
 
@@ -443,6 +463,23 @@ def test_who_cannot_go_on_is_deadlocked(process: subprocess.Popen[str]) -> None:
     assert seen.needed == (deadlock.POLLING if seen.polling else deadlock.UNLIMITED)
 
 
+@pytest.mark.skipif(deadlock._FUTEX is None, reason="the number of futex is not known here")
+@pytest.mark.parametrize("process", [RELATIVE.replace("{limit}", "100, 0")], ids=["100 s"], indirect=True)
+def test_who_is_asleep_does_not_look_again_and_again(process: subprocess.Popen[str]) -> None:
+    """It waits with a relative limit, as one that polls does, and stands as still; but it has not run in between."""
+    for _ in range(20):
+        first = deadlock.look(process.pid)
+        time.sleep(0.5)  # what is asked is what it does for a while
+        then = deadlock.look(process.pid)
+        if first is not None and first == then:
+            break
+    assert first is not None
+    assert then is not None
+    assert first.polling
+    assert first == then
+    assert not then.still(first)
+
+
 @pytest.mark.parametrize("process", [DEAD["an event"]], ids=["an event"], indirect=True)
 def test_where_the_kernel_hides_the_call_the_proof_is_weak(
     process: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
@@ -452,6 +489,22 @@ def test_where_the_kernel_hides_the_call_the_proof_is_weak(
     assert seen is not None
     assert not seen.known
     assert seen.needed == deadlock.WEAK
+
+
+@pytest.mark.skipif(deadlock._FUTEX is None, reason="the number of futex is not known here")
+async def test_a_member_that_sleeps_in_a_wait_with_a_relative_limit_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadlock, "SILENCE", 0.2)
+    monkeypatch.setattr(deadlock, "POLLING", 0.5)
+    monkeypatch.setattr(deadlock, "PERIOD", 0.1)
+    text = "import ctypes\ndef train(member):\n    word, spec = ctypes.c_int(0), (ctypes.c_long * 2)(2, 0)\n"
+    text += f"    ctypes.CDLL(None).syscall({deadlock._FUTEX}, ctypes.byref(word), 128, 0, spec)\n"
+    text += "    member.report(score=1)\n"
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, declare(text)))
+        assert (await trained(launcher, tmp_path, 0)).outcome.how == "returned"
+    assert launcher.said == []
 
 
 @pytest.mark.parametrize("lives", [False, True])

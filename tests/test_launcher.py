@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import signal
+import site
 import subprocess
 import sys
 import uuid
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scripts.harness import SCRIPTS, ZOO, Watch, begin, dead
 
-from gpbt_async import guarding, wire
+from gpbt_async import guarding, script, wire
 from gpbt_async.errors import ExperimentError, LaunchError, ScriptError
 from gpbt_async.guarding import readable
 from gpbt_async.launcher import Launcher
@@ -280,6 +281,41 @@ async def test_two_forks_without_a_hello_mean_fresh_processes(tmp_path: Path) ->
         assert launcher.exec
         assert (await trained(launcher, tmp_path, 1)).outcome.how == "returned"
     assert len(launcher.said) == 1
+
+
+async def test_forking_may_end_while_a_member_waits_for_its_fork(tmp_path: Path) -> None:
+    """A fork of another member hangs while this one waits for the mending: it starts afresh, and says nothing."""
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, "def train(m): m.report(score=1)\n" + DECLARE.format(train="train")))
+        async with launcher._mending:
+            task = asyncio.create_task(trained(launcher, tmp_path, 0))
+            while not launcher._mending._waiters:  # noqa: ASYNC110  (a lock has no event for it)
+                await asyncio.sleep(0)
+            launcher._stop_forking("a forked member hung", "")
+        worker = await task
+        assert worker.outcome.how == "returned"
+        assert not worker.forked
+    (said,) = launcher.said
+    assert said.startswith("a forked member hung: members start as fresh processes from now on")
+
+
+@pytest.mark.parametrize("libraries", ["other/lib/python3.11/site-packages", "debian/python3/dist-packages"])
+async def test_a_line_of_a_package_installed_elsewhere_is_no_line_of_the_users(tmp_path: Path, libraries: str) -> None:
+    """--system-site-packages, PYTHONPATH, ~/.local: installed is what lies in a folder of that name."""
+    folder = tmp_path / libraries / "library"
+    folder.mkdir(parents=True)
+    write(folder, "def check():\n    raise TypeError('what a library says')\n", "__init__.py")
+    text = f"import sys\nsys.path.append({str(folder.parent)!r})\nimport library\nlibrary.check()\n"
+    message = await refused(tmp_path, text)
+    assert message.startswith("mine.py:4: TypeError: what a library says")
+
+
+def test_whose_a_file_is() -> None:
+    assert script.is_users("/home/me/project/train.py")
+    assert script.is_users("/home/me/my-site-packages/train.py")
+    assert not script.is_users(os.path.join(site.getusersitepackages(), "library", "module.py"))
+    assert not script.is_users("/srv/conda/lib/python3.12/site-packages/torch/nn/modules/module.py")
+    assert not script.is_users(json.__file__)
 
 
 async def test_threads_of_the_script_are_told_once(tmp_path: Path) -> None:
