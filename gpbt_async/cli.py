@@ -262,6 +262,7 @@ def resume(
     library: Library = None,
     disk: Disk = None,
     track: Track = None,
+    silence: Silence = None,
     strict: Strict = False,
     runs: Runs = Path("runs"),
     start: Start = None,
@@ -277,6 +278,7 @@ def resume(
     there, how = locate(run, runs), start_of(start)
     fields = tuple(",".join(adopt).replace(" ", "").split(",")) if adopt else ()
     given = {"slots": slots, "gpus": gpus, "start": how, "disk": disk, "changed_script": changed, **asked}
+    given["silence"] = ",".join(silence) if silence else ()
     opened = Run(
         script, there, resume="must", adopt=fields, retry_failed=retry, track=track or None, strict=strict, **given
     )  # fmt: skip

@@ -33,7 +33,11 @@ TALKATIVE = 1 << 20
 def warnings(told: Mapping[str, Any]) -> list[dict[str, str]]:
     """What to look at: [{what, remedy}], the gravest first; a finding of the pre-flight with its code, too."""
     found: list[dict[str, str]] = [_row(*each) for each in _start(told)]
-    handed_on = [] if "failed" in told else [{"code": code, **_row(*each)} for code, *each in _handed_on(told)]
+    handed_on = (
+        []
+        if "failed" in told or told["generations"] == 1
+        else [{"code": code, **_row(*each)} if code else _row(*each) for code, *each in _handed_on(told)]
+    )
     # what the kernel has seen of the checkpoint's files says more than what the member's process could note
     found += [*handed_on, *(f for f in told["findings"] if not handed_on or f["code"] not in HANDED_ON)]
     if "failed" not in told:
@@ -53,7 +57,7 @@ def _start(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _handed_on(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Does what the parent has learned come to the child? (code of the finding, what, remedy)"""
+    """Does what the parent has learned come to the child? (code of the finding, "" for a guess; what; remedy)"""
     parent, child = told["member"], told["child"]
     scores, theirs = told["scores"]["member"], told["scores"]["child"]
     load = "load it: if member.parent is not None: model.load_state_dict(torch.load(member.parent / ...))"
@@ -77,14 +81,14 @@ def _handed_on(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         )
     elif scores == theirs:
         yield (
-            "GPBT009",
-            f"the child's {told['metric']} is exactly its parent's, {score_text(scores[-1])}: either it takes nothing "
-            "up, or the score cannot get better",
+            "",
+            f"the child's {told['metric']} is exactly its parent's, {score_text(scores[-1])}: either it "
+            "ignores its parent's checkpoint, or this score has reached its best value",
             f"choose a score that goes on telling members apart (a loss); or {load}",
         )
     elif (share := taken_up(scores, theirs, told["mode"])) is not None and share < TAKEN_UP:
         yield (
-            "GPBT012",
+            "",
             f"the child's first {told['metric']} was {score_text(theirs[0])}; its parent's went from "
             f"{score_text(scores[0])} to {score_text(scores[-1])}: it seems to start from nothing",
             f"{load}; if it does (a high learning rate can undo it in a moment), try another config with --set",

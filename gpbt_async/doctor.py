@@ -214,6 +214,7 @@ class Examination:
             "command": settings.command is not None,
             "metric": settings.score,
             "mode": settings.mode,
+            "generations": settings.generations,
             "early_stop": list(settings.early_stop),
             "stall_timeout": settings.stall_timeout,
             "member_timeout": settings.member_timeout,
@@ -226,7 +227,8 @@ class Examination:
 
     async def _train_family(self, told: dict[str, Any], config: dict[str, Any]) -> None:
         space, another = self._settings.space, self._seed + 1
-        far = fixed({name: _other(d, config[name]) for name, d in space.items()}, self._sets, space)
+        far = space.clip({name: _other(d, config[name]) for name, d in space.items()})  # with the constants
+        far = fixed(far, self._sets, space)
         parent = Member(0, (), 0, 0, None, config, self._seed)
         child = Member(1, (0,), 0, 1, parent, config, self._seed)
         other = Member(2, (), 1, 0, None, far, another)

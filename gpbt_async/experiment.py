@@ -314,6 +314,7 @@ def silenced(given: object) -> tuple[str, ...]:
     names = given.replace(" ", "").split(",") if isinstance(given, str) else given
     if not isinstance(names, list | tuple | set | frozenset):
         raise ExperimentError.of("silence", given, "must be names of findings, such as ['GPBT009']")
+    names = [name.upper() if isinstance(name, str) else name for name in names]
     for name in names:
         if not isinstance(name, str) or not known(name):
             raise ExperimentError.of("silence", name, f"is no finding; there are {', '.join(CATALOGUE)}")

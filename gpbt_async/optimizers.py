@@ -47,6 +47,8 @@ class _Governed:
         #: groups that were there
         self.count = count
         self.steps = 0
+        #: names whose value was the config's at the first step
+        self.begun: set[str] = set()
         #: values that were looked at last
         self.seen: dict[str, float] = {}
 
@@ -233,6 +235,8 @@ def _note(optimizer: Any, governed: _Governed) -> None:
     """The values of the last look into the telemetry, and a new look."""
     assert governed.telemetry is not None
     now = {name: value for name in governed.settings if (value := _now(optimizer, governed, name)) is not None}
+    if governed.steps == 1:
+        governed.begun = {name for name, value in now.items() if math.isclose(value, float(governed.settings[name]))}
     for name, value in (governed.seen or now).items():
         gave = float(governed.settings[name])
         by = None
@@ -246,6 +250,8 @@ def _note(optimizer: Any, governed: _Governed) -> None:
                 continue
             elif drivers:
                 by = type(drivers[0]).__name__
+        if by is None and name in governed.begun:
+            continue  # a course of the script's own, from the config's value down to a floor
         governed.telemetry.values[name] = (gave, value, by)
     governed.seen = now
 

@@ -23,6 +23,7 @@ from .checkpoints import Store
 from .clock import Clock
 from .disk import PERIOD, is_full
 from .errors import FolderError, GPBTError, first
+from .experiment import silenced
 from .files import bytes_below, write_json
 from .gate import GO_ON, PAUSE
 from .listeners import Listener
@@ -69,9 +70,10 @@ class Run:
     trackers, as "jsonl" or "mlflow:mlruns" (trackers.py); None = as the run was begun. changed_script: resume though
     the script is not what it was. adopt: fields to take over as they are declared now, as ("space",); what else is
     declared otherwise than when the run began is told, and stays as it was. retry_failed: give those that failed last
-    all attempts again. strict: end at the first finding of the pre-flight (PreflightError). again: begin a new run as
-    that one was: its script, settings, slots, GPUs, trackers. Raises GPBTError's subclasses on entering when nothing
-    can be started; RunFailed, LaunchError or SearcherError from `wait` and on leaving when it was started and failed.
+    all attempts again. strict: end at the first finding of the pre-flight (PreflightError). silence: findings that this
+    session does not tell. again: begin a new run as that one was: its script, settings, slots, GPUs, trackers. Raises
+    GPBTError's subclasses on entering when nothing can be started; RunFailed, LaunchError or SearcherError from `wait`
+    and on leaving when it was started and failed.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Run:
         adopt: Sequence[str] = (),
         retry_failed: bool = False,
         strict: bool = False,
+        silence: Sequence[str] = (),
         changes: Mapping[str, Any] | None = None,
         again: Record | None = None,
     ) -> None:
@@ -125,7 +128,7 @@ class Run:
         self._stack = contextlib.AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
         self._scheduler: Scheduler | None = None
-        self._strict = strict
+        self._strict, self._silence = strict, silenced(silence)
         self._stopping = self._pausing = self._entered = False
         self.warnings: list[str] = []
         #: "finished", "failed" or "interrupted", once over; None while it runs
@@ -278,6 +281,7 @@ class Run:
             clock=self._clock,
             tell=self._tell,
             strict=self._strict,
+            silence=self._silence,
         )
         self.pause(self._pausing)  # both may have been asked for while the run was opened
         if self._stopping:

@@ -34,7 +34,7 @@ from .tree import State
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from .asking import Asking
     from .asks import Ask
@@ -70,7 +70,7 @@ class Scheduler:
     """Performs the engine's commands until nothing is left, or until told to stop. Rooms come opened, and stay so.
 
     tell: called with every fact after the engine has handled it, and with Reported and Warned as they come. strict:
-    the first finding of the pre-flight ends the run.
+    the first finding of the pre-flight ends the run. silence: findings that are not told, beside the settings' own.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Scheduler:
         clock: Clock,
         tell: Callable[[Event], None],
         strict: bool = False,
+        silence: Sequence[str] = (),
     ) -> None:
         self.lineage = lineage
         self.usage = usage
@@ -111,7 +112,7 @@ class Scheduler:
         self._doubted = {id: loop.create_future() for id, m in lineage.stored.items() if m.state is State.FINISHED}
         self._told_of_late_reports = False
         #: what the pre-flight looks at; its findings are facts
-        self.preflight = Preflight(self.settings)
+        self.preflight = Preflight(self.settings, silence)
         for fact in lineage.findings:
             self.preflight.remember(fact)
         self._watchdog = Watchdog(lineage, slots, self._warn)
@@ -132,6 +133,8 @@ class Scheduler:
                 try:
                     self.turn(opened)
                     self._find(self.preflight.declared())
+                    if self._strict and self.preflight.found:  # of an earlier session
+                        self._refuse(self.preflight.found[0])
                     doubted = [m for m in self.lineage.tree.members if m.id in self._doubted]
                     for member in sorted(doubted, key=lambda m: not m.unsettled):  # first, whom children wait for
                         self._spawn(self._verify, member, self._doubted[member.id])
@@ -205,7 +208,11 @@ class Scheduler:
         for each in findings:
             self.turn(events.Found(t=self._clock.now(), **asdict(each)))
             if self._strict:
-                self.stop(PreflightError(f"{each.sentence} (--strict)"))
+                self._refuse(each)
+
+    def _refuse(self, finding: Finding) -> None:
+        how = f"--silence {finding.code} disagrees, a resume without --strict goes on"
+        self.stop(PreflightError(f"{finding.sentence} (--strict; {how})"))
 
     def _point(self) -> None:
         """Have `best` point at the best. On a full disk it does so later."""

@@ -222,6 +222,32 @@ def imports(script: Script) -> dict[str, str]:
     return found
 
 
+def named(words: set[str]) -> set[str]:
+    """Those of the words that a function or class of the user's files holds as a text or an attribute: `c["lr"]`."""
+    found: set[str] = set()
+    queue: list[Any] = []
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and is_users(file):
+            queue += [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    seen: set[int] = set()
+    while queue and found != words:
+        each = queue.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, type):
+            queue += vars(each).values()
+        elif isinstance(each, classmethod | staticmethod | property):
+            queue += [getattr(each, part, None) for part in ("__func__", "fget")]
+        elif hasattr(each, "co_consts"):
+            found |= words & {*(c for c in each.co_consts if isinstance(c, str)), *each.co_names}
+            queue += each.co_consts
+        else:
+            queue += [getattr(each, part) for part in ("__code__", "__wrapped__") if hasattr(each, part)]
+    return found
+
+
 def is_users(file: str) -> bool:
     """Not ours, not the standard library, not an installed package, not made up.
 

@@ -290,7 +290,8 @@ def told(**changes: Any) -> dict[str, Any]:
     expected = {"population": 4, "generations": 2, "slots": 2, "disk_bytes": 1 << 20, "disk_free": 1 << 30,
                 "memory_bytes": 1 << 20, "memory_free": 1 << 30}  # fmt: skip
     found: dict[str, Any] = {
-        "command": False, "metric": "loss", "mode": "min", "early_stop": [], "stall_timeout": None, "device": "cpu",
+        "command": False, "metric": "loss", "generations": 3, "mode": "min",
+        "early_stop": [], "stall_timeout": None, "device": "cpu",
         "member_timeout": None, "start": "fork", "slots": 2, "slot_threads": 1, "trouble": [], "findings": [],
         "parent_damaged": None,
         "scores": {"member": [1.0, 0.5], "child": [0.4, 0.3]}, "member": dict(interval), "child": dict(interval),
@@ -323,7 +324,7 @@ def told(**changes: Any) -> dict[str, Any]:
         ({"early_stop": ["median"], "scores": {"member": [1.0], "child": [0.5]}}, "only one an interval, after 20 %"),
         ({"device": "cuda", "child__vram": 0}, "member.device"),
         ({"scores": {"member": [1.0, 0.5], "child": [0.4, 0.3], "repeat": [1.0, 0.6]}, "repeat": {}}, "deterministic"),
-        ({"scores": {"member": [1.0], "child": [1.0]}}, "or the score cannot get better"),
+        ({"scores": {"member": [1.0], "child": [1.0]}}, "or this score has reached its best value"),
         ({"parent_damaged": "it has changed"}, "the child changed its parent's checkpoint"),
         ({"trouble": [{"what": "CUDA is initialised at s.py:3", "remedy": "move this line"}]}, "move this line"),
     ],

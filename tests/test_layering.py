@@ -51,7 +51,7 @@ MAY: dict[str, set[str]] = {
     # the pre-flight: in the member's process, and pure checks over facts and telemetry
     "preflight/adapters": {"preflight", "script"},
     "preflight/config": set(),
-    "preflight/telemetry": {"preflight"},
+    "preflight/telemetry": {"preflight", "script"},
     "preflight/seeding": {"preflight", "script"},
     "preflight/findings": set(),
     "preflight/checks": {"ending", "events", "experiment", "lineage", "preflight", "space", "tree"},

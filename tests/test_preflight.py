@@ -266,6 +266,27 @@ def test_what_gpbt_torch_applied_is_used() -> None:
     assert codes(watch.heard(member(0), seen(read=["width"], applied=["lr"]))) == []
 
 
+def test_what_a_function_names_is_not_missed_before_the_last_generation() -> None:
+    watch = checks.Preflight(settings(population=2, generations=2))
+    late = seen(read=["lr"], mentioned=["width"])
+    assert codes(watch.heard(member(0), late)) == codes(watch.heard(member(1), late)) == []
+    assert codes(watch.heard(member(2, parent=member(0)), late)) == ["GPBT001"]
+    watch = checks.Preflight(settings(population=2, generations=2))
+    for id in range(2):
+        assert codes(watch.heard(member(id), late)) == []
+    assert codes(watch.heard(member(2, parent=member(0)), seen())) == []
+
+
+def test_weights_that_the_first_children_all_kept() -> None:
+    watch, root = checks.Preflight(settings()), member(0)
+    for id in range(1, 4):
+        assert codes(watch.heard(member(id, parent=root), seen(unchanged=True))) == []
+    assert codes(watch.heard(member(4, parent=root), seen(unchanged=True))) == ["GPBT008"]
+    watch = checks.Preflight(settings())
+    for id in range(1, 9):  # one of them has trained: others may have restored their best
+        assert codes(watch.heard(member(id, parent=root), seen(unchanged=id != 2))) == []
+
+
 def test_what_an_option_decides_is_not_missed_before_all_options_were_seen() -> None:
     space = {"optimizer": gpbt.Choice(["sgd", "adam"]), "momentum": gpbt.Float(0, 1)}
     watch = checks.Preflight(settings(space=space))
@@ -341,7 +362,10 @@ def test_nothing_saved_and_nothing_changed() -> None:
 def test_a_child_that_never_looks_at_its_parent() -> None:
     watch = checks.Preflight(settings())
     assert codes(watch.heard(member(0), seen(parent_used=False))) == []
-    assert codes(watch.heard(member(1, parent=member(0)), seen(parent_used=False))) == ["GPBT012"]
+    assert codes(watch.heard(member(1, parent=member(0)), seen(parent_used=False))) == [], (
+        "it may begin afresh by its config"
+    )
+    assert codes(watch.heard(member(2, parent=member(0)), seen(parent_used=False))) == ["GPBT012"]
 
 
 @pytest.mark.parametrize(
@@ -469,7 +493,7 @@ def test_a_seed_that_follows_the_members_or_is_put_back_is_no_finding(tmp_path: 
 def test_a_state_that_was_captured_after_the_seed_does_not_take_it_back(tmp_path: Path) -> None:
     body = "random.seed(0); state = random.getstate(); random.random(); random.setstate(state)"
     done = launched(tmp_path, ("    for step", f"    {body}\n    for step"))
-    assert [(f.code, f.subject) for f in found_in(tmp_path)] == [("GPBT006", "python")], done.err
+    assert [f.code for f in found_in(tmp_path)] == ["GPBT006"], done.err
 
 
 def test_a_process_pool_may_be_told_to_seed(tmp_path: Path) -> None:
@@ -483,11 +507,13 @@ def test_a_process_pool_may_be_told_to_seed(tmp_path: Path) -> None:
 
 def test_numpy_and_torch_seeds_are_seen_in_forks_and_fresh_interpreters(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    body = "    import numpy, torch; numpy.random.seed(1); torch.manual_seed(2)\n    for step"
+    body = "    import numpy, torch; numpy.random.seed(1); torch.manual_seed(1)\n    for step"
     for start in ("zygote", "exec"):
         done = launched(tmp_path, ("    for step", body), options=("--start", start, "--generations", "1"))
         assert done.status == 0, done.err
-        assert {(f.code, f.subject) for f in found_in(tmp_path)} == {("GPBT006", "numpy"), ("GPBT006", "torch")}
+        (found,) = found_in(tmp_path)
+        assert found.code == "GPBT006"
+        assert "numpy's random numbers with 1" in found.text or "numpy's and torch's random numbers" in found.text
         (tmp_path / "runs" / "r").rename(tmp_path / start)
 
 
@@ -497,7 +523,10 @@ def test_strict_ends_the_run_before_its_budget_is_spent(tmp_path: Path) -> None:
     assert "GPBT001" in done.err
     facts = Reader(tmp_path / "runs" / "r" / "journal.jsonl").more()
     assert sum(isinstance(fact, events.Trained) for fact in facts) <= 2, "as many as there are slots"
-    again = cli("resume", "r", cwd=tmp_path)
+    strict = cli("resume", "r", "--strict", cwd=tmp_path)
+    assert strict.status == 2, "what is known is not forgotten"
+    assert "--silence GPBT001 disagrees" in strict.err
+    again = cli("resume", "r", "--strict", "--silence", "gpbt001", cwd=tmp_path)
     assert again.status == 0, again.err
     assert [f.subject for f in found_in(tmp_path)] == ["drop"], "known since, and not found again"
 

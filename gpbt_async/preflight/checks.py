@@ -40,9 +40,9 @@ PATIENCE = 8
 class Preflight:
     """settings: of the run. Folds; `found` are the findings not silenced, in order, those of the journal included."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, silence: Iterable[str] = ()) -> None:
         self._settings = settings
-        self._silent = frozenset(settings.silence)
+        self._silent = frozenset((*settings.silence, *silence))
         self.found: list[Finding] = []
         self._known: set[tuple[str, str]] = set()
         #: by member: config, and telemetry, of those that returned
@@ -51,6 +51,11 @@ class Preflight:
         self._digests: dict[int, str] = {}
         #: children whose checkpoint was their parent's, as long as there was no other; then -1
         self._unchanged = 0
+        #: the same of children whose weights gpbt.torch saved as it had loaded them, and of those that took no look at
+        #: their parent's checkpoint
+        self._idle = self._blind = 0
+        #: unread hyperparameters that a function of the script names
+        self._mentioned: set[str] = set()
         self._scores: dict[str, set[float]] = {}
         self._generations: set[int] = set()
         self._unfinite = 0
@@ -79,7 +84,8 @@ class Preflight:
         finding = finding_of(fact)
         if (finding.code, finding.subject) not in self._known:
             self._known.add((finding.code, finding.subject))
-            self.found.append(finding)
+            if finding.code not in self._silent:
+                self.found.append(finding)
 
     def heard(self, member: Member, flat: Mapping[str, Any]) -> Iterator[Finding]:
         """A member's training function has returned, and this is what its process noted."""
@@ -96,22 +102,31 @@ class Preflight:
                 member.id,
             )
         self._used.update(telemetry["read"], telemetry["applied"])
-        if len(self._returned) < PATIENCE:
+        self._mentioned.update(telemetry["mentioned"])
+        first = len(self._returned) < PATIENCE
+        if first:
             self._returned.append((member, telemetry))
-            yield from self._unread(member)
+        yield from self._unread(member)
+        if first:
             yield from self._missed(member, telemetry)
+        if member.parent is not None and telemetry["unchanged"] is not None:
+            yield from self._trained_nothing(member, not telemetry["unchanged"])
         yield from self._same_draws(member, telemetry)
         yield from self._overwritten(member, telemetry)
         self._heirs.heard(member, telemetry)
         others = self._returned if self._settings.generations > 1 else []
         for said in (*overwritten(member, telemetry), *splits(member, telemetry, others)):
             yield from self._new(*said, member.id)
-        if member.parent is not None and not telemetry["parent_used"]:
+        if member.parent is not None:
+            self._blind = -1 if telemetry["parent_used"] or self._blind < 0 else self._blind + 1
+        # one child may begin afresh by its config
+        if self._blind == min(2, self._settings.population) and self._settings.generations > 1:
             seen = "only asked whether there is" if telemetry["parent_seen"] else "never looked at"
             yield from self._new(
                 "GPBT012",
                 "parent",
-                f"member {member.id} {seen} member.parent, its parent's checkpoint: it started from nothing",
+                f"member {member.id} {seen} member.parent, its parent's checkpoint, and neither did any child before "
+                "it: they started from nothing",
                 "load it: if member.parent is not None: model.load_state_dict(torch.load(member.parent / 'model.pt')), "
                 "or gpbt.torch.begin(member, model, optimizer)",
                 member.id,
@@ -134,21 +149,24 @@ class Preflight:
 
     def _unread(self, member: Member) -> Iterator[Finding]:
         space = self._settings.space
-        unread = [name for name in space.names if name not in self._used]
+        unread = [name for name in space if name not in self._used and ("GPBT001", name) not in self._known]
         if not unread or not self._covered(unread):
             return
+        # a function names it: what it is read for may come in a later generation, or by chance; then nobody may have
+        late = len(self._returned) >= min(PATIENCE, self._settings.population)
+        late &= member.generation == self._settings.generations - 1
+        unread = [name for name in unread if late or name not in self._mentioned]
         missed = [name for _, seen in self._returned for name in seen["missed"]]
         for name in unread:
             close = difflib.get_close_matches(name, missed, 1, 0.6)
             said = f"; it asks for {close[0]!r}: did you mean {name!r}?" if close else ""
             torch = ", and gpbt.torch applied it to nothing" * any(seen["applied"] for _, seen in self._returned)
             first = "" if len(self._returned) == 1 else f"s 0 to {len(self._returned) - 1}"
-            kind = "hyperparameter" if name in space else "constant"
             who = f"member{first or ' ' + str(member.id)}"
             yield from self._new(
                 "GPBT001",
                 name,
-                f"{who} never read the {kind} {name!r}{torch}{said}",
+                f"{who} never read the hyperparameter {name!r}{torch}{said}",
                 f"use member.config[{name!r}] in the training function, or take it out of the space",
                 member.id,
             )
@@ -179,14 +197,17 @@ class Preflight:
             )
 
     def _same_draws(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
-        for generator, (seed, place) in telemetry["seeds"].items():
+        seeds = telemetry["seeds"]
+        for place in dict.fromkeys(place for _, place in seeds.values()):
             for other, theirs in self._returned:
-                if other.seed != member.seed and theirs["seeds"].get(generator) == [seed, place]:
+                same = [g for g, seen in seeds.items() if seen[1] == place and theirs["seeds"].get(g) == seen]
+                if other.seed != member.seed and same:
+                    whose = " and ".join(f"{generator}'s" for generator in same)
                     yield from self._new(
                         "GPBT006",
-                        generator,
-                        f"members {other.id} and {member.id} have different seeds, and both seed {generator}'s random "
-                        f"numbers with {seed} at {place}: all members draw the same",
+                        place,
+                        f"members {other.id} and {member.id} have different seeds, and both seed {whose} random "
+                        f"numbers with {seeds[same[0]][0]} at {place}: all members draw the same",
                         "delete this line (every member is seeded already), or seed from member.seed",
                         member.id,
                     )
@@ -257,12 +278,13 @@ class Preflight:
         # a success rate of 0, an accuracy of 1, chance: many tie in the beginning; so whole generations must
         coarse = len(self._others) > 1 or score == int(score)
         enough = max(PATIENCE, s.population) if coarse else CONSTANT
-        if len(seen) == enough and s.replay is None:
+        soon = not coarse or member.generation == s.generations - 1
+        if len(seen) >= enough and soon and s.replay is None:
             yield from self._new(
                 "GPBT009",
                 s.score,
-                f"{enough} members with different configs all ended with exactly {s.score}={score:.6g}",
-                "the config does not reach the training, or the score cannot tell models apart (take a loss)",
+                f"{len(seen)} members with different configs all ended with exactly {s.score}={score:.6g}",
+                "the config does not reach the training, or the score cannot tell models apart: take a finer one",
                 member.id,
             )
 
@@ -295,6 +317,19 @@ class Preflight:
             )
         if self._unchanged >= 0:
             self._digests[member.id] = digest
+
+    def _trained_nothing(self, member: Member, changed: bool) -> Iterator[Finding]:
+        """A child has saved weights by gpbt.torch: other ones than it had loaded?"""
+        self._idle = -1 if changed or self._idle < 0 else self._idle + 1
+        if self._idle >= min(CONSTANT, self._settings.population):
+            yield from self._new(
+                "GPBT008",
+                "checkpoint",
+                f"the first {self._idle} children saved exactly the weights that they had loaded: they trained nothing",
+                "save after training, and train the model that is saved: an optimizer made before the model was "
+                "replaced, or only parameters that need no gradient, change nothing",
+                member.id,
+            )
 
     def _failing(self, lineage: Lineage, member: Member, generation: int) -> Iterator[Finding]:
         """Many of a generation for one reason, once all have settled; a reason that lasts, at the first member."""

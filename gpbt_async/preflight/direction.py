@@ -72,7 +72,7 @@ _NEGATIONS = frozenset(("neg", "negative", "negated"))
 _DOUBTFUL = _words_in(
     """
     minus inverse inv reciprocal improvement reduction gain gains drop decrease increase change delta diff gap ratio
-    std var d2 stop
+    std var d2 stop time seconds inaccuracy
     """
 )
 

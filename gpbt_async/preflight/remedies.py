@@ -12,13 +12,15 @@ not fit the weights it loads, as the config and the parent, which decide it, are
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
 from typing import TYPE_CHECKING
 
 from .. import filesystems
-from . import hydra
+from . import hydra, telemetry
+from .config import missed_names, peek
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -222,6 +224,8 @@ def remedy(error: BaseException, checkpoint: str = "", parent: str | None = None
     if said := hydra.remedy(error):
         return said[:LONGEST]
     for each in chain(error):
+        if isinstance(each, KeyError) and (asked := _asked(each)):
+            return asked[:LONGEST]
         text = f"{type(each).__name__}: {filesystems.said(each)}"
         if lasting(text) and parent is None:
             continue  # it does not load its parent's weights
@@ -229,6 +233,17 @@ def remedy(error: BaseException, checkpoint: str = "", parent: str | None = None
         if found := found or remedy_for(text):
             return found[:LONGEST]
     return ""
+
+
+def _asked(error: KeyError) -> str:
+    """What to do about a name that the config does not have."""
+    now = telemetry.current
+    name = error.args[0] if error.args else None
+    if now is None or name not in missed_names(now.config):
+        return ""
+    space = list(peek(now.config))
+    close = difflib.get_close_matches(str(name), space, 1, 0.5)
+    return f"the space has {', '.join(space)}" + (f": did you mean {close[0]!r}?" if close else "")
 
 
 def remedy_for(reason: str) -> str:

@@ -92,6 +92,14 @@ class Telemetry:
         half = (self._begun + time.perf_counter()) / 2
         return {name: (seed, place) for name, (seed, place, since) in self._seeds.items() if since < half}
 
+    def _mentioned(self) -> list[str]:
+        """Hyperparameters that nothing has read or applied so far, and that a function of the script names."""
+        from .. import script  # not before: a training script pays for what it imports
+
+        config = self.config
+        unread = set(config.__dict__["_marks"]) - {*read_names(config), *applied_names(config)}
+        return sorted(unread & script.named(unread)) if unread else []
+
     def to_json(self) -> dict[str, Any]:
         for each in self.last_words:
             with contextlib.suppress(Exception):  # the script has trained; nothing of ours may end it
@@ -104,8 +112,10 @@ class Telemetry:
             "applied": applied_names(config),
             "missed": [str(name)[:LONGEST] for name in missed_names(config)][:MOST],
             "overwritten": overwritten_names(config)[:MOST],
+            "mentioned": self._mentioned(),
             "parent_seen": self.parent_seen,
             "parent_used": self.parent_used,
+            "unchanged": self.unchanged if self.sample else None,
             "reports": self.reports,
             "first": self.first if math.isfinite(self.first) else None,
             "splits": {place[:LONGEST]: seen for place, seen in list(splits.items())[:MOST] if seen},
@@ -154,6 +164,8 @@ _SHAPES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("read", "applied", "missed", "threads"), _texts),
     # unknown is no reason for a finding
     **dict.fromkeys(("parent_seen", "parent_used"), lambda value: value is not False),
+    "unchanged": lambda value: value if isinstance(value, bool) else None,
+    "mentioned": _texts,
     "reports": lambda value: value if type(value) is int else 0,
     "first": lambda value: float(value) if type(value) in (int, float) and abs(value) < 1e300 else None,
     "overwritten": lambda value: [each for each in value if _row(each, str, 3)] if isinstance(value, list) else [],
