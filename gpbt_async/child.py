@@ -140,8 +140,14 @@ def _use_threads(count: int) -> None:
 def seed(value: int, device: str) -> None:
     """Seed python, numpy and torch, each now or when the training function imports it."""
     random.seed(value)
-    script.after_import("numpy.random", lambda numpy: numpy.seed(value % (1 << 32)))
+    script.after_import("numpy.random", lambda numpy: _seed_numpy(numpy, value % (1 << 32)))
     script.after_import("torch", lambda torch: _seed_torch(torch, value % (1 << 63), device))
+
+
+def _seed_numpy(numpy: Any, value: int) -> None:
+    numpy.seed(value)
+    if telemetry.current is not None:  # imported by the training function: this seed is none of the script's
+        telemetry.current.own("numpy")
 
 
 def _seed_torch(torch: Any, value: int, device: str) -> None:
@@ -151,6 +157,8 @@ def _seed_torch(torch: Any, value: int, device: str) -> None:
             torch.default_generator.manual_seed(value)
         else:
             torch.manual_seed(value)
+            if telemetry.current is not None:
+                telemetry.current.own("torch")
 
 
 def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Callable[[Any], object] | None]) -> int:

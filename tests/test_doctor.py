@@ -125,9 +125,8 @@ def test_a_second_child_differs_in_every_dimension(tmp_path: Path) -> None:
 
 
 def test_findings_of_the_preflight_are_among_the_warnings_and_can_be_silenced(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(
-        SCRIPT.format(top="", first="random.seed(1); member.config = {'x': 0}", noise="0", last="", more="")
-    )
+    text = SCRIPT.format(top="", first="random.seed(1)", noise="0", last="", more="")
+    (tmp_path / "script.py").write_text(text.replace('member.config["x"]', "0"))
     done = cli("doctor", "script.py", cwd=tmp_path)
     assert done.status == 0
     assert "GPBT001: member 0 never read the hyperparameter 'x'" in done.out

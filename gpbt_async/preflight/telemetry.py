@@ -78,6 +78,10 @@ class Telemetry:
         self._seeds[generator] = seed, place, since
         self._captured.discard(generator)
 
+    def own(self, generator: str) -> None:
+        """The generator has just got the member's own seed."""
+        self._seeds.pop(generator, None)
+
     def moved(self, generator: str, restores: bool) -> None:
         """The generator's whole state was captured, or set to one that had been."""
         if not restores:
