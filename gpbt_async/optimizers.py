@@ -4,7 +4,8 @@
 optimizer lives. What a script does afterwards and would silently undo it is then seen:
 
     a scheduler is made           it follows, or is refused there (schedulers.py)
-    load_state_dict               brings the parent's hyperparameters with its momenta: the config's are put back
+    load_state_dict               brings the parent's hyperparameters with its momenta: the config's are put back; a
+                                  state that this optimizer has given since is the script's own rollback, and stays
     add_param_group               a group that names no value gets the config's, and not the optimizer's default
     group["lr"] = 0.1             noted in the member's telemetry, which tells members with different configs and the
                                   same value (preflight.checks, GPBT003)
@@ -15,6 +16,7 @@ look, which falls into the second quarter of the interval: there no schedule has
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 #: what belongs to a learning rate in a group
 _OF_LR = ("lr", "initial_lr", "max_lr", "min_lr")
+#: states of an optimizer's own that are remembered
+_STATES = 4096
 
 
 class _Governed:
@@ -46,6 +50,10 @@ class _Governed:
         self.mults: dict[str, groups.Multipliers] = {}
         #: groups that were there
         self.count = count
+        #: learning rates of groups that were added later, at their first step
+        self.added: list[float] = []
+        #: fingerprints of the states that the optimizer has given since, the latest last
+        self.states: dict[int, None] = {}
         self.steps = 0
         #: names whose value was the config's at the first step
         self.begun: set[str] = set()
@@ -75,7 +83,10 @@ def govern(
         raise ValueError(f"config has {', '.join(peek(config)) or 'nothing'}, and the optimizer {has}: none in common")
     governed = _governed.get(bare)
     if governed is None or governed.count != len(bare.param_groups):
+        _anchor_added(bare, governed)
         governed = _Governed(config, len(bare.param_groups))
+    if governed.settings != settings:
+        governed.states = {}  # their hyperparameters are another config's
     governed.config, governed.settings = config, settings
     governed.telemetry = telemetry or governed.telemetry or telemetry_of.current
     governed.steps, governed.seen = 0, {}
@@ -111,6 +122,19 @@ def _set_lr(governed: _Governed, optimizer: Any, drivers: Sequence[Any]) -> None
     schedulers.set_lr(governed.settings["lr"], optimizer.param_groups, drivers, mults)
 
 
+def _anchor_added(optimizer: Any, governed: _Governed | None) -> None:
+    """Give groups that were added after a scheduler was made what it has given the others: where they began."""
+    first, *others = optimizer.param_groups
+    if "initial_lr" not in first:
+        return
+    added = governed.added if governed is not None else []
+    began = dict(zip(range(governed.count, len(others) + 1), added, strict=False)) if governed is not None else {}
+    for i, group in enumerate(others, 1):
+        if "lr" not in group:
+            continue
+        group.setdefault("initial_lr", began.get(i, groups.number(group["lr"])))
+
+
 def _set_defaults(optimizer: Any, settings: Mapping[str, Any]) -> None:
     """What a group gets that is added later and does not say."""
     defaults = getattr(optimizer, "defaults", {})
@@ -141,15 +165,18 @@ def _refuse(scheduler: Any, governed: _Governed) -> None:
     settings = governed.settings
     if "lr" in settings and not schedulers.follows(scheduler) and not governed.reads("lr"):
         name, said = schedulers.named(scheduler), groups.said(governed.config, "lr")[0]
-        if schedulers.is_torchs(scheduler):
+        if schedulers.ending(scheduler) is not None:
             raise ValueError(
                 f"{name} brings the learning rate to a value of its own (swa_lr), and the config has {said}: build it "
                 f"from member.config[{said!r}], say swa_lr=0.5 * member.config[{said!r}]"
             )
-        raise ValueError(
-            f"{name} was made before gpbt.torch.begin and has copied the script's learning rate, and the config has "
-            f"{said}: make it after begin (it then starts from the config's), or build it from member.config[{said!r}]"
-        )
+        its = schedulers.bare(scheduler.optimizer).param_groups
+        if schedulers.copied(scheduler, its, but=groups.number(settings["lr"])):
+            raise ValueError(
+                f"{name} was made before gpbt.torch.begin and has copied the script's learning rate, and the config "
+                f"has {said}: make it after begin (it then starts from the config's), or build it from "
+                f"member.config[{said!r}]"
+            )
     driven = schedulers.cycles(scheduler)
     if driven in settings and not governed.reads(driven):
         raise ValueError(
@@ -194,6 +221,7 @@ def _attach(optimizer: Any, governed: _Governed) -> None:
     before: dict[str, Any] = {}
     optimizer.register_load_state_dict_pre_hook(lambda mine, state: _keep(mine, before))
     optimizer.register_load_state_dict_post_hook(lambda mine: _put_back(mine, before))
+    optimizer.register_state_dict_post_hook(_remember)
 
 
 def _keep(optimizer: Any, before: dict[str, Any]) -> None:
@@ -201,10 +229,13 @@ def _keep(optimizer: Any, before: dict[str, Any]) -> None:
 
 
 def _put_back(optimizer: Any, before: dict[str, Any]) -> None:
-    """A state has been loaded, hyperparameters and all: those of the config come back, unless it is our own state."""
+    """A state has been loaded, hyperparameters and all: those of the config come back, unless it is its own state."""
     governed, own = _governed.get(optimizer), before.pop("groups", [])
     if governed is None or len(own) != len(optimizer.param_groups):
         return
+    with contextlib.suppress(Exception):  # the call is the script's
+        if _fingerprint(optimizer.param_groups) in governed.states:
+            return
     bases = [[groups.number(g.get("initial_lr", g.get("lr"))) for g in each] for each in (own, optimizer.param_groups)]
     names = [name for name in governed.settings if name != "lr" and name not in groups.BETAS]
     if any(name in groups.BETAS for name in governed.settings):
@@ -219,6 +250,32 @@ def _put_back(optimizer: Any, before: dict[str, Any]) -> None:
                 group.pop(name, None)  # the parent's initial_lr, from which a scheduler made later would begin
 
 
+def _remember(optimizer: Any, state: Any) -> None:
+    """The optimizer has given its state, perhaps to go back to it."""
+    governed = _governed.get(optimizer)
+    if governed is None:
+        return
+    with contextlib.suppress(Exception):  # the call is the script's
+        mark = _fingerprint(state["param_groups"])
+        governed.states.pop(mark, None)
+        governed.states[mark] = None
+        if len(governed.states) > _STATES:
+            del governed.states[next(iter(governed.states))]
+
+
+def _fingerprint(groups_: Sequence[Any]) -> int:
+    """Of hyperparameters: the same for a state, its copy, and what is read back from a file."""
+    plain = [
+        sorted(
+            (str(name), repr(value.tolist() if hasattr(value, "tolist") else value))
+            for name, value in group.items()
+            if name not in ("params", "param_names")
+        )
+        for group in groups_
+    ]
+    return hash(repr(plain))
+
+
 def _look(optimizer: Any, args: Any, kwargs: Any) -> None:
     """Before a step."""
     if torch.compiler.is_compiling():
@@ -227,6 +284,10 @@ def _look(optimizer: Any, args: Any, kwargs: Any) -> None:
     if governed is None:
         return
     governed.steps += 1
+    for group in optimizer.param_groups[governed.count + len(governed.added) :]:
+        if "lr" not in group or getattr(group["lr"], "is_cuda", False):
+            break
+        governed.added.append(groups.number(group["lr"]))
     if governed.steps & (governed.steps - 1) == 0 and governed.telemetry is not None:
         _note(optimizer, governed)
 

@@ -9,7 +9,7 @@ to look as if the optimizer had had the config's learning rate from the beginnin
     absolute      OneCycleLR, CyclicLR: the peak (max_lr) becomes the config's, all else keeps its proportion to it.
                   SWALR is refused: its swa_lr is no peak. A script that has read the learning rate from the config
                   itself builds such a scheduler as it likes.
-    others'       timm's, say, which are no torch schedulers: refused if made before, as they copy what they begin from.
+    others'       timm's, say, which are no torch schedulers: refused if they have copied the learning rate before.
 
 Schedulers are found without being passed: their constructors are wrapped (`watch`), and what refers to the optimizer
 is asked of the garbage collector. That is cheap in a forked member, where all that came with the fork is frozen.
@@ -120,7 +120,7 @@ def _referring(optimizer: Any) -> Iterator[Any]:
         kind = type(each)
         if kind not in kinds:
             kinds[kind] = is_torchs(each) or _looks_like_one(kind)
-        if kinds[kind]:
+        if kinds[kind] and (is_torchs(each) or follows(each) or copied(each, optimizer.param_groups)):
             yield each
 
 
@@ -153,6 +153,23 @@ def _looks_like_one(kind: type) -> bool:
     called = "LR" in name or "sched" in name.lower() or "warmup" in name.lower()
     steps = any(callable(getattr(kind, each, None)) for each in ("step", "step_update", "dampen"))
     return called and steps and not hasattr(kind, "zero_grad") and not issubclass(kind, type)
+
+
+def copied(scheduler: Any, groups: Sequence[Group], but: float | None = None) -> bool:
+    """Has it, as an attribute or in a list or tuple there, a learning rate that the groups have now?
+
+    One that has none multiplies what it finds, or computes its own. but: a learning rate that does not count.
+    """
+    rates = [group[name] for group in groups for name in ("lr", "initial_lr") if name in group]
+    known = [(number(rate), type(rate) is int) for rate in rates if number(rate) and number(rate) != but]
+    for value in getattr(scheduler, "__dict__", {}).values():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            # a whole number is a count, unless the script has given such a learning rate
+            if isinstance(each, int | float) and any(
+                math.isclose(each, rate, rel_tol=1e-9) and (whole or isinstance(each, float)) for rate, whole in known
+            ):
+                return True
+    return False
 
 
 def is_torchs(scheduler: Any) -> bool:
@@ -223,8 +240,20 @@ def anchors(groups: Sequence[Group], drivers: Sequence[Any]) -> list[float]:
     for driver in drivers:
         one = absolute(driver)
         if one is not None:
-            return [own_lr(one, i) for i in range(len(groups))]
-    return [number(group.get("initial_lr", group["lr"])) for group in groups]
+            return [_peak(one, i, group) for i, group in enumerate(groups)]
+    return [base(group) for group in groups]
+
+
+def base(group: Group) -> float:
+    """The learning rate that a group's course begins from."""
+    return number(group.get("initial_lr", group["lr"]))
+
+
+def _peak(scheduler: Any, index: int, group: Group) -> float:
+    try:
+        return own_lr(scheduler, index)
+    except LookupError:  # a group that was added after the scheduler was made
+        return base(group)
 
 
 def set_lr(value: float, groups: Sequence[Group], drivers: Sequence[Any], mults: Multipliers) -> None:
@@ -263,8 +292,9 @@ def _scale(scheduler: Any, old: Sequence[float], new: Sequence[float]) -> None:
     for part in parts(scheduler):
         for name in ("base_lrs", "max_lrs", "_init_lrs"):  # every one's; CyclicLR's; GreedyLR's, whose max_lrs bound it
             values = getattr(part, name, None)
-            if values is not None and len(values) == len(old) and (name != "max_lrs" or _is(part, "CyclicLR")):
-                setattr(part, name, [_scaled(*each) for each in zip(values, old, new, strict=True)])
+            # fewer than groups, where some were added after it was made
+            if values is not None and len(values) <= len(old) and (name != "max_lrs" or _is(part, "CyclicLR")):
+                setattr(part, name, [_scaled(*each) for each in zip(values, old, new, strict=False)])
 
 
 def remember(drivers: Iterable[Any], groups: Sequence[Group]) -> None:
@@ -279,7 +309,7 @@ def rebase(scheduler: Any, groups: Sequence[Group]) -> None:
     """Its base learning rates are the groups' (after another one's state was loaded)."""
     for part in parts(scheduler):
         if hasattr(part, "base_lrs"):
-            part.base_lrs = [number(group.get("initial_lr", group["lr"])) for group in groups]
+            part.base_lrs = [base(group) for group in groups]
     remember([scheduler], groups)
 
 
@@ -297,6 +327,8 @@ def _course(scheduler: Any) -> list[Any] | None:
         scheduler._get_lr_called_within_step = True
         try:
             return list(scheduler.get_lr())
+        except ValueError:  # it cannot go on either: a group was added after it was made
+            return None
         finally:
             scheduler._get_lr_called_within_step = False
     return None

@@ -6,6 +6,7 @@ What is right is told by optimizers that were made with the config's learning ra
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import math
 import warnings
@@ -234,6 +235,51 @@ def test_what_only_holds_an_optimizer_is_none(tmp_path: Path) -> None:
     assert holding[0].optimizer.param_groups[0]["lr"] == LR
 
 
+def test_one_that_has_copied_nothing_is_accepted(tmp_path: Path) -> None:
+    class WarmupDecay:
+        """Multiplies what it finds; its counter equals no learning rate."""
+
+        def __init__(self, optimizer: Any) -> None:
+            self.optimizer, self.gamma, self.count = optimizer, 0.9, 1
+
+        def step(self) -> None:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= self.gamma
+
+    class TrainScheduler:
+        def __init__(self, optimizer: Any) -> None:
+            self.optimizer = optimizer
+
+        def step(self) -> None:
+            self.optimizer.step()
+
+    class WarmupFrom(WarmupDecay):
+        def __init__(self, optimizer: Any) -> None:
+            super().__init__(optimizer)
+            self.peak = optimizer.param_groups[0]["lr"]
+
+    for first in (SCRIPTS, 1.0):
+        mine = optimizer(SGD, [first])
+        mine.param_groups[0]["initial_lr"] = 0.7  # of a state that was loaded before
+        holding = WarmupDecay(mine), TrainScheduler(mine)
+        begin(mine, tmp_path, lr=LR)
+        holding[0].step()
+        assert mine.param_groups[0]["lr"] == pytest.approx(LR * 0.9)
+        other = optimizer(SGD, [first])
+        copying = WarmupFrom(other)
+        with pytest.raises(ValueError, match="WarmupFrom was made before"):
+            begin(other, tmp_path, lr=LR)
+        assert copying.peak == first
+    named = optimizer(SGD, [SCRIPTS])
+    gpbt.torch.apply({"lr": LR}, named, WarmupDecay(named))
+    assert named.param_groups[0]["lr"] == LR
+    again = optimizer(SGD, [SCRIPTS])
+    gpbt.torch.apply({"lr": LR}, again)
+    later = WarmupFrom(again)
+    gpbt.torch.apply({"lr": LR}, again)  # what it has copied is the config's
+    assert later.peak == LR
+
+
 def test_swalr_is_refused_and_may_be_built_from_the_config(tmp_path: Path) -> None:
     before, after, own = (optimizer(SGD, [SCRIPTS]) for _ in range(3))
     swa = swa_utils.SWALR(before, swa_lr=0.01)
@@ -383,6 +429,70 @@ def test_a_group_that_is_added_later_gets_the_configs_unless_it_says_its_own(tmp
     assert [group["lr"] for group in mine.param_groups] == [LR, LR, LR / 10]
     assert [group["betas"] for group in mine.param_groups] == [(0.5, 0.999)] * 3
     assert [group["weight_decay"] for group in mine.param_groups] == [0.2] * 3
+
+
+@pytest.mark.parametrize("stepped", [0, 2])
+def test_another_config_reaches_all_groups_after_one_was_added(stepped: int) -> None:
+    mine = optimizer(SGD, [SCRIPTS])
+    gpbt.torch.apply({"lr": 0.5}, mine)
+    scheduler = lr_scheduler.StepLR(mine, 2, gamma=0.5)
+    mine.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+    mine.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "lr": 0.05})
+    course(mine, scheduler, stepped)
+    gpbt.torch.apply({"lr": 0.2}, mine)
+    factor = 0.5 ** (stepped // 2)
+    assert [group["lr"] for group in mine.param_groups] == pytest.approx([0.2 * factor, 0.2 * factor, 0.02 * factor])
+    assert scheduler.base_lrs == [0.2]
+    course(mine, scheduler, 2)
+    assert [group["lr"] for group in mine.param_groups] == pytest.approx([0.1 * factor, 0.1 * factor, 0.01 * factor])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda of: lr_scheduler.OneCycleLR(of, 0.1, 10), lambda of: lr_scheduler.LambdaLR(of, abs)]
+)
+def test_a_group_that_a_scheduler_does_not_know_is_no_error_of_ours(make: Any) -> None:
+    mine = optimizer(SGD, [SCRIPTS])
+    scheduler = make(mine)
+    scheduler.last_epoch = 1
+    mine.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "lr": SCRIPTS})
+    gpbt.torch.apply({"lr": LR}, mine)
+    assert mine.param_groups[0]["initial_lr"] != SCRIPTS
+
+
+@pytest.mark.parametrize("keep", [lambda state: state, copy.deepcopy, "file"])
+def test_a_scripts_own_rollback_is_torchs(keep: Any, tmp_path: Path) -> None:
+    mine = Adam([nn.Parameter(torch.zeros(2))], lr=SCRIPTS)
+    parents = {**(foreign := mine.state_dict()), "param_groups": [{**foreign["param_groups"][0], "weight_decay": 0.7}]}
+    begin(mine, tmp_path, lr=LR, weight_decay=0.1)
+    state = mine.state_dict()
+    if keep == "file":
+        torch.save(state, tmp_path / "best.pt")
+        state = torch.load(tmp_path / "best.pt")
+    else:
+        state = keep(state)
+    group = mine.param_groups[0]
+    group["lr"] *= 0.5
+    group["weight_decay"] *= 0.5
+    mine.load_state_dict(parents)
+    assert (mine.param_groups[0]["lr"], mine.param_groups[0]["weight_decay"]) == (LR / 2, 0.05), "a file's: put back"
+    mine.load_state_dict(state)
+    assert (mine.param_groups[0]["lr"], mine.param_groups[0]["weight_decay"]) == (LR, 0.1)
+    gpbt.torch.apply({"lr": 2 * LR, "weight_decay": 0.2}, mine)
+    mine.load_state_dict(state)  # of another config
+    assert (mine.param_groups[0]["lr"], mine.param_groups[0]["weight_decay"]) == (2 * LR, 0.2)
+
+
+def test_states_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpbt_async import optimizers
+
+    monkeypatch.setattr(optimizers, "_STATES", 3)
+    mine = optimizer(SGD, [SCRIPTS])
+    gpbt.torch.apply({"lr": LR}, mine)
+    for i in range(10):
+        mine.param_groups[0]["lr"] = LR / (i + 1)
+        mine.state_dict()
+        mine.state_dict()
+    assert len(optimizers._governed[mine].states) == 3
 
 
 def test_two_optimizers_with_a_scheduler_each(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Every case is a whole run of an ordinary script, made unsound in one place.
 from __future__ import annotations
 
 import importlib.util
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -108,6 +109,37 @@ def train(member):
     epoch(model, optimizer, scheduler)
     member.report(mse=mse(model))
     torch.save({"model": model.state_dict(), "scheduler": scheduler.state_dict()}, member.checkpoint / "all.pt")
+"""
+
+COINCIDENCE = """
+SPACE = {SPACE}
+
+
+def train(member):
+    model = build()
+    model.insert(1, torch.nn.Dropout(member.config.get("dropout", 0.0)))
+    optimizer = torch.optim.SGD(model.parameters(), lr={lr}, momentum=0.9)
+    if member.parent is not None:
+        saved = torch.load(member.parent / "all.pt")
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+    epoch(model, optimizer)
+    optimizer.param_groups[0]["lr"] *= 0.5
+    member.report(mse=mse(model))
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, member.checkpoint / "all.pt")
+"""
+
+RETRY = """
+def train(member):
+    model = build()
+    wrapped = torch.nn.DataParallel(model)
+    if member.parent is not None:
+        state = torch.load(member.parent / "model.pt")
+        wrapped.load_state_dict(state, strict=False)
+        {again}
+    epoch(model, torch.optim.Adam(model.parameters(), lr=member.config["lr"]))
+    member.report(mse=mse(model))
+    torch.save(model.state_dict(), member.checkpoint / "model.pt")
 """
 
 PREFIX = """
@@ -261,6 +293,20 @@ CASES: dict[str, tuple[str, set[str]]] = {
     "a scheduler that changes the rate that is there": (
         TORCH + SCHEDULER.replace("KIND", "ExponentialLR(optimizer, 0.99)"), set(),
     ),
+    "a fixed rate that decays, and a dropout that equals it": (
+        TORCH + COINCIDENCE.replace("{SPACE}", '{"dropout": gpbt.Choice([0.05, 0.1])}').replace("{lr}", "0.1"), set(),
+    ),
+    "a rate by another name": (
+        TORCH
+        + COINCIDENCE.replace("{SPACE}", '{"head_lr": gpbt.Float(1e-3, 0.1, log=True)}').replace(
+            "{lr}", 'member.config["head_lr"]'
+        ),
+        {"GPBT015"},
+    ),
+    "a wrapper's names do not fit, and the bare model's do": (
+        TORCH + RETRY.replace("{again}", "wrapped.module.load_state_dict(state)"), set(),
+    ),
+    "a wrapper's names do not fit": (TORCH + RETRY.replace("{again}", "pass"), {"GPBT016"}),
     "not one name fits": (TORCH + PREFIX.replace("PREFIX", "module."), {"GPBT016"}),
     "all names fit": (TORCH + PREFIX.replace("PREFIX", ""), set()),
     "torch's split by the member's seed": (
@@ -331,6 +377,93 @@ def test_what_means_nothing_is_found_and_what_is_sound_is_not(name: str, tmp_pat
     assert {fact["code"] for fact in found} == expected, [fact["text"] for fact in found]
     for fact in found:
         assert f"{fact['code']}: {fact['text']}; {fact['remedy']}" in " ".join(done.err.split()), done.err
+
+
+# ---- what torch loads, in one process
+
+
+def test_a_hyperparameter_is_an_optimizers_if_its_name_is() -> None:
+    from gpbt_async.preflight.loading import _called
+
+    for name, *where in (
+        ("lr", "lr"), ("learning_rate", "lr"), ("head_lr", "lr"), ("optimizer.lr", "lr"), ("bodyLearningRate", "lr"),
+        ("wd", "weight_decay"), ("l_weight_decay", "weight_decay"), ("beta1", "betas", 0), ("adam_beta_2", "betas", 1),
+        ("momentum", "momentum"),
+    ):  # fmt: skip
+        assert _called(name, *where), name  # type: ignore[arg-type]
+    for name, *where in (
+        ("dropout", "lr"), ("lr_decay", "lr"), ("min_lr", "lr"), ("lr_decay", "weight_decay"), ("beta2", "betas", 0),
+        ("momentum", "lr"), ("rate", "lr"), ("clr", "lr"),
+    ):  # fmt: skip
+        assert not _called(name, *where), name  # type: ignore[arg-type]
+
+
+def test_a_model_that_nothing_was_loaded_into_is_not_kept_alive() -> None:
+    torch = pytest.importorskip("torch")
+    from gpbt_async.preflight import loading, telemetry
+    from gpbt_async.preflight.config import MemberConfig
+
+    def load(model: Any, state: Any) -> None:
+        loading._load_module(now, model, state, lambda: model.load_state_dict(state, strict=False))
+
+    now = telemetry.Telemetry(MemberConfig({"lr": 0.1}))
+    good = torch.nn.Linear(1, 1).state_dict()
+    bad = {f"module.{name}": value for name, value in good.items()}
+    model = torch.nn.Linear(1, 1)
+    load(model, bad)
+    seen = weakref.ref(model)
+    del model
+    assert seen() is None
+    assert [row[0] for row in now.to_json()["findings"]] == ["GPBT016"], "it is said all the same"
+    now = telemetry.Telemetry(MemberConfig({"lr": 0.1}))
+    load(torch.nn.Linear(1, 1), bad)
+    load(torch.nn.Linear(1, 1), good)  # the script has made it again
+    assert now.to_json()["findings"] == []
+
+
+def test_a_rollback_after_the_first_step_is_no_finding_and_remedies_name_what_was_lost() -> None:
+    torch = pytest.importorskip("torch")
+    from gpbt_async.preflight import loading, telemetry
+    from gpbt_async.preflight.config import MemberConfig
+
+    def load(optimizer: Any, state: Any) -> None:
+        loading._load_optimizer(now, optimizer, state, lambda: optimizer.load_state_dict(state))
+
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    for own in (False, True):
+        now = telemetry.Telemetry(MemberConfig({"beta1": 0.8, "wd": 0.1}))
+        optimizer = torch.optim.AdamW([weight], lr=0.01, betas=(0.5, 0.9), weight_decay=0.3)
+        if own:
+            optimizer.step()
+        state = optimizer.state_dict()
+        optimizer.param_groups[0].update(betas=(0.8, 0.9), weight_decay=0.1)
+        load(optimizer, state)
+        optimizer.step()
+        found = {row[1]: row[3] for row in now.to_json()["findings"]}
+        if own:
+            assert found == {}
+        else:
+            after = "after loading: for group in optimizer.param_groups: "
+            assert found.keys() == {"beta1", "wd"}
+            assert found["beta1"].endswith(after + "group['betas'] = (member.config['beta1'], group['betas'][1])")
+            assert found["wd"].endswith(after + "group['weight_decay'] = member.config['wd']")
+
+
+def test_nothing_of_ours_raises_in_a_scripts_load() -> None:
+    from gpbt_async.preflight import loading
+
+    class Hostile:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+    def fails() -> None:
+        raise KeyError("the script's")
+
+    for load in (loading._load_module, loading._load_optimizer, loading._load_scheduler):
+        assert load(Hostile(), Hostile(), Hostile(), lambda: 7) == 7  # type: ignore[arg-type]
+        with pytest.raises(KeyError, match="the script's"):
+            load(Hostile(), Hostile(), Hostile(), fails)  # type: ignore[arg-type]
 
 
 class Node:
