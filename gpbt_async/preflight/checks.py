@@ -227,13 +227,14 @@ class Preflight:
                     yield from self._new(
                         "GPBT003",
                         name,
-                        f"gpbt.torch.begin applied {name}={gave:.4g} to member {member.id}'s optimizer, which then "
-                        f"trained with {last:.4g}, as other members did with another {name}: "
-                        + (f"{by} drives it to a value of its own" if by else "the script sets its own"),
-                        f"build the {by} from what the optimizer has after begin, or from member.config[{name!r}]"
+                        f"member {member.id} was to train with {name}={gave:.4g}, and trained with {last:.4g}, as other "
+                        f"members did whose {name} is another: "
+                        + (f"{by} drives it to a value of its own" if by else "the script sets its own after begin"),
+                        f"build the {by} after gpbt.torch.begin, from what the optimizer then has, or from the "
+                        f"config's value: member.config[{name!r}]"
                         if by
-                        else f"multiply what the optimizer has (group[{name!r}] after begin) instead, or read "
-                        f"member.config[{name!r}]",
+                        else "scale what the optimizer has instead of replacing it, or compute the new value from the "
+                        f"config's: group[{name!r}] = factor * member.config[{name!r}]",
                         member.id,
                     )
                     break
