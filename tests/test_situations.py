@@ -361,7 +361,26 @@ CASES: dict[str, tuple[str, set[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+#: of those that import torch or scikit-learn, one for each finding; the others are run on demand (-m extended)
+ALWAYS = {
+    "saved before training",
+    "not one name fits",
+    "torch's split by the member's seed",
+    "a split with a generator",
+}
+ALWAYS |= {"the optimizer's state brings back the parent's rate"}
+
+
+def _one(name: str) -> Any:
+    heavy = "import torch" in CASES[name][0] or "import sklearn" in CASES[name][0] or "from sklearn" in CASES[name][0]
+    return pytest.param(name, marks=[pytest.mark.extended] if heavy and name not in ALWAYS else [])
+
+
+def test_what_is_always_run_is_there() -> None:
+    assert set(CASES) >= ALWAYS
+
+
+@pytest.mark.parametrize("name", map(_one, CASES))
 def test_what_means_nothing_is_found_and_what_is_sound_is_not(name: str, tmp_path: Path) -> None:
     text, expected = CASES[name]
     for package in ("torch", "sklearn"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 from check_run import check_run
@@ -32,7 +33,13 @@ def test_every_style_is_launched() -> None:
     assert {path.stem for path in STYLES.glob("*.py")} == set(NEEDS)
 
 
-@pytest.mark.parametrize("name", NEEDS)
+def _one(name: str) -> Any:
+    """Those whose library takes long, beside another of the same library, are run on demand only."""
+    extended = {"compiled", "flax_optax", "jax_top_level", "gan", "amp_ema", "loader_workers", "sklearn_mlp"}
+    return pytest.param(name, marks=[pytest.mark.extended] if name in extended else [])
+
+
+@pytest.mark.parametrize("name", map(_one, NEEDS))
 def test_a_sound_script_trains_and_nothing_is_found(name: str, tmp_path: Path) -> None:
     missing = [package for package in NEEDS[name].split() if importlib.util.find_spec(package) is None]
     if missing:
