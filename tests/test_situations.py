@@ -380,7 +380,7 @@ def test_what_is_always_run_is_there() -> None:
     assert set(CASES) >= ALWAYS
 
 
-@pytest.mark.parametrize("name", map(_one, CASES))
+@pytest.mark.parametrize("name", [_one(name) for name in CASES])
 def test_what_means_nothing_is_found_and_what_is_sound_is_not(name: str, tmp_path: Path) -> None:
     text, expected = CASES[name]
     for package in ("torch", "sklearn"):

@@ -39,7 +39,7 @@ def _one(name: str) -> Any:
     return pytest.param(name, marks=[pytest.mark.extended] if name in extended else [])
 
 
-@pytest.mark.parametrize("name", map(_one, NEEDS))
+@pytest.mark.parametrize("name", [_one(name) for name in NEEDS])
 def test_a_sound_script_trains_and_nothing_is_found(name: str, tmp_path: Path) -> None:
     missing = [package for package in NEEDS[name].split() if importlib.util.find_spec(package) is None]
     if missing:

@@ -227,8 +227,8 @@ class Preflight:
                     yield from self._new(
                         "GPBT003",
                         name,
-                        f"member {member.id} was to train with {name}={gave:.4g}, and trained with {last:.4g}, as other "
-                        f"members did whose {name} is another: "
+                        f"member {member.id} was to train with {name}={gave:.4g}, and trained with {last:.4g}, as did "
+                        f"others whose {name} is another: "
                         + (f"{by} drives it to a value of its own" if by else "the script sets its own after begin"),
                         f"build the {by} after gpbt.torch.begin, from what the optimizer then has, or from the "
                         f"config's value: member.config[{name!r}]"
