@@ -529,7 +529,7 @@ def test_status_tells_what_a_member_without_a_slot_waits_for(tmp_path: Path) -> 
     (waits,) = state["waiting"] or state["training"]
     if state["waiting"]:
         assert waits["for"] in ("the end of its pause before attempt 2", "its process to start")
-        assert waits["after"].startswith("RuntimeError: once more")
+        assert waits["after"].startswith("TimeoutError: once more")
         assert state["training"] == []
         assert f"member {waits['member']} waits for " in text
     assert "no slot yet" not in text

@@ -11,7 +11,7 @@ what was searched. This folder finds that out while the first members train: not
     weights     whether gpbt.torch saves what was trained (in the member's process)
     parent      whether the parent's path is used (in the member's process)
     findings    the catalogue: every finding has a name (GPBT001 …), a title and a remedy
-    heirs       whether children go on from where their parents ended; pure
+    heirs       whether a child's score depends on its training; pure
     checks      facts and telemetry in, findings out; pure, and used by a run (`launch`) and by `doctor` alike
     remedies    what to do about an error that is known, and whether it passes (in the member's process)
     failures    members of a generation that failed, those alike taken together

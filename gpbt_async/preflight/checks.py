@@ -20,7 +20,7 @@ from ..tree import State
 from .direction import direction
 from .failures import TOLERATED, failures, kind, lasts, remedy_of, why
 from .findings import Finding, known
-from .heirs import Heirs
+from .heirs import Heirs, coarse
 from .telemetry import received
 from .verdicts import overwritten, splits
 
@@ -113,7 +113,6 @@ class Preflight:
             yield from self._trained_nothing(member, not telemetry["unchanged"])
         yield from self._same_draws(member, telemetry)
         yield from self._overwritten(member, telemetry)
-        self._heirs.heard(member, telemetry)
         others = self._returned if self._settings.generations > 1 else []
         for said in (*overwritten(member, telemetry), *splits(member, telemetry, others)):
             yield from self._new(*said, member.id)
@@ -277,9 +276,9 @@ class Preflight:
         seen.add(hash(tuple(sorted((name, repr(value)) for name, value in member.config.items()))))
         self._others.add(repr({name: value for name, value in metrics.items() if name != s.score}))
         # a success rate of 0, an accuracy of 1, chance: many tie in the beginning; so whole generations must
-        coarse = len(self._others) > 1 or score == int(score)
-        enough = max(PATIENCE, s.population) if coarse else CONSTANT
-        soon = not coarse or member.generation == s.generations - 1
+        slow = len(self._others) > 1 or coarse(score)
+        enough = max(PATIENCE, s.population) if slow else CONSTANT
+        soon = not slow or member.generation == s.generations - 1
         if len(seen) >= enough and soon and s.replay is None:
             yield from self._new(
                 "GPBT009",

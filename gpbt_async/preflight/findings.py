@@ -28,7 +28,6 @@ CATALOGUE: dict[str, str] = {
     "GPBT015": "loading the parent's state brings back its hyperparameters",
     "GPBT016": "nothing of a checkpoint fits the model",
     "GPBT017": "every member is judged by another split of the data",
-    "GPBT018": "children do not go on from where their parents ended",
     "GPBT019": "a child's score does not depend on its training",
     "GPBT020": "a searched value is overwritten before it is read",
 }
