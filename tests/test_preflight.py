@@ -323,15 +323,15 @@ def test_a_value_that_ends_the_same_whatever_was_applied() -> None:
 def test_a_constant_score_over_different_configs() -> None:
     watch = checks.Preflight(settings())
     for id in range(checks.CONSTANT - 1):
-        assert codes(watch.scored(member(id), 2.3456789, {})) == []
-    assert codes(watch.scored(member(9), 2.3456789, {})) == ["GPBT009"]
+        assert codes(watch.scored(member(id), 2.718281828, {})) == []
+    assert codes(watch.scored(member(9), 2.718281828, {})) == ["GPBT009"]
     watch = checks.Preflight(settings())
     same = {"lr": 0.5, "width": 2}
     for id in range(9):  # the same config: no wonder
-        assert codes(watch.scored(member(id, same), 2.3456789, {})) == []
+        assert codes(watch.scored(member(id, same), 2.718281828, {})) == []
     watch = checks.Preflight(settings())
     for id in range(9):
-        assert codes(watch.scored(member(id), 2.3456789 + (id == 0), {})) == []
+        assert codes(watch.scored(member(id), 2.718281828 + (id == 0), {})) == []
 
 
 def test_a_score_that_is_never_finite_and_one_that_is_missing() -> None:

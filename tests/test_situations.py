@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import cli, facts
 
-from gpbt_async.preflight.heirs import Heirs
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -483,33 +481,3 @@ def test_nothing_of_ours_raises_in_a_scripts_load() -> None:
         assert load(Hostile(), Hostile(), Hostile(), lambda: 7) == 7  # type: ignore[arg-type]
         with pytest.raises(KeyError, match="the script's"):
             load(Hostile(), Hostile(), Hostile(), fails)  # type: ignore[arg-type]
-
-
-class Node:
-    """As much of a member of the tree as Heirs looks at."""
-
-    def __init__(self, id: int, parent: Any = None, score: float | None = None) -> None:
-        self.id, self.parent, self.score = id, parent, score
-
-
-def heirs(firsts: list[float], lasts: list[float], mode: str = "min") -> str | None:
-    """What is said of eight children of two parents that ended at 1.0 and 1.1, as did generation 0, from 2.0 down."""
-    import gpbt_async as gpbt
-
-    sign = -1 if mode == "max" else 1
-    settings = gpbt.Experiment(train, space={"lr": gpbt.Float(0, 1)}, score="loss", mode=mode, population=8).settings
-    folded = Heirs(settings)
-    said = None
-    parents = [Node(i, score=sign * (1.0 + i / 10)) for i in range(8)]
-    children = [Node(8 + i, parents[i % 2]) for i in range(8)]
-    starts = [2.0 + i / 10 for i in range(8)]
-    for member, first, last in zip(
-        parents + children, starts + firsts, [sign * p.score for p in parents] + lasts, strict=True
-    ):
-        folded.heard(member, {"first": sign * first, "reports": 2})  # type: ignore[arg-type]
-        said = folded.trained(member, sign * last, {"loss": sign * last}) or said  # type: ignore[arg-type]
-    return said and said.code
-
-
-def train(member: object) -> None:
-    """Never called."""
