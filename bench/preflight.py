@@ -44,7 +44,7 @@ def checked(settings: Settings, members: list[Member]) -> None:
         telemetry = Telemetry(config)
         for name in member.config:
             config[name]
-        telemetry.parent_seen = True
+        telemetry.parent_seen = telemetry.parent_used = True
         end = wire.decode(wire.encode(wire.End("returned", 1.0, telemetry=telemetry.to_json())))
         assert isinstance(end, wire.End)
         found = [*checks.heard(member, end.telemetry), *checks.scored(member, member.id / 7, {"loss": 1.0})]
