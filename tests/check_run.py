@@ -237,6 +237,7 @@ class Check:
         elif (path, parent, config) != (member.path, member.parent, self.fit(member.config)):
             self.say(f"fact {n}: member {id} started again as another one (path, parent or config differ)")
         member.config = config
+        member.discarded = False  # what a failed attempt had left was; what this one will write is not
         if member.hopeless:
             self.say(f"fact {n}: member {id} started again after a failure that was certain")
         if member.state != "waiting":
