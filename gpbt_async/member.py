@@ -132,8 +132,6 @@ class Member:
                 f"member.report was given {len(line)} bytes of metrics in one call; at most {wire.LIMIT - 256} are "
                 "allowed: write large things to a file in member.checkpoint"
             )
-        if self._score in values:
-            self.telemetry.reported(values[self._score])
         self._append(line)
         if self._send is not None:
             self._send(values)

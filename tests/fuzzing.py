@@ -266,7 +266,7 @@ def sealed(flat: dict[str, Any]) -> bytes:
 
 TELEMETRY: dict[str, Any] = {
     "read": ["lr"], "applied": ["momentum"], "missed": ["mometum"], "parent_seen": True, "parent_used": True,
-    "threads": ["t"], "seeds": {"torch": ["0", "a.py:3"]}, "reports": 2, "first": 0.5,
+    "threads": ["t"], "seeds": {"torch": ["0", "a.py:3"]},
     "overwritten": [["lr", "1", "2"]], "splits": {"a.py:3": "f"}, "values": {"lr": [0.1, 0.2, None]},
     "findings": [["GPBT004", "wd", "text", "do"]],
 }  # fmt: skip

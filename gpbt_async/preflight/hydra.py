@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
 RECIPE = (
     "in the training function compose the config instead of calling a function with @hydra.main: "
@@ -55,15 +55,7 @@ def _config_path(function: Any) -> str | None:
     return path if isinstance(path, str) and path else None
 
 
-def remedy(error: BaseException) -> str:
-    """What to do about an error of Hydra's own that says it finds no config; "" for any other."""
-    missing = any(type(each).__name__ == "MissingConfigException" for each in _chain(error))
+def remedy(errors: Iterable[BaseException]) -> str:
+    """What to do about an error of Hydra's own among these that says it finds no config; "" for any other."""
+    missing = any(type(each).__name__ == "MissingConfigException" for each in errors)
     return f"Hydra finds no config when a script is imported, as here: {RECIPE}" if missing else ""
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

@@ -221,9 +221,10 @@ def remedy(error: BaseException, checkpoint: str = "", parent: str | None = None
     checkpoint: where the member writes; parent: its parent's checkpoint, if it has one. The nearest error that is known
     decides: of `raise X from Y` X, then Y.
     """
-    if said := hydra.remedy(error):
+    errors = chain(error)
+    if said := hydra.remedy(errors):
         return said[:LONGEST]
-    for each in chain(error):
+    for each in errors:
         if isinstance(each, KeyError) and (asked := _asked(each)):
             return asked[:LONGEST]
         text = f"{type(each).__name__}: {filesystems.said(each)}"

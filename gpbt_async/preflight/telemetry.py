@@ -30,8 +30,6 @@ class Telemetry:
         self.config = config
         #: member.parent was looked at; and used, as a path (parent.py)
         self.parent_seen = self.parent_used = False
-        #: how often the score was reported, and its first value
-        self.reports, self.first = 0, 0.0
         #: place → fingerprint of the split made there, "" = several (splits.py)
         self.splits: dict[str, str] = {}
         #: models in which `load_state_dict` has found nothing, with a name of theirs and one of the file's (loading.py)
@@ -61,12 +59,6 @@ class Telemetry:
         found = (code, subject[:LONGEST], text[:LONGEST], remedy[:LONGEST])
         if found not in self.findings and len(self.findings) < MOST:
             self.findings.append(found)
-
-    def reported(self, score: float) -> None:
-        """The score has been reported."""
-        if not self.reports:
-            self.first = float(score)
-        self.reports += 1
 
     def begin(self) -> None:
         """The training function is about to be called."""
@@ -120,8 +112,6 @@ class Telemetry:
             "parent_seen": self.parent_seen,
             "parent_used": self.parent_used,
             "unchanged": self.unchanged if self.sample else None,
-            "reports": self.reports,
-            "first": self.first if math.isfinite(self.first) else None,
             "splits": {place[:LONGEST]: seen for place, seen in list(splits.items())[:MOST] if seen},
             "seeds": {name: [seed[:LONGEST], place[:LONGEST]] for name, (seed, place) in self.seeds.items()},
             "values": {
@@ -170,8 +160,6 @@ _SHAPES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("parent_seen", "parent_used"), lambda value: value is not False),
     "unchanged": lambda value: value if isinstance(value, bool) else None,
     "mentioned": _texts,
-    "reports": lambda value: value if type(value) is int else 0,
-    "first": lambda value: float(value) if type(value) in (int, float) and abs(value) < 1e300 else None,
     "overwritten": lambda value: [each for each in value if _row(each, str, 3)] if isinstance(value, list) else [],
     "splits": lambda value: {p: s for p, s in value.items() if isinstance(s, str)} if isinstance(value, dict) else {},
     "seeds": lambda value: _by_name(value, lambda row: _row(row, str, 2)),
