@@ -33,19 +33,6 @@ from .lock import Lock, acquire, holder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = [
-    "Control",
-    "Folder",
-    "Lock",
-    "MemberFolder",
-    "check_name",
-    "free_name",
-    "is_run",
-    "locate",
-    "read_json",
-    "runs",
-    "write_json",
-]
 
 #: seconds between two looks whether a run's folder is still there
 LOOK = 0.5

@@ -52,7 +52,7 @@ def importances(generations: Sequence[Sequence[Member]], space: Space) -> list[I
 
 
 #: a member, its family, and its rank in the generation scaled to [0, 1]: 0 is the best
-_Row = tuple["Member", "Hashable", float]
+_Row = tuple["Node", "Hashable", float]
 
 
 def _ranked(members: Sequence[Member]) -> list[_Row]:

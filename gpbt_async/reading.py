@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from .experiment import Settings
     from .results import Best
 
-__all__ = ["all_runs", "best", "brief", "detail", "open_run"]
 
 
 def open_run(run: str, runs: Path) -> Folder:

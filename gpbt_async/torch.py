@@ -246,8 +246,8 @@ def _parents_weights(member: Member) -> dict[str, Any]:
     if folder is None:
         return {}
     there = (folder / MODEL).exists()
-    weights: dict[str, Any] = _read(folder / MODEL) if there else _safetensors().load_file(folder / SAFE)
-    return weights
+    state: dict[str, Any] = _read(folder / MODEL) if there else _safetensors().load_file(folder / SAFE)
+    return state
 
 
 # ---- random numbers

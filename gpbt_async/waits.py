@@ -14,7 +14,7 @@ from .asks import path_text
 from .deadlines import LAST_PAUSE, pause
 
 if TYPE_CHECKING:
-    from .asks import Path
+    from .asks import Path as Place
     from .reading import Reading
     from .tree import Member
 
@@ -69,7 +69,7 @@ def _doubt(reading: Reading) -> str:
     return f"the members in training to end: member {ending.failed[0].id} has failed for good, and perhaps all do"
 
 
-def _asked(reading: Reading, path: Path) -> tuple[str, float]:
+def _asked(reading: Reading, path: Place) -> tuple[str, float]:
     """For whom the searcher was asked, and when."""
     lineage = reading.lineage
     generation = lineage.generation_asked(path)

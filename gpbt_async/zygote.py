@@ -191,9 +191,10 @@ def warm() -> None:
     optimizer = torch.optim.SGD([weight], lr=0.0)
     weight.grad = torch.zeros(1)
     optimizer.step()
-    from . import torch as ours  # ten milliseconds of every member that uses it
+    from . import optimizers
+    from .preflight import weights
 
-    assert ours
+    assert optimizers.__name__ and weights.__name__  # ten milliseconds of every member that uses gpbt.torch
 
 
 def _collapse() -> None:

@@ -497,10 +497,10 @@ def test_states_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch)
 
 def test_two_optimizers_with_a_scheduler_each(tmp_path: Path) -> None:
     mine, other = optimizer(Adam, [SCRIPTS]), optimizer(Adam, [SCRIPTS])
-    schedulers = [lr_scheduler.ExponentialLR(each, gamma) for each, gamma in ((mine, 0.5), (other, 0.1))]
+    both = [lr_scheduler.ExponentialLR(each, gamma) for each, gamma in ((mine, 0.5), (other, 0.1))]
     gpbt.torch.begin(member(tmp_path, {"lr": LR}), nn.Linear(1, 1), [mine, other])
-    assert [lr for (lr,) in course(mine, schedulers[0], 2)] == pytest.approx([LR, LR / 2])
-    assert [lr for (lr,) in course(other, schedulers[1], 2)] == pytest.approx([LR, LR / 10])
+    assert [lr for (lr,) in course(mine, both[0], 2)] == pytest.approx([LR, LR / 2])
+    assert [lr for (lr,) in course(other, both[1], 2)] == pytest.approx([LR, LR / 10])
 
 
 def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
