@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "tests"))
 
-from check_run import alive, check_run  # noqa: E402
+from run_checker import alive, check_run  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -243,7 +243,7 @@ class Drill:
 
     def named(self, module: str) -> list[int]:
         """Guardian, or who runs that module right below it. (A zygote's members are called as it is.)"""
-        guardians = [pid for pid in children(self.process.pid) if says(pid, "gpbt_async.guardian")]
+        guardians = [pid for pid in children(self.process.pid) if says(pid, "gpbt_async.processes.guardian_main")]
         if module == "guardian":
             return guardians
         return [pid for guardian in guardians for pid in children(guardian) if says(pid, f"gpbt_async.{module}")]

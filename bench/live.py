@@ -25,16 +25,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 from browser import Browser
-from written import embellished, settings, simulated, write
+from run_factory import embellished, settings, simulated, write
 
 from gpbt_async import events
-from gpbt_async.journal import Journal
+from gpbt_async.storage.journal import Journal
 
 if TYPE_CHECKING:
-    from gpbt_async.folder import Folder
+    from gpbt_async.storage.folder import RunFolder
 
 #: tells when the page's text and its tree were last others
 WATCH = """
@@ -171,7 +171,7 @@ def main() -> None:
         look(args, folder, coming, runs, Path(name, "profile"))
 
 
-def look(args: argparse.Namespace, folder: Folder, coming: list[events.Fact], runs: Path, profile: Path) -> None:
+def look(args: argparse.Namespace, folder: RunFolder, coming: list[events.Fact], runs: Path, profile: Path) -> None:
     began = time.perf_counter()
     server, address = served(runs)
     browser = Browser(args.browser, profile)

@@ -166,8 +166,8 @@ def first(folder: Path, runs: int | None) -> Rows:
 
 
 ROLES = {
-    "gpbt_async.zygote": "zygote",
-    "gpbt_async.answering": "searcher",
+    "gpbt_async.member.zygote_main": "zygote",
+    "gpbt_async.searchers.searcher_main": "searcher",
     "guardian": "guardian",
     "launch": "scheduler",
 }
@@ -184,7 +184,7 @@ def sample(run: str, scheduler: int) -> dict[str, float]:
                 continue
             role = next(name for key, name in ROLES.items() if key.encode() in words)
             above = (place / "stat").read_text().rpartition(")")[2].split()[1]
-            if role == "zygote" and b"gpbt_async.zygote" in Path(f"/proc/{above}/cmdline").read_bytes():
+            if role == "zygote" and b"gpbt_async.member.zygote_main" in Path(f"/proc/{above}/cmdline").read_bytes():
                 continue  # a fork of it: a member
             for _field, key, kilobytes in re.findall(r"^((R|P)ss): +(\d+)", (place / "smaps_rollup").read_text(), re.M):
                 found[f"{role}: {key}SS"] = int(kilobytes) / 1024

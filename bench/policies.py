@@ -13,8 +13,8 @@ import argparse
 import math
 import statistics
 
-from gpbt_async import searchers
 from gpbt_async.experiment import Settings
+from gpbt_async.searchers import registry
 from gpbt_async.simulate import Landscape, Simulation
 from gpbt_async.space import Choice, Float, Space
 
@@ -33,7 +33,7 @@ def simulate(args: argparse.Namespace, searcher: str, seed: int, arm: dict[str, 
         **arm,  # type: ignore[arg-type]
     )
     task = Landscape(seed).over(SPACE)
-    return Simulation(settings, task, searchers.make(searcher), args.slots, ask_seconds=0.02, usage=None).run()
+    return Simulation(settings, task, registry.make(searcher), args.slots, ask_seconds=0.02, usage=None).run()
 
 
 def main() -> None:
@@ -50,9 +50,9 @@ def main() -> None:
         for seed in range(args.seeds):
             for arm, changes in ARMS.items():
                 done = simulate(args, searcher, seed, changes)
-                assert done.lineage.best is not None
+                assert done.engine.best is not None
                 span[arm].append(done.makespan)
-                loss[arm].append(math.log(done.lineage.best.loss))
+                loss[arm].append(math.log(done.engine.best.loss))
         mean = {arm: statistics.mean(spans) for arm, spans in span.items()}
         print(f"{searcher}, {args.seeds} seeds, {args.slots} slots: makespan {mean['async']:.1f} async", flush=True)
         for arm in ("barrier", "sync"):

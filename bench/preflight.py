@@ -15,13 +15,13 @@ import time
 from typing import TYPE_CHECKING
 
 import gpbt_async as gpbt
-from gpbt_async import wire
+from gpbt_async.engine.tree import Node
 from gpbt_async.experiment import Settings
+from gpbt_async.member.config import MemberConfig
+from gpbt_async.member.telemetry import Telemetry
 from gpbt_async.preflight.checks import Preflight
-from gpbt_async.preflight.config import MemberConfig
-from gpbt_async.preflight.telemetry import Telemetry
+from gpbt_async.processes import wire
 from gpbt_async.space import Space
-from gpbt_async.tree import Member
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROUNDS = 7
 
 
-def bare(members: list[Member]) -> None:
+def bare(members: list[Node]) -> None:
     for member in members:
         config = dict(member.config)
         for name in config:
@@ -37,7 +37,7 @@ def bare(members: list[Member]) -> None:
         wire.decode(wire.encode(wire.End("returned", 1.0)))
 
 
-def checked(settings: Settings, members: list[Member]) -> None:
+def checked(settings: Settings, members: list[Node]) -> None:
     checks = Preflight(settings)
     for member in members:
         config = MemberConfig(member.config)
@@ -65,9 +65,9 @@ def main() -> None:
     args = parser.parse_args()
     space = Space({f"x{i}": gpbt.Float(0, 1) for i in range(args.names)})
     settings = Settings(space=space, score="loss", mode="min", population=args.members, generations=2)
-    root = Member(0, (), 0, 0, None, dict.fromkeys(space, 0.5), 0)
+    root = Node(0, (), 0, 0, None, dict.fromkeys(space, 0.5), 0)
     members = [root] + [
-        Member(i, (0,), i, 1, root, {name: (i + j) / 1e6 for j, name in enumerate(space)}, i)
+        Node(i, (0,), i, 1, root, {name: (i + j) / 1e6 for j, name in enumerate(space)}, i)
         for i in range(1, args.members)
     ]
     rows: dict[str, list[float]] = {"without": [], "with": []}

@@ -20,13 +20,13 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 from browser import Browser
-from written import embellished, settings, simulated, write
+from run_factory import embellished, settings, simulated, write
 
-from gpbt_async import report
-from gpbt_async.folder import Folder
+from gpbt_async.storage.folder import RunFolder
+from gpbt_async.ui import html_report
 
 #: run before the page's own scripts: tells when the tree was painted, and when the click was answered
 WATCH = """
@@ -99,13 +99,13 @@ def main() -> None:
     args = asked.parse_args()
     with tempfile.TemporaryDirectory(prefix="gpbt-report-") as name:
         if args.run is not None:
-            folder = Folder.open(args.run)
+            folder = RunFolder.open(args.run)
         else:
             s = settings(population=args.population, generations=args.generations)
             members = args.population * args.generations
             folder = write(Path(name, "simulated"), s, embellished(simulated(s, args.slots).facts), members=members)
         began, cpu = time.perf_counter(), time.process_time()
-        path = report.write(folder, Path(name, "report.html"))
+        path = html_report.write(folder, Path(name, "report.html"))
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
         print(f"{folder.name}: written in {took:.1f} s ({cpu:.1f} s of CPU), {path.stat().st_size / 1e6:.1f} MB")
         if shutil.which(args.browser) is None:

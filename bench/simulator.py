@@ -37,8 +37,8 @@ def main() -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     simulation.run()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(f"{len(simulation.lineage.tree.members)} members on {args.slots} slots: {wall:.1f} s ({cpu:.1f} s of CPU)")
-    print(f"  a member {1e6 * cpu / len(simulation.lineage.tree.members):.0f} us")
+    print(f"{len(simulation.engine.tree.members)} members on {args.slots} slots: {wall:.1f} s ({cpu:.1f} s of CPU)")
+    print(f"  a member {1e6 * cpu / len(simulation.engine.tree.members):.0f} us")
     print(f"  simulated makespan {simulation.makespan:.1f} intervals, slots busy {simulation.utilisation:.1%}")
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from . import lightning as lightning
     from . import notebook as notebook
     from . import torch as torch
-    from .alone import run_alone as run_alone
-    from .asks import Ask as Ask
+    from .analysis.results import Best as Best
+    from .ask import Ask as Ask
     from .errors import (
         DeviceError as DeviceError,
     )
@@ -59,11 +59,11 @@ if TYPE_CHECKING:
     )
     from .experiment import Experiment as Experiment
     from .experiment import Resources as Resources
-    from .member import Member as Member
-    from .results import Best as Best
-    from .run import Run as Run
-    from .run import launch as launch
+    from .member.alone import run_alone as run_alone
+    from .member.api import Member as Member
     from .schedule import Schedule as Schedule
+    from .scheduler.run import Run as Run
+    from .scheduler.run import launch as launch
     from .space import Choice as Choice
     from .space import Float as Float
     from .space import Int as Int
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("Float", "Int", "Choice", "Space"), "space"),
     **dict.fromkeys(("Experiment", "Resources"), "experiment"),
-    **dict.fromkeys(("Run", "launch"), "run"),
+    **dict.fromkeys(("Run", "launch"), "scheduler.run"),
     **dict.fromkeys(
         (
             "GPBTError",
@@ -90,10 +90,10 @@ _HOMES = {
         ),
         "errors",
     ),
-    "Member": "member",
-    "run_alone": "alone",
-    "Best": "results",
-    "Ask": "asks",
+    "Member": "member.api",
+    "run_alone": "member.alone",
+    "Best": "analysis.results",
+    "Ask": "ask",
     "Schedule": "schedule",
 }
 #: modules that are reached through the package: `gpbt.torch.save(...)`, which imports torch when it needs it
@@ -129,7 +129,7 @@ def _meant(name: str) -> str:
     """What was most likely meant by a name that is not here, as the end of a sentence."""
     if name.startswith("_"):  # somebody only looks whether it is there
         return ""
-    from .arguments import close_to
+    from .declaration.arguments import close_to
 
     other = _OTHERS.get(name.lower().replace("_", "")) or close_to(name, (*_HOMES, *_MODULES))
     return f": did you mean {other}?" if other else f": there are {', '.join(sorted(_HOMES))}"

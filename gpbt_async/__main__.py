@@ -3,12 +3,14 @@
 Apart from cli.py because importing that takes a tenth of a second, in which somebody may press Ctrl-C.
 """
 
+from __future__ import annotations
+
 import sys
 
 
 def main() -> None:
     try:
-        from .cli import main as command_line
+        from .cli.app import main as command_line
 
         command_line()
     except KeyboardInterrupt:

@@ -35,6 +35,7 @@ from .events import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+
 _FACTS: dict[str, type[Fact]] = {
     c.__name__: c
     for c in (

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .space import Config
 
+
 #: the rules the engine decides by. A journal is replayed by those it was written under, or old runs could not be read:
 #: 0 is before they were counted; since 1 a late answer to an ask that was withdrawn is not used, ten losses in a row
 #: are a failed attempt, and k is exact; since 2 what fails is counted a session, and parents are kept while nobody of

@@ -13,19 +13,20 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import standalone
-from .arguments import checked, one_of, plain, real, whole
+from .declaration import standalone
+from .declaration.arguments import checked, one_of, plain, real, whole
+from .declaration.direction import direction
+from .declaration.resources import Resources as Resources
+from .declaration.target import Target as Target
+from .declaration.target import target_of as target_of
 from .errors import ExperimentError
-from .preflight.direction import direction
-from .preflight.findings import CATALOGUE, known
-from .resources import Resources as Resources
+from .findings import CATALOGUE, known
 from .schedule import Schedule
 from .space import Dimension, Scalar, Space
-from .target import Target as Target
-from .target import target_of as target_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
 
 #: searchers by name, beside a user's `module:Name`; searchers.py holds what they do
 SEARCHERS = (

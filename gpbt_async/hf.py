@@ -12,13 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-try:
-    from transformers import TrainerCallback, set_seed
-except ModuleNotFoundError:
-    raise ModuleNotFoundError(
-        "gpbt_async.hf needs transformers: pip install 'gpbt-async[hf]'", name="transformers"
-    ) from None
-
 from .schedule import Schedule
 from .torch import Along, begin, save
 
@@ -26,7 +19,15 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
 
-    from .member import Member
+    from .member.api import Member
+
+
+try:
+    from transformers import TrainerCallback, set_seed
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "gpbt_async.hf needs transformers: pip install 'gpbt-async[hf]'", name="transformers"
+    ) from None
 
 __all__ = ["MemberCallback", "ScheduleCallback"]
 

@@ -12,6 +12,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
+from .schedule import Schedule
+from .torch import Along, begin, save
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .member.api import Member
+
+
 try:
     from lightning.pytorch import Callback
 except ModuleNotFoundError:
@@ -21,15 +31,6 @@ except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "gpbt_async.lightning needs Lightning: pip install 'gpbt-async[lightning]'", name="lightning"
         ) from None
-
-from .schedule import Schedule
-from .torch import Along, begin, save
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterable, Mapping
-
-    from .member import Member
 
 __all__ = ["MemberCallback", "ScheduleCallback"]
 

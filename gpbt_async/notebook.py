@@ -23,43 +23,47 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import reading, view
-from . import report as reports
-from .descent import descent, descent_text, wanted
+from .analysis import reader
+from .analysis.ancestry import descent, wanted
 from .errors import ExperimentError
-from .frame import frame
-from .lines import closing
-from .wording import clean
+from .formatting import clean
+from .ui import html_report, terminal
+from .ui.frame import frame
+from .ui.summaries import descent_text
+from .ui.terminal import closing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .events import Event
-    from .folder import Folder
-    from .frame import Memory, Watched
-    from .wording import Line
+    from .storage.folder import RunFolder
+    from .ui.frame import RunView, ViewState
+    from .ui.text import Line
+
+
+if TYPE_CHECKING:
 
     class HasFolder(Protocol):
         """A Run, say."""
 
         @property
-        def folder(self) -> Folder: ...
+        def folder(self) -> RunFolder: ...
 
 
 #: columns of the live view, and the most rows it takes
 WIDTH, HEIGHT = 100, 50
 
 
-async def show(run: Watched) -> None:
+async def show(run: RunView) -> None:
     """Show the run in this cell's output until it is over, and then what it came to.
 
     One output that is drawn anew, at most four times a second. Outside of a notebook: as `gpbt-async launch` does, on
     stderr.
     """
     if _in_notebook():
-        await view.follow(run, Cell)
+        await terminal.follow(run, Cell)
     else:
-        await view.show(run)
+        await terminal.show(run)
 
 
 def report(run: HasFolder | os.PathLike[str] | str, height: int = 900) -> Page:
@@ -71,12 +75,12 @@ def report(run: HasFolder | os.PathLike[str] | str, height: int = 900) -> Page:
     if isinstance(height, bool) or not isinstance(height, int) or height < 100:
         raise ExperimentError.of("height", height, "must be a whole number of pixels, at least 100")
     folder = _folder(run)
-    return Page(folder.name, reports.page(folder), height)
+    return Page(folder.name, html_report.page(folder), height)
 
 
 def lineage(run: HasFolder | os.PathLike[str] | str, member: int | str = "best") -> str:
     """Why a member exists, as `gpbt-async lineage` tells it. member: its number, a path such as "0/3/1", or "best"."""
-    found = reading.Reading(_folder(run), history=True)
+    found = reader.RunReader(_folder(run), history=True)
     told = descent(found, wanted(found, str(member)))
     return descent_text(told, found.history.sessions[0].begin)
 
@@ -102,7 +106,7 @@ class Page:
 class Cell:
     """The live view's face in a cell: one output, drawn anew."""
 
-    def __init__(self, known: Memory) -> None:
+    def __init__(self, known: ViewState) -> None:
         self._known = known
         self._handle: Any = None
         self._old, self._drawn = True, 0.0
@@ -115,7 +119,7 @@ class Cell:
         self._old = True
 
     def tick(self) -> None:
-        if self._handle is not None and (self._old or time.monotonic() - self._drawn >= view.SLOW):
+        if self._handle is not None and (self._old or time.monotonic() - self._drawn >= terminal.SLOW):
             self._draw()
 
     def close(self) -> None:
@@ -162,7 +166,7 @@ def _in_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-def _folder(run: HasFolder | os.PathLike[str] | str) -> Folder:
+def _folder(run: HasFolder | os.PathLike[str] | str) -> RunFolder:
     if isinstance(run, str | os.PathLike):
-        return reading.open_run(os.fspath(run), Path("runs"))
+        return reader.open_run(os.fspath(run), Path("runs"))
     return run.folder

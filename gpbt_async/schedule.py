@@ -21,6 +21,7 @@ from .errors import ExperimentError, FolderError
 if TYPE_CHECKING:
     from .space import Config
 
+
 #: the file, in a run's folder as in an exported one
 FILE = "schedule.json"
 

@@ -20,23 +20,24 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import events, stopping
-from .asks import path_text
-from .lineage import Lineage
-from .usage import Usage
+from . import events
+from .analysis.usage import Usage
+from .ask import path_text
+from .engine import early_stopping
+from .engine.engine import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from .asks import Ask
+    from .ask import Ask
+    from .engine.tree import Node
     from .events import Command, Fact
     from .experiment import Settings
     from .space import Config
-    from .tree import Member
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class VirtualInterval:
     """What training one interval gives. state: what children start from. first: the score of the first report.
 
     seconds: of virtual time, > 0. reports_at: when the first report comes, as a share of it. fails_at: the share after
@@ -54,11 +55,11 @@ class Interval:
 class Task(Protocol):
     """The made-up world: train a member for an interval from its parent's state (None in generation 0)."""
 
-    def __call__(self, member: Member, parent_state: Any) -> Interval: ...
+    def __call__(self, member: Node, parent_state: Any) -> VirtualInterval: ...
 
 
 class Suggests(Protocol):
-    """A searcher, as gpbt_async.searchers has them."""
+    """A searcher, as gpbt_async.searchers.registry has them."""
 
     def suggest(self, ask: Ask) -> Config:
         """A config of the ask's space."""
@@ -93,7 +94,7 @@ class Simulation:
     #: where the slots' time went, as a real run's summary tells it; it costs as much as the simulation with many slots
     usage: Usage | None = field(default_factory=Usage)
     facts: list[Fact] = field(default_factory=list)
-    lineage: Lineage = field(init=False)
+    engine: Engine = field(init=False)
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: Iterator[int] = field(default_factory=itertools.count)
     _commands: deque[Command] = field(default_factory=deque)
@@ -101,13 +102,13 @@ class Simulation:
     _free: list[int] = field(default_factory=list)
     #: (slot, entered) by member
     _inside: dict[int, tuple[int, float]] = field(default_factory=dict)
-    _intervals: dict[int, Interval] = field(default_factory=dict)
+    _intervals: dict[int, VirtualInterval] = field(default_factory=dict)
     _searcher_free: float = 0.0
     _life: int = 0
 
     def __post_init__(self) -> None:
         # suggestions that cost nothing need not be asked ahead
-        self.lineage = Lineage(self.settings, ahead=None if self.ask_seconds else 0)
+        self.engine = Engine(self.settings, ahead=None if self.ask_seconds else 0)
 
     # ---- results
 
@@ -149,13 +150,13 @@ class Simulation:
             self.now = t
             happen()
             self._perform_all()
-            if self.lineage.ended is not None and not self._inside and not self._waits():
+            if self.engine.ended is not None and not self._inside and not self._waits():
                 break
         return self
 
     def _waits(self) -> bool:
         """Is anything but a crash that will find nothing to kill still to come?"""
-        return any(not m.state.settled for m in self.lineage.tree.members) and not self.lineage.ended
+        return any(not m.state.settled for m in self.engine.tree.members) and not self.engine.ended
 
     def _at(self, t: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (t, next(self._order), happen))
@@ -175,10 +176,10 @@ class Simulation:
     def _feed(self, fact: Fact) -> None:
         if self.keep_facts:
             self.facts.append(fact)
-        self._commands.extend(self.lineage.handle(fact))
-        self.most_stored = max(self.most_stored, len(self.lineage.stored))
+        self._commands.extend(self.engine.handle(fact))
+        self.most_stored = max(self.most_stored, len(self.engine.stored))
         if self.usage is not None:
-            self.usage.fold(fact, self.lineage)
+            self.usage.fold(fact, self.engine)
 
     def _open(self) -> None:
         self._free = list(range(self.slots))
@@ -187,7 +188,7 @@ class Simulation:
         self._perform_all()
 
     def _crash(self) -> None:
-        if self.lineage.ended is None:
+        if self.engine.ended is None:
             self._life += 1
             for _, entered in self._inside.values():
                 self.busy += max(0.0, self.now - entered)
@@ -204,7 +205,7 @@ class Simulation:
             case events.Suggest(path):
                 self._suggest(path)
             case events.Start(id, attempt):
-                self._start(self.lineage.tree.members[id], attempt)
+                self._start(self.engine.tree.members[id], attempt)
             case events.Verdict(id, attempt, stop):
                 self._verdict(id, attempt, stop)
             case events.Publish(id, attempt):
@@ -217,9 +218,9 @@ class Simulation:
                 self._feed(events.Discarded(t=self.now, member=id))
 
     def _suggest(self, path: tuple[int, ...]) -> None:
-        if self.lineage.generation_asked(path) is None:
+        if self.engine.generation_asked(path) is None:
             return  # withdrawn by a fact of this very moment
-        ask, asked = self.lineage.ask(path, kin=self.uses_kin), self.lineage.count
+        ask, asked = self.engine.ask(path, kin=self.uses_kin), self.engine.count
         config = self.searcher.suggest(ask)
         seconds = self.ask_seconds(ask) if callable(self.ask_seconds) else self.ask_seconds
         if not seconds:
@@ -235,7 +236,7 @@ class Simulation:
         path = path_text(ask.path)
         return events.Suggested(t=self.now, path=path, generation=ask.generation, config=config, asked=asked)
 
-    def _start(self, member: Member, attempt: int) -> None:
+    def _start(self, member: Node, attempt: int) -> None:
         slot = heapq.heappop(self._free)
         parent = member.parent
         names: dict[str, Any] = {"member": member.id, "attempt": attempt}
@@ -257,7 +258,7 @@ class Simulation:
             self.first_entered = self.now + self.start_seconds
         self._later(self.start_seconds, lambda: events.Entered(t=self.now, **names))
         fails = interval.fails_at
-        if stopping.judged(self.settings, member) and (fails is None or interval.reports_at < fails):
+        if early_stopping.judged(self.settings, member) and (fails is None or interval.reports_at < fails):
             first = interval.score if interval.first is None else interval.first
             self._later(
                 self.start_seconds + interval.reports_at * interval.seconds,
@@ -271,13 +272,13 @@ class Simulation:
             self._later(self.start_seconds + interval.seconds, lambda: self._end(member, attempt, "trained"))
 
     def _verdict(self, id: int, attempt: int, stop: bool) -> None:
-        member, interval = self.lineage.tree.members[id], self._intervals[id]
+        member, interval = self.engine.tree.members[id], self._intervals[id]
         until, how = (1.0, "trained") if interval.fails_at is None else (interval.fails_at, "failed")
         if stop:
             until, how = interval.reports_at, "stopped"
         self._later((until - interval.reports_at) * interval.seconds, lambda: self._end(member, attempt, how))
 
-    def _end(self, member: Member, attempt: int, how: str) -> Fact:
+    def _end(self, member: Node, attempt: int, how: str) -> Fact:
         slot, entered = self._inside.pop(member.id)
         heapq.heappush(self._free, slot)
         interval = self._intervals.pop(member.id)
@@ -314,13 +315,13 @@ class Landscape:
     noise: float = 0.02
     seconds: Callable[[random.Random], float] = heavy_tailed
 
-    def __call__(self, member: Member, parent_state: Any) -> Interval:
+    def __call__(self, member: Node, parent_state: Any) -> VirtualInterval:
         raise TypeError("bind the landscape to a space first: Landscape(...).over(space)")
 
     def over(self, space: Any) -> Task:
         """The task of this landscape, over a space."""
 
-        def train(member: Member, parent_state: Any) -> Interval:
+        def train(member: Node, parent_state: Any) -> VirtualInterval:
             rng = random.Random(f"{self.seed}:{member.seed}:{member.attempt}")
             level = 1.0 if parent_state is None else parent_state
             wanted = random.Random(f"{self.seed}:{member.path[0]}")
@@ -333,6 +334,6 @@ class Landscape:
             level *= 0.6 + min(1.2, 4.0 * miss)
             noisy = level * (1 + self.noise * rng.gauss(0, 1))
             early = level**0.5 * (1 + 3 * self.noise * rng.gauss(0, 1))
-            return Interval(state=level, score=noisy, first=early, seconds=self.seconds(rng))
+            return VirtualInterval(state=level, score=noisy, first=early, seconds=self.seconds(rng))
 
         return train

@@ -20,12 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .arguments import checked, integral, plain, real
+from .declaration.arguments import checked, integral, plain, real
+from .declaration.foreign import BOUNDS, bounded, meant, scalar
 from .errors import ExperimentError
-from .foreign import BOUNDS, bounded, meant, scalar
 
 if TYPE_CHECKING:
     import random
+
 
 #: a value a config may hold: what JSON can say of one thing
 Scalar = str | int | float | bool | None

@@ -30,16 +30,17 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import searchers
-from .asks import Ask, Observation
+from .ask import Ask, Observation
+from .searchers import registry
 from .space import Choice, Float, Int, Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from .asks import Path
-    from .searchers import Searcher
+    from .ask import Path
+    from .searchers.registry import Searcher
     from .space import Config, Dimension, Scalar
+
 
 #: one of every kind of dimension
 SPACE = Space(
@@ -64,7 +65,7 @@ def check_searcher(searcher: Searcher | str, space: Space | Mapping[str, Dimensi
     space = space if isinstance(space, Space) else Space(space)
     importable = searcher if isinstance(searcher, str) else _importable(searcher)
     if isinstance(searcher, str):
-        searcher = searchers.make(searcher)
+        searcher = registry.make(searcher)
     cases = searcher_cases(space)
     answers = [check_suggestion(searcher, ask, name) for name, ask in cases]
     for (name, ask), before in reversed(list(zip(cases, answers, strict=True))):
@@ -138,7 +139,7 @@ def _suggested(searcher: Searcher, ask: Ask, name: str) -> Config:
     try:
         return searcher.suggest(ask)
     except Exception as error:
-        raise AssertionError(f"{name}: suggest raised {searchers.said(error)}") from error
+        raise AssertionError(f"{name}: suggest raised {registry.said(error)}") from error
 
 
 def _check_inside(space: Space, config: Any, name: str) -> None:

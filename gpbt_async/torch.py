@@ -27,12 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from . import schedulers
-from .groups import settings
-from .member import Member
-from .optimizers import govern
-from .preflight import weights
-from .preflight.config import MemberConfig, peek
+from .member import schedulers, weights
+from .member.api import Member
+from .member.config import MemberConfig, peek
+from .member.groups import settings
+from .member.optimizers import govern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
 
     from .schedule import Schedule
 
+
+if TYPE_CHECKING:
     Place = Member | str | os.PathLike[str]
     #: one, several, or none
     Optimizers = Optimizer | Sequence[Optimizer] | None

@@ -7,8 +7,8 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from gpu_machine import Machine
 from hypothesis import settings
-from workstation import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

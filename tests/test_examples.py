@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from check_run import alive, check_run
 from harness import LONG, cli, facts, run_id
+from run_checker import alive, check_run
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 README = EXAMPLES.parent / "README.md"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from check_run import check_run
 from harness import LONG, alive, facts, run_id
+from run_checker import check_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

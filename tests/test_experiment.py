@@ -17,19 +17,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_space import seeds, spaces
 
-from gpbt_async.asks import Ask, Observation, path_of, path_text
+from gpbt_async.ask import Ask, Observation, path_of, path_text
+from gpbt_async.declaration.resources import Resources
+from gpbt_async.declaration.target import target_of
 from gpbt_async.errors import ExperimentError
-from gpbt_async.experiment import (
-    HISTORIES,
-    PLACEHOLDERS,
-    SCHEDULES,
-    SEARCHERS,
-    SELECTIONS,
-    Experiment,
-    Resources,
-    Settings,
-    target_of,
-)
+from gpbt_async.experiment import HISTORIES, PLACEHOLDERS, SCHEDULES, SEARCHERS, SELECTIONS, Experiment, Settings
 from gpbt_async.space import Float, Int, Space
 
 SPACE = {"lr": Float(1e-4, 1.0, log=True), "n": Int(1, 8)}

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import typer.main
-from check_run import check_run
 from harness import LONG, cli
+from run_checker import check_run
 
 import gpbt_async as gpbt
-from gpbt_async import cli as faces
-from gpbt_async import guide, health, planning, usage
+from gpbt_async.analysis import usage
+from gpbt_async.cli import app, guide, plan
+from gpbt_async.devices import health
 from gpbt_async.experiment import Settings
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ PACKAGE, README = ROOT / "gpbt_async", ROOT / "README.md"
 DOCUMENTS = [README, *(PACKAGE / "guides" / f"{name}.md" for name in guide.NAMES)]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-COMMANDS: dict[str, Any] = typer.main.get_command(faces.app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
 #: what variables of these names hold, wherever they are shown
 HOLDS: dict[str, Any] = {
     "member": gpbt.Member, "ask": gpbt.Ask, "run": gpbt.Run, "schedule": gpbt.Schedule, "best": gpbt.Best
@@ -206,14 +207,14 @@ def test_commands_about_a_run_do_what_they_are_said_to(
     lines = [words[1:] for _, words in LINES if words[0] == "gpbt-async" and words[1] in LOOKING]
     assert {words[0] for words in lines} == set(LOOKING) - {"guide"}
     for words in lines:
-        faces.app(words, standalone_mode=False)
+        app.app(words, standalone_mode=False)
         told = capsys.readouterr()
         assert told.out or told.err, words
     assert len((scratch / "members.csv").read_text().splitlines()) == 25
     assert {path.name for path in (scratch / "my-model").iterdir()} >= {"checkpoint", "schedule.json", "README.txt"}
     told_too = python("along.py", cwd=scratch)  # which uses what was exported
     assert told_too.startswith("3 {'lr'")
-    faces.app(["clean", "digits-1"], standalone_mode=False)
+    app.app(["clean", "digits-1"], standalone_mode=False)
 
 
 def test_six_lines_are_those_of_the_example() -> None:
@@ -444,11 +445,11 @@ def test_the_plan_is_what_plan_says() -> None:
         "mode": "min",
         "generations": 10,
     }
-    draw = planning.log_normal(60, 0.3)
+    draw = plan.log_normal(60, 0.3)
 
     def planned(population: int, slots: int, schedule: str = "async") -> tuple[float, float]:
         made = Settings(**declared, population=population, schedule=schedule)
-        runs = [planning.simulate(made.replaced(seed=seed), slots, draw) for seed in range(planning.SEEDS)]
+        runs = [plan.simulate(made.replaced(seed=seed), slots, draw) for seed in range(plan.SEEDS)]
         return statistics.median(s.makespan for s in runs) / 60, statistics.mean(s.utilisation for s in runs)
 
     for cells in rows(read("gpus"), "| slots"):
@@ -463,15 +464,15 @@ def test_the_plan_is_what_plan_says() -> None:
 
 def test_the_guides_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert {path.stem for path in (PACKAGE / "guides").iterdir()} == set(guide.NAMES)
-    faces.app(["guide"], standalone_mode=False)
+    app.app(["guide"], standalone_mode=False)
     listed = capsys.readouterr().out
     for name in guide.NAMES:
         assert f"{name:10}{guide.title(name)}" in listed
-        faces.app(["guide", name], standalone_mode=False)
+        app.app(["guide", name], standalone_mode=False)
         assert capsys.readouterr().out == read(name)
         assert read(name).startswith("# ")
     with pytest.raises(gpbt.ExperimentError, match=r"guide: got 'nope'; must be one of member, findings, gpus"):
-        faces.app(["guide", "nope"], standalone_mode=False)
+        app.app(["guide", "nope"], standalone_mode=False)
 
 
 def test_all_that_is_no_code_is_in_the_wheel() -> None:

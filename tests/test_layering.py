@@ -1,531 +1,98 @@
-"""Imports point down only, and the package stays cheap to import."""
+"""Five floors: a folder imports from lower floors only, no modules import each other in a circle, and the package
+stays cheap to import."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 
-VOCABULARY = {"errors", "sizes", "space", "asks", "schedule", "events", "experiment", "wire"}
-ENGINE = {
-    "adoption",
-    "idleness",
-    "question",
-    "stopping",
-    "tree",
-    "rule",
-    "ending",
-    "keeping",
-    "lineage",
-    "usage",
-    "history",
-    "replays",
-    "results",
+#: the root's own modules: the vocabulary that everything shares, and what only users import
+FACADES = {"torch", "lightning", "hf", "testing", "simulate"}
+TOP = {"notebook", "serve", "__init__", "__main__"}
+#: a folder imports from lower floors only
+FLOORS = (
+    ("vocabulary", "declaration"),
+    ("engine", "storage", "processes"),
+    ("member", "devices", "searchers", "trackers", "preflight", "analysis"),
+    ("scheduler", "ui", "facades"),
+    ("cli", "top"),
+)
+#: folders of the floors below that a folder may import, where that is not all of them
+MAY = {
+    "engine": {"vocabulary", "declaration"},
+    "storage": {"vocabulary", "declaration"},
+    "processes": {"vocabulary", "declaration"},
+    "devices": {"vocabulary", "declaration", "processes"},
+    "searchers": {"vocabulary", "declaration", "processes"},
+    "preflight": {"vocabulary", "declaration", "engine", "processes"},
+    "analysis": {"vocabulary", "declaration", "engine", "storage"},
+    "ui": {"vocabulary", "declaration", "engine", "storage", "devices", "preflight", "analysis"},
+    "facades": {"vocabulary", "declaration", "engine", "member", "searchers", "analysis", "ui"},
 }
-
-#: what each module may import from the package; rooms do not know one another
-MAY: dict[str, set[str]] = {
-    # vocabulary
-    "errors": set(),
-    "space": {"arguments", "foreign", "errors"},
-    "asks": {"space"},
-    "events": {"space"},
-    "sizes": set(),
-    "schedule": {"errors", "space"},
-    "experiment": {
-        "arguments",
-        "resources",
-        "standalone",
-        "target",
-        "errors",
-        "preflight",
-        "schedule",
-        "sizes",
-        "space",
-    },
-    # the pre-flight: in the member's process, and pure checks over facts and telemetry
-    "preflight/adapters": {"preflight", "script"},
-    "preflight/config": set(),
-    "preflight/telemetry": {"preflight", "script"},
-    "preflight/seeding": {"preflight", "script"},
-    "preflight/findings": set(),
-    "preflight/checks": {"ending", "events", "experiment", "lineage", "preflight", "space", "tree"},
-    "wire": {"errors"},
-    # engine
-    "tree": {"asks", "schedule", "space"},
-    "stopping": {"experiment", "tree"},
-    "rule": {"adoption", "asks", "events", "experiment", "space", "tree"},
-    "ending": {"events", "experiment", "rule", "tree"},
-    "keeping": {"ending", "events", "experiment", "rule", "tree"},
-    "lineage": {
-        "adoption",
-        "idleness",
-        "question",
-        "asks",
-        "ending",
-        "keeping",
-        "errors",
-        "events",
-        "experiment",
-        "rule",
-        "space",
-        "stopping",
-        "tree",
-    },
-    "usage": {"errors", "events", "lineage"},
-    "history": {"events", "lineage", "tree"},
-    "replays": {"lineage", "tree"},
-    "results": {"asks", "lineage", "replays", "schedule", "space", "tree", "usage"},
-    "simulate": VOCABULARY | {"lineage", "stopping", "tree", "usage"},
-    # rooms: searching
-    "parzen": {"asks", "space"},
-    "kinship": {"asks", "space"},
-    "optuna_searchers": {"asks", "space"},
-    "searchers": VOCABULARY | {"kinship", "optuna_searchers", "parzen"},
-    "asking": VOCABULARY | {"processes", "searchers"},
-    "answering": VOCABULARY | {"asking", "searchers"},
-    "testing": VOCABULARY | {"searchers"},
-    # rooms: devices
-    "nvml": set(),
-    "visible": {"errors", "nvml"},
-    "packing": {"sizes", "visible"},
-    "health": {"sizes"},
-    "ledger": {"packing", "sizes", "visible"},
-    "accounts": {"ledger", "nvml"},
-    "slot": {"processes", "visible"},
-    "watch": {"accounts", "health", "ledger", "nvml", "visible"},
-    "cards": {
-        "accounts",
-        "errors",
-        "health",
-        "ledger",
-        "nvml",
-        "packing",
-        "processes",
-        "sizes",
-        "slot",
-        "visible",
-        "watch",
-    },
-    "devices": {"cards", "errors", "events", "health", "nvml", "packing", "slot", "visible", "watch"},
-    # rooms: files
-    "files": {"errors"},
-    "codec": {"events"},
-    "journal": {"codec", "errors", "events", "files"},
-    "checkpoints": {"errors", "files"},
-    "lock": {"errors", "files"},
-    "folder": {"errors", "files", "lock"},
-    # rooms: processes
-    "processes": set(),
-    "member": {"standalone", "preflight", "errors", "wire"},
-    "script": {"address", "preflight", "terminal", "errors", "experiment"},
-    "child": {"schedulers", "terminal", "preflight", "errors", "member", "processes", "script", "wire"},
-    "guardian": {"processes"},
-    "zygote": {
-        "torch",
-        "importing",
-        "terminal",
-        "preflight",
-        "child",
-        "errors",
-        "guardian",
-        "processes",
-        "script",
-        "wire",
-    },
-    "channel": {"errors", "processes", "wire"},
-    "outcome": {"preflight", "processes"},
-    "worker": {"errors", "outcome", "processes", "wire"},
-    "deadlock": {"processes", "worker"},
-    "command": {"errors", "wire", "worker"},
-    "guarding": {"channel", "errors", "processes", "worker"},
-    "forking": {"channel", "errors", "guarding", "outcome", "processes", "wire", "worker"},
-    "launcher": {
-        "address",
-        "channel",
-        "command",
-        "deadlock",
-        "errors",
-        "forking",
-        "guarding",
-        "processes",
-        "wire",
-        "worker",
-    },
-    # inside a training script, beside a framework
-    "torch": {"groups", "optimizers", "schedulers", "preflight", "member", "schedule"},
-    "lightning": {"member", "schedule", "torch"},
-    "hf": {"member", "schedule", "torch"},
-    # rooms: trackers
-    "tracked": set(),
-    "plain_trackers": {"files", "tracked"},
-    "tensorboard_tracker": {"files", "tracked"},
-    "mlflow_tracker": {"tracked"},
-    "wandb_tracker": {"tracked"},
-    "trackers": {"errors", "mlflow_tracker", "plain_trackers", "tensorboard_tracker", "tracked", "wandb_tracker"},
-    "following": VOCABULARY | {"files", "folder", "journal", "lineage", "record", "tracked", "tree"},
-    "teller": {"errors", "files", "folder", "following", "record", "tracked", "trackers"},
-    "tracking": {"errors", "folder", "processes", "trackers"},
-    # the loop, and the door
-    "clock": set(),
-    "deadlines": set(),
-    "disk": {"filesystems", "events", "files", "sizes"},
-    "watchdog": {"events", "lineage", "slot", "tree"},
-    "briefing": {
-        "asks",
-        "events",
-        "checkpoints",
-        "command",
-        "experiment",
-        "files",
-        "folder",
-        "slot",
-        "stopping",
-        "tree",
-        "wire",
-    },
-    "gate": {"briefing", "checkpoints", "disk", "errors", "slot", "tree", "wire"},
-    "scheduler": VOCABULARY
-    | ENGINE
-    | {
-        "blame",
-        "preflight",
-        "gate",
-        "asking",
-        "briefing",
-        "checkpoints",
-        "clock",
-        "deadlines",
-        "disk",
-        "folder",
-        "journal",
-        "launcher",
-        "outcome",
-        "packing",
-        "searchers",
-        "slot",
-        "watchdog",
-        "worker",
-    },
-    "listeners": {"events"},
-    "board": {"errors", "files", "folder", "slot"},
-    "record": {"address", "errors", "experiment", "files"},
-    "asked": {"devices", "errors", "experiment", "health", "record", "sizes"},
-    "opening": VOCABULARY
-    | ENGINE
-    | {
-        "address",
-        "declaration",
-        "",
-        "asked",
-        "asking",
-        "checkpoints",
-        "clock",
-        "command",
-        "devices",
-        "disk",
-        "folder",
-        "journal",
-        "launcher",
-        "lock",
-        "record",
-        "searchers",
-        "slot",
-        "tracking",
-    },
-    "postmortem": {"errors", "folder", "lineage", "outcome", "tree"},
-    "run": VOCABULARY
-    | ENGINE
-    | {
-        "standalone",
-        "preflight",
-        "",
-        "asked",
-        "asking",
-        "board",
-        "briefing",
-        "checkpoints",
-        "clock",
-        "disk",
-        "files",
-        "folder",
-        "gate",
-        "listeners",
-        "opening",
-        "postmortem",
-        "record",
-        "scheduler",
-        "slot",
-    },
-    # faces
-    "importance": {"space", "tree"},
-    "timeline": {"history", "usage"},
-    "remains": set(),
-    "story": {"folder", "history", "importance", "reading", "remains", "results", "timeline", "tree"},
-    "export": {"asks", "errors", "files", "history", "reading"},
-    "trace": {"asks", "files", "history", "reading", "timeline"},
-    "reading": VOCABULARY | ENGINE | {"board", "files", "folder", "gpulines", "journal", "record", "waits", "wording"},
-    "waits": {"asks", "deadlines", "events", "reading", "tree", "wording"},
-    "home": VOCABULARY | ENGINE | {"", "checkpoints", "files", "folder", "journal", "reading", "wording"},
-    "replaying": VOCABULARY | ENGINE | {"driving", "folder", "options", "reading", "run"},
-    "patches": {"files"},
-    "report": {"errors", "export", "files", "folder", "patches", "reading", "story"},
-    "live": {"errors", "folder", "reading", "remains", "story", "tree"},
-    "doorkeeper": set(),
-    "serve": {
-        "",
-        "board",
-        "doorkeeper",
-        "errors",
-        "folder",
-        "live",
-        "gate",
-        "patches",
-        "remains",
-        "report",
-        "steering",
-        "story",
-    },
-    "descent": {"asks", "errors", "reading", "tree", "wording"},
-    "telling": {"descent", "errors", "export", "folder", "helping", "options", "reading", "report", "serve", "trace"},
-    "steering": {"errors", "folder", "gate", "reading"},
-    "gpulines": {"sizes", "wording"},
-    "inventory": {
-        "board",
-        "errors",
-        "folder",
-        "gpulines",
-        "health",
-        "nvml",
-        "processes",
-        "sizes",
-        "visible",
-        "wording",
-    },
-    "helping": {"folder"},
-    "options": {"errors", "files", "helping"},
-    "tools": {
-        "address",
-        "cleaning",
-        "diagnosis",
-        "doctor",
-        "driving",
-        "errors",
-        "folder",
-        "helping",
-        "inventory",
-        "options",
-        "planning",
-        "processes",
-        "reading",
-        "sizes",
-        "teller",
-        "trackers",
-        "trying",
-    },
-    "cleaning": {"errors", "files", "folder", "reading"},
-    "planning": VOCABULARY | {"address", "folder", "launcher", "reading", "simulate", "tree"},
-    "touches": set(),
-    "vitals": {"processes"},
-    "forecast": {"experiment", "planning"},
-    "diagnosis": {"planning", "sizes", "wording"},
-    "doctor": {
-        "address",
-        "preflight",
-        "space",
-        "asked",
-        "briefing",
-        "checkpoints",
-        "command",
-        "deadlines",
-        "devices",
-        "diagnosis",
-        "errors",
-        "experiment",
-        "files",
-        "folder",
-        "forecast",
-        "launcher",
-        "outcome",
-        "record",
-        "rule",
-        "slot",
-        "touches",
-        "tree",
-        "trying",
-        "vitals",
-        "wire",
-        "worker",
-    },
-    "trying": {"address", "foreign", "preflight", "tree", "child", "errors", "experiment", "member", "script", "space"},
-    "wording": VOCABULARY | ENGINE,
-    "frame": VOCABULARY | ENGINE | {"outcome", "folder", "gpulines", "slot", "wording"},
-    "lines": VOCABULARY | ENGINE | {"frame", "preflight", "wording"},
-    "view": VOCABULARY | ENGINE | {"frame", "lines", "wording"},
-    "notebook": {"descent", "errors", "events", "folder", "frame", "lines", "reading", "report", "view", "wording"},
-    "attached": VOCABULARY | ENGINE | {"board", "folder", "frame", "journal", "record", "remains", "slot"},
-    "driving": {
-        "attached",
-        "errors",
-        "folder",
-        "options",
-        "postmortem",
-        "processes",
-        "replays",
-        "run",
-        "view",
-        "wording",
-    },
-    "guide": {"errors"},
-    "cli": {
-        "address",
-        "",
-        "driving",
-        "errors",
-        "folder",
-        "guide",
-        "helping",
-        "home",
-        "options",
-        "processes",
-        "reading",
-        "replaying",
-        "run",
-        "steering",
-        "telling",
-        "tools",
-    },
-    "__init__": {
-        "alone",
-        "arguments",
-        "asks",
-        "errors",
-        "events",
-        "experiment",
-        "hf",
-        "lightning",
-        "member",
-        "notebook",
-        "results",
-        "run",
-        "schedule",
-        "space",
-        "torch",
-    },
-    # a declaration, and where it is
-    "arguments": {"errors"},
-    "foreign": {"arguments", "errors"},
-    "resources": {"arguments", "errors", "sizes"},
-    "target": {"errors"},
-    "address": {"errors"},
-    "declaration": {"adoption", "errors", "experiment", "lineage", "record", "space"},
-    "standalone": set(),
-    "alone": {"child", "errors", "experiment", "member", "standalone", "trying"},
-    # engine, the rest of it
-    "adoption": {"asks", "errors", "experiment", "space", "tree"},
-    "question": {"adoption", "asks", "space", "tree"},
-    "idleness": {"lineage", "tree"},
-    # full file systems, whose fault it was
-    "filesystems": {"sizes"},
-    "blame": {"checkpoints", "disk", "filesystems", "gate", "outcome", "packing", "preflight", "slot", "tree"},
-    # inside a member: schedulers and groups of torch's, no terminal, an import by statements
-    "groups": {"preflight"},
-    "schedulers": {"groups", "script"},
-    "optimizers": {"groups", "preflight", "schedulers"},
-    "terminal": set(),
-    "importing": {"script"},
-    # the pre-flight: the rest of it
-    "preflight/direction": set(),
-    "preflight/failures": {"lineage", "outcome", "preflight", "tree"},
-    "preflight/heirs": {"experiment", "tree"},
-    "preflight/hydra": set(),
-    "preflight/loading": {"preflight", "script"},
-    "preflight/parent": {"preflight"},
-    "preflight/remedies": {"filesystems", "preflight"},
-    "preflight/splits": {"preflight", "script"},
-    "preflight/verdicts": {"preflight", "tree"},
-    "preflight/weights": {"preflight"},
-    "__main__": {"cli"},
-}
-
 #: third-party packages a module may import, wherever in it
 THIRD_PARTY: dict[str, set[str]] = {
-    "preflight/weights": {"torch"},
-    "optimizers": {"torch"},
-    "parzen": {"hyperopt", "numpy"},
-    "kinship": {"numpy"},
-    "optuna_searchers": {"cmaes", "numpy", "optuna", "scipy", "torch"},
-    "nvml": {"pynvml"},
-    "files": {"aiofiles"},
-    "folder": {"aiofiles"},
-    "checkpoints": {"xxhash"},
-    "view": {"rich"},
+    "member/weights": {"torch"},
+    "member/optimizers": {"torch"},
+    "member/member_main": {"numpy", "torch", "threadpoolctl"},
+    "member/zygote_main": {"numpy", "torch"},
+    "searchers/tpe": {"hyperopt", "numpy"},
+    "searchers/kin": {"numpy"},
+    "searchers/optuna": {"cmaes", "numpy", "optuna", "scipy", "torch"},
+    "devices/nvml": {"pynvml"},
+    "storage/files": {"aiofiles"},
+    "storage/checkpoints": {"xxhash"},
+    "ui/terminal": {"rich"},
+    "ui/html_report": {"plotly"},
+    "ui/web_auth": {"starlette"},
+    "ui/web_server": {"starlette", "uvicorn"},
+    "analysis/table": {"pyarrow"},
+    "trackers/tensorboard": {"tensorboard"},
+    "trackers/mlflow": {"mlflow"},
+    "trackers/wandb": {"wandb"},
     "notebook": {"IPython", "rich"},
-    "cli": {"typer"},
-    "guide": {"typer"},
-    "helping": {"typer"},
-    "options": {"typer"},
-    "replaying": {"typer"},
-    "tools": {"typer"},
-    "telling": {"typer"},
-    "report": {"plotly"},
-    "doorkeeper": {"starlette"},
-    "serve": {"starlette", "uvicorn"},
-    "export": {"pyarrow"},
-    "child": {"numpy", "torch", "threadpoolctl"},
     "torch": {"numpy", "safetensors", "torch"},
     "lightning": {"lightning", "pytorch_lightning"},
     "hf": {"transformers"},
-    "zygote": {"numpy", "torch"},
-    "tensorboard_tracker": {"tensorboard"},
-    "mlflow_tracker": {"mlflow"},
-    "wandb_tracker": {"wandb"},
 }
+#: a decision is a function of what it is given: no clock, no event loop, no process
+PURE = {"engine", "vocabulary", "declaration", "preflight"}
+PURE_MODULES = {"devices/allocator", "devices/health", "devices/selection", "processes/wire"}
+IMPURE = {"asyncio", "subprocess", "time", "threading", "socket"}
+#: what a member's process and the guardian (python -I -S) run: the standard library, and no event loop
+LIGHT = {"processes/linux", "processes/guardian_main", "processes/wire", "errors", "member"}
 
-#: standard modules that only some may import: where processes, clocks and the event loop belong
-ONLY = {
-    "subprocess": {"guarding", "launcher", "testing"},
-    "asyncio": {
-        "asking", "attached", "board", "cards", "channel", "checkpoints", "cleaning", "cli", "command", "deadlines",
-        "deadlock", "devices", "disk", "doctor", "driving", "files", "folder", "forking", "gate", "guarding", "journal",
-        "launcher",
-        "listeners", "live", "lock", "nvml", "opening", "planning", "run", "scheduler", "serve", "slot", "tracking",
-        "view", "watch", "watchdog", "worker",
-    },
-    "time": {
-        "asking", "child", "clock", "command", "devices", "disk", "doctor", "folder", "following", "forking",
-        "guardian", "guarding", "importing", "inventory", "launcher", "live", "lock", "member", "notebook", "processes",
-        "reading",
-        "preflight/seeding", "preflight/telemetry",
-        "run", "serve", "steering", "teller", "tensorboard_tracker", "trying", "view", "vitals", "worker", "zygote",
-    },
-}  # fmt: skip
+MODULES = sorted(str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py"))
+FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
 
-#: the modules, by their path without suffix; those of a folder are rooms behind one waist, the folder's name
-MODULES = sorted(
-    str(path.relative_to(PACKAGE).with_suffix(""))
-    for path in PACKAGE.rglob("*.py")
-    if path.parent == PACKAGE or path.name != "__init__.py"
-)
+
+def folder_of(module: str) -> str:
+    if "/" in module:
+        return module.partition("/")[0]
+    return "facades" if module in FACADES else "top" if module in TOP else "vocabulary"
 
 
 def imports(module: str) -> tuple[set[str], set[str]]:
-    """(modules of the package, top-level names of all else), type-checking imports left out for the latter."""
+    """(modules of the package, for types or not; top-level names of all else that is imported when it runs)."""
     ours: set[str] = set()
     others: set[str] = set()
     tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    here = ["gpbt_async", *module.split("/")[:-1]]
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            inside = node.level == 1 and "/" in module  # of the module's own folder
-            ours |= {node.module} if node.module else {alias.name for alias in node.names}
-            if inside:
-                ours -= {node.module} if node.module else {alias.name for alias in node.names}
-                ours.add(module.partition("/")[0])
+        if isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            path = "/".join([*base, *(node.module or "").split(".")]).strip("/")
+            if path.partition("/")[0] == "gpbt_async":
+                path = path.partition("/")[2]
+                for alias in node.names:
+                    below = f"{path}/{alias.name}".strip("/")
+                    ours.add(below if below in MODULES else path if path in MODULES else f"{path}/__init__".strip("/"))
     for block in ast.walk(tree):
         if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test):
             block.body = []
@@ -534,25 +101,62 @@ def imports(module: str) -> tuple[set[str], set[str]]:
             others |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             others.add((node.module or "").partition(".")[0])
-    return {"" if name == "__version__" else name.partition(".")[0] for name in ours}, others
+    return ours - {"__init__"}, others  # the package's own name is asked for its version only
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_down_only(module: str) -> None:
-    assert module in MAY, f"{module}.py has no place in the house yet: give it a row here"
-    ours, others = imports(module)
-    assert ours <= MAY[module]
-    foreign = {name for name in others if name not in sys.stdlib_module_names}
-    assert foreign <= THIRD_PARTY.get(module, set()) | {"gpbt_async"}
-    for name, allowed in ONLY.items():
-        assert name not in others or module in allowed, f"{module} imports {name}"
+def test_a_folder_imports_from_lower_floors_only(module: str) -> None:
+    folder = folder_of(module)
+    assert folder in FLOOR, f"the folder {folder} has no floor yet"
+    for each in imports(module)[0]:
+        below = folder_of(each)
+        if below == folder:
+            continue
+        lower = FLOOR[below] < FLOOR[folder] or {folder, below} == {"vocabulary", "declaration"} or folder == "top"
+        assert lower, f"{module} imports {each}, which is not on a lower floor"
+        assert below in MAY.get(folder, set(FLOOR)) | {"vocabulary", "declaration"}, f"{module} imports {each}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports for types are counted, too."""
+    graph = {module: imports(module)[0] - {module} for module in MODULES if module != "__init__"}
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_belongs_there(module: str) -> None:
+    folder, (_, others) = folder_of(module), imports(module)
+    foreign = {name for name in others if name not in sys.stdlib_module_names} - {"gpbt_async"}
+    assert foreign <= THIRD_PARTY.get(module, {"typer"} if folder == "cli" else set())
+    if folder in PURE or module in PURE_MODULES:
+        assert not others & IMPURE, "a decision needs no clock, no process and no event loop"
+    if module in LIGHT or folder in LIGHT:
+        assert "asyncio" not in others
+
+
+def test_the_root_holds_what_a_user_imports() -> None:
+    assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= 20
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_stays_on_a_few_screens_and_says_what_it_is(module: str) -> None:
     text = (PACKAGE / f"{module}.py").read_text()
     assert len(text.splitlines()) <= 450
-    assert ast.get_docstring(ast.parse(text))
+    said = ast.get_docstring(ast.parse(text))
+    assert said
+    if module.endswith("/__init__"):
+        assert 5 <= len(said.splitlines()) <= 25, "says what may live in the folder, and what the others use of it"
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    """But callbacks for Lightning and for Hugging Face, of which a script imports one."""
+    where: dict[str, list[str]] = {}
+    for module in MODULES:
+        for node in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(module)
+    twice = {name: modules for name, modules in where.items() if len(modules) > 1}
+    assert set(twice) <= {"MemberCallback", "ScheduleCallback"}, twice
 
 
 def test_the_package_imports_nothing_heavy() -> None:

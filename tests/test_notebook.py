@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from check_run import check_run
 from harness import LONG, cli
+from run_checker import check_run
 
 import gpbt_async as gpbt
 from gpbt_async import notebook
-from gpbt_async.wording import unstyled
+from gpbt_async.ui.text import unstyled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

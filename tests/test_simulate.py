@@ -10,14 +10,15 @@ import time
 from typing import Any
 
 import pytest
-from driver import check, snapshot
+from engine_driver import check, snapshot
 
-from gpbt_async import codec, events, searchers
+from gpbt_async import codec, events
+from gpbt_async.engine.engine import Engine
+from gpbt_async.engine.tree import Node, State
 from gpbt_async.experiment import Settings
-from gpbt_async.lineage import Lineage
-from gpbt_async.simulate import Interval, Landscape, Simulation, Task, heavy_tailed
+from gpbt_async.searchers import registry
+from gpbt_async.simulate import Landscape, Simulation, Task, VirtualInterval, heavy_tailed
 from gpbt_async.space import Choice, Float, Space
-from gpbt_async.tree import Member, State
 
 SPACE = Space({"a": Float(0, 1), "b": Float(1e-4, 1, log=True), "c": Choice(["x", "y"])})
 
@@ -27,7 +28,7 @@ class Near:
 
     def suggest(self, ask: Any) -> Any:
         rng = random.Random(ask.seed)
-        return SPACE.sample(rng) if ask.parent is None else searchers.make("local").suggest(ask)
+        return SPACE.sample(rng) if ask.parent is None else registry.make("local").suggest(ask)
 
 
 def settings(**changes: Any) -> Settings:
@@ -44,7 +45,7 @@ def simulate(
     slots: int = 8, seed: int = 0, world: dict[str, Any] | None = None, searcher: str | None = None, **changes: Any
 ) -> Simulation:
     s = settings(seed=seed, **changes)
-    suggests = Near() if searcher is None else searchers.make(searcher)
+    suggests = Near() if searcher is None else registry.make(searcher)
     return Simulation(s, Landscape(seed).over(SPACE), suggests, slots, **(world or {})).run()
 
 
@@ -58,14 +59,14 @@ def test_the_same_seed_gives_the_same_journal_byte_for_byte(early_stop: tuple[st
     one = simulate(world=world, early_stop=early_stop)
     assert journal(one) == journal(simulate(world=world, early_stop=early_stop))
     assert journal(one) != journal(simulate(world=world, early_stop=early_stop, seed=1))
-    replayed = Lineage(one.settings)
+    replayed = Engine(one.settings)
     for fact in one.facts:
         replayed.handle(fact)
-    assert snapshot(replayed) == snapshot(one.lineage)
+    assert snapshot(replayed) == snapshot(one.engine)
 
 
 def log_losses(simulations: list[Simulation]) -> list[float]:
-    return [math.log(s.lineage.best.loss) for s in simulations]  # type: ignore[union-attr]
+    return [math.log(s.engine.best.loss) for s in simulations]  # type: ignore[union-attr]
 
 
 def test_async_is_faster_than_the_barrier_and_no_worse_under_heavy_tails() -> None:
@@ -91,11 +92,11 @@ def test_async_is_faster_than_the_barrier_and_no_worse_under_heavy_tails() -> No
 def racing(seed: int, fails: float) -> Task:
     """Scores that fall faster the deeper, and much noise: generations are closed early, and members stopped."""
 
-    def train(member: Member, parent_state: Any) -> Interval:
+    def train(member: Node, parent_state: Any) -> VirtualInterval:
         rng = random.Random(f"{seed}/{member.seed}/{member.attempt}")
         score = rng.gauss(0, 1) - 0.3 * member.generation
         seconds, first = heavy_tailed(rng), rng.random()
-        return Interval(None, score, seconds, first=first, fails_at=0.5 if rng.random() < fails else None)
+        return VirtualInterval(None, score, seconds, first=first, fails_at=0.5 if rng.random() < fails else None)
 
     return train
 
@@ -127,17 +128,17 @@ def test_with_both_stop_rules_every_run_ends(schedule: str) -> None:
             crashes=[20 * rng.random() for _ in range(rng.choice([0, 0, 2]))],
             usage=None,
         ).run()
-        lineage = simulation.lineage
-        check(lineage)
-        assert lineage.ended is not None
-        assert lineage.outstanding() == [lineage.ended]
-        if not lineage.ended.reason:
-            assert all(g.full and g.complete for g in lineage.tree.generations)
-        for member in lineage.tree.members:
+        engine = simulation.engine
+        check(engine)
+        assert engine.ended is not None
+        assert engine.outstanding() == [engine.ended]
+        if not engine.ended.reason:
+            assert all(g.full and g.complete for g in engine.tree.generations)
+        for member in engine.tree.members:
             assert member.state is not State.STOPPED or (member.generation > 0 and member.path[-1] > 0)
             assert member.state is not State.STOPPED or not member.children
-        closed += sum(g.size < s.population for g in lineage.tree.generations)
-        stopped += sum(m.state is State.STOPPED for m in lineage.tree.members)
+        closed += sum(g.size < s.population for g in engine.tree.generations)
+        stopped += sum(m.state is State.STOPPED for m in engine.tree.members)
     assert closed > 100, "hardly any generation was closed early: this shows nothing"
     assert stopped > 1000
 
@@ -146,13 +147,13 @@ def test_stopping_saves_time() -> None:
     plain = [simulate(seed=seed) for seed in range(5)]
     stopped = [simulate(seed=seed, early_stop=("median",)) for seed in range(5)]
     assert sum(s.makespan for s in stopped) < 0.9 * sum(s.makespan for s in plain)
-    assert any(m.state is State.STOPPED for s in stopped for m in s.lineage.tree.members)
+    assert any(m.state is State.STOPPED for s in stopped for m in s.engine.tree.members)
 
 
 def test_where_the_time_went_by_hand() -> None:
     """One slot, one member a generation, 3 generations of 10 s; 0.5 s to start, 2 s to publish."""
     s = settings(population=1, generations=3)
-    task = lambda member, state: Interval(None, 1.0, 10.0)  # noqa: E731
+    task = lambda member, state: VirtualInterval(None, 1.0, 10.0)  # noqa: E731
     simulation = Simulation(s, task, Anywhere(), 1, publish_seconds=2.0, start_seconds=0.5).run()
     assert simulation.makespan == pytest.approx(30 + 2 * 2.5)
     assert {k: v for k, v in simulation.idle.items() if v} == pytest.approx({"start": 1.0, "checkpoint": 4.0})
@@ -162,7 +163,7 @@ def test_where_the_time_went_by_hand() -> None:
 def test_asks_are_answered_one_at_a_time() -> None:
     """Two roots, two slots: the second ask of 1 s ends at 2 s."""
     s = settings(population=2, generations=1)
-    task = lambda member, state: Interval(None, 1.0, 10.0)  # noqa: E731
+    task = lambda member, state: VirtualInterval(None, 1.0, 10.0)  # noqa: E731
     simulation = Simulation(s, task, Anywhere(), 2, ask_seconds=1.0).run()
     assert [f.t for f in simulation.facts if isinstance(f, events.Suggested)] == [1.0, 2.0]
     assert [f.t for f in simulation.facts if isinstance(f, events.Entered)] == [1.0, 2.0]
@@ -188,31 +189,31 @@ def test_a_thousand_slots_do_not_overwhelm_the_engine() -> None:
     simulation = Simulation(s, Landscape(0).over(SPACE), Near(), 1000, uses_kin=False, keep_facts=False)
     simulation.usage = None
     simulation.run()
-    assert len(simulation.lineage.tree.members) == 3000
-    assert simulation.lineage.ended == events.Finish("")
+    assert len(simulation.engine.tree.members) == 3000
+    assert simulation.engine.ended == events.Finish("")
 
 
 def test_plus_selection_costs_the_engine_no_more_than_a_little() -> None:
     """It was 36 times as much once, with all rivals sorted for every stored member at every fact; now 2.3 times."""
-    task = lambda member, state: Interval(None, random.Random(member.seed).random(), 1.0 + member.id % 7)  # noqa: E731
+    task = lambda member, state: VirtualInterval(None, random.Random(member.seed).random(), 1.0 + member.id % 7)  # noqa: E731
     seconds = {}
     for selection in ("comma", "plus"):
         s = settings(population=1000, generations=5, selection=selection)
         began = time.process_time()
         simulation = Simulation(s, task, Anywhere(), 8, uses_kin=False, keep_facts=False, usage=None).run()
         seconds[selection] = time.process_time() - began
-        assert len(simulation.lineage.tree.members) == 5000
+        assert len(simulation.engine.tree.members) == 5000
     assert seconds["plus"] < 6 * seconds["comma"], seconds
 
 
-def judged(interval: Interval) -> tuple[list[str], Member]:
+def judged(interval: VirtualInterval) -> tuple[list[str], Node]:
     """What happens to the last of eight children, k = 2, when it trains like this; and the child."""
     s = settings(population=8, generations=2, early_stop=("median",), attempts=1)
-    usual = Interval(None, 1.0, 10.0, first=1.0)
+    usual = VirtualInterval(None, 1.0, 10.0, first=1.0)
     task = lambda member, state: interval if member.id == 15 else usual  # noqa: E731
     # one slot: the other seven have reported before it
     simulation = Simulation(s, task, Anywhere(), 1).run()
-    member = simulation.lineage.tree.members[15]
+    member = simulation.engine.tree.members[15]
     assert member.path[-1] > 0, "a repeat is exempt"
     mine = [f for f in simulation.facts if isinstance(f, events.OfMember) and f.member == 15]
     return [f"{type(f).__name__} {f.t - mine[0].t:g}" for f in mine], member
@@ -220,11 +221,11 @@ def judged(interval: Interval) -> tuple[list[str], Member]:
 
 def test_a_member_that_would_fail_later_is_judged_first() -> None:
     """It reports after a quarter of 10 s. Bad: it is stopped there. Good: it goes on, and fails at a half."""
-    bad, member = judged(Interval(None, 9.0, 10.0, first=9.0, fails_at=0.5))
+    bad, member = judged(VirtualInterval(None, 9.0, 10.0, first=9.0, fails_at=0.5))
     assert bad == ["Started 0", "Entered 0", "Judged 2.5", "Stopped 2.5"]
     assert member.state is State.STOPPED
-    good, member = judged(Interval(None, 1.0, 10.0, first=1.0, fails_at=0.5))
+    good, member = judged(VirtualInterval(None, 1.0, 10.0, first=1.0, fails_at=0.5))
     assert good == ["Started 0", "Entered 0", "Judged 2.5", "Failed 5"]
     assert member.state is State.FAILED
-    early, member = judged(Interval(None, 9.0, 10.0, first=9.0, fails_at=0.2))
+    early, member = judged(VirtualInterval(None, 9.0, 10.0, first=9.0, fails_at=0.2))
     assert early == ["Started 0", "Entered 0", "Failed 2"]

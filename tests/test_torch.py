@@ -308,16 +308,16 @@ def test_groups_that_nothing_tells_apart_are_said(tmp_path: Path) -> None:
 
 def findings(where: Path, train: Any, **space: gpbt.Float) -> list[Any]:
     """What the pre-flight finds in two members of a script, whose values differ by a factor of two."""
+    from gpbt_async.engine.tree import Node
     from gpbt_async.experiment import Settings
     from gpbt_async.preflight.checks import Preflight
-    from gpbt_async.tree import Member
 
     flight, found = Preflight(Settings(space=gpbt.Space(space), score="loss", mode="min")), []
     for i in range(2):
         config = {name: bounds.low * (i + 1) for name, bounds in space.items()}
         one = gpbt.Member.local(config, where / str(i), seed=i, id=i)
         train(one)
-        found += list(flight.heard(Member(i, (), i, 0, None, config, i), one.telemetry.to_json()))
+        found += list(flight.heard(Node(i, (), i, 0, None, config, i), one.telemetry.to_json()))
     return found
 
 

@@ -22,20 +22,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpbt_async import searchers
-from gpbt_async.rule import Rule
+from gpbt_async.engine.selection import Selection
+from gpbt_async.searchers import registry
 from gpbt_async.space import Choice, reflect
 
 from .tasks import key
 
 if TYPE_CHECKING:
-    from gpbt_async.adoption import Adoption
-    from gpbt_async.asks import Ask, Observation, Path
+    from gpbt_async.ask import Ask, Observation, Path
+    from gpbt_async.engine.adoption import Adoption
+    from gpbt_async.engine.tree import Node, Tree
     from gpbt_async.space import Config, Space
-    from gpbt_async.tree import Member, Tree
 
 
-def width(rng: random.Random, low: float = searchers.NARROWEST, high: float = searchers.WIDEST) -> float:
+def width(rng: random.Random, low: float = registry.NARROWEST, high: float = registry.WIDEST) -> float:
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
@@ -45,7 +45,7 @@ def moved(space: Space, config: Config, step: np.ndarray, rng: random.Random) ->
     for (name, d), by in zip(space.items(), step, strict=True):
         if isinstance(d, Choice):
             again, u = rng.random(), rng.random()
-            out[name] = d.from_unit(u) if again < searchers.REDRAW else config[name]
+            out[name] = d.from_unit(u) if again < registry.REDRAW else config[name]
         else:
             out[name] = d.from_unit(reflect(d.to_unit(config[name]) + by))
     return space.clip(out)
@@ -60,7 +60,7 @@ class _Around:
 
     def suggest(self, ask: Ask) -> Config:
         if ask.parent is None:
-            return searchers.make("tpe").suggest(ask)
+            return registry.make("tpe").suggest(ask)
         rng = random.Random(ask.seed)
         step = self.step(ask, rng)
         return moved(ask.space, ask.parent.config, step, rng)
@@ -144,7 +144,7 @@ def _between(ask: Ask, control: Observation, o: Observation) -> np.ndarray:
     return np.where([isinstance(d, Choice) for d in ask.space.values()], 0.0, step)
 
 
-class Cooled(Rule):
+class Cooled(Selection):
     """The ratio goes geometrically from `first` for the parents of generation 1 to `last` for those of the last."""
 
     def __init__(self, adoption: Adoption, tree: Tree, first: float, last: float) -> None:
@@ -155,7 +155,7 @@ class Cooled(Rule):
         self._counts = [min(n, max(1, math.isqrt(int(n / c * (1 + 1e-12))))) for c in ratios]
         self.parents = max(self._counts)
 
-    def elite(self, generation: int) -> list[Member]:
+    def elite(self, generation: int) -> list[Node]:
         most, self.parents = self.parents, self._counts[generation]
         try:
             return super().elite(generation)

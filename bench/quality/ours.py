@@ -24,10 +24,12 @@ import statistics
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from gpbt_async import events, rule, searchers, stopping
+from gpbt_async import events
+from gpbt_async.engine import early_stopping, selection
+from gpbt_async.engine.early_stopping import MEDIAN
 from gpbt_async.experiment import PRESETS, Settings
-from gpbt_async.simulate import Interval, Simulation
-from gpbt_async.stopping import MEDIAN
+from gpbt_async.searchers import registry
+from gpbt_async.simulate import Simulation, VirtualInterval
 
 from .candidates import Cooled
 from .clock import seconds
@@ -37,9 +39,9 @@ from .tasks import key
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpbt_async.asks import Ask
+    from gpbt_async.ask import Ask
+    from gpbt_async.engine.tree import Node
     from gpbt_async.space import Config
-    from gpbt_async.tree import Member
 
     from .tasks import Task
 
@@ -50,7 +52,7 @@ FIRST = 0.25
 class _Alone:
     """A searcher that is not told of siblings in training."""
 
-    def __init__(self, searcher: searchers.Searcher) -> None:
+    def __init__(self, searcher: registry.Searcher) -> None:
         self._searcher = searcher
 
     def suggest(self, ask: Ask) -> Config:
@@ -59,14 +61,17 @@ class _Alone:
 
 def _stops(keep: float, first: float, others: Sequence[float]) -> bool:
     """The median rule with another share."""
-    return len(others) >= stopping.MEDIAN_LEAST and first > statistics.quantiles(others, n=100)[round(100 * keep) - 1]
+    return (
+        len(others) >= early_stopping.MEDIAN_LEAST
+        and first > statistics.quantiles(others, n=100)[round(100 * keep) - 1]
+    )
 
 
-def _yes(settings: Settings, member: Member) -> bool:
+def _yes(settings: Settings, member: Node) -> bool:
     return True
 
 
-def _no(settings: Settings, member: Member) -> bool:
+def _no(settings: Settings, member: Node) -> bool:
     return False
 
 
@@ -96,28 +101,28 @@ def run(
     states: dict[int, Any] = {}
     judged = MEDIAN in s.early_stop
 
-    def train(member: Member, parent: Any) -> Interval:
+    def train(member: Node, parent: Any) -> VirtualInterval:
         state = task.initial(key(seed, member.path[0])) if member.parent is None else parent
         first = judged and (member.generation > 0 or everyone)
         outcome = task.interval(state, member.config, key(seed, member.id), first=first)
         states[member.id] = outcome.state
-        return Interval(outcome.state, outcome.val, seconds(seed, member.id, length), outcome.first, FIRST)
+        return VirtualInterval(outcome.state, outcome.val, seconds(seed, member.id, length), outcome.first, FIRST)
 
-    searcher = searchers.make(s.searcher)
+    searcher = registry.make(s.searcher)
     simulation = Simulation(s, train, searcher if pending else _Alone(searcher), slots, usage=None)
     if cooled is not None:
-        engine, cooling = simulation.lineage, Cooled(simulation.lineage.adoption, simulation.lineage.tree, *cooled)
+        engine, cooling = simulation.engine, Cooled(simulation.engine.adoption, simulation.engine.tree, *cooled)
         engine.rule = engine.ending._rule = engine._keeping._rule = cooling  # all that ask it
     with contextlib.ExitStack() as stack:
         if not repeat:
-            stack.enter_context(mock.patch.object(rule.Choice, "repeats", False))
+            stack.enter_context(mock.patch.object(selection.Offspring, "repeats", False))
         if keep != 0.5:
-            stack.enter_context(mock.patch.object(stopping, "stops", functools.partial(_stops, keep)))
+            stack.enter_context(mock.patch.object(early_stopping, "stops", functools.partial(_stops, keep)))
         if everyone:
-            stack.enter_context(mock.patch.multiple(stopping, judged=_yes, exempt=_no))
+            stack.enter_context(mock.patch.multiple(early_stopping, judged=_yes, exempt=_no))
         simulation.run()
     record = Record(task, budget or population * generations)
-    members = simulation.lineage.tree.members
+    members = simulation.engine.tree.members
     for fact in simulation.facts:
         if record.spent > record.budget - 1:
             break

@@ -19,8 +19,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpbt_async import searchers
-from gpbt_async.asks import Ask, Observation
+from gpbt_async.ask import Ask, Observation
+from gpbt_async.searchers import registry
 
 from . import clock
 from .record import Record
@@ -115,8 +115,8 @@ def explored(
 ) -> Config:
     """A config from another, inside the space."""
     if how == "step":
-        low, high = math.log(searchers.NARROWEST), math.log(searchers.WIDEST)
-        return space.clip(space.step(config, rng, math.exp(rng.uniform(low, high)), searchers.REDRAW))
+        low, high = math.log(registry.NARROWEST), math.log(registry.WIDEST)
+        return space.clip(space.step(config, rng, math.exp(rng.uniform(low, high)), registry.REDRAW))
     moved: Config = {}
     for name, dimension in space.items():
         if rng.random() < resample:
@@ -131,4 +131,4 @@ def _tpe(space: Space, workers: list[Worker], firsts: list[Observation], number:
     kin = tuple(sorted(firsts, key=lambda o: o.path))
     pending = tuple(w.config for w in workers if w.training and not w.done)
     ask = Ask(space, (number,), 0, key("ask", seed, number), None, kin, pending)
-    return searchers.make("tpe").suggest(ask)
+    return registry.make("tpe").suggest(ask)

@@ -2,7 +2,7 @@
 
 import random
 
-from gpbt_async.asks import Ask
+from gpbt_async.ask import Ask
 
 
 class Quick:

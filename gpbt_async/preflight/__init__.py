@@ -19,3 +19,5 @@ what was searched. This folder finds that out while the first members train: not
 The waist is `Finding`: one thing that is wrong, by name, in one sentence, with what to do about it. It is a fact of
 the journal (`events.Found`), so `status`, `report` and the end of a run repeat it. The engine decides nothing by it.
 """
+
+from __future__ import annotations

@@ -14,22 +14,23 @@ import difflib
 import math
 from typing import TYPE_CHECKING, Any
 
-from .. import ending, events
+from .. import events
+from ..declaration.direction import direction
+from ..engine import termination
+from ..engine.tree import State
+from ..findings import Finding, known
 from ..space import Choice
-from ..tree import State
-from .direction import direction
 from .failures import TOLERATED, failures, kind, lasts, remedy_of, why
-from .findings import Finding, known
-from .heirs import Heirs, coarse
 from .telemetry import received
-from .verdicts import overwritten, splits
+from .verdicts import Heirs, coarse, overwritten, splits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from ..engine.engine import Engine
+    from ..engine.tree import Node
     from ..experiment import Settings
-    from ..lineage import Lineage
-    from ..tree import Member
+
 
 #: members whose scores must be equal, over different configs, to be called constant
 CONSTANT = 4
@@ -46,7 +47,7 @@ class Preflight:
         self.found: list[Finding] = []
         self._known: set[tuple[str, str]] = set()
         #: by member: config, and telemetry, of those that returned
-        self._returned: list[tuple[Member, Mapping[str, Any]]] = []
+        self._returned: list[tuple[Node, Mapping[str, Any]]] = []
         self._used: set[str] = set()
         self._digests: dict[int, str] = {}
         #: children whose checkpoint was their parent's, as long as there was no other; then -1
@@ -87,7 +88,7 @@ class Preflight:
             if finding.code not in self._silent:
                 self.found.append(finding)
 
-    def heard(self, member: Member, flat: Mapping[str, Any]) -> Iterator[Finding]:
+    def heard(self, member: Node, flat: Mapping[str, Any]) -> Iterator[Finding]:
         """A member's training function has returned, and this is what its process noted."""
         telemetry = received(flat)
         for code, subject, text, remedy in telemetry["findings"]:
@@ -131,22 +132,22 @@ class Preflight:
                 member.id,
             )
 
-    def fold(self, fact: events.Fact, lineage: Lineage) -> Iterator[Finding]:
+    def fold(self, fact: events.Fact, engine: Engine) -> Iterator[Finding]:
         """A fact that the engine has handled."""
         match fact:
             case events.Found():
                 self.remember(fact)
             case events.Trained():
-                yield from self.scored(lineage.tree.members[fact.member], fact.score, fact.metrics)
+                yield from self.scored(engine.tree.members[fact.member], fact.score, fact.metrics)
             case events.Published():
-                yield from self.saved(lineage.tree.members[fact.member], fact.size, fact.digest)
+                yield from self.saved(engine.tree.members[fact.member], fact.size, fact.digest)
         if isinstance(fact, events.Failed | events.Trained | events.Published | events.Stopped | events.Lost):
-            member = lineage.tree.members[fact.member]
-            yield from self._failing(lineage, member, member.generation)
+            member = engine.tree.members[fact.member]
+            yield from self._failing(engine, member, member.generation)
 
     # ---- checks of one member's telemetry
 
-    def _unread(self, member: Member) -> Iterator[Finding]:
+    def _unread(self, member: Node) -> Iterator[Finding]:
         space = self._settings.space
         unread = [name for name in space if name not in self._used and ("GPBT001", name) not in self._known]
         if not unread or not self._covered(unread):
@@ -178,7 +179,7 @@ class Preflight:
         seen = {n: {(type(m.config[n]), m.config[n]) for m, _ in self._returned} for n in choices}
         return all(len(seen[n]) == len(d.options) for n, d in choices.items())
 
-    def _missed(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
+    def _missed(self, member: Node, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
         space = self._settings.space.names
         for name in telemetry["missed"]:
             close = difflib.get_close_matches(name, space, 1, 0.6)
@@ -195,7 +196,7 @@ class Preflight:
                 member.id,
             )
 
-    def _same_draws(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
+    def _same_draws(self, member: Node, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
         seeds = telemetry["seeds"]
         for place in dict.fromkeys(place for _, place in seeds.values()):
             for other, theirs in self._returned:
@@ -212,7 +213,7 @@ class Preflight:
                     )
                     break
 
-    def _overwritten(self, member: Member, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
+    def _overwritten(self, member: Node, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
         """The same absolute value at the end, whatever was applied, is the script's own."""
         read = set(telemetry["read"])
         for name, (gave, last, by) in telemetry["values"].items():
@@ -240,7 +241,7 @@ class Preflight:
 
     # ---- checks of facts
 
-    def scored(self, member: Member, score: float | None, metrics: Mapping[str, float]) -> Iterator[Finding]:
+    def scored(self, member: Node, score: float | None, metrics: Mapping[str, float]) -> Iterator[Finding]:
         """A member's training function has returned with this score, None if none was reported."""
         s = self._settings
         if score is None:
@@ -249,7 +250,7 @@ class Preflight:
                 "GPBT011",
                 s.score,
                 f"member {member.id} ended without its score {s.score!r}: it {instead}",
-                ending.remedy(s, list(metrics)),
+                termination.remedy(s, list(metrics)),
                 member.id,
             )
             return
@@ -288,7 +289,7 @@ class Preflight:
                 member.id,
             )
 
-    def saved(self, member: Member, size: int, digest: str) -> Iterator[Finding]:
+    def saved(self, member: Node, size: int, digest: str) -> Iterator[Finding]:
         """A member's checkpoint was published: its size in bytes, and a digest of all its files."""
         if self._settings.generations == 1:
             return  # nobody inherits
@@ -318,7 +319,7 @@ class Preflight:
         if self._unchanged >= 0:
             self._digests[member.id] = digest
 
-    def _trained_nothing(self, member: Member, changed: bool) -> Iterator[Finding]:
+    def _trained_nothing(self, member: Node, changed: bool) -> Iterator[Finding]:
         """A child has saved weights by gpbt.torch: other ones than it had loaded?"""
         self._idle = -1 if changed or self._idle < 0 else self._idle + 1
         if self._idle >= min(CONSTANT, self._settings.population):
@@ -331,7 +332,7 @@ class Preflight:
                 member.id,
             )
 
-    def _failing(self, lineage: Lineage, member: Member, generation: int) -> Iterator[Finding]:
+    def _failing(self, engine: Engine, member: Node, generation: int) -> Iterator[Finding]:
         """Many of a generation for one reason, once all have settled; a reason that lasts, at the first member."""
         if member.state is State.FAILED and member.parent is not None and lasts(member.reason):
             yield from self._new(
@@ -342,11 +343,11 @@ class Preflight:
                 remedy_of(member.reason),
                 member.id,
             )
-        here = lineage.tree.generations[generation]
+        here = engine.tree.generations[generation]
         if generation in self._generations or not here.complete:
             return
         self._generations.add(generation)
-        for each in failures(lineage, generation):
+        for each in failures(engine, generation):
             if len(each.members) > 1 and each.share > TOLERATED:
                 yield from self._new("GPBT010", kind(each.reason), each.text, each.remedy, each.members[0].id)
 

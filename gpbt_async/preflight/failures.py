@@ -11,13 +11,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..outcome import parts
-from ..tree import State
-from . import remedies
+from ..engine.tree import State
+from ..formatting import parts
+from ..processes import remedies
 
 if TYPE_CHECKING:
-    from ..lineage import Lineage
-    from ..tree import Member
+    from ..engine.engine import Engine
+    from ..engine.tree import Node
+
 
 #: the share of a generation that may fail for one reason
 TOLERATED = 0.1
@@ -34,7 +35,7 @@ class Failures:
     size: int
     reason: str
     remedy: str
-    members: tuple[Member, ...]
+    members: tuple[Node, ...]
 
     @property
     def share(self) -> float:
@@ -47,15 +48,15 @@ class Failures:
         return f"{len(self.members)} of {self.size} members of generation {self.generation} failed{one}: {self.reason}"
 
 
-def failures(lineage: Lineage, *generations: int) -> list[Failures]:
+def failures(engine: Engine, *generations: int) -> list[Failures]:
     """What members of these generations (of all, if none is given) failed for, the most frequent reason first.
 
     Not those that ended without a score, or whose parent's checkpoint was lost: that is said otherwise.
     """
     found: list[Failures] = []
-    for index in generations or range(len(lineage.tree.generations)):
-        here = lineage.tree.generations[index]
-        alike: dict[str, list[Member]] = {}
+    for index in generations or range(len(engine.tree.generations)):
+        here = engine.tree.generations[index]
+        alike: dict[str, list[Node]] = {}
         for member in here.members:
             if member.state is State.FAILED and member.failures:
                 alike.setdefault(kind(member.reason), []).append(member)
@@ -65,12 +66,12 @@ def failures(lineage: Lineage, *generations: int) -> list[Failures]:
     return sorted(found, key=lambda each: -len(each.members))
 
 
-def many(lineage: Lineage) -> list[Failures]:
+def many(engine: Engine) -> list[Failures]:
     """Those that a run which has finished must not pass over in silence: more than a tenth of their generation.
 
     One member alone is none of them, unless its reason is one that every attempt shares.
     """
-    all_of_them = failures(lineage)
+    all_of_them = failures(engine)
     return [f for f in all_of_them if f.share > TOLERATED and (len(f.members) > 1 or lasts(f.reason))]
 
 

@@ -1,0 +1,161 @@
+"""`best --export DIR`: a run's best model, taken home, with all that is known of how it came about.
+
+    DIR/
+      checkpoint/     as the training script wrote it, and manifest.json with its digests
+      config.json     the winner's config, name → value
+      schedule.json   the winning lineage's configs, interval after interval (gpbt.Schedule.load reads it)
+      lineage.json    how it came about: run, version, seed, settings, script, digest, ancestry with scores and metrics
+      README.txt      the same for a person
+
+It is made beside, verified against the digests of what was published, and renamed: it is there whole, or not at all.
+Nothing in it names a place on this machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__ as VERSION
+from .. import events
+from ..ask import path_text
+from ..errors import FolderError
+from ..formatting import config_text, score_text
+from ..schedule import FILE
+from ..storage.checkpoints import MANIFEST, CheckpointStore
+from ..storage.files import FULL, read_json, spelled
+from ..storage.journal import read
+from . import results
+from .reader import RunReader
+
+if TYPE_CHECKING:
+    from ..storage.folder import RunFolder
+    from .results import Best
+
+
+def take(folder: RunFolder, found: Best, target: Path) -> None:
+    """Copy the best's checkpoint, config, schedule and ancestry to a new folder. Raises FolderError."""
+    if os.path.lexists(target):
+        raise FolderError(f"{target} exists: give the path of a folder to be made")
+    reading = RunReader(folder)
+    beside = target.with_name(f".{target.name}.part")
+    store = CheckpointStore()
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(found.checkpoint, beside / "checkpoint")
+        if problem := store.check(beside / "checkpoint"):
+            there = problem.replace(str(beside / "checkpoint"), str(found.checkpoint))
+            raise FolderError(
+                f"cannot export to {target}: member {found.member} has not what was published: {there}; "
+                "bring the file back from where it was copied to"
+            )
+        told = came_about(reading, found, read_json(beside / "checkpoint" / MANIFEST))
+        _write(beside / "config.json", found.config)
+        schedule = results.schedule_of(reading.engine, reading.engine.tree.members[found.member], folder.name)
+        _write(beside / FILE, {**schedule.to_json(), "metrics": dict(found.metrics)})
+        _write(beside / "lineage.json", told)
+        (beside / "README.txt").write_text(readme(told), encoding="utf-8", errors="backslashreplace")
+        beside.rename(target)
+    except OSError as error:
+        raise FolderError(f"cannot export to {target}: {_why(error, found.checkpoint)}") from error
+    finally:
+        store.close()
+        shutil.rmtree(beside, ignore_errors=True)  # it is not there any more if all went well
+
+
+def _why(error: OSError, found: Path) -> str:
+    """Why copying has failed, and what to do."""
+    if isinstance(error, shutil.Error):  # of all the files that could not be copied, the first will do
+        why = str(error.args[0][0][2])
+        number = re.match(r"\[Errno (\d+)\] ([^:]*)", why)
+        error = OSError(int(number[1]), number[2]) if number else OSError(why)
+    why = (error.strerror or str(error)).lower()
+    if error.errno in FULL:
+        return f"{why}: make room there, or export to another disk"
+    if error.errno == errno.ENOENT and not found.is_dir():  # a run going on may have found a better one
+        return f"{why}: try again, and look at the checkpoint if that does not help"
+    return f"{why}: give the path of a folder that can be made and written to"
+
+
+def _write(path: Path, value: Any) -> None:
+    text = json.dumps(spelled(value), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+
+
+def came_about(reading: RunReader, found: Best, manifest: dict[str, Any]) -> dict[str, Any]:
+    """lineage.json. Times in seconds of training; digest and size (bytes) are of the checkpoint."""
+    record, s, best = reading.record, reading.settings, reading.engine.tree.members[found.member]
+    # the engine lets go of metrics with the checkpoint; the last of a member's attempts is the one that counts
+    ended = (fact for fact in read(reading.folder.journal) if isinstance(fact, events.Trained))
+    metrics = {fact.member: fact.metrics for fact in ended if fact.member in found.lineage}
+    began = read_json(reading.folder.experiment)
+    flat = s.to_json()
+    return {
+        "run": reading.folder.name,
+        "id": record.run,
+        "version": {"made": began.get("version"), "exported": VERSION},
+        "created": began.get("created"),
+        "script": Path(record.script).name if record.script is not None else None,
+        "script_sha256": record.script_sha256,
+        "function": s.target.qualname if s.target is not None else None,
+        "settings": {name: value for name, value in flat.items() if name not in ("target", "command", "replay")},
+        "command": [os.path.basename(word) if os.path.isabs(word) else word for word in s.command or ()] or None,
+        "replays": s.replay.origin.run if s.replay is not None else None,
+        "members": sum(g.settled for g in reading.engine.tree.generations),
+        "best": best.id,
+        "score": best.score,
+        "metrics": dict(found.metrics),
+        "digest": manifest["digest"],
+        "size": manifest["size"],
+        "files": [file["name"] for file in manifest["files"]],
+        "ancestry": [
+            {
+                "generation": m.generation,
+                "member": m.id,
+                "path": path_text(m.path),
+                "seed": m.seed,
+                "score": m.score,
+                "metrics": dict(metrics.get(m.id, {})),
+                "seconds": m.seconds,
+                "siblings": len(m.parent.children) - 1 if m.parent is not None else None,
+                "config": m.config,
+            }
+            for m in best.ancestry
+        ],
+    }
+
+
+def readme(told: dict[str, Any]) -> str:
+    """README.txt."""
+    s, ancestry = told["settings"], told["ancestry"]
+    trained = sum(m["seconds"] for m in ancestry)
+    what = f"{told['script']} (sha256 {told['script_sha256']})" if told["script"] else told["function"] or "a command"
+    lines = [
+        f"The best of {told['members']} members of the run {told['run']} ({told['id']}): member {told['best']},",
+        f"{s['score']} {score_text(told['score'])} ({'more' if s['mode'] == 'max' else 'less'} is better).",
+        "",
+        f"  trained by   {what}",
+        f"  found by     gpbt-async {told['version']['made']}, Genealogical Population-Based Training (2109.14925)",
+        f"  population   {s['population']}, generations {s['generations']}, searcher {s['searcher']}, seed {s['seed']}",
+        f"  itself       {len(ancestry)} intervals, {trained:.1f} s of training in all",
+        f"  digest       {told['digest']} ({told['size']} bytes: {', '.join(told['files'])})",
+        "",
+        "Its ancestry, oldest first (config, then what it reported last):",
+        "",
+    ]
+    for m in ancestry:
+        lines.append(f"  {m['generation']:>3}  member {m['member']}, seed {m['seed']}: {config_text(m['config'])}")
+        lines.append("       " + ", ".join(f"{name} {score_text(value)}" for name, value in m["metrics"].items()))
+    lines += [
+        "",
+        "checkpoint/ is what the training script wrote. config.json is the last config, schedule.json all of them:",
+        f'gpbt.Schedule.load("{FILE}") reads it, and `gpbt-async replay {told["run"]}` trains along it once more.',
+        "The score is the one it was chosen by, and so an optimistic one: judge it on data nobody selected by.",
+        "lineage.json says all of this, and more, for programs.",
+    ]
+    return "\n".join(lines) + "\n"

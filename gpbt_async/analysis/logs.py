@@ -1,0 +1,134 @@
+"""What members left in their folders, as far as a reader wants to see it: the ends of logs, and what was reported.
+
+These files are the members' own and may be anything by now, so only regular files are opened, never through a link and
+never waiting, and only so many bytes of them are read.
+
+What is said of a run that failed: why, the first traceback, and how it may be gone on with.
+
+The reason is one sentence and stands in the journal; the traceback is in the first failed member's log, and the remedy
+depends on what is still there. Both are notes of the exception (PEP 678), so an application sees them too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from ..engine.tree import State
+from ..errors import RunFailed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..engine.engine import Engine
+    from ..storage.folder import RunFolder
+
+
+#: bytes of a member's metrics that are read: some ten thousand reports
+METRICS = 1 << 20
+#: … and where only the last of them is asked for
+LATEST = 1 << 14
+
+
+def log_tail(path: Path, size: int) -> str:
+    """The last lines of a log, at most `size` characters, and only what can be printed; "" if there is none."""
+    text = _read(path, size * 2, end=True).decode(errors="replace")
+    if len(text) > size:
+        text = text[-size:].partition("\n")[2] or text[-size:]
+    lines = (line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n"))  # a bar was drawn over itself
+    return "\n".join("".join(c if c.isprintable() or c == "\t" else "�" for c in line) for line in lines).strip("\n")
+
+
+def traceback_of(log: str) -> str:
+    """The last traceback in the end of a log, to its exception's line; "" if there is none."""
+    lines = log.split("\n")
+    begins = [i for i, line in enumerate(lines) if line.startswith("Traceback ")]
+    if not begins:
+        return ""
+    found = lines[begins[-1] :]
+    ends = next((i for i, line in enumerate(found[1:], 1) if line and not line.startswith((" ", "\t"))), len(found))
+    return "\n".join(found[: ends + 1])
+
+
+def curve(path: Path, metric: str, points: int) -> list[float]:
+    """What a member reported of a metric, in order: all of it, or about `points` evenly chosen ones and the last."""
+    values = []
+    for line in _read(path, METRICS).split(b"\n"):
+        try:
+            value = json.loads(line)[metric]
+            values.append(float(value))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            continue
+    values = [value if math.isfinite(value) else math.nan for value in values]
+    if len(values) <= points:
+        return values
+    return [values[round(i * (len(values) - 1) / (points - 1))] for i in range(points)]
+
+
+def latest(path: Path, metric: str) -> float | None:
+    """What a member reported of a metric last; None if that is not in the last lines of the file."""
+    *whole, _ = _read(path, LATEST, end=True).split(b"\n")  # a last one without its end is being written
+    for line in reversed(whole):
+        try:
+            return float(json.loads(line)[metric])
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            continue
+    return None
+
+
+def _read(path: Path, size: int, end: bool = False) -> bytes:
+    """At most `size` bytes from a regular file's beginning, or end; nothing if it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        told = os.fstat(fd)
+        if not stat.S_ISREG(told.st_mode):
+            return b""
+        return os.pread(fd, size, max(0, told.st_size - size) if end else 0)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+#: lines of the log that are shown, and characters of a line
+LINES, WIDTH = 20, 200
+
+
+def failure(engine: Engine, folder: RunFolder, *, already: bool = False) -> RunFailed:
+    """The error a run that failed ends in. already: it had failed when it was opened."""
+    assert engine.ended is not None
+    said = f"the run has failed already: {engine.ended.reason}" if already else engine.ended.reason
+    error = RunFailed(f"{said}; see {folder.path}")
+    first = engine.ending.first
+    if first is not None and first.state is State.FAILED and first.attempt and not already:
+        log = folder.member(first.id).log
+        lines = log_tail(log, 8192).splitlines()[-LINES:]
+        begins = [i for i, line in enumerate(lines) if line.startswith("Traceback ")]
+        shown = "".join(f"\n  {_plain(line)}" for line in lines[begins[-1] if begins else 0 :])  # attempts repeat it
+        if shown:
+            error.add_note(f"{log} ends:{shown}")
+    if first is not None and first.score is not None and not math.isfinite(first.score) and not already:
+        error.add_note(
+            f"look at one member: gpbt-async try SCRIPT; {engine.settings.score} becomes {first.score:g} by too large "
+            "a learning rate, a logarithm or a division of zero, or the data"
+        )
+    if engine.reopens:
+        edited = "" if engine.settings.command else " (and --changed-script, if you edit the script)"
+        error.add_note(f"mend what made it fail, and go on: gpbt-async resume {folder.typed} --retry-failed{edited}")
+    return error
+
+
+def _plain(line: str) -> str:
+    """For a terminal: nothing that steers it."""
+    text = "".join(c if c.isprintable() else " " for c in line)
+    return text if len(text) <= WIDTH else text[:WIDTH] + " …"
+
+
+def notes(error: BaseException) -> list[str]:
+    return list(getattr(error, "__notes__", ()))

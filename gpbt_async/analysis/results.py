@@ -1,0 +1,308 @@
+"""What a run came to: the best member, its schedule, and the summary.
+
+Pure: reads the engine and the usage, returns plain data that JSON can say. The scheduler writes it to the run's
+folder, the command line prints it, an application reads it from `run.best`.
+
+What a replay came to: does a schedule, trained along once more, reproduce the score it was chosen for?
+
+Pure: reads the engine of a run whose settings hold a schedule to replay. Each of its n roots is the first interval of
+one replay, each replay a stem of only children; their seeds are fresh, but for the first's if the schedule came with
+its own.
+
+The question is put as a prediction: were the original one more replay with a fresh seed, where would it lie, given
+those there are? In 95 of 100 cases within mean ± t·sd·sqrt(1 + 1/n), t being Student's with n - 1 degrees of freedom.
+That is the noise it is held against; five replays are a fair judge (t = 2.8), three a weak one (4.3), and two none
+(12.7: nearly everything lies within). Nor is there a verdict where all replays came to the very same value: then the
+seeds changed nothing, or a coarse metric hides what they changed. And the comparison is not fair to replays: the
+original is the best of many by this very score, and so is expected to lie on the better side of them. (A metric nobody
+selected by, such as one on test data, has no such advantage.)
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..ask import path_text
+from ..engine.tree import State
+from ..schedule import Interval, Origin, Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ..engine.engine import Engine
+    from ..engine.tree import Node
+    from ..space import Config
+    from .usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best published member so far.
+
+    member: its id. generation: its, from 0. score: as reported. config: its own. schedule: the configs from generation
+    0 on; the last one is its own. lineage: the ids of its ancestors from generation 0 on, then its own. metrics: the
+    last values of everything it reported. checkpoint: the folder it wrote.
+    """
+
+    member: int
+    generation: int
+    score: float
+    config: Config
+    schedule: tuple[Config, ...]
+    lineage: tuple[int, ...]
+    metrics: Mapping[str, float]
+    checkpoint: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; the checkpoint is a path."""
+        return {
+            "member": self.member,
+            "generation": self.generation,
+            "score": self.score,
+            "config": self.config,
+            "schedule": list(self.schedule),
+            "lineage": list(self.lineage),
+            "metrics": dict(self.metrics),
+            "checkpoint": str(self.checkpoint),
+        }
+
+
+def best_of(member: Node | None, checkpoint: Path | None) -> Best | None:
+    if member is None or member.score is None or checkpoint is None:
+        return None
+    return Best(
+        member=member.id,
+        generation=member.generation,
+        score=member.score,
+        config=member.config,
+        schedule=tuple(member.schedule),
+        lineage=tuple(m.id for m in member.ancestry),
+        metrics=dict(member.metrics),
+        checkpoint=checkpoint,
+    )
+
+
+def schedule(engine: Engine, run: str | None = None) -> dict[str, Any]:
+    """schedule.json: the winning lineage, generation by generation; empty while there is no winner."""
+    found = winning(engine, run)
+    return found.to_json() if found is not None else {"run": run, "member": None, "score": None, "schedule": []}
+
+
+def winning(engine: Engine, run: str | None) -> Schedule | None:
+    """The best member's schedule; None while there is no best."""
+    return schedule_of(engine, engine.best, run) if engine.best is not None else None
+
+
+def schedule_of(engine: Engine, best: Node, run: str | None) -> Schedule:
+    """A member's schedule, with what is known of its ancestry."""
+    origin = Origin(
+        run=run,
+        member=best.id,
+        score=best.score,
+        metric=engine.settings.score,
+        mode=engine.settings.mode,
+        metrics=dict(best.metrics),
+        of=sum(m.state is State.FINISHED for m in engine.tree.members),
+    )
+    return Schedule.of((Interval(m.config, m.seed, m.score, m.id, path_text(m.path)) for m in best.ancestry), origin)
+
+
+def summary(engine: Engine, usage: Usage, **more: Any) -> dict[str, Any]:
+    """summary.json: what the run came to and where its time went. Times in seconds, overhead in milliseconds.
+
+    `usage` must be closed, or a `so_far` copy. wall_s: first `train` entered to last `train` returned, summed over
+    sessions; idle_s sums to slots · wall_s - busy_s (with the slots of each session).
+    """
+    tree, s = engine.tree, engine.settings
+    states = [m.state for m in tree.members]
+    overhead = usage.overhead
+    best = tree.best
+    final = tree.best_of(s.generations - 1)
+    return {
+        "score": best.score if best else None,
+        "metric": s.score,
+        "mode": s.mode,
+        "best_member": best.id if best else None,
+        "best_generation": best.generation if best else None,
+        "best_metrics": dict(best.metrics) if best else {},
+        "best_final": {"member": final.id, "score": final.score} if final else None,
+        "members": {
+            "finished": states.count(State.FINISHED),
+            "failed": states.count(State.FAILED),
+            "stopped": states.count(State.STOPPED),
+            "lost": sum(m.losses for m in tree.members),
+            "unfinished": sum(not state.settled for state in states),
+        },
+        "generations": [g.settled for g in tree.generations],
+        "population": s.population,
+        "slots": usage.slots,
+        "wall_s": usage.wall,
+        "busy_s": usage.busy,
+        "utilisation": usage.utilisation,
+        "idle_s": dict(usage.idle),
+        "overhead_ms": None if overhead is None else overhead * 1e3,
+        **measures(engine),
+        **({"replay": compared(engine)} if s.replay is not None else {}),
+        "findings": findings(engine),
+        "seed": s.seed,
+        **more,
+    }
+
+
+def findings(engine: Engine) -> list[dict[str, Any]]:
+    """What the pre-flight has found so far (guide "findings"): code, subject, text, remedy, member."""
+    names = ("code", "subject", "text", "remedy", "member")
+    return [{name: getattr(fact, name) for name in names} for fact in engine.findings]
+
+
+def measures(engine: Engine) -> dict[str, float | None]:
+    """What lets a person see the price of going asynchronous and the gain of stopping early."""
+    return {
+        "saved_intervals": saved_intervals(engine),
+        "parents_duration_ratio": parents_duration_ratio(engine),
+        "parents_outside_top_k": parents_outside_top_k(engine),
+    }
+
+
+def saved_intervals(engine: Engine) -> float:
+    """What early stopping saved, in intervals.
+
+    A stopped member: 1 - its time in `train` / the mean of its generation's finished members. One never issued: 1.
+    (The mean, because the time a member would have taken is worth its expectation: where one interval in ten is five
+    times longer, the median would count a stopped long one as a loss.)
+    """
+    saved = 0.0
+    for generation in engine.tree.generations:
+        saved += engine.settings.population - generation.size
+        finished = [m.seconds for m in generation.members if m.state is State.FINISHED]
+        whole = statistics.mean(finished) if finished else 0.0
+        if whole > 0:
+            saved += sum(1 - m.seconds / whole for m in generation.members if m.state is State.STOPPED)
+    return saved
+
+
+def parents_duration_ratio(engine: Engine) -> float | None:
+    """Mean time in `train` of the parents (each counted once a child) over that of the generation they come from.
+
+    Averaged over generations that have children; below 1, fast configs are favoured. None before there are any.
+    """
+    tree = engine.tree
+    ratios = []
+    for above, below in zip(tree.generations, tree.generations[1:], strict=False):
+        parents = [m.parent.seconds for m in below.members if m.parent is not None]
+        finished = [m.seconds for m in above.members if m.state is State.FINISHED]
+        if parents and finished and sum(finished) > 0:
+            ratios.append(statistics.mean(parents) / statistics.mean(finished))
+    return statistics.mean(ratios) if ratios else None
+
+
+def parents_outside_top_k(engine: Engine) -> float | None:
+    """The share of children whose parent is not among the best k of its generation now: what a barrier would not have.
+
+    Exact once the generations are complete. None before there are children.
+    """
+    tree, plus = engine.tree, engine.settings.selection == "plus"
+    children = [m for m in tree.members if m.parent is not None]
+    outside = sum(tree.rank(m.parent, m.generation - 1, plus) >= engine.rule.parents for m in children if m.parent)
+    return outside / len(children) if children else None
+
+
+#: Student's t, .975, for 1 to 9 degrees of freedom; beyond, an expansion around the normal's is right to 0.2 %
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+_Z = 1.959964
+#: fewer replays than this are no judge
+FEWEST = 3
+
+
+def student(freedom: int) -> float:
+    """The .975 quantile of Student's t with `freedom` >= 1 degrees of freedom."""
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z, v = _Z, freedom
+    return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v * v)
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, sample standard deviation, and the bounds one more value lies within in 95 of 100 cases.
+
+    None where the values tell nothing: mean of none, sd of one, bounds of fewer than FEWEST or of values all the same.
+    """
+    n = len(values)
+    mean = statistics.fmean(values) if n else None
+    sd = statistics.stdev(values) if n > 1 else None
+    told: dict[str, float | None] = {"mean": mean, "sd": sd, "low": None, "high": None}
+    if mean is not None and sd and n >= FEWEST:
+        reach = student(n - 1) * sd * math.sqrt(1 + 1 / n)
+        told |= {"low": mean - reach, "high": mean + reach}
+    return told
+
+
+def within(value: float | None, noise: dict[str, float | None]) -> bool | None:
+    """Does the value lie within these bounds? None if nobody can say."""
+    low, high = noise["low"], noise["high"]
+    if value is None or low is None or high is None:
+        return None
+    return low <= value <= high
+
+
+def compared(engine: Engine) -> dict[str, Any]:
+    """The original beside its replays, as plain data, at any time of the run; those not at their end count for nothing.
+
+    score: the original's, `fresh` the spread of the replays with fresh seeds, n of them; within: does the original lie
+    in their noise (None: fewer than FEWEST came to the end, or all with the same score). deviations: how many of their
+    standard deviations it lies above their mean. same_seeds: of the replay with the original's own seeds, if there is
+    one. metrics: the same of everything else they reported.
+    """
+    tree, replay = engine.tree, engine.settings.replay
+    assert replay is not None
+    origin, own = replay.origin, replay.intervals[0].seed is not None
+    stems = [_stem(root) for root in tree.generations[0].members]
+    ends = [stem[-1] for stem in stems if len(stem) == len(replay) and stem[-1].state is State.FINISHED]
+    fresh = [member for member in ends if not own or member.path[0]]
+    scores = [member.score for member in fresh if member.score is not None]
+    noise = spread(scores)
+    mean, sd = noise["mean"], noise["sd"]
+    known = origin.score is not None and mean is not None and sd
+    same = next((member for member in ends if own and not member.path[0]), None)
+    names = [name for name in origin.metrics if name != engine.settings.score]
+    return {
+        "run": origin.run,
+        "member": origin.member,
+        "of": origin.of,
+        "metric": engine.settings.score,
+        "mode": engine.settings.mode,
+        "score": origin.score,
+        "n": len(scores),
+        "fresh": noise,
+        "within": within(origin.score, noise),
+        "deviations": (origin.score - mean) / sd if known else None,  # type: ignore[operator]
+        "same_seeds": {"score": same.score, "exact": same.score == origin.score} if same is not None else None,
+        "metrics": {name: _metric(name, origin.metrics[name], fresh) for name in names},
+        "replays": [
+            {
+                "seeds": "original" if own and i == 0 else "fresh",
+                "members": [member.id for member in stem],
+                "scores": [member.score for member in stem],
+                "state": "finished" if stem[-1] in ends else stem[-1].state.value,
+                "reason": stem[-1].reason,
+            }
+            for i, stem in enumerate(stems)
+        ],
+    }
+
+
+def _stem(root: Node) -> list[Node]:
+    stem = [root]
+    while stem[-1].children:
+        stem.append(stem[-1].children[0])
+    return stem
+
+
+def _metric(name: str, original: float, replays: Sequence[Node]) -> dict[str, Any]:
+    values = [float(m.metrics[name]) for m in replays if name in m.metrics and math.isfinite(m.metrics[name])]
+    noise = spread(values)
+    return {"original": original, "n": len(values), **noise, "within": within(original, noise)}

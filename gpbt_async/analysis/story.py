@@ -1,0 +1,236 @@
+"""A run as one plain dict, its *story*: all that a report shows, and nothing of how it is drawn.
+
+`story(reading)` is a function of the journal alone. `remains(reading, …)` adds what has to be fetched from the members'
+folders. Both hold plain data that JSON can say (numbers may be NaN or infinite), so that a file can carry them, or a
+connection to a page that is open while the run goes on. Members are *columns*: one list an attribute, the member's id
+being the index; what the user named (hyperparameters, metrics) is a value in a list, never a key. Times are elapsed
+seconds (timeline.Elapsed) unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from ..engine.tree import State
+from . import results
+from .importance import importances
+from .logs import curve, log_tail, traceback_of
+from .usage import Elapsed, timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..engine.tree import Node
+    from ..storage.folder import RunFolder
+    from .history import Attempt, History
+    from .reader import RunReader
+
+
+#: the layout of the dict
+FORMAT = 1
+#: kinds of failures that are told one by one, and members named for each
+KINDS, NAMED = 50, 20
+#: of members' logs and curves together, in characters and points; of one log; points of one curve
+LOGS, CURVES, LOG, POINTS = 2_000_000, 120_000, 3000, 60
+
+
+def story(reading: RunReader, importance: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """The story of a run that was read with its history.
+
+    importance: what `importance_of` has told before, which is most of the work, for who tells a run again and again.
+    """
+    engine, s = reading.engine, reading.settings
+    usage = reading.usage.so_far()
+    elapsed = Elapsed(reading.history.sessions)
+    best = engine.best
+    return {
+        "format": FORMAT,
+        "run": {
+            "name": reading.folder.name,
+            "state": reading.state,
+            "reason": engine.ended.reason if engine.ended else reading.why_interrupted,
+            "metric": s.score,
+            "mode": s.mode,
+            "population": s.population,
+            "generations": s.generations,
+            "parents": engine.rule.parents,
+            "searcher": s.searcher,
+            "history": s.history,
+            "selection": s.selection,
+            "schedule": s.schedule,
+            "seed": s.seed,
+            "constants": s.space.constants,
+            #: seconds since the epoch
+            "began": reading.history.sessions[0].begin if reading.history.sessions else None,
+            "told": reading.last.t if reading.last else None,
+        },
+        "summary": results.summary(engine, usage, run=reading.folder.name),
+        "space": [{"name": name, **d} for name, d in s.space.to_json().items() if name in s.space],
+        "members": _members(reading, elapsed),
+        "metrics": metric_names(reading.history),
+        "best": {
+            "t": [elapsed.of(t) for t, _, _ in reading.history.best],
+            "interval": [count for _, count, _ in reading.history.best],
+            "member": [member for _, _, member in reading.history.best],
+        },
+        "lineage": [m.id for m in best.ancestry] if best is not None else [],
+        "timeline": timeline(usage.trail or (), elapsed, usage.slots),
+        "importance": importance_of(reading) if importance is None else importance,
+        "failures": failures(reading),
+    }
+
+
+def importance_of(reading: RunReader) -> list[dict[str, Any]]:
+    """All generations together first, then one by one."""
+    generations = [g.members for g in reading.engine.tree.generations]
+    return [
+        {
+            "generation": i.generation,
+            "members": i.members,
+            "shares": i.shares,
+            "trends": i.trends,
+            "parent": i.parent,
+        }
+        for i in importances(generations, reading.engine.adoption.hull)
+    ]
+
+
+def _members(reading: RunReader, elapsed: Elapsed) -> dict[str, list[Any]]:
+    tree, space, history = reading.engine.tree, reading.settings.space, reading.history
+    members = tree.members
+    last: dict[int, Attempt] = {attempt.member: attempt for attempt in history.attempts}
+    order = {member: place for place, member in enumerate(history.ended, 1)}
+    ranks = {m.id: rank for g in tree.generations for rank, m in enumerate(g.ranking)}
+    running = reading.state == "running"
+    places = _places(reading)
+    return {
+        #: the last number of its path
+        "index": [m.path[-1] for m in members],
+        "parent": [m.parent.id if m.parent is not None else None for m in members],
+        "generation": [m.generation for m in members],
+        "state": [_state(m, running) for m in members],
+        "score": [m.score for m in members],
+        #: among the finished of its generation, 0 is the best
+        "rank": [ranks.get(m.id) for m in members],
+        #: where it stands in its generation when families are kept together, from 0
+        "place": [places[m.id] for m in members],
+        #: when and as the how manieth it ended for good
+        "ended": [elapsed(history.ended.get(m.id)) for m in members],
+        "order": [order.get(m.id) for m in members],
+        "seconds": [m.seconds if m.state.settled else None for m in members],
+        "slot": [last[m.id].slot if m.id in last else None for m in members],
+        "attempts": [m.attempt for m in members],
+        "reason": [m.reason for m in members],
+        "config": [[m.config[name] for m in members] for name in space],
+        "metrics": [[history.metrics.get(m.id, {}).get(name) for m in members] for name in metric_names(history)],
+    }
+
+
+def _state(member: Node, running: bool) -> str:
+    """Nobody trains in a run that nobody runs, nor who has no slot yet."""
+    waits = member.state is State.TRAINING and member.slot is None
+    return member.state.value if member.state.settled or (running and not waits) else State.WAITING.value
+
+
+def metric_names(history: History) -> list[str]:
+    """The names of all that was reported, in the order of the members."""
+    return list({name: None for _, metrics in sorted(history.metrics.items()) for name in metrics})
+
+
+def _places(reading: RunReader) -> dict[int, int]:
+    """Each member's place in its generation: families stand where their parents do, the better sibling first."""
+    places: dict[int, int] = {}
+    share: dict[int, float] = {}  # the place as a share of the generation: a survivor's children are further down
+    for generation in reading.engine.tree.generations:
+        standing = sorted(
+            generation.members,
+            key=lambda m: (
+                share[m.parent.id] if m.parent is not None else 0.0,
+                m.parent.id if m.parent is not None else -1,
+                m.loss if m.loss == m.loss else float("inf"),
+                m.id,
+            ),
+        )
+        for place, member in enumerate(standing):
+            places[member.id] = place
+            share[member.id] = (place + 0.5) / len(standing)
+    return places
+
+
+def failures(reading: RunReader) -> dict[str, Any]:
+    """What went wrong, by kind: reasons that differ in numbers only are one kind; the most frequent first.
+
+    Attempts that were lost are no fault of the member's. kind: "failed", "lost", or "no score" for a training that came
+    to its end without a finite one.
+    """
+    kinds: defaultdict[tuple[str, str], list[Attempt]] = defaultdict(list)
+    members = reading.engine.tree.members
+    for attempt in reading.history.attempts:
+        member = members[attempt.member]
+        if attempt.how in ("failed", "lost"):
+            kinds[attempt.how, re.sub(r"[0-9]+(\.[0-9]+)?", "#", attempt.reason)].append(attempt)
+        elif attempt.how == "trained" and attempt.number == member.attempt and member.state is State.FAILED:
+            kinds["no score", re.sub(r"[0-9]+(\.[0-9]+)?", "#", member.reason)].append(attempt)
+    found = sorted(kinds.items(), key=lambda item: (item[0][0] == "lost", -len(item[1]), item[1][0].started))
+    return {
+        "attempts": {kind: sum(len(a) for (k, _), a in found if k == kind) for kind in ("failed", "lost", "no score")},
+        "kinds": len(found),
+        "list": [
+            {
+                "kind": kind,
+                "reason": attempts[0].reason or members[attempts[0].member].reason,
+                "attempts": len(attempts),
+                "members": list(dict.fromkeys(a.member for a in attempts))[:NAMED],
+                "for_good": sum(m.state is State.FAILED for m in {members[a.member] for a in attempts}),
+            }
+            for (kind, _), attempts in found[:KINDS]
+        ],
+    }
+
+
+def remains(reading: RunReader, told: dict[str, Any]) -> dict[str, Any]:
+    """What members left, the most interesting first for as long as there is room (LOGS, CURVES).
+
+    logs: [member, end of its log]. curves: [member, values of the score it reported]. tracebacks: one for each of the
+    story's kinds of failures, "" where there is none. Members' files are read; who has none is left out.
+    """
+    folder, metric = reading.folder, reading.settings.score
+    logs: list[tuple[int, str]] = []
+    curves: list[tuple[int, list[float]]] = []
+    characters, points = LOGS, CURVES
+    for id in _interesting(reading, told):
+        place = folder.member(id)
+        if characters > 0:
+            text = log_tail(place.log, LOG)
+            characters -= len(text)
+            if text:
+                logs.append((id, text))
+        if points > 0:
+            values = curve(place.metrics, metric, POINTS)
+            points -= len(values)
+            if values:
+                curves.append((id, values))
+        if characters <= 0 and points <= 0:
+            break
+    tracebacks = [traceback(folder, kind) for kind in told["failures"]["list"]]
+    return {"logs": logs, "curves": curves, "tracebacks": tracebacks}
+
+
+def traceback(folder: RunFolder, kind: dict[str, Any]) -> str:
+    """The end of a log that a member left which failed so; "" if there is none."""
+    if kind["kind"] != "failed":
+        return ""
+    found = (traceback_of(log_tail(folder.member(id).log, 4 * LOG)) for id in kind["members"])
+    return next((text for text in found if text), "")
+
+
+def _interesting(reading: RunReader, told: dict[str, Any]) -> Iterable[int]:
+    """All members, once: the winning lineage, who failed, then the best of all generations, rank by rank."""
+    members = reading.engine.tree.members
+    ranked = sorted(
+        (m for m in members if m.state is State.FINISHED), key=lambda m: (told["members"]["rank"][m.id], m.id)
+    )
+    named = (id for kind in told["failures"]["list"] for id in kind["members"])
+    return dict.fromkeys([*told["lineage"], *named, *(m.id for m in ranked), *(m.id for m in members)])

@@ -1,0 +1,328 @@
+"""Where the slots' time went: a fold of the journal's facts, alive or afterwards.
+
+Every slot is at every moment in one state: inside `train` (busy), or idle for one cause. Pure: `fold` takes a fact
+just after the engine has handled it, and the engine, which alone knows why a free slot stays free. So the same code
+accounts a run as it goes, after a resume, and from the journal of a run that crashed.
+
+Times count from the first `train` entered to the last `train` returned of each session (a session begins with
+Opened; the hours between a crash and its resume are nobody's idle time). Within that window, by construction,
+busy + idle of all causes = slots · wall.
+
+What each slot did, moment by moment, on a clock that stands still between the sessions of a run.
+
+Pure: takes the spans that the account of the slots' time added up (usage.Usage.trail) and says them in *elapsed*
+seconds: since the run began, the time between a session's end and the next one's beginning left out. So busy and idle
+seconds here are those of the summary, span by span.
+"""
+
+from __future__ import annotations
+
+import statistics
+from array import array
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .. import events
+from ..errors import JournalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ..engine.engine import Engine
+    from ..events import Fact
+    from .history import Session
+
+
+#: start: a process is being started or is ending; the others as in idleness.Cause; device: no GPU may be used just now;
+#: disk: no member begins for lack of room on the disk; paused: nor because a person has paused the run
+CAUSES = ("start", "searcher", "checkpoint", "evidence", "device", "disk", "paused", "no_work")
+BUSY = "busy"
+#: what a slot did from one moment to another: slot, BUSY or a cause, the member inside `train` or None, begin, end
+Span = tuple[int, str, int | None, float, float]
+
+
+@dataclass(slots=True)
+class _Slot:
+    state: str
+    since: float
+    #: when the last `train` in it returned, None if something but starting has come since
+    returned: float | None = None
+    #: who is inside `train`
+    member: int | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """Totals in seconds. `busy` + sum of `idle` = slots · `wall`, summed over sessions; read them off `so_far`."""
+
+    busy: float = 0.0
+    wall: float = 0.0
+    idle: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0.0))
+    #: slots · seconds of all sessions' windows
+    offered: float = 0.0
+    #: seconds from a `train` returned to the next one entered in that slot, where there was work to give all along
+    turnovers: array[float] = field(default_factory=lambda: array("d"))
+    slots: int = 0
+    _slots: dict[int, _Slot] = field(default_factory=dict)
+    #: what is not inside the window yet
+    _spans: list[Span] = field(default_factory=list)
+    #: every span that was added up, cut to its session's window, in no order, if somebody asked for them by a list
+    trail: list[Span] | None = None
+    _first: float | None = None
+    #: when the session began; how many slots could be used just now
+    _opened: float = 0.0
+    _available: int = 0
+    _last: float | None = None
+    #: why no member begins just now, for lack of room on the disk and by a person's wish; empty if they do
+    paused: str = ""
+    by_hand: str = ""
+    #: the slot and the moment of entering `train`, by member
+    _inside: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _where: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def utilisation(self) -> float:
+        """busy / (slots · wall), 0 before anything has trained."""
+        return self.busy / self.offered if self.offered else 0.0
+
+    @property
+    def overhead(self) -> float | None:
+        """The median turnover in seconds; None if no slot was ever used twice with work at hand."""
+        return statistics.median(self.turnovers) if self.turnovers else None
+
+    def fold(self, fact: Fact, engine: Engine) -> None:
+        """Account for a fact the engine has just handled."""
+        match fact:
+            case events.Opened():
+                self.close()
+                self.slots = fact.slots
+                self._available = fact.slots
+                self._slots = {}
+                self._opened = fact.t
+                self.paused = self.by_hand = ""
+                self._grow(fact.slots)
+            case events.Capacity():
+                self._available = fact.slots
+                self._grow(fact.slots)
+            case events.Paused(by_hand=True):
+                self.by_hand = fact.reason
+            case events.Paused():
+                self.paused = fact.reason
+            case events.Started():
+                self._where[fact.member] = fact.slot
+                self._grow(fact.slot + 1)
+                self._set(fact.slot, "start", fact.t)
+            case events.Entered():
+                self._enter(self._where[fact.member], fact.member, fact.t)
+            case events.Trained() | events.Stopped() | events.Failed() | events.Lost():
+                self._leave(fact)
+        if self._slots:
+            self._explain(fact.t, engine)
+
+    def close(self) -> None:
+        """End the session: add its spans, cut to its window, to the totals. More facts may follow."""
+        if self._first is not None and self._last is not None:
+            open_spans = [(i, s.state, s.member, s.since, self._last) for i, s in self._slots.items()]
+            for slot, state, member, begin, end in (*self._spans, *open_spans):
+                self._add((slot, state, member, max(begin, self._first), min(end, self._last)))
+            self.wall += self._last - self._first
+            self.offered += (self._last - self._first) * len(self._slots)
+        self._spans.clear()
+        self._slots.clear()
+        self._inside.clear()
+        self._where.clear()
+        self._first = self._last = None
+
+    def _add(self, span: Span) -> None:
+        _, state, _, begin, end = span
+        seconds = end - begin
+        if seconds <= 0:
+            return
+        if state == BUSY:
+            self.busy += seconds
+        else:
+            self.idle[state] += seconds
+        if self.trail is not None:
+            self.trail.append(span)
+
+    def _settle(self) -> None:
+        """Add up the spans that lie inside the window, which only grows: kept, they would be most of a run's memory."""
+        assert self._first is not None
+        assert self._last is not None
+        kept = []
+        for span in self._spans:
+            if self._first <= span[3] and span[4] <= self._last:
+                self._add(span)
+            else:
+                kept.append(span)
+        self._spans = kept
+
+    def so_far(self) -> Usage:
+        """The totals as they stand now, as if the session had ended with the last `train` returned."""
+        copy = Usage(self.busy, self.wall, dict(self.idle), self.offered, self.turnovers[:], self.slots)
+        copy._slots, copy._spans = dict(self._slots), list(self._spans)
+        copy._first, copy._last = self._first, self._last
+        copy.trail = None if self.trail is None else list(self.trail)
+        copy.close()
+        return copy
+
+    def _grow(self, count: int) -> None:
+        """So many slots: what is new was held back by the devices until now."""
+        for index in range(len(self._slots), count):
+            self._slots[index] = _Slot("device", self._opened)
+        self.slots = max(self.slots, len(self._slots))
+
+    def _set(self, index: int, state: str, t: float, member: int | None = None) -> None:
+        slot = self._slots[index]
+        if state == slot.state:
+            return
+        t = max(t, slot.since)  # a member's own stamp may be a hair older than the scheduler's
+        self._spans.append((index, slot.state, slot.member, slot.since, t))
+        slot.state, slot.since, slot.member = state, t, member
+        if state not in (BUSY, "free", "start", "searcher", "checkpoint"):
+            slot.returned = None
+
+    def _enter(self, index: int, member: int, t: float) -> None:
+        slot = self._slots[index]
+        if slot.returned is not None:
+            self.turnovers.append(t - slot.returned)
+            slot.returned = None
+        self._set(index, BUSY, t, member)
+        self._inside[member] = (index, t)
+        self._first = t if self._first is None else min(self._first, t)
+
+    def _leave(self, fact: events.Trained | events.Stopped | events.Failed | events.Lost) -> None:
+        index = self._where.pop(fact.member, None)
+        if index is None:
+            return  # its checkpoint could not be published: the slot was free long before
+        inside = self._inside.pop(fact.member, None)
+        if inside is not None:
+            returned = inside[1] + fact.seconds
+            self._set(index, "start", returned)
+            self._slots[index].returned = returned
+            self._last = returned if self._last is None else max(self._last, returned)
+            self._settle()
+        if index not in self._where.values():  # or another was told to have started in it: a damaged journal
+            self._set(index, "free", fact.t)
+
+    def _explain(self, t: float, engine: Engine) -> None:
+        """Give every slot that holds no member the cause the engine has for it now."""
+        held = set(self._where.values())
+        free = [i for i in self._slots if i not in held]
+        if not free:
+            return
+        starting = sum(m.slot is None for m in engine.training)
+        usable = max(0, self._available - len(held))
+        cause = engine.idle_cause() if starting < len(free) else "start"
+        begins = "disk" if self.paused else "start"
+        idle: str = cause
+        if self.by_hand:  # what the others wait for does not come either
+            begins, idle = "paused", "no_work" if cause == "no_work" else "paused"
+        for place, index in enumerate(free):
+            self._set(index, "device" if place >= usable else begins if place < starting else idle, t)
+
+
+def replay(facts: Iterable[Fact], engine: Engine, usage: Usage, journal: object) -> Iterator[Fact]:
+    """Hand a journal's facts to the engine and the account again; yields each when that is done.
+
+    Raises JournalError, naming `journal`, at a fact that cannot follow from those before it.
+    """
+    for fact in facts:
+        try:
+            engine.handle(fact)
+        except JournalError as error:
+            raise JournalError(f"{journal}: {error}") from None
+        usage.fold(fact, engine)
+        yield fact
+
+
+#: into so many equal parts a run's time is cut, to say how its slots were used all in all
+PARTS = 200
+#: idle for less than this share of the run is drawn by nobody; the parts have it
+SHORTEST = 1 / 20_000
+
+
+class Elapsed:
+    """Turns times into elapsed seconds."""
+
+    def __init__(self, sessions: Sequence[Session]) -> None:
+        self._begins = [session.begin for session in sessions]
+        self.marks: list[float] = []
+        self._ends: list[float] = []
+        total = 0.0
+        for session in sessions:
+            self.marks.append(total)
+            total += max(0.0, session.end - session.begin)
+            self._ends.append(total)
+
+    @property
+    def total(self) -> float:
+        return self._ends[-1] if self._ends else 0.0
+
+    def __call__(self, t: float | None) -> float | None:
+        return None if t is None else self.of(t)
+
+    def of(self, t: float) -> float:
+        i = bisect_right(self._begins, t) - 1
+        if i < 0:
+            return 0.0
+        return min(self.marks[i] + t - self._begins[i], self._ends[i])
+
+
+def timeline(spans: Iterable[Span], elapsed: Elapsed, slots: int) -> dict[str, Any]:
+    """busy: slot, member, begin, end of each interval. idle: by cause, slot, begin, end; the shortest are left out.
+
+    parts: how much of each of `PARTS` equal parts of the time was spent how, in slot-seconds; they add up to all spans.
+    """
+    total = elapsed.total
+    width = total / PARTS
+    busy: list[tuple[int, int | None, float, float]] = []
+    idle: dict[str, list[tuple[int, float, float]]] = {cause: [] for cause in CAUSES}
+    parts = {kind: [0.0] * PARTS for kind in (BUSY, *CAUSES)}
+    for slot, kind, member, t0, t1 in spans:
+        begin, end = elapsed.of(t0), elapsed.of(t1)
+        if width:
+            _spread(parts[kind], begin, end, width)
+        if kind == BUSY:
+            busy.append((slot, member, begin, end))
+        elif end - begin >= SHORTEST * total:
+            idle[kind].append((slot, begin, end))
+    busy.sort(key=lambda span: (span[3], span[0]))  # by their ends: what is new comes last
+    return {
+        "slots": slots,
+        "total": total,
+        "sessions": elapsed.marks,
+        "busy": {
+            "slot": [b[0] for b in busy],
+            "member": [b[1] for b in busy],
+            "begin": [b[2] for b in busy],
+            "end": [b[3] for b in busy],
+        },
+        "idle": {
+            cause: {"slot": [s[0] for s in found], "begin": [s[1] for s in found], "end": [s[2] for s in found]}
+            for cause, spans in idle.items()
+            for found in [sorted(_merged(spans, SHORTEST * total), key=lambda span: (span[2], span[0]))]
+        },
+        "width": width,
+        "parts": parts,
+    }
+
+
+def _spread(parts: list[float], begin: float, end: float, width: float) -> None:
+    first, last = min(int(begin / width), PARTS - 1), min(int(end / width), PARTS - 1)
+    for i in range(first, last + 1):
+        low = begin if i == first else i * width
+        high = end if i == last else (i + 1) * width
+        parts[i] += max(0.0, high - low)
+
+
+def _merged(spans: list[tuple[int, float, float]], gap: float) -> list[tuple[int, float, float]]:
+    """In order, and what touches is one."""
+    merged: list[tuple[int, float, float]] = []
+    for slot, begin, end in sorted(spans):
+        if merged and merged[-1][0] == slot and begin - merged[-1][2] < gap * 1e-6:
+            merged[-1] = (slot, merged[-1][1], end)
+        else:
+            merged.append((slot, begin, end))
+    return merged

@@ -1,0 +1,114 @@
+"""What a searcher is told: an Ask, plain data, the whole of it.
+
+A searcher is a function of an Ask and of nothing else. The Ask holds the family history (kin) of the parent whose
+child is wanted, read off the tree at one moment; so nothing is copied, locked or restored when a lineage forks, an
+ask can cross to another process as JSON, be repeated after a crash, and be rebuilt from the journal.
+
+Losses are minimised here whatever the experiment's mode: the score's sign is turned once, at the border.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .space import Config, Space
+
+
+#: child indexes from the root: () is the virtual parent of generation 0, (3, 0) the first child of root 3
+Path = tuple[int, ...]
+Outcome = Literal["finished", "failed", "stopped"]
+
+
+def path_text(path: Path) -> str:
+    return "/".join(map(str, path))
+
+
+def path_of(text: str) -> Path:
+    return tuple(int(part) for part in text.split("/")) if text else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One evaluated member. `loss` is minimised; None when the outcome is "failed", censored when it is "stopped"."""
+
+    path: Path
+    generation: int
+    config: Config
+    outcome: Outcome
+    loss: float | None
+
+    @property
+    def final(self) -> float | None:
+        """The loss if it can be compared with others: of a finished member, and finite."""
+        return self.loss if self.outcome == "finished" and self.loss is not None and math.isfinite(self.loss) else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": path_text(self.path),
+            "generation": self.generation,
+            "config": self.config,
+            "outcome": self.outcome,
+            "loss": self.loss,
+        }
+
+    @classmethod
+    def from_json(cls, o: Mapping[str, Any]) -> Observation:
+        return cls(path_of(o["path"]), o["generation"], o["config"], o["outcome"], o["loss"])
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Everything a suggestion may depend on.
+
+    space: which the config must be in; what is constant in it is in no config here, and may be left out of the answer
+    (`space.clip` puts it in). path: of the child wanted, child indexes from the root. generation: its, from 0
+    on. parent: None for generation 0. kin: the parent's family history, listed by (generation, path), never by arrival
+    (TPE weighs by order). pending: configs of the parent's children (for generation 0: of the roots) not finished yet,
+    by path. seed: in [0, 2⁶³), a function of the run's seed and the path. run: in [0, 2⁶³), a function of the run's
+    seed alone, the same in all its asks.
+    """
+
+    space: Space
+    path: Path
+    generation: int
+    seed: int
+    parent: Observation | None
+    kin: tuple[Observation, ...]
+    pending: tuple[Config, ...]
+    run: int = 0
+
+    @property
+    def losses(self) -> list[float]:
+        """The losses of the kin that can be compared."""
+        return [observed.final for observed in self.kin if observed.final is not None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the space, which both ends hold."""
+        return {
+            "path": path_text(self.path),
+            "generation": self.generation,
+            "seed": self.seed,
+            "parent": self.parent.to_json() if self.parent else None,
+            "kin": [o.to_json() for o in self.kin],
+            "pending": list(self.pending),
+            "run": self.run,
+        }
+
+    @classmethod
+    def from_json(cls, space: Space, ask: Mapping[str, Any]) -> Ask:
+        """An equal one, of the space and what `to_json` gave (ask)."""
+        return cls(
+            space=space,
+            path=path_of(ask["path"]),
+            generation=ask["generation"],
+            seed=ask["seed"],
+            parent=Observation.from_json(ask["parent"]) if ask["parent"] else None,
+            kin=tuple(Observation.from_json(o) for o in ask["kin"]),
+            pending=tuple(ask["pending"]),
+            run=ask.get("run", 0),
+        )

@@ -1,0 +1,94 @@
+"""The training function, and where another process finds it.
+
+It never leaves the process that imported it; what travels is the file and the name. So it must have both: a function of
+a file's top level, which takes one Member. What has not is refused where it is declared, with what to write instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ExperimentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+#: how a training function begins
+SIGNATURE = "def train(member): ..."
+#: code flags of functions whose call only makes an object: async ones and generators
+_NEVER_RUNS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to import the training function: a module by name, or a file when the module is a script.
+
+    file: absolute path. module: importable name, or None to import the file under a name that is not __main__.
+    qualname: the function's name. sys_path: the entries a child's import path must have.
+    """
+
+    file: str
+    module: str | None
+    qualname: str
+    sys_path: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.file, "module": self.module, "qualname": self.qualname, "sys_path": list(self.sys_path)}
+
+    @classmethod
+    def from_json(cls, t: Mapping[str, Any]) -> Target:
+        return cls(t["file"], t["module"], t["qualname"], tuple(t["sys_path"]))
+
+
+def target_of(train: Callable[[Any], object]) -> Target:
+    """Where another process finds the training function. Raises ExperimentError when it cannot be found there."""
+    name = getattr(train, "__qualname__", None)
+    code = getattr(inspect.unwrap(train), "__code__", None)  # a decorator's code is in another file
+    if name is None or code is None or hasattr(train, "__self__") or code.co_flags & _NEVER_RUNS:
+        raise ExperimentError.of("train", train, f"must be a plain function; wrap it: {SIGNATURE}")
+    if "<lambda>" in name or "<locals>" in name:
+        raise ExperimentError.of(
+            "train", name, "must be defined with def at the top level of a file, not inside a function"
+        )
+    file = os.path.abspath(code.co_filename)
+    if code.co_filename.startswith("<") or not os.path.isfile(file):
+        raise ExperimentError.of(
+            "train", name, "is not in a file (a notebook cell or a prompt?): put it in a file and import it from there"
+        )
+    _takes_a_member(train, name)
+    module: str | None = train.__module__
+    if module == "__main__":
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        # `python -m app` has a spec, and its function can be imported by that name; `python app.py` has none
+        module = spec.name if spec is not None else None
+        if module is not None and module.endswith(".__main__"):
+            module = None
+    return Target(file, module, name, tuple(os.path.abspath(entry or ".") for entry in sys.path))
+
+
+def _takes_a_member(train: Callable[[Any], object], name: str) -> None:
+    """A decorator's own signature counts, not that of what it wraps: it may give arguments itself."""
+    try:
+        signature = inspect.signature(train, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return  # of C's, of which nothing is known before it is called
+    try:
+        signature.bind(object())
+    except TypeError:
+        required = [
+            p.name
+            for p in signature.parameters.values()
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+        short = name.rpartition(".")[2]
+        must = f"must take one argument, the member: def {short}(member): ..."
+        if required[:1] == ["self"]:
+            must = f"is a method, and must be a plain function; wrap it: {SIGNATURE}"
+        elif len(required) > 1:
+            must += f"; give {', '.join(required[1:])} a default, or make it in there"
+        raise ExperimentError.saying(f"train: got {short}{signature}; {must}") from None

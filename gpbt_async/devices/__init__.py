@@ -1,0 +1,1 @@
+"""GPUs and CPU cores as slots."""

@@ -1,0 +1,1 @@
+"""Who trains next, and from whom: pure."""

@@ -1,0 +1,113 @@
+"""What a run took over from an edited declaration while it was under way, and what that does to configs.
+
+The experiment's record keeps the settings that the run began with; what was adopted since is a fact of the journal
+(events.Adopted), because the engine decides by it: a journal is replayed with the old settings up to that fact, and
+with the new ones behind it. `ADOPTABLE` are the fields for which that is sound. Population, score and seed are not
+among them: the tree so far was grown, ranked and drawn by them.
+
+Of a space the bounds, scales, steps and further options may change; the names and kinds may not. A config of before
+may then lie outside, and `fit` is the gate it passes wherever it is used again: when a member that was issued starts
+(again), when a child repeats its parent, and when a searcher is shown it. What was trained keeps the config it was
+trained with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ExperimentError, JournalError
+from ..experiment import Settings
+from ..space import Choice
+from .tree import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..ask import Observation
+    from ..space import Config, Space
+    from .tree import Node
+
+
+#: fields of the settings that may change along a run
+ADOPTABLE = ("space", "early_stop", "attempts", "stall_timeout", "member_timeout", "silence", "command")
+
+
+class Adoption:
+    """The settings in force, and the spaces there were, the first one first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.spaces: list[Space] = [settings.space]
+        #: what was adopted so far, by field, as JSON
+        self.fields: dict[str, Any] = {}
+
+    @property
+    def hull(self) -> Space:
+        """A space that holds every config of the run, of before and after."""
+        whole = self.spaces[0]
+        for space in self.spaces[1:]:
+            whole = whole.hull(space)
+        return whole
+
+    def fit(self, config: Config) -> Config:
+        """The config, inside the space that is in force; itself while there was no other."""
+        space = self.settings.space
+        return config if len(self.spaces) == 1 else space.clip(space.searched(config))  # with its constants
+
+    def seen(self, observed: Observation) -> Observation:
+        """An observation as a searcher is shown it: its config inside the space in force."""
+        space = self.settings.space
+        return (
+            observed if len(self.spaces) == 1 else replace(observed, config=space.searched(self.fit(observed.config)))
+        )
+
+    def take(self, changes: Mapping[str, Any], members: Iterable[Node] = ()) -> Settings:
+        """Have these fields (JSON) be in force; the settings then. Raises JournalError when they cannot be.
+
+        members: of the run; who of them is to be trained yet has its config clipped.
+        """
+        odd = [name for name in changes if name not in ADOPTABLE]
+        try:
+            now = Settings.from_json({**self.settings.to_json(), **changes})
+        except (ExperimentError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise JournalError(f"what was adopted is no part of an experiment: {error}") from None
+        wrong = f"{', '.join(odd)} cannot be adopted" if odd else unfit(self.spaces[-1], now.space)
+        if (now.command is None) != (self.settings.command is None):
+            wrong = "a command and a training function cannot replace one another"
+        if wrong:
+            raise JournalError(f"what was adopted does not fit the run: {wrong}: written by another version?")
+        if now.space != self.settings.space:
+            self.spaces.append(now.space)
+        self.settings = now
+        self.fields.update(changes)
+        for member in members:
+            if member.state in (State.WAITING, State.TRAINING):
+                member.config = self.fit(member.config)
+        return now
+
+
+def unfit(was: Space, now: Space) -> str:
+    """Why a run cannot go on in another space; "" if it can."""
+    added, removed = [n for n in now.names if n not in was.names], [n for n in was.names if n not in now.names]
+    if added:
+        return f"a hyperparameter cannot be added to a run under way ({', '.join(added)})"
+    if removed:
+        return f"a hyperparameter cannot be taken out of a run under way ({', '.join(removed)})"
+    for name in was.names:
+        if (name in was) != (name in now):
+            return f"{name} cannot become a constant, or cease to be one, in a run under way"
+    for name, dimension in was.items():
+        other = now[name]
+        if dimension.kind != other.kind:
+            return f"{name} cannot become {_a(other.kind)} where it was {_a(dimension.kind)}"
+        if isinstance(dimension, Choice) and isinstance(other, Choice):
+            kinds = [(type(option), option) for option in other.options]
+            gone = [option for option in dimension.options if (type(option), option) not in kinds]
+            if gone:
+                return f"an option cannot be taken out of a run under way ({name}: {', '.join(map(repr, gone))})"
+    return ""
+
+
+def _a(kind: str) -> str:
+    return f"an {kind.capitalize()}" if kind == "int" else f"a {kind.capitalize()}"

@@ -1,0 +1,53 @@
+"""Early stopping: two rules, each a pure decision. `lineage.py` asks them and acts.
+
+**median**, inside a member: its first report of the score is compared with the running median of the first reports
+of its generation, whoever the parents are; a worse one stops the member. At least MEDIAN_LEAST others must have
+reported. Generation 0 and the child that repeats its parent's config are exempt. Decisions compare first reports with
+first reports, ranks compare final scores with final scores; a stopped member has no rank.
+
+**generation**, inside a generation: no new children are issued once one of them has beaten the best of the generation
+above by more than that one beat the one above it: loss < 2·best(g-1) - best(g-2), and loss < best(g-1), for where the
+generation above had itself lost ground, falling less would otherwise pass for a gain. (Scardigli et al. describe it;
+the published code compared with uninitialised memory and had it switched off.) With plus selection survivors count
+as members of the generation they survived into.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..experiment import Settings
+    from .tree import Node
+
+
+MEDIAN = "median"
+GENERATION = "generation"
+#: how many first reports of others the median rule wants to see
+MEDIAN_LEAST = 4
+
+
+def judged(settings: Settings, member: Node) -> bool:
+    """Does the member's first report wait for a verdict?"""
+    return MEDIAN in settings.early_stop and member.generation > 0
+
+
+def exempt(settings: Settings, member: Node) -> bool:
+    """Does the member go on, whatever it reports?"""
+    return not judged(settings, member) or member.path[-1] == 0
+
+
+def stops(first: float, others: Sequence[float]) -> bool:
+    """Is a first report (a loss; inf if not finite) worse than the median of the others', with enough of them?
+
+    The median of an even number is the mean of the middle two; a tie goes on.
+    """
+    return len(others) >= MEDIAN_LEAST and first > statistics.median(others)
+
+
+def closes(loss: float, best_above: float, best_above_that: float) -> bool:
+    """Has a member with this loss beaten the generation above, and by more than that one beat its own?"""
+    return loss < min(best_above, 2 * best_above - best_above_that)

@@ -1,0 +1,109 @@
+"""Amounts of memory, as people write and read them."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+#: a letter alone is binary, as for Slurm and Docker
+UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
+         "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+         "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}  # fmt: skip
+
+
+def parse_bytes(text: str) -> int:
+    """ "6GiB", "6.5 GB", "500MiB". Raises ValueError when it is no amount, has no unit, or is not above 0."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].casefold() not in UNITS:
+        raise ValueError(text)
+    try:
+        amount = int(float(match[1]) * UNITS[match[2].casefold()])
+    except OverflowError:
+        raise ValueError(text) from None
+    if amount < 1:
+        raise ValueError(text)
+    return amount
+
+
+def format_bytes(amount: int) -> str:
+    """In the unit people compare GPUs by: "39.6 GiB", "512 MiB"; what is less than one of them, in smaller ones."""
+    if 0 < amount < 1 << 20:
+        return f"{amount} B" if amount < 1 << 10 else f"{amount / (1 << 10):.0f} KiB"
+    if amount < 1 << 30:
+        return f"{amount / (1 << 20):.0f} MiB"
+    return f"{amount / (1 << 30):.1f} GiB"
+
+
+#: between the reason of a failure and what to do about it
+REMEDY = "; remedy: "
+#: characters of an error, or of a line of a log, that the journal and a terminal get; all of it is in the log
+LONGEST = 500
+
+
+def parts(told: str) -> tuple[str, str]:
+    """A reason as `reason` made it: why, and what to do about it, or ""."""
+    why, _, remedy = told.partition(REMEDY)
+    return why, remedy
+
+
+def shorten(text: str, most: int) -> str:
+    """A text that is too long without its middle: what it is stands at its beginning, and why often at its end."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-(most // 3) :]}"
+
+
+def clean(text: str) -> str:
+    """A text that moves no cursor and begins no line, whatever a config or an exception says."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+
+
+def near(path: os.PathLike[str]) -> str:
+    """A path as a person here would type it."""
+    try:
+        relative = os.path.relpath(path)
+    except OSError:  # the working directory is gone
+        return os.fspath(path)
+    return os.fspath(path) if relative.startswith("..") else relative
+
+
+def number(value: object, digits: int = 3, pad: bool = False) -> str:
+    """A float with so many significant digits, small and huge ones as 1.2e-5; a whole number in full; others by str."""
+    if not isinstance(value, float):
+        return str(value)
+    if not math.isfinite(value) or value == 0:
+        return str(value) if value else f"{0:.{digits - 1 if pad else 0}f}"
+    size = math.floor(math.log10(abs(value)))
+    if -3 <= size < 6:
+        text, exponent = f"{value:.{max(0, digits - 1 - size)}f}", ""
+    else:
+        text, _, power = f"{value:.{digits - 1}e}".partition("e")
+        exponent = f"e{int(power)}"
+    return (text if pad or "." not in text else text.rstrip("0").rstrip(".")) + exponent
+
+
+def score_text(score: float | None) -> str:
+    return "–" if score is None else number(float(score), 4, pad=True)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def duration(seconds: float) -> str:
+    minutes, s = divmod(max(0, int(seconds)), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    return f"{days} d {h} h" if days else f"{h}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number(value)}" for name, value in config.items())

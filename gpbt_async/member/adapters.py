@@ -1,0 +1,41 @@
+"""Libraries that know a dict by its exact type: told what a member's config is, once they are there.
+
+YAML would refuse to write a config, and JAX and torch would take the whole of it for one leaf of a tree. OmegaConf has
+no way to be told: `remedies` knows its error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import script
+from .config import MemberConfig, peek
+
+
+def watch() -> None:
+    """From now on, in this process and those forked from it."""
+    script.after_import("yaml.representer", _yaml)
+    script.after_import("jax.tree_util", _jax)
+    script.after_import("torch.utils._pytree", _torch)
+
+
+def _yaml(representer: Any) -> None:
+    for kind in (representer.SafeRepresenter, representer.Representer):
+        kind.add_representer(MemberConfig, lambda dumper, config: dumper.represent_dict(dict(config)))
+
+
+def _jax(tree_util: Any) -> None:
+    def flatten(config: MemberConfig) -> tuple[list[Any], tuple[str, ...]]:
+        names = tuple(sorted(peek(config)))  # the order in which JAX takes a dict
+        return [config[name] for name in names], names
+
+    tree_util.register_pytree_node(MemberConfig, flatten, lambda names, values: dict(zip(names, values, strict=True)))
+
+
+def _torch(pytree: Any) -> None:
+    pytree.register_pytree_node(
+        MemberConfig,
+        lambda config: (list(dict(config).values()), list(peek(config))),
+        lambda values, names: dict(zip(names, values, strict=True)),
+        serialized_type_name="gpbt_async.MemberConfig",
+    )

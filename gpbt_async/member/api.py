@@ -1,0 +1,244 @@
+"""What a training function gets: who it is, where to read and write, and `report`.
+
+Every training script imports this, so it reaches only wire and errors, and pays milliseconds. It touches one file
+(the member's metrics.jsonl) and one socket, both its own. The surprise: `report` is also where a member is *told*
+something: it looks, without waiting, whether the scheduler asked it to stop, and then raises Stopped.
+
+Without a socket (`Member.local`) a member works just as well and prints what it reports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..declaration import standalone
+from ..errors import Stopped
+from ..processes import wire
+from .config import MemberConfig
+from .parent import ParentPath
+from .telemetry import Telemetry
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+
+class Member:
+    """One training interval of one member of the population.
+
+    id, generation: whole numbers from 0; attempt: from 1. seed: its own, in [0, 2³²), the same for every attempt,
+    already set for python, numpy and torch. config: name → value. parent: the folder of the parent's checkpoint,
+    read-only, or None in generation 0. checkpoint: an empty folder to fill; published whole when the training function
+    returns. device: "cuda" or "cpu"; the pinned GPU is the only one the process sees.
+
+    A run makes them, and hands each to the training function; without a run, `Member.local` does.
+    """
+
+    __slots__ = (
+        "_file", "_judged", "_lines", "_metrics", "_parent", "_pid", "_score", "_send", "_sock", "_stop",
+        "attempt", "checkpoint", "config", "device", "generation", "id", "seed", "telemetry",
+    )  # fmt: skip
+
+    def __init__(self, begin: wire.Begin, sock: socket.socket | None = None) -> None:
+        self.id = begin.member
+        self.generation = begin.generation
+        self.attempt = begin.attempt
+        self.seed = begin.seed
+        self.config: dict[str, Any] = MemberConfig(begin.config)
+        #: what the pre-flight is told of this member (preflight.telemetry)
+        self.telemetry = Telemetry(self.config)
+        self.telemetry.seed = begin.seed
+        self._parent = ParentPath.noted(begin.parent, self.telemetry) if begin.parent else None
+        self.checkpoint = Path(begin.checkpoint)
+        self.device = begin.device
+        self._metrics = begin.metrics
+        #: the name that counts; "" where there is no run
+        self._score = begin.score
+        self._sock = sock
+        self._send: Callable[[dict[str, Any]], object] | None = None
+        self._file: int | None = None
+        self._lines = wire.Lines()
+        self._stop: str | None = None
+        #: the score whose first report waits for a verdict; None once it is given, or if nobody judges
+        self._judged = begin.score if begin.judged and sock is not None else None
+        self._pid = os.getpid()  # a DataLoader's worker inherits this object, but is not the member
+
+    @classmethod
+    def local(
+        cls,
+        config: Mapping[str, Any],
+        checkpoint: str | os.PathLike[str],
+        *,
+        parent: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        generation: int = 0,
+        device: str = "cpu",
+        id: int = 0,
+        metrics: str | os.PathLike[str] = "",
+        on_report: Callable[[dict[str, Any]], object] | None = None,
+    ) -> Member:
+        """A member without a scheduler: reports are printed, or handed to `on_report`; nothing stops it.
+
+        config: name → value. checkpoint: an existing folder to fill. parent: a checkpoint's folder to begin from.
+        seed, generation, device, id: what it is to say of itself; no random number is seeded. metrics: the file that
+        reports are appended to, as JSON lines; "" = none.
+        """
+        begin = wire.Begin(
+            member=id, attempt=1, generation=generation, seed=seed, config=config, device=device, threads=None,
+            parent=os.fspath(parent) if parent is not None else None, checkpoint=os.fspath(checkpoint),
+            metrics=os.fspath(metrics), log=None, cwd=None, env={}, score="",
+        )  # fmt: skip
+        standalone.use()
+        member = cls(begin)
+        member._send = on_report if on_report is not None else printed
+        return member
+
+    def __repr__(self) -> str:
+        return f"Member({self.id}, generation={self.generation}, attempt={self.attempt}, config={self.config})"
+
+    @property
+    def parent(self) -> Path | None:
+        """The folder of the parent's checkpoint, read-only; None in generation 0."""
+        self.telemetry.parent_seen = True
+        return self._parent
+
+    def report(self, *given: Mapping[str, Any], **metrics: Any) -> None:
+        """Tell the scheduler how training goes, as often as you like.
+
+        metrics: numbers by name, finite or not; numpy's scalars and one-element tensors are welcome. given: the same as
+        a dict, for names that are no Python names: `report({"val/loss": 0.3})`. The last report that holds the
+        experiment's score counts. Raises Stopped when the member is to end early: do not catch it. Raises TypeError for
+        what is no number or has no name, ValueError for more than fits into one message, RuntimeError in a process that
+        is not the member's own (a DataLoader's worker).
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "member.report was called in another process than the member's own (a DataLoader worker?): "
+                "return the value to the training function and report it there"
+            )
+        if given:
+            metrics = _named(given, metrics, self._score)
+        if not metrics:
+            raise TypeError(f"member.report needs at least one metric: {_call(self._score or 'accuracy', '0.9')}")
+        values = {name: v if type(v) is float else number(name, v) for name, v in metrics.items()}
+        now = time.time()
+        line = json.dumps({"t": now, **wire.plain(values)}, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        # the message is the line and some words more: stay clear of the wire's limit
+        if len(line) > wire.LIMIT - 256:
+            raise ValueError(
+                f"member.report was given {len(line)} bytes of metrics in one call; at most {wire.LIMIT - 256} are "
+                "allowed: write large things to a file in member.checkpoint"
+            )
+        self._append(line)
+        if self._send is not None:
+            self._send(values)
+        if self._sock is not None:
+            self._talk(wire.encode(wire.Report(values, time.monotonic())), self._judged in values)
+
+    def _append(self, line: bytes) -> None:
+        if not self._metrics:
+            return
+        if self._file is None:
+            self._file = os.open(self._metrics, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        os.write(self._file, line)
+
+    def _talk(self, line: bytes, decisive: bool) -> None:
+        """Send, then look whether a Stop has come; after a decisive report wait until the verdict is given.
+
+        A scheduler that is gone stops its members too.
+        """
+        assert self._sock is not None
+        try:
+            self._sock.sendall(line)
+            while decisive and self._judged is not None and self._stop is None:
+                self._hear(self._sock.recv(1 << 16))
+            data = self._sock.recv(1 << 16, 0x40)  # MSG_DONTWAIT: look, do not wait
+        except BlockingIOError:
+            data = None
+        except OSError:
+            data = b""
+        if data is not None:
+            self._hear(data)
+        if self._stop is not None:
+            raise Stopped(self._stop)
+
+    def _hear(self, data: bytes) -> None:
+        if not data:
+            self._stop = self._stop or "the scheduler is gone"
+        for message in self._lines.feed(data):
+            if isinstance(message, wire.Stop):
+                self._stop = message.reason
+            elif isinstance(message, wire.Go):
+                self._judged = None
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _named(given: tuple[Any, ...], metrics: dict[str, Any], score: str) -> dict[str, Any]:
+    """All metrics of one call by name. Raises TypeError for what has no name, or has two values."""
+    pairs: list[tuple[Any, Any]] = []
+    for each in given:
+        if not hasattr(each, "items"):
+            if isinstance(each, str):
+                raise TypeError(f"member.report takes names as keywords or in a dict: {_call(each, '...')}")
+            what = f"{each!r}" if isinstance(each, int | float) else f"a {_type(each)}"
+            named_so = _call(score or "loss", "...")
+            raise TypeError(f"member.report was given {what} without a name: give it one, {named_so}")
+        pairs += each.items()
+    named: dict[str, Any] = {}
+    for name, value in (*pairs, *metrics.items()):
+        if not isinstance(name, str):
+            raise TypeError(f"member.report was given the name {name!r} ({_type(name)}): a name must be a text")
+        if name in named:
+            raise TypeError(f"member.report was given {name!r} twice in one call")
+        named[name] = value
+    return named
+
+
+def _call(name: str, value: str) -> str:
+    return f"member.report({name}={value})" if name.isidentifier() else f"member.report({{{name!r}: {value}}})"
+
+
+def number(name: str, value: Any) -> int | float:
+    """A reported value as a Python number: numpy's scalars and torch's one-element tensors are welcome."""
+    given = value
+    if not isinstance(value, int | float) and not isinstance(value, str | bytes | complex):
+        try:
+            value = value.item() if hasattr(value, "item") else float(value)
+        except (TypeError, ValueError, RuntimeError):
+            value = None
+    if isinstance(value, bool | float):
+        return float(value) if type(value) not in (bool, float) else value
+    if isinstance(value, int):
+        try:  # beyond 64 bits no reader of the file is sure to keep every digit
+            return int(value) if -(1 << 63) <= value < 1 << 63 else float(value)
+        except OverflowError:
+            return float("inf") if value > 0 else float("-inf")
+    raise TypeError(
+        f"{_call(name, '...')} was given a {_type(given)}; a metric is one number: "
+        + ("give its items one by one, {'val/loss': 0.3, ...}" if isinstance(given, dict) else _as_number(name))
+    )
+
+
+def _as_number(name: str) -> str:
+    name = name if name.isidentifier() else "value"
+    return f"report float({name}), or a mean such as {name}.mean().item()"
+
+
+def _type(value: Any) -> str:
+    kind = type(value)
+    shape = getattr(value, "shape", None)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return f"{name} of shape {tuple(shape)}" if shape else name
+
+
+def printed(metrics: dict[str, Any]) -> None:
+    """What a member without a scheduler does with a report."""
+    print("report: " + "  ".join(f"{name}={value:.6g}" for name, value in metrics.items()), flush=True)

@@ -1,0 +1,210 @@
+"""A member's config: a dict that records which hyperparameters the script has read.
+
+Reading by item, `get`, `pop`, attribute (`config.lr`), `**config`, iteration, `items`, `values`, copying and pickling
+all count; a read of everything is a read of each. Printing a config, `len`, `==` and `name in config` are no reads: a
+script that only logs its config does not use it. A value that the script overwrites before it reads it is noted, too.
+
+Reads are marked in a plain dict, which torch.compile can trace. What is forked from the member (a DataLoader's worker)
+marks them in a byte a name of shared anonymous memory as well, so that the member's own process knows of them.
+
+The surprise is `__iter__`: CPython copies a dict subclass behind its back (`dict(c)`, `f(**c)`, `{**c}`) unless the
+subclass overrides `__iter__`; then it goes through `keys` and `__getitem__`, which are seen. Copies are plain dicts.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import OrderedDict
+from collections.abc import KeysView
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+
+#: bits of a name's mark: the script has read it; gpbt.torch has applied it
+READ, APPLIED = 1, 2
+_MISSING: Any = object()
+#: how often this process was forked, it and its ancestors: a config made before the last fork is a parent's
+_forks = 0
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class MemberConfig(dict[str, Any]):
+    """config: name → value. The functions below say what was seen of it, so that no name of a user's is taken."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        #: name → bits; the same in memory that is shared with what the member forks
+        self.__dict__["_marks"] = dict.fromkeys(config, 0)
+        self.__dict__["_shared"] = mmap.mmap(-1, max(1, len(config)))
+        self.__dict__["_made"] = _forks
+        self.__dict__["_missed"] = {}
+        self.__dict__["_overwritten"] = {}
+
+    def _mark(self, names: Iterable[str], bit: int = READ) -> None:
+        marks = self.__dict__["_marks"]
+        for name in names:
+            if name in marks:
+                marks[name] |= bit
+            else:
+                self.__dict__["_missed"][name] = None
+        if self.__dict__["_made"] != _forks:
+            for i, bits in enumerate(marks.values()):
+                self.__dict__["_shared"][i] |= bits
+
+    def _mark_all(self) -> None:
+        self._mark(self.__dict__["_marks"])
+
+    # ---- reads
+
+    def __getitem__(self, name: str) -> Any:
+        self._mark((name,))
+        return super().__getitem__(name)
+
+    def __getattr__(self, name: str) -> Any:
+        """`config.lr`, as argparse's and OmegaConf's configs are read. Raises AttributeError."""
+        marks = self.__dict__.get("_marks", {})
+        if name.startswith("__") or name not in marks:
+            raise AttributeError(f"the config has no {name!r}; it has {', '.join(marks)}")
+        return self[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._mark((name,))
+        return super().get(name, default)
+
+    def pop(self, name: str, default: Any = _MISSING) -> Any:
+        self._mark((name,))
+        return super().pop(name) if default is _MISSING else super().pop(name, default)
+
+    def popitem(self) -> tuple[str, Any]:
+        name, value = super().popitem()
+        self._mark((name,))
+        return name, value
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        self._mark((name,))
+        return super().setdefault(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        known = super().__contains__(name)
+        if not known and isinstance(name, str):
+            self._mark((name,))
+        return known
+
+    def __iter__(self) -> Iterator[str]:
+        self._mark_all()
+        return super().__iter__()
+
+    def keys(self) -> Any:  # `**config` asks for the keys, and then for each value by item
+        return _Names(self)
+
+    def items(self) -> Any:
+        self._mark_all()
+        return super().items()
+
+    def values(self) -> Any:
+        self._mark_all()
+        return super().values()
+
+    # ---- writes, by which a searched value may be lost before it was read
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        unread = self.__dict__["_marks"].get(name) == 0
+        if unread and repr(dict.get(self, name)) != repr(value):
+            self.__dict__["_overwritten"].setdefault(name, (dict.get(self, name), value))
+        super().__setitem__(name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def update(self, *others: Any, **values: Any) -> None:
+        for name, value in dict(*others, **values).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> MemberConfig:  # type: ignore[override]
+        self.update(other)
+        return self
+
+    # ---- copies, which are plain
+
+    def copy(self) -> dict[str, Any]:
+        self._mark_all()
+        return peek(self)
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: Any) -> dict[str, Any]:
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        # a class that torch.load(weights_only=True) knows: a config is often saved beside the weights
+        return OrderedDict, (), None, None, iter(self.copy().items())
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.copy()
+
+
+class _Names(KeysView[str]):
+    """The names of a config: going through them is no read of the values yet, unless it is for `**`."""
+
+    _mapping: MemberConfig
+
+    def __iter__(self) -> Iterator[str]:
+        return dict.__iter__(self._mapping)
+
+    def __repr__(self) -> str:
+        return f"dict_keys({list(self)})"
+
+
+def peek(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as a plain dict, without a read being recorded: for our own code."""
+    return dict(dict.items(config)) if isinstance(config, MemberConfig) else dict(config)
+
+
+def mark_applied(config: Mapping[str, Any], names: Iterable[str]) -> None:
+    """gpbt.torch has set these hyperparameters where they belong."""
+    if isinstance(config, MemberConfig):
+        config._mark(names, APPLIED)
+
+
+def read_names(config: MemberConfig) -> list[str]:
+    """The hyperparameters that the script has read itself so far, in the config's order."""
+    return _with(config, READ)
+
+
+def applied_names(config: MemberConfig) -> list[str]:
+    """The hyperparameters that gpbt.torch has applied so far, in the config's order."""
+    return _with(config, APPLIED)
+
+
+def missed_names(config: MemberConfig) -> list[str]:
+    """Names that the script has asked for and that are not in the space, in the order of asking."""
+    return list(config.__dict__["_missed"])
+
+
+def overwritten_names(config: MemberConfig) -> list[list[str]]:
+    """[name, the searched value, the script's], as texts, of what the script has set before it was read."""
+    lost: dict[str, tuple[Any, Any]] = config.__dict__["_overwritten"]
+    return [[name, repr(searched)[:100], repr(given)[:100]] for name, (searched, given) in lost.items()]
+
+
+def script_reads(config: Mapping[str, Any], name: str) -> bool:
+    """Has the script itself read this hyperparameter so far? (Unknown of any other mapping: False.)"""
+    return isinstance(config, MemberConfig) and name in read_names(config)
+
+
+def _with(config: MemberConfig, bit: int) -> list[str]:
+    marks, shared = config.__dict__["_marks"], config.__dict__["_shared"]
+    return [name for i, (name, bits) in enumerate(marks.items()) if (bits | shared[i]) & bit]

@@ -1,0 +1,291 @@
+"""A member's process from the inside, whether forked from the zygote or started afresh.
+
+It says Hello, waits for Begin (a spare waits here), settles down, trains, says how that went, cleans up behind itself
+and exits. Touches only its own process. The surprise is at the end: End is sent the moment the training function
+returns, because its stamp is the training's end, but the process is not done: it then waits for its threads, runs
+what was registered to run at exit, kills what it left behind (it is its orphans' subreaper) and says Clean, so that
+the scheduler need not ask anybody whether something is left.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import Stopped
+from ..processes import linux, wire
+from . import adapters, loads, schedulers, script, seeds, splits, telemetry, terminal
+from .api import Member
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+#: begins the line of a log that says what to do about the traceback above it
+REMEDY = "gpbt-async: remedy: "
+
+
+#: seconds that threads which are left may take to end, before they are told of
+ENDING = 0.1
+
+
+def live(sock: socket.socket, find_train: Callable[[], Callable[[Any], object] | None]) -> NoReturn:
+    """All of a member's life. Does not return: what stands above us on the stack belongs to the zygote."""
+    status = 0
+    try:
+        sock.sendall(wire.encode(wire.Hello(wire.VERSION, os.getpid())))
+        begin = _wait(sock)
+        if begin is not None:
+            settle(begin)
+            status = _train(sock, begin, find_train)
+    except ConnectionError:
+        status = 1  # the scheduler is gone, and so are we in a moment
+    except BaseException:
+        status = 1
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def main(fd: int, what: str) -> NoReturn:
+    """A member in a fresh interpreter; what: what to import, as JSON."""
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watch()
+    live(sock, lambda: script.load(json.loads(what)).train)
+
+
+def watch() -> None:
+    """Before the script is imported: what the pre-flight is to see of this process, and of what is forked from it."""
+    for watched in (adapters, loads, schedulers, seeds, splits):
+        watched.watch()
+
+
+def probe() -> None:
+    """Run two OpenMP threads, before Hello: if a fork cannot, it hangs here, where the watchdog sees it, not in train.
+
+    Called when the zygote had threads of its own, perhaps OpenMP's: their children would wait for threads that are
+    not there.
+    """
+    with contextlib.suppress(KeyError, AttributeError):
+        torch = sys.modules["torch"]
+        torch.set_num_threads(2)
+        torch.ones(1 << 17).add(1)
+        torch.set_num_threads(1)
+
+
+def disown() -> None:
+    """What was registered so far to run at exit is the zygote's to run, once; what train registers is its member's.
+
+    Libraries register themselves with atexit once and keep lists of their own, so those are told as well:
+    weakref.finalize (a TemporaryDirectory, say). multiprocessing's notices the fork itself.
+    """
+    atexit._clear()
+    finalize: Any = weakref.finalize
+    for info in list(finalize._registry.values()):
+        info.atexit = False
+    finalize._registered_with_atexit = False
+
+
+def _wait(sock: socket.socket) -> wire.Begin | None:
+    """Block until Begin. None when the scheduler closes instead: not needed after all."""
+    lines = wire.Lines()
+    while data := sock.recv(1 << 16):
+        for message in lines.feed(data):
+            # one message, then silence until Entered: nothing can come behind it in the same read but a Stop,
+            # which the scheduler escalates anyway
+            if isinstance(message, wire.Begin):
+                return message
+    return None
+
+
+def settle(begin: wire.Begin) -> None:
+    """Log, folder, environment, threads: what of a member's surroundings can be set before its script is there."""
+    if begin.log is not None:
+        file = os.open(begin.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.close(file)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if begin.cwd is not None:
+        os.chdir(begin.cwd)
+    if begin.threads is not None:
+        _use_threads(begin.threads)
+    if begin.cpus:
+        with contextlib.suppress(OSError):  # the cores may have been taken away since
+            os.sched_setaffinity(0, begin.cpus)
+    os.environ.update(begin.env)
+
+
+def _use_threads(count: int) -> None:
+    os.environ.update(dict.fromkeys(linux.THREADS, str(count)))
+    with contextlib.suppress(KeyError, AttributeError):
+        sys.modules["torch"].set_num_threads(count)
+    with contextlib.suppress(KeyError, AttributeError):
+        sys.modules["threadpoolctl"].threadpool_limits(count)
+
+
+def seed(value: int, device: str) -> None:
+    """Seed python, numpy and torch, each now or when the training function imports it."""
+    random.seed(value)
+    script.after_import("numpy.random", lambda numpy: _seed_numpy(numpy, value % (1 << 32)))
+    script.after_import("torch", lambda torch: _seed_torch(torch, value % (1 << 63), device))
+
+
+def _seed_numpy(numpy: Any, value: int) -> None:
+    numpy.seed(value)
+    if telemetry.current is not None:  # imported by the training function: this seed is none of the script's
+        telemetry.current.own("numpy")
+
+
+def _seed_torch(torch: Any, value: int, device: str) -> None:
+    with contextlib.suppress(AttributeError):
+        if device == "cpu":
+            # manual_seed also asks every kind of accelerator, which costs a fresh fork 400 page faults
+            torch.default_generator.manual_seed(value)
+        else:
+            torch.manual_seed(value)
+            if telemetry.current is not None:
+                telemetry.current.own("torch")
+
+
+def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Callable[[Any], object] | None]) -> int:
+    member = Member(begin, sock)
+    terminal.refuse_breakpoints()
+    try:
+        train = find_train()
+        assert train is not None
+    except BaseException as error:
+        fault, remedy = _diagnosed(error, member)
+        end = wire.End("raised", time.monotonic(), script.refusal(error), remedy=remedy, fault=fault)
+        print(end.error, file=sys.stderr)
+    else:
+        seed(begin.seed, begin.device)
+        telemetry.current = member.telemetry
+        sock.sendall(wire.encode(wire.Entered(time.monotonic())))
+        end = run(train, member)
+    with contextlib.suppress(OSError):
+        sock.sendall(wire.encode(end))
+    _leave()
+    with contextlib.suppress(OSError):
+        sock.sendall(wire.encode(wire.Clean()))
+    return 0 if end.how != "raised" else 1
+
+
+def run(train: Callable[[Any], object], member: Member) -> wire.End:
+    """Call the training function; whatever comes of it becomes an End."""
+    before = set(threading.enumerate())
+    member.telemetry.begin()
+    try:
+        train(member)
+    except Stopped:
+        return wire.End("stopped", time.monotonic())
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            return _raised(error, member)
+    except BaseException as error:
+        return _raised(error, member)
+    at = time.monotonic()
+    member.telemetry.threads = left_running(before)
+    return wire.End("returned", at, telemetry=_noted(member))
+
+
+def left_running(before: set[threading.Thread]) -> list[str]:
+    """Threads of the user's code that were started since, and still run: the member ends only when they do.
+
+    Daemons end with the process, by their author's will. Libraries' threads (the idle workers of an executor, a
+    monitor) are ended by what those have registered to run at exit.
+    """
+    new = [t for t in threading.enumerate() if t not in before and not t.daemon and _runs_users_code(t)]
+    for thread in new:
+        thread.join(ENDING / len(new))  # one that is just ending is no finding
+    return [thread.name for thread in new if thread.is_alive()]
+
+
+def _runs_users_code(thread: threading.Thread) -> bool:
+    run: Any = getattr(thread, "function", None) or getattr(thread, "_target", None) or type(thread).run
+    while hasattr(run, "func") or hasattr(run, "__wrapped__"):  # a partial; a decorated function
+        run = getattr(run, "func", None) or run.__wrapped__
+    code = getattr(run, "__code__", None)
+    return code is not None and script.is_users(code.co_filename)
+
+
+def _noted(member: Member) -> dict[str, Any]:
+    """What the pre-flight is to know of this member. A script that breaks even this has trained all the same."""
+    with contextlib.suppress(Exception):
+        return member.telemetry.to_json()
+    return {}
+
+
+def _raised(error: BaseException, member: Member) -> wire.End:
+    from . import failure  # only where something is wrong
+
+    at = time.monotonic()
+    found = script.where(error.__traceback__)
+    place = f"{os.path.basename(found[0])}:{found[1]} in {found[2].co_qualname}" if found is not None else None
+    fault, remedy = _diagnosed(error, member)
+    with contextlib.suppress(Exception):
+        print_traceback(error)
+        if remedy:
+            print(f"{REMEDY}{remedy}", file=sys.stderr, flush=True)
+    # a message has a limit; a person reads the beginning
+    return wire.End("raised", at, failure.described(error) + terminal.advice(error), place, remedy, fault)
+
+
+def _diagnosed(error: BaseException, member: Member) -> tuple[str, str]:
+    """Whose doing it is, and what to do about it, as far as this process can say."""
+    from . import failure
+
+    with contextlib.suppress(Exception):
+        parent = os.fspath(member._parent) if member._parent is not None else None
+        return failure.diagnosed(error, os.fspath(member.checkpoint), parent)
+    return "", ""
+
+
+def print_traceback(error: BaseException) -> None:
+    """The traceback as a person wants it: without our own frames."""
+    import traceback
+
+    told = traceback.TracebackException.from_exception(error)
+    stack: list[Any] = [told]
+    while stack:
+        each = stack.pop()
+        if each is not None:
+            each.stack = traceback.StackSummary.from_list([f for f in each.stack if not script.is_ours(f.filename)])
+            stack += [each.__cause__, each.__context__, *(each.exceptions or ())]
+    print("".join(told.format()), end="", file=sys.stderr, flush=True)
+
+
+def _leave() -> None:
+    """What an interpreter does at its end, and then nothing we started may be left."""
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+    multiprocessing: Any = sys.modules.get("multiprocessing.util")
+    if multiprocessing is not None:
+        # it would wait for children, for ever if need be; they are killed below
+        atexit.unregister(multiprocessing._exit_function)
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    if multiprocessing is not None:
+        with contextlib.suppress(BaseException):
+            # pools first; then, when nobody holds their other ends any more, queues; folders last
+            multiprocessing._run_finalizers(0)
+            linux.kill_below()
+            multiprocessing._run_finalizers()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    linux.kill_below()

@@ -1,0 +1,1 @@
+"""Start, hear and stop processes; never orphan one."""

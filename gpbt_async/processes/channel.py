@@ -1,0 +1,91 @@
+"""The scheduler's end of its socketpairs to guardian and zygote: JSON lines and descriptors, inside the event loop.
+
+Sends never wait and never fail: what the socket does not take now is sent when it can, and what a dead process no
+longer reads is told by `ended`, which is called once. Received descriptors belong to whoever handles the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from . import linux
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Channel:
+    def __init__(
+        self,
+        sock: socket.socket,
+        handle: Callable[[dict[str, Any], list[int]], object],
+        ended: Callable[[], object],
+    ) -> None:
+        sock.setblocking(False)
+        self._line = linux.Line(sock)
+        self._loop = asyncio.get_running_loop()
+        self._handle = handle
+        self._ended = ended
+        self._unsent: list[tuple[bytes, list[int]]] = []
+        self.open = True
+        self._loop.add_reader(sock, self._readable)
+
+    def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+        """Send, now or soon; the descriptors are the caller's to close at once."""
+        if self.open:
+            self._unsent.append((linux.pack(message, fds), [os.dup(fd) for fd in fds or ()]))
+            if len(self._unsent) == 1:
+                self._flush()
+
+    def _flush(self) -> None:
+        sock = self._line.sock
+        while self._unsent:
+            data, fds = self._unsent[0]
+            try:
+                sent = socket.send_fds(sock, [data], fds)
+            except BlockingIOError:
+                sent = -1
+            except OSError:
+                self._discard()  # the other side is gone; reading says so in a moment
+                break
+            if sent >= 0:
+                _close(fds)  # they travel with the first byte
+                self._unsent[0] = (data[sent:], [])
+            if sent < len(data):
+                self._loop.add_writer(sock, self._flush)
+                return
+            del self._unsent[0]
+        self._loop.remove_writer(sock)
+
+    def _readable(self) -> None:
+        messages = self._line.receive()
+        if messages is None:
+            self.close()
+            self._ended()
+            return
+        for message, fds in messages:
+            self._handle(message, fds)
+
+    def _discard(self) -> None:
+        for _data, fds in self._unsent:
+            _close(fds)
+        self._unsent.clear()
+
+    def close(self) -> None:
+        """Our end is closed, which both zygote and guardian take as the order to end."""
+        if self.open:
+            self.open = False
+            self._discard()
+            self._loop.remove_reader(self._line.sock)
+            self._loop.remove_writer(self._line.sock)
+            self._line.close()
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -1,0 +1,185 @@
+"""The guardian: the one process that outlives the scheduler, and cleans up behind it.
+
+A program of its own, run by a plain interpreter (`python -I -S`) with the standard library only: it must be small,
+start in milliseconds, and have no way to fail. It is the parent of the zygote and of every exec'd member, in its own
+session so that the terminal's Ctrl-C does not reach it, and holds one end of a socketpair to the scheduler.
+
+In: {op: spawn, tag, argv, env, cwd, log, at} with descriptors, which the child finds at the numbers `at`; {op: hold}
+with a descriptor it keeps open to its end. Out: {op: spawned, tag, pid} with a pidfd; {op: failed, tag, error};
+{op: exit, pid, status} once a child *and everything it started* is gone.
+
+The surprise is the end: when the scheduler's end of the socketpair closes, however that came, the guardian kills all
+that is below it until it has no child, then all that is marked with the run's id, and only then ends. The run's lock
+file is among what it holds, so nobody can resume the run before that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from . import linux
+
+#: descriptors on their way to a child wait above any number the child may want
+_ABOVE = 200
+
+
+def main(control: int, run: str, scheduler: int) -> None:
+    """Serve until the scheduler's end of `control` closes or the scheduler is dead, then clean up."""
+    linux.adopt_orphans()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    wakeup = wake_on_child()
+    line = linux.Line(socket.socket(fileno=control))
+    reaper = linux.Reaper()
+    with contextlib.suppress(Exception):  # whatever happens, the clean-up happens
+        # a fork of the scheduler may hold its end of the socketpair open: its own death counts too
+        death = os.pidfd_open(scheduler)
+        if os.getppid() == scheduler:
+            _serve(line, reaper, wakeup, death)
+    line.close()
+    _clean_up(run, wakeup)
+
+
+def wake_on_child() -> int:
+    """A descriptor that becomes readable when a child changes state: SIGCHLD for a select loop."""
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    return read
+
+
+def wait(*fds: int) -> list[int]:
+    """Those of the descriptors that have something to read, once one has."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _event in poll.poll()]
+
+
+def drain(fd: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while os.read(fd, 4096):
+            pass
+
+
+def _serve(line: linux.Line, reaper: linux.Reaper, wakeup: int, death: int) -> None:
+    held: list[int] = []
+    while True:
+        ready = wait(line.sock.fileno(), wakeup, death)
+        if death in ready:
+            return
+        if wakeup in ready:
+            drain(wakeup)
+        if line.sock.fileno() in ready:
+            messages = line.receive()
+            if messages is None:
+                return
+            for message, fds in messages:
+                _handle(line, reaper, held, message, fds)
+        for pid, status in reaper.reap():
+            line.send({"op": "exit", "pid": pid, "status": status})
+
+
+class NoFolder(Exception):
+    """There is no such folder to work in. Told before the fork: afterwards only the log could tell."""
+
+
+def _handle(line: linux.Line, reaper: linux.Reaper, held: list[int], message: dict[str, Any], fds: list[int]) -> None:
+    if message.get("op") == "hold":
+        held += fds
+        return
+    tag = message.get("tag")
+    try:
+        if message.get("op") != "spawn":
+            raise ValueError(f"no such request: {message.get('op')!r}")
+        pid = _spawn(message, fds)
+        reaper.add(pid)
+        pidfd = os.pidfd_open(pid)
+    except NoFolder as error:
+        line.send({"op": "failed", "tag": tag, "error": str(error)})
+    except Exception as error:  # no memory, no more processes, a bad message: say so and go on
+        line.send({"op": "failed", "tag": tag, "error": f"{type(error).__name__}: {error}"})
+    else:
+        line.send({"op": "spawned", "tag": tag, "pid": pid}, [pidfd])
+        os.close(pidfd)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _spawn(message: dict[str, Any], fds: list[int]) -> int:
+    argv = [str(word) for word in message["argv"]]
+    env = {**os.environ, **message.get("env", {})}
+    at = [int(number) for number in message.get("at", ())]
+    cwd, log = message.get("cwd"), message.get("log")
+    if cwd is not None:
+        try:
+            os.stat(os.path.join(cwd, "."))
+        except OSError as error:
+            raise NoFolder(f"the folder {cwd} cannot be worked in: {error.strerror}") from error
+    guardian = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        _become(guardian, argv, env, cwd, log, list(zip(fds, at, strict=True)))
+    except BaseException as error:
+        # exec failed after the answer was sent: it ends up, as with a shell, in the log and in the exit status
+        os.write(2, f"gpbt-async: cannot start {argv[0]}: {error}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def _become(
+    guardian: int,
+    argv: list[str],
+    env: dict[str, str],
+    cwd: str | None,
+    log: str | None,
+    fds: list[tuple[int, int]],
+) -> None:
+    os.setsid()
+    linux.adopt_orphans()
+    linux.die_with(guardian)
+    signal.set_wakeup_fd(-1)
+    number: int
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)  # what is ignored stays ignored across an exec
+    waiting = [(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE), number) for fd, number in fds]
+    if log is not None:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+    for fd, number in waiting:
+        os.dup2(fd, number)
+    if cwd is not None:
+        os.chdir(cwd)
+    os.execvpe(argv[0], argv, env)
+
+
+def _clean_up(run: str, wakeup: int) -> None:
+    """Kill until nothing is left, however long that takes: the lock we hold promises exactly that."""
+    while True:
+        for pid in linux.descendants(os.getpid()):
+            linux.kill(pid)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+            # a death wakes us; what the dying forked last may come without one, so do not wait long
+            select.select([wakeup], [], [], 0.02)
+            drain(wakeup)
+        except ChildProcessError:
+            if not linux.sweep(run):
+                return
+            select.select([], [], [], 0.005)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

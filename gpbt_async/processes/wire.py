@@ -1,0 +1,270 @@
+"""What scheduler and member say to each other: frozen messages, each one line of strict JSON.
+
+Pure: no file, no socket, no clock; bytes in, messages out. Both sides speak from here, so a change of the vocabulary
+is a change of VERSION. The surprise: JSON has no NaN, and a diverged loss is a perfectly good thing to report, so
+numbers that are not finite travel as the strings "NaN", "Infinity" and "-Infinity" and come back as floats.
+
+A member opens with Hello and blocks until Begin; it says Entered just before the training function, Report as often
+as it likes, End the moment the function returns, and Clean once nothing it started is left. The scheduler says Begin,
+at most once Go (the verdict on a first report that waits for one), and at most once Stop. A Notice never crosses the
+wire as a line: the scheduler's side makes it for whoever iterates.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from sys import intern
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..errors import LaunchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+VERSION = 1
+#: the longest line: far above any honest report, far below what would hurt the scheduler
+LIMIT = 1 << 20
+#: characters of one text of a telemetry, and entries of one list, that are sent at most
+LONGEST, MOST = 600, 50
+#: seconds: longer than any machine has been up, and no time that was measured
+_EVER = 1e12
+
+Number: TypeAlias = "int | float"
+Scalar: TypeAlias = "str | int | float | bool | None"
+
+NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+
+
+class WireError(LaunchError):
+    """The other side sent what is no message: not JSON, unknown, incomplete, of another version, or too long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begin:
+    """Scheduler → member: what to train, where to read and write, on what. Paths are absolute."""
+
+    member: int
+    attempt: int
+    generation: int
+    seed: int
+    config: Mapping[str, Scalar]
+    parent: str | None
+    checkpoint: str
+    metrics: str
+    log: str | None
+    cwd: str | None
+    device: str
+    threads: int | None
+    env: Mapping[str, str]
+    score: str
+    #: whether the first report of the score waits for a Go or a Stop
+    judged: bool = False
+    #: the cores to run on, None = wherever it likes
+    cpus: Sequence[int] | None = None
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Scheduler → member: end at the next report."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Scheduler → member: the verdict on your first report is to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Member → scheduler: I live, and wait for Begin."""
+
+    version: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """Member → scheduler: the training function starts now (`at`: the machine's monotonic clock)."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Member → scheduler: metrics, finite or not."""
+
+    metrics: Mapping[str, Number]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Member → scheduler: the training function is over. how: "returned", "stopped" or "raised".
+
+    remedy: what to do about the error, if that is known. fault: whose doing it is, as far as the member's process can
+    say (preflight.remedies.FAULTS), or empty. telemetry: what the member's process noted about itself
+    (preflight.telemetry), plain JSON that nobody has to have.
+    """
+
+    how: str
+    at: float
+    error: str | None = None
+    where: str | None = None
+    remedy: str = ""
+    fault: str = ""
+    telemetry: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """Member → scheduler: nothing that I started is left; I exit now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person should know, that changes nothing; remedy: what to do, if that can be said."""
+
+    text: str
+    remedy: str = ""
+
+
+Message: TypeAlias = "Begin | Stop | Go | Hello | Entered | Report | End | Clean | Notice"
+
+_STR, _INT, _REAL, _MAP, _MAYBE = (str,), (int,), (int, float), (dict,), (str, type(None))
+_KINDS: dict[str, type[Any]] = {
+    c.__name__.lower(): c for c in (Begin, Stop, Go, Hello, Entered, Report, End, Clean, Notice)
+}
+_NAMES = {c: name for name, c in _KINDS.items()}
+_FIELDS = {c: tuple(f.name for f in fields(c)) for c in _NAMES}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "member": _INT, "attempt": _INT, "generation": _INT, "seed": _INT, "version": _INT, "pid": _INT,
+    "config": _MAP, "env": _MAP, "telemetry": _MAP, "metrics": (dict, str),  # a report's; the file's, in Begin
+    "at": _REAL, "threads": (int, type(None)),
+    "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "text": _STR, "remedy": _STR,
+    "fault": _STR,
+    "judged": (bool,), "cpus": (list, type(None)),
+    "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
+}  # fmt: skip
+
+
+def encode(message: Message) -> bytes:
+    """One line, newline included. Raises WireError when it is longer than LIMIT."""
+    kind = type(message)
+    body: dict[str, Any] = {"type": _NAMES[kind]}
+    for name in _FIELDS[kind]:
+        body[name] = getattr(message, name)
+    if kind is Report:
+        body["metrics"] = plain(body["metrics"])
+    line = json.dumps(body, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    if len(line) > LIMIT:
+        raise WireError(f"a {_NAMES[kind]} message of {len(line)} bytes is longer than the {LIMIT} allowed")
+    return line
+
+
+def decode(line: bytes) -> Message:
+    """The message in one line. Raises WireError."""
+    body = loads(line)
+    name = body.pop("type", None)
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise WireError(f"not a message of this program: {_shown(line)}")
+    if body.get("version", VERSION) != VERSION:
+        raise WireError(f"version {_said(body['version'])} of the messages; this program speaks version {VERSION}")
+    for name, value in body.items():
+        allowed = _TYPES.get(name, ())
+        # True is an int to Python; to a protocol it is not
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise WireError(f"{name:.80}={_said(value)} in {_shown(line)}")
+    if isinstance(body.get("metrics"), dict) is not (kind is Report):
+        raise WireError(f"metrics={_said(body.get('metrics'))} in {_shown(line)}")
+    if kind is Report:
+        body["metrics"] = numbers(body["metrics"])
+    if "at" in body and not abs(body["at"]) < _EVER:  # 1e999 is JSON, and infinite
+        raise WireError(f"at={_said(body['at'])} in {_shown(line)}")
+    try:
+        return kind(**body)  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise WireError(f"{error} in {_shown(line)}") from None
+
+
+def loads(line: bytes, strict: bool = True) -> dict[str, Any]:
+    """One JSON object; strict: without NaN and its like, which other people's programs do write. Raises WireError."""
+    try:
+        body = json.loads(line, parse_constant=_no_constant if strict else None)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise WireError(f"not JSON ({error}): {_shown(line)}") from None
+    if not isinstance(body, dict):
+        raise WireError(f"not a JSON object: {_shown(line)}")
+    return body
+
+
+def plain(metrics: Mapping[str, Number]) -> dict[str, Any]:
+    """Metrics as strict JSON holds them: what is not finite becomes a string."""
+    return {name: value if isfinite(value) else _written(value) for name, value in metrics.items()}
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, Number]:
+    """`plain`, backwards. Raises WireError when a value is no number."""
+    out: dict[str, Number] = {}
+    for name, value in metrics.items():
+        name = intern(name)  # a run remembers the metrics of every member, under the same few names
+        if isinstance(value, str) and value in NON_FINITE:
+            out[name] = NON_FINITE[value]
+        elif isinstance(value, int | float):
+            out[name] = value
+        else:
+            raise WireError(f"metric {name!r:.80} is {_said(value)}, not a number")
+    return out
+
+
+def real(value: Number) -> float:
+    """An int of any size as a float: too large is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+class Lines:
+    """Bytes in, in any pieces; whole messages out. What follows a WireError goes on at the next line."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """The messages completed by `data`. Raises WireError for a bad line; feed(b"") goes on behind it."""
+        self._rest += data
+        while (end := self._rest.find(b"\n")) >= 0:
+            line = bytes(self._rest[:end])
+            del self._rest[: end + 1]
+            if len(line) >= LIMIT:
+                raise WireError(f"a line of {len(line)} bytes is longer than the {LIMIT} allowed")
+            yield decode(line)
+        if len(self._rest) > LIMIT:
+            size = len(self._rest)
+            self._rest.clear()
+            raise WireError(f"a line of more than {size} bytes is longer than the {LIMIT} allowed")
+
+
+def _written(value: float) -> str:
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _said(value: object) -> str:
+    """A value for people; never long, and never so deep that telling of it fails."""
+    return f"a {type(value).__name__}" if isinstance(value, dict | list) else f"{value!r:.80}"
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:120].decode(errors="replace")) + ("…" if len(line) > 120 else "")

@@ -1,0 +1,348 @@
+"""The scheduler's side of one zygote: the declaration, forks, and spares forked ahead.
+
+Speaks with one zygote process from its start to its death; the launcher makes another after that. The surprise is that
+a spare and a fork are the same thing, a future of a Worker: a spare is merely asked for early, and whoever takes one
+that has not arrived yet waits for it like for any fork.
+
+A zygote that does not answer in time (stopped, or one of the script's threads holds its lock) is killed, as everything
+else here would wait for it; what is told then is the same as of one that died by itself.
+
+A zygote whose script uses torch's optimizers is cold at first: its first forks are handed out as they are, so that the
+first member trains as soon as the script is imported; once those are training it warms up, which takes two seconds,
+and only then are spares forked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Advice, ExperimentError, LaunchError, ScriptError
+from ..formatting import LONGEST, shorten
+from . import linux
+from .channel import Channel
+from .guardian import HOME, Guardian
+from .worker import Worker, describe, tail_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+#: seconds more than usual that an answer may take behind the import, and while it warms up
+BUSY = 60.0
+# our folder goes behind everything else on the path: an installed package must win over its neighbours there
+PATH = "import sys; sys.path[len(sys.path):] = [sys.argv[1]][sys.argv[1] in sys.path:]; "
+_PROGRAM = PATH + "from gpbt_async.member.zygote_main import main; sys.argv[:] = sys.argv[2:]; main(3)"
+_ENVIRONMENT = {**dict.fromkeys(linux.THREADS, "1"), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+if "GLIBC_TUNABLES" not in os.environ:
+    _ENVIRONMENT["GLIBC_TUNABLES"] = linux.HUGE_HEAP
+
+
+class ZygoteDied(ScriptError):
+    """It died while it imported the script. killed: by SIGKILL, which is hardly the script's doing."""
+
+    killed = False
+
+
+def file_of(what: dict[str, Any]) -> str:
+    return str(what["script"] if "script" in what else what["target"]["file"])
+
+
+def unforkable(declaration: dict[str, Any], insists: bool) -> tuple[bool, Advice] | None:
+    """What the import has done that a fork does not survive, with the line to move; and whether to fork all the same.
+
+    declaration: the zygote's. insists: forks are wanted even where native threads run; CUDA never survives one.
+    """
+    if (declaration["experiment"] or {}).get("command"):
+        return None
+    slower, into = "so members start as fresh processes, which is slower", "into the training function"
+    if declaration["cuda"] is not None:
+        said = f"CUDA is initialised while the script is imported, at {declaration['cuda']}\n{slower}"
+        return False, Advice(said, f"move this line {into}")
+    threads = declaration["threads"]
+    if threads is None:
+        return None
+    count, of, place = threads["count"], ", ".join(threads["libraries"]), threads["place"]
+    said = f"the script starts {count} native thread{'s' * (count > 1)}{of and f' ({of})'} while it is imported"
+    said += ", which forks do not have, and --start zygote insists on forks" if insists else f", {slower}"
+    return insists, Advice(said, f"move {'this line' if place else 'what does it'} {into}{place and f': {place}'}")
+
+
+class Zygote:
+    """One zygote. what: {"script": path} or {"target": Target as JSON}. spares: how many forks to keep ahead.
+
+    patience: how long it may be silent while somebody waits for a fork. warms: may warm up.
+    """
+
+    def __init__(
+        self,
+        guardian: Guardian,
+        what: dict[str, Any],
+        *,
+        spares: int,
+        patience: float,
+        grace: float,
+        warms: bool,
+        log: Callable[[str], object],
+    ) -> None:
+        self.pid: int | None = None
+        #: how it ended, for a person
+        self.fate = "died"
+        self.hung_warming = False
+        self.declaration: dict[str, Any] | None = None
+        self._guardian = guardian
+        self._what = what
+        self._spares = spares
+        self._patience = patience
+        self._warms = warms
+        self._grace = grace
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._declared: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        #: done when it, every member and all they started are gone
+        self._end: asyncio.Future[int | linux.HelperLost] | None = None
+        self._pidfd = -1
+        #: its standard output and error, until it is told of a log
+        self._output = os.memfd_create("zygote", os.MFD_CLOEXEC)
+        self._logged: tuple[str, int] | None = None  # the log, and where in it ours begins
+        self._tags = 0
+        self._forking: dict[int, asyncio.Future[Worker]] = {}
+        self._members: dict[int, asyncio.Future[int | linux.HelperLost]] = {}
+        self._ahead: deque[asyncio.Future[Worker]] = deque()
+        self._begun = False
+        self._heard = 0.0  # when it has said something
+        self._retired = False
+        self._busy = True  # with more than the next fork: behind the import there is some tidying up
+        self._warmth = "cold"  # → "warming" → "warm"
+        ours, self._theirs = socket.socketpair()
+        self._channel = Channel(ours, self._handle, self._lost)
+
+    @property
+    def alive(self) -> bool:
+        return self._channel.open
+
+    @property
+    def lost(self) -> bool:
+        """It died because the guardian did."""
+        return self._end is not None and self._end.done() and isinstance(self._end.result(), linux.HelperLost)
+
+    # -- its life
+
+    async def open(self) -> dict[str, Any]:
+        """Start it and have it import the script. Raises ScriptError or ExperimentError with one clear message."""
+        self._channel.send({"op": "open", **self._what})
+        argv = [sys.executable, "-P", "-c", _PROGRAM, HOME, file_of(self._what)]
+        output = self._output
+        try:
+            with self._theirs as theirs:
+                child = await self._guardian.spawn(argv, _ENVIRONMENT, {3: theirs.fileno(), 1: output, 2: output})
+            self.pid, self._pidfd, self._end = child.pid, child.pidfd, child.gone
+            self._end.add_done_callback(self._all_gone)
+            self.declaration = await self._or_death(child.gone)
+            self._warmth = "cold" if self.declaration["warms"] and self._warms else "warm"
+        except BaseException as error:
+            if isinstance(error, LaunchError):
+                self.fate = f"could not be started ({error})"
+            self.close()
+            raise
+        self._refill()
+        return self.declaration
+
+    async def _or_death(self, gone: asyncio.Future[int | linux.HelperLost]) -> dict[str, Any]:
+        declared = self._declared
+        waiting: list[asyncio.Future[Any]] = [declared, gone]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if not declared.done():
+            # its last words may stand behind the news of its death: two sockets have no order
+            await asyncio.wait([declared], timeout=0.2)
+        if not declared.done():
+            told = gone.result()
+            if isinstance(told, linux.HelperLost):
+                raise LaunchError(describe(told))
+            died = ZygoteDied(f"the process that imports the script died: {describe(told)}{self.last_words()}")
+            died.killed = told == -signal.SIGKILL
+            raise died
+        return declared.result()
+
+    def last_words(self) -> str:
+        """The last of what this zygote has written, and no other; for the end of a sentence."""
+        text = tail_of(*self._logged) if self._logged is not None else ""
+        text = text or (tail_of(f"/proc/self/fd/{self._output}") if self._output >= 0 else "")
+        text = shorten(text.strip(), 2 * LONGEST)
+        return "\nits last output:\n    " + text.replace("\n", "\n    ") if text else ""
+
+    def log_to(self, path: str) -> None:
+        self._logged = path, os.stat(path).st_size if os.path.exists(path) else 0
+        self._channel.send({"op": "log", "path": path})
+
+    async def ended(self, within: float) -> None:
+        """Wait until it and all that was below it is gone."""
+        if self._end is not None:
+            await asyncio.wait([self._end], timeout=within)
+
+    def close(self) -> None:
+        """Let it end. Its members die with it."""
+        self.drop_spares()
+        self._theirs.close()
+        self._channel.close()
+        self._fail_forks()
+        for fd in (self._output, self._pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self._output = self._pidfd = -1
+        if self._declared.done() and not self._declared.cancelled():
+            self._declared.exception()  # told, or no longer wanted
+
+    def retire(self) -> None:
+        """No more forks: it ends with the last of its members, which train on."""
+        self._retired, self._spares = True, 0
+        self.drop_spares()
+        self._end_retired()
+
+    def _end_retired(self) -> None:
+        if self._retired and not self._members and not self._forking:
+            self._loop.call_soon(self.close)
+
+    def _stuck(self) -> None:
+        """It has not answered: waiting for it any longer would hang the run."""
+        self.fate = f"did not answer for {self._patience:g} s and was killed"
+        self.hung_warming = self._warmth == "warming"
+        if self.pid is not None and self._pidfd >= 0:
+            linux.kill_tree(self.pid, self._pidfd)
+        self._channel.close()
+        self._fail_forks()
+
+    def _lost(self) -> None:
+        """Its members die with it; that they are gone is known when the guardian says so of the zygote."""
+        self._fail_forks()
+
+    def _fail_forks(self) -> None:
+        for n in list(self._forking):
+            self._fork_failed(n, "the zygote died")
+
+    def _all_gone(self, end: asyncio.Future[int | linux.HelperLost]) -> None:
+        told = end.result()
+        lost = told if isinstance(told, linux.HelperLost) else linux.HelperLost("zygote")
+        for gone in self._members.values():
+            if not gone.done():
+                gone.set_result(lost)
+        self._members.clear()
+
+    # -- what it says
+
+    def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
+        op = message["op"]
+        self._heard = self._loop.time()
+        if op in ("forked", "failed", "warmed"):
+            self._busy = False
+        if op == "forked":
+            self._forked(message, fds)
+        elif op == "failed":
+            self._fork_failed(message["n"], f"a member could not be forked: {message['error']}")
+        elif op == "exit":
+            gone = self._members.pop(message["pid"], None)
+            if gone is not None and not gone.done():
+                gone.set_result(message["status"])
+            self._end_retired()
+        elif op == "warmed":
+            self._warmth = "warm"
+            self.drop_spares()  # those forked before are cold
+            self._refill()
+        elif op == "threads":
+            self._log(Advice(message["what"], message["remedy"]))
+        elif op == "declared":
+            self._declared.set_result(message)
+        else:
+            kind = ExperimentError if message["kind"] == "experiment" else ScriptError
+            self._declared.set_exception(kind(shorten(message["message"], 4 * LONGEST)))
+
+    def _forked(self, message: dict[str, Any], fds: list[int]) -> None:
+        gone: asyncio.Future[int | linux.HelperLost] = self._loop.create_future()
+        self._members[message["pid"]] = gone
+        sock = socket.socket(fileno=fds[0])
+        worker = Worker(message["pid"], fds[1], sock, gone, grace=self._grace, warn=self._log)
+        worker.forked = True
+        future = self._forking.pop(message["n"], None)
+        if future is None or future.done():
+            worker.close()
+        else:
+            future.set_result(worker)
+
+    def _fork_failed(self, n: int, text: str) -> None:
+        future = self._forking.pop(n)
+        if not future.done():
+            future.set_exception(LaunchError(text))
+            future.exception()  # a spare's failure is told to whoever takes it, if anybody
+
+    # -- forks
+
+    def _fork(self) -> asyncio.Future[Worker]:
+        self._tags += 1
+        future: asyncio.Future[Worker] = self._loop.create_future()
+        self._forking[self._tags] = future
+        self._channel.send({"op": "fork", "n": self._tags})
+        if not self.alive:
+            self._fail_forks()
+        return future
+
+    async def take(self) -> Worker:
+        """The next spare that lives, or a new fork. Raises LaunchError."""
+        self._begun = True
+        # a spare that could not be had some time ago is no reason not to try now
+        while self._ahead and self._ahead[0].done() and self._ahead[0].exception() is not None:
+            self._ahead.popleft()
+        while True:
+            future = self._ahead.popleft() if self._ahead else self._fork()
+            try:
+                await self._answer(future)
+                worker = await asyncio.shield(future)
+            except asyncio.CancelledError:
+                self._ahead.appendleft(future)  # somebody else's spare now
+                if not self.alive:
+                    self.drop_spares()
+                raise
+            if not worker.dead:
+                return worker
+            worker.close()
+
+    async def _answer(self, future: asyncio.Future[Worker]) -> None:
+        """Wait for a fork as long as the zygote says something, and a while longer; then it is stuck."""
+        asked = self._loop.time()
+        while not future.done():
+            until = max(asked, self._heard) + self._patience + BUSY * self._busy
+            if until <= self._loop.time():
+                self._stuck()
+            else:
+                await asyncio.wait([future], timeout=until - self._loop.time())
+
+    def keep(self, spares: int | None = None) -> None:
+        """Fork ahead what is missing of so many spares."""
+        self._spares = self._spares if spares is None else spares
+        self._refill()
+
+    def warm(self) -> None:
+        """The first members are training: there is time to warm up now."""
+        if self._warmth == "cold":
+            self._warmth, self._busy = "warming", True
+            self._channel.send({"op": "warm"})
+
+    def _refill(self) -> None:
+        if self.declaration is None or not self.alive or (self._warmth != "warm" and self._begun):
+            return
+        while len(self._ahead) < self._spares:
+            self._ahead.append(self._fork())
+
+    def drop_spares(self) -> None:
+        while self._ahead:
+            spare = self._ahead.popleft()
+            if not spare.done():
+                spare.cancel()
+            elif not spare.cancelled():
+                with contextlib.suppress(LaunchError):
+                    spare.result().close()  # it sees the end of its socket and exits

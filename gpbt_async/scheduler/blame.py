@@ -1,0 +1,91 @@
+"""Whose doing it was that an attempt did not return: the member's, which counts; or its GPU's, or the disk's.
+
+An attempt that is lost by no fault of the member starts again, uncounted; one that failed is tried again as often as
+the experiment allows, unless it is certain that another attempt would fail in the same way. The member's process has
+said what it knows (wire.End.fault); of a program, or of a process that died, the end of its log is all there is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from ..devices.allocator import out_of_memory
+from ..formatting import parts
+from ..processes import remedies
+from ..processes.worker import reason
+from ..storage import filesystems
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..devices.slots import Pool, Slot
+    from ..engine.tree import Node
+    from ..processes.worker import Outcome
+    from ..storage.checkpoints import CheckpointError, CheckpointStore
+    from .admission import Admission
+    from .disk_budget import Disk
+
+
+class Blame:
+    """The judge of one run's attempts."""
+
+    def __init__(self, slots: Pool, disk: Disk, store: CheckpointStore, gate: Admission) -> None:
+        self._slots, self._disk, self._store, self._gate = slots, disk, store, gate
+
+    async def lost(self, member: Node, slot: Slot, outcome: Outcome, scratch: Path, overdue: str) -> str:
+        """Why an attempt that did not return is lost, not failed: its GPU, or the disk; empty if it is not.
+
+        scratch: the folder it wrote its checkpoint to, which is still there. overdue: the deadline it missed, or "".
+        """
+        if full := await self._full(outcome, scratch):
+            return full
+        if outcome.how == "stopped" and not overdue and not (slot.evicted is not None and slot.evicted.done()):
+            return ""
+        blame = await self._slots.verdict(slot)  # who hangs may hang on a GPU that is being lost
+        if overdue:
+            return f"{blame}, and it {overdue}" if blame else ""
+        oom = out_of_memory(f"{outcome.error}\n{outcome.tail}") and member.id not in self._gate.alone
+        if not blame and oom and self._slots.out_of_memory(slot):
+            self._gate.alone.add(member.id)
+            blame = f"out of GPU memory beside other members; to be tried alone ({parts(reason(outcome))[0]})"
+        return blame
+
+    async def _full(self, outcome: Outcome, scratch: Path) -> str:
+        """Is it the run's own disk that had no room? Where another was full, the member has failed."""
+        lacks, where = outcome.fault in (remedies.DISK, remedies.ELSEWHERE), None
+        if not lacks:
+            lacks, where = filesystems.told(f"{outcome.error}\n{outcome.tail}", str(scratch))
+        own = filesystems.of(scratch)
+        if not lacks or own is None:
+            return ""
+        here = outcome.fault == remedies.DISK or (where is not None and where.device == own.device)
+        # nobody named another: it may have been this one, though what was written in vain is deleted by now
+        if here or own.full or (where is None and not outcome.fault and self._disk.narrow()):
+            self._disk.full(await self._store.size(scratch))
+            quota = (where is not None and where.quota) or filesystems.over_quota(f"{outcome.error}\n{outcome.tail}")
+            what = "the quota on the run's disk is used up" if quota else "the disk is full"
+            return f"{what} ({parts(reason(outcome))[0]})"
+        return ""
+
+    def explained(self, outcome: Outcome, scratch: Path) -> Outcome:
+        """The outcome of an attempt that failed, with what to do about it if that is a file system's room."""
+        if outcome.remedy:
+            return outcome
+        lacks, where = filesystems.told(f"{outcome.error}\n{outcome.tail}", str(scratch))
+        remedy = filesystems.elsewhere(where) if where is not None else remedies.UNKNOWN_DISK
+        return dataclasses.replace(outcome, remedy=remedy) if lacks else outcome
+
+    def certain(self, member: Node, outcome: Outcome, why: str) -> bool:
+        """Would another attempt of the member fail in the same way? why: this one's reason."""
+        if outcome.how != "raised" or outcome.fault not in ("", remedies.LASTING):
+            return False
+        return outcome.fault == remedies.LASTING or _repeats(member, why)
+
+    def unpublishable(self, member: Node, error: CheckpointError, why: str) -> bool:
+        """The same of a checkpoint that was refused, for what the member had put into it."""
+        return error.__cause__ is None and _repeats(member, why)
+
+
+def _repeats(member: Node, why: str) -> bool:
+    return member.failures > 0 and remedies.same(parts(why)[0], parts(member.reason)[0])

@@ -1,0 +1,156 @@
+"""What an experiment declared when its run began, what it declares now, and what is done about each difference.
+
+A run goes on as it was begun. An edited script may declare something else, and to train on in silence by the former
+declaration would mislead who edited it. So each field that differs is named with both values; some may be adopted
+(adoption.py), the others are refused with the reason. Options of the command line came after the declaration and are
+no edits: declarations are compared, and the settings in force (current) are only told where they differ from both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..engine.adoption import ADOPTABLE, unfit
+from ..errors import ExperimentError
+from ..space import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..engine.engine import Engine
+    from ..experiment import Settings
+    from ..storage.run_config import RunConfig
+
+
+#: why a field stays what it was
+_WHY = {
+    **dict.fromkeys(("score", "mode"), "members are ranked by it"),
+    **dict.fromkeys(("population", "generations", "ratio", "selection"), "the tree has grown by it"),
+    **dict.fromkeys(("schedule", "evidence"), "generations have opened by it"),
+    **dict.fromkeys(("searcher", "history"), "configs were chosen by it"),
+    "seed": "every member's seed comes from it",
+    "resources": "a resume takes --gpus, --share and --vram",
+}
+#: no fields of their own: a preset's are named one by one, and the training function is the script's, whatever its name
+_NOT_COMPARED = ("target", "preset", "replay", "mode_given")
+
+
+def compare(
+    record: RunConfig, engine: Engine, now: Mapping[str, Any], adopt: Sequence[str], script: bool,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Say of a run that is taken up what is declared otherwise now (as JSON); the fields to adopt.
+
+    record, lineage: of the run. The rest as of `differences`, and raises what that raises.
+    """
+    begun = record.declared
+    if begun is None:  # of an earlier version: only of these fields is it certain that no option has changed them
+        flat = engine.settings.to_json()
+        begun = {name: flat[name] for name in ("space", "score", "mode")}
+    said, changes = differences({**begun, **engine.adoption.fields}, now, engine.settings, adopt, script=script)
+    if "space" in changes and (told := outside(engine, Space.from_json(changes["space"]))):
+        said.append(told)
+    for sentence in said:
+        warn(sentence)
+    return changes
+
+
+def differences(
+    was: Mapping[str, Any], now: Mapping[str, Any], current: Settings, adopt: Sequence[str], *, script: bool
+) -> tuple[list[str], dict[str, Any]]:
+    """Sentences about all that differs, and the fields to adopt, as JSON.
+
+    was, now: declarations as JSON. current: the settings in force. adopt: names of fields. script: the declaration is a
+    script's, not an application's. Raises ExperimentError when a field cannot be adopted.
+    """
+    where = "in the script" if script else "in the experiment"
+    inforce = current.to_json()
+    said: list[str] = []
+    changes: dict[str, Any] = {}
+    for name in adopt:
+        if name not in ADOPTABLE:
+            why = f": {_WHY[name]}" if name in _WHY else ""
+            wrong = f"cannot be adopted by a run under way{why}" if name in inforce else "is no field of an experiment"
+            raise ExperimentError(f"{_option(name, script)}: {name} {wrong}; adopted can be {', '.join(ADOPTABLE)}")
+        if problem := _problem(name, current, now):
+            raise ExperimentError(f"{_option(name, script)}: {problem}; begin a new run for it")
+        if now[name] != inforce[name]:
+            changes[name] = now[name]
+    for name in now:
+        if name in _NOT_COMPARED or name not in was or (was[name] == now[name] and name not in changes):
+            continue
+        if name in changes:
+            done = "adopted from now on"
+        elif now[name] == inforce[name]:
+            continue  # an option of the command line said the same, or it was adopted before
+        elif name not in ADOPTABLE:
+            done = f"{_kept(was[name], inforce[name])} ({_WHY.get(name, 'it cannot change along a run')})"
+        elif problem := _problem(name, current, now):
+            done = f"{_kept(was[name], inforce[name])}: {problem}"
+        else:
+            done = f"{_kept(was[name], inforce[name])}; {_option(name, script)} takes the new one"
+        said.append(f"{_both(name, inforce if name in changes else was, now, where)}: {done}")
+    return said, changes
+
+
+def outside(engine: Engine, space: Space) -> str:
+    """In a sentence: which members' configs lie outside a space that is to be adopted, and what becomes of them."""
+    members = [m for m in engine.tree.members if not space.holds(m.config)]
+    waiting = [m.id for m in members if not m.state.settled and m.state.value != "trained"]
+    stored = [m.id for m in members if m.id in engine.stored]
+    told = []
+    if waiting:
+        told.append(f"{_members(waiting)}, to be trained yet, train{'s' * (len(waiting) == 1)} with a clipped one")
+    if stored:
+        told.append(f"what {_members(stored)} hand{'s' * (len(stored) == 1)} down to children is clipped")
+    many = f"the config{'s' * (len(members) > 1)} of {len(members)} member{'s' * (len(members) > 1)}"
+    lie = "lie" if len(members) > 1 else "lies"
+    return f"{many} {lie} outside the adopted space" + (f": {'; '.join(told)}" if told else "") if members else ""
+
+
+def _members(ids: list[int]) -> str:
+    shown = ", ".join(map(str, ids[:10])) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+    return f"member{'s' * (len(ids) > 1)} {shown}"
+
+
+def _problem(name: str, current: Settings, now: Mapping[str, Any]) -> str:
+    """Why a field that can be adopted cannot be, as it is declared now."""
+    if name == "space":
+        return unfit(current.space, Space.from_json(now["space"]))
+    if name == "command" and (current.command is None) != (now["command"] is None):
+        return "a command and a training function cannot replace one another along a run"
+    return ""
+
+
+def _option(name: str, script: bool) -> str:
+    return f"--adopt {name}" if script else f"adopt=({name!r},)"
+
+
+def _kept(was: Any, inforce: Any) -> str:
+    return "the run goes on with the former" if was == inforce else f"the run goes on with {inforce!r}, as it was told"
+
+
+def _both(name: str, was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> str:
+    """Both values of a field; of a space, of each hyperparameter that differs."""
+    if name != "space":
+        return f"{name} was {was[name]!r} and is {now[name]!r} {where} now"
+    told = []
+    for each in {**was["space"], **now["space"]}:
+        old, new = was["space"].get(each), now["space"].get(each)
+        if old == new:
+            continue
+        before = f"was {described(old)}" if old is not None else "was not there"
+        after = f"is {described(new)} {where} now" if new is not None else f"is not {where} any more"
+        told.append(f"space.{each} {before} and {after}")
+    return "; ".join(told) if told else f"the order of the space has changed {where}"
+
+
+def described(dimension: Mapping[str, Any]) -> str:
+    """A dimension, given as JSON, as it is declared: Float(0.01, 0.5, log=True)."""
+    if dimension["kind"] == "constant":
+        return repr(dimension["value"])
+    if dimension["kind"] == "choice":
+        return f"Choice({list(dimension['options'])!r})"
+    more = ", log=True" if dimension["log"] else ""
+    more += f", step={dimension['step']!r}" if dimension["step"] not in (None, 1) else ""
+    return f"{dimension['kind'].capitalize()}({dimension['low']!r}, {dimension['high']!r}{more})"

@@ -1,0 +1,216 @@
+"""Room on the disk: a member begins only when what it will write will fit, and a full disk is waited for, not died of.
+
+Two limits. The run's own budget (`--disk`), over the checkpoints it keeps; and what the file system has left, whoever
+uses it. What a member will write is taken to be the largest checkpoint so far. That is a guess, so somebody may meet a
+full disk all the same: then nobody begins until there is more room than there was, and twice as much more each time.
+But not for ever, as it may be a quota, or the inodes, that were used up, of which the kernel does not tell when they
+are no more: after some time somebody tries, after twice as long the next time. (Another file system that is full is
+none of this room's affair: blame.)
+
+Members that train are never held up: what they write next is what the room was kept for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+from .. import events
+from ..formatting import format_bytes
+from ..storage import filesystems
+from ..storage.files import FULL, explained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from ..events import Fact
+
+
+#: seconds between two looks at a disk that is full
+PERIOD = 0.5
+#: seconds until somebody tries though there is no more room than there was; twice as long each time, up to
+FIRST_TRY, LAST_TRY = 5.0, 600.0
+#: bytes that are left for logs and for other people; of a small file system, an eighth
+RESERVE = 64 << 20
+#: bytes from which on a log is worth a word
+LOG = 1 << 20
+#: seconds until it is told once more that members wait; twice as long each time, up to
+FIRST_WORD, LAST_WORD = 60.0, 3600.0
+#: seconds that another wait soon after one must last to be told
+SOON = 3.0
+_FIRST = "the first checkpoint is being written, and nobody knows yet how large they are (--disk)"
+
+
+def is_full(error: BaseException) -> bool:
+    """Is it a full disk, or a quota, that an error of the run's own folder tells of?"""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in FULL
+
+
+class Disk:
+    """path: a folder on it. budget: bytes the run's checkpoints may take, None = no limit. logs: the run's, for when
+    it is they that have filled it.
+    """
+
+    def __init__(self, path: Path, budget: int | None = None, logs: Callable[[], Iterable[Path]] = lambda: ()) -> None:
+        self._path, self._budget, self._logs = path, budget, logs
+        #: bytes that are missing, if somebody waits for them
+        self._missing = 0
+        #: told why members wait, "" when they do no more; and whether it is for a person, as it may last
+        self.on_change: Callable[[str, bool], object] = lambda *_: None
+        self._stored: dict[int, int] = {}
+        self._largest = 0
+        #: whether the first checkpoint is written, and its size not known yet; None once it is known
+        self._first: bool | None = False
+        #: members that train, or whose checkpoints are being published; and those whose checkpoints are being deleted
+        self._inside: set[int] = set()
+        self._leaving: set[int] = set()
+        #: bytes that must be free since somebody met a full disk; 0 = nobody has
+        self._wanted = 0
+        #: how many more than were free then; and until when that is waited for, on the monotonic clock, and how long
+        self._more, self._until, self._patience = 0, 0.0, 0.0
+        self._waiting = 0
+        #: there may be room now
+        self._freed = asyncio.Event()
+        self._paused, self._loud = "", False
+        #: when it is told again, on the monotonic clock, and how long after the last time
+        self._next, self._pace = 0.0, 0.0
+        #: when a person was told what last, numbers left out
+        self._said: dict[str, float] = {}
+
+    def fold(self, fact: Fact) -> None:
+        """Account for a fact of the journal."""
+        if isinstance(fact, events.Published):
+            self._stored[fact.member] = fact.size
+            self._largest, self._first = max(self._largest, fact.size), None
+            self._wanted, self._more, self._patience = 0, 0, 0.0
+        elif isinstance(fact, events.Trained):
+            self._first = None if self._first is None else True
+        elif isinstance(fact, events.Discarded):
+            self._stored.pop(fact.member, None)
+            self._leaving.discard(fact.member)
+        if isinstance(fact, events.Published | events.Failed | events.Lost | events.Discarded):
+            self._inside.discard(fact.member)
+            self._freed.set()
+
+    def leave(self, member: int) -> None:
+        """The member's checkpoint will be deleted as soon as the facts that allow it are on the disk."""
+        self._leaving.add(member)
+
+    async def room(self, member: int) -> None:
+        """Wait until this member may begin."""
+        await self._wait(self._why_not)
+        self._inside.add(member)
+
+    async def again(self) -> None:
+        """Wait until there is more room than there was, for one that has begun."""
+        await self._wait(self._short)
+
+    async def _wait(self, why_not: Callable[[], str]) -> None:
+        self._waiting += 1
+        try:
+            while reason := why_not():
+                self._say(reason)
+                self._freed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PERIOD):
+                        await self._freed.wait()
+        finally:
+            self._waiting -= 1
+        if not self._waiting:  # one was let in of several: the others would say the contrary at once
+            self._say("")
+
+    def full(self, wrote: int = 0) -> None:
+        """Somebody has met a full disk, who had written so many bytes, which are deleted."""
+        free, _ = self._look()
+        if not self._wanted:  # else it is the same full disk, met by one more
+            self._more = max(2 * self._more, max(self._largest, self._reserve()) // 2)
+            self._patience = min(LAST_TRY, 2 * self._patience or FIRST_TRY)
+            self._until = time.monotonic() + self._patience
+        self._wanted = max(self._wanted, free + wrote + self._more)
+
+    def tight(self) -> None:
+        """Not even the little that is kept for the journal can be kept any more."""
+        if not self._wanted:
+            self.full()
+
+    def narrow(self) -> bool:
+        """Has it no room for one more checkpoint, as far as is known, or for one more file?"""
+        own = filesystems.of(self._path)
+        return self._look()[0] < self._largest + self._reserve() or (own is not None and own.inodes)
+
+    def _look(self) -> tuple[int, int]:
+        """Bytes free to us, and in all."""
+        with explained("cannot look at the disk of", self._path):
+            told = os.statvfs(self._path)
+        return told.f_bavail * told.f_frsize, told.f_blocks * told.f_frsize
+
+    def _reserve(self) -> int:
+        return min(RESERVE, self._look()[1] // 8)
+
+    def _short(self, need: int = 0) -> str:
+        free = self._look()[0]
+        if free >= self._wanted or time.monotonic() >= self._until:
+            self._wanted = 0
+        need = max(need, self._wanted)
+        self._missing = max(0, need - free)
+        if free >= need:
+            return ""
+        own = filesystems.of(self._path) if self._wanted else None
+        if own is not None and own.inodes:
+            return f"{self._path} has no inodes left: no file can be made there, though {format_bytes(free)} are free"
+        return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted"
+
+    def _why_not(self) -> str:
+        if self._budget is not None and self._first and self._inside:
+            return _FIRST
+        coming = self._largest * (len(self._inside) + 1)
+        if short := self._short(coming + self._reserve()):
+            return short
+        # one at a time always may, else nothing would ever be let go of; but not while something is
+        if self._budget is not None and (self._inside or self._leaving):
+            used = sum(self._stored.values()) + coming
+            if used > self._budget:
+                budget = f"{format_bytes(self._budget)} (--disk; a resume may be given more)"
+                if self._largest > self._budget:
+                    alone = "so that members train one at a time"
+                    return f"one checkpoint alone takes {format_bytes(self._largest)} of {budget}, {alone}"
+                return f"its checkpoints would take {format_bytes(used)} of {budget}"
+        return ""
+
+    def _say(self, reason: str) -> None:
+        now = time.monotonic()
+        if _words(reason) != _words(self._paused):  # numbers change all the time, and are told once
+            again = self._said.get(_words(reason), -FIRST_WORD) + FIRST_WORD > now  # it may be for a moment
+            told = reason != _FIRST and not again if reason else self._loud
+            self._pace = FIRST_WORD
+            self._next = now + (SOON if again and reason != _FIRST else self._pace)
+        elif reason and now >= self._next:
+            told, self._pace = True, min(LAST_WORD, 2 * self._pace)
+            self._next = now + self._pace
+        else:
+            return
+        self._paused, self._loud = reason, told
+        if reason and told:
+            self._said[_words(reason)] = now
+        self.on_change(reason + (self._biggest_log() if reason and self._missing else ""), told)
+
+    def _biggest_log(self) -> str:
+        """The log whose end would be the end of the trouble, if there is one."""
+        sizes: dict[Path, int] = {}
+        for log in self._logs():
+            with contextlib.suppress(OSError):
+                sizes[log] = log.stat().st_size
+        biggest = max(sizes, key=lambda log: sizes[log], default=None)
+        if biggest is None or sizes[biggest] < max(self._missing, LOG):
+            return ""
+        return f"; the log {biggest} alone has {format_bytes(sizes[biggest])} (`truncate -s 0` makes room)"
+
+
+def _words(reason: str) -> str:
+    return re.sub(r"[0-9.]+ [KMGT]?i?B", "", reason)

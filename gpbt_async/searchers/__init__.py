@@ -1,0 +1,1 @@
+"""From an Ask to a config."""

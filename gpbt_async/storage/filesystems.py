@@ -1,0 +1,220 @@
+"""Which file system is full: a path's, and whose an error tells of.
+
+The kernel says "No space left on device", and rarely on which. A member writes to the run's own disk, to /dev/shm (the
+tensors of a DataLoader's workers), to /tmp, to caches in the home folder; and some libraries do not even say that it
+was for lack of room (torch.save: "unexpected pos 576 vs 534"). So it is found out in the process it happened in, at
+that moment, while the half-written file still takes up the room: by the path in the error, or the file that was being
+written, or by which of the usual places has no room.
+
+Standard library only: it runs in a member's process. What a file system has free is asked of the kernel (statvfs); of a
+quota, which statvfs does not know, a file without a name is written there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..formatting import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+
+#: bytes: a file system with less than this free has no room
+ROOM = 1 << 20
+#: how the kernel says that a file system, or a quota on it, is full
+FULL = (errno.ENOSPC, errno.EDQUOT)
+#: bytes that are written to find out about a quota
+_PROBE = 1 << 16
+SHM = "/dev/shm"
+#: characters of an exception's text that are looked at
+LONGEST = 8000
+#: how it is said for certain, and how by those who do not know themselves (torch.save, numpy.tofile)
+_SAYS = re.compile(
+    r"no space left on device|disk quota exceeded|\[Errno (28|122)\]|os error (28|122)\b|database or disk is full", re.I
+)
+_HINTS = re.compile(r"inline_container|PytorchStreamWriter failed|iostream error|\d+ requested and \d+ written")
+_QUOTA = re.compile(r"disk quota exceeded|\[Errno 122\]|os error 122\b", re.I)
+#: a path in quotes or brackets, or alone; not that of a shell's script ("/a/b.sh: line 3: echo: write error")
+_PATH = re.compile(r"""['"`‘<](/[^'"`’>\n]+)['"`’>]|(?:^|[\s:=])(/[^\s:'"]+)(?!:? line \d)(?=[\s:'"]|$)""")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystem:
+    """One as it is now. path: where it is mounted. device: its number (st_dev). size, free: bytes in all, and for us.
+
+    inodes: it is files that no more of can be made. quota: it is not full, but the user's quota on it is used up.
+    """
+
+    path: str
+    device: int
+    size: int
+    free: int
+    inodes: bool = False
+    quota: bool = False
+
+    @property
+    def full(self) -> bool:
+        return self.free < ROOM or self.inodes or self.quota
+
+    def __str__(self) -> str:
+        if self.quota:
+            return f"the quota on {self.path} is used up"
+        left = "no inodes left" if self.inodes else f"{format_bytes(self.free)} free"
+        return f"{self.path} has no room ({format_bytes(self.size)} in all, {left})"
+
+
+def of(path: str | os.PathLike[str], quota: bool = False) -> FileSystem | None:
+    """The file system a path is on, or would be on; None if that cannot be found out."""
+    try:
+        place = os.path.abspath(os.fsdecode(path))
+        while not os.path.exists(place) and place != os.path.dirname(place):
+            place = os.path.dirname(place)
+        place = os.path.realpath(place)
+        device, told = os.stat(place).st_dev, os.statvfs(place)
+        while place != os.path.dirname(place) and os.stat(os.path.dirname(place)).st_dev == device:
+            place = os.path.dirname(place)
+    except (OSError, ValueError, TypeError):
+        return None
+    size, free = told.f_blocks * told.f_frsize, told.f_bavail * told.f_frsize
+    return FileSystem(place, device, size, free, bool(told.f_files) and not told.f_favail, quota)
+
+
+def says(text: str) -> bool:
+    """Does a text tell of a file system, or a quota, that is full?"""
+    return _SAYS.search(text) is not None
+
+
+def over_quota(text: str) -> bool:
+    """Does it tell of a quota?"""
+    return _QUOTA.search(text) is not None
+
+
+def hints(text: str) -> bool:
+    """May a text tell of it: is it what those say who do not know that they were refused for lack of room?"""
+    return _HINTS.search(text) is not None
+
+
+def usual(*folders: str) -> list[str]:
+    """Where a member writes, those given first: shared memory, temporary files, the working folder, home."""
+    return [*folders, SHM, os.environ.get("TMPDIR") or "/tmp", os.curdir, os.path.expanduser("~")]
+
+
+def culprit(chain: Sequence[BaseException], folder: str) -> tuple[bool, FileSystem | None]:
+    """Of an error and its causes, in the process in which it was raised: is it lack of room? And on which file system?
+
+    folder: what is looked at first where the error does not tell, the member's checkpoint.
+    """
+    texts = [said(error) for error in chain]
+    certain = any(getattr(e, "errno", None) in FULL for e in chain if isinstance(e, OSError)) or any(map(says, texts))
+    if not certain and not any(map(hints, texts)):
+        return False, None
+    quota = any(getattr(e, "errno", None) == errno.EDQUOT for e in chain) or any(map(over_quota, texts))
+    named = [*_named(chain), *(path for text in texts for path in paths(text))]
+    if named:
+        return True, of(named[0], quota)
+    found = next((f for f in filesystems(_written(chain)) if f.full), None)
+    if found is None:
+        found = exhausted(usual(folder), quota)
+    return certain or found is not None, found
+
+
+def told(text: str, folder: str) -> tuple[bool, FileSystem | None]:
+    """The same of the end of a program's log, after it has ended."""
+    if not says(text):
+        return False, None
+    quota = over_quota(text)
+    for path in paths(text):
+        return True, of(path, quota)
+    return True, exhausted(usual(folder), quota)
+
+
+def exhausted(folders: Iterable[str], quota: bool = False) -> FileSystem | None:
+    """The first of the folders' file systems that has no room; quota: on which the user's is used up."""
+    for folder in folders:
+        found = of(folder, quota)
+        if found is not None and (_refuses(folder) if quota else found.full):
+            return found
+    return None
+
+
+def filesystems(folders: Iterable[str]) -> Iterator[FileSystem]:
+    for folder in folders:
+        found = of(folder)
+        if found is not None:
+            yield found
+
+
+def paths(text: str) -> list[str]:
+    """The absolute paths in the lines of a text that tell of lack of room; of each line the last one first (cp a b).
+
+    torch names its shared memory without the folder.
+    """
+    lines = [line.replace("</torch_", f"<{SHM}/torch_") for line in text.splitlines() if says(line)]
+    return [match[1] or match[2] for line in lines for match in reversed(list(_PATH.finditer(line)))]
+
+
+def said(error: BaseException) -> str:
+    """An exception's text, though its own __str__ may raise; of a very long one the beginning and the end."""
+    try:
+        text = str(error)
+    except Exception as problem:
+        return f"(its text cannot be had: __str__ raised {type(problem).__name__})"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+
+
+def _named(chain: Sequence[BaseException]) -> list[str]:
+    """The paths that errors for lack of room name; of two it is the second that is written (shutil.copy)."""
+    errors = [error for error in chain if isinstance(error, OSError) and error.errno in FULL]
+    names = [name for error in errors for name in (error.filename2, error.filename)]
+    return [os.fsdecode(name) for name in names if isinstance(name, str | bytes) and name]
+
+
+def _written(chain: Sequence[BaseException]) -> Iterator[str]:
+    """The files that were open for writing where the errors were raised, the innermost first."""
+    for error in chain:
+        frames, trace = [], error.__traceback__
+        while trace is not None:
+            frames.append(trace.tb_frame)
+            trace = trace.tb_next
+        for frame in reversed(frames):
+            for value in list(frame.f_locals.values()):
+                with contextlib.suppress(Exception):
+                    file: Any = value if isinstance(value, io.IOBase) else None
+                    if file is not None and isinstance(file.name, str) and set("wax+") & set(file.mode):
+                        yield file.name  # its `with` may have closed it by now
+                    elif isinstance(value, str | os.PathLike) and os.path.isfile(value):
+                        yield os.fsdecode(value)
+
+
+def _refuses(folder: str) -> bool:
+    """Is a file without a name refused in the folder, for lack of room?"""
+    try:
+        file = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, b"\0" * _PROBE)
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        return error.errno in FULL
+    return False
+
+
+def elsewhere(where: FileSystem) -> str:
+    """What to do about a full file system that is not the run's."""
+    if where.quota:
+        return f"{where}, which is not the run's disk: delete something there, or write elsewhere"
+    if where.path == SHM:
+        how = "DataLoader(num_workers=0) or fewer, or a larger one (docker run --shm-size=8g)"
+    elif where.path == "/tmp":
+        how = "delete something there, or set TMPDIR to a folder with room"
+    else:
+        how = "delete something there, or write elsewhere (caches: HF_HOME, TORCH_HOME, XDG_CACHE_HOME; TMPDIR)"
+    return f"{where}, which is not the run's disk: {how}"

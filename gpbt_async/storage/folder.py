@@ -1,0 +1,333 @@
+"""A run's folder: every path of a run in one class, and the few files a run is handled by from outside.
+
+What lives here: names and places; making, finding and opening a run; the control FIFO; the link to the best
+member. What does not: the journal's lines (journal), checkpoints (checkpoints).
+
+Each question between processes is answered by one system call that cannot race:
+
+* *Whose name is it?* mkdir, for a name we make up; for a name that was given, the lock, which is taken next.
+* *Is somebody running it?* flock (lock), which the kernel drops with the last process that holds the file open.
+* *Is somebody listening?* A FIFO: opening it to write without blocking fails when nobody reads.
+* *Is the file whole?* Written beside, synced, renamed (files).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import itertools
+import os
+import re
+import shlex
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FolderError, JournalError
+from .files import explained
+from .lock import Lock, acquire, holder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+#: seconds between two looks whether a run's folder is still there
+LOOK = 0.5
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class MemberFolder:
+    """The places of one member: members/0007/."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "log.txt"
+        self.checkpoint = path / "checkpoint"  # published: it stands here whole, or not at all
+
+    def attempt(self, attempt: int) -> Path:
+        """The private folder an attempt writes its checkpoint to; renamed to `checkpoint` when published."""
+        return self.path / f"attempt-{attempt}"
+
+
+class RunFolder:
+    """A run's folder. Constructing one only names places; `create` and `open` look at the disk."""
+
+    def __init__(self, path: os.PathLike[str] | str) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.name = self.path.name
+        self.experiment = self.path / "experiment.json"
+        self.journal = self.path / "journal.jsonl"
+        self.lock_file = self.path / "lock"
+        self.control = self.path / "control"
+        self.script_log = self.path / "script.log"
+        self.members = self.path / "members"
+        self.best = self.path / "best"
+        self.schedule = self.path / "schedule.json"
+        self.gpus = self.path / "gpus.json"
+        self.summary = self.path / "summary.json"
+        self.report = self.path / "report.html"
+        self.trace = self.path / "trace.json"
+        self.tracking = self.path / "tracking"  # what trackers were told, and what they write if told no other place
+        self._lock: Lock | None = None
+
+    def __repr__(self) -> str:
+        return f"Folder({str(self.path)!r})"
+
+    @property
+    def typed(self) -> str:
+        """The run as a person types it after `gpbt-async resume`: its name where that is enough."""
+        try:
+            here = Path.cwd()
+        except FileNotFoundError:  # the folder we are in was deleted, with the run perhaps
+            return shlex.quote(str(self.path))
+        if self.path == here / "runs" / self.name:
+            return self.name
+        return shlex.quote(str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path))
+
+    def logs(self) -> list[Path]:
+        """What the script and the members have printed."""
+        return [self.script_log, *(self.members.glob("*/log.txt"))]
+
+    def member(self, member: int) -> MemberFolder:
+        return MemberFolder(self.members / f"{member:04}")
+
+    def count_members(self) -> int:
+        """How many members have a folder."""
+        return len(os.listdir(self.members)) if self.members.exists() else 0
+
+    def emptied(self, members: int) -> JournalError:
+        """What to say of a journal without a fact where there are members."""
+        return JournalError(f"{self.journal} is empty, but there are {members} members: bring it back, or begin anew")
+
+    # ---- making and finding
+
+    @classmethod
+    def create(cls, path: os.PathLike[str] | str) -> RunFolder:
+        """Make the folder of a new run. Raises FolderError when it is taken, or cannot be made."""
+        folder = cls(path)
+        with explained("cannot make the run's folder", folder.path):
+            folder.path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                folder.path.mkdir()
+            if not folder._is_husk():
+                raise FolderError(_taken(folder))
+            folder.path.chmod(0o700)
+            folder.members.mkdir(exist_ok=True)
+        return folder
+
+    def _is_husk(self) -> bool:
+        """Empty, or what a launch leaves that was killed before it knew its experiment: nobody's. The lock decides."""
+        left = {self.lock_file.name, self.control.name, self.members.name, f".{self.experiment.name}.part"}
+        return set(os.listdir(self.path)) <= left and not (self.members.exists() and os.listdir(self.members))
+
+    @classmethod
+    def fresh(cls, runs_dir: os.PathLike[str] | str, stem: str) -> RunFolder:
+        """Make the folder of a new run under the first free name: `stem`-1, `stem`-2, ... Raises FolderError."""
+        runs_dir = Path(os.path.abspath(runs_dir))
+        with explained("cannot make a run in", runs_dir):
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            while True:
+                folder = cls(runs_dir / free_name(runs_dir, stem))
+                with suppress(FileExistsError):  # somebody was quicker: the next name
+                    folder.path.mkdir(mode=0o700)  # the claim
+                    folder.members.mkdir()
+                    return folder
+
+    @classmethod
+    def open(cls, path: os.PathLike[str] | str) -> RunFolder:
+        """An existing run. Raises FolderError, naming what is missing and, when there are any, runs of a like name."""
+        folder = cls(path)
+        with explained("cannot open the run", folder.path):
+            there, declared = folder.path.is_dir(), folder.experiment.is_file()
+        if not there:
+            what = "is not a folder" if folder.path.exists() else "does not exist"
+            raise FolderError(f"no run at {folder.path}: it {what}{_alike(folder)}")
+        if not declared:
+            if (who := folder.locked()) is not None:
+                raise FolderError(
+                    f"{folder.name} is still importing its script (process {who.get('pid')}): try again soon"
+                )
+            raise FolderError(f"no run at {folder.path}: {folder.experiment.name} is missing{_remedy(folder)}")
+        with explained("cannot open the run", folder.path):
+            # killed before its first fact, a run may be begun again; but without a journal nobody knows its members
+            if not folder.journal.exists() and folder.members.is_dir() and os.listdir(folder.members):
+                raise FolderError(
+                    f"cannot open the run {folder.path}: {folder.journal.name} is missing: bring it back from a copy, "
+                    "or launch anew under another name"
+                )
+            folder.members.mkdir(exist_ok=True)
+        return folder
+
+    def unmake(self) -> None:
+        """Take `create` back, unless something was started in it: a launch that failed leaves nothing in the way."""
+        if not self.astray() and not self.journal.exists() and not any(self.members.glob("*")):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    # ---- the lock
+
+    async def lock(self, patience: float = 0.1) -> Lock:
+        """Become the one who runs this run. Tries for `patience` seconds, then raises FolderError naming the holder."""
+        self._lock = await acquire(self.lock_file, patience)
+        return self._lock
+
+    def locked(self) -> dict[str, Any] | None:
+        """Who runs this run now (pid, host, boot, t; empty if just being written), or None. Disturbs nobody."""
+        return holder(self.lock_file)
+
+    # ---- somebody takes it away
+
+    def place(self) -> str:
+        """What tells the folder from a copy of it, of any name. Raises FolderError."""
+        with explained("cannot open the run", self.path):
+            there = self.path.stat()
+        return f"{there.st_dev:x}-{there.st_ino:x}"
+
+    def astray(self) -> str:
+        """What became of the folder whose lock we took, if it does not stand at its path any more; else empty."""
+        where = self._lock.whereabouts() if self._lock is not None else ""
+        if where is None and self.journal.exists():
+            told = f"{self.lock_file} was deleted while its run went on, and somebody else could have begun to run it"
+            return f"{told}: go on by `gpbt-async resume {self.typed}`"
+        if where is None:
+            return f"{self.path} was deleted while its run went on, with all that it had: launch it anew"
+        if not where:
+            return ""
+        return (
+            f"{self.path} was moved to {where} while its run went on: go on there by `gpbt-async resume "
+            f"{shlex.quote(where)}` (stop a run before you move it)"
+        )
+
+    async def strayed(self) -> FolderError:
+        """Wait until somebody has moved or deleted the folder under us."""
+        while True:
+            await asyncio.sleep(LOOK)
+            with contextlib.suppress(OSError):  # a file server that is away
+                if told := await asyncio.to_thread(self.astray):
+                    return FolderError(told)
+
+    # ---- the control FIFO
+
+    def listen(self, callback: Callable[[str], object]) -> Control:
+        """Call back with each line told to this run, from the running event loop, until closed. Raises FolderError."""
+        with explained("cannot listen at", self.control):
+            with suppress(FileExistsError):
+                os.mkfifo(self.control, 0o600)
+            if not stat.S_ISFIFO(os.lstat(self.control).st_mode):
+                raise FolderError(f"cannot listen at {self.control}: it is not a FIFO; remove it")
+            # opened to write as well: a reader alone would see end-of-file each time a teller leaves
+            return Control(os.open(self.control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), callback)
+
+    def tell(self, line: str) -> bool:
+        """Tell the process that runs this run a line. False when nobody listens."""
+        data = line.encode() + b"\n"
+        if b"\n" in data[:-1] or len(data) > 4096:  # PIPE_BUF: what is longer may be torn by another teller
+            raise ValueError("must be one line of less than 4 KiB")
+        try:
+            fd = os.open(self.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            # not a FIFO: something put a file there; writing to it would be talking to oneself
+            return stat.S_ISFIFO(os.fstat(fd).st_mode) and os.write(fd, data) == len(data)
+        except (BlockingIOError, BrokenPipeError):
+            return False
+        finally:
+            os.close(fd)
+
+    # ---- the best
+
+    def point_best(self, member: int) -> None:
+        """Let `best` point at the member, at once and relatively, so that the folder can be moved."""
+        beside = self.path / ".best"
+        with explained("cannot point at the best member", self.best):
+            with suppress(FileNotFoundError):
+                beside.unlink()
+            beside.symlink_to(self.member(member).path.relative_to(self.path))
+            beside.replace(self.best)
+
+
+class Control:
+    """The listening end of the control FIFO."""
+
+    def __init__(self, fd: int, callback: Callable[[str], object]) -> None:
+        self._fd = fd
+        self._callback = callback
+        self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(fd, self._read)
+
+    def _read(self) -> None:
+        try:
+            *lines, self._rest = (self._rest + os.read(self._fd, 65536)).split(b"\n")
+        except BlockingIOError:
+            return
+        self._rest = self._rest[-65536:]  # somebody who never ends a line must not fill our memory
+        for line in lines:
+            self._callback(line.decode(errors="replace"))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+# ---- names
+
+
+def free_name(runs_dir: os.PathLike[str] | str, stem: str) -> str:
+    """The first name not taken: `stem`-1, `stem`-2, ... Only looks; `Folder.fresh` looks and takes."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "run"
+    return next(name for n in itertools.count(1) if not os.path.lexists(Path(runs_dir, name := f"{stem}-{n}")))
+
+
+def locate(run: str, runs_dir: os.PathLike[str] | str) -> Path:
+    """The folder RUN means: a name under `runs_dir`, or a path. Raises FolderError when it can be neither."""
+    if os.sep in run or run in (".", ".."):
+        return Path(os.path.abspath(run))
+    inside = Path(os.path.abspath(runs_dir), check_name(run))
+    return inside if inside.exists() or not is_run(run) else Path(os.path.abspath(run))
+
+
+def check_name(name: str) -> str:
+    """The name, if a run can have it. Raises FolderError."""
+    if not _NAME.fullmatch(name):
+        raise FolderError(f"{name!r} cannot be a run's name: letters, digits and '._-', and not one of '._-' first")
+    return name
+
+
+def is_run(path: os.PathLike[str] | str) -> bool:
+    return os.path.isfile(Path(path, "experiment.json"))  # not Path.is_file: a folder one may not read is no error
+
+
+def runs(runs_dir: os.PathLike[str] | str) -> list[RunFolder]:
+    """The runs under a folder, by name; none if there is no such folder."""
+    try:
+        return [RunFolder(path) for path in sorted(Path(runs_dir).iterdir()) if is_run(path)]
+    except OSError:
+        return []
+
+
+def _taken(folder: RunFolder) -> str:
+    other = "give another name with --name"
+    if is_run(folder.path):
+        return f"{folder.path} holds a run: go on with it by `gpbt-async resume {folder.typed}`, or {other}"
+    return f"{folder.path} exists and is not empty: {other}"
+
+
+def _remedy(folder: RunFolder) -> str:
+    if not folder.journal.exists():
+        return _alike(folder)  # it never was a run
+    return ": bring it back from a copy, or launch anew under another name (--name)"
+
+
+def _alike(folder: RunFolder) -> str:
+    names = [run.name for run in runs(folder.path.parent)]
+    close = difflib.get_close_matches(folder.name, names, n=5) or names[-5:]
+    more = f", and {len(names) - len(close)} more" if len(names) > len(close) else ""
+    return f"; there is {', '.join(close)}{more}" if close else ""

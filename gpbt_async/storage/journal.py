@@ -1,0 +1,245 @@
+"""The journal: the facts of a run, one JSON line each, only ever appended. It is the run; all else is derived.
+
+What lives here: putting a fact into the kernel's hands, making it durable, and reading it all back. What does not: what
+a fact means (events), who writes when (scheduler), what follows (the engine).
+
+Two promises, for two kinds of crash. **A killed process loses nothing**: `append` is one synchronous write, some
+microseconds, so a fact is in the page cache before anything acts on it. **A power failure loses nothing that was
+waited for**: `await durable()` returns when everything appended before the call is on the disk. Each append sets off a
+sync in the journal's own thread; while one fdatasync runs, later facts queue up behind a single next one. That is the
+whole of group commit: facts become durable in the time of a sync or two, whether anybody waits or not, and callers of
+`durable` share what is under way.
+
+A line is `{"n": 12, "fact": ..., ..., "crc": "89abcdef"}`; the first line of a file is a header instead of a fact.
+
+* A last line without its newline was torn by a crash: it was never acknowledged, is ignored by readers, and is cut
+  off when the journal is opened for appending.
+* Any other line that is not as it was written is damage, the last one too: n finds lost and doubled lines, crc the
+  flipped bit in a score that would still be good JSON. A run is not resumed from a guess: JournalError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..codec import from_json, to_json
+from ..errors import JournalError
+from .files import reserve, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from ..events import Fact
+
+
+#: the layout of the lines; a reader refuses what it does not know
+FORMAT = 1
+#: bytes kept free on the disk for what is appended next: some thousand facts, for members to end in when it is full
+AHEAD = 1 << 20
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def _seal(flat: Mapping[str, Any]) -> bytes:
+    body = _encode(flat)[:-1].encode("ascii")
+    return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def _unseal(line: bytes) -> dict[str, Any]:
+    """The object a line (without its newline) holds, or ValueError."""
+    body, _, crc = line.rpartition(b',"crc":"')
+    if crc != b'%08x"}' % zlib.crc32(body):
+        raise ValueError("the line is not as it was written")
+    flat = json.loads(body + b"}")
+    if not isinstance(flat, dict):
+        raise ValueError("no JSON object")
+    return flat
+
+
+def read(path: Path | str) -> list[Fact]:
+    """The facts of a journal that another process may be writing right now. Takes no lock. Raises JournalError."""
+    return JournalReader(path).more()
+
+
+class JournalReader:
+    """Reads a journal from its start, and then on: each `more()` gives the facts that came since the last one."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.offset = 0  # where the last whole line read so far ends
+        self.lines = 0  # whole lines read so far, the header among them; so the next fact's n is lines - 1
+        self.version = ""  # of the gpbt-async that began the journal
+
+    def more(self) -> list[Fact]:
+        """The facts after those already given; none as long as there is no file. Raises JournalError."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise JournalError(f"cannot read the journal {self.path}: {error.strerror}") from error
+        facts = []
+        for line in data.split(b"\n")[:-1]:  # what stands after the last newline is torn, or still being written
+            try:
+                if self.lines:
+                    facts.append(self._fact(line))
+                else:
+                    self._header(line)
+            except (ValueError, RecursionError) as error:
+                where = f"{self.path}, line {self.lines + 1}"
+                remedy = "bring the journal back from a copy, or launch anew; what was best so far stands in"
+                remedy = f"{remedy} {self.path.with_name('best')}"
+                raise JournalError(f"{where}: {error}: {line[:60]!r}; {remedy}") from None
+            self.lines += 1
+            self.offset += len(line) + 1
+        return facts
+
+    def _header(self, line: bytes) -> None:
+        flat = _unseal(line)
+        self.version = str(flat.get("version"))[:80]
+        if flat.get("journal") != FORMAT:
+            raise ValueError(f"not a journal this version can read (written by gpbt-async {self.version})")
+
+    def _fact(self, line: bytes) -> Fact:
+        flat = _unseal(line)
+        expected = self.lines - 1
+        if flat.get("n") != expected:
+            raise ValueError(f"fact {flat.get('n')!r:.20} where {expected} must stand: lines were lost or doubled")
+        try:
+            return from_json(flat)
+        except ValueError as error:
+            raise ValueError(f"{error} (the journal was begun by gpbt-async {self.version})") from None
+
+
+class Journal:
+    """A run's journal, open for appending. One writer: the holder of the run's lock, in one thread."""
+
+    def __init__(self, path: Path, fd: int, size: int, facts: list[Fact]) -> None:
+        self.path = path
+        self._fd = fd
+        #: the disk is full, and what is kept for us is half used up
+        self.low = False
+        self._reserved = 0
+        self._size = size  # the file ends here, right after a newline, whenever no append is under way
+        self._found = facts
+        self._n = len(facts)
+        self._broken = ""  # why nothing can be promised any more, once that is so
+        self._reserve()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="gpbt-journal")
+        self._mutex = threading.Lock()
+        self._next: Future[None] | None = None  # the sync that has not begun yet, and so covers all that is written
+        self._last: Future[None] | None = None  # the sync that covers the last fact: _next, or one under way or done
+
+    @classmethod
+    def open(cls, path: Path | str, *, version: str = "") -> Journal:
+        """Open or begin the journal at `path`, check every line, cut a torn last one off. Raises JournalError.
+
+        version: of this package, kept in the header of a new journal.
+        """
+        reader = JournalReader(path)
+        facts = reader.more()
+        size = reader.offset
+        try:
+            fd = os.open(reader.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(fd, size)
+                if not reader.lines:
+                    size = _write(fd, _seal({"journal": FORMAT, "version": version}), 0)
+                os.fsync(fd)
+                sync(reader.path.parent)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise JournalError(f"cannot open the journal {reader.path}: {error.strerror}") from error
+        return cls(reader.path, fd, size, facts)
+
+    def replay(self) -> list[Fact]:
+        """The facts that stood in the journal when it was opened, in order; once, as they are not kept after that."""
+        found, self._found = self._found, []
+        return found
+
+    def append(self, fact: Fact) -> None:
+        """Hand the fact to the kernel; from here on it survives this process. Raises JournalError.
+
+        When it raises, the fact is not in the journal, and the journal is otherwise as it was.
+        """
+        if self._broken:
+            raise JournalError(self._broken)
+        line = _seal({"n": self._n, **to_json(fact)})
+        try:
+            self._size = _write(self._fd, line, self._size)
+        except OSError as error:
+            try:
+                os.ftruncate(self._fd, self._size)
+            except OSError:  # half a line stands there for good, and a whole one after it would be damage
+                self._broken = f"the journal {self.path} ends in half a line that cannot be taken back"
+            raise JournalError(f"cannot write to the journal {self.path}: {error.strerror}") from error
+        self._n += 1
+        self._reserve()
+        with self._mutex:
+            if self._next is None:
+                self._next = self._last = self._pool.submit(self._sync)
+
+    def _reserve(self) -> None:
+        if self._size + AHEAD // 2 > self._reserved:
+            self.low = not reserve(self._fd, self._size, AHEAD)
+            self._reserved = self._reserved if self.low else self._size + AHEAD
+
+    async def durable(self) -> None:
+        """Return when everything appended before this call is on the disk. Raises JournalError."""
+        covering = self._last
+        if covering is not None and not covering.done():
+            # shielded: others share this sync, and one of them cancelled must not take it from the rest
+            with suppress(OSError):
+                await asyncio.shield(asyncio.wrap_future(covering))
+        if self._broken:
+            raise JournalError(self._broken)
+
+    def _sync(self) -> None:
+        with self._mutex:
+            self._next = None  # before the call: what is appended from now on may miss it, and asks for another
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            # the kernel may have dropped the pages and say so only once: no later sync can make this good
+            self._broken = f"cannot make the journal {self.path} durable: {error.strerror}"
+            raise
+
+    def close(self) -> None:
+        """Wait for the syncs under way, and close. Closing twice does no harm."""
+        self._pool.shutdown(wait=True)
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._size)  # give back what was kept
+            os.close(self._fd)
+            self._fd = -1
+            self._broken = self._broken or f"the journal {self.path} is closed"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _write(fd: int, data: bytes, size: int) -> int:
+    """Write all of it at the end, and return the file's new size. A full disk takes a part first, then says why."""
+    size += len(data)
+    while data:
+        data = data[os.write(fd, data) :]
+    return size

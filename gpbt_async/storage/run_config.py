@@ -1,0 +1,158 @@
+"""experiment.json: what a run was begun with, so that it can be taken up again.
+
+Written once, when everything about the experiment is settled and before the first fact; read at every resume. It
+holds the settings, where the training function comes from (a script by path, or the settings' own target), the
+folder the run was launched in, and the run's id, which marks its processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..declaration.address import Address
+from ..errors import FolderError, GPBTError, ScriptError
+from ..experiment import Settings
+from .files import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+#: the fields that tell of the script, which a resume may find elsewhere, or edited
+_SCRIPT = ("script", "script_sha256", "module", "root", "variable", "imports")
+
+
+@dataclass(slots=True)
+class RunConfig:
+    """run: a random id in hex. cwd: members' working directory. script: absolute path, None for an application's."""
+
+    run: str
+    cwd: str
+    settings: Settings | None = None
+    script: str | None = None
+    script_sha256: str | None = None
+    #: how the script was addressed, so that it is imported the same way again (Address)
+    module: str | None = None
+    root: str | None = None
+    variable: str | None = None
+    #: the files of the user's that it imports, by path, with their digests
+    imports: dict[str, str] = field(default_factory=dict)
+    #: what it declared when the run began, before the command line's options; as JSON
+    declared: dict[str, Any] | None = None
+    #: what the command line asked for: a resume asks for the same unless told otherwise
+    slots: int | None = None
+    gpus: str | None = None
+    start: str | None = None
+    nvml_library: str | None = None
+    #: a run that was begun on GPUs does not go on on the CPU unless told to
+    on_gpus: bool = False
+    #: its trackers, as --track says them
+    track: list[str] = field(default_factory=list)
+
+    @property
+    def address(self) -> Address | None:
+        """The script; None for an application's run."""
+        return Address(self.script, self.module, self.root, self.variable) if self.script is not None else None
+
+    @address.setter
+    def address(self, now: Address) -> None:
+        self.script, self.module, self.root, self.variable = now.file, now.module, now.root, now.variable
+
+    @property
+    def import_path(self) -> list[str]:
+        """Where a searcher or tracker of the user's own may be: beside the script, where that imports from, the cwd."""
+        target = self.settings.target if self.settings is not None else None
+        script = [self.root or os.path.dirname(self.script)] if self.script is not None else []
+        return list(dict.fromkeys([*script, *(target.sys_path if target is not None else ()), self.cwd]))
+
+    @classmethod
+    def read(cls, path: Path) -> RunConfig:
+        """Raises FolderError when the file is missing or damaged."""
+        remedy = "bring it back from a copy, or launch the script anew; what was best so far stands in"
+        remedy = f"{remedy} {path.with_name('best')}"
+        try:
+            flat = read_json(path)
+        except FolderError as error:
+            raise FolderError(f"{error}; {remedy}") from error
+        try:
+            settings = Settings.from_json(flat["settings"])
+            known = {name: flat[name] for name in cls.__dataclass_fields__ if name in flat and name != "settings"}
+            return cls(**known, settings=settings)
+        except (KeyError, TypeError, ValueError, GPBTError) as error:
+            raise FolderError(f"{path} is damaged, or of another version: {error!r}; {remedy}") from error
+
+    async def write(self, path: Path, **more: Any) -> None:
+        assert self.settings is not None
+        flat = {
+            "run": self.run,
+            "cwd": self.cwd,
+            **{name: getattr(self, name) for name in _SCRIPT},
+            "declared": self.declared,
+            "slots": self.slots,
+            "gpus": self.gpus,
+            "start": self.start,
+            "nvml_library": self.nvml_library,
+            "on_gpus": self.on_gpus,
+            "track": self.track,
+            "python": sys.executable,
+            **more,
+            "settings": self.settings.to_json(),
+        }
+        await write_json(path, flat)
+
+    async def update(self, path: Path) -> None:
+        """Write down where the script is now, and what it is, and who tracks the run, if that has changed."""
+        flat = {"track": [], **read_json(path)}
+        now = {name: getattr(self, name) for name in (*_SCRIPT, "cwd", "track")}
+        if any(flat.get(name) != value for name, value in now.items()):
+            await write_json(path, flat | now)
+
+    def check_script(
+        self, said: Address | None, changed: bool, warn: Callable[[str], None]
+    ) -> tuple[Address, str] | None:
+        """Where the script is and its digest; None where there is none. said: where it is said to be now.
+
+        Raises ScriptError when it is not there, or not what it was; changed: warn of that instead.
+        """
+        known = self.address
+        script = known if said is None else known.moved(said) if known is not None else said
+        if script is None:
+            return None
+        if not os.path.isfile(script.file):
+            remedy = "put it back there, or say where it is now: --script PATH"
+            raise ScriptError(f"{script.file}, the script of this run, does not exist: {remedy}")
+        script.check()
+        sha256 = digest(script.file)
+        if sha256 != self.script_sha256:
+            if not changed:
+                remedy = "to let its new code train the rest: --changed-script"
+                raise ScriptError(f"{script.file} has changed since the run began; {remedy}")
+            warn(f"{script.file} has changed since the run began: its new code trains the rest")
+        if said is not None:
+            self.address = script
+            if not os.path.isdir(self.cwd):
+                self.cwd = os.getcwd()  # another machine, or another user's
+        return script, sha256
+
+    def check_imports(self, now: dict[str, str], warn: Callable[[str], None]) -> None:
+        """Say which files that the script imports were edited since the run began. They are not refused."""
+        edited = [file for file, sha256 in now.items() if self.imports.get(file, sha256) != sha256]
+        if edited:
+            many = "were" if len(edited) > 1 else "was"
+            shown = ", ".join(edited[:5]) + (f" and {len(edited) - 5} more" if len(edited) > 5 else "")
+            warn(f"{shown}, which the script imports, {many} edited since the run began: the new code trains the rest")
+        self.imports = now
+
+
+def digest(script: str) -> str:
+    """Raises ScriptError when it cannot be read."""
+    try:
+        with open(script, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ScriptError(f"{script} cannot be read: {error.strerror}") from None

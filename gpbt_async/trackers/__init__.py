@@ -1,0 +1,1 @@
+"""A run reported to MLflow, W&B, TensorBoard or files."""

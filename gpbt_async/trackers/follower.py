@@ -1,0 +1,346 @@
+"""Following a run by what lies in its folder, and telling a tracker of it.
+
+Everything a tracker is told is on the disk before anybody else hears of it: facts in journal.jsonl, and each report in
+the member's metrics.jsonl, which the member writes before it sends it. So a follower reads those two, beside a live run
+or years after it, and needs nothing from the scheduler, which does nothing for it either. A tracker that is slow has
+everything waiting for it on the disk; one that died goes on at its *position*: how many facts were told, and for each
+member in training how much of its file. Where a position does not fit the journal any more, as a power failure took the
+journal's last facts, everything is told from the start once more, and the tracker leaves out what it has. The engine is
+replayed beside it, which alone knows that an attempt that failed was the last one, or which generation a member is of.
+
+The one surprise is retries. A new attempt deletes the metrics file of the one before, so a follower that lags may open
+the wrong one. But before the file is deleted, the journal says that the earlier attempt has failed or was lost; so each
+file, once opened, is believed only after another look at the journal. What an attempt that does not count had reported
+is told if it was read in time, and else not.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .. import events
+from ..ask import path_text
+from ..engine.engine import Engine
+from ..engine.tree import State
+from ..errors import FolderError, JournalError
+from ..processes import wire
+from ..storage.files import read_json
+from ..storage.journal import JournalReader
+from ..storage.run_config import RunConfig
+from ..tracked import Ending, TrackedMember, TrackedRun
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ..engine.tree import Node
+    from ..events import Fact
+    from ..storage.folder import RunFolder
+    from ..tracked import Tracker
+
+
+#: the layout of a position
+FORMAT = 1
+#: facts told, and bytes of one member's reports read, in one turn
+FACTS, PIECE = 200, 1 << 18
+
+
+@dataclass(slots=True)
+class _Open:
+    """A member that was started and has not ended.
+
+    read: bytes of its file told of. steps: reports told. whole: no more will come. end: when it ended, once known.
+    """
+
+    member: TrackedMember
+    read: int = 0
+    steps: int = 0
+    file: int | None = None
+    rest: bytes = b""
+    whole: bool = False
+    end: float | None = None
+
+
+class Follower:
+    """Tells `tracker` of the run in `folder`, from `position` on (what `position()` returned; None: from the start).
+
+    A position that does not fit the journal, or is damaged, is no use: everything is told again from the start, and the
+    tracker told that it is.
+    """
+
+    def __init__(
+        self, folder: RunFolder, tracker: Tracker, place: Path, position: Mapping[str, Any] | None = None
+    ) -> None:
+        record = RunConfig.read(folder.experiment)
+        assert record.settings is not None
+        self._folder, self._tracker, self._settings = folder, tracker, record.settings
+        self._run = TrackedRun(
+            id=record.run,
+            name=folder.name,
+            folder=folder.path,
+            place=place,
+            score=record.settings.score,
+            mode=record.settings.mode,
+            settings=record.settings.to_json(),
+        )
+        self._position = position
+        self._from_the_start()
+
+    def _from_the_start(self) -> None:
+        self._engine = Engine(self._settings)
+        self._journal = JournalReader(self._folder.journal)
+        self._queue: deque[Fact] = deque()
+        #: facts told, and what tells the last of them from all others
+        self._told, self._last = 0, ""
+        self._open: dict[int, _Open] = {}
+        #: by member: its last attempt in the journal, the lineage step behind its last report, and its last values
+        self._latest: dict[int, int] = {}
+        self._behind: dict[int, int] = {}
+        self._values: dict[int, Mapping[str, float]] = {}
+        #: attempts that failed or were lost, as far as the journal was read
+        self._void: set[tuple[int, int]] = set()
+
+    def begin(self) -> None:
+        """Open the tracker, and take up what was told before."""
+        if self._position is not None:
+            try:
+                self._take_up(self._position)
+                self._run = replace(self._run, kept=self._position.get("kept"))
+            except (JournalError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+                self._from_the_start()
+                self._run = replace(self._run, again=True)
+        self._tracker.opened(self._run)
+        for going in self._open.values():
+            self._tracker.started(going.member)
+
+    def turn(self) -> bool:
+        """Tell some of what is new; False when nothing was."""
+        told = False
+        if not self._queue:
+            self._read()
+        for _ in range(min(FACTS, len(self._queue))):
+            self._handle(self._queue.popleft())
+            told = True
+        for each in list(self._open.values()):
+            told |= not each.whole and self._report(each)
+        return told
+
+    def position(self, kept: Any) -> dict[str, Any]:
+        going = {str(m): [o.member.attempt, o.read, o.steps, o.whole] for m, o in self._open.items()}
+        told = {"facts": self._told, "last": self._last}
+        return {"format": FORMAT, "run": self._run.id, **told, "open": going, "kept": kept}
+
+    def close(self) -> None:
+        """Say what the run came to, so far or for good."""
+        ended = self._engine.ended
+        how = "interrupted" if ended is None else "failed" if ended.reason else "finished"
+        try:
+            summary = read_json(self._folder.summary)
+        except FolderError:
+            summary = {}
+        self._tracker.closed({**summary, "how": how})
+        for each in self._open.values():
+            _close(each)
+
+    # ---- the journal
+
+    def _read(self) -> None:
+        for fact in self._journal.more():
+            self._queue.append(fact)
+            if isinstance(fact, events.Started):
+                self._latest[fact.member] = fact.attempt
+            elif isinstance(fact, events.Failed | events.Lost):
+                self._void.add((fact.member, fact.attempt))
+
+    def _take_up(self, position: Mapping[str, Any]) -> None:
+        """Replay what was told already, without telling it, and go on with who was in training.
+
+        A power failure may have taken facts from the journal that were told, and others came instead: ValueError.
+        """
+        self._read()
+        facts, going = int(position["facts"]), {int(m): list(o) for m, o in position["open"].items()}
+        if position["format"] != FORMAT or position["run"] != self._run.id or facts > len(self._queue):
+            raise ValueError("it is of another run, of another version, or of another journal")
+        begun: dict[int, float] = {}
+        for _ in range(facts):
+            fact = self._queue.popleft()
+            self._apply(fact)
+            if isinstance(fact, events.Started):
+                begun[fact.member] = fact.t
+        if position["last"] != self._last:
+            raise ValueError("it is of another journal")
+        for id, (attempt, *far) in going.items():
+            read, steps, whole = map(int, far if not self._tracker.forgets else (0, 0, False))
+            member = self._member(self._engine.tree.members[id], int(attempt), begun[id], steps)
+            if attempt == self._latest[id]:  # else another one has begun meanwhile
+                self._open[id] = _Open(member, read, steps, whole=bool(whole))
+
+    def _apply(self, fact: Fact) -> None:
+        try:
+            self._engine.handle(fact)
+        except JournalError as error:
+            raise JournalError(f"{self._folder.journal}: {error}") from None
+        self._told += 1
+        self._last = f"{type(fact).__name__} {fact.t!r}"
+        if isinstance(fact, events.Started):
+            self._values.pop(fact.member, None)  # an earlier attempt's
+        elif isinstance(fact, events.Trained | events.Stopped):
+            self._values[fact.member] = fact.metrics  # the engine forgets them with the checkpoint
+
+    def _handle(self, fact: Fact) -> None:
+        self._apply(fact)
+        if isinstance(fact, events.Started):
+            if fact.attempt == self._latest[fact.member]:
+                self._start(self._engine.tree.members[fact.member], fact)
+        elif isinstance(fact, events.Trained | events.Stopped | events.Failed | events.Lost):
+            going = self._open.get(fact.member)
+            if going is not None and going.member.attempt == fact.attempt and not going.whole:
+                self._finish_reports(going, fact)
+        # one fact may settle others, too: those whose parent's checkpoint is lost
+        for going in [o for o in self._open.values() if self._engine.tree.members[o.member.id].state.settled]:
+            self._end(going, fact)
+
+    def _start(self, member: Node, fact: events.Started) -> None:
+        before = self._open.pop(member.id, None)
+        if before is not None:
+            _close(before)
+        going = self._open[member.id] = _Open(self._member(member, fact.attempt, fact.t))
+        self._tracker.started(going.member)
+
+    def _end(self, going: _Open, fact: Fact) -> None:
+        member = self._engine.tree.members[going.member.id]
+        if not going.whole:
+            self._finish_reports(going, fact)
+        del self._open[member.id]
+        score = member.score if member.state is not State.FAILED else None
+        reason = member.reason if member.state is not State.FINISHED else ""  # an earlier attempt's
+        metrics = dict(self._values.get(member.id, {}))
+        ending = Ending(member.state.value, score, fact.t, member.seconds, reason, metrics)
+        self._tracker.ended(going.member, ending)
+
+    def _member(self, member: Node, attempt: int, t: float, at: int | None = None) -> TrackedMember:
+        """at: how many of its reports were told, if it is one that goes on."""
+        return TrackedMember(
+            run=self._run.name,
+            id=member.id,
+            path=path_text(member.path),
+            generation=member.generation,
+            parent=member.parent.id if member.parent is not None else None,
+            lineage=tuple(m.id for m in member.ancestry),
+            config=member.config,
+            seed=member.seed,
+            attempt=attempt,
+            t=t,
+            offset=self._end_of(member.parent) if member.parent is not None else 0,
+            known=at is not None,
+            at=at or 0,
+        )
+
+    # ---- reports
+
+    def _report(self, going: _Open) -> bool:
+        """Tell a turn's worth of what it has reported since."""
+        if going.file is None:
+            going.file = self._metrics(going)
+        if going.file is None:
+            return False
+        try:
+            data = os.read(going.file, PIECE)
+        except OSError:  # a file server that is away: the next look may find it back
+            return False
+        *lines, going.rest = (going.rest + data).split(b"\n")
+        if len(going.rest) > wire.LIMIT:
+            going.read += len(going.rest)
+            going.rest = b""  # the line's end will not be taken for one
+        for line in lines:
+            self._line(going, line)
+            going.read += len(line) + 1
+        return bool(data)
+
+    def _line(self, going: _Open, line: bytes) -> None:
+        for t, metrics in self._reports([line]):
+            now = going.end if going.end is not None else time.time()
+            self._tracker.reported(going.member, going.steps, metrics, now if t is None else t)
+            going.steps += 1
+
+    def _finish_reports(self, going: _Open, fact: Fact) -> None:
+        """It reports no more: read its file to the end."""
+        going.end = fact.t
+        while self._report(going):
+            pass
+        if going.rest:
+            self._line(going, going.rest)
+        if not going.steps and isinstance(fact, events.Trained | events.Stopped) and fact.metrics:
+            self._tracker.reported(going.member, 0, fact.metrics, fact.t)  # its file was cleaned away
+            going.steps = 1
+        going.whole, going.rest = True, b""
+        self._behind[going.member.id] = going.member.offset + going.steps
+        _close(going)
+
+    def _metrics(self, going: _Open) -> int | None:
+        """The file of the reports of this very attempt, read as far as was told; None if there is none (any more)."""
+        id, attempt = going.member.id, going.member.attempt
+        try:
+            file = os.open(self._folder.member(id).metrics, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None
+        self._read()
+        settled = self._engine.tree.members[id].state.settled
+        void = self._latest[id] != attempt or ((id, attempt) in self._void and not settled)
+        if void or not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            return None
+        os.lseek(file, going.read, os.SEEK_SET)
+        return file
+
+    def _reports(self, lines: list[bytes]) -> Iterator[tuple[float | None, dict[str, float]]]:
+        """(time, metrics) of the lines that are reports. A program's tell no time, and `t` is a metric of its own."""
+        for line in lines:
+            if not line.strip() or len(line) > wire.LIMIT:
+                continue
+            try:
+                numbers = wire.numbers(wire.loads(line, strict=False))
+            except wire.WireError:
+                continue
+            t = numbers.pop("t", None) if self._settings.command is None else None
+            yield None if t is None else _float(t), {name: _float(value) for name, value in numbers.items()}
+
+    def _end_of(self, member: Node) -> int:
+        """The lineage step behind the last report of a member that has ended."""
+        unknown: list[Node] = []
+        each: Node | None = member
+        while each is not None and each.id not in self._behind:
+            unknown.append(each)
+            each = each.parent
+        end = self._behind[each.id] if each is not None else 0
+        for member in reversed(unknown):  # told in an earlier session: what was told then is counted again
+            end += self._count(member)
+            self._behind[member.id] = end
+        return end
+
+    def _count(self, member: Node) -> int:
+        path = self._folder.member(member.id).metrics
+        try:
+            lines = path.read_bytes().split(b"\n") if path.is_file() else []
+        except OSError:
+            lines = []
+        return sum(1 for _ in self._reports(lines)) or int(bool(self._values.get(member.id)))
+
+
+def _close(going: _Open) -> None:
+    if going.file is not None:
+        os.close(going.file)
+        going.file = None
+
+
+def _float(value: float) -> float:
+    """An int of any size as a float: too large is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")

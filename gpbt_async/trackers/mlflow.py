@@ -1,0 +1,194 @@
+"""The tracker that tells MLflow (extra `mlflow`): an experiment a run, a run a member.
+
+The destination is a folder, MLflow's own file store, or any tracking URI (`sqlite:///runs.db`, `http://…`); without one
+it is what MLFLOW_TRACKING_URI says, or a file store in the run's own folder. MLflow reads file stores only if it is
+allowed to:
+
+    MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri runs/NAME/tracking/mlflow
+
+A member's config are its run's parameters, which never change, and `gpbt.member`, `gpbt.lineage`, `gpbt.parent` and so
+on are its tags. Metrics are logged over the member's own steps; `lineage/accuracy` is `accuracy` over lineage steps, so
+that the runs of a lineage, selected together, draw one line, and `lineage/config/lr` is its schedule. When a member is
+tried again, the run of the attempt that does not count is put into MLflow's bin (`mlflow gc` empties it).
+
+Reports are logged in batches. After a crash, what a run has already is found by the history of its metrics. What has
+to be mended then is a file store that was killed while it made a run or a file: it cannot list its runs any more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..tracked import Tracker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..tracked import Ending, TrackedMember, TrackedRun
+
+
+#: what MLflow takes in one call, and the longest texts it takes
+BATCH, LONGEST = 900, 500
+#: a destination that is no path
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|databricks$")
+#: not in the name of a metric or a parameter
+_ODD = re.compile(r"[^\w\-. :/]", re.ASCII)
+
+
+class MLflow(Tracker):
+    """Runs in the MLflow experiment that is called as the run is."""
+
+    def __init__(self, destination: str | None = None) -> None:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import entities
+        from mlflow.tracking import MlflowClient
+
+        self._entities, self._client_of = entities, MlflowClient
+        self._destination = destination if destination is not None else os.environ.get("MLFLOW_TRACKING_URI")
+        #: MLflow's run of each member that may be begun again, which of them have failed, and, after a crash, all that
+        #: were known before, by member, attempt and when it began
+        self._runs: dict[int, str] = {}
+        self._failed: set[str] = set()
+        self._known: dict[tuple[str, str, int], str] = {}
+        #: of a run that is gone on with: the last step it has of each metric
+        self._has: dict[int, dict[str, int]] = {}
+        self._waiting: dict[int, list[Any]] = {}
+
+    def opened(self, run: TrackedRun) -> None:
+        self._run = run
+        uri = self._destination if self._destination is not None else str(run.place / "mlflow")
+        self._client = self._client_of(uri if URI.match(uri) else Path(uri).absolute().as_uri())
+        there = self._client.get_experiment_by_name(run.name)
+        self._experiment = there.experiment_id if there is not None else self._client.create_experiment(run.name)
+        if run.kept is not None or run.again:
+            if not URI.match(uri):
+                _mend(Path(uri, self._experiment), run.name)
+            self._find()
+
+    def _find(self) -> None:
+        """Which runs are there already, of this very run of ours."""
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
+            for run in page:
+                tags, name = run.data.tags, run.info.run_name or ""
+                if tags.get("gpbt.run_id", self._run.id) != self._run.id or not name.startswith(f"{self._run.name}/"):
+                    continue
+                if "gpbt.whole" not in tags:  # killed while it was made
+                    self._client.delete_run(run.info.run_id)
+                    continue
+                self._known[tags["gpbt.member"], tags["gpbt.attempt"], run.info.start_time] = run.info.run_id
+                state = tags.get("gpbt.state")
+                if state in (None, "failed") or self._run.again:
+                    self._runs[int(tags["gpbt.member"])] = run.info.run_id
+                if state == "failed":
+                    self._failed.add(run.info.run_id)
+            token = page.token
+            if not token:
+                return
+
+    def started(self, member: TrackedMember) -> None:
+        before = self._runs.pop(member.id, None)
+        self._waiting[member.id] = []
+        self._has.pop(member.id, None)
+        there = self._known.get((str(member.id), str(member.attempt), _ms(member.t)))
+        if before is not None and before != there:
+            self._client.delete_run(before)
+        if there is not None:
+            self._runs[member.id] = there
+            self._client.update_run(there, status="RUNNING")
+            names = self._client.get_run(there).data.metrics
+            histories = {name: self._client.get_metric_history(there, name) for name in names}
+            self._has[member.id] = {name: max(point.step for point in told) for name, told in histories.items()}
+            return
+        told = {f"gpbt.{name}": value[:LONGEST] for name, value in member.tags().items()}
+        name = f"{member.run}/{member.name}"
+        tags = {"gpbt.run_id": self._run.id, **told, "mlflow.runName": name}
+        run = self._client.create_run(self._experiment, start_time=_ms(member.t), tags=tags)
+        self._runs[member.id] = run.info.run_id
+        param = self._entities.Param
+        params = [param(_name(name), str(value)[:LONGEST]) for name, value in member.config.items()]
+        for i in range(0, len(params), 100):
+            self._client.log_batch(run.info.run_id, params=params[i : i + 100])
+        self._client.set_tag(run.info.run_id, "gpbt.whole", "yes")
+
+    def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
+        has = self._has.get(member.id, {})
+        further = member.offset + step
+        points = [(name, value, step) for name, value in metrics.items()]
+        points += [(f"lineage/{name}", value, further) for name, value in {**metrics, **member.schedule}.items()]
+        metric = self._entities.Metric
+        named = ((_name(name), value, at) for name, value, at in points)
+        waiting = self._waiting[member.id]
+        waiting += [metric(name, value, _ms(t), at) for name, value, at in named if at > has.get(name, -1)]
+        if len(waiting) > BATCH:
+            self._flush(member.id)
+
+    def ended(self, member: TrackedMember, ending: Ending) -> None:
+        self._flush(member.id)
+        run = self._runs[member.id]
+        metric, tag = self._entities.Metric, self._entities.RunTag
+        score = [metric("gpbt.score", ending.score, _ms(ending.t), 0)] if ending.score is not None else []
+        score = score if "gpbt.score" not in self._has.get(member.id, {}) else []
+        tags = [tag("gpbt.state", ending.state), tag("gpbt.reason", ending.reason[:LONGEST])]
+        self._client.log_batch(run, metrics=score, tags=tags)
+        status = {"finished": "FINISHED", "failed": "FAILED"}.get(ending.state, "KILLED")
+        self._client.set_terminated(run, status, end_time=_ms(ending.t))
+        if ending.state == "failed":
+            self._failed.add(run)  # it may be tried again, and this one then not count
+        else:
+            del self._runs[member.id]
+        del self._waiting[member.id]
+        self._has.pop(member.id, None)
+
+    def keep(self) -> Any:
+        for id in self._waiting:
+            self._flush(id)
+        return {}
+
+    def _flush(self, id: int) -> None:
+        waiting = self._waiting[id]
+        while waiting:
+            self._client.log_batch(self._runs[id], metrics=waiting[:BATCH])
+            del waiting[:BATCH]
+
+    def closed(self, summary: Mapping[str, Any]) -> None:
+        self.keep()
+        for run in set(self._runs.values()) - self._failed:
+            self._client.set_terminated(run, "KILLED")
+
+
+def _mend(experiment: Path, name: str) -> None:
+    """Put right what a killed file store left half made: runs that nothing was logged to yet, and empty files."""
+    for place in experiment.iterdir():
+        meta, tags = place / "meta.yaml", place / "tags"
+        if not re.fullmatch("[0-9a-f]{32}", place.name):
+            continue
+        for file in (place / "metrics").rglob("*"):
+            if file.is_file() and not file.stat().st_size:
+                file.unlink()
+        told = meta.read_text() if meta.exists() else ""
+        if not (tags / "gpbt.whole").exists():
+            if not told or f"run_name: {name}/" in told:
+                shutil.rmtree(place)
+        elif not told:  # the rest of a run is in files of its own; JSON is YAML, too
+            who = {"run_id": place.name, "run_name": (tags / "mlflow.runName").read_text(), "user_id": "unknown"}
+            where = {"experiment_id": experiment.name, "artifact_uri": (place / "artifacts").as_uri()}
+            how = {"start_time": int(place.stat().st_ctime * 1000), "end_time": None, "status": 1}
+            meta.write_text(json.dumps({**who, **where, **how, "lifecycle_stage": "active", "tags": []}))
+
+
+def _ms(t: float) -> int:
+    return int(t * 1000)
+
+
+def _name(name: str) -> str:
+    """A name MLflow takes: some of its stores make paths of them, in which there is no way up."""
+    parts = [part for part in _ODD.sub("_", name).split("/") if part.strip(" .")]
+    return "/".join(parts)[:240] or "_"

@@ -1,0 +1,159 @@
+"""Which trackers there are, and what `--track` says: a kind, and perhaps where to.
+
+    jsonl[:FILE]   csv[:DIR]   tensorboard[:DIR]   mlflow[:DIR or URI]   wandb[:DIR]   module:Name
+
+What can be known to be wrong without importing anything is refused here, before a run begins: an unknown kind, a
+package or a module that is not there, a place that cannot be made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import shlex
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ExperimentError, MissingExtra
+from .mlflow import URI
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..tracked import Tracker
+
+
+#: the kinds of our own, and the package each needs
+KINDS = {"jsonl": "", "csv": "", "tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One tracker that was asked for. kind: of our own, or a module; to: where to, or the class in the module."""
+
+    kind: str
+    to: str | None
+    #: the option that said so
+    option: str = field(default="--track", compare=False)
+
+    @property
+    def own(self) -> bool:
+        return self.kind in KINDS
+
+    def __str__(self) -> str:
+        return self.kind if self.to is None else f"{self.kind}:{self.to}"
+
+    @property
+    def typed(self) -> str:
+        """As it is typed into a shell."""
+        return shlex.quote(str(self))
+
+    @property
+    def stem(self) -> str:
+        """The name of its files in the run's folder."""
+        if self.to is None:
+            return self.kind
+        return f"{self.kind if self.own else 'own'}-{hashlib.blake2b(str(self).encode(), digest_size=4).hexdigest()}"
+
+    @property
+    def path(self) -> str | None:
+        """What it writes to, where that is a path that was given."""
+        if not self.own or self.to is None or (self.kind == "mlflow" and URI.match(self.to)):
+            return None
+        return self.to
+
+    def check(self, path: Iterable[str] = ()) -> None:
+        """Raises MissingExtra, or ExperimentError when a module or a place is not there. path: modules may be there."""
+        said = f"{self.option} {self}"
+        if not self.own:
+            top = self.kind.partition(".")[0]
+            if top not in sys.modules and not importlib.machinery.PathFinder.find_spec(top, [*path, *sys.path]):
+                raise ExperimentError(
+                    f"{said}: there is no module {top}; the trackers of our own are {', '.join(KINDS)}"
+                )
+            return
+        if KINDS[self.kind] and not _installed(KINDS[self.kind]):
+            needs = f"needs {KINDS[self.kind]}, which is not installed"
+            raise MissingExtra(f"{said}: {needs}: pip install 'gpbt-async[{self.kind}]'")
+        if self.path is not None:
+            folder = os.path.dirname(self.path) if self.kind == "jsonl" else self.path
+            try:
+                os.makedirs(folder, exist_ok=True)
+                if self.kind == "jsonl" and os.path.isdir(self.path):
+                    inside = os.path.join(self.path, "metrics.jsonl")
+                    raise ExperimentError(f"{said}: is a folder; give the path of a file, as in jsonl:{inside}")
+                if self.kind != "jsonl" and not os.access(folder, os.W_OK):
+                    raise ExperimentError(f"{said}: {self.path} cannot be written to")
+            except OSError as error:
+                raise ExperimentError(f"{said}: {folder} cannot be made: {error.strerror}") from None
+
+
+def parse(text: Any, option: str = "--track") -> Spec:
+    """What `--track` says, or another option. Raises ExperimentError."""
+    kind, colon, to = str(text).partition(":")
+    if kind in KINDS and (to or not colon):
+        if kind == "mlflow" and URI.match(to):
+            return Spec(kind, to, option)
+        return Spec(kind, os.path.abspath(os.path.expanduser(to)) if to else None, option)
+    if all(part.isidentifier() for part in (*kind.split("."), *to.split("."))):
+        return Spec(kind, to, option)
+    known = ", ".join(KINDS)
+    raise ExperimentError(f"{option} {text}: must be one of {known}, with :DESTINATION or without, or module:Name")
+
+
+def parse_all(texts: Sequence[Any]) -> list[Spec]:
+    """Each once; `none` alone is none at all. Raises ExperimentError."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise ExperimentError.of("track", texts, "must be a list of texts such as 'jsonl' or 'mlflow:mlruns'")
+    if list(texts) == ["none"]:
+        return []
+    if "none" in texts:
+        raise ExperimentError(f"--track {' --track '.join(texts)}: none stands alone")
+    return list(dict.fromkeys(map(parse, texts)))
+
+
+def find(spec: Spec) -> Any:
+    """A tracker's class in a module of the user's. Raises ExperimentError if it is not there, or as its import does."""
+    found = importlib.import_module(spec.kind)
+    for name in (spec.to or "").split("."):
+        if not hasattr(found, name):
+            raise ExperimentError(f"{spec.option} {spec}: there is no {spec.to} in the module {spec.kind}")
+        found = getattr(found, name)
+    return found
+
+
+def make(spec: Spec) -> Tracker:
+    """The tracker itself: for its own process, as this imports what it needs. Raises whatever that raises."""
+    if not spec.own:
+        made: Tracker = find(spec)()
+        return made
+    if spec.kind in ("jsonl", "csv"):
+        from .files import Csv, JsonLines
+
+        return JsonLines(spec.to) if spec.kind == "jsonl" else Csv(spec.to)
+    if spec.kind == "tensorboard":
+        from .tensorboard import TensorBoard
+
+        return TensorBoard(spec.to)
+    if spec.kind == "mlflow":
+        from .mlflow import MLflow
+
+        return MLflow(spec.to)
+    from .wandb import WandB
+
+    return WandB(spec.to)
+
+
+def _installed(package: str) -> bool:
+    """A folder of that name that happens to lie here (`wandb` makes one) is not the package."""
+    if package in sys.modules:
+        return True
+    try:
+        found = importlib.util.find_spec(package)
+    except ValueError:
+        return False
+    return found is not None and found.origin is not None

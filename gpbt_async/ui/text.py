@@ -1,0 +1,173 @@
+"""How numbers, times and configs are worded for people: pure functions from values to short text.
+
+Shared by the faces; knows nothing of runs, terminals or colours beyond this: a *line* is a list of (text, style), the
+style being one that rich understands, so that what is shown can be tested as plain data.
+
+GPUs as lines of text: of a run that goes on, and of the machine. Plain data in, words out, for every face.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from ..formatting import counted, duration, format_bytes, number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+Line = list[tuple[str, str]]
+
+#: what there is instead where the encoding has no such signs
+ASCII = str.maketrans({"█": "#", "▓": "+", "▒": "-", "·": ".", "×": "x", "–": "-", "…": "~", "←": "<"})
+
+
+def unstyled(line: Line) -> str:
+    return "".join(text for text, _ in line)
+
+
+def short_model(name: str) -> str:
+    """A GPU's name without what all of them have in common."""
+    return name.replace("NVIDIA ", "").replace("GeForce ", "")
+
+
+def crop(text: str, width: int, left: bool = False) -> str:
+    """At most `width` characters, with a sign where some were left out."""
+    if len(text) <= width:
+        return text
+    if width < 2:
+        return "…"[:width]
+    return "…" + text[len(text) - width + 1 :] if left else text[: width - 1] + "…"
+
+
+def fit(line: Line, width: int) -> Line:
+    """A line of at most `width` characters."""
+    if sum(len(text) for text, _ in line) <= width:
+        return line
+    fitted: Line = []
+    for text, style in line:
+        fitted.append((crop(text, width), style))
+        width -= len(text)
+        if width < 0:
+            break
+    return fitted
+
+
+def estimate(left: float, seconds: Sequence[float], slots: float) -> tuple[float, float] | None:
+    """Between which times `left` more members are likely trained, by the `seconds` that others took. None: unknown.
+
+    slots: how many train at once on average. What counts for a sum is the mean; it is taken two standard errors wide.
+    """
+    if left <= 0:
+        return (0.0, 0.0)
+    if slots <= 0 or not seconds:
+        return None
+    mean = statistics.fmean(seconds)
+    error = 2 * statistics.pstdev(seconds) * math.sqrt(1 / left + 1 / len(seconds))
+    return left * max(0.0, mean - error) / slots, left * (mean + error) / slots
+
+
+def estimate_text(between: tuple[float, float] | None) -> str:
+    if between is None:
+        return ""
+    low, high = (duration(seconds) for seconds in between)
+    return f"about {low if low == high else f'{low}–{high}'} left"
+
+
+def config_line(config: Mapping[str, Any], parent: Mapping[str, Any] | None, width: int) -> Line:
+    """A config in at most `width` characters, in its own order, what differs from the parent's highlighted.
+
+    Where room is short, what was changed is shown before what was not, and "+2" says how many are not shown.
+    """
+    changed = [parent is not None and parent.get(name, value) != value for name, value in config.items()]
+    items = [crop(f"{name} {number(value)}", min(width, 30)) for name, value in config.items()]
+    shown = set(range(len(items)))
+    if sum(len(text) + 2 for text in items) - 2 > width:
+        room, shown = width - len(f"+{len(items)}"), set()
+        for i in sorted(range(len(items)), key=lambda i: not changed[i]):
+            if len(items[i]) + 2 <= room:
+                room -= len(items[i]) + 2
+                shown.add(i)
+    line = [(items[i] + "  ", "bold yellow" if changed[i] else "") for i in sorted(shown)]
+    if len(shown) == len(items):
+        return [*line[:-1], (items[-1], line[-1][1])] if line else []
+    return [*line, (crop(f"+{len(items) - len(shown)}", width), "dim")]
+
+
+def bar(counts: Sequence[int], cells: int) -> list[int]:
+    """`cells` shared out in proportion to `counts`: whatever is there gets one at least, while there are enough."""
+    total = sum(counts)
+    if not total:
+        return [0] * len(counts)
+    due = [count * cells / total for count in counts]
+    shares = [max(1, round(d)) if d else 0 for d in due]
+    while (step := cells - sum(shares)) > 0:
+        shares[max(range(len(due)), key=lambda i: due[i] - shares[i])] += 1
+    for _ in range(-step):
+        spare = [i for i, share in enumerate(shares) if share > 1] or [i for i, share in enumerate(shares) if share]
+        shares[max(spare, key=lambda i: shares[i] - due[i])] -= 1
+    return shares
+
+
+STYLES = {"in use": "green", "ok": "", "busy": "yellow", "dirty": "yellow", "drained": "dim", "faulty": "red"}
+#: a state as people say it
+WORDS = {"ok": "free", "faulty": "set aside", "dirty": "set aside"}
+
+
+def gpu_lines(rows: Sequence[Mapping[str, Any]], now: float) -> list[Line]:
+    """A line for each GPU of a run (Pool.rows)."""
+    names = [_name(row) for row in rows]
+    wide = max(map(len, names), default=0)
+    lines: list[Line] = []
+    for name, row in zip(names, rows, strict=True):
+        state = str(row["state"])
+        line: Line = [(f"{name:{wide}}  ", "bold"), (f"{WORDS.get(state, state):9}  ", STYLES.get(state, ""))]
+        line.append((", ".join(_numbers(row)), "dim"))
+        if row["reason"]:
+            line.append((f"  {why(row, now)}", STYLES.get(state, "")))
+        lines.append(line)
+    return lines
+
+
+def why(row: Mapping[str, Any], now: float) -> str:
+    """Why a GPU is not given out, since when, and when it is tried again."""
+    text = str(row["reason"])
+    if row["since"]:
+        text += f" (for {duration(max(0.0, now - row['since']))}"
+        text += f", tried again in {duration(max(0.0, row['retry'] - now))})" if row["retry"] else ")"
+    return text
+
+
+def waiting_text(waiting: Mapping[str, Any] | None, now: float) -> str:
+    """What waits for a GPU, since when, and why no GPU is given to it; empty if nothing does."""
+    if not waiting:
+        return ""
+    who = f"{counted(waiting['members'], 'member')} wait" + "s" * (waiting["members"] == 1)
+    text = f"{who} for a GPU" if waiting["members"] else "no GPU is free"
+    if waiting["since"]:
+        text += f" for {duration(max(0.0, now - waiting['since']))}"
+    reasons = "; ".join(f"GPU {label}: {reason}" for label, reason in waiting["why"].items())
+    return text + (f": {reasons}" if reasons else "")
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"GPU {row['gpu']} {short_model(row['name'])}".rstrip()
+
+
+def _numbers(row: Mapping[str, Any]) -> list[str]:
+    words: list[str] = []
+    members = row.get("members")
+    if members:
+        words.append(f"{'member' if len(members) == 1 else 'members'} {' '.join(map(str, members))}")
+    if row["used"] is not None and row["total"]:
+        words.append(f"{format_bytes(max(0, row['total'] - row['used']))} of {format_bytes(row['total'])} free")
+    for key, whose in (("ours", "ours"), ("others", "others'")):
+        if row.get(key):
+            words.append(f"{format_bytes(row[key])} {whose}")
+    if row["utilisation"] is not None:
+        words.append(f"{row['utilisation']} %")
+    if row["temperature"] is not None:
+        words.append(f"{row['temperature']} °C")
+    return words

@@ -1,0 +1,271 @@
+"""The watchdog: silent in runs that are well, and not in those that could fall asleep. Deadlines and the clock, too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from engine_driver import Driver, settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpbt_async import events
+from gpbt_async.devices.slots import Slot
+from gpbt_async.engine import engine
+from gpbt_async.engine.engine import Engine, pause
+from gpbt_async.engine.tree import Node
+from gpbt_async.processes.worker import Outcome
+from gpbt_async.scheduler import clock as clock_module
+from gpbt_async.scheduler import watchdog
+from gpbt_async.scheduler.clock import Clock, Deadlines
+from gpbt_async.scheduler.loop import Scheduler
+from gpbt_async.scheduler.watchdog import Watchdog, suspicion
+
+
+class Pool:
+    """Slots that are all free, or tell why not."""
+
+    why = None
+
+    def waiting(self):
+        return self.why
+
+
+def performed(driver):
+    return dict.fromkeys([*driver.pending, *driver.running.values()], 1)
+
+
+@given(
+    st.builds(
+        settings,
+        schedule=st.sampled_from(["async", "sync"]),
+        selection=st.sampled_from(["comma", "plus"]),
+        evidence=st.sampled_from([0.0, 0.75, 1.0]),
+        attempts=st.integers(1, 3),
+    ),
+    st.integers(1, 8),
+    st.integers(0, 10**6),
+)
+def test_a_run_that_is_well_is_never_suspected(s, slots, seed):
+    driver = Driver(s, slots, random.Random(seed), fail=0.1, nan=0.05, lose=0.1, damage=0.02)
+    driver.open()
+    while driver.turn():
+        begun = [m for m in driver.engine.training if m.slot is not None]
+        assert suspicion(driver.engine, performed(driver), len(begun), 0) == ""
+
+
+def opened():
+    driver = Driver(settings(schedule="sync"), 2, random.Random(0))
+    driver.open()
+    return driver
+
+
+def test_a_command_that_nobody_performs():
+    driver = opened()
+    (command,) = driver.pending
+    assert suspicion(driver.engine, {}, 0, 0) == f"nobody performs {command}"
+    assert suspicion(driver.engine, {command: 1}, 0, 0) == ""
+
+
+def test_a_free_slot_that_somebody_waits_for():
+    driver = opened()
+    assert suspicion(driver.engine, performed(driver), 1, 1) == "1 members wait for a slot, and 1 are free"
+    assert suspicion(driver.engine, performed(driver), 2, 1) == ""
+
+
+def test_an_answer_that_nobody_was_asked_for_and_members_that_are_not_there():
+    driver = opened()
+    driver.engine._asked.clear()
+    assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for a searcher that nobody was asked for"
+    driver.engine._open = 1
+    assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for members to finish, and there are none"
+    driver.engine.ended = events.Finish("")
+    assert suspicion(driver.engine, {}, 0, 0) == ""
+
+
+async def test_what_lasts_is_reported_once_with_the_engines_state(monkeypatch, caplog):
+    monkeypatch.setattr(watchdog, "PERIOD", 0.001)
+    monkeypatch.setattr(watchdog, "PATIENCE", 0.02)
+    driver, told, reported, looks = opened(), [], asyncio.Event(), []
+    dog = Watchdog(driver.engine, Pool(), lambda text: (told.append(text), reported.set()))
+    enough = asyncio.Event()
+    look = dog._suspicion
+
+    def suspicion_counted():
+        looks.append(1)
+        if reported.is_set() and len(looks) > 100:
+            enough.set()
+        return look()
+
+    monkeypatch.setattr(dog, "_suspicion", suspicion_counted)
+    with caplog.at_level(logging.ERROR, "gpbt_async"):
+        watching = asyncio.create_task(dog.watch())
+        async with asyncio.timeout(30):
+            await reported.wait()
+            await enough.wait()
+    watching.cancel()
+    assert told == [f"a slot stands idle by a bug of gpbt-async: nobody performs {driver.pending[0]}"]
+    assert "slots 2, cause searcher; generations: 0 of 6 issued" in caplog.text
+
+
+async def test_a_bug_of_its_own_is_told_once_and_it_goes_on_watching(monkeypatch, caplog):
+    monkeypatch.setattr(watchdog, "PERIOD", 0.001)
+    monkeypatch.setattr(watchdog, "PATIENCE", 0.0)
+    driver, told, well = opened(), [], asyncio.Event()
+    dog = Watchdog(driver.engine, Pool(), lambda text: (told.append(text), well.set() if "idle by" in text else None))
+    look, looks = dog._suspicion, []
+
+    def failing():
+        looks.append(1)
+        if len(looks) < 50:
+            raise KeyError("slot")
+        return look()
+
+    monkeypatch.setattr(dog, "_suspicion", failing)
+    with caplog.at_level(logging.ERROR, "gpbt_async"):
+        watching = asyncio.create_task(dog.watch())
+        async with asyncio.timeout(30):
+            await well.wait()
+    watching.cancel()
+    assert told[0] == "the watchdog over idle slots has failed by a bug of gpbt-async: KeyError: 'slot'"
+    assert len(told) == 2
+    assert "Traceback" in caplog.text
+
+
+async def test_who_waits_for_a_gpu_is_told_why_by_others(monkeypatch):
+    driver, pool = opened(), Pool()
+    dog = Watchdog(driver.engine, pool, pytest.fail)
+    dog.performed.update(driver.pending)
+    dog.queued.add(7)
+    assert "wait for a slot" in dog._suspicion()
+    pool.why = {"members": 1, "since": 0.0, "why": {"0": "it is lost"}}
+    assert dog._suspicion() == ""
+
+
+# ---- deadlines
+
+
+class Loop:
+    """An event loop's time, which passes when it is told to."""
+
+    def __init__(self):
+        self.now, self.timers = 0.0, []
+
+    def time(self):
+        return self.now
+
+    def call_later(self, seconds, call, *args):
+        timer = Timer(self.now + seconds, call, args)
+        self.timers.append(timer)
+        return timer
+
+    def pass_(self, seconds):
+        end = self.now + seconds
+        while due := sorted((t for t in self.timers if not t.gone and t.at <= end), key=lambda t: t.at):
+            self.now, due[0].gone = due[0].at, True
+            due[0].call(*due[0].args)
+        self.now = end
+
+
+@dataclass
+class Timer:
+    at: float
+    call: Any
+    args: tuple[Any, ...]
+    gone: bool = False
+
+    def cancel(self):
+        self.gone = True
+
+
+@pytest.fixture
+def loop(monkeypatch):
+    loop = Loop()
+    monkeypatch.setattr(clock_module.asyncio, "get_running_loop", lambda: loop)
+    return loop
+
+
+def test_silence_is_counted_from_the_last_word(loop):
+    told = []
+    made = Deadlines(2.0, None, told.append)
+    for _ in range(100):
+        loop.pass_(1.9)
+        made.heard()
+    loop.pass_(1.99)
+    assert told == []
+    loop.pass_(0.02)
+    assert told == [made.overdue] == ["reported nothing for 2 s (stall_timeout)"]
+    loop.pass_(1000)
+    assert len(told) == 1
+
+
+def test_the_whole_time_counts_from_train_whatever_is_reported(loop):
+    told = []
+    made = Deadlines(None, 5.0, told.append)
+    loop.pass_(100)
+    assert told == [], "it has not entered train"
+    made.entered()
+    loop.pass_(4.9)
+    made.heard()
+    assert told == []
+    loop.pass_(0.2)
+    assert told == ["was still training after 5 s (member_timeout)"]
+
+
+def test_one_that_ended_in_time_is_left_alone(loop):
+    made = Deadlines(2.0, 2.0, pytest.fail)
+    made.entered()
+    made.close()
+    loop.pass_(100)
+    assert made.overdue == ""
+
+
+def test_pauses_grow_and_end():
+    assert [pause(times) for times in range(5)] == [0.0, 0.25, 1.0, 4.0, 4.0]
+    assert pause(10**6) == engine.LAST_PAUSE
+
+
+class Cards:
+    """GPUs of which the driver says what it is told to."""
+
+    def __init__(self, verdict):
+        self.told = verdict
+
+    async def verdict(self, slot):
+        return self.told
+
+    def out_of_memory(self, slot):
+        raise AssertionError("it is not asked of one that was silent")
+
+
+@pytest.mark.parametrize("verdict", ["GPU 0 is lost", ""])
+async def test_one_that_hangs_on_a_gpu_that_is_being_lost_has_not_failed(verdict, tmp_path):
+    engine = Engine(settings())
+    given = dict.fromkeys(("usage", "journal", "folder", "store", "launcher", "asking", "briefing", "disk", "clock"))
+    told: list[str] = []
+    scheduler = Scheduler(engine=engine, slots=Cards(verdict), tell=told.append, **given)
+    member = Node(0, (), 0, 0, None, {}, 0)
+    slot = Slot(0, "GPU 0", "cuda", ("GPU-a",), 1, {}, evicted=asyncio.get_running_loop().create_future())
+    stopped = Outcome("stopped", 0.0)
+    silent = "reported nothing for 2 s (stall_timeout)"
+    blame = await scheduler._blame.lost(member, slot, stopped, tmp_path, silent)
+    assert blame == (f"GPU 0 is lost, and it {silent}" if verdict else "")
+    assert await scheduler._blame.lost(member, slot, stopped, tmp_path, "") == "", (
+        "one that was told to stop has done so"
+    )
+
+
+# ---- the clock
+
+
+def test_the_runs_clock_knows_nothing_of_the_walls_jumps(monkeypatch):
+    clock = Clock()
+    before = clock.now()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert before <= clock.now() < before + 60
+    assert clock.at(time.monotonic()) == pytest.approx(clock.now(), abs=60)

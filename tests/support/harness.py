@@ -1,0 +1,110 @@
+"""What tests of whole runs share: the command line as a subprocess, and what the kernel says of a run's processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from run_checker import alive as alive
+
+SCRIPTS = Path(__file__).parent / "scripts"
+#: as long as anything here may take on a loaded machine; a test that gets here has failed
+LONG = 60.0
+
+
+@dataclass
+class Done:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "gpbt_async", *map(str, args)]
+
+
+def cli(*args: object, cwd: Path, timeout: float = LONG, env: dict[str, str] | None = None) -> Done:
+    """`gpbt-async ARGS` to its end."""
+    done = subprocess.run(
+        command(*args), cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})}
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def start(*args: object, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """`gpbt-async ARGS`, running. Its own session, as a terminal's foreground group would be."""
+    return subprocess.Popen(
+        command(*args),
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def until(what: Any, timeout: float = LONG) -> Any:
+    """The first true value of `what()`. What is looked at lives in other processes' files, so it is looked at often."""
+    deadline = time.monotonic() + timeout
+    while not (value := what()):
+        assert time.monotonic() < deadline, "it never happened"
+        select.select([], [], [], 0.005)  # leave the core to who is waited for
+    return value
+
+
+def facts(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The journal's facts as plain JSON, without our own reader; a torn last line is left out."""
+    try:
+        text = (folder / "journal.jsonl").read_text()
+    except FileNotFoundError:
+        return []
+    lines = [json.loads(line) for line in text.split("\n")[:-1]]
+    return [line for line in lines if "fact" in line and kind in (None, line["fact"])]
+
+
+def run_id(folder: Path) -> str:
+    return str(json.loads((folder / "experiment.json").read_text())["run"])
+
+
+def kill_hard(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def check_folder(folder: Path, population: int, generations: int) -> None:
+    """Read a finished run's folder without our code: one tree, whole, and nothing left over."""
+    started = {f["member"]: f for f in facts(folder, "Started")}
+    published = [f["member"] for f in facts(folder, "Published")]
+    assert len(published) == len(set(published))
+    assert len(started) == population * generations
+    depth = {m: f["path"].count("/") for m, f in started.items()}
+    assert [list(depth.values()).count(g) for g in range(generations)] == [population] * generations
+    by_path = {f["path"]: m for m, f in started.items()}
+    assert len(by_path) == len(started)
+    seen: set[int] = set()
+    for fact in facts(folder):
+        if fact["fact"] == "Published":
+            seen.add(fact["member"])
+        if fact["fact"] == "Started" and fact["parent"] is not None:
+            assert fact["parent"] in seen, "a child started before its parent was published"
+            assert by_path[fact["path"].rpartition("/")[0]] == fact["parent"]
+    left = [p.name for p in folder.rglob("*") if p.name.startswith((".", "attempt-"))]
+    assert left == []
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["members"]["finished"] == len(published)
+    kept = [p.parent.name for p in folder.glob("members/*/checkpoint")]
+    assert kept == [f"{summary['best_member']:04}"]
+    assert (folder / "best").resolve() == (folder / "members" / kept[0]).resolve()
