@@ -27,7 +27,7 @@ from .events import (
     Sampled,
     Scored,
     Started,
-    Stopped,
+    StoppedEarly,
     Suggested,
     Trained,
 )
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 _FACTS: dict[str, type[Fact]] = {
     c.__name__: c
     for c in (
-        Opened, Capacity, Sampled, Suggested, Started, Entered, Scored, Judged, Trained, Stopped, Published, Failed,
-        Lost, Damaged, Paused, Adopted, Found, Discarded, Closed,
+        Opened, Capacity, Sampled, Suggested, Started, Entered, Scored, Judged, Trained, StoppedEarly, Published,
+        Failed, Lost, Damaged, Paused, Adopted, Found, Discarded, Closed,
     )
 }  # fmt: skip
 
@@ -54,9 +54,9 @@ def to_json(fact: Fact) -> dict[str, Any]:
     flat: dict[str, Any] = {"fact": type(fact).__name__}
     for each in dataclasses.fields(fact):
         flat[each.name] = getattr(fact, each.name)
-    if isinstance(fact, Trained | Stopped | Judged):
+    if isinstance(fact, Trained | StoppedEarly | Judged):
         flat["score"] = _spell(fact.score)
-    if isinstance(fact, Trained | Stopped | Reported):
+    if isinstance(fact, Trained | StoppedEarly | Reported):
         flat["metrics"] = {name: _spell(value) for name, value in fact.metrics.items()}
     return flat
 

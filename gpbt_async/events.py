@@ -125,7 +125,7 @@ class Judged(OfMember):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped(OfMember):
+class StoppedEarly(OfMember):
     """The member ended early, as it was told, after `seconds` in `train`; `score` is the last one reported."""
 
     score: float | None
@@ -292,7 +292,7 @@ class Suggest(Command):
 
 @dataclass(frozen=True, slots=True)
 class Start(Command):
-    """Train the member in a slot; ends in Trained, Stopped, Failed or Lost."""
+    """Train the member in a slot; ends in Trained, StoppedEarly, Failed or Lost."""
 
     member: int
     attempt: int
@@ -300,7 +300,7 @@ class Start(Command):
 
 @dataclass(frozen=True, slots=True)
 class Verdict(Command):
-    """Answer the member's first report: go on, or stop; a member told to stop ends in Stopped."""
+    """Answer the member's first report: go on, or stop; a member told to stop ends in StoppedEarly."""
 
     member: int
     attempt: int

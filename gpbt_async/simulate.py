@@ -290,7 +290,7 @@ class Simulation:
             return events.Failed(reason="simulated", **names)
         if how == "stopped":
             score = interval.score if interval.first is None else interval.first
-            return events.Stopped(score=score, metrics={}, **names)
+            return events.StoppedEarly(score=score, metrics={}, **names)
         self._states[member.id] = interval.state
         return events.Trained(score=interval.score, metrics={}, **names)
 

@@ -16,12 +16,12 @@ import heapq
 import math
 from bisect import insort
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .. import events
 from ..ask import path_of, path_text
 from ..errors import JournalError
-from . import early_stopping, idleness
+from . import early_stopping
 from .adoption import Adoption
 from .early_stopping import GENERATION, closes
 from .question import question
@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     from ..events import Command, Fact
     from ..experiment import Settings
     from ..space import Config
-    from .idleness import Cause
 
 
+#: why a free slot stays free: the searcher has not answered; the generation above is still being published; too few of
+#: its members have finished, or it is in doubt whether any will; or there is nothing to create (or as many members
+#: train as the population allows)
+Cause = Literal["searcher", "checkpoint", "evidence", "no_work"]
 #: so many times lost in a row counts as a failed attempt: it was perhaps the member's doing after all
 LOSSES = 10
 
@@ -53,8 +56,8 @@ class Engine:
         self.settings = settings
         self.adoption = Adoption(settings)
         self.tree = Tree(settings.generations, settings.population, settings.replay)
-        self.rule = Selection(self.adoption, self.tree)
-        self.ending = Termination(settings, self.tree, self.rule)
+        self.selection = Selection(self.adoption, self.tree)
+        self.termination = Termination(settings, self.tree, self.selection)
         #: what the pre-flight has found, in order; decides nothing
         self.findings: list[events.Found] = []
         #: facts handled so far
@@ -73,9 +76,9 @@ class Engine:
         #: selection the same path can be wanted for a later generation); asks also with `count` as it was then
         self._ready: dict[Path, tuple[int, Config]] = {}
         self._asked: dict[Path, tuple[int, int]] = {}
-        self._keeping = Retention(settings, self.rule, self.ending)
+        self._retention = Retention(settings, self.selection, self.termination)
         #: members with something on disk that is still needed
-        self.stored = self._keeping.stored
+        self.stored = self._retention.stored
 
     # ---- what others read
 
@@ -100,7 +103,7 @@ class Engine:
     def wants(self, path: Path, generation: int, asked: int) -> bool:
         """Is an answer to the ask read off after `asked` facts used? Not if it was withdrawn since, or asked anew."""
         wanted, since = self._asked.get(path, (-1, 0))
-        return wanted == generation and (asked >= since or not self.rule.rules)
+        return wanted == generation and (asked >= since or not self.selection.rules)
 
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree stands now; kin=False leaves the family history out."""
@@ -110,16 +113,28 @@ class Engine:
     @property
     def to_retry(self) -> list[Node]:
         """The failed members that Opened(retry=True) would give their attempts again."""
-        return self.ending.to_retry(self.stored, self._open)
+        return self.termination.to_retry(self.stored, self._open)
 
     @property
     def reopens(self) -> bool:
         """Could a run that has ended go on, were what made members fail mended?"""
-        return bool(self.to_retry) or self.ending.reason(self._open, hopeful=True) is None
+        return bool(self.to_retry) or self.termination.reason(self._open, hopeful=True) is None
 
     def idle_cause(self) -> Cause:
         """Why a slot that is free now stays free."""
-        return idleness.cause(self, self._open)
+        if self.ended or self._open == self.settings.generations or len(self._training) >= self.width:
+            return "no_work"
+        if self.termination.doubtful:
+            return "evidence"  # of whether the script works: until it does, no new member is created
+        if next(self.selection.upcoming(self._open), None) is not None:
+            return "searcher"
+        above = max(0, self._open - 1)
+        trained = [m.generation for m in self.stored.values() if m.state is State.TRAINED]
+        if above in trained and self.selection.evident(above, more=trained.count(above)):
+            return "checkpoint"
+        if trained and not self._training and self.settings.schedule == "sync":
+            return "checkpoint"  # of an elder sibling: the younger's ask must know how it ended
+        return "evidence"
 
     # ---- the one way in
 
@@ -129,12 +144,12 @@ class Engine:
         match fact:
             case events.Opened():
                 self.slots = fact.slots
-                self.rule.opened(fact.rules)
+                self.selection.opened(fact.rules)
                 if fact.retry:
                     self._retry()
-                self._keeping.suspect(*self.ending.opened(fact.rules))
+                self._retention.suspect(*self.termination.opened(fact.rules))
                 for member in self.training:
-                    member.losses += 1
+                    member.lost_attempts += 1
                     self._wait(member)
                 self._decide()
                 return self.outstanding()
@@ -159,12 +174,12 @@ class Engine:
                 return []
             case events.Scored():
                 self._expect(fact, State.TRAINING)
-                self.ending.scored = True
+                self.termination.scored = True
             case events.Judged():
                 member = self._expect(fact, State.TRAINING)
                 self._judge(member, fact)
-                return [events.Verdict(member.id, member.attempt, bool(member.condemned)), *self._decide()]
-            case events.Trained() | events.Stopped():
+                return [events.Verdict(member.id, member.attempt, bool(member.stop_verdict)), *self._decide()]
+            case events.Trained() | events.StoppedEarly():
                 member = self._expect(fact, State.TRAINING)
                 self._trained(member, fact)
                 if member.state is State.TRAINED:
@@ -175,22 +190,22 @@ class Engine:
                 self._failed_attempt(self._expect(fact, State.TRAINING, State.TRAINED), fact)
             case events.Lost():
                 member = self._expect(fact, State.TRAINING, State.TRAINED)
-                member.losses += 1
-                member.losses_in_a_row += 1
-                if member.losses_in_a_row >= LOSSES and self.rule.rules:
+                member.lost_attempts += 1
+                member.lost_in_a_row += 1
+                if member.lost_in_a_row >= LOSSES and self.selection.rules:
                     self._failed_attempt(member, fact)
                 else:
                     self._wait(member)
             case events.Damaged():
                 self._damaged(self._expect(fact, State.FINISHED), fact.reason)
             case events.Discarded():
-                self._keeping.discarding.pop(fact.member, None)
+                self._retention.discarding.pop(fact.member, None)
                 return []
             case events.Found():
                 self.findings.append(fact)
                 return []
             case events.Adopted():
-                self.settings = self.rule.settings = self.adoption.take(fact.settings, self.tree.members)
+                self.settings = self.selection.settings = self.adoption.take(fact.settings, self.tree.members)
                 self._ready.clear()  # what the searcher has answered is asked anew
                 return []  # Opened follows
             case events.Closed() | events.Sampled() | events.Paused():
@@ -203,9 +218,11 @@ class Engine:
         """Every command whose effect has not been told yet, derived from the state alone."""
         commands: list[Command] = [events.Suggest(path) for path in self._asked]
         commands += [events.Start(m.id, m.attempt) for m in self._training.values() if m.slot is None]
-        commands += [events.Verdict(m.id, m.attempt, m.condemned) for m in self.training if m.condemned is not None]
+        commands += [
+            events.Verdict(m.id, m.attempt, m.stop_verdict) for m in self.training if m.stop_verdict is not None
+        ]
         commands += [events.Publish(m.id, m.attempt) for m in self.stored.values() if m.state is State.TRAINED]
-        commands += [events.Discard(id) for id in self._keeping.discarding]
+        commands += [events.Discard(id) for id in self._retention.discarding]
         if self.ended is not None:
             commands.append(self.ended)
         return commands
@@ -226,9 +243,9 @@ class Engine:
             held.pop(member.id, None)
         member.state = State.WAITING
         member.slot, member.score, member.loss = None, None, math.inf
-        if member.first is not None:
-            self.tree.generations[member.generation].firsts.remove(member.first)
-        member.first = member.condemned = None
+        if member.first_loss is not None:
+            self.tree.generations[member.generation].first_losses.remove(member.first_loss)
+        member.first_loss = member.stop_verdict = None
         if member.parent is not None and member.parent.damaged:
             member.reason = f"its parent's checkpoint is lost: {member.parent.reason}"
             self._settle(member, State.FAILED)
@@ -236,39 +253,39 @@ class Engine:
             heapq.heappush(self._waiting, (member.generation, member.path, member.id))
 
     def _judge(self, member: Node, fact: events.Judged) -> None:
-        self.ending.scored = True
-        firsts = self.tree.generations[member.generation].firsts
-        member.first = self.rule.loss(fact.score)
-        member.condemned = not early_stopping.exempt(self.settings, member) and early_stopping.stops(
-            member.first, firsts
+        self.termination.scored = True
+        first_losses = self.tree.generations[member.generation].first_losses
+        member.first_loss = self.selection.loss(fact.score)
+        member.stop_verdict = not early_stopping.exempt(self.settings, member) and early_stopping.stops(
+            member.first_loss, first_losses
         )
-        insort(firsts, member.first)
+        insort(first_losses, member.first_loss)
 
-    def _trained(self, member: Node, fact: events.Trained | events.Stopped) -> None:
+    def _trained(self, member: Node, fact: events.Trained | events.StoppedEarly) -> None:
         del self._training[member.id]
         member.slot = None
         member.seconds, member.metrics, member.score = fact.seconds, fact.metrics, fact.score
-        member.loss = self.rule.loss(fact.score)
+        member.loss = self.selection.loss(fact.score)
         self.stored[member.id] = member
-        if member.condemned or isinstance(fact, events.Stopped):
+        if member.stop_verdict or isinstance(fact, events.StoppedEarly):
             # told to stop: what it did with the word, ending at once or training to its end, changes nothing
             self._settle(member, State.STOPPED)
         elif math.isfinite(member.loss):
-            self._keeping.suspect(*self.ending.worked())
+            self._retention.suspect(*self.termination.worked())
             member.state = State.TRAINED
         else:
-            member.reason = self.rule.unusable(fact)
+            member.reason = self.selection.unusable(fact)
             if fact.score is not None:  # one that is not finite is a config's doing
-                self._keeping.suspect(*self.ending.worked())
+                self._retention.suspect(*self.termination.worked())
             else:
-                self.ending.ended_without(member, fact)
+                self.termination.ended_without(member, fact)
             self._settle(member, State.FAILED)
 
     def _published(self, member: Node) -> None:
         self._settle(member, State.FINISHED)
         here = self.tree.generations[member.generation]
         if GENERATION in self.settings.early_stop and member.generation >= 2 and not here.full:
-            above, above_that = (self.rule.best_of(member.generation - i) for i in (1, 2))
+            above, above_that = (self.selection.best_of(member.generation - i) for i in (1, 2))
             if above is not None and above_that is not None and closes(member.loss, above.loss, above_that.loss):
                 here.size = here.issued
                 self._advance()
@@ -278,16 +295,16 @@ class Engine:
         while self._open < self.settings.generations and self.tree.generations[self._open].full:
             self._open += 1
             if self._open > 1:
-                self._keeping.suspect(*self.tree.generations[self._open - 2].members)
+                self._retention.suspect(*self.tree.generations[self._open - 2].members)
 
     def _failed_attempt(self, member: Node, fact: events.Failed | events.Lost) -> None:
         self._training.pop(member.id, None)
         self.stored.pop(member.id, None)
         member.failures += 1
-        self.ending.stumbled.add(member.id)
-        member.losses_in_a_row = 0
+        self.termination.stumbled.add(member.id)
+        member.lost_in_a_row = 0
         member.seconds, member.reason = fact.seconds, fact.reason
-        if member.condemned:
+        if member.stop_verdict:
             self._settle(member, State.STOPPED)
         elif member.failures < self.settings.attempts and not (isinstance(fact, events.Failed) and fact.certain):
             self._wait(member)
@@ -297,25 +314,25 @@ class Engine:
     def _damaged(self, member: Node, reason: str) -> None:
         """Its checkpoint is lost: what was to begin from it cannot."""
         self.tree.damage(member, reason, self.stored.values())
-        self.rule.reconsider()
+        self.selection.reconsider()
         to_begin = {m.id: m for m in member.children if m.slot is None and m.state in (State.WAITING, State.TRAINING)}
         self._waiting = [entry for entry in self._waiting if entry[2] not in to_begin]
         heapq.heapify(self._waiting)
         for child in to_begin.values():
             self._wait(child)
-        self._keeping.suspect(member)
+        self._retention.suspect(member)
 
     def _retry(self) -> None:
         """Those who failed last get their attempts again, and with them a run that failed."""
         self.ended = None
-        self.rule.reconsider()
+        self.selection.reconsider()
         for member in self.to_retry:
             self.tree.unsettle(member)
-            self._keeping.discarding.pop(member.id, None)  # what it left; not what it will write now
+            self._retention.discarding.pop(member.id, None)  # what it left; not what it will write now
             self._wait(member)
         for member in self.tree.members:
             if not member.state.settled:  # who failed a time or two
-                member.failures = member.losses_in_a_row = 0
+                member.failures = member.lost_in_a_row = 0
         if self.settings.replay is not None:
             self._open = 0  # who goes on has descendants again
 
@@ -323,27 +340,27 @@ class Engine:
         before = self.tree.best
         self.tree.settle(member, state)
         if state is State.FAILED and (member.parent is None or not member.parent.damaged):
-            self.ending.failed.append(member)
+            self.termination.failed.append(member)
         member.slot = None
         # whoever this changes the fate of: itself, its parent, the best before, and who falls out of the top k
-        ranking, k = self.tree.generations[member.generation].ranking, self.rule.parents
-        self._keeping.suspect(member, member.parent, before, *ranking[k : k + 1])
+        ranking, k = self.tree.generations[member.generation].ranking, self.selection.parents
+        self._retention.suspect(member, member.parent, before, *ranking[k : k + 1])
         if len(ranking) == 1 and member.generation:  # the first: nobody will have to be tried again from above
-            self._keeping.suspect(*self.tree.generations[member.generation - 1].members)
+            self._retention.suspect(*self.tree.generations[member.generation - 1].members)
 
     # ---- what follows
 
     def _decide(self) -> list[Command]:
         self._advance()  # a replay that broke off has left a generation full
         if self.ended is not None:
-            return self._keeping.discards()
-        reason = self.ending.reason(self._open)
+            return self._retention.discards()
+        reason = self.termination.reason(self._open)
         if reason is not None:
             self.ended = events.Finish(reason)
             self._asked.clear()
             self._ready.clear()
-            return [*self._keeping.discards(), self.ended]
-        return [*self._starts(), *self._suggests(), *self._keeping.discards()]
+            return [*self._retention.discards(), self.ended]
+        return [*self._starts(), *self._suggests(), *self._retention.discards()]
 
     def _starts(self) -> list[Command]:
         starts: list[Command] = []
@@ -358,10 +375,10 @@ class Engine:
         """The member a free slot trains now: one that waits to be started again, else a new one."""
         if self._waiting:
             return self.tree.members[heapq.heappop(self._waiting)[2]]
-        choice = next(self.rule.upcoming(self._open), None)
-        if choice is None or self.ending.doubtful:
+        choice = next(self.selection.upcoming(self._open), None)
+        if choice is None or self.termination.doubtful:
             return None
-        config = self.rule.given(choice)
+        config = self.selection.given(choice)
         if config is None:
             generation, config = self._ready.get(choice.path, (-1, {}))
             if generation != choice.generation:
@@ -379,10 +396,10 @@ class Engine:
         wanted: dict[Path, int] = {}
         # one ask a parent at a time, by parent: a younger sibling's ask must know its elder's config as pending
         busy: dict[Path, Path] = {}
-        for choice in islice(self.rule.upcoming(self._open), ahead):
+        for choice in islice(self.selection.upcoming(self._open), ahead):
             path = choice.path
             # a survivor's children of two generations cannot be told apart yet
-            if self.rule.given(choice) is not None or path in wanted:
+            if self.selection.given(choice) is not None or path in wanted:
                 continue
             wanted[path] = choice.generation
             if self._ready.get(path, (-1,))[0] == choice.generation or path[:-1] in busy:
@@ -394,13 +411,3 @@ class Engine:
         self._asked = {p: a for p, a in self._asked.items() if wanted.get(p) == a[0] and busy.get(p[:-1]) == p}
         self._ready = {p: (g, config) for p, (g, config) in self._ready.items() if wanted.get(p) == g}
         return commands
-
-
-#: seconds before the second attempt; four times as long before each further one, up to. (Little, as whoever waits has a
-#: slot meanwhile: the engine has given it one.)
-FIRST_PAUSE, LAST_PAUSE = 0.25, 4.0
-
-
-def pause(times: int) -> float:
-    """Seconds to wait after so many attempts that came to nothing; a file server or a memory hog may need some."""
-    return min(LAST_PAUSE, FIRST_PAUSE * 4.0 ** min(times - 1, 8)) if times > 0 else 0.0

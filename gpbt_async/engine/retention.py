@@ -26,7 +26,7 @@ class Retention:
         self.discarding: dict[int, Node] = {}
         self._plus = settings.selection == "plus"
         self._replays = settings.replay is not None
-        self._rule, self._ending = rule, ending
+        self._selection, self._termination = rule, ending
         self._suspects: set[int] = set()
 
     def suspect(self, *members: Node | None) -> None:
@@ -37,9 +37,9 @@ class Retention:
         """Let go of whom nobody needs."""
         if self._plus:
             self._suspects |= set(self.stored)
-        held = {member.id for member in self._ending.held}
+        held = {member.id for member in self._termination.held}
         suspects = sorted(self._suspects & (self.stored.keys() - held))
-        idle = [member for member in map(self.stored.__getitem__, suspects) if not self._rule.needed(member)]
+        idle = [member for member in map(self.stored.__getitem__, suspects) if not self._selection.needed(member)]
         self._suspects.clear()
         for member in idle:
             self.discarding[member.id] = self.stored.pop(member.id)

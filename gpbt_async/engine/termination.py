@@ -39,7 +39,7 @@ class Termination:
         self._hopeless = min(settings.population, HOPELESS)
         self._mute = min(settings.population, MUTE)
         self._settings = settings
-        self._tree, self._rule = tree, rule
+        self._tree, self._selection = tree, rule
         #: since the run was taken up (under rules 0 and 1: since it began): who failed for good, whether any trained
         self.failed: list[Node] = []
         self.works = False
@@ -131,7 +131,7 @@ class Termination:
                 return None
             return self._why("no member finished" if tree.replay is None else "no replay came to its end", 0)
         above = issued - 1
-        if above >= 0 and tree.generations[above].complete and not self._rule.elite(above):
+        if above >= 0 and tree.generations[above].complete and not self._selection.elite(above):
             if all(m.state is State.FAILED and m.score is not None for m in tree.generations[above].members):
                 return self._why(f"every member of generation {above} ended with a score that is not finite", above)
             return self._why(f"no member of generation {above} can be a parent", above)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ..space import Config, Space
 
 
+#: seconds before the second attempt; four times as long before each further one, up to. Short, because a member that
+#: waits holds a slot already
+FIRST_DELAY, LONGEST_DELAY = 0.25, 4.0
 #: what was reported, where nothing was
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
@@ -39,6 +42,11 @@ def key(seed: int, purpose: str, path: Path, bits: int) -> int:
     """A number in [0, 2**bits) for (seed, purpose, path): the same on every machine, unrelated between paths."""
     digest = hashlib.blake2b(f"{seed}:{purpose}:{path_text(path)}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - bits)
+
+
+def retry_delay(attempts: int) -> float:
+    """Seconds to wait after so many failed attempts: a file server or a full memory may need them to recover."""
+    return min(LONGEST_DELAY, FIRST_DELAY * 4.0 ** min(attempts - 1, 8)) if attempts > 0 else 0.0
 
 
 class State(enum.Enum):
@@ -74,14 +82,14 @@ class Node:
     #: number of the current or last attempt, from 1; 0 before the first
     attempt: int = 0
     #: loss of its first report, and whether it was told to stop then; None while early stopping has not asked
-    first: float | None = None
-    condemned: bool | None = None
+    first_loss: float | None = None
+    stop_verdict: bool | None = None
     #: how many attempts failed by the member's own doing
     failures: int = 0
     #: how many were lost through no fault of its own
-    losses: int = 0
+    lost_attempts: int = 0
     #: how many of them since the last attempt that failed
-    losses_in_a_row: int = 0
+    lost_in_a_row: int = 0
     #: as reported, None before training ends; the loss is the score with its sign turned so that less is better
     score: float | None = None
     loss: float = math.inf
@@ -106,6 +114,11 @@ class Node:
         if self.loss != other.loss:
             return self.loss < other.loss
         return (self.generation, self.path) < (other.generation, other.path)
+
+    @property
+    def retry_delay(self) -> float:
+        """Seconds to wait before its next attempt. The first loss costs nothing: it was no doing of the member's."""
+        return retry_delay(self.failures + max(0, self.lost_in_a_row - 1))
 
     @property
     def ancestry(self) -> list[Node]:
@@ -143,7 +156,7 @@ class Generation:
     #: the same, and the parents of its members, with whom they compete under plus selection
     with_parents: list[Node] = field(default_factory=list)
     #: first reports as losses, sorted; inf if not finite
-    firsts: list[float] = field(default_factory=list)
+    first_losses: list[float] = field(default_factory=list)
     #: children issued in this generation, by the parent's id
     by_parent: dict[int, int] = field(default_factory=dict)
 
@@ -327,7 +340,9 @@ class Tree:
         assert list(self.pending_roots) == [m.id for m in roots if not m.state.settled]
         for generation in self.generations:
             assert generation.settled == sum(m.state.settled for m in generation.members)
-            assert generation.firsts == sorted(m.first for m in generation.members if m.first is not None)
+            assert generation.first_losses == sorted(
+                m.first_loss for m in generation.members if m.first_loss is not None
+            )
             assert generation.ranking == sorted(m for m in generation.members if m.state is State.FINISHED)
             rivals = {*generation.ranking, *(self.members[id] for id in generation.by_parent)}
             assert generation.with_parents == sorted(rivals)

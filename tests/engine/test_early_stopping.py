@@ -46,7 +46,7 @@ class Script:
 
     def finish(self, member: Node, score: float, seconds: float = 1.0) -> None:
         names = {"t": 0.0, "member": member.id, "attempt": member.attempt, "metrics": {}, "seconds": seconds}
-        kind = events.Stopped if self.verdicts.get(member.id) else events.Trained
+        kind = events.StoppedEarly if self.verdicts.get(member.id) else events.Trained
         self.do(self.engine.handle(kind(score=score, **names)))  # type: ignore[arg-type]
 
     def training(self) -> list[Node]:

@@ -86,7 +86,7 @@ def test_an_ask_shows_all_settled_kin_of_the_parent_and_nobody_else(driver: Driv
             for o in ask.kin:
                 member = d.engine.tree.at(o.path)
                 assert SPACE.clip(o.config) == o.config == member.config
-                # a member condemned that then died has no loss to tell, and is told as failed
+                # a member stop_verdict that then died has no loss to tell, and is told as failed
                 assert o.outcome == member.state.value or (o.outcome == "failed" and member.state is State.STOPPED)
                 assert (o.loss is None) == (o.outcome == "failed")
 
@@ -269,7 +269,7 @@ def test_a_slot_idles_only_for_a_cause_that_holds(driver: Driver) -> None:
         open_ = next((i for i, g in enumerate(engine.tree.generations) if not g.full), None)
         waiting = [m for m in engine.tree.members if m.state is State.WAITING]
         assert not waiting
-        if open_ is not None and engine.ending.doubtful:
+        if open_ is not None and engine.termination.doubtful:
             assert cause == "evidence"
             assert engine.training
         elif open_ is None:
@@ -363,7 +363,7 @@ def session(facts: list[events.Fact]) -> tuple[bool, bool]:
     begun = max(i for i, fact in enumerate(facts) if isinstance(fact, events.Opened))
     works = mute = False
     for fact in facts[begun:]:
-        scored = isinstance(fact, events.Trained | events.Stopped) and fact.score is not None
+        scored = isinstance(fact, events.Trained | events.StoppedEarly) and fact.score is not None
         works = works or scored or isinstance(fact, events.Scored | events.Judged)
         mute = mute or (isinstance(fact, events.Trained) and fact.score is None)
     return works, mute
@@ -383,7 +383,7 @@ def test_while_those_on_their_way_will_tell_no_new_member_begins(driver: Driver)
             told = [m for m in members if m.reason.startswith("never reported")]
             assert not fresh or (not d.instead and len(told) == 1) or d.settings.population == 1
             assert len(fresh) <= 1
-        ending = d.engine.ending
+        ending = d.engine.termination
         if fresh and ending.unsure and ending.failed:
             assert d.engine.tree.unsettled <= ending.missing, "more than are needed to know"
 
@@ -429,14 +429,14 @@ def test_one_report_of_the_score_ends_the_doubt_long_before_its_member_ends() ->
     driver.feed(events.Trained(t=0.0, member=0, attempt=1, score=None, metrics={"other": 1.0}, seconds=1.0))
     del driver.running[0]
     assert engine.ended is None
-    assert (engine.ending.doubtful, engine.idle_cause(), len(engine.tree.members)) == (True, "evidence", 2)
+    assert (engine.termination.doubtful, engine.idle_cause(), len(engine.tree.members)) == (True, "evidence", 2)
     driver.feed(events.Lost(t=0.0, member=1, attempt=1, reason="its GPU"))
     assert [m.id for m in engine.training] == [1], "who is to say it begins again"
     driver.running.clear()
     while driver.pending:
         driver._perform(driver.pending.pop(0))
     driver.feed(events.Scored(t=0.0, member=1, attempt=2))
-    assert not engine.ending.doubtful
+    assert not engine.termination.doubtful
     assert len(engine.tree.members) == 3, "the slot has the next one at once"
     assert driver.run().ended == events.Finish("")
 
@@ -492,7 +492,7 @@ def test_a_journal_of_before_knows_no_doubts() -> None:
         names = {"t": 1.0, "member": root, "attempt": 1, "seconds": 1.0}
         engine.handle(events.Trained(**names, score=None, metrics={"other": 1.0}))
     assert engine.ended is None
-    assert not engine.ending.unsure
+    assert not engine.termination.unsure
     assert engine.idle_cause() == "searcher"
 
 
@@ -553,7 +553,7 @@ def test_a_discarded_checkpoint_is_never_read_again(driver: Driver) -> None:
         assert best <= kept
         plus, last = driver.settings.selection == "plus", driver.settings.generations - 1
         if last and not engine.tree.generations[last].ranking:  # it failed altogether, and may be tried again
-            best |= {m.id for m in engine.tree.rivals(last - 1, plus)[: engine.rule.parents]}
+            best |= {m.id for m in engine.tree.rivals(last - 1, plus)[: engine.selection.parents]}
         assert kept <= best
 
 
@@ -786,7 +786,7 @@ def test_a_score_never_reported_is_named() -> None:
     assert engine.ended.reason.startswith("the score 'loss' is never reported: member 0 reported 'acc'; call member.")
     assert engine.tree.members[0].reason == "never reported 'loss' (reported: acc)"
     unread = events.Trained(t=0, member=0, attempt=1, score=None, metrics={}, seconds=0.0, unread=3)
-    assert engine.rule.unusable(unread).endswith("(3 lines of its metrics file could not be read)")
+    assert engine.selection.unusable(unread).endswith("(3 lines of its metrics file could not be read)")
 
 
 def test_facts_that_cannot_be_are_refused() -> None:
@@ -816,7 +816,7 @@ def test_a_generation_that_was_stopped_altogether_ends_the_run_with_a_reason() -
     engine, _ = grown(population=2, generations=2, attempts=1)
     for member in list(engine.training):
         names = {"t": 1.0, "member": member.id, "attempt": 1, "seconds": 1.0, "metrics": {}}
-        engine.handle(events.Stopped(**names, score=1.0))
+        engine.handle(events.StoppedEarly(**names, score=1.0))
     assert engine.ended is not None
     assert "no member of generation 0 can be a parent; the first: member 0: stopped early" in engine.ended.reason
     assert Engine(settings()).tree.first_failed(0) is None
@@ -900,13 +900,13 @@ def test_a_journal_of_before_is_replayed_by_the_rules_it_was_written_under() -> 
 
     begun = Engine(settings(population=14, ratio=0.14))
     begun.handle(old)
-    assert begun.rule.parents == 9
+    assert begun.selection.parents == 9
     begun.handle(events.Opened(t=0, slots=1, version="v", pid=1))
-    assert begun.rule.parents == 9, "what an elder k has let go of cannot be had back"
+    assert begun.selection.parents == 9, "what an elder k has let go of cannot be had back"
     fresh = Engine(settings(population=14, ratio=0.14))
     fresh.handle(events.Opened(t=0, slots=1, version="v", pid=1))
     fresh.handle(old)
-    assert fresh.rule.parents == 10
+    assert fresh.selection.parents == 10
 
 
 def test_a_member_that_is_lost_again_and_again_fails_in_the_end() -> None:
@@ -925,7 +925,7 @@ def test_only_losses_in_a_row_fail_a_member_and_a_resume_is_none() -> None:
         engine.handle(events.Opened(t=0, slots=4, version="v", pid=1))
     for _ in range(LOSSES - 1):
         engine.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
-    assert (member.losses, member.failures) == (2 * LOSSES - 1, 0)
+    assert (member.lost_attempts, member.failures) == (2 * LOSSES - 1, 0)
     engine.handle(events.Failed(t=1.0, member=0, attempt=member.attempt, reason="boom"))
     for _ in range(LOSSES - 1):
         engine.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
@@ -999,7 +999,7 @@ def test_with_plus_selection_a_survivor_is_the_best_of_the_generation_it_survive
             member = tree.add(generation, None if parent is None else tree.members[parent], config, seed=0)
             member.loss = loss
             tree.settle(member, State.FINISHED)
-        found = engine.rule.best_of(1)
+        found = engine.selection.best_of(1)
         assert found is not None
         assert found.id == best
 

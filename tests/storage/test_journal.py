@@ -34,7 +34,7 @@ from gpbt_async.events import (
     Published,
     Reported,
     Started,
-    Stopped,
+    StoppedEarly,
     Suggested,
     Trained,
 )
@@ -77,7 +77,13 @@ facts = st.one_of(
     ),
     st.builds(Judged, t=times, member=ids, attempt=ids, score=st.floats()),
     st.builds(
-        Stopped, t=times, member=ids, attempt=ids, score=st.none() | st.floats(), metrics=st.just({}), seconds=times
+        StoppedEarly,
+        t=times,
+        member=ids,
+        attempt=ids,
+        score=st.none() | st.floats(),
+        metrics=st.just({}),
+        seconds=times,
     ),
     st.builds(Published, t=times, member=ids, attempt=ids, size=ids, digest=st.text(max_size=5)),
     st.builds(Failed, t=times, member=ids, attempt=ids, reason=st.text(), seconds=times),
