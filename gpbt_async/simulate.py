@@ -218,7 +218,7 @@ class Simulation:
                 self._feed(events.Discarded(t=self.now, member=id))
 
     def _suggest(self, path: tuple[int, ...]) -> None:
-        if self.engine.generation_asked(path) is None:
+        if path not in self.engine.asks:
             return  # withdrawn by a fact of this very moment
         ask, asked = self.engine.ask(path, kin=self.uses_kin), self.engine.count
         config = self.searcher.suggest(ask)

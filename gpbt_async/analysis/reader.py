@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from array import array
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from .. import events
@@ -32,7 +31,6 @@ from .usage import Usage, replay
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..ask import Path as Place
     from ..engine.tree import Node
     from ..events import Fact
     from ..experiment import Settings
@@ -281,8 +279,8 @@ def slot(reading: RunReader) -> tuple[str, float | None]:
     cause = engine.idle_cause()
     here = next((i for i, g in enumerate(tree.generations) if not g.full), 0)
     if cause == "searcher":
-        asks = [command.path for command in engine.outstanding() if isinstance(command, events.Suggest)]
-        return _asked(reading, asks[0]) if asks else ("the searcher", None)
+        ask = next(iter(engine.asks.values()), None)
+        return _asked(reading, ask) if ask is not None else ("the searcher", None)
     if cause == "checkpoint":
         return "checkpoints to be published", None
     if cause == "evidence" and engine.termination.doubtful:
@@ -306,12 +304,7 @@ def _doubt(reading: RunReader) -> str:
     return f"the members in training to end: member {ending.failed[0].id} has failed for good, and perhaps all do"
 
 
-def _asked(reading: RunReader, path: Place) -> tuple[str, float]:
-    """For whom the searcher was asked, and when."""
-    engine = reading.engine
-    generation = engine.generation_asked(path)
-    assert generation is not None
-    # the engine knows after which fact it asked: of all answers the first that it would take
-    after = bisect_left(range(engine.count + 1), True, key=lambda asked: engine.wants(path, generation, asked))
-    since = max(reading.opened, reading.times[after - 1] if after else 0.0)
-    return f"the searcher, asked for member {path_text(path)}", since
+def _asked(reading: RunReader, ask: events.Suggest) -> tuple[str, float]:
+    """The member that the searcher was asked for, and when."""
+    since = max(reading.opened, reading.times[ask.since - 1] if ask.since else 0.0)
+    return f"the searcher, asked for member {path_text(ask.path)}", since

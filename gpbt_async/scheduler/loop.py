@@ -241,11 +241,8 @@ class Scheduler:
         if self._ending:
             return
         match wanted:
-            case events.Suggest(path):
+            case events.Suggest(path, generation):
                 # read off the tree now, in this very turn: a later fact may withdraw the question
-                generation = self.engine.generation_asked(path)
-                if generation is None:
-                    return
                 ask = self.engine.ask(path, kin=registry.uses_kin(self.settings.searcher, generation))
                 self._spawn(self._suggest, ask, self.engine.count, of=wanted)
             case events.Start(id, attempt):

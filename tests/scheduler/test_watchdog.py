@@ -77,9 +77,10 @@ def test_a_free_slot_that_somebody_waits_for():
     assert suspicion(driver.engine, performed(driver), 2, 1) == ""
 
 
-def test_an_answer_that_nobody_was_asked_for_and_members_that_are_not_there():
+def test_an_answer_that_nobody_was_asked_for_and_members_that_are_not_there(engines):
     driver = opened()
-    driver.engine._asked.clear()
+    engines.clear()
+    driver.engine.asks.clear()
     assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for a searcher that nobody was asked for"
     driver.engine._open = 1
     assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for members to finish, and there are none"
