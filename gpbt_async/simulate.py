@@ -218,7 +218,7 @@ class Simulation:
                 self._feed(events.Discarded(t=self.now, member=id))
 
     def _suggest(self, path: tuple[int, ...]) -> None:
-        if self.engine.generation_asked(path) is None:
+        if path not in self.engine.asks:
             return  # withdrawn by a fact of this very moment
         ask, asked = self.engine.ask(path, kin=self.uses_kin), self.engine.count
         config = self.searcher.suggest(ask)
@@ -290,7 +290,7 @@ class Simulation:
             return events.Failed(reason="simulated", **names)
         if how == "stopped":
             score = interval.score if interval.first is None else interval.first
-            return events.Stopped(score=score, metrics={}, **names)
+            return events.StoppedEarly(score=score, metrics={}, **names)
         self._states[member.id] = interval.state
         return events.Trained(score=interval.score, metrics={}, **names)
 

@@ -321,7 +321,7 @@ class Examination:
             with Deadlines(*limits, lambda why: ending.append(asyncio.create_task(worker.stop(why, 0.0)))) as deadlines:
                 async for message in worker:
                     match message:
-                        case wire.Entered(at):
+                        case wire.Enter(at):
                             found.start_s, entered = at - began, at
                             deadlines.entered()
                         case wire.Report(metrics, at):

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import events
 from ..ask import path_text
-from ..engine.engine import pause
 from ..engine.tree import State
 from ..errors import FolderError, GPBTError, PreflightError
 from ..preflight.checks import Preflight
@@ -242,11 +241,8 @@ class Scheduler:
         if self._ending:
             return
         match wanted:
-            case events.Suggest(path):
+            case events.Suggest(path, generation):
                 # read off the tree now, in this very turn: a later fact may withdraw the question
-                generation = self.engine.generation_asked(path)
-                if generation is None:
-                    return
                 ask = self.engine.ask(path, kin=registry.uses_kin(self.settings.searcher, generation))
                 self._spawn(self._suggest, ask, self.engine.count, of=wanted)
             case events.Start(id, attempt):
@@ -281,7 +277,7 @@ class Scheduler:
 
     async def _train(self, member: Node, attempt: int) -> None:
         """A member's life: a slot, a process, what it says, how it ended."""
-        await asyncio.sleep(pause(member.failures + max(0, member.losses_in_a_row - 1)))
+        await asyncio.sleep(member.retry_delay)
         # first: a child of a damaged parent has failed, and must not be waiting for a disk when the run has finished
         if await self._whole(member.parent) and member.state is State.TRAINING:
             await self._attempt(member, attempt)
@@ -305,7 +301,7 @@ class Scheduler:
                 with Deadlines(*limits, lambda why: self._spawn(worker.stop, why, 0.0)) as deadlines:
                     async for message in worker:
                         match message:
-                            case wire.Entered(at):
+                            case wire.Enter(at):
                                 entered = at
                                 deadlines.entered()
                                 self.turn(events.Entered(t=self._clock.at(at), member=member.id, attempt=attempt))
@@ -321,7 +317,7 @@ class Scheduler:
                                     if undecided:
                                         undecided = False
                                         self.turn(events.Judged(**names, score=floats[self.settings.score]))
-                                    elif self.engine.ending.unsure:
+                                    elif self.engine.termination.unsure:
                                         self.turn(events.Scored(**names))
                             case wire.End(how, telemetry=telemetry):
                                 deadlines.close()
@@ -349,7 +345,7 @@ class Scheduler:
         elif blame:
             self.turn(events.Lost(**names, reason=blame))
         elif outcome.how == "stopped" and not deadlines.overdue:
-            self.turn(events.Stopped(**names, score=score, metrics=metrics))
+            self.turn(events.StoppedEarly(**names, score=score, metrics=metrics))
         elif outcome.how == "lost":
             self.turn(events.Lost(**names, reason=reason(outcome)))
         else:

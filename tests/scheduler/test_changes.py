@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from run_checker import check_run
-from test_lineage import drivers
+from strategies import drivers
 
 import gpbt_async as gpbt
 from gpbt_async import codec, events
