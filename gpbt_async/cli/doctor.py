@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..declaration.address import find
-from ..devices.discovery import DeviceOptions, discover
+from ..declaration.options import RunOptions
+from ..devices.discovery import discover
+from ..devices.request import DeviceRequest, check_options, member_needs
 from ..engine.selection import reported
 from ..engine.tree import Node
 from ..errors import Advice, ExperimentError
@@ -43,7 +45,6 @@ from ..scheduler.clock import Deadlines
 from ..storage.checkpoints import CheckpointError, CheckpointStore
 from ..storage.files import bytes_below, explained
 from ..storage.folder import RunFolder
-from ..storage.run_config import RunConfig
 from .diagnosis import forecast, warnings
 from .probes import Touches, Vitals
 from .try_ import fixed
@@ -132,7 +133,7 @@ class Examination:
         tell: Callable[[str], None],
     ) -> None:
         self._script, self._runs, self._start = find(script), Path(os.path.abspath(runs)), start
-        self._slots, self._gpus, self._devices = slots, gpus, DeviceOptions(**devices)
+        self._options = RunOptions(slots=slots, gpus=gpus, **devices)
         self._changes, self._sets, self._seed, self._repeat = changes, sets, seed, repeat
         self._tell = tell
         #: what devices had to say; and the launcher, and the members' reporting
@@ -156,7 +157,7 @@ class Examination:
             config = fixed(self._settings.space.sample(random.Random(self._seed)), self._sets, self._settings.space)
             await self._train_family(told, config)
             if "failed" not in told:
-                sizes = [row["total"] for row in self._pool.rows() if row["total"]]
+                sizes = [row.total for row in self._pool.rows() if row.total]
                 told["expected"] = forecast(self._settings, told, self._folder.path.parent, sizes)
         told["notes"], told["trouble"] = self._notes, [_apart(said) for said in self._trouble]
         told["findings"] = [{"code": f.code, "what": f.text, "remedy": f.remedy} for f in self._found]
@@ -192,17 +193,14 @@ class Examination:
         declared = await self._launcher.open_script(self._script)
         imported = time.monotonic() - began
         declared_settings = Settings.from_json(declared["experiment"])
-        changes = {**self._changes, "resources": self._devices.over(declared_settings.resources)}
+        changes = {**self._changes, "resources": member_needs(self._options, declared_settings.resources)}
         self._settings = settings = declared_settings.with_options(changes)
         if settings.notice:
             self._notes.append(settings.notice)
         if settings.command is not None and (problem := missing(settings.command, cwd)):
             raise ExperimentError(f"command: got {settings.command[0]!r}; {problem}")
-        record = RunConfig("", cwd, slots=self._slots, gpus=self._gpus, nvml_library=self._devices.nvml_library)
-        wanted = self._devices.wanted(
-            settings.resources, settings.population,
-            gpus=record.gpus, slots=record.slots, nvml_library=record.nvml_library, before=record.on_gpus,
-        )  # fmt: skip
+        check_options(self._options)
+        wanted = DeviceRequest.of(self._options, settings.resources, settings.population)
         self._pool = await discover(wanted, os.environ, warn=self._notes.append, period=GPU_PERIOD)
         stack.push_async_callback(self._pool.close)
         # a verdict on the first report, which nobody here would give
@@ -356,7 +354,7 @@ class Examination:
     async def _look(self, vitals: Vitals, slot: Slot, found: TrainedInterval) -> None:
         while True:
             vitals.look()
-            used = [row["ours"] for row in self._pool.rows() if row["uuid"] in slot.gpus and row["ours"] is not None]
+            used = [row.ours for row in self._pool.rows() if row.uuid in slot.gpus and row.ours is not None]
             if used:
                 found.vram = max(found.vram or 0, sum(used))
             await asyncio.sleep(vitals.pause)

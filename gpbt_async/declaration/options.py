@@ -55,3 +55,14 @@ class RunOptions:
         track = flat["track"]
         xids = {int(xid): str(whose) for xid, whose in flat["xids"].items()}
         return cls(**known | {"xids": xids, "track": None if track is None else tuple(map(str, track))})
+
+
+#: set by the command line, whose users write --others-may-use where an application writes others_may_use
+typed = False
+
+
+def option_text(name: str, value: object = None) -> str:
+    """An option as its user writes it, for messages: "--slots 2" on the command line, "slots=2" in an application."""
+    if not typed:
+        return name if value is None else f"{name}={value!r:.80}"
+    return f"--{name.replace('_', '-')}" + ("" if value is None or value is True else f" {value!s:.80}")

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ..searchers.client import SearcherClient
     from ..storage.checkpoints import CheckpointStore
     from ..storage.folder import RunFolder
+    from ..storage.gpu_report import DeviceStatus
     from ..storage.journal import Journal
     from .admission import Briefing
     from .clock import Clock
@@ -186,9 +187,9 @@ class Scheduler:
         if not self._ending:  # no warning: those are shown once, and a person may pause a run again and again
             self.turn(events.Paused(t=self._clock.now(), reason=PAUSED if paused else "", by_hand=True))
 
-    def _sample(self, gpus: list[dict[str, Any]]) -> None:
+    def _sample(self, gpus: list[DeviceStatus]) -> None:
         if not self._ending:
-            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpus)))
+            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpu.journaled() for gpu in gpus)))
 
     def turn(self, fact: Fact) -> None:
         if isinstance(fact, events.Failed) and (astray := self._folder.astray()):

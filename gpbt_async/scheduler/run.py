@@ -19,7 +19,7 @@ from .. import events
 from ..analysis import results
 from ..analysis.logs import failure
 from ..declaration import standalone
-from ..devices.discovery import DeviceOptions
+from ..declaration.options import RunOptions
 from ..errors import FolderError, GPBTError, first
 from ..experiment import silenced
 from ..preflight.checks import finding_of
@@ -121,7 +121,17 @@ class Run:
             changed_script=changed_script,
             adopt=adopt,
             retry_failed=retry_failed,
-            devices=DeviceOptions(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
+            devices=RunOptions(
+                slots=slots,
+                gpus=gpus,
+                share=share,
+                vram=vram,
+                wait_for_gpus=wait_for_gpus,
+                xids=dict(xids or {}),
+                others_may_use=others_may_use,
+                affinity=affinity,
+                nvml_library=nvml_library,
+            ),
             changes=changes,
             again=again,
             clock=self._clock,

@@ -21,6 +21,7 @@ from .. import events
 from ..analysis.usage import Usage, replay
 from ..declaration.address import find
 from ..devices.discovery import discover
+from ..devices.request import DeviceRequest, check_options, member_needs
 from ..devices.slots import usable_cores
 from ..engine.engine import Engine
 from ..engine.tree import State
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
-    from ..devices.discovery import DeviceOptions
+    from ..declaration.options import RunOptions
     from ..devices.slots import Pool
     from ..storage.checkpoints import CheckpointStore
     from ..storage.lock import Lock
@@ -67,7 +68,7 @@ class Startup:
         gpus: str | None,
         start: str | None,
         runs: str | os.PathLike[str],
-        devices: DeviceOptions,
+        devices: RunOptions,
         changed_script: bool,
         adopt: Sequence[str],
         retry_failed: bool,
@@ -155,11 +156,10 @@ class Startup:
         await self.asking.check()  # a module or package that is missing is told before anything is begun
         # a replay trains as its original did, and so with as many cores a member
         population = ((self._again and self._again.settings) or self.settings).population
-        wanted = self._devices.wanted(
-            self.settings.resources, population,
-            gpus=self.record.gpus, slots=self.record.slots,
-            nvml_library=self.record.nvml_library, before=self.record.on_gpus,
-        )  # fmt: skip
+        record = self.record
+        options = replace(self._devices, slots=record.slots, gpus=record.gpus, nvml_library=record.nvml_library)
+        check_options(options)
+        wanted = DeviceRequest.of(options, self.settings.resources, population, before=record.on_gpus)
         self.slots = await discover(wanted, os.environ, warn=self._warn, now=self._clock.now)
         stack.push_async_callback(self.slots.close)
         if existing is None:
@@ -399,7 +399,7 @@ class Startup:
                 f"adopt: got {self._adopt!r}; no experiment was given to adopt it from, or a replay's"
             )
         if new:
-            self._changes["resources"] = self._devices.over(self.settings.resources)
+            self._changes["resources"] = member_needs(self._devices, self.settings.resources)
             self.record.settings = self.settings = self.settings.with_options(self._changes)
         command = self.settings.command
         if command is not None and (problem := missing(command, self.record.cwd)):

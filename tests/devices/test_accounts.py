@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpbt_async.devices.allocator import Device, Lease
-from gpbt_async.devices.health import account
-from gpbt_async.devices.nvml import Sample
-from gpbt_async.devices.selection import GPU
+from gpbt_async.devices.device import Device, Lease, account
+from gpbt_async.devices.nvml import GPU, Sample
 
 GIB = 1 << 30
 ELSE = "python (pid 77)"

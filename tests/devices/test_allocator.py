@@ -9,8 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gpbt_async.devices.allocator import Allocator, Device, Lease, Packing
-from gpbt_async.devices.selection import GPU
+from gpbt_async.devices.allocator import Allocator, Packing
+from gpbt_async.devices.device import Device, Lease
+from gpbt_async.devices.nvml import GPU
 
 GIB = 1 << 30
 
@@ -20,8 +21,13 @@ def gpus(*totals, slices=()):
     made = []
     for i, total in enumerate(totals):
         mig = {"slice": i, "card": "GPU-split"} if i in slices else {}
-        made.append(GPU(i, f"MIG-{i}" if mig else f"GPU-{i}", "NVIDIA A100", total=int(total * GIB), **mig))
+        gpu = GPU(i, f"MIG-{i}" if mig else f"GPU-{i}", "NVIDIA A100", total=int(total * GIB), **mig)
+        made.append(Device(gpu))
     return made
+
+
+def close(device):
+    device.health.doubtful = True
 
 
 def asked(ledger, *leases):
@@ -38,7 +44,7 @@ def places(leases):
 def capable(ledger, lease):
     """Could this one be served if all GPUs were open and free?"""
     need = lease.need or ledger.need
-    cards = [c for c in ledger.cards.values() if need == 1 or c.gpu.slice is None]
+    cards = [c for c in ledger.devices.values() if need == 1 or c.gpu.slice is None]
     return sum(ledger.packing.most(card.gpu) > 0 for card in cards) >= need
 
 
@@ -61,7 +67,7 @@ class Books(RuleBasedStateMachine):
             return across * ((one < "GPU-2") ^ (other < "GPU-2"))
 
         self.ledger = Allocator(gpus(*totals, slices=slices), Packing(share, vram), need, near)
-        self.cards = list(self.ledger.cards.values())
+        self.devices = list(self.ledger.devices.values())
         self.waiting = []
 
     # ---- what happens
@@ -95,12 +101,12 @@ class Books(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def open_or_close(self, data):
-        card = data.draw(st.sampled_from(self.cards))
-        card.open = not card.open
+        card = data.draw(st.sampled_from(self.devices))
+        card.health.doubtful = card.open
 
     @rule(data=st.data(), gib=st.integers(0, 90))
     def others(self, data, gib):
-        data.draw(st.sampled_from(self.cards)).others = gib * GIB
+        data.draw(st.sampled_from(self.devices)).others = gib * GIB
 
     @precondition(lambda self: self.ledger.held)
     @rule(data=st.data(), gib=st.integers(0, 45))
@@ -142,7 +148,7 @@ class Books(RuleBasedStateMachine):
     def granted(self):
         """Grant, and hold what was granted against the rules."""
         ledger = self.ledger
-        before = {id(card): list(card.leases) for card in self.cards}
+        before = {id(card): list(card.leases) for card in self.devices}
         first = self.waiting[0] if self.waiting else None
         served = ledger.grant()
         for lease in served:
@@ -150,7 +156,7 @@ class Books(RuleBasedStateMachine):
             assert all(other.alone for other in overtaken), "in the order asked"
         assert [x for x in self.waiting if x in served] == served
         self.waiting = [lease for lease in self.waiting if lease not in served]
-        for card in self.cards:
+        for card in self.devices:
             new = [lease for lease in card.leases if lease not in before[id(card)]]
             if not new:
                 continue
@@ -165,8 +171,8 @@ class Books(RuleBasedStateMachine):
         if self.waiting:
             head = self.waiting[0]
             need = head.need or ledger.need
-            assert sum(self.takes(card, head) for card in self.cards) < need
-            may = [card for card in self.cards if card.open and (need == 1 or card.gpu.slice is None)]
+            assert sum(self.takes(card, head) for card in self.devices) < need
+            may = [card for card in self.devices if card.open and (need == 1 or card.gpu.slice is None)]
             if head.alone and head is first:  # it has come no farther from being served
                 on = [
                     sorted(map(len, leases))[:need]
@@ -184,10 +190,10 @@ class Books(RuleBasedStateMachine):
         assert all(not lease.uuids for lease in ledger.queue), "whoever waits holds nothing"
         for lease in ledger.held:
             assert len(lease.uuids) == len(set(lease.uuids)) == (lease.need or ledger.need), "all or nothing"
-            assert all(lease in ledger.cards[uuid].leases for uuid in lease.uuids)
-            slices = [uuid for uuid in lease.uuids if ledger.cards[uuid].gpu.slice is not None]
+            assert all(lease in ledger.devices[uuid].leases for uuid in lease.uuids)
+            slices = [uuid for uuid in lease.uuids if ledger.devices[uuid].gpu.slice is not None]
             assert not slices or len(lease.uuids) == 1, "a process can use one MIG instance"
-        assert sum(len(card.leases) for card in self.cards) == sum(len(lease.uuids) for lease in ledger.held)
+        assert sum(len(card.leases) for card in self.devices) == sum(len(lease.uuids) for lease in ledger.held)
 
     @invariant()
     def capacity_counts_those_who_train(self):
@@ -196,14 +202,14 @@ class Books(RuleBasedStateMachine):
     @invariant()
     def what_people_are_told(self):
         for alone in (False, True):
-            assert set(self.ledger.shortage(alone)) == {card.gpu.uuid for card in self.cards if card.open}
+            assert set(self.ledger.shortage(alone)) == {card.gpu.uuid for card in self.devices if card.open}
 
     def teardown(self):
         """Everybody is served in the end: all is open, nobody else is there, and who is served ends some time."""
         if not hasattr(self, "ledger"):
             return
-        for card in self.cards:
-            card.open, card.others = True, 0
+        for card in self.devices:
+            card.health.doubtful, card.others = False, 0
         for lease in [lease for lease in self.waiting if not capable(self.ledger, lease)]:
             self.ledger.withdraw(lease)
             self.waiting.remove(lease)
@@ -314,7 +320,7 @@ def test_one_that_waits_to_be_alone_keeps_one_gpu_back_and_no_more():
     asked(ledger, *(Lease() for _ in range(4)))
     lonely, *others = Lease(alone=True), Lease(), Lease(), Lease()
     assert asked(ledger, lonely, *others) == others[:1], "on the other GPU with room"
-    (kept,) = [card for card in ledger.cards.values() if len(card.leases) == 1 and card.leases[0] not in others]
+    (kept,) = [card for card in ledger.devices.values() if len(card.leases) == 1 and card.leases[0] not in others]
     ledger.release(kept.leases[0])
     assert ledger.grant() == [lonely]
     assert lonely.uuids == (kept.gpu.uuid,)
@@ -341,7 +347,7 @@ def test_spread_before_pack():
 
 def test_of_equally_loaded_gpus_the_one_with_the_most_memory_left():
     ledger = Allocator(gpus(24, 80, 40), Packing(3, "8GiB"))
-    ledger.cards["GPU-1"].others = 50 * GIB
+    ledger.devices["GPU-1"].others = 50 * GIB
     assert places(asked(ledger, *(Lease() for _ in range(4)))) == [(2,), (1,), (0,), (2,)]
 
 
@@ -354,12 +360,12 @@ def test_a_near_pair_is_chosen():
     def near(one, other):
         return 10 if {one, other} in ({"GPU-0", "GPU-3"}, {"GPU-1", "GPU-2"}) else 50
 
-    ledger = Allocator(gpus(0, 0, 0, 0), Packing(1), need=2, near=near)
+    ledger = Allocator(gpus(0, 0, 0, 0), Packing(1), need=2, distance=near)
     assert [set(pair) for pair in places(asked(ledger, Lease(), Lease()))] == [{0, 3}, {1, 2}]
 
 
 def test_an_empty_pair_is_chosen_before_a_near_one():
-    ledger = Allocator(gpus(0, 0, 0), Packing(2), near=lambda *pair: 0 if set(pair) == {"GPU-0", "GPU-1"} else 50)
+    ledger = Allocator(gpus(0, 0, 0), Packing(2), distance=lambda *pair: 0 if set(pair) == {"GPU-0", "GPU-1"} else 50)
     one, two = Lease(), Lease(need=2)
     assert [set(each) for each in places(asked(ledger, one, two))] == [{0}, {1, 2}]
 
@@ -402,7 +408,7 @@ def test_two_slices_are_never_given_to_one_member():
 )
 def test_as_many_as_fit_beside_others(share, vram, others, members):
     ledger = Allocator(gpus(40), Packing(share, vram))
-    ledger.cards["GPU-0"].others = others * GIB
+    ledger.devices["GPU-0"].others = others * GIB
     assert ledger.capacity() == members
     assert len(asked(ledger, *(Lease() for _ in range(9)))) == members
     assert ledger.capacity() == members
@@ -436,7 +442,7 @@ def test_auto_without_room_for_the_margin_trains_one_at_a_time():
     assert ledger.packing.observe(39 * GIB)
     assert len(asked(ledger, Lease(), Lease())) == 1
     ledger.release(ledger.held[0])
-    ledger.cards["GPU-0"].others = 2 * GIB
+    ledger.devices["GPU-0"].others = 2 * GIB
     assert ledger.grant() == []
 
 
@@ -464,7 +470,7 @@ TOTALS = st.lists(st.sampled_from([8, 24, 40]), min_size=1, max_size=5)
 @given(totals=TOTALS, others=st.lists(st.integers(0, 40), min_size=5, max_size=5), share=st.sampled_from([None, 1, 3]))
 def test_capacity_is_reached_by_members_with_one_gpu(totals, others, share):
     ledger = Allocator(gpus(*totals), Packing(share, "7GiB"))
-    for card, amount in zip(ledger.cards.values(), others, strict=False):
+    for card, amount in zip(ledger.devices.values(), others, strict=False):
         card.others = amount * GIB
     capacity = ledger.capacity()
     assert len(asked(ledger, *(Lease() for _ in range(40)))) == capacity == ledger.capacity()
@@ -488,9 +494,9 @@ def test_capacity_is_never_exceeded(totals, need):
 def test_capacity_without_closed_gpus_and_with_those_who_train_on_them():
     ledger = Allocator(gpus(0, 0), Packing(1))
     asked(ledger, Lease())
-    ledger.cards["GPU-0"].open = False
+    close(ledger.devices["GPU-0"])
     assert ledger.capacity() == 2
-    ledger.cards["GPU-1"].open = False
+    close(ledger.devices["GPU-1"])
     assert ledger.capacity() == 1
 
 
@@ -529,7 +535,7 @@ def test_too_few_of_the_gpus_are_large_enough():
 
 def test_why_a_gpu_is_not_given():
     ledger = Allocator(gpus(40, 40, 40, 40, 40), Packing(3, "10GiB"))
-    full, leaving, alone, little, closed = ledger.cards.values()
+    full, leaving, alone, little, closed = ledger.devices.values()
     for card, leases in (
         (full, [Lease(uuids=("GPU-0",), promised=10 * GIB) for _ in range(3)]),
         (leaving, [Lease(uuids=("GPU-1",), promised=10 * GIB, leaving=i == 0) for i in range(3)]),
@@ -538,7 +544,7 @@ def test_why_a_gpu_is_not_given():
         card.leases += leases
         ledger.held += leases
     little.others = 31 * GIB
-    closed.open = False
+    close(closed)
     ledger.check()
     assert asked(ledger, Lease()) == []
     assert ledger.shortage() == {
@@ -594,7 +600,7 @@ def test_check_notices(broken):
     ledger = Allocator(gpus(0, 0, slices=(0, 1)), Packing(2))
     (lease,) = asked(ledger, Lease())
     ledger.check()
-    card = ledger.cards[lease.uuids[0]]
+    card = ledger.devices[lease.uuids[0]]
     if broken == "not held":
         card.leases.append(Lease(uuids=lease.uuids))
     elif broken == "alone and not":
@@ -613,4 +619,4 @@ def test_check_notices(broken):
 
 def test_a_card_tells_who_stays():
     gone, there = Lease(leaving=True), Lease()
-    assert Device(gpus(0)[0], leases=[gone, there]).staying() == [there]
+    assert Device(GPU(0, "GPU-0"), leases=[gone, there]).staying() == [there]

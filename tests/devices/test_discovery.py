@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvml_state import library
 
-from gpbt_async.devices import monitor
-from gpbt_async.devices import slots as slots_module
-from gpbt_async.devices.discovery import DeviceRequest, discover
-from gpbt_async.devices.nvml import NvmlDevice, NvmlFault, Sample
-from gpbt_async.devices.selection import GPU
+from gpbt_async.declaration.resources import Resources
+from gpbt_async.devices import discovery, monitor
+from gpbt_async.devices.discovery import discover
+from gpbt_async.devices.nvml import GPU, NvmlFault, Sample
+from gpbt_async.devices.request import DeviceRequest
 from gpbt_async.devices.slots import CpuPool, Slot, usable_cores
 from gpbt_async.errors import DeviceError
 from gpbt_async.processes.linux import THREADS
@@ -37,7 +37,7 @@ CORES = 4
 
 @pytest.fixture(autouse=True)
 def cores(monkeypatch):
-    monkeypatch.setattr(slots_module, "usable_cores", lambda: CORES)
+    monkeypatch.setattr(discovery, "usable_cores", lambda: CORES)
 
 
 class FakeNvml:
@@ -58,9 +58,7 @@ class FakeNvml:
     def survey(self):
         self._note("survey")
         return [
-            NvmlDevice(index, "", fault=str(gpu))
-            if isinstance(gpu, NvmlFault)
-            else NvmlDevice(gpu.index, gpu.uuid, gpu.name)
+            GPU(index, "", fault=str(gpu)) if isinstance(gpu, NvmlFault) else GPU(gpu.index, gpu.uuid, gpu.name)
             for index, gpu in enumerate(self.gpus)
         ]
 
@@ -81,7 +79,9 @@ class FakeNvml:
 async def find(nvml=None, **changed):
     said = []
     environ = changed.pop("environ", {})
-    slots = await discover(DeviceRequest(**{"population": 25, **changed}), environ, warn=said.append, backend=nvml)
+    resources = Resources(gpus=changed.pop("need", 1), cpus=changed.pop("cpus", None))
+    request = DeviceRequest(**{"resources": resources, "population": 25, **changed})
+    slots = await discover(request, environ, warn=said.append, backend=nvml)
     held = [] if nvml is None else slots.rows()
     if held:
         async with contextlib.AsyncExitStack() as stack:
@@ -174,7 +174,7 @@ async def test_without_a_gpu_one_sentence_says_so_unless_gpus_were_demanded(nvml
 
 
 async def test_a_library_that_fails_is_an_error():
-    with pytest.raises(DeviceError, match=r"version mismatch.*--gpus none"):
+    with pytest.raises(DeviceError, match=r"version mismatch.*gpus='none'"):
         await find(FakeNvml([A], library=NvmlFault("version mismatch")))
 
 
@@ -199,7 +199,7 @@ async def test_one_lost_gpu_is_left_out_and_all_lost_are_an_error():
     "asked", [{"slots": 2, "gpus": "all"}, {"slots": 0}, {"slots": -1}, {"slots": 1.5}, {"slots": True}]
 )
 async def test_contradictions_are_refused(asked):
-    with pytest.raises(DeviceError, match=f"--slots {asked['slots']}"):
+    with pytest.raises(DeviceError, match=f"slots={asked['slots']}"):
         await find(FakeNvml([A]), **asked)
 
 
@@ -423,20 +423,21 @@ def test_leases_under_any_order_of_events(count, actions):
 
 ASK = """
 import asyncio, json, os, sys
-from gpbt_async.devices import Wanted, discover
+from gpbt_async.devices.discovery import discover
+from gpbt_async.devices.request import DeviceRequest
 from gpbt_async.errors import DeviceError
 
 async def main(asked):
     assert "pynvml" not in sys.modules
     said = []
     try:
-        slots = await discover(Wanted(population=4, **asked), os.environ, warn=said.append)
+        slots = await discover(DeviceRequest(population=4, **asked), os.environ, warn=said.append)
     except DeviceError as error:
         return {"error": str(error)}
     await slots.close()
     rows = slots.rows()
-    names = [f"GPU {row['gpu']} {row['name']}".rstrip() for row in rows] or [slot.name for slot in slots.slots]
-    return {"slots": names, "gpus": [row["uuid"] for row in rows], "said": said}
+    names = [f"GPU {row.gpu} {row.name}".rstrip() for row in rows] or [slot.name for slot in slots.slots]
+    return {"slots": names, "gpus": [row.uuid for row in rows], "said": said}
 
 print(json.dumps(asyncio.run(main(json.loads(sys.argv[1])))))
 """
@@ -510,7 +511,7 @@ def test_the_binding_under_cuda_visible_devices(stub, ask, visible, expected, wa
 def test_a_failing_driver_is_an_error(stub, ask, error, word):
     answer = ask(f"init {error}\n{machine(A)}", nvml_library=str(stub()))
     assert word in answer["error"]
-    assert "--gpus none" in answer["error"]
+    assert "gpus='none'" in answer["error"]
     assert ask(f"init {error}\n", nvml_library=str(stub()), gpus="none")["said"] == []
 
 

@@ -10,11 +10,11 @@ import threading
 
 import pytest
 
-from gpbt_async.devices import monitor
-from gpbt_async.devices.allocator import Packing
+from gpbt_async.declaration.resources import Resources
+from gpbt_async.devices import gpu_pool, monitor
 from gpbt_async.devices.gpu_pool import GpuPool
-from gpbt_async.devices.nvml import NvmlDevice, NvmlFault, NvmlThread, Sample, Trouble
-from gpbt_async.devices.selection import GPU
+from gpbt_async.devices.nvml import GPU, NvmlEvent, NvmlFault, NvmlThread, Sample
+from gpbt_async.devices.request import DeviceRequest
 from gpbt_async.errors import JournalError
 
 GIB = 1 << 30
@@ -37,7 +37,7 @@ class Machine:
         return True
 
     def survey(self):
-        return [NvmlDevice(i, uuid, total=self.total * GIB) for i, uuid in enumerate(self.uuids)]
+        return [GPU(i, uuid, total=self.total * GIB) for i, uuid in enumerate(self.uuids)]
 
     def sample(self, uuid):
         self.going.wait()
@@ -77,9 +77,8 @@ class Clock:
 async def pool(machine, *, share=None, vram=None, need=1, period=0.01):
     said, now = [], Clock()
     gpus = [GPU(i, uuid, total=machine.total * GIB) for i, uuid in enumerate(machine.uuids)]
-    cards = GpuPool(
-        gpus, NvmlThread(machine), Packing(share, vram), need=need, period=period, now=now, warn=said.append
-    )  # fmt: skip
+    request = DeviceRequest(resources=Resources(need, share, vram), population=25)
+    cards = GpuPool(gpus, NvmlThread(machine), request, period=period, now=now, warn=said.append)
     await cards.open()
     cards.said, cards.clock = said, now
     try:
@@ -110,7 +109,7 @@ async def leased(cards, **how):
 
 
 def state(cards, uuid=A):
-    return next(row["state"] for row in cards.rows() if row["uuid"] == uuid)
+    return next(row.state for row in cards.rows() if row.uuid == uuid)
 
 
 # ---- leasing
@@ -123,7 +122,7 @@ async def test_one_who_is_cancelled_as_it_is_served_costs_nobody_his_turn():
         await asyncio.sleep(0.01)
         await close()
         gone.cancel()  # its future is cancelled now, it hears of it in the next turn of the loop
-        cards._watch.sampled[A] = cards.clock()
+        cards.allocator.devices[A].sampled = cards.clock()
         cards.settle()
         _, close = await stays
         await close()
@@ -171,7 +170,7 @@ async def test_memory_that_never_comes_back_sets_the_gpu_aside_until_it_does():
         assert state(cards) == "ok"
         cards.clock.more = 11
         await until(lambda: state(cards) == "dirty")
-        assert "20.0 GiB are still used though our member has ended" in cards.rows()[0]["reason"]
+        assert "20.0 GiB are still used though our member has ended" in cards.rows()[0].reason
         assert len(cards) == 1
         machine.used[A] = 0
         await until(lambda: state(cards) == "ok")
@@ -233,7 +232,7 @@ async def test_how_much_a_member_takes_is_learnt_though_nothing_is_listed():
         machine.used[A] = 10.5
         await looks(machine)
         cards.returned(one)
-        assert cards.ledger.packing.peak == 10 * GIB
+        assert cards.allocator.packing.peak == 10 * GIB
         machine.used[A] = 0.5
         await close()
 
@@ -251,7 +250,7 @@ async def test_a_gpu_that_fails_puts_its_members_out_and_comes_back(how):
         if how == "fault":
             machine.faults[A] = NvmlFault("GPU is lost", 15)
         else:
-            machine.troubles = [Trouble(A, "xid", 79)]
+            machine.troubles = [NvmlEvent(A, "xid", 79)]
         async with asyncio.timeout(3):
             assert await one.evicted == "GPU 0: " + ("GPU is lost" if how == "fault" else "Xid 79")
         assert not two.evicted.done()
@@ -275,13 +274,13 @@ async def test_while_nvml_hangs_nothing_is_given_out_whoever_stops_asking_it(mon
     async with pool(machine) as cards:
         slot, close = await leased(cards)
         machine.going.clear()
-        await until(lambda: cards._watch.mute)
+        await until(lambda: cards.monitor.hangs)
         assert "NVML does not answer" in await cards.verdict(slot, within=0.05)
         cards.settle()
         waits = asyncio.create_task(leased(cards))
         await asyncio.sleep(0.05)
         assert not waits.done()
-        assert set(cards.waiting()["why"].values()) == {"NVML does not answer"}
+        assert set(cards.waiting().why.values()) == {"NVML does not answer"}
         machine.going.set()
         await (await waits)[1]()
         await close()
@@ -313,7 +312,7 @@ async def test_an_error_of_whoever_is_told_reaches_those_who_wait():
             raise JournalError("no space")
 
         cards.on_sample = full
-        cards.clock.more = monitor.TOLD
+        cards.clock.more = gpu_pool.JOURNAL_PERIOD
         with pytest.raises(JournalError, match="no space"):
             await waits
         with pytest.raises(JournalError, match="no space"):
@@ -338,8 +337,8 @@ async def test_waiting_tells_that_nvml_does_not_answer(monkeypatch):
     machine = Machine(A)
     async with pool(machine) as cards:
         machine.going.clear()
-        await until(lambda: cards._watch.mute)
-        assert cards.waiting()["why"] == {"0": "NVML does not answer"}
+        await until(lambda: cards.monitor.hangs)
+        assert cards.waiting().why == {"0": "NVML does not answer"}
         machine.going.set()
         await until(lambda: cards.waiting() is None)
 
@@ -354,7 +353,7 @@ async def test_the_server_of_mps_is_nobody_by_himself(monkeypatch):
         machine.listed[A], machine.used[A] = ((1, 10),), 10
         await looks(machine)
         assert state(cards) == "in use"
-        assert cards.rows()[0]["ours"] == 10 * GIB
+        assert cards.rows()[0].ours == 10 * GIB
         await close()
 
 
@@ -366,7 +365,7 @@ async def test_processes_below_a_member_are_the_members():
         machine.listed[A], machine.used[A] = ((os.getpid(), 10),), 10
         await looks(machine)
         assert state(cards) == "in use"
-        assert cards.rows()[0]["ours"] == 10 * GIB
+        assert cards.rows()[0].ours == 10 * GIB
         await close()
 
 
@@ -376,7 +375,7 @@ async def test_one_who_was_served_and_is_cancelled_before_it_hears_of_it_leaves_
         served = asyncio.create_task(leased(cards))
         await asyncio.sleep(0.01)
         await close()
-        cards._watch.sampled[A] = cards.clock()
+        cards.allocator.devices[A].sampled = cards.clock()
         cards.settle()
         assert len(cards.slots) == 1
         served.cancel()
@@ -394,7 +393,7 @@ async def test_one_who_is_cancelled_while_it_waits_is_waited_for_by_nobody():
         waits.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waits
-        assert cards.waiting() is None or cards.waiting()["members"] == 0
+        assert cards.waiting() is None or cards.waiting().members == 0
         await close()
         _, close = await leased(cards)
         await close()
@@ -403,17 +402,17 @@ async def test_one_who_is_cancelled_while_it_waits_is_waited_for_by_nobody():
 async def test_a_gpu_whose_driver_asks_for_a_reset_is_not_used():
     machine = Machine(A, B)
     async with pool(machine) as cards:
-        machine.troubles, machine.needed = [Trouble(A, "xid", 79)], "a reset"
+        machine.troubles, machine.needed = [NvmlEvent(A, "xid", 79)], "a reset"
         await until(lambda: state(cards) == "faulty")
         cards.clock.more = 31
-        await until(lambda: "asks for a reset" in cards.rows()[0]["reason"])
+        await until(lambda: "asks for a reset" in cards.rows()[0].reason)
         assert len(cards) == 1
 
 
 async def test_a_gpu_that_appears_is_used():
     machine = Machine(A)
     async with pool(machine) as cards:
-        cards._watch._choose = lambda found: [GPU(f.index, f.uuid, total=f.total) for f in found]
+        cards.monitor._choose = list
         machine.used[B], machine.listed[B] = 0, ()
         machine.uuids = (A, B)
         assert len(cards) == 1
@@ -425,8 +424,8 @@ async def test_what_happens_to_a_card_happens_to_its_instances():
     machine = Machine("MIG-1", "MIG-2", B)
     async with pool(machine) as cards:
         for uuid in ("MIG-1", "MIG-2"):
-            cards.ledger.cards[uuid].gpu = GPU(0, uuid, slice=0, card=A, total=40 * GIB)
-        machine.troubles = [Trouble(A, "xid", 79)]
+            cards.allocator.devices[uuid].gpu = GPU(0, uuid, slice=0, card=A, total=40 * GIB)
+        machine.troubles = [NvmlEvent(A, "xid", 79)]
         await until(lambda: state(cards, "MIG-1") == state(cards, "MIG-2") == "faulty")
         assert state(cards, B) == "ok"
 
@@ -435,9 +434,9 @@ async def test_a_journal_is_told_of_the_gpus_now_and_then():
     async with pool(Machine(A)) as cards:
         told = []
         cards.on_sample = told.append
-        cards.clock.more = monitor.TOLD
+        cards.clock.more = gpu_pool.JOURNAL_PERIOD
         await until(lambda: told)
-        assert told[0][0]["gpu"] == "0"
+        assert told[0][0].gpu == "0"
 
 
 async def test_a_bug_of_whoever_watches_is_heard_by_those_who_wait():
@@ -466,7 +465,7 @@ async def test_a_pid_that_is_of_no_process_here_may_be_a_members():
         machine.listed[A], machine.used[A] = ((2**22 + 1, 10),), 10
         await looks(machine)
         assert state(cards) == "in use"
-        assert cards.rows()[0]["ours"] == 10 * GIB
+        assert cards.rows()[0].ours == 10 * GIB
         await close()
 
 
@@ -480,7 +479,7 @@ async def test_what_a_member_has_left_behind_is_nobody_else():
             assert state(cards) == "ok"
             machine.used[A] = 5
             await until(lambda: state(cards) == "busy")
-            assert "5.0 GiB of its memory are used by somebody else" in cards.rows()[0]["reason"]
+            assert "5.0 GiB of its memory are used by other programs" in cards.rows()[0].reason
 
 
 async def test_how_a_gpu_was_before_a_member_ended_tells_nothing_of_its_memory():

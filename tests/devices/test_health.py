@@ -89,11 +89,11 @@ def test_who_is_in_the_way_is_told():
     assert [health.reason, health.since] == ["python (pid 7)", 3.0]
     health.sampled(4.0, "", 5 * GIB, TOTAL)
     assert [health.reason, health.since] == [
-        "5.0 GiB of its memory are used by somebody else (if that is a desktop: --others-may-use SIZE)",
+        "5.0 GiB of its memory are used by other programs (if that is a desktop: --others-may-use SIZE)",
         3.0,
     ]
     health.sampled(5.0, "", 0, TOTAL)
-    assert health.reason.startswith("5.0 GiB of its memory are used by somebody else"), "not settled yet"
+    assert health.reason.startswith("5.0 GiB of its memory are used by other programs"), "not settled yet"
     health.sampled(6.0, "", 0, TOTAL)
     health.sampled(7.0, "", 0, TOTAL)
     assert [health.state, health.reason, health.since] == ["ok", "", 7.0]

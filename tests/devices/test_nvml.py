@@ -13,7 +13,7 @@ from nvml_state import State, library
 
 ASK = """
 import asyncio, json, sys, time
-from gpbt_async.nvml import NvmlFault, NvmlThread, PyNvml
+from gpbt_async.devices.nvml import NvmlFault, NvmlThread, PyNvml
 
 state = sys.argv[2]
 def told(what):

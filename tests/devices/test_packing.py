@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpbt_async.devices.allocator import Packing, out_of_memory
-from gpbt_async.devices.selection import GPU
+from gpbt_async.devices.nvml import GPU
 from gpbt_async.formatting import UNITS, format_bytes, parse_bytes
 
 GIB = 1 << 30
 
 
 def card(gib, exclusive=False):
-    return GPU(0, "GPU-0", "NVIDIA A100", total=int(gib * GIB), exclusive=exclusive)
+    return GPU(0, "GPU-0", "NVIDIA A100", total=int(gib * GIB), mode="exclusive" if exclusive else "default")
 
 
 # --- amounts -----------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def test_what_a_killed_run_left_is_not_taken_for_the_truth(machine: Callable[...
     drain = start("gpus", "--drain", "r", "0", cwd=m.folder, env=m.env)
     until(lambda: m.row(A)["state"] == "drained")
     kill_hard(run)
-    assert "r goes on no more" in drain.communicate(timeout=60)[1], "nobody waits for a dead run"
+    assert "r is no longer running" in drain.communicate(timeout=60)[1], "nobody waits for a dead run"
     assert (m.folder / "runs/r/gpus.json").exists()
     told = m.cli("gpus", "--nvml-library", m.driver, "--json").json
     assert [row["runs"] for row in told["gpus"]] == [[], []]
@@ -158,7 +158,7 @@ def test_a_gpu_that_is_returned_while_somebody_waits_for_it(machine: Callable[..
     drain = start("gpus", "--drain", "r", "0", cwd=m.folder, env=m.env)
     until(lambda: m.row(A)["state"] == "drained")
     assert m.cli("gpus", "--return", "r", A).status == 0
-    assert "somebody has returned it meanwhile" in drain.communicate(timeout=60)[1]
+    assert "it was returned meanwhile" in drain.communicate(timeout=60)[1]
     m.unsay("hold")
     ended(run)
 
@@ -183,7 +183,7 @@ def test_a_desktop_may_use_what_it_is_allowed_to(machine: Callable[..., Machine]
     refused = m.launch()
     assert refused.status == 2
     assert (
-        "1.5 GiB of its memory are used by somebody else (if that is a desktop: --others-may-use SIZE)" in refused.err
+        "1.5 GiB of its memory are used by other programs (if that is a desktop: --others-may-use SIZE)" in refused.err
     )
     assert m.launch("--others-may-use", "2GiB").status == 0
     bad = m.cli("launch", PLAYING, "--nvml-library", m.driver, "--others-may-use", "2")
@@ -209,10 +209,11 @@ def test_what_cannot_be_meant_is_refused(machine: Callable[..., Machine], option
 
 MIXED = """
 import asyncio, json, os, sys
-from gpbt_async.devices import Wanted, discover
+from gpbt_async.devices.discovery import discover
+from gpbt_async.devices.request import DeviceRequest
 
 async def main():
-    cards = await discover(Wanted(population=6, nvml_library=sys.argv[1]), os.environ, warn=print)
+    cards = await discover(DeviceRequest(population=6, nvml_library=sys.argv[1]), os.environ, warn=print)
     log = []
 
     async def member(name, need):

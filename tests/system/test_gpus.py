@@ -106,7 +106,7 @@ def test_a_gpu_that_is_taken_is_refused_or_waited_for(machine: Callable[..., Mac
     assert "process 1" in m.cli("status", "r").out
     m.state.drop("proc")
     m.state.set(f"mem {A} 40960 9000 0")  # gone, but its memory is not
-    until(lambda: "8.8 GiB of its memory are used by somebody else" in m.row(A).get("reason", ""))
+    until(lambda: "8.8 GiB of its memory are used by other programs" in m.row(A).get("reason", ""))
     assert m.log() == []
     m.state.set(f"mem {A} 40960 500 0")
     ended(run)
@@ -189,7 +189,7 @@ def test_an_xid_is_the_members_fault_or_the_cards(
         assert f"set aside: Xid {xid}" in err
     else:
         assert not lost
-        assert f"GPU 0 NVIDIA A100: Xid {xid}, the doing of a member" in err
+        assert f"GPU 0 NVIDIA A100: Xid {xid}, the fault of a member" in err
     assert m.summary()["members"]["finished"] == 4
 
 
