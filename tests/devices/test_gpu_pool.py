@@ -1,4 +1,4 @@
-"""Cards and Watch on a machine of our own making: who waits, who is put out, and what is given to whom."""
+"""The pool of GPUs on an NVML that the test plays: which member waits, which is evicted, and who gets which GPU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from gpbt_async.declaration.resources import Resources
 from gpbt_async.devices import gpu_pool, monitor
 from gpbt_async.devices.gpu_pool import GpuPool
+from gpbt_async.devices.monitor import Arrival, Retrial, Sampling
 from gpbt_async.devices.nvml import GPU, NvmlEvent, NvmlFault, NvmlThread, Sample
 from gpbt_async.devices.request import DeviceRequest
 from gpbt_async.errors import JournalError
@@ -110,6 +111,74 @@ async def leased(cards, **how):
 
 def state(cards, uuid=A):
     return next(row.state for row in cards.rows() if row.uuid == uuid)
+
+
+# ---- without NVML: the pool applies observations, wherever they are from
+
+
+@contextlib.asynccontextmanager
+async def applying(*uuids):
+    """A pool that asks nothing any more: each GPU has had one clean sample."""
+    async with pool(Machine(*uuids), period=3600) as cards:
+        cards._task.cancel()
+        await asyncio.wait([cards._task])
+        yield cards
+
+
+async def test_a_fault_evicts_the_members_of_its_gpu_only():
+    async with applying(A, B) as cards:
+        (one, close_one), (two, close_two) = await leased(cards), await leased(cards)
+        cards._apply([Sampling(A, "GPU is lost", cards.clock())])
+        assert one.evicted.result() == "GPU 0: GPU is lost"
+        assert not two.evicted.done()
+        await close_one()
+        assert len(cards) == 1
+        cards._apply([Retrial(A, ""), Sampling(A, Sample(0, 40 * GIB, ()), cards.clock())])
+        assert (state(cards), len(cards)) == ("ok", 2)
+        await close_two()
+
+
+async def test_a_gpu_that_works_again_is_not_given_out_before_its_first_sample():
+    async with applying(A) as cards:
+        cards._apply([NvmlEvent(A, "xid", 79)])
+        cards._apply([Retrial(A, "")])
+        assert (state(cards), len(cards)) == ("ok", 0)
+        cards._apply([Sampling(A, Sample(30 * GIB, 40 * GIB, ()), cards.clock())])
+        assert (state(cards), len(cards)) == ("busy", 0)
+
+
+async def test_a_gpu_that_has_appeared_is_not_given_out_before_its_first_sample():
+    async with applying(A) as cards:
+        cards._apply([Arrival([GPU(1, B, total=40 * GIB)])])
+        assert len(cards) == 1
+        cards._apply([Sampling(B, Sample(0, 40 * GIB, ()), cards.clock())])
+        assert len(cards) == 2
+
+
+async def test_while_nvml_hangs_the_capacity_is_what_trains():
+    async with applying(A, B) as cards:
+        counts = []
+        cards.on_capacity = counts.append
+        _, close = await leased(cards)
+        cards.monitor.hangs = True
+        cards._apply([])
+        assert (len(cards), counts[-1]) == (1, 1)
+        cards.monitor.hangs = False
+        cards._apply([])
+        assert (len(cards), counts[-1]) == (2, 2)
+        await close()
+
+
+async def test_a_gpu_is_released_by_a_sample_that_was_asked_for_after_the_end():
+    async with applying(A) as cards:
+        _, close = await leased(cards)
+        before = cards.clock()
+        cards.clock.more = 1
+        await close()
+        cards._apply([Sampling(A, Sample(0, 40 * GIB, ()), before)])
+        assert cards.rows()[0].leaving == 1
+        cards._apply([Sampling(A, Sample(0, 40 * GIB, ()), cards.clock())])
+        assert cards.rows()[0].leaving == 0
 
 
 # ---- leasing

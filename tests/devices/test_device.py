@@ -1,4 +1,4 @@
-"""Accounts: whose the memory of a GPU is, sample by sample."""
+"""A device: whose the memory of a GPU is, sample by sample, and what a sample changes."""
 
 from __future__ import annotations
 
@@ -173,6 +173,64 @@ def test_what_a_process_of_a_member_does_not_tell_is_not_somebody_elses():
     """A member with two processes, of which NVML tells the bytes of one."""
     _, theirs, unexplained, _ = Scene(1).account(10, (0, 4), (0, None))
     assert [theirs, unexplained] == [0, 0]
+
+
+# --- what a sample changes ---------------------------------------------------------------------------------
+
+
+def observed(device, used, *processes, now=1.0):
+    """processes: (lease, GiB) each."""
+    owners = dict(enumerate(lease for lease, _ in processes))
+    listed = tuple((pid, gib * GIB) for pid, (_, gib) in enumerate(processes))
+    device.observe(Sample(used * GIB, 40 * GIB, listed, 93, 61), owners.__getitem__, now - 0.5, now)
+    return device.status()
+
+
+def test_what_was_used_before_the_first_member_is_remembered():
+    device = Device(GPU(0, "GPU-0", total=40 * GIB))
+    observed(device, 1)
+    lease = Lease(uuids=("GPU-0",))
+    device.leases.append(lease)
+    status = observed(device, 12, (lease, 9))
+    assert (device.before, device.others) == (GIB, 3 * GIB)
+    assert (status.ours, status.others, status.used, status.total) == (9 * GIB, 3 * GIB, 12 * GIB, 40 * GIB)
+    assert (status.utilisation, status.temperature, device.sampled) == (93, 61, 0.5)
+
+
+def test_the_greatest_amount_of_a_member_is_kept():
+    lease = Lease(uuids=("GPU-0",))
+    device = Device(GPU(0, "GPU-0", total=40 * GIB), leases=[lease])
+    for gib in (5, 9, 7):
+        observed(device, gib, (lease, gib))
+    assert (lease.peak, lease.measured) == (9 * GIB, {"GPU-0": 7 * GIB})
+
+
+def test_memory_that_may_be_coming_back_makes_no_gpu_busy():
+    lease = Lease(uuids=("GPU-0",), leaving=True)
+    device = Device(GPU(0, "GPU-0", total=40 * GIB), leases=[lease])
+    for second in range(5):
+        status = observed(device, 20, now=second)
+    assert device.lingers
+    assert (device.open, status.state, status.others, status.leaving) == (True, "ok", 0, 1)
+    device.leases.clear()
+    observed(device, 20)
+    assert not device.open, "now that the member has gone, other programs use it"
+
+
+def test_a_gpu_that_fails_has_no_figures_any_more():
+    device = Device(GPU(0, "GPU-0", total=40 * GIB))
+    observed(device, 20)
+    device.fail("GPU is lost", 3.0)
+    status = device.status()
+    assert (status.state, status.reason, status.retry) == ("faulty", "GPU is lost", 33.0)
+    assert (status.used, status.ours, status.others, status.total) == (None, None, None, 40 * GIB)
+    assert device.sampled_since(99.0), "it will not be sampled again soon"
+
+
+def test_the_status_names_the_members_that_train_and_counts_those_that_leave():
+    leases = [Lease(member=7), Lease(member=3), Lease(member=5, leaving=True), Lease()]
+    status = Device(GPU(0, "GPU-0"), leases=leases).status()
+    assert (status.state, status.members, status.leaving) == ("in use", (3, 7), 1)
 
 
 # --- whatever is seen --------------------------------------------------------------------------------------
