@@ -10,11 +10,11 @@ import time
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ..devices.health import tolerance
+from ..devices.device import Device
+from ..devices.monitor import Sampling, observe
 from ..devices.nvml import GPU, NvmlFault, NvmlThread, PyNvml
 from ..devices.selection import VISIBLE, choose, clear, hides_all, match, names, usable
 from ..errors import DeviceError
-from ..formatting import format_bytes
 from ..processes import linux
 from ..storage.folder import runs as runs_in
 from ..storage.gpu_report import DeviceState, DeviceStatus, read_gpus
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from ..devices.nvml import Backend, Sample
     from ..storage.folder import RunFolder
+
+    #: a run's name, and a GPU's status in it
+    Held = tuple[str, DeviceStatus]
 
 
 #: seconds that NVML may take
@@ -43,11 +46,11 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class MachineGpu:
-    """A GPU of the machine. runs: of each run that uses it, its name and the GPU's status in it."""
+    """A GPU of the machine. would_use: by a run that is launched now. runs: those that use it."""
 
     status: DeviceStatus
     would_use: bool
-    runs: Sequence[tuple[str, DeviceStatus]]
+    runs: Sequence[Held]
     processes: Sequence[Process]
 
     def to_json(self) -> dict[str, Any]:
@@ -77,7 +80,9 @@ def inventory(
     try:
         answer = nvml.wait(_look, PATIENCE)
     except NvmlFault as fault:
-        return Inventory([], f"NVML failed: {fault}. A run is refused until that is repaired, but for --gpus none", [])
+        return Inventory(
+            [], f"NVML failed: {fault}. A run is refused until that is repaired, except with --gpus none", []
+        )
     finally:
         nvml.dismiss()
     if answer is None:
@@ -98,14 +103,8 @@ def _look(nvml: Backend) -> tuple[list[GPU], dict[str, Sample | str]] | None:
     if not nvml.open():
         return None
     gpus = nvml.survey()
-    return gpus, {gpu.uuid: _sample(nvml, gpu.uuid) for gpu in gpus if gpu.uuid}
-
-
-def _sample(nvml: Backend, uuid: str) -> Sample | str:
-    try:
-        return nvml.sample(uuid)
-    except NvmlFault as fault:
-        return str(fault)
+    samplings = observe([gpu.uuid for gpu in gpus if gpu.uuid], 0.0, nvml)
+    return gpus, {each.uuid: each.sample for each in samplings if isinstance(each, Sampling)}
 
 
 def _reasons(
@@ -127,37 +126,29 @@ def _reasons(
     return why | {gpu.uuid: f"not among {among}" for gpu in good if gpu not in chosen}, ""
 
 
-def _machine_gpu(
-    gpu: GPU, answer: Sample | str | None, reason: str, runs: Sequence[tuple[str, DeviceStatus]]
-) -> MachineGpu:
-    """reason: why a run would not use it, or ""."""
-    problem = answer if isinstance(answer, str) else ""
-    sample = None if isinstance(answer, str) else answer
-    would_use = not reason and not problem
-    status = DeviceStatus(
-        gpu=gpu.label, uuid=gpu.uuid, name=gpu.name, state=DeviceState.OK if would_use else DeviceState.LEFT_OUT,
-        reason=reason or problem, ours=sum(held.ours or 0 for _, held in runs) or None, total=gpu.total or None,
-    )  # fmt: skip
-    processes: list[Process] = []
-    if sample is not None:
-        others = max(0, sample.used - (status.ours or 0)) if sample.used is not None else None
-        status = replace(
-            status, others=others, used=sample.used, total=sample.total or status.total,
-            utilisation=sample.utilisation, temperature=sample.temperature,
-        )  # fmt: skip
-        processes = [_process(pid, size) for pid, size in sample.processes or () if pid not in sample.drawing]
-    if would_use and runs:  # a run that uses it knows best; one that trains there before one that waits
-        known = max((held for _, held in runs), key=lambda held: bool(held.members))
+def _machine_gpu(gpu: GPU, sample: Sample | str | None, reason: str, runs: Sequence[Held]) -> MachineGpu:
+    """sample: or NVML's words where it fails. reason: why a run would not use the GPU, or ""."""
+    device, processes = Device(gpu), list[Process]()
+    if isinstance(sample, str):
+        reason = reason or sample
+    elif sample is not None:
+        device.observe(sample, lambda pid: f"process {pid} ({_what(pid)})", 0.0, 0.0)
+        listed = (entry for entry in sample.processes or () if entry[0] not in sample.drawing)
+        processes = [Process(pid, amount, _what(pid)) for pid, amount in listed]
+    status = device.status()
+    ours = sum(held.ours or 0 for _, held in runs)
+    others = max(0, status.used - ours) if status.used is not None else None
+    status = replace(status, ours=ours or None, others=others)
+    if reason:
+        status = replace(status, state=DeviceState.LEFT_OUT, reason=reason)
+    elif runs:  # a run that uses it knows best; one that trains there before one that waits
+        _, known = max(runs, key=lambda held: bool(held[1].members))
         status = replace(status, state=known.state, reason=known.reason, since=known.since, retry=known.retry)
-    elif would_use and (processes or (status.others or 0) > tolerance(status.total or 0)):
-        busy = ", ".join(f"process {p.pid} ({p.what})" for p in processes)
-        reason = busy or f"{format_bytes(status.others or 0)} are used"
-        status = replace(status, state=DeviceState.BUSY, reason=reason)
-    return MachineGpu(status, would_use, runs, processes)
+    return MachineGpu(status, not reason, runs, processes)
 
 
-def _process(pid: int, size: int | None) -> Process:
-    return Process(pid, size, linux.told(pid) if linux.exists(pid) else "not of this pid namespace")
+def _what(pid: int) -> str:
+    return linux.told(pid) if linux.exists(pid) else "not of this pid namespace"
 
 
 def text(inventory: Inventory) -> str:
@@ -171,9 +162,9 @@ def text(inventory: Inventory) -> str:
     return "\n".join([*lines, *inventory.notes, *([inventory.problem] if inventory.problem else [])])
 
 
-def _held(runs: Path) -> dict[str, list[tuple[str, DeviceStatus]]]:
-    """By UUID, the runs that use a GPU, and its status in them."""
-    held: dict[str, list[tuple[str, DeviceStatus]]] = {}
+def _held(runs: Path) -> dict[str, list[Held]]:
+    """By UUID, the runs that use a GPU."""
+    held: dict[str, list[Held]] = {}
     for folder in runs_in(runs):
         report = read_gpus(folder)
         for status in report.gpus if report is not None else ():

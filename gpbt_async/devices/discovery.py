@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..declaration.options import option_text
@@ -79,37 +80,27 @@ async def _gpu_pool(
     """The GPUs, open; or why there are none."""
     nvml = NvmlThread(backend)
     try:
-        gpus = await _survey(nvml, warn)
-        if gpus:
+        if gpus := await _survey(nvml, warn):
 
-            def later(gpus: Iterable[GPU]) -> list[GPU]:
-                try:
-                    good, bad = usable(gpus)
-                    return choose(good, request.gpus, environ, lambda _: None, bad)
-                except DeviceError:
-                    return []  # one that was named is gone: those that are there are in use already
+            def choose_later(gpus: Iterable[GPU]) -> list[GPU]:
+                with suppress(DeviceError):  # one that was named is gone: those that are there are in use already
+                    return _choose(gpus, request, environ, lambda _: None)
+                return []
 
             pool = GpuPool(
-                _choose(gpus, request, environ, warn),
-                nvml,
-                request,
-                cores=frozenset(os.sched_getaffinity(0)),
-                usable=usable_cores(),
-                period=period,
-                choose=later,
-                now=now,
-                warn=warn,
-            )
+                _choose(gpus, request, environ, warn), nvml, request,
+                cores=frozenset(os.sched_getaffinity(0)), usable=usable_cores(),
+                period=period, choose=choose_later, now=now, warn=warn,
+            )  # fmt: skip
             await pool.open()
             await _wait_or_refuse(pool, request, warn)
             return pool
-    except NvmlFault as fault:
+    except BaseException as error:
         nvml.dismiss()
+        if not isinstance(error, NvmlFault):
+            raise
         cpu = option_text("gpus", "none")
-        raise DeviceError(f"NVML failed: {fault}. Repair it, or train on the CPU: {cpu}") from fault
-    except BaseException:
-        nvml.dismiss()
-        raise
+        raise DeviceError(f"NVML failed: {error}. Repair it, or train on the CPU: {cpu}") from error
     await nvml.close()
     return "there is no NVML library (libnvidia-ml.so.1)" if gpus is None else "NVML reports no GPU"
 
@@ -129,7 +120,7 @@ async def _survey(nvml: NvmlThread, warn: Callable[[str], None]) -> list[GPU] | 
 
 
 def _choose(
-    gpus: list[GPU], request: DeviceRequest, environ: Mapping[str, str], warn: Callable[[str], None]
+    gpus: Iterable[GPU], request: DeviceRequest, environ: Mapping[str, str], warn: Callable[[str], None]
 ) -> list[GPU]:
     good, bad = usable(gpus)
     for gpu, reason in bad.items():

@@ -14,34 +14,36 @@ ELSE = "python (pid 77)"
 
 
 class Scene:
-    """A card with so many members, and who each process is: their number, or what the keeper says."""
+    """A GPU with so many members, and whose each process is: a member's number, or an owner in words."""
 
     def __init__(self, members=0, before=0, promised=0):
         self.leases = [Lease(uuids=("GPU-0",), promised=promised * GIB) for _ in range(members)]
         self.card = Device(GPU(0, "GPU-0", total=40 * GIB), before=before * GIB, leases=list(self.leases))
 
     def account(self, used, *processes, listed=True):
-        """processes: (whose, GiB). What came out: others, theirs, unexplained, and measured by member's number."""
-        owners = {pid: self.leases[who] if isinstance(who, int) else who for pid, (who, _) in enumerate(processes)}
-        told = tuple((pid, None if gib is None else gib * GIB) for pid, (_, gib) in enumerate(processes))
-        sample = Sample(None if used is None else used * GIB, 40 * GIB, told if listed else None)
+        """processes: (whose, GiB). Returns others, theirs, unexplained, and measured by the member's number."""
+        owners = {
+            pid: self.leases[whose] if isinstance(whose, int) else whose for pid, (whose, _) in enumerate(processes)
+        }
+        listed_processes = tuple((pid, None if gib is None else gib * GIB) for pid, (_, gib) in enumerate(processes))
+        sample = Sample(None if used is None else used * GIB, 40 * GIB, listed_processes if listed else None)
         out = account(self.card, sample, owners.__getitem__)
         measured = {self.leases.index(lease): amount / GIB for lease, amount in out.measured.items()}
         return out.others, out.theirs / GIB, out.unexplained / GIB, measured
 
 
-# --- all is listed -----------------------------------------------------------------------------------------
+# --- all processes are listed -----------------------------------------------------------------------------------------
 
 
-def test_nobody():
+def test_an_empty_gpu():
     assert Scene().account(0) == ("", 0, 0, {})
 
 
-def test_what_nobody_accounts_for_is_unexplained():
+def test_memory_of_no_listed_process_is_unexplained():
     assert Scene().account(2) == ("", 0, 2, {})
 
 
-def test_ours():
+def test_memory_of_members():
     assert Scene(2).account(12, (0, 5), (1, 6)) == ("", 0, 1, {0: 5, 1: 6})
 
 
@@ -50,32 +52,32 @@ def test_a_member_with_several_processes():
 
 
 def test_a_member_that_has_not_begun():
-    """All is listed, so what is in use is not the one's that is not on the list."""
+    """All processes are listed, so the memory in use does not belong to the member that is not on the list."""
     assert Scene(2, promised=10).account(12, (0, 5)) == ("", 0, 7, {0: 5})
 
 
-def test_somebody_else():
+def test_another_program():
     assert Scene(1).account(20, (0, 5), (ELSE, 12)) == (ELSE, 12, 3, {0: 5})
 
 
-def test_more_than_one_somebody_else():
+def test_two_other_programs():
     others, theirs, unexplained, _ = Scene().account(20, (ELSE, 12), ("java (pid 8)", 4))
     assert others == "python (pid 77), java (pid 8)"
     assert [theirs, unexplained] == [16, 4]
 
 
-def test_somebody_else_whose_memory_is_not_told():
-    """They are in the way, whatever they hold; what they hold is unexplained."""
+def test_another_program_whose_memory_is_unknown():
+    """It is in the way, however much it holds, and what it holds is unexplained."""
     assert Scene().account(9, (ELSE, None)) == (ELSE, 0, 9, {})
 
 
-def test_what_is_left_over_is_unexplained_until_it_is_gone():
+def test_memory_that_was_left_over_is_unexplained_until_it_is_gone():
     scene = Scene(1)
     assert scene.account(9, (0, 5), ("left over", 3)) == ("", 0, 4, {0: 5})
     assert scene.account(6, (0, 5)) == ("", 0, 1, {0: 5})
 
 
-def test_one_who_leaves_is_no_blind_one():
+def test_a_member_that_leaves_is_not_blind():
     scene = Scene(1, before=1)
     scene.leases[0].leaving = True
     assert scene.account(9, listed=False) == ("", 0, 9, {})
@@ -83,27 +85,27 @@ def test_one_who_leaves_is_no_blind_one():
 
 
 def test_more_listed_than_in_use():
-    """The two are not asked in one moment."""
+    """The list and the memory in use are not read at the same moment."""
     assert Scene(1).account(4, (0, 5), (ELSE, 3)) == (ELSE, 3, 0, {0: 5})
 
 
-def test_nothing_told_of_what_is_in_use():
+def test_the_memory_in_use_is_unknown():
     assert Scene(1).account(None, (0, 5)) == ("", 0, 0, {0: 5})
     assert Scene(1, before=1).account(None, listed=False) == ("", 0, 0, {0: 0})
 
 
 def test_a_member_that_draws_too_is_a_member():
-    """A simulation that renders on the GPU it trains on. A desktop's processes are in nobody's way as such."""
+    """A simulation that renders on the GPU it trains on. The processes of a desktop are in no member's way."""
     lease = Lease(uuids=("GPU-0",))
     card = Device(GPU(0, "GPU-0", total=40 * GIB), leases=[lease])
     sample = Sample(12 * GIB, 40 * GIB, ((1, 10 * GIB), (2, GIB)), drawing=frozenset((1, 2, 3)))
-    told = account(card, sample, {1: lease, 2: ELSE}.__getitem__)
-    assert (told.others, told.theirs, told.unexplained, told.measured) == ("", 0, 2 * GIB, {lease: 10 * GIB})
+    shares = account(card, sample, {1: lease, 2: ELSE}.__getitem__)
+    assert (shares.others, shares.theirs, shares.unexplained, shares.measured) == ("", 0, 2 * GIB, {lease: 10 * GIB})
 
 
 # --- blind -------------------------------------------------------------------------------------------------
 
-#: ways in which NVML does not tell what the member with the number 0 holds
+#: ways in which NVML does not say what the member with the number 0 holds
 BLIND = {
     "no list": {"listed": False},
     "ghost": {"processes": [("ghost", None)]},
@@ -125,23 +127,23 @@ def test_a_blind_member_alone_holds_all_that_was_not_there_before(how):
 @pytest.mark.parametrize("how", BLIND)
 def test_before_it_has_begun_it_holds_nothing(how):
     assert blindly(Scene(1, before=2), 2, how) == ("", 0, 2, {0: 0})
-    assert blindly(Scene(1, before=2), 1, how) == ("", 0, 1, {0: 0}), "somebody let go of what was there before"
+    assert blindly(Scene(1, before=2), 1, how) == ("", 0, 1, {0: 0}), "another program has freed what was there before"
 
 
 @pytest.mark.parametrize("how", BLIND)
-def test_within_what_was_promised(how):
+def test_a_blind_member_that_takes_less_than_promised(how):
     assert blindly(Scene(1, before=1, promised=10), 8, how) == ("", 0, 1, {0: 7})
 
 
 @pytest.mark.parametrize("how", BLIND)
 def test_a_blind_member_alone_that_takes_more_than_promised_is_still_taken_to_hold_all(how):
-    """Else the same bytes are counted twice, and the GPU is called busy because of our own member."""
+    """Otherwise the same bytes are counted twice, and the GPU is called busy because of our own member."""
     assert blindly(Scene(1, before=1, promised=10), 25, how) == ("", 0, 1, {0: 24})
 
 
 @pytest.mark.parametrize("how", BLIND)
-def test_several_blind_ones_without_a_promise(how):
-    """Nobody can tell who holds what; what was there before stays."""
+def test_several_blind_members_without_a_promise(how):
+    """It is unknown which of them holds how much; what was there before stays unexplained."""
     scene = Scene(2, before=1)
     if how == "no bytes":
         assert scene.account(30, (0, None), (1, None)) == ("", 0, 1, {})
@@ -150,27 +152,27 @@ def test_several_blind_ones_without_a_promise(how):
 
 
 @pytest.mark.parametrize(("used", "unexplained"), [(0, 0), (1, 1), (8, 1), (21, 1), (22, 2), (30, 10)])
-def test_several_blind_ones_hold_what_was_promised_to_them(used, unexplained):
+def test_several_blind_members_hold_what_was_promised_to_them(used, unexplained):
     assert Scene(2, before=1, promised=10).account(used, listed=False) == ("", 0, unexplained, {})
 
 
-def test_one_is_blind_among_those_that_are_not():
+def test_one_blind_member_among_others():
     scene = Scene(2, before=1)
     assert scene.account(12, (0, 5), (1, None)) == ("", 0, 1, {0: 5, 1: 6})
     assert scene.account(12, (0, 5), ("ghost", 3)) == ("", 0, 1, {0: 5, 1: 6})
 
 
-def test_somebody_else_beside_a_blind_one():
+def test_another_program_beside_a_blind_member():
     assert Scene(1, before=1).account(20, ("ghost", None), (ELSE, 8)) == (ELSE, 8, 1, {0: 11})
 
 
-def test_a_ghost_where_nobody_of_ours_is_blind_is_somebody_elses():
+def test_a_ghost_where_no_member_is_blind_belongs_to_another_program():
     assert Scene().account(9, ("ghost", 9)) == ("", 0, 9, {})
     assert Scene(1).account(14, (0, 5), ("ghost", 9)) == ("", 0, 9, {0: 5})
 
 
-def test_what_a_process_of_a_member_does_not_tell_is_not_somebody_elses():
-    """A member with two processes, of which NVML tells the bytes of one."""
+def test_unknown_memory_of_a_member_is_not_that_of_another_program():
+    """A member with two processes; NVML gives the bytes of one."""
     _, theirs, unexplained, _ = Scene(1).account(10, (0, 4), (0, None))
     assert [theirs, unexplained] == [0, 0]
 
@@ -246,12 +248,12 @@ def test_the_status_names_the_members_that_train_and_counts_those_that_leave():
     ),
     listed=st.booleans(),
 )
-def test_what_is_in_use_is_divided_and_nothing_is_counted_twice(members, before, promised, used, processes, listed):
-    processes = [(who, gib) for who, gib in processes if not isinstance(who, int) or who < members]
+def test_the_memory_in_use_is_divided_and_no_byte_is_counted_twice(members, before, promised, used, processes, listed):
+    processes = [(whose, gib) for whose, gib in processes if not isinstance(whose, int) or whose < members]
     others, theirs, unexplained, measured = Scene(members, before, promised).account(used, *processes, listed=listed)
-    told = [(who, gib or 0) for who, gib in processes] if listed else []
-    assert bool(others) is any(who == ELSE for who, _ in told)
-    assert theirs == sum(gib for who, gib in told if who == ELSE)
+    amounts = [(whose, gib or 0) for whose, gib in processes] if listed else []
+    assert bool(others) is any(whose == ELSE for whose, _ in amounts)
+    assert theirs == sum(gib for whose, gib in amounts if whose == ELSE)
     assert min([unexplained, *measured.values()], default=0) >= 0
-    listed_bytes = theirs + sum(gib for who, gib in told if isinstance(who, int))
+    listed_bytes = theirs + sum(gib for whose, gib in amounts if isinstance(whose, int))
     assert theirs + unexplained + sum(measured.values()) <= max(used, listed_bytes)

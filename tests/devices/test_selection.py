@@ -1,4 +1,4 @@
-"""Visible: what --gpus and CUDA_VISIBLE_DEVICES choose, MIG instances too, and which GPUs cannot be chosen at all."""
+"""Selection: what --gpus and CUDA_VISIBLE_DEVICES choose, MIG instances too, and which GPUs cannot be chosen at all."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ A, B, C = THREE_CARDS = (
 
 
 def chosen(asked=None, visible=None, present=PRESENT, **environ):
-    said = []
+    warnings = []
     if visible is not None:
         environ["CUDA_VISIBLE_DEVICES"] = visible
-    if present is PRESENT:  # whose names differ, which is doubted otherwise
+    if present is PRESENT:  # their names differ, which would be warned of
         environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    return choose(present, asked, environ, said.append), said
+    return choose(present, asked, environ, warnings.append), warnings
 
 
 #: what is asked for, what CUDA_VISIBLE_DEVICES says, and what is chosen then; of whole cards, and of instances
@@ -127,7 +127,7 @@ NO_INSTANCES = [
     ("present", "asked", "visible", "words"),
     [*((THREE_CARDS, *case) for case in NO_CARDS), *((PRESENT, *case) for case in NO_INSTANCES)],
 )
-def test_what_cannot_be_chosen_is_named(present, asked, visible, words):
+def test_an_entry_that_cannot_be_chosen_is_named(present, asked, visible, words):
     with pytest.raises(DeviceError) as error:
         chosen(asked, visible, present)
     assert [word for word in words if word not in str(error.value)] == []
@@ -141,7 +141,7 @@ def test_an_invalid_entry_hides_itself_and_all_after_it_and_says_so(invalid):
     assert "all after it" in sentence
 
 
-def test_integers_are_doubted_where_models_differ():
+def test_indices_are_warned_of_where_models_differ():
     other = GPU(1, "GPU-cccc", "NVIDIA RTX 4090")
     unnamed = GPU(1, "GPU-cccc")
     gpus, (sentence,) = chosen(None, "1", (A, other))
@@ -167,7 +167,7 @@ def test_a_card_that_cannot_be_used_hides_nothing_after_it(asked, visible, expec
     assert choose((A, C), asked, environ, pytest.fail, {B: "it is lost"}) == expected
 
 
-def test_of_a_card_that_cannot_be_used_it_is_told_why():
+def test_the_error_says_why_a_card_cannot_be_used():
     with pytest.raises(DeviceError, match=r"gpus='1': '1' cannot be used, as it is lost; to choose from: GPU 0"):
         choose((A, C), "1", {}, pytest.fail, {B: "it is lost"})
     with pytest.raises(
@@ -192,10 +192,10 @@ def test_no_gpu_on_purpose(visible, hidden):
     assert hides_all({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}) is hidden
 
 
-# --- which of those found ----------------------------------------------------------------------------------
+# --- which GPUs can be used ----------------------------------------------------------------------------------
 
 
-def test_a_gpu_keeps_what_was_found_of_it():
+def test_a_usable_gpu_stays_as_it_was_listed():
     cpus = frozenset({4, 5})
     gpus, out = usable([GPU(3, "GPU-x", "NVIDIA L4", total=7, mode="exclusive", cpus=cpus)])
     assert gpus == [GPU(3, "GPU-x", "NVIDIA L4", total=7, mode="exclusive", cpus=cpus)]
@@ -215,7 +215,7 @@ def test_a_split_card_is_its_instances():
     assert out == {}
 
 
-def test_why_the_others_cannot_be_used():
+def test_the_reasons_why_gpus_cannot_be_used():
     found = [
         GPU(0, "GPU-a", mode="prohibited"),
         GPU(1, CARD, split=True),
@@ -233,7 +233,7 @@ def test_why_the_others_cannot_be_used():
     }
 
 
-def test_instances_of_a_card_that_nobody_may_use():
+def test_instances_of_a_prohibited_card():
     found = [
         GPU(0, CARD, split=True, mode="prohibited"),
         GPU(0, "MIG-1", slice=0, card=CARD, mode="prohibited"),
@@ -254,10 +254,10 @@ def test_a_split_card_that_fails_and_one_with_instances_of_another_only():
     ]
     gpus, out = usable(found)
     assert [gpu.uuid for gpu in gpus] == ["MIG-9"]
-    told = {str(gpu): why for gpu, why in out.items()}
-    assert told["GPU 0"] == "NVML failed: GPU is lost"
-    assert told["GPU 1"].startswith("it is in MIG mode and has no instance")
-    assert "GPU 2" not in told
+    reasons = {str(gpu): why for gpu, why in out.items()}
+    assert reasons["GPU 0"] == "NVML failed: GPU is lost"
+    assert reasons["GPU 1"].startswith("it is in MIG mode and has no instance")
+    assert "GPU 2" not in reasons
 
 
 def test_nothing_found():
