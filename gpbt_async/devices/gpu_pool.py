@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..declaration.options import option_text
 from ..errors import DeviceError, GPBTError
 from ..formatting import format_bytes
 from ..processes import linux
@@ -101,7 +102,8 @@ class GpuPool(Pool):
     async def open(self) -> None:
         """Sample every GPU, and go on sampling. Raises DeviceError when members need what no GPU has, NvmlFault."""
         if impossible := self.allocator.impossible():
-            raise DeviceError(f"{impossible}: change what a member needs (--vram, --share, resources), or --gpus")
+            vram, share, gpus = map(option_text, ("vram", "share", "gpus"))
+            raise DeviceError(f"{impossible}: change what a member needs ({vram}, {share}, resources), or {gpus}")
         observations: list[Observation] = []
         while not observations:  # empty: NVML hangs
             observations = await anext(self._stream)
@@ -281,7 +283,7 @@ class GpuPool(Pool):
                 case Sampling(uuid, str() as problem):
                     self._fail(devices[uuid], problem)
                 case NvmlEvent():
-                    self._hear(observation)
+                    self._take_event(observation)
                 case Retrial(uuid, problem):
                     self._retry(devices[uuid], problem)
                 case Arrival(gpus):
@@ -319,7 +321,7 @@ class GpuPool(Pool):
         # the server of MPS stands for all its clients, and stays when they go
         return "ghost" if process.startswith("nvidia-cuda-mps") else f"process {pid} ({process})"
 
-    def _hear(self, event: NvmlEvent) -> None:
+    def _take_event(self, event: NvmlEvent) -> None:
         text = f"Xid {event.data}" if event.kind == "xid" else event.kind
         whose = blame(event.kind, event.data, self._request.xids)
         for device in self.allocator.devices.values():

@@ -42,8 +42,10 @@ class DeviceRequest:
         if self.slots is None:
             return
         slots = option_text("slots", self.slots)
-        if type(self.slots) is not int or not 1 <= self.slots <= MOST_SLOTS:
-            raise DeviceError(f"{slots}: must be a whole number from 1 to {MOST_SLOTS}")
+        if type(self.slots) is not int or self.slots < 1:
+            raise DeviceError(f"{slots}: must be a whole number of at least 1")
+        if self.slots > MOST_SLOTS:
+            raise DeviceError(f"{slots}: at most {MOST_SLOTS} are possible")
         if self.gpus not in (None, "none"):
             gpus = option_text("gpus", self.gpus)
             raise DeviceError(f"{slots} asks for CPU slots and {gpus} for GPUs: give only one")

@@ -47,7 +47,7 @@ WRONG = [
     ({"others_may_use": "2"}, "others_may_use: got '2'; must be an amount", "--others-may-use: got '2'; must be"),
     ({"vram": "6"}, "vram: got '6'; must be an amount of at least 1MiB", "--vram: got '6'; must be an amount"),
     ({"share": 0}, "share: got 0; must be a whole number of at least 1", "--share: got 0; must be a whole number"),
-    ({"slots": 0}, "slots=0: must be a whole number from 1 to", "--slots 0: must be a whole number from 1"),
+    ({"slots": 0}, "slots=0: must be a whole number of at", "--slots 0: must be a whole number of at least 1"),
     ({"slots": 2, "gpus": "0"}, "slots=2 asks for CPU slots and gpus='0'", "--slots 2 asks for CPU slots and --gpus"),
     ({"gpus": "0,"}, "gpus: got '0,'; must be indices", "--gpus: got '0,'; must be indices"),
     ({"xids": {79: "crd"}}, "xids: got {79: 'crd'}; must be one of 'member', 'card', 'nobody'", "xids: got"),
