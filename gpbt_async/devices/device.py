@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ..storage.gpu_report import DeviceState, DeviceStatus
-from .health import Health, tolerance
+from .health import FAULTY, OK, Health, tolerance
+from .nvml import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .nvml import GPU, Sample
+    from .nvml import GPU
 
 
 @dataclass(slots=True, eq=False)
@@ -97,8 +98,8 @@ class Device:
         return [lease for lease in self.leases if not lease.leaving]
 
     def sampled_since(self, time: float) -> bool:
-        """Was it sampled since then? A faulty GPU is not sampled, and will tell no more than it has."""
-        return self.sampled >= time or self.health.state == DeviceState.FAULTY
+        """Was it sampled since then? True of a faulty GPU, which is not sampled."""
+        return self.sampled >= time or self.health.state == FAULTY
 
     def observe(self, sample: Sample, owner: Callable[[int], Owner], asked: float, now: float) -> None:
         """Take in a sample that was asked for at `asked`. owner: whose process a pid is."""
@@ -111,36 +112,36 @@ class Device:
         if not self.leases:
             self.before = self.others
         total = sample.total or 0
-        # while memory of an ended member may be coming back, much that is unexplained says nothing of other programs
+        # while the memory of an ended member may be coming back, unexplained memory says nothing of other programs
         ended = any(lease.leaving for lease in self.leases)
         if shares.others or not ended or shares.unexplained <= tolerance(total, self.health.others_may_use):
             self.health.sampled(now, shares.others, shares.unexplained, total)
 
     def fail(self, reason: str, now: float) -> None:
-        """Set it aside; what was sampled of it before means nothing any more."""
+        """Set it aside. Its last sample is no longer true."""
         self.health.failed(now, reason)
         self.sample = self.account = None
 
     def status(self) -> DeviceStatus:
-        health, sample, staying = self.health, self.sample, self.staying()
+        health, staying, sample = self.health, self.staying(), self.sample or Sample(None, None)
         # what may be coming back of a member that has ended is not the memory of others
         others = min(self.others, self.before) if len(staying) < len(self.leases) else self.others
         return DeviceStatus(
             gpu=self.gpu.label,
             uuid=self.gpu.uuid,
             name=self.gpu.name,
-            state=DeviceState.IN_USE if health.state == DeviceState.OK and staying else health.state,
+            state=DeviceState.IN_USE if health.state == OK and staying else health.state,
             reason=health.reason,
             since=health.since or None,
-            retry=health.retry if health.state == DeviceState.FAULTY else None,
+            retry=health.retry if health.state == FAULTY else None,
             members=tuple(sorted(lease.member for lease in staying if lease.member is not None)),
             ours=sum(self.account.measured.values()) if self.account is not None else None,
             leaving=len(self.leases) - len(staying),
-            others=others if sample is not None else None,
-            used=sample.used if sample is not None else None,
-            total=(sample.total if sample is not None else None) or self.gpu.total or None,
-            utilisation=sample.utilisation if sample is not None else None,
-            temperature=sample.temperature if sample is not None else None,
+            others=others if self.sample is not None else None,
+            used=sample.used,
+            total=sample.total or self.gpu.total or None,
+            utilisation=sample.utilisation,
+            temperature=sample.temperature,
         )
 
 
@@ -162,7 +163,7 @@ def account(device: Device, sample: Sample, owner: Callable[[int], Owner]) -> Ac
 
 
 def _listed(sample: Sample, owner: Callable[[int], Owner]) -> tuple[Account, bool, bool]:
-    """What the list of processes says; may members be missing from it; does it lack the bytes of a member's process?"""
+    """What the list of processes shows; may members be missing from it; does it lack bytes of a member?"""
     shares, others = Account(), list[str]()
     blind, partly = sample.processes is None, False
     for pid, amount in sample.processes or ():

@@ -4,8 +4,8 @@ Every few seconds it samples all GPUs and collects the events since the last tim
 again that have failed, and looks for GPUs that have appeared. When a member has ended and its memory must come back, it
 samples that member's GPUs in quick succession.
 
-It reads the allocator's devices to know what to ask, and changes nothing: the questions are plain functions of a
-`Backend`, and whoever has observations can apply them without NVML.
+It reads the allocator's devices to know what to ask, and changes nothing. The questions are plain functions of a
+`Backend`, and observations can be applied without NVML, so each half is tested without the other.
 
 The surprise: NVML may hang, as a driver does that is losing a card. Then the stream yields an empty list, with `hangs`
 set, so that the pool stops giving out GPUs at once; it goes on when the answer comes.
@@ -41,7 +41,7 @@ HANGS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """A sample, or NVML's words where the GPU fails. asked: when it was asked for, which it may precede by little."""
+    """A sample, or NVML's words where the GPU fails. asked: when it was asked for."""
 
     uuid: str
     sample: Sample | str
@@ -58,14 +58,14 @@ class Retrial:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """GPUs that were not there before, or could not be used."""
+    """GPUs that may be used from now on."""
 
     gpus: Sequence[GPU]
 
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """How far any two whole cards are from one another, by their UUIDs."""
+    """By the UUIDs of two whole cards, how far they are from one another."""
 
     table: dict[tuple[str, str], int]
 
@@ -74,11 +74,11 @@ Observation: TypeAlias = Sampling | NvmlEvent | Retrial | Arrival | Distances
 Question: TypeAlias = "Callable[[Backend], list[Observation]]"
 
 
-# ---- questions, which NVML's thread asks; asked: the time
+# ---- the questions, asked in NVML's thread; asked: when
 
 
 def observe(uuids: Iterable[str], asked: float, nvml: Backend) -> list[Observation]:
-    """Events come before samples: that of a lost GPU says more than the failure of its sample."""
+    """Events before samples, since the event of a lost GPU says more than the failure of its sample."""
     samples = [Sampling(uuid, _sample(uuid, nvml), asked) for uuid in uuids]
     return [*nvml.events(), *samples]
 
