@@ -29,7 +29,7 @@ MAY = {
     "engine": {"vocabulary", "declaration"},
     "storage": {"vocabulary", "declaration"},
     "processes": {"vocabulary", "declaration"},
-    "devices": {"vocabulary", "declaration", "processes"},
+    "devices": {"vocabulary", "declaration", "storage", "processes"},
     "searchers": {"vocabulary", "declaration", "processes"},
     "preflight": {"vocabulary", "declaration", "engine", "processes"},
     "analysis": {"vocabulary", "declaration", "engine", "storage"},

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
+from ..declaration import options as run_options
 from ..errors import ExperimentError, GPBTError
 from . import guide, options, replay, results, tools
 from .options import (
@@ -75,6 +76,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The command line, once it is imported; __main__.py is the entry point."""
+    run_options.typed = True
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a terminal that cannot show a character gets its number
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..declaration.address import find
 from ..declaration.options import RunOptions
-from ..devices.discovery import DeviceOptions, discover
+from ..devices.discovery import discover
+from ..devices.request import DeviceRequest, check_options, member_needs
 from ..engine.selection import reported
 from ..engine.tree import Node
 from ..errors import Advice, ExperimentError
@@ -133,7 +134,6 @@ class Examination:
     ) -> None:
         self._script, self._runs, self._start = find(script), Path(os.path.abspath(runs)), start
         self._options = RunOptions(slots=slots, gpus=gpus, **devices)
-        self._devices = DeviceOptions.of(self._options)
         self._changes, self._sets, self._seed, self._repeat = changes, sets, seed, repeat
         self._tell = tell
         #: what devices had to say; and the launcher, and the members' reporting
@@ -157,7 +157,7 @@ class Examination:
             config = fixed(self._settings.space.sample(random.Random(self._seed)), self._sets, self._settings.space)
             await self._train_family(told, config)
             if "failed" not in told:
-                sizes = [row["total"] for row in self._pool.rows() if row["total"]]
+                sizes = [row.total for row in self._pool.rows() if row.total]
                 told["expected"] = forecast(self._settings, told, self._folder.path.parent, sizes)
         told["notes"], told["trouble"] = self._notes, [_apart(said) for said in self._trouble]
         told["findings"] = [{"code": f.code, "what": f.text, "remedy": f.remedy} for f in self._found]
@@ -193,17 +193,14 @@ class Examination:
         declared = await self._launcher.open_script(self._script)
         imported = time.monotonic() - began
         declared_settings = Settings.from_json(declared["experiment"])
-        changes = {**self._changes, "resources": self._devices.over(declared_settings.resources)}
+        changes = {**self._changes, "resources": member_needs(self._options, declared_settings.resources)}
         self._settings = settings = declared_settings.with_options(changes)
         if settings.notice:
             self._notes.append(settings.notice)
         if settings.command is not None and (problem := missing(settings.command, cwd)):
             raise ExperimentError(f"command: got {settings.command[0]!r}; {problem}")
-        options = self._options
-        wanted = self._devices.wanted(
-            settings.resources, settings.population,
-            gpus=options.gpus, slots=options.slots, nvml_library=options.nvml_library,
-        )  # fmt: skip
+        check_options(self._options)
+        wanted = DeviceRequest.of(self._options, settings.resources, settings.population)
         self._pool = await discover(wanted, os.environ, warn=self._notes.append, period=GPU_PERIOD)
         stack.push_async_callback(self._pool.close)
         # a verdict on the first report, which nobody here would give
@@ -357,7 +354,7 @@ class Examination:
     async def _look(self, vitals: Vitals, slot: Slot, found: TrainedInterval) -> None:
         while True:
             vitals.look()
-            used = [row["ours"] for row in self._pool.rows() if row["uuid"] in slot.gpus and row["ours"] is not None]
+            used = [row.ours for row in self._pool.rows() if row.uuid in slot.gpus and row.ours is not None]
             if used:
                 found.vram = max(found.vram or 0, sum(used))
             await asyncio.sleep(vitals.pause)

@@ -78,8 +78,8 @@ def gpus(
         return
     if now:
         raise ExperimentError("--now is for --drain RUN GPU")
-    told = gpus_module.inventory(os.environ, runs, gpus=gpus, library=library)
-    print(json.dumps(jsonable(told), indent=1) if as_json else gpus_module.text(told))
+    machine = gpus_module.inventory(os.environ, runs, gpus=gpus, library=library)
+    print(json.dumps(jsonable(machine.to_json()), indent=1) if as_json else gpus_module.text(machine))
 
 
 def clean(

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..findings import Finding
     from ..processes.worker import Worker
     from ..storage.checkpoints import CheckpointStore
+    from ..storage.gpu_report import DeviceStatus
     from .clock import Clock
     from .open_run import OpenRun
 
@@ -156,9 +157,9 @@ class Scheduler:
         if slots != self.engine.slots and not self._ending:
             self.turn(events.Capacity(t=self._clock.now(), slots=slots))
 
-    def _sample(self, gpus: list[dict[str, Any]]) -> None:
+    def _sample(self, gpus: list[DeviceStatus]) -> None:
         if not self._ending:
-            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpus)))
+            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpu.journaled() for gpu in gpus)))
 
     def _room(self, paused: str, loud: bool) -> None:
         fact = events.Paused(t=self._clock.now(), reason=paused)

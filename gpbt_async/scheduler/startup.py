@@ -20,7 +20,8 @@ from .. import __version__ as VERSION
 from .. import events
 from ..analysis.usage import Usage, replay
 from ..declaration.address import find
-from ..devices.discovery import DeviceOptions, discover
+from ..devices.discovery import discover
+from ..devices.request import DeviceRequest, check_options, member_needs
 from ..devices.slots import usable_cores
 from ..engine.engine import Engine
 from ..engine.tree import State
@@ -112,7 +113,7 @@ class Startup:
         ahead = self._searcher_ahead(launcher, record.settings, stack)
         record.declared = declared = await self._imported(launcher, script, sha256, record, record.settings)
         settings = record.settings or Settings.from_json(declared or {})
-        needs = DeviceOptions.of(self._request.options).over(settings.resources)
+        needs = member_needs(self._request.options, settings.resources)
         record.settings = settings = settings.with_options({**self._request.changes, "resources": needs})
         _find_program(settings, record.cwd)
         searcher = await self._searcher(settings, record, ahead, tracking, stack)
@@ -329,11 +330,9 @@ class Startup:
         again, options = self._request.again, record.options
         # a replay trains as its original did, and so with as many cores a member
         population = ((again and again.settings) or settings).population
-        wanted = DeviceOptions.of(options).wanted(
-            settings.resources, population,
-            gpus=options.gpus, slots=options.slots, nvml_library=options.nvml_library, before=record.on_gpus,
-        )  # fmt: skip
-        slots = await discover(wanted, os.environ, warn=self._warn, now=self._clock.now)
+        check_options(options)
+        request = DeviceRequest.of(options, settings.resources, population, before=record.on_gpus)
+        slots = await discover(request, os.environ, warn=self._warn, now=self._clock.now)
         stack.push_async_callback(slots.close)
         return slots
 

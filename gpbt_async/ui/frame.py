@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..engine.tree import Node
     from ..experiment import Settings
     from ..storage.folder import RunFolder
+    from ..storage.gpu_report import DeviceStatus, GpuQueue
     from .text import Line
 
 
@@ -51,8 +52,8 @@ class SlotRows(Protocol):
     def __len__(self) -> int: ...
     @property
     def slots(self) -> tuple[Slot, ...]: ...
-    def rows(self) -> list[dict[str, Any]]: ...
-    def waiting(self) -> dict[str, Any] | None: ...
+    def rows(self) -> list[DeviceStatus]: ...
+    def waiting(self) -> GpuQueue | None: ...
 
 
 class RunView(Protocol):
@@ -237,7 +238,7 @@ def _gpus(known: ViewState, short: int) -> list[Line]:
     pool = known.run.slots
     rows = pool.rows() if pool is not None else []
     if short > 2:
-        rows = [row for row in rows if row["reason"]]
+        rows = [row for row in rows if row.reason]
     waiting = waiting_text(pool.waiting(), known.now()) if pool is not None and rows else ""
     return [*gpu_lines(rows, known.now()), *([[(waiting, "yellow")]] if waiting else [])]
 
