@@ -111,7 +111,8 @@ class Startup:
         tracking = self._trackers(record)
         launcher = await self._launcher(folder, lock, record, stack)
         ahead = self._searcher_ahead(launcher, record.settings, stack)
-        record.declared = declared = await self._imported(launcher, script, sha256, record, record.settings)
+        declared = await self._imported(launcher, script, sha256, record, record.settings)
+        record.declared = declared or record.declared
         settings = record.settings or Settings.from_json(declared or {})
         needs = member_needs(self._request.options, settings.resources)
         record.settings = settings = settings.with_options({**self._request.changes, "resources": needs})

@@ -232,9 +232,9 @@ def test_options_of_the_command_line_are_no_edits() -> None:
     declared, launched = settings(), settings(population=3, attempts=5)
     assert differences(declared.to_json(), declared.to_json(), launched, (), script=True) == ([], {})
     now = settings(attempts=5)
-    assert differences(declared.to_json(), now.to_json(), launched, (), script=True) == ([], {}), "as it was told"
+    assert differences(declared.to_json(), now.to_json(), launched, (), script=True) == ([], {}), "as an option says"
     (told,), _ = differences(declared.to_json(), settings(attempts=2).to_json(), launched, (), script=True)
-    assert "attempts was 3 and is 2 in the script now: the run goes on with 5, as it was told; --adopt attempts" in told
+    assert "attempts was 3 and is 2 in the script now: the run goes on with 5, by an option; --adopt attempts" in told
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_a_resume_names_what_was_edited_and_goes_on_as_before(tmp_path: Path) ->
     both = "space.lr was Float(0.1, 0.5, log=True) and is Float(0.001, 0.2, log=True) in the script now"
     assert f"{both}: the run goes on with the former; --adopt space takes the new one" in done.err
     assert "population was 6 and is 9 in the script now: the run goes on with the former (the tree" in done.err
-    assert "attempts was 3 and is 2 in the script now: the run goes on with 5, as it was told" in done.err
+    assert "attempts was 3 and is 2 in the script now: the run goes on with 5, by an option" in done.err
     folder = tmp_path / "runs" / "r"
     assert facts(folder, "Adopted") == []
     assert all(f["config"]["lr"] >= 0.1 for f in facts(folder, "Started"))
@@ -363,9 +363,8 @@ def test_who_is_clipped_is_said(tmp_path: Path) -> None:
     done = cli("resume", "r", "--changed-script", "--adopt", "space", cwd=tmp_path)
     assert done.status == 0, done.err
     assert "in the script now: adopted from now on" in done.err
-    assert (
-        "14 members lie outside the adopted space: members 12, 13, to be trained yet, train with a clipped one; "
-        in (done.err)
+    assert "14 members lie outside the adopted space: members 12, 13, not trained yet, train with a clipped one; " in (
+        done.err
     )
     again = cli("resume", "r", "--adopt", "space", cwd=tmp_path)
     assert again.status == 0
