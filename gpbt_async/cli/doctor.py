@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..declaration.address import find
+from ..declaration.options import RunOptions
 from ..devices.discovery import DeviceOptions, discover
 from ..engine.selection import reported
 from ..engine.tree import Node
@@ -43,7 +44,6 @@ from ..scheduler.clock import Deadlines
 from ..storage.checkpoints import CheckpointError, CheckpointStore
 from ..storage.files import bytes_below, explained
 from ..storage.folder import RunFolder
-from ..storage.run_config import RunConfig
 from .diagnosis import forecast, warnings
 from .probes import Touches, Vitals
 from .try_ import fixed
@@ -132,7 +132,8 @@ class Examination:
         tell: Callable[[str], None],
     ) -> None:
         self._script, self._runs, self._start = find(script), Path(os.path.abspath(runs)), start
-        self._slots, self._gpus, self._devices = slots, gpus, DeviceOptions(**devices)
+        self._options = RunOptions(slots=slots, gpus=gpus, **devices)
+        self._devices = DeviceOptions.of(self._options)
         self._changes, self._sets, self._seed, self._repeat = changes, sets, seed, repeat
         self._tell = tell
         #: what devices had to say; and the launcher, and the members' reporting
@@ -198,10 +199,10 @@ class Examination:
             self._notes.append(settings.notice)
         if settings.command is not None and (problem := missing(settings.command, cwd)):
             raise ExperimentError(f"command: got {settings.command[0]!r}; {problem}")
-        record = RunConfig("", cwd, slots=self._slots, gpus=self._gpus, nvml_library=self._devices.nvml_library)
+        options = self._options
         wanted = self._devices.wanted(
             settings.resources, settings.population,
-            gpus=record.gpus, slots=record.slots, nvml_library=record.nvml_library, before=record.on_gpus,
+            gpus=options.gpus, slots=options.slots, nvml_library=options.nvml_library,
         )  # fmt: skip
         self._pool = await discover(wanted, os.environ, warn=self._notes.append, period=GPU_PERIOD)
         stack.push_async_callback(self._pool.close)

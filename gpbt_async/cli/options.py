@@ -312,13 +312,18 @@ Vram = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--vram", metavar="SIZE|auto", help="GPU memory a member takes: 6GiB, or auto.", show_default=False),
 ]
-Wait = Annotated[bool, typer.Option("--wait-for-gpus", help="Wait when every GPU is taken; else refuse.")]
+Wait = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(
+        "--wait-for-gpus/--no-wait-for-gpus", help="Wait when every GPU is taken; else refuse.", show_default=False
+    ),
+]
 Xids = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
         "--xid",
         metavar="N=card|member|nobody",
-        help="Whose fault an Xid is; may be repeated.",
+        help="Whose fault an Xid is; may be repeated. none: the table that comes with gpbt-async.",
         show_default=False,
     ),
 ]
@@ -327,7 +332,7 @@ Others = Annotated[
     typer.Option(
         "--others-may-use",
         metavar="SIZE",
-        help="GPU memory that a desktop may use on a GPU we train on; else 1GiB, or 5 % if that is more.",
+        help="GPU memory that a desktop may use on a GPU we train on; else (or none) 1GiB, or 5 % if that is more.",
         show_default=False,
     ),
 ]
@@ -382,7 +387,7 @@ Disk = Annotated[
     typer.Option(
         "--disk",
         metavar="SIZE",
-        help="The most that the checkpoints a run keeps may take; members wait when it is reached.",
+        help="The most that the checkpoints a run keeps may take; members wait when it is reached. none: no limit.",
         show_default=False,
     ),
 ]
@@ -395,7 +400,12 @@ Track = Annotated[
         show_default=False,
     ),
 ]
-Affinity = Annotated[bool, typer.Option("--affinity/--no-affinity", help="Bind members to the cores near their GPU.")]
+Affinity = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(
+        "--affinity/--no-affinity", help="Bind members to the cores near their GPU; the default.", show_default=False
+    ),
+]
 Library = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
@@ -407,15 +417,15 @@ Library = Annotated[
 def devices(
     share: int | None,
     vram: str | None,
-    wait: bool,
+    wait: bool | None,
     xids: list[str] | None,
     others: str | None,
-    affinity: bool,
+    affinity: bool | None,
     library: str | None,
 ) -> dict[str, Any]:
     """Run's keyword arguments for them. Raises ExperimentError."""
     table: dict[int, str] = {}
-    for entry in xids or ():
+    for entry in xids or () if xids != ["none"] else ():
         number, _, whose = entry.partition("=")
         if not (number.isascii() and number.isdecimal() and len(number) < 10) or whose not in (
             "card",
@@ -432,7 +442,7 @@ def devices(
         "share": share,
         "vram": vram,
         "wait_for_gpus": wait,
-        "xids": table,
+        "xids": table if xids else None,
         "others_may_use": others,
         "affinity": affinity,
         "nvml_library": library,

@@ -78,10 +78,10 @@ def replay(
     ] = False,
     slots: SlotCount = None,
     gpus: Gpus = None,
-    wait: Wait = False,
+    wait: Wait = None,
     xids: Xids = None,
     others: Others = None,
-    affinity: Affinity = True,
+    affinity: Affinity = None,
     library: Library = None,
     disk: Disk = None,
     track: Track = None,
@@ -106,8 +106,8 @@ def replay(
     if original.state == "running" and original.engine.best is not None:
         said = f"{original.folder.name} goes on: what is replayed is its best so far, member {original.engine.best.id}"
         say(f"{said}; a better one may come")
-    if not track and original.record.track:
-        told = ", ".join(original.record.track)
+    if not track and original.record.options.track:
+        told = ", ".join(original.record.options.track)
         say(f"the replay is told to {told}, as {original.folder.name} is; --track none: to nobody")
     drive(
         Run(

@@ -19,7 +19,7 @@ from .. import events
 from ..analysis import results
 from ..analysis.logs import failure
 from ..declaration import standalone
-from ..devices.discovery import DeviceOptions
+from ..declaration.options import RunOptions
 from ..errors import FolderError, GPBTError, first
 from ..experiment import silenced
 from ..preflight.checks import finding_of
@@ -91,10 +91,10 @@ class Run:
         runs: str | os.PathLike[str] = "runs",
         share: int | None = None,
         vram: str | None = None,
-        wait_for_gpus: bool = False,
+        wait_for_gpus: bool | None = None,
         xids: Mapping[int, Literal["member", "card", "nobody"]] | None = None,
         others_may_use: str | None = None,
-        affinity: bool = True,
+        affinity: bool | None = None,
         nvml_library: str | None = None,
         disk: str | None = None,
         track: Sequence[str] | None = None,
@@ -112,16 +112,24 @@ class Run:
             experiment,
             folder,
             resume=resume,
-            slots=slots,
-            gpus=gpus,
-            start=start,
+            options=RunOptions(
+                slots=slots,
+                gpus=gpus,
+                share=share,
+                vram=vram,
+                start=start,
+                disk=disk,
+                wait_for_gpus=wait_for_gpus,
+                xids=xids,
+                others_may_use=others_may_use,
+                affinity=affinity,
+                nvml_library=nvml_library,
+                track=None if track is None else tuple(track),
+            ),
             runs=runs,
-            disk=disk,
-            track=track,
             changed_script=changed_script,
             adopt=adopt,
             retry_failed=retry_failed,
-            devices=DeviceOptions(share, vram, wait_for_gpus, dict(xids or {}), others_may_use, affinity, nvml_library),
             changes=changes,
             again=again,
             clock=self._clock,

@@ -20,13 +20,12 @@ from .. import __version__ as VERSION
 from .. import events
 from ..analysis.usage import Usage, replay
 from ..declaration.address import find
-from ..devices.discovery import discover
+from ..devices.discovery import DeviceOptions, discover
 from ..devices.slots import usable_cores
 from ..engine.engine import Engine
 from ..engine.tree import State
 from ..errors import ExperimentError, FolderError, LaunchError, ScriptError
 from ..experiment import Experiment, Settings
-from ..formatting import parse_bytes
 from ..processes.launcher import Launcher
 from ..processes.program import missing
 from ..searchers.client import SearcherClient, argv, environment
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
-    from ..devices.discovery import DeviceOptions
+    from ..declaration.options import RunOptions
     from ..devices.slots import Pool
     from ..storage.checkpoints import CheckpointStore
     from ..storage.lock import Lock
@@ -63,16 +62,11 @@ class Startup:
         folder: str | os.PathLike[str] | None,
         *,
         resume: Resume,
-        slots: int | None,
-        gpus: str | None,
-        start: str | None,
+        options: RunOptions,
         runs: str | os.PathLike[str],
-        devices: DeviceOptions,
         changed_script: bool,
         adopt: Sequence[str],
         retry_failed: bool,
-        disk: str | None,
-        track: Sequence[str] | None,
         changes: Mapping[str, Any] | None,
         again: RunConfig | None,
         clock: Clock,
@@ -80,8 +74,6 @@ class Startup:
     ) -> None:
         if resume not in ("never", "auto", "must"):
             raise ExperimentError.of("resume", resume, "must be 'never', 'auto' or 'must'")
-        if start not in (None, "zygote", "exec"):
-            raise ExperimentError.of("start", start, "must be 'zygote' or 'exec'")
         if folder is None and ((experiment is None and again is None) or resume == "must"):
             raise ExperimentError.of("folder", folder, "must be given to resume a run")
         if experiment is not None and not isinstance(experiment, Experiment | str | os.PathLike):
@@ -91,24 +83,19 @@ class Startup:
         self._sha256 = ""  # of the script, before it is imported
         self._path = Path(os.path.abspath(folder)) if folder is not None else None
         self._runs = Path(os.path.abspath(runs))
-        self._resume, self._slots, self._gpus, self._start = resume, slots, gpus, start
-        self._devices, self._changed_script, self._retry = devices, changed_script, retry_failed
+        self._resume, self._options = resume, options
+        self._changed_script, self._retry = changed_script, retry_failed
         self._adopt = (adopt,) if isinstance(adopt, str) else tuple(adopt)
-        try:
-            self._budget = parse_bytes(disk) if disk is not None else None
-        except ValueError:
-            raise ExperimentError(f"--disk: got {disk!r}; must be an amount with its unit, such as '50GiB'") from None
         self._changes = dict(changes or {})
-        self._track = track
-        self.tracking = Tracking(track or (), warn)
+        self.tracking = Tracking(options.track or (), warn)
         self._clock = clock
         self._warn = warn
         declared = self._experiment.settings if self._experiment is not None else None
-        self.record = RunConfig(run=secrets.token_hex(8), cwd=os.getcwd(), settings=declared)
+        self.record = RunConfig(run=secrets.token_hex(8), cwd=os.getcwd(), settings=declared, options=options)
         self._again = again
         if again is not None:
             cwd = again.cwd if os.path.isdir(again.cwd) else os.getcwd()
-            self.record = replace(again, run=self.record.run, cwd=cwd)
+            self.record = replace(again, run=self.record.run, cwd=cwd, options=options.over(again.options.for_replay()))
         self.usage = Usage()
         self.searcher: asyncio.Task[tuple[socket.socket, int]] | None = None
         #: whether a run that has ended was also closed, its summary written and its checkpoints cleared
@@ -129,43 +116,43 @@ class Startup:
         existing = self._existing()
         if existing is not None:
             self.folder = existing
-            self.disk = Disk(self.folder.path, self._budget, self.folder.logs)
             await self._take_lock(stack)
             if not self._read_back(stack):
                 return False
         else:
             self._create()
-            self.disk = Disk(self.folder.path, self._budget, self.folder.logs)
+            self.disk = Disk(self.folder.path, self.record.options.disk_bytes, self.folder.logs)
             await self._take_lock(stack)
             stack.callback(self.folder.unmake)  # not before it is ours: another launch may be importing there
-        self._settle_resources()
         self._settle_trackers()
         # the mark its processes bear: a copy of the folder has the same id, and must not be taken for it
         mark = f"{self.record.run}-{self.folder.place()}"
-        self.launcher = Launcher(mark, cwd=self.record.cwd, start=self.record.start, log=self._warn)
+        self.launcher = Launcher(mark, cwd=self.record.cwd, start=self.record.options.start, log=self._warn)
         await stack.enter_async_context(self.launcher)
         self.launcher.hold(self.lock.fileno())
         self._start_searcher(stack)
         await self._declare(existing is None)
         path = self.record.import_path
-        if self._track is not None:
+        if self._options.track is not None:
             self.tracking.check(path)
         self.asking = SearcherClient(self.settings.space, self.settings.searcher, self.spawn_searcher, path=path)
         stack.push_async_callback(self.asking.close)
         await self.asking.check()  # a module or package that is missing is told before anything is begun
         # a replay trains as its original did, and so with as many cores a member
         population = ((self._again and self._again.settings) or self.settings).population
-        wanted = self._devices.wanted(
+        options = self.record.options
+        wanted = DeviceOptions.of(options).wanted(
             self.settings.resources, population,
-            gpus=self.record.gpus, slots=self.record.slots,
-            nvml_library=self.record.nvml_library, before=self.record.on_gpus,
+            gpus=options.gpus, slots=options.slots,
+            nvml_library=options.nvml_library, before=self.record.on_gpus,
         )  # fmt: skip
         self.slots = await discover(wanted, os.environ, warn=self._warn, now=self._clock.now)
         stack.push_async_callback(self.slots.close)
         if existing is None:
             self.record.on_gpus = bool(self.slots.rows())
             if self._again is not None and not self.record.on_gpus:
-                self.record.slots = len(self.slots)  # as many threads a member, after a resume too
+                # as many threads a member, after a resume too
+                self.record.options = replace(options, slots=len(self.slots))
             await self.record.write(self.folder.experiment, created=self._clock.now(), version=VERSION)
             self._open_journal(stack)
             self.engine = Engine(self.settings)
@@ -175,25 +162,16 @@ class Startup:
         stack.push_async_callback(self.tracking.close)
         return True
 
-    def _settle_resources(self) -> None:
-        """What was asked for now; where nothing was, what the run was begun with."""
-        if self._slots is not None or self._gpus is not None:
-            self.record.slots, self.record.gpus = self._slots, self._gpus
-        if self._start is not None:
-            self.record.start = self._start
-        if self._devices.nvml_library is not None:
-            self.record.nvml_library = self._devices.nvml_library
-
     def _settle_trackers(self) -> None:
         """Those asked for now must be there; those the run was begun with warn if they are not any more.
 
         A module of the user's own may lie where only the script says: it is looked for once that is imported.
         """
-        if self._track is None:
-            self.tracking = Tracking(self.record.track, self._warn)
+        if self._options.track is None:
+            self.tracking = Tracking(self.record.options.track or (), self._warn)
         else:
             self.tracking.check(None)
-            self.record.track = self.tracking.wanted
+            self.record.options = replace(self.record.options, track=tuple(self.tracking.wanted))
 
     def _start_searcher(self, stack: AsyncExitStack) -> None:
         """Start the searcher's process beside the import of the script, on the guess that it is what it mostly is.
@@ -264,6 +242,8 @@ class Startup:
     def _read_back(self, stack: AsyncExitStack) -> bool:
         """Read what the run was and how far it came. False when it has ended."""
         self.record = RunConfig.read(self.folder.experiment)
+        self.record.options = self._options.over(self.record.options)
+        self.disk = Disk(self.folder.path, self.record.options.disk_bytes, self.folder.logs)
         assert self.record.settings is not None
         self._check_script()
         self._open_journal(stack)
@@ -399,7 +379,7 @@ class Startup:
                 f"adopt: got {self._adopt!r}; no experiment was given to adopt it from, or a replay's"
             )
         if new:
-            self._changes["resources"] = self._devices.over(self.settings.resources)
+            self._changes["resources"] = DeviceOptions.of(self._options).over(self.settings.resources)
             self.record.settings = self.settings = self.settings.with_options(self._changes)
         command = self.settings.command
         if command is not None and (problem := missing(command, self.record.cwd)):
