@@ -8,8 +8,6 @@ so a refusal half-way closes what stands, and gives a new run's folder back.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import secrets
 from dataclasses import replace
@@ -24,11 +22,11 @@ from ..devices.discovery import DeviceOptions, discover
 from ..devices.slots import usable_cores
 from ..engine.engine import Engine
 from ..engine.tree import State
-from ..errors import ExperimentError, FolderError, LaunchError, ScriptError
+from ..errors import ExperimentError, FolderError, ScriptError
 from ..experiment import Experiment, Settings
 from ..processes.launcher import Launcher
 from ..processes.program import missing
-from ..searchers.client import SearcherClient, argv, environment
+from ..searchers.client import SearcherClient, SearcherStarter
 from ..storage.folder import RunFolder, check_name
 from ..storage.journal import Journal
 from ..storage.run_config import RunConfig, digest
@@ -37,7 +35,6 @@ from .changes import compare
 from .disk_budget import Disk
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
@@ -97,7 +94,6 @@ class Startup:
             cwd = again.cwd if os.path.isdir(again.cwd) else os.getcwd()
             self.record = replace(again, run=self.record.run, cwd=cwd, options=options.over(again.options.for_replay()))
         self.usage = Usage()
-        self.searcher: asyncio.Task[tuple[socket.socket, int]] | None = None
         #: whether a run that has ended was also closed, its summary written and its checkpoints cleared
         self.closed = False
         # in the order in which `open` sets them
@@ -107,6 +103,7 @@ class Startup:
         self.engine: Engine
         self.settings: Settings
         self.launcher: Launcher
+        self.searcher: SearcherStarter
         self.asking: SearcherClient
         self.slots: Pool
         self.disk: Disk
@@ -135,7 +132,7 @@ class Startup:
         path = self.record.import_path
         if self._options.track is not None:
             self.tracking.check(path)
-        self.asking = SearcherClient(self.settings.space, self.settings.searcher, self.spawn_searcher, path=path)
+        self.asking = SearcherClient(self.settings.space, self.settings.searcher, self.searcher.start, path=path)
         stack.push_async_callback(self.asking.close)
         await self.asking.check()  # a module or package that is missing is told before anything is begun
         # a replay trains as its original did, and so with as many cores a member
@@ -178,30 +175,13 @@ class Startup:
 
         Only where there are cores to spare: on two, a second import costs the first member a second (measured).
         """
-        if usable_cores() <= 2:
-            return
-        known = self.record.settings
-        name = self._changes.get("searcher") or (known.searcher if known is not None else "local")
-        if name in ("local", "tpe", "kin"):
-            spawned = self.launcher.spawn_helper(argv(ahead="hyperopt"), environment(os.environ))
-            self.searcher = asyncio.create_task(spawned)
-            stack.push_async_callback(self._drop_searcher)
-
-    async def _drop_searcher(self) -> None:
-        """It was not needed after all."""
-        if self.searcher is not None:
-            searcher, self.searcher = self.searcher, None
-            with contextlib.suppress(LaunchError, asyncio.CancelledError):
-                connection, pidfd = await searcher
-                connection.close()
-                os.close(pidfd)
-
-    async def spawn_searcher(self) -> tuple[socket.socket, int]:
-        """The process started ahead, once; then a new one at each call."""
-        if self.searcher is not None:
-            searcher, self.searcher = self.searcher, None
-            return await searcher
-        return await self.launcher.spawn_helper(argv(), environment(os.environ))
+        self.searcher = SearcherStarter(self.launcher.spawn_helper)
+        stack.push_async_callback(self.searcher.close)
+        if usable_cores() > 2:
+            known = self.record.settings
+            self.searcher.start_ahead(
+                self._changes.get("searcher") or (known.searcher if known is not None else "local")
+            )
 
     # ---- a new run
 
