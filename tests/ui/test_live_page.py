@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser import Browser, found
+from hostile import EVIL, hostile
 from run_factory import embellished, settings, simulated, write
-from test_report import EVIL, _evil
-from test_serve import TOKEN, Server, going_on, served
+from web_pages import TOKEN, Server, going_on, served
 
 from gpbt_async import events
 from gpbt_async.storage.folder import RunFolder
@@ -167,7 +167,7 @@ def test_a_failed_run_says_how_to_go_on(browser: Browser, tmp_path: Path) -> Non
 
 
 def test_nothing_the_user_names_becomes_markup_in_a_live_page(browser: Browser, tmp_path: Path) -> None:
-    s = _evil(settings(population=6, generations=2))
+    s = hostile(settings(population=6, generations=2))
     told = []
     for fact in embellished(simulated(s, 2, fail=0.3).facts):
         if isinstance(fact, events.Trained):
