@@ -111,7 +111,7 @@ async def attended(folder: RunFolder, quiet: bool) -> int:
         told = True
         await asyncio.sleep(LOOK)
     run = Attached(folder.open(folder.path))
-    await show(run, quiet=quiet, known=run.memory(clock()))
+    await show(run, quiet=quiet, view=run.memory(clock()))
     return _status(run.how)
 
 

@@ -1,9 +1,9 @@
-"""How numbers, times and configs are worded for people: pure functions from values to short text.
+"""Lines of styled text for terminals and notebooks: pure functions from values to short text.
 
-Shared by the faces; knows nothing of runs, terminals or colours beyond this: a *line* is a list of (text, style), the
-style being one that rich understands, so that what is shown can be tested as plain data.
+A *line* is a list of (text, style), the style being one that rich understands; so what is shown can be tested as plain
+data. Widths count characters; rich crops by cells what is wider after all.
 
-GPUs as lines of text: of a run that goes on, and of the machine. Plain data in, words out, for every face.
+The second half describes GPUs, those of a run and those of the machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Line = list[tuple[str, str]]
 
-#: what there is instead where the encoding has no such signs
+#: replacements where the terminal's encoding lacks these characters
 ASCII = str.maketrans({"█": "#", "▓": "+", "▒": "-", "·": ".", "×": "x", "–": "-", "…": "~", "←": "<"})
 
 
@@ -31,12 +31,12 @@ def unstyled(line: Line) -> str:
 
 
 def short_model(name: str) -> str:
-    """A GPU's name without what all of them have in common."""
+    """A GPU's name without the words that most names have in common."""
     return name.replace("NVIDIA ", "").replace("GeForce ", "")
 
 
 def crop(text: str, width: int, left: bool = False) -> str:
-    """At most `width` characters, with a sign where some were left out."""
+    """At most `width` characters, "…" in place of what was cut off at the right, or at the left."""
     if len(text) <= width:
         return text
     if width < 2:
@@ -44,23 +44,11 @@ def crop(text: str, width: int, left: bool = False) -> str:
     return "…" + text[len(text) - width + 1 :] if left else text[: width - 1] + "…"
 
 
-def fit(line: Line, width: int) -> Line:
-    """A line of at most `width` characters."""
-    if sum(len(text) for text, _ in line) <= width:
-        return line
-    fitted: Line = []
-    for text, style in line:
-        fitted.append((crop(text, width), style))
-        width -= len(text)
-        if width < 0:
-            break
-    return fitted
-
-
 def estimate(left: float, seconds: Sequence[float], slots: float) -> tuple[float, float] | None:
-    """Between which times `left` more members are likely trained, by the `seconds` that others took. None: unknown.
+    """The range of seconds in which `left` more members are likely trained; None if unknown.
 
-    slots: how many train at once on average. What counts for a sum is the mean; it is taken two standard errors wide.
+    seconds: what finished members took. slots: how many train at once on average. The range is the mean of `seconds`
+    plus and minus two standard errors, times left / slots.
     """
     if left <= 0:
         return (0.0, 0.0)
@@ -79,9 +67,9 @@ def estimate_text(between: tuple[float, float] | None) -> str:
 
 
 def config_line(config: Mapping[str, Any], parent: Mapping[str, Any] | None, width: int) -> Line:
-    """A config in at most `width` characters, in its own order, what differs from the parent's highlighted.
+    """A config in at most `width` characters, in its own order, with changes against the parent highlighted.
 
-    Where room is short, what was changed is shown before what was not, and "+2" says how many are not shown.
+    Where room is short, changed values are preferred, and "+2" says how many are not shown.
     """
     changed = [parent is not None and parent.get(name, value) != value for name, value in config.items()]
     items = [crop(f"{name} {number(value)}", min(width, 30)) for name, value in config.items()]
@@ -99,7 +87,7 @@ def config_line(config: Mapping[str, Any], parent: Mapping[str, Any] | None, wid
 
 
 def bar(counts: Sequence[int], cells: int) -> list[int]:
-    """`cells` shared out in proportion to `counts`: whatever is there gets one at least, while there are enough."""
+    """`cells` divided in proportion to `counts`; each count above 0 gets at least one cell, if there are enough."""
     total = sum(counts)
     if not total:
         return [0] * len(counts)
