@@ -456,7 +456,7 @@ def test_help_and_version_are_quick_and_whole(tmp_path: Path) -> None:
     text = cli("--help", cwd=tmp_path).out
     for name in ("launch", "resume", "status", "stop", "best", "replay", "try", "guide"):
         assert name in text
-    assert "gpbt-async guide lists the guides" in text
+    assert "`gpbt-async guide` lists the guides" in text
     assert cli("--version", cwd=tmp_path).out.strip() == gpbt_async.__version__
     launch = cli("launch", "--help", cwd=tmp_path).out
     for option in ("--population", "--slots", "--gpus", "--runs", "--quiet", "--json", "--start"):

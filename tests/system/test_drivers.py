@@ -198,7 +198,7 @@ def test_a_desktop_may_use_what_it_is_allowed_to(machine: Callable[..., Machine]
         (("--share", "0"), "gpbt-async: --share: got 0; must be a whole number of at least 1"),
         (("--slots", "2", "--share", "2"), "--share is about GPUs, and --slots 2 asks for the CPU"),
         (("--gpus", "none", "--wait-for-gpus"), "--wait-for-gpus is about GPUs, and --gpus none asks for the CPU"),
-        (("--xid", "79=member", "--xid", "79=card"), "--xid 79=card: it was said to be the doing of member, too"),
+        (("--xid", "79=member", "--xid", "79=card"), "--xid 79=card: member is blamed for it already; give only one"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(machine: Callable[..., Machine], options: tuple[str, ...], told: str) -> None:
