@@ -121,7 +121,7 @@ def test_what_a_killed_run_left_is_not_taken_for_the_truth(machine: Callable[...
     drain = start("gpus", "--drain", "r", "0", cwd=m.folder, env=m.env)
     until(lambda: m.row(A)["state"] == "drained")
     kill_hard(run)
-    assert "r goes on no more" in drain.communicate(timeout=60)[1], "nobody waits for a dead run"
+    assert "r is no longer running" in drain.communicate(timeout=60)[1], "drain does not wait for a dead run"
     assert (m.folder / "runs/r/gpus.json").exists()
     told = m.cli("gpus", "--nvml-library", m.driver, "--json").json
     assert [row["runs"] for row in told["gpus"]] == [[], []]
@@ -158,7 +158,7 @@ def test_a_gpu_that_is_returned_while_somebody_waits_for_it(machine: Callable[..
     drain = start("gpus", "--drain", "r", "0", cwd=m.folder, env=m.env)
     until(lambda: m.row(A)["state"] == "drained")
     assert m.cli("gpus", "--return", "r", A).status == 0
-    assert "somebody has returned it meanwhile" in drain.communicate(timeout=60)[1]
+    assert "another command has returned it meanwhile" in drain.communicate(timeout=60)[1]
     m.unsay("hold")
     ended(run)
 
