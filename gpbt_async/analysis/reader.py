@@ -159,6 +159,8 @@ def detail(folder: RunFolder) -> dict[str, Any]:
         "typed": folder.typed,
         "holder": folder.locked(),
         "reason": engine.ended.reason if engine.ended else reading.why_interrupted,
+        "options": reading.record.options.to_json(),
+        "options_typed": reading.record.options.typed(),
         "generations": [
             {
                 "generation": i,

@@ -35,16 +35,15 @@ from ..preflight.checks import Preflight
 from ..processes import wire
 from ..processes.launcher import Launcher
 from ..processes.program import missing
-from ..processes.worker import reason, tail_of, uncancelled
+from ..processes.worker import tail_of, uncancelled
 from ..scheduler.admission import Briefing
-from ..scheduler.clock import Deadlines
+from ..scheduler.member_session import MemberSession
 from ..storage.checkpoints import CheckpointError, CheckpointStore
 from ..storage.files import bytes_below, explained
 from ..storage.folder import RunFolder
 from . import forecast
 from .diagnosis import warnings
 from .measurements import CheckUp, Problem, TrainedInterval
-from .options import arguments
 from .probes import Touches, Vitals
 from .trial import fixed
 
@@ -159,8 +158,7 @@ class Examination:
     async def _find_slots(self, stack: AsyncExitStack, declared: Settings) -> Settings:
         """Open the devices; the settings with what the options change."""
         o = self._options
-        known = DeviceOptions.__dataclass_fields__
-        devices = DeviceOptions(**{name: value for name, value in arguments(o).items() if name in known})
+        devices = DeviceOptions.of(o)
         settings = declared.with_options({**self._changes, "resources": devices.over(declared.resources)})
         wanted = devices.wanted(
             settings.resources, settings.population, gpus=o.gpus, slots=o.slots, nvml_library=o.nvml_library
@@ -229,13 +227,17 @@ class Examination:
                 self._pool.bind(slot, worker.pid, member.id)
                 if slot.evicted is not None:
                     slot.evicted.add_done_callback(lambda _: worker.kill())
-                overdue = await self._listen(worker, slot, interval, c.settings, began)
+                ending: list[asyncio.Task[None]] = []
+                with MemberSession(c.settings, member.id, 1, end=_ender(worker, ending)) as session:
+                    await self._listen(worker, slot, interval, session)
+                await asyncio.gather(*ending)
+        if session.entered is not None:
+            interval.start_s = session.entered - began
         interval.write_s = own.writing if own is not None else None
         if parents is not None:
             interval.read = None if parents.missed else sorted(parents.opened)
             interval.changed = sorted(parents.changed | parents.written)
-        outcome = worker.outcome
-        interval.error = "" if outcome.how == "returned" else overdue or reason(outcome)
+        interval.error = "" if worker.outcome.how == "returned" else session.why(worker.outcome)
         interval.died = bool(interval.error)
         interval.error = interval.error or _unscored(interval, c.settings.score)
         if not interval.error:
@@ -257,46 +259,37 @@ class Examination:
         stack.callback(lambda: touches.read(time.monotonic()))
         return touches
 
-    async def _listen(
-        self, worker: Worker, slot: Slot, interval: TrainedInterval, settings: Settings, began: float
-    ) -> str:
-        """Take in what the member reports until it has ended. Returns why it was ended, or ""."""
+    async def _listen(self, worker: Worker, slot: Slot, interval: TrainedInterval, session: MemberSession) -> None:
+        """Take in what the member reports until it has ended."""
         vitals = Vitals(worker.pid)
         looking = asyncio.create_task(self._look(vitals, slot, interval))
-        ending: list[asyncio.Task[None]] = []
-        entered = time.monotonic()
         reports: list[float] = []
-        names: dict[str, None] = {}
-
-        def end(why: str) -> None:
-            ending.append(asyncio.create_task(worker.stop(why, 0.0)))
-
         try:
-            with Deadlines(settings.stall_timeout, settings.member_timeout, end) as deadlines:
-                async for message in worker:
-                    match message:
-                        case wire.Entered(at):
-                            interval.start_s, entered = at - began, at
-                            deadlines.entered()
-                        case wire.Report(metrics, at):
-                            deadlines.heard()
-                            reports.append(at)
-                            names |= dict.fromkeys(metrics)
-                            _take_report(interval, metrics, settings.score)
-                        case wire.End(telemetry=telemetry):
-                            deadlines.close()
-                            interval.telemetry = telemetry
-                            vitals.look()
-                        case wire.Notice(text, remedy):
-                            warning = f"the {interval.who}: {text}"
-                            self._trouble.append(Advice(warning, remedy) if remedy else warning)
+            async for message in worker:
+                session.hear(message)
+                match message:
+                    case wire.Report(at=at):
+                        reports.append(at)
+                        if session.scores > len(interval.scores) and session.score is not None:
+                            interval.scores.append(session.score)
+                    case wire.End(telemetry=telemetry):
+                        interval.telemetry = telemetry
+                        vitals.look()
+                    case wire.Notice(text, remedy):
+                        warning = f"the {interval.who}: {text}"
+                        self._trouble.append(Advice(warning, remedy) if remedy else warning)
         finally:
             looking.cancel()
-            await asyncio.wait([looking, *ending])
-        interval.reported = reported(names, worker.unread)
-        _take_times(interval, entered, reports, worker.outcome.at)
-        _take_vitals(interval, vitals)
-        return deadlines.overdue
+            await asyncio.wait([looking])
+        interval.metrics, interval.reports = session.metrics, len(reports)
+        interval.reported = reported(session.metrics, worker.unread)
+        interval.resident, interval.private, interval.cores = vitals.resident, vitals.private, vitals.cores
+        interval.threads, interval.processes = vitals.threads, vitals.processes
+        ended = worker.outcome.at
+        entered = session.entered if session.entered is not None else ended
+        interval.seconds = max(0.0, ended - entered)
+        interval.first_report_s = reports[0] - entered if reports else None
+        interval.silence_s = max(b - a for a, b in itertools.pairwise([entered, *reports, ended]))
 
     async def _look(self, vitals: Vitals, slot: Slot, interval: TrainedInterval) -> None:
         while True:
@@ -334,22 +327,9 @@ class Examination:
         return forecast.expect(c.settings, max(1, c.slots), needs, import_s=c.import_s, runs=above, gpu_bytes=sizes)
 
 
-def _take_report(interval: TrainedInterval, metrics: Mapping[str, Any], score: str) -> None:
-    interval.reports += 1
-    interval.metrics |= {name: float(value) for name, value in metrics.items()}
-    if score in metrics:
-        interval.scores.append(float(metrics[score]))
-
-
-def _take_times(interval: TrainedInterval, entered: float, reports: list[float], ended: float) -> None:
-    interval.seconds = max(0.0, ended - entered)
-    interval.first_report_s = reports[0] - entered if reports else None
-    interval.silence_s = max(b - a for a, b in itertools.pairwise([entered, *reports, ended]))
-
-
-def _take_vitals(interval: TrainedInterval, vitals: Vitals) -> None:
-    interval.resident, interval.private, interval.cores = vitals.resident, vitals.private, vitals.cores
-    interval.threads, interval.processes = vitals.threads, vitals.processes
+def _ender(worker: Worker, ending: list[asyncio.Task[None]]) -> Callable[[str], object]:
+    """Ends the member, with a reason, in a task that is put into `ending`."""
+    return lambda why: ending.append(asyncio.create_task(worker.stop(why, 0.0)))
 
 
 def _unscored(interval: TrainedInterval, score: str) -> str:

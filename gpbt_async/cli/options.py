@@ -168,18 +168,23 @@ MACHINE: dict[str, Any] = {
     "vram": _maybe(str, "GPU memory that a member needs, such as 6GiB, or auto.", metavar="SIZE|auto"),
     "wait_for_gpus": _maybe(bool, "When every GPU is in use, wait for one instead of refusing to start."),
     "xids": _maybe(
-        list[str], "Blame error Xid N on the card, the member or nobody. May be repeated.", "--xid", metavar="N=BLAME"
+        list[str],
+        "Blame error Xid N on the card, member or nobody. May be repeated; none: only what gpbt-async knows.",
+        "--xid",
+        metavar="N=BLAME",
     ),
     "others_may_use": _maybe(
         str,
-        "GPU memory that other programs, such as a desktop, may use on a GPU of the run. Default: 1GiB, or 5 % of the "
-        "GPU if that is more.",
+        "GPU memory that other programs, such as a desktop, may use on a GPU of the run. Default, and none: 1GiB, or "
+        "5 % of the GPU if that is more.",
         metavar="SIZE",
     ),
     "affinity": _maybe(bool, "Bind members to the cores near their GPU; the default."),
     "nvml_library": _maybe(str, LIBRARY, metavar="PATH"),
     "disk": _maybe(
-        str, "Limit for the checkpoints that are kept, such as 50GiB. At the limit, members wait.", metavar="SIZE"
+        str,
+        "Limit for the checkpoints that are kept, such as 50GiB. At the limit, members wait. none: no limit.",
+        metavar="SIZE",
     ),
     "track": _maybe(list[str], f"Report to {TRACKERS} May be repeated; none: no tracker.", metavar="WHAT[:WHERE]"),
     "start": _maybe(
@@ -235,14 +240,14 @@ def _run_options(given: dict[str, Any]) -> RunOptions:
         raise ExperimentError(f"--start: got {given['start']!r}; must be 'zygote' or 'exec'")
     if given.get("nvml_library") == "":
         raise ExperimentError("--nvml-library: got ''; must be the path of a library")
-    track = tuple(given["track"]) if "track" in given else None
-    return RunOptions(**given | {"xids": _blame(given.get("xids", ())), "track": track})
+    read: dict[str, Callable[[Any], Any]] = {"track": tuple, "xids": _blame}
+    return RunOptions(**{name: read[name](value) if name in read else value for name, value in given.items()})
 
 
 def _blame(entries: Sequence[str]) -> dict[int, str]:
-    """`--xid N=BLAME` → whose fault an Xid is. Raises ExperimentError."""
+    """`--xid N=BLAME` → whose fault an Xid is; `--xid none` → nothing. Raises ExperimentError."""
     blame: dict[int, str] = {}
-    for entry in entries:
+    for entry in entries if [*entries] != ["none"] else ():
         number, _, whose = entry.partition("=")
         numeric = number.isascii() and number.isdecimal() and len(number) < 10
         if not numeric or whose not in ("card", "member", "nobody"):
@@ -255,4 +260,4 @@ def _blame(entries: Sequence[str]) -> dict[int, str]:
 def arguments(options: RunOptions) -> dict[str, Any]:
     """Run's keyword arguments for the options that were given."""
     values = {field.name: getattr(options, field.name) for field in fields(options)}
-    return {name: value for name, value in values.items() if value not in (None, {})}
+    return {name: value for name, value in values.items() if value is not None}

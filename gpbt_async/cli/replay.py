@@ -77,8 +77,8 @@ def replay(
     if original.state == "running" and original.engine.best is not None:
         best = f"the replay follows its best member so far, {original.engine.best.id}"
         say(f"{original.folder.name} is still running: {best}; a better one may follow")
-    if options.track is None and original.record.track:
-        trackers = ", ".join(original.record.track)
+    if options.track is None and original.record.options.track:
+        trackers = ", ".join(original.record.options.track)
         say(f"the replay reports to {trackers}, as {original.folder.name} does; --track none prevents that")
     replayed = Run(
         script,

@@ -25,10 +25,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..declaration.options import RunOptions
 from ..declaration.resources import Resources
 from ..errors import DeviceError, ExperimentError
 from ..events import MOST_SLOTS
-from ..formatting import parse_bytes
 from .allocator import Packing
 from .gpu_pool import GpuPool
 from .monitor import HANGS, PERIOD
@@ -204,14 +204,22 @@ class DeviceOptions:
     affinity: bool = True
     nvml_library: str | None = None
 
+    @classmethod
+    def of(cls, options: RunOptions) -> DeviceOptions:
+        return cls(
+            share=options.share,
+            vram=options.vram,
+            wait_for_gpus=bool(options.wait_for_gpus),
+            xids=dict(options.xids or {}),
+            others_may_use=options.others_may_use,
+            affinity=options.affinity is not False,
+            nvml_library=options.nvml_library,
+        )
+
     @property
     def others(self) -> int | None:
         """Bytes. Raises ExperimentError."""
-        try:
-            return parse_bytes(self.others_may_use) if self.others_may_use is not None else None
-        except ValueError:
-            must = "must be an amount with its unit, such as '2GiB'"
-            raise ExperimentError(f"--others-may-use: got {self.others_may_use!r}; {must}") from None
+        return RunOptions(others_may_use=self.others_may_use).others_bytes
 
     def over(self, needs: Resources) -> Resources:
         """An experiment's resources, with what is asked for instead. Raises ExperimentError."""

@@ -43,7 +43,7 @@ LOG = 1 << 20
 FIRST_WORD, LAST_WORD = 60.0, 3600.0
 #: seconds that another wait soon after one must last to be told
 SOON = 3.0
-_FIRST = "the first checkpoint is being written, and nobody knows yet how large they are (--disk)"
+_FIRST = "the first checkpoint is being written, and its size is not known yet (--disk)"
 
 
 def is_full(error: BaseException) -> bool:

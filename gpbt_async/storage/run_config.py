@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..declaration.address import Address
+from ..declaration.options import RunOptions
 from ..errors import FolderError, GPBTError, ScriptError
 from ..experiment import Settings
 from .files import read_json, write_json
@@ -44,15 +45,10 @@ class RunConfig:
     imports: dict[str, str] = field(default_factory=dict)
     #: what it declared when the run began, before the command line's options; as JSON
     declared: dict[str, Any] | None = None
-    #: what the command line asked for: a resume asks for the same unless told otherwise
-    slots: int | None = None
-    gpus: str | None = None
-    start: str | None = None
-    nvml_library: str | None = None
-    #: a run that was begun on GPUs does not go on on the CPU unless told to
+    #: what the launch, and each resume since, asked of the machine: a resume asks for the same, but for its own options
+    options: RunOptions = field(default_factory=RunOptions)
+    #: whether the run began on GPUs: then it continues on the CPU only where the options say so
     on_gpus: bool = False
-    #: its trackers, as --track says them
-    track: list[str] = field(default_factory=list)
 
     @property
     def address(self) -> Address | None:
@@ -81,8 +77,8 @@ class RunConfig:
             raise FolderError(f"{error}; {remedy}") from error
         try:
             settings = Settings.from_json(flat["settings"])
-            known = {name: flat[name] for name in cls.__dataclass_fields__ if name in flat and name != "settings"}
-            return cls(**known, settings=settings)
+            known = {name: flat[name] for name in ("run", "cwd", *_SCRIPT, "declared", "on_gpus")}
+            return cls(**known, settings=settings, options=RunOptions.from_json(flat["options"]))
         except (KeyError, TypeError, ValueError, GPBTError) as error:
             raise FolderError(f"{path} is damaged, or of another version: {error!r}; {remedy}") from error
 
@@ -93,12 +89,8 @@ class RunConfig:
             "cwd": self.cwd,
             **{name: getattr(self, name) for name in _SCRIPT},
             "declared": self.declared,
-            "slots": self.slots,
-            "gpus": self.gpus,
-            "start": self.start,
-            "nvml_library": self.nvml_library,
+            "options": self.options.to_json(),
             "on_gpus": self.on_gpus,
-            "track": self.track,
             "python": sys.executable,
             **more,
             "settings": self.settings.to_json(),
@@ -106,9 +98,9 @@ class RunConfig:
         await write_json(path, flat)
 
     async def update(self, path: Path) -> None:
-        """Write down where the script is now, and what it is, and who tracks the run, if that has changed."""
-        flat = {"track": [], **read_json(path)}
-        now = {name: getattr(self, name) for name in (*_SCRIPT, "cwd", "track")}
+        """Write down where the script is now, its digests, and the options in force, if any of that has changed."""
+        flat = read_json(path)
+        now = {**{name: getattr(self, name) for name in (*_SCRIPT, "cwd")}, "options": self.options.to_json()}
         if any(flat.get(name) != value for name, value in now.items()):
             await write_json(path, flat | now)
 

@@ -8,7 +8,7 @@ import tracemalloc
 from collections import Counter
 
 import pytest
-from engine_driver import SPACE, Driver, landscape, settings, snapshot, tree_of
+from engine_driver import SPACE, Driver, drivers, landscape, settings, snapshot, tree_of
 from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -18,40 +18,6 @@ from gpbt_async.engine.engine import LOSSES, Engine
 from gpbt_async.engine.termination import HOPELESS
 from gpbt_async.engine.tree import Node, State, Tree
 from gpbt_async.errors import JournalError
-
-RATIOS = (0.25, 72 / 256, 0.5, 1.0, 2.0, 4.0)
-
-
-@st.composite
-def drivers(draw: st.DrawFn, faults: bool = True, **fixed: object) -> Driver:
-    """A driver over a random experiment, slots, order and (perhaps) faults."""
-    names = {
-        "population": draw(st.integers(1, 12)),
-        "generations": draw(st.integers(1, 4)),
-        "ratio": draw(st.sampled_from(RATIOS)),
-        "history": draw(st.sampled_from(["inherit", "reset", "global"])),
-        "selection": draw(st.sampled_from(["comma", "plus"])),
-        "evidence": draw(st.sampled_from([0.0, 0.3, 0.75, 1.0])),
-        "schedule": draw(st.sampled_from(["async", "sync"])),
-        "attempts": draw(st.integers(1, 3)),
-        "early_stop": draw(st.sampled_from([(), (), ("median",), ("generation",), ("median", "generation")])),
-        "seed": draw(st.integers(0, 3)),
-        **fixed,
-    }
-    faulty = faults and draw(st.booleans())
-    return Driver(
-        settings(**names),
-        slots=draw(st.integers(1, 14)),
-        rng=random.Random(draw(st.integers(0, 10**6))),
-        fail=0.15 if faulty else 0.0,
-        nan=0.1 if faulty else 0.0,
-        lose=0.1 if faulty else 0.0,
-        certain=0.3 if faulty else 0.0,
-        mute=0.15 if faulty and draw(st.booleans()) else 0.0,
-        early=0.5 if draw(st.booleans()) else 0.0,
-        instead=draw(st.sampled_from([(), ("other",)])),
-        ahead=draw(st.sampled_from([None, 0, 1, 5])),
-    )
 
 
 def ancestors(member: Node) -> list[Node]:

@@ -39,7 +39,7 @@ def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path, monkeyp
     assert told.status == 0
     assert "r is paused: no new members start, 2 in training continue; to go on: gpbt-async pause r --end" in told.err
     assert cli("pause", "r", cwd=tmp_path).status == 0, "twice does no harm"
-    begins = "somebody has paused the run: no member begins until `gpbt-async pause r --end`"
+    begins = "the run is paused: no member begins until `gpbt-async pause r --end`"
     assert Attached(RunFolder.open(folder)).warnings == [begins]
     leaving = start("watch", "r", cwd=tmp_path)
     assert leaving.stderr is not None
@@ -50,7 +50,7 @@ def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path, monkeyp
     (tmp_path / "hold").unlink()
     until(lambda: len(facts(folder, "Published")) == 2)
     state = cli("status", "r", "--json", cwd=tmp_path).json
-    assert (state["paused"], state["paused_by_hand"]) == ("somebody has paused the run", True)
+    assert (state["paused"], state["paused_by_hand"]) == ("the run is paused", True)
     assert [w["for"] for w in state["waiting"][:2]] == ["the end of the pause"] * 2
     assert state["training"] == []
     assert begins in cli("status", "r", cwd=tmp_path).out
@@ -127,9 +127,9 @@ async def test_a_slot_that_comes_during_a_pause_is_given_back() -> None:
     async def room(member: int) -> None:
         pass
 
-    pool, queued = OneSlot(), set[int]()
+    pool = OneSlot()
     rooms: Any = (pool, SimpleNamespace(room=room), SimpleNamespace(begin=lambda *_: "begin"))
-    gate = Admission(*rooms, queued)
+    gate = Admission(*rooms)
     member: Any = SimpleNamespace(id=7)
     told: list[bool] = []
     gate.on_change = told.append
@@ -148,7 +148,7 @@ async def test_a_slot_that_comes_during_a_pause_is_given_back() -> None:
     pool.there.set()
     await pool.back.wait()
     assert not passed.is_set()
-    assert queued == set(), "it waits for the end of the pause, not for a slot"
+    assert gate.queued == 0, "it waits for the end of the pause, not for a slot"
     gate.obey(GO_ON)
     await asyncio.wait_for(living, 10)
     assert (told, pool.given) == ([True, False], 2)

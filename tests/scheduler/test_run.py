@@ -340,7 +340,7 @@ async def test_what_is_stopped_leaves_no_timer_and_no_list_of_its_commands(tmp_p
             if isinstance(event, events.Entered) and event.member >= 6:
                 break
     assert run._scheduler is not None
-    assert len(run._scheduler._watchdog.performed) == 0, "or it grows by every command of a run of days"
+    assert len(run._scheduler._watchdog._performed) == 0, "or it grows by every command of a run of days"
     left = [timer for timer in loop._scheduled if not timer.cancelled() and timer.when() > loop.time() + 500]  # type: ignore[attr-defined]
     assert not left, "they would go off, an hour later, in an application's loop"
     assert not wrong

@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 from gpbt_async import events
 from gpbt_async.devices.slots import Slot
 from gpbt_async.engine import engine
-from gpbt_async.engine.engine import Engine, pause
+from gpbt_async.engine.engine import pause
 from gpbt_async.engine.tree import Node
 from gpbt_async.processes.worker import Outcome
 from gpbt_async.scheduler import clock as clock_module
 from gpbt_async.scheduler import watchdog
+from gpbt_async.scheduler.blame import Blame
 from gpbt_async.scheduler.clock import Clock, Deadlines
-from gpbt_async.scheduler.loop import Scheduler
+from gpbt_async.scheduler.disk_budget import Disk
 from gpbt_async.scheduler.watchdog import Watchdog, suspicion
+from gpbt_async.storage.checkpoints import CheckpointStore
 
 
 class Pool:
@@ -68,7 +70,7 @@ def opened():
 def test_a_command_that_nobody_performs():
     driver = opened()
     (command,) = driver.pending
-    assert suspicion(driver.engine, {}, 0, 0) == f"nobody performs {command}"
+    assert suspicion(driver.engine, {}, 0, 0) == f"{command} is not being performed"
     assert suspicion(driver.engine, {command: 1}, 0, 0) == ""
 
 
@@ -81,7 +83,7 @@ def test_a_free_slot_that_somebody_waits_for():
 def test_an_answer_that_nobody_was_asked_for_and_members_that_are_not_there():
     driver = opened()
     driver.engine._asked.clear()
-    assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for a searcher that nobody was asked for"
+    assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for a searcher, and no command asks for one"
     driver.engine._open = 1
     assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for members to finish, and there are none"
     driver.engine.ended = events.Finish("")
@@ -92,7 +94,7 @@ async def test_what_lasts_is_reported_once_with_the_engines_state(monkeypatch, c
     monkeypatch.setattr(watchdog, "PERIOD", 0.001)
     monkeypatch.setattr(watchdog, "PATIENCE", 0.02)
     driver, told, reported, looks = opened(), [], asyncio.Event(), []
-    dog = Watchdog(driver.engine, Pool(), lambda text: (told.append(text), reported.set()))
+    dog = Watchdog(driver.engine, Pool(), lambda: 0, lambda text: (told.append(text), reported.set()))
     enough = asyncio.Event()
     look = dog._suspicion
 
@@ -109,7 +111,7 @@ async def test_what_lasts_is_reported_once_with_the_engines_state(monkeypatch, c
             await reported.wait()
             await enough.wait()
     watching.cancel()
-    assert told == [f"a slot stands idle by a bug of gpbt-async: nobody performs {driver.pending[0]}"]
+    assert told == [f"a slot stands idle by a bug of gpbt-async: {driver.pending[0]} is not being performed"]
     assert "slots 2, cause searcher; generations: 0 of 6 issued" in caplog.text
 
 
@@ -117,7 +119,9 @@ async def test_a_bug_of_its_own_is_told_once_and_it_goes_on_watching(monkeypatch
     monkeypatch.setattr(watchdog, "PERIOD", 0.001)
     monkeypatch.setattr(watchdog, "PATIENCE", 0.0)
     driver, told, well = opened(), [], asyncio.Event()
-    dog = Watchdog(driver.engine, Pool(), lambda text: (told.append(text), well.set() if "idle by" in text else None))
+    dog = Watchdog(
+        driver.engine, Pool(), lambda: 0, lambda text: (told.append(text), well.set() if "idle by" in text else None)
+    )
     look, looks = dog._suspicion, []
 
     def failing():
@@ -139,9 +143,9 @@ async def test_a_bug_of_its_own_is_told_once_and_it_goes_on_watching(monkeypatch
 
 async def test_who_waits_for_a_gpu_is_told_why_by_others(monkeypatch):
     driver, pool = opened(), Pool()
-    dog = Watchdog(driver.engine, pool, pytest.fail)
-    dog.performed.update(driver.pending)
-    dog.queued.add(7)
+    dog = Watchdog(driver.engine, pool, lambda: 1, pytest.fail)
+    for command in driver.pending:
+        dog.begun(command)
     assert "wait for a slot" in dog._suspicion()
     pool.why = {"members": 1, "since": 0.0, "why": {"0": "it is lost"}}
     assert dog._suspicion() == ""
@@ -245,19 +249,16 @@ class Cards:
 
 @pytest.mark.parametrize("verdict", ["GPU 0 is lost", ""])
 async def test_one_that_hangs_on_a_gpu_that_is_being_lost_has_not_failed(verdict, tmp_path):
-    engine = Engine(settings())
-    given = dict.fromkeys(("usage", "journal", "folder", "store", "launcher", "asking", "briefing", "disk", "clock"))
-    told: list[str] = []
-    scheduler = Scheduler(engine=engine, slots=Cards(verdict), tell=told.append, **given)
+    store = CheckpointStore()
+    blame = Blame(Cards(verdict), Disk(tmp_path), store)
     member = Node(0, (), 0, 0, None, {}, 0)
     slot = Slot(0, "GPU 0", "cuda", ("GPU-a",), 1, {}, evicted=asyncio.get_running_loop().create_future())
     stopped = Outcome("stopped", 0.0)
     silent = "reported nothing for 2 s (stall_timeout)"
-    blame = await scheduler._blame.lost(member, slot, stopped, tmp_path, silent)
-    assert blame == (f"GPU 0 is lost, and it {silent}" if verdict else "")
-    assert await scheduler._blame.lost(member, slot, stopped, tmp_path, "") == "", (
-        "one that was told to stop has done so"
+    assert await blame.lost(member, slot, stopped, tmp_path, silent) == (
+        f"GPU 0 is lost, and it {silent}" if verdict else ""
     )
+    assert await blame.lost(member, slot, stopped, tmp_path, "") == "", "one that was told to stop has done so"
 
 
 # ---- the clock

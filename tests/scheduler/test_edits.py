@@ -7,13 +7,12 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engine_driver import SPACE, Driver, settings, snapshot
+from engine_driver import SPACE, Driver, drivers, settings, snapshot
 from harness import cli, facts, kill_hard, start, until
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from run_checker import check_run
-from test_lineage import drivers
 
 import gpbt_async as gpbt
 from gpbt_async import codec, events
@@ -22,7 +21,7 @@ from gpbt_async.engine.adoption import ADOPTABLE, Adoption, unfit
 from gpbt_async.engine.engine import Engine
 from gpbt_async.engine.tree import State
 from gpbt_async.errors import ExperimentError, JournalError
-from gpbt_async.scheduler.changes import described, differences
+from gpbt_async.scheduler.edits import described, differences
 from gpbt_async.space import Choice, Dimension, Float, Int, Space
 
 if TYPE_CHECKING:
