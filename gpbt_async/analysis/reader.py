@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import time
 from array import array
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from .. import events
 from ..ask import path_text
-from ..engine.engine import LAST_PAUSE, Engine, pause
-from ..engine.tree import State
+from ..engine.engine import Engine
+from ..engine.tree import LONGEST_DELAY, State
 from ..errors import FolderError
 from ..storage.control import notice
 from ..storage.folder import RunFolder, locate
@@ -32,7 +31,6 @@ from .usage import Usage, replay
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..ask import Path as Place
     from ..engine.tree import Node
     from ..events import Fact
     from ..experiment import Settings
@@ -264,9 +262,8 @@ def member(reading: RunReader, waiting: Node, gpu: bool, now: float) -> str:
 
     gpu: do members wait for a GPU?
     """
-    times = waiting.failures + max(0, waiting.losses_in_a_row - 1)
-    left = reading.ended.get(waiting.id, 0.0) + pause(times) - now
-    if 0 < left <= LAST_PAUSE:
+    left = reading.ended.get(waiting.id, 0.0) + waiting.retry_delay - now
+    if 0 < left <= LONGEST_DELAY:
         return f"the end of its pause before attempt {waiting.attempt}"
     if reading.usage.by_hand:
         return "the end of the pause"
@@ -284,16 +281,16 @@ def slot(reading: RunReader) -> tuple[str, float | None]:
     cause = engine.idle_cause()
     here = next((i for i, g in enumerate(tree.generations) if not g.full), 0)
     if cause == "searcher":
-        asks = [command.path for command in engine.outstanding() if isinstance(command, events.Suggest)]
-        return _asked(reading, asks[0]) if asks else ("the searcher", None)
+        ask = next(iter(engine.asks.values()), None)
+        return _asked(reading, ask) if ask is not None else ("the searcher", None)
     if cause == "checkpoint":
         return "checkpoints to be published", None
-    if cause == "evidence" and engine.ending.doubtful:
+    if cause == "evidence" and engine.termination.doubtful:
         return _doubt(reading), None
-    if cause == "evidence" and (not here or engine.rule.evident(here - 1)):
+    if cause == "evidence" and (not here or engine.selection.evident(here - 1)):
         return "an elder sibling to end, as schedule is sync", None
     if cause == "evidence":
-        settled, wanted = tree.generations[here - 1].settled, engine.rule.evidence(here - 1)
+        settled, wanted = tree.generations[here - 1].settled, engine.selection.evidence(here - 1)
         return f"{wanted} of {s.population} in generation {here - 1} to end ({settled} have)", None
     if len(engine.training) >= engine.width:
         return f"nothing: no more than the population of {s.population} train at a time", None
@@ -302,19 +299,14 @@ def slot(reading: RunReader) -> tuple[str, float | None]:
 
 def _doubt(reading: RunReader) -> str:
     """Why no new member begins, while nothing has shown that the script works."""
-    ending = reading.engine.ending
+    ending = reading.engine.termination
     if ending.scoreless:
         first, score = ending.scoreless[0].id, reading.settings.score
         return f"the members in training to end: member {first} ended without its score {score!r}, and perhaps all do"
     return f"the members in training to end: member {ending.failed[0].id} has failed for good, and perhaps all do"
 
 
-def _asked(reading: RunReader, path: Place) -> tuple[str, float]:
-    """For whom the searcher was asked, and when."""
-    engine = reading.engine
-    generation = engine.generation_asked(path)
-    assert generation is not None
-    # the engine knows after which fact it asked: of all answers the first that it would take
-    after = bisect_left(range(engine.count + 1), True, key=lambda asked: engine.wants(path, generation, asked))
-    since = max(reading.opened, reading.times[after - 1] if after else 0.0)
-    return f"the searcher, asked for member {path_text(path)}", since
+def _asked(reading: RunReader, ask: events.Suggest) -> tuple[str, float]:
+    """The member that the searcher was asked for, and when."""
+    since = max(reading.opened, reading.times[ask.since - 1] if ask.since else 0.0)
+    return f"the searcher, asked for member {path_text(ask.path)}", since

@@ -103,7 +103,7 @@ def _wait(sock: socket.socket) -> wire.Begin | None:
     lines = wire.Lines()
     while data := sock.recv(1 << 16):
         for message in lines.feed(data):
-            # one message, then silence until Entered: nothing can come behind it in the same read but a Stop,
+            # one message, then silence until Enter: nothing can come behind it in the same read but a Stop,
             # which the scheduler escalates anyway
             if isinstance(message, wire.Begin):
                 return message
@@ -175,7 +175,7 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
     else:
         seed(begin.seed, begin.device)
         telemetry.current = member.telemetry
-        sock.sendall(wire.encode(wire.Entered(time.monotonic())))
+        sock.sendall(wire.encode(wire.Enter(time.monotonic())))
         end = run(train, member)
     with contextlib.suppress(OSError):
         sock.sendall(wire.encode(end))

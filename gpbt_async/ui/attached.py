@@ -125,7 +125,7 @@ class Attached:
                 self._seen.pop(id, None)
             case events.Entered(member=id):
                 self._entered[id] = fact.t
-            case events.Trained(member=id) | events.Stopped(member=id) | events.Lost(member=id):
+            case events.Trained(member=id) | events.StoppedEarly(member=id) | events.Lost(member=id):
                 self._entered.pop(id, None)
             case events.Failed(member=id):
                 self._entered.pop(id, None)

@@ -107,7 +107,7 @@ class ViewState:
                     self.last[id] = event.metrics[self.run.settings.score]
             case (
                 events.Trained(member=id)
-                | events.Stopped(member=id)
+                | events.StoppedEarly(member=id)
                 | events.Failed(member=id)
                 | events.Lost(member=id)
             ):

@@ -280,7 +280,7 @@ def spoken() -> list[dict[str, Any]]:
         metrics="/m", log="/l", cwd=None, device="cpu", threads=2, env={"A": "b"}, score="loss", cpus=[0, 1],
     )  # fmt: skip
     messages: list[wire.Message] = [
-        begin, wire.Stop("enough"), wire.Go(), wire.Hello(wire.VERSION, 12), wire.Entered(1.5), wire.Clean(),
+        begin, wire.Stop("enough"), wire.Go(), wire.Hello(wire.VERSION, 12), wire.Enter(1.5), wire.Clean(),
         wire.Report({"loss": 0.5, "n": 3, "nan": float("nan")}, 2.5), wire.Notice("so it goes"),
         wire.End("raised", 3.5, "ValueError: no", "a.py:1"), wire.End("returned", 3.5),
         wire.End("returned", 3.5, telemetry=TELEMETRY),
@@ -347,7 +347,7 @@ class Wire:
         """What the scheduler does with it must not fail either: a fact that cannot be written ends the run."""
         names: dict[str, Any] = {"member": 0, "attempt": 1}
         match message:
-            case wire.Entered(at):
+            case wire.Enter(at):
                 _seal({"n": 0, **to_json(events.Entered(t=self._clock.at(at), **names))})
             case wire.Report(metrics, at):
                 floats = {name: wire.real(number) for name, number in metrics.items()}

@@ -297,7 +297,7 @@ def test_a_run_in_which_nothing_works_any_more_fails_early_and_goes_on_when_that
     gone.touch()
     failed = cli("resume", "r", cwd=tmp_path)
     assert failed.status == 1
-    assert "members that ended since the run was taken up failed; the first: member" in failed.err
+    assert "members that ended since the run was resumed failed; the first: member" in failed.err
     assert failed.err.count("Traceback (most recent call last)") == 1, "the first one, once"
     assert "mend what made it fail, and go on: gpbt-async resume r --retry-failed (and --changed" in failed.err
     told = cli("status", "r", cwd=tmp_path).out

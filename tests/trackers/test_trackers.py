@@ -479,7 +479,7 @@ def test_whoever_was_begun_is_ended_as_the_engine_has_it(tmp_path: Path, seed: i
         assert of.count("ended") == 1
         if member.state is State.FINISHED:  # there is no file: what it reported last stands in the journal
             assert of[-2:] == ["reported", "ended"]
-    ends = {f.member: f.metrics for f in driver.facts if isinstance(f, events.Trained | events.Stopped)}
+    ends = {f.member: f.metrics for f in driver.facts if isinstance(f, events.Trained | events.StoppedEarly)}
     for id, ending in recorder.endings.items():
         assert ending.metrics == ends.get(id, {}) or ending.state == "failed"
 
