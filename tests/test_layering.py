@@ -54,6 +54,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "ui/web_auth": {"starlette"},
     "ui/web_server": {"starlette", "uvicorn"},
     "analysis/table": {"pyarrow"},
+    "cli/forecast": {"psutil"},
+    "cli/probes": {"psutil"},
     "trackers/tensorboard": {"tensorboard"},
     "trackers/mlflow": {"mlflow"},
     "trackers/wandb": {"wandb"},

@@ -121,7 +121,7 @@ def test_what_a_killed_run_left_behind_is_not_believed(machine: Callable[..., Ma
     drain = start("gpus", "--drain", "r", "0", cwd=m.folder, env=m.env)
     until(lambda: m.row(A)["state"] == "drained")
     kill_hard(run)
-    assert "r is no longer running" in drain.communicate(timeout=60)[1], "the command does not wait for a dead run"
+    assert "r is no longer running" in drain.communicate(timeout=60)[1], "drain does not wait for a dead run"
     assert (m.folder / "runs/r/gpus.json").exists()
     inventory = m.cli("gpus", "--nvml-library", m.driver, "--json").json
     assert [row["runs"] for row in inventory["gpus"]] == [[], []]
@@ -158,7 +158,7 @@ def test_a_gpu_that_is_returned_while_a_command_waits_for_it(machine: Callable[.
     drain = start("gpus", "--drain", "r", "0", cwd=m.folder, env=m.env)
     until(lambda: m.row(A)["state"] == "drained")
     assert m.cli("gpus", "--return", "r", A).status == 0
-    assert "it was returned meanwhile" in drain.communicate(timeout=60)[1]
+    assert "another command has returned it meanwhile" in drain.communicate(timeout=60)[1]
     m.unsay("hold")
     ended(run)
 
@@ -198,7 +198,7 @@ def test_a_desktop_may_use_what_it_is_allowed_to(machine: Callable[..., Machine]
         (("--share", "0"), "gpbt-async: --share: got 0; must be a whole number of at least 1"),
         (("--slots", "2", "--share", "2"), "--share is about GPUs, and --slots 2 asks for the CPU"),
         (("--gpus", "none", "--wait-for-gpus"), "--wait-for-gpus is about GPUs, and --gpus none asks for the CPU"),
-        (("--xid", "79=member", "--xid", "79=card"), "--xid 79=card: it was said to be the doing of member, too"),
+        (("--xid", "79=member", "--xid", "79=card"), "--xid 79=card: member is blamed for it already; give only one"),
     ],
 )
 def test_options_that_contradict_one_another_are_refused(

@@ -390,7 +390,7 @@ def test_clean_leaves_the_best_and_what_tells_of_it(tmp_path: Path) -> None:
     folder = interrupted(tmp_path)
     early = cli("clean", "r", cwd=tmp_path)
     assert early.status == 2
-    assert "r has not finished: go on with it (gpbt-async resume r), or delete all of it: --everything" in early.err
+    assert "r has not finished: continue it (gpbt-async resume r), or delete all of it: --everything" in early.err
     (tmp_path / "hold").touch()
     run = start("resume", "r", cwd=tmp_path)
     until(lambda: len(facts(folder, "Opened")) == 2)
