@@ -53,10 +53,10 @@ async def discover(
     if hides_all(environ):
         why = f"{VISIBLE} is {environ[VISIBLE]!r}, which hides every GPU"
     else:
-        found = await _gpu_pool(request, environ, warn, now, backend or PyNvml(request.nvml_library), period)
-        if isinstance(found, GpuPool):
-            return found
-        why = found
+        pool_or_reason = await _gpu_pool(request, environ, warn, now, backend or PyNvml(request.nvml_library), period)
+        if isinstance(pool_or_reason, GpuPool):
+            return pool_or_reason
+        why = pool_or_reason
     cpu = option_text("gpus", "none")
     if request.gpus is not None:
         raise DeviceError(f"{option_text('gpus', request.gpus)} cannot be had: {why}. To train on the CPU: {cpu}")

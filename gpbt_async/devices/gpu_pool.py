@@ -30,7 +30,6 @@ from .device import Device, Lease
 from .health import FAULTY, Health, blame
 from .monitor import HANGS, PERIOD, Arrival, Distances, Monitor, Retrial, Sampling
 from .nvml import NvmlEvent, Sample
-from .selection import match
 from .slots import Pool, Slot, environment
 
 if TYPE_CHECKING:
@@ -255,9 +254,6 @@ class GpuPool(Pool):
         return _evicted(slot) or silent
 
     # ---- by hand
-
-    def named(self, name: str) -> list[str]:
-        return [gpu.uuid for gpu in match(name, [device.gpu for device in self.allocator.devices.values()])]
 
     def drain(self, uuid: str, at_once: bool = False) -> None:
         device = self.allocator.devices[uuid]

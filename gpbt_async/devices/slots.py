@@ -85,10 +85,6 @@ class Pool:
         """A member in this slot has failed: why its GPU is to blame, or ""."""
         return ""
 
-    def named(self, name: str) -> list[str]:
-        """The UUIDs of the GPUs that an index, `index:instance`, UUID or beginning of one may mean."""
-        return []
-
     def drain(self, uuid: str, at_once: bool = False) -> None:
         """Give no more members to a GPU; those on it end their interval, or are moved at once."""
 

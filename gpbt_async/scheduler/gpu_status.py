@@ -50,15 +50,13 @@ class GpuStatus:
 
     def obey(self, line: str) -> bool:
         """Carry out a request, as "drain-now GPU-1234"; False if it is not about GPUs."""
-        word, _, name = line.partition(" ")
+        word, _, uuid = line.partition(" ")
         if word not in WORDS:
             return False
-        uuids = self._pool.named(name)
-        if not uuids:
-            self._warn(f"request ignored: {word} GPU {name}, which this run does not use")
-        for uuid in uuids:
-            if word == "return":
-                self._pool.give_back(uuid)
-            else:
-                self._pool.drain(uuid, at_once=word == "drain-now")
+        if uuid not in [status.uuid for status in self._pool.rows()]:
+            self._warn(f"request ignored: {line:.100}, as this run uses no such GPU")
+        elif word == "return":
+            self._pool.give_back(uuid)
+        else:
+            self._pool.drain(uuid, at_once=word == "drain-now")
         return True

@@ -17,7 +17,7 @@ GIB = 1 << 30
 
 
 def gpus(*totals, slices=()):
-    """Cards of so many GiB; those at the places in `slices` are MIG instances, all of one card."""
+    """Devices of so many GiB; those at the places in `slices` are MIG instances, all of one card."""
     made = []
     for i, total in enumerate(totals):
         mig = {"slice": i, "card": "GPU-split"} if i in slices else {}
@@ -44,8 +44,8 @@ def places(leases):
 def capable(allocator, lease):
     """Could this one be served if all GPUs were open and free?"""
     need = lease.need or allocator.need
-    cards = [c for c in allocator.devices.values() if need == 1 or c.gpu.slice is None]
-    return sum(allocator.packing.most(card.gpu) > 0 for card in cards) >= need
+    devices = [c for c in allocator.devices.values() if need == 1 or c.gpu.slice is None]
+    return sum(allocator.packing.most(device.gpu) > 0 for device in devices) >= need
 
 
 # --- any order of events -----------------------------------------------------------------------------------
@@ -101,8 +101,8 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def open_or_close(self, data):
-        card = data.draw(st.sampled_from(self.devices))
-        card.health.doubtful = card.open
+        device = data.draw(st.sampled_from(self.devices))
+        device.health.doubtful = device.open
 
     @rule(data=st.data(), gib=st.integers(0, 90))
     def others(self, data, gib):
@@ -127,28 +127,28 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     # ---- what holds
 
-    def used(self, card):
-        uuid, need = card.gpu.uuid, self.allocator.packing.need
-        return card.others + sum(max(x.promised or need, x.measured.get(uuid, 0)) for x in card.leases)
+    def used(self, device):
+        uuid, need = device.gpu.uuid, self.allocator.packing.need
+        return device.others + sum(max(x.promised or need, x.measured.get(uuid, 0)) for x in device.leases)
 
-    def takes(self, card, lease):
+    def takes(self, device, lease):
         """May this lease have this GPU, by the rules in the guide?"""
-        packing, total = self.allocator.packing, card.gpu.total
-        if not card.open or ((lease.need or self.allocator.need) > 1 and card.gpu.slice is not None):
+        packing, total = self.allocator.packing, device.gpu.total
+        if not device.open or ((lease.need or self.allocator.need) > 1 and device.gpu.slice is not None):
             return False
-        if any(other.alone for other in card.leases) or (lease.alone and card.leases):
+        if any(other.alone for other in device.leases) or (lease.alone and device.leases):
             return False
-        if len(card.leases) + 1 > packing.most(card.gpu):
+        if len(device.leases) + 1 > packing.most(device.gpu):
             return False
         if not packing.need or not total:
             return True
-        fits = self.used(card) + packing.need <= total
-        return fits or (packing.auto and not card.leases and card.others + packing.peak <= total)
+        fits = self.used(device) + packing.need <= total
+        return fits or (packing.auto and not device.leases and device.others + packing.peak <= total)
 
     def granted(self):
         """Grant, and check what was granted against the rules."""
         allocator = self.allocator
-        before = {id(card): list(card.leases) for card in self.devices}
+        before = {id(device): list(device.leases) for device in self.devices}
         first = self.waiting[0] if self.waiting else None
         served = allocator.grant()
         for lease in served:
@@ -156,23 +156,23 @@ class AllocatorMachine(RuleBasedStateMachine):
             assert all(other.alone for other in overtaken), "in the order asked"
         assert [x for x in self.waiting if x in served] == served
         self.waiting = [lease for lease in self.waiting if lease not in served]
-        for card in self.devices:
-            new = [lease for lease in card.leases if lease not in before[id(card)]]
+        for device in self.devices:
+            new = [lease for lease in device.leases if lease not in before[id(device)]]
             if not new:
                 continue
-            assert card.open
-            assert card.leases == before[id(card)] + new
-            assert len(card.leases) <= allocator.packing.most(card.gpu)
-            if allocator.packing.need and card.gpu.total:
-                alone = allocator.packing.auto and card.leases == new and len(new) == 1
-                assert (card.others + allocator.packing.peak if alone else self.used(card)) <= card.gpu.total
+            assert device.open
+            assert device.leases == before[id(device)] + new
+            assert len(device.leases) <= allocator.packing.most(device.gpu)
+            if allocator.packing.need and device.gpu.total:
+                alone = allocator.packing.auto and device.leases == new and len(new) == 1
+                assert (device.others + allocator.packing.peak if alone else self.used(device)) <= device.gpu.total
         for lease in served:
             assert lease.promised == allocator.packing.need
         if self.waiting:
             head = self.waiting[0]
             need = head.need or allocator.need
-            assert sum(self.takes(card, head) for card in self.devices) < need
-            may = [card for card in self.devices if card.open and (need == 1 or card.gpu.slice is None)]
+            assert sum(self.takes(device, head) for device in self.devices) < need
+            may = [device for device in self.devices if device.open and (need == 1 or device.gpu.slice is None)]
             if head.alone and head is first:  # it has come no farther from being served
                 on = [
                     sorted(map(len, leases))[:need]
@@ -193,7 +193,7 @@ class AllocatorMachine(RuleBasedStateMachine):
             assert all(lease in allocator.devices[uuid].leases for uuid in lease.uuids)
             slices = [uuid for uuid in lease.uuids if allocator.devices[uuid].gpu.slice is not None]
             assert not slices or len(lease.uuids) == 1, "a process can use one MIG instance"
-        assert sum(len(card.leases) for card in self.devices) == sum(len(lease.uuids) for lease in allocator.held)
+        assert sum(len(device.leases) for device in self.devices) == sum(len(lease.uuids) for lease in allocator.held)
 
     @invariant()
     def capacity_counts_those_who_train(self):
@@ -202,14 +202,14 @@ class AllocatorMachine(RuleBasedStateMachine):
     @invariant()
     def every_open_gpu_has_a_reason(self):
         for alone in (False, True):
-            assert set(self.allocator.shortage(alone)) == {card.gpu.uuid for card in self.devices if card.open}
+            assert set(self.allocator.shortage(alone)) == {device.gpu.uuid for device in self.devices if device.open}
 
     def teardown(self):
         """Every member is served in the end: all GPUs are open, no other program is there, and members end."""
         if not hasattr(self, "allocator"):
             return
-        for card in self.devices:
-            card.health.doubtful, card.others = False, 0
+        for device in self.devices:
+            device.health.doubtful, device.others = False, 0
         for lease in [lease for lease in self.waiting if not capable(self.allocator, lease)]:
             self.allocator.withdraw(lease)
             self.waiting.remove(lease)
@@ -229,13 +229,13 @@ TestAllocator.settings = settings(max_examples=200, stateful_step_count=40)
 # --- no member waits for ever --------------------------------------------------------------------------------
 
 
-def every_end(needs, cards):
+def every_end(needs, devices):
     """Play every order in which the members that train may end; returns the number of orders."""
     orders = 0
 
     def play(ended):
         nonlocal orders
-        allocator, members = Allocator(gpus(*[0] * cards), Packing(1)), [Lease(need=need) for need in needs]
+        allocator, members = Allocator(gpus(*[0] * devices), Packing(1)), [Lease(need=need) for need in needs]
         asked(allocator, *members)
         for which in ended:
             allocator.release(members[which])
@@ -320,7 +320,9 @@ def test_one_gpu_is_reserved_for_a_member_that_is_to_train_alone():
     asked(allocator, *(Lease() for _ in range(4)))
     lonely, *others = Lease(alone=True), Lease(), Lease(), Lease()
     assert asked(allocator, lonely, *others) == others[:1], "on the other GPU with room"
-    (kept,) = [card for card in allocator.devices.values() if len(card.leases) == 1 and card.leases[0] not in others]
+    (kept,) = [
+        device for device in allocator.devices.values() if len(device.leases) == 1 and device.leases[0] not in others
+    ]
     allocator.release(kept.leases[0])
     assert allocator.grant() == [lonely]
     assert lonely.uuids == (kept.gpu.uuid,)
@@ -472,8 +474,8 @@ TOTALS = st.lists(st.sampled_from([8, 24, 40]), min_size=1, max_size=5)
 @given(totals=TOTALS, others=st.lists(st.integers(0, 40), min_size=5, max_size=5), share=st.sampled_from([None, 1, 3]))
 def test_capacity_is_reached_by_members_with_one_gpu(totals, others, share):
     allocator = Allocator(gpus(*totals), Packing(share, "7GiB"))
-    for card, amount in zip(allocator.devices.values(), others, strict=False):
-        card.others = amount * GIB
+    for device, amount in zip(allocator.devices.values(), others, strict=False):
+        device.others = amount * GIB
     capacity = allocator.capacity()
     assert len(asked(allocator, *(Lease() for _ in range(40)))) == capacity == allocator.capacity()
 
@@ -506,7 +508,7 @@ def test_capacity_leaves_out_closed_gpus_but_not_the_members_on_them():
 
 
 @pytest.mark.parametrize(
-    ("cards", "packing", "need", "reason"),
+    ("devices", "packing", "need", "reason"),
     [
         (gpus(0), Packing(1), 1, ""),
         (gpus(0, 0), Packing(None, "8GiB"), 2, ""),  # unknown is no reason
@@ -524,8 +526,8 @@ def test_capacity_leaves_out_closed_gpus_but_not_the_members_on_them():
         (gpus(24, 40), Packing(None, "41GiB"), 2, "a member needs 41.0 GiB and the largest GPU has 40.0 GiB"),
     ],
 )
-def test_a_member_that_could_never_be_served(cards, packing, need, reason):
-    assert Allocator(cards, packing, need).impossible() == reason
+def test_a_member_that_could_never_be_served(devices, packing, need, reason):
+    assert Allocator(devices, packing, need).impossible() == reason
 
 
 def test_too_few_of_the_gpus_are_large_enough():
@@ -538,12 +540,12 @@ def test_too_few_of_the_gpus_are_large_enough():
 def test_why_a_gpu_is_not_given():
     allocator = Allocator(gpus(40, 40, 40, 40, 40), Packing(3, "10GiB"))
     full, leaving, alone, little, closed = allocator.devices.values()
-    for card, leases in (
+    for device, leases in (
         (full, [Lease(uuids=("GPU-0",), promised=10 * GIB) for _ in range(3)]),
         (leaving, [Lease(uuids=("GPU-1",), promised=10 * GIB, leaving=i == 0) for i in range(3)]),
         (alone, [Lease(uuids=("GPU-2",), promised=10 * GIB, alone=True)]),
     ):
-        card.leases += leases
+        device.leases += leases
         allocator.held += leases
     little.others = 31 * GIB
     close(closed)
@@ -602,12 +604,12 @@ def test_check_notices(broken):
     allocator = Allocator(gpus(0, 0, slices=(0, 1)), Packing(2))
     (lease,) = asked(allocator, Lease())
     allocator.check()
-    card = allocator.devices[lease.uuids[0]]
+    device = allocator.devices[lease.uuids[0]]
     if broken == "not held":
-        card.leases.append(Lease(uuids=lease.uuids))
+        device.leases.append(Lease(uuids=lease.uuids))
     elif broken == "alone and not":
         other = Lease(uuids=lease.uuids, alone=True)
-        card.leases.append(other)
+        device.leases.append(other)
         allocator.held.append(other)
     elif broken == "twice one GPU":
         lease.need, lease.uuids = 2, lease.uuids * 2

@@ -18,7 +18,7 @@ class Scene:
 
     def __init__(self, members=0, before=0, promised=0):
         self.leases = [Lease(uuids=("GPU-0",), promised=promised * GIB) for _ in range(members)]
-        self.card = Device(GPU(0, "GPU-0", total=40 * GIB), before=before * GIB, leases=list(self.leases))
+        self.device = Device(GPU(0, "GPU-0", total=40 * GIB), before=before * GIB, leases=list(self.leases))
 
     def account(self, used, *processes, listed=True):
         """processes: (whose, GiB). Returns others, theirs, unexplained, and measured by the member's number."""
@@ -27,7 +27,7 @@ class Scene:
         }
         listed_processes = tuple((pid, None if gib is None else gib * GIB) for pid, (_, gib) in enumerate(processes))
         sample = Sample(None if used is None else used * GIB, 40 * GIB, listed_processes if listed else None)
-        out = account(self.card, sample, owners.__getitem__)
+        out = account(self.device, sample, owners.__getitem__)
         measured = {self.leases.index(lease): amount / GIB for lease, amount in out.measured.items()}
         return out.others, out.theirs / GIB, out.unexplained / GIB, measured
 
@@ -97,9 +97,9 @@ def test_the_memory_in_use_is_unknown():
 def test_a_member_that_draws_too_is_a_member():
     """A simulation that renders on the GPU it trains on. The processes of a desktop are in no member's way."""
     lease = Lease(uuids=("GPU-0",))
-    card = Device(GPU(0, "GPU-0", total=40 * GIB), leases=[lease])
+    device = Device(GPU(0, "GPU-0", total=40 * GIB), leases=[lease])
     sample = Sample(12 * GIB, 40 * GIB, ((1, 10 * GIB), (2, GIB)), drawing=frozenset((1, 2, 3)))
-    shares = account(card, sample, {1: lease, 2: ELSE}.__getitem__)
+    shares = account(device, sample, {1: lease, 2: ELSE}.__getitem__)
     assert (shares.others, shares.theirs, shares.unexplained, shares.measured) == ("", 0, 2 * GIB, {lease: 10 * GIB})
 
 
