@@ -79,7 +79,7 @@ class RunRequest:
 
 
 class Startup:
-    """stack: closes what was opened. Settles at once what does not change with the working directory."""
+    """`open` it once. Paths are resolved here, as an application may change its working directory meanwhile."""
 
     def __init__(self, request: RunRequest, clock: Clock, warn: Callable[[str], None]) -> None:
         self._request, self._clock, self._warn = request, clock, warn
@@ -203,7 +203,7 @@ class Startup:
     # ---- a run that is there already
 
     def _known_script(self, record: RunConfig) -> tuple[Address | None, str]:
-        """The script where it was, or where it is said to be now, and its digest."""
+        """The script, where it was or where `Run` was told that it is now, and its digest."""
         return record.check_script(self._script, self._request.changed_script, self._warn) or (None, "")
 
     def _read_back(self, folder: RunFolder, record: RunConfig, stack: AsyncExitStack) -> RunState:
@@ -280,13 +280,13 @@ class Startup:
         launcher.hold(lock.fileno())
         return launcher
 
-    def _searcher_ahead(self, launcher: Launcher, known: Settings | None, stack: AsyncExitStack) -> SearcherAhead:
+    def _searcher_ahead(self, launcher: Launcher, settings: Settings | None, stack: AsyncExitStack) -> SearcherAhead:
         """Start the searcher's process beside the import of the script, on the guess that it needs hyperopt.
 
         Only where there are cores to spare: on two, a second import costs the first member a second (measured).
         """
         ahead = SearcherAhead(launcher)
-        name = self._request.changes.get("searcher") or (known.searcher if known is not None else "local")
+        name = self._request.changes.get("searcher") or (settings.searcher if settings is not None else "local")
         if usable_cores() > 2 and name in ("local", "tpe", "kin"):
             ahead.start()
             stack.push_async_callback(ahead.drop)
@@ -340,7 +340,7 @@ class Startup:
 
 
 class SearcherAhead:
-    """The searcher's processes: the first may be started before it is known that it is needed."""
+    """The searcher's processes: the first may be started before anything needs it."""
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
