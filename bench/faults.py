@@ -157,6 +157,15 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
     bad: dict[str, list[str]] = {}
     for kind in chance.sample(misbehaviours, chance.randint(2, 5)) if len(misbehaviours) > 5 else misbehaviours:
         bad.setdefault(str(chance.randrange(POPULATION * GENERATIONS)), []).append(kind)
+    experiment = draw_experiment(chance, seed, drawn, disk)
+    some = [chance.choice(disk) for _ in range(8)] if disk else []
+    start = chance.choices(["zygote", "exec"], [8, 1])[0]
+    tracked = "tracker" in drawn or chance.random() < 0.3
+    return Plan(seed, planned, some, bad, experiment, start, tracked)
+
+
+def draw_experiment(chance: random.Random, seed: int, kills: list[str], disk: list[str]) -> dict[str, Any]:
+    """The settings of a run that meets these faults."""
     experiment = {
         "population": POPULATION,
         "generations": GENERATIONS,
@@ -167,15 +176,12 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
         "selection": chance.choices(["comma", "plus"], [5, 1])[0],
         "early_stop": chance.choices([None, "median"], [5, 1])[0],
     }
-    if "searcher" in drawn:
+    if "searcher" in kills:
         experiment["searcher"] = "quick:Quick"
     if "gone" in disk and chance.random() < 0.15:  # only then may members fail for good, and run and all
         experiment["attempts"] = 3
     experiment["stall_timeout"] = 2.0
-    some = [chance.choice(disk) for _ in range(8)] if disk else []
-    start = chance.choices(["zygote", "exec"], [8, 1])[0]
-    tracked = "tracker" in drawn or chance.random() < 0.3
-    return Plan(seed, planned, some, bad, experiment, start, tracked)
+    return experiment
 
 
 class Drill:

@@ -84,7 +84,7 @@ class RunOptions:
 
     def typed(self) -> str:
         """The options that are given, as a command line gives them: "--slots 2 --disk 50GiB"."""
-        return " ".join(word for f in fields(self) for word in _typed(f.name, getattr(self, f.name)))
+        return " ".join(option for f in fields(self) for option in _typed(f.name, getattr(self, f.name)))
 
     def to_json(self) -> dict[str, Any]:
         flat = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -95,10 +95,10 @@ class RunOptions:
     @classmethod
     def from_json(cls, flat: Mapping[str, Any]) -> RunOptions:
         """Raises KeyError, TypeError, ValueError and ExperimentError when it is damaged."""
-        known = {f.name: flat[f.name] for f in fields(cls)}
-        if known["xids"] is not None:
-            known["xids"] = {int(xid): str(whose) for xid, whose in known["xids"].items()}
-        return cls(**known | {"track": None if known["track"] is None else tuple(map(str, known["track"]))})
+        options = {f.name: flat[f.name] for f in fields(cls)}
+        if options["xids"] is not None:
+            options["xids"] = {int(xid): str(whose) for xid, whose in options["xids"].items()}
+        return cls(**options | {"track": None if options["track"] is None else tuple(map(str, options["track"]))})
 
 
 def _bytes(option: str, amount: str | None, example: str) -> int | None:

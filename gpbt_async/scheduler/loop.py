@@ -65,7 +65,7 @@ class Scheduler:
     """Performs the engine's commands until nothing is left, or until `stop`. Closes nothing that it was given.
 
     tell: called with every fact after the engine has handled it, and with Reported and Warned as they come. strict:
-    the first finding of the pre-flight ends the run. silence: findings that are not told, beside the settings' own.
+    the first finding of the pre-flight ends the run. silence: findings that are not reported, beside the settings' own.
     """
 
     def __init__(

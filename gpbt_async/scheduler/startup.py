@@ -77,7 +77,7 @@ class RunRequest:
 
 
 class Startup:
-    """stack: closes what was opened. Settles at once what does not change with the working directory."""
+    """`open` it once. Paths are resolved here, as an application may change its working directory meanwhile."""
 
     def __init__(self, request: RunRequest, clock: Clock, warn: Callable[[str], None]) -> None:
         self._request, self._clock, self._warn = request, clock, warn
@@ -201,7 +201,7 @@ class Startup:
     # ---- a run that is there already
 
     def _known_script(self, record: RunConfig) -> tuple[Address | None, str]:
-        """The script where it was, or where it is said to be now, and its digest."""
+        """The script, where it was or where `Run` was told that it is now, and its digest."""
         return record.check_script(self._script, self._request.changed_script, self._warn) or (None, "")
 
     def _read_back(self, folder: RunFolder, record: RunConfig, stack: AsyncExitStack) -> RunState:

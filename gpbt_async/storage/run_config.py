@@ -78,8 +78,8 @@ class RunConfig:
             raise FolderError(f"{error}; {remedy}") from error
         try:
             settings = Settings.from_json(flat["settings"])
-            known = {name: flat[name] for name in ("run", "cwd", *_SCRIPT, "declared", "on_gpus")}
-            return cls(**known, settings=settings, options=RunOptions.from_json(flat["options"]))
+            rest = {name: flat[name] for name in ("run", "cwd", *_SCRIPT, "declared", "on_gpus")}
+            return cls(**rest, settings=settings, options=RunOptions.from_json(flat["options"]))
         except (KeyError, TypeError, ValueError, GPBTError) as error:
             raise FolderError(f"{path} is damaged, or of another version: {error!r}; {remedy}") from error
 
@@ -106,14 +106,14 @@ class RunConfig:
             await write_json(path, flat | now)
 
     def check_script(
-        self, said: Address | None, changed: bool, warn: Callable[[str], None]
+        self, given: Address | None, changed: bool, warn: Callable[[str], None]
     ) -> tuple[Address, str] | None:
-        """Where the script is, and its digest; None for an application's run. said: where a person says it is now.
+        """Where the script is, and its digest; None for an application's run. given: where a person says it is now.
 
         Raises ScriptError when it is missing, or was edited; changed: only warn of an edit.
         """
-        known = self.address
-        script = known if said is None else known.moved(said) if known is not None else said
+        former = self.address
+        script = former if given is None else former.moved(given) if former is not None else given
         if script is None:
             return None
         if not os.path.isfile(script.file):
@@ -126,7 +126,7 @@ class RunConfig:
                 remedy = "to let its new code train the rest: --changed-script"
                 raise ScriptError(f"{script.file} has changed since the run began; {remedy}")
             warn(f"{script.file} has changed since the run began: its new code trains the rest")
-        if said is not None:
+        if given is not None:
             self.address = script
             if not os.path.isdir(self.cwd):
                 self.cwd = os.getcwd()  # another machine, or another user's
