@@ -113,7 +113,7 @@ def test_a_mode_taken_from_the_scores_name_is_said_once_and_constants_travel(tmp
     tried = cli("try", path, "--set", "epochs=4", cwd=tmp_path)
     assert '"epochs": 4' in tried.out
     refused = cli("try", path, "--set", "epochs=x", cwd=tmp_path)
-    assert "--set epochs=x: must be of the kind of the constant 3" in refused.err
+    assert "--set epochs=x: must have the type of the constant 3" in refused.err
     assert cli("report", "script-1", cwd=tmp_path).status == 0
     assert '"constants":{"epochs":3' in (tmp_path / "runs/script-1/report.html").read_text().replace(" ", "")
 
