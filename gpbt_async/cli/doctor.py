@@ -57,7 +57,7 @@ def doctor(
 
     address = find(script, module=as_module)
     examination = Examination(
-        address, runs=runs, options=options, changes=changes, sets=sets or [], seed=seed, repeat=repeat, tell=say
+        address, runs=runs, options=options, changes=changes, sets=sets or [], seed=seed, repeat=repeat, progress=say
     )
     check_up = _examined(examination)
     emit(check_up, text, as_json)

@@ -67,7 +67,7 @@ LINES = 30
 class Examination:
     """`run` it once. runs: where the runs would be. options, changes: as of a launch. sets, seed: of the config.
 
-    repeat: train the first member twice. tell: gets a line about each step.
+    repeat: train the first member twice. progress: gets a line about each step.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class Examination:
         sets: Sequence[str],
         seed: int,
         repeat: bool,
-        tell: Callable[[str], None],
+        progress: Callable[[str], None],
     ) -> None:
         self._script, self._runs = script, Path(os.path.abspath(runs))
         self._options, self._changes = options, changes
         self._sets, self._seed, self._repeat = sets, seed, repeat
-        self._tell = tell
+        self._progress = progress
         #: warnings of the devices; and of the launcher and the members
         self._notes: list[str] = []
         self._trouble: list[str] = []
@@ -127,14 +127,14 @@ class Examination:
         try:
             await uncancelled(self._store.discard(place))
         except CheckpointError as error:
-            self._tell(str(error))
+            self._progress(str(error))
 
     async def _open(self, stack: AsyncExitStack) -> CheckUp:
         """Import the script and find the slots."""
         cwd = os.getcwd()
         self._launcher = Launcher(secrets.token_hex(8), cwd=cwd, start=self._options.start, log=self._trouble.append)
         await stack.enter_async_context(self._launcher)
-        self._tell(f"importing {self._script.typed}")
+        self._progress(f"importing {self._script.typed}")
         began = time.monotonic()
         declared = await self._launcher.open_script(self._script)
         imported = time.monotonic() - began
@@ -171,7 +171,7 @@ class Examination:
 
     async def _train_family(self, c: CheckUp) -> None:
         for who, member in self._family(c.settings):
-            self._tell(f"training the {who}" + (f": {member.config}" if who in ("member", "second member") else ""))
+            self._progress(f"training the {who}" + (f": {member.config}" if who in ("member", "second member") else ""))
             interval = c.members[who] = await self._train(who, member, c)
             if who != "repeat":
                 c.findings += self._findings(member, interval)

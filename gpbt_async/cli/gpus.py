@@ -73,8 +73,8 @@ def ask(folder: RunFolder, word: str, gpu: str) -> str:
         if not folder.tell(f"{word} {uuid}"):
             raise DeviceError(f"{folder.name} does not listen: it has just ended")
     obeyed = False
-    while (told := notice(folder)) is not None:
-        rows = [row for row in told["gpus"] if row["uuid"] in wanted]
+    while (report := notice(folder)) is not None:
+        rows = [row for row in report["gpus"] if row["uuid"] in wanted]
         drained = [row["state"] in ("drained", "faulty") for row in rows]
         if word == "return" and not any(row["state"] == "drained" for row in rows):
             return f"{folder.name} uses GPU {gpu} again"
@@ -92,10 +92,10 @@ def _matching(folder: RunFolder, gpu: str) -> list[str]:
     from ..devices.selection import clear, match, names
     from ..storage.control import notice
 
-    told = notice(folder)
-    if told is None:
+    report = notice(folder)
+    if report is None:
         raise DeviceError(f"{folder.name} uses no GPU now: it is not running, or trains on the CPU")
-    present = [_gpu(row) for row in told["gpus"]]
+    present = [_gpu(row) for row in report["gpus"]]
     matches = match(gpu, present)
     if not clear(gpu, matches):
         problem = f"GPU {gpu!r} may mean more than one GPU" if matches else f"{folder.name} does not use GPU {gpu!r}"
