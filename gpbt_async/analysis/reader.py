@@ -20,8 +20,8 @@ from ..ask import path_text
 from ..engine.engine import Engine
 from ..engine.tree import LONGEST_DELAY, State
 from ..errors import FolderError
-from ..storage.control import notice
 from ..storage.folder import RunFolder, locate
+from ..storage.gpu_report import read_gpus
 from ..storage.journal import JournalReader
 from ..storage.run_config import RunConfig
 from . import results
@@ -182,7 +182,8 @@ def detail(folder: RunFolder) -> dict[str, Any]:
 def present(reading: RunReader) -> dict[str, Any]:
     """What the run does just now: what trains and since when, what waits and for what, its GPUs and free slots."""
     engine, state, now = reading.engine, reading.state, time.time()
-    gpus = (notice(reading.folder) if state == "running" else None) or {"gpus": [], "waiting": None}
+    report = read_gpus(reading.folder) if state == "running" else None
+    gpus, queue = (report.gpus, report.waiting) if report is not None else ((), None)
     given = engine.training if state == "running" else []  # a slot is meant for each, and not all have it yet
     training = [m for m in given if m.slot is not None]
     waiting: list[dict[str, Any]] = [
@@ -190,7 +191,7 @@ def present(reading: RunReader) -> dict[str, Any]:
             "member": m.id,
             "generation": m.generation,
             "attempt": m.attempt,
-            "for": member(reading, m, bool(gpus["waiting"]), now),
+            "for": member(reading, m, queue is not None, now),
             "after": m.reason or None,
         }
         for m in given
@@ -221,8 +222,8 @@ def present(reading: RunReader) -> dict[str, Any]:
         "waiting": waiting,
         "to_retry": [m.id for m in engine.to_retry] if state != "running" else [],
         "reopens": state == "failed" and engine.reopens,
-        "gpus": gpus["gpus"],
-        "waiting_for_gpus": gpus["waiting"],
+        "gpus": gpus,
+        "waiting_for_gpus": queue,
         "slots": engine.slots,
         "free_slots": free if state == "running" else None,
         "free_because": engine.idle_cause() if state == "running" and free else None,

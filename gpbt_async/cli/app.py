@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ..declaration import options as run_options
 from ..errors import GPBTError
 from .doctor import doctor
 from .gpus import gpus
@@ -50,6 +51,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 
 def main() -> None:
     """The command line, once it is imported; __main__.py is the entry point."""
+    run_options.typed = True
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a terminal that cannot show a character gets its number
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

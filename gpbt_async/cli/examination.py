@@ -26,7 +26,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..devices.discovery import DeviceOptions, discover
+from ..devices.discovery import discover
+from ..devices.request import DeviceRequest, check_options, member_needs
 from ..engine.selection import reported
 from ..engine.tree import Node
 from ..errors import Advice, ExperimentError
@@ -157,13 +158,11 @@ class Examination:
 
     async def _find_slots(self, stack: AsyncExitStack, declared: Settings) -> Settings:
         """Open the devices; the settings with what the options change."""
-        o = self._options
-        devices = DeviceOptions.of(o)
-        settings = declared.with_options({**self._changes, "resources": devices.over(declared.resources)})
-        wanted = devices.wanted(
-            settings.resources, settings.population, gpus=o.gpus, slots=o.slots, nvml_library=o.nvml_library
-        )
-        self._pool = await discover(wanted, os.environ, warn=self._notes.append, period=GPU_PERIOD)
+        resources = member_needs(self._options, declared.resources)
+        settings = declared.with_options({**self._changes, "resources": resources})
+        check_options(self._options)
+        request = DeviceRequest.of(self._options, settings.resources, settings.population)
+        self._pool = await discover(request, os.environ, warn=self._notes.append, period=GPU_PERIOD)
         stack.push_async_callback(self._pool.close)
         return settings
 
@@ -294,7 +293,7 @@ class Examination:
     async def _look(self, vitals: Vitals, slot: Slot, interval: TrainedInterval) -> None:
         while True:
             vitals.look()
-            used = [row["ours"] for row in self._pool.rows() if row["uuid"] in slot.gpus and row["ours"] is not None]
+            used = [row.ours for row in self._pool.rows() if row.uuid in slot.gpus and row.ours is not None]
             if used:
                 interval.vram = max(interval.vram or 0, sum(used))
             await asyncio.sleep(vitals.pause)
@@ -322,7 +321,7 @@ class Examination:
             files=max(m.other_bytes for m in pair),
             memory=max(m.private for m in pair),
         )
-        sizes = [row["total"] for row in self._pool.rows() if row["total"]]
+        sizes = [row.total for row in self._pool.rows() if row.total]
         above = self._folder.path.parent
         return forecast.expect(c.settings, max(1, c.slots), needs, import_s=c.import_s, runs=above, gpu_bytes=sizes)
 

@@ -16,7 +16,7 @@ import math
 import random
 import shutil
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.reader import RunReader, open_run
@@ -72,9 +72,6 @@ class Forecast:
     idle: dict[str, float]
     checkpoints: int
     simulated_runs: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def plan(

@@ -129,7 +129,7 @@ async def attended(folder: RunFolder, quiet: bool) -> int:
         announced = True
         await asyncio.sleep(LOOK)
     run = Attached(folder.open(folder.path))
-    await show(run, quiet=quiet, known=run.memory(clock()))
+    await show(run, quiet=quiet, view=run.memory(clock()))
     return _status(run.how)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +14,9 @@ from .options import GPUS, LIBRARY, Json, Runs, option
 from .output import emit, say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ..devices.selection import GPU
+    from ..devices.nvml import GPU
     from ..storage.folder import RunFolder
+    from ..storage.gpu_report import DeviceStatus
 
 RunAndGpu = tuple[str, str] | None
 
@@ -64,25 +63,26 @@ def gpus(
 def ask(folder: RunFolder, word: str, gpu: str) -> str:
     """Ask a run to leave a GPU ("drain", "drain-now") or to use it again ("return"), and wait until it has.
 
-    Returns what happened. Raises DeviceError when the run has no such GPU, or does not go on.
+    Returns a sentence for the user. Raises DeviceError when the run has no such GPU, or is not running.
     """
-    from ..storage.control import notice
+    from ..storage.gpu_report import DeviceState, read_gpus
 
     wanted = _matching(folder, gpu)
     for uuid in wanted:
         if not folder.tell(f"{word} {uuid}"):
-            raise DeviceError(f"{folder.name} does not listen: it has just ended")
-    obeyed = False
-    while (report := notice(folder)) is not None:
-        rows = [row for row in report["gpus"] if row["uuid"] in wanted]
-        drained = [row["state"] in ("drained", "faulty") for row in rows]
-        if word == "return" and not any(row["state"] == "drained" for row in rows):
-            return f"{folder.name} uses GPU {gpu} again"
-        if word != "return" and all(drained) and not any(row["members"] or row["leaving"] for row in rows):
+            raise DeviceError(f"{folder.name} does not take requests: it has just ended")
+    drained_before = False
+    while (report := read_gpus(folder)) is not None:
+        asked = [status for status in report.gpus if status.uuid in wanted]
+        drained = all(status.state in (DeviceState.DRAINED, DeviceState.FAULTY) for status in asked)
+        if word == "return":
+            if not any(status.state == DeviceState.DRAINED for status in asked):
+                return f"{folder.name} uses GPU {gpu} again"
+        elif drained and not any(status.members or status.leaving for status in asked):
             return f"GPU {gpu} is free: {folder.name} has left it"
-        if word != "return" and obeyed and not all(drained):
+        elif drained_before and not drained:
             raise DeviceError(f"{folder.name} uses GPU {gpu} again: another command has returned it meanwhile")
-        obeyed = all(drained)
+        drained_before = drained
         time.sleep(0.1)
     return f"{folder.name} is no longer running"
 
@@ -90,12 +90,12 @@ def ask(folder: RunFolder, word: str, gpu: str) -> str:
 def _matching(folder: RunFolder, gpu: str) -> list[str]:
     """The UUIDs of the run's GPUs that `gpu` names. Raises DeviceError."""
     from ..devices.selection import clear, match, names
-    from ..storage.control import notice
+    from ..storage.gpu_report import read_gpus
 
-    report = notice(folder)
+    report = read_gpus(folder)
     if report is None:
         raise DeviceError(f"{folder.name} uses no GPU now: it is not running, or trains on the CPU")
-    present = [_gpu(row) for row in report["gpus"]]
+    present = [_gpu(status) for status in report.gpus]
     matches = match(gpu, present)
     if not clear(gpu, matches):
         problem = f"GPU {gpu!r} may mean more than one GPU" if matches else f"{folder.name} does not use GPU {gpu!r}"
@@ -103,8 +103,8 @@ def _matching(folder: RunFolder, gpu: str) -> list[str]:
     return [match.uuid for match in matches]
 
 
-def _gpu(row: Mapping[str, Any]) -> GPU:
-    from ..devices.selection import GPU
+def _gpu(status: DeviceStatus) -> GPU:
+    from ..devices.nvml import GPU
 
-    index, _, slice = str(row["gpu"]).partition(":")
-    return GPU(int(index), row["uuid"], row["name"], int(slice) if slice else None)
+    index, _, place = status.gpu.partition(":")
+    return GPU(int(index), status.uuid, status.name, int(place) if place else None)

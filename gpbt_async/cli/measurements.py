@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class CheckUp:
             **({"failed": self.failed} if self.failed else {}),
             "fork_safe": self.fork_safe,
             "start": self.start,
-            **({"expected": asdict(self.expected)} if self.expected is not None else {}),
+            **({"expected": self.expected} if self.expected is not None else {}),
             "notes": self.notes,
             "trouble": [problem.to_json() for problem in self.trouble],
             "findings": [{"code": f.code, "what": f.text, "remedy": f.remedy} for f in self.findings],

@@ -15,6 +15,7 @@ import difflib
 import math
 from typing import TYPE_CHECKING
 
+from ..formatting import report_call
 from .tree import Node, State, Tree
 
 if TYPE_CHECKING:
@@ -192,6 +193,5 @@ def remedy(settings: Settings, reported: list[str]) -> str:
         return f"did you mean score={close[0]!r}? (launch a new run with it; or report {score!r}, and resume)"
     if settings.command:
         return f'append a line like {{"{score}": 0.5}} to the metrics file ({{metrics}}) for each report'
-    how = f"member.report({score}=...)" if score.isidentifier() else f"member.report({{{score!r}: ...}})"
     gave_up = "" if reported else ", float('nan') where a config diverged"
-    return f"call {how} in the training function{gave_up}"
+    return f"call {report_call(score, '...')} in the training function{gave_up}"

@@ -1,6 +1,6 @@
 """Admission: all that a member passes before its process starts.
 
-In this order: nobody has paused the run, the disk has room for its checkpoint, a slot is free, its folder is ready.
+In this order: the run is not paused, the disk has room for its checkpoint, a slot is free, its folder is ready.
 What comes of it is a slot and a `wire.Begin`: all that the member's process gets to know. (The engine's Node, on the
 other side, knows nothing of files and devices.)
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..findings import Finding
     from ..processes.worker import Worker
     from ..storage.checkpoints import CheckpointStore
+    from ..storage.gpu_report import DeviceStatus
     from .clock import Clock
     from .open_run import OpenRun
 
@@ -64,7 +65,7 @@ class Scheduler:
     """Performs the engine's commands until nothing is left, or until `stop`. Closes nothing that it was given.
 
     tell: called with every fact after the engine has handled it, and with Reported and Warned as they come. strict:
-    the first finding of the pre-flight ends the run. silence: findings that are not told, beside the settings' own.
+    the first finding of the pre-flight ends the run. silence: findings that are not reported, beside the settings' own.
     """
 
     def __init__(
@@ -156,9 +157,9 @@ class Scheduler:
         if slots != self.engine.slots and not self._ending:
             self.turn(events.Capacity(t=self._clock.now(), slots=slots))
 
-    def _sample(self, gpus: list[dict[str, Any]]) -> None:
+    def _sample(self, gpus: list[DeviceStatus]) -> None:
         if not self._ending:
-            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpus)))
+            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpu.journaled() for gpu in gpus)))
 
     def _room(self, paused: str, loud: bool) -> None:
         fact = events.Paused(t=self._clock.now(), reason=paused)

@@ -81,6 +81,14 @@ class Run:
     `wait` and on leaving when it was started and failed.
     """
 
+    #: "finished", "failed" or "interrupted", once over; None while it runs
+    how: str | None = None
+    _state: RunState | None = None
+    _open: OpenRun | None = None
+    _scheduler: Scheduler | None = None
+    _task: asyncio.Task[None] | None = None
+    _stopping = _pausing = _entered = False
+
     def __init__(
         self,
         experiment: Experiment | str | os.PathLike[str] | None,
@@ -123,14 +131,7 @@ class Run:
         self._retry, self._strict, self._silence = retry_failed, strict, silenced(silence)
         self._listeners: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._stack = contextlib.AsyncExitStack()
-        self._task: asyncio.Task[None] | None = None
-        self._state: RunState | None = None
-        self._open: OpenRun | None = None
-        self._scheduler: Scheduler | None = None
-        self._stopping = self._pausing = self._entered = False
         self.warnings: list[str] = []
-        #: "finished", "failed" or "interrupted", once over; None while it runs
-        self.how: str | None = None
 
     # ---- what it is, and its results
 
@@ -151,12 +152,12 @@ class Run:
 
     @property
     def engine(self) -> Engine:
-        """The engine, to be read only; once entered."""
+        """The engine, to read only; once entered."""
         return self._entered_state().engine
 
     @property
     def usage(self) -> Usage:
-        """Where the slots' time went, in seconds, to be read only; once entered."""
+        """Where the slots' time went, in seconds, to read only; once entered."""
         return self._entered_state().usage
 
     @property
@@ -185,7 +186,7 @@ class Run:
         return self._open.launcher.pids() if self._open is not None else {}
 
     def summary(self) -> dict[str, Any]:
-        """What stands in summary.json, as of now."""
+        """The content of summary.json, as of now."""
         size, names = bytes_below(self.folder.members), {"run": self.folder.name, "version": VERSION}
         return results.summary(self.engine, self.usage.so_far(), how=self.how, disk_bytes=size, **names)
 

@@ -25,6 +25,7 @@ from gpbt_async.codec import to_json
 from gpbt_async.engine.engine import Engine
 from gpbt_async.errors import JournalError, SearcherError
 from gpbt_async.processes import program, wire
+from gpbt_async.processes.helper_process import HelperProcess
 from gpbt_async.processes.linux import Line
 from gpbt_async.scheduler.clock import Clock
 from gpbt_async.searchers.client import SearcherClient
@@ -422,14 +423,14 @@ class Searcher:
         """Its socket, with the answer in it before anything is asked."""
         ends = []
 
-        async def spawn() -> tuple[socket.socket, int]:
+        async def start() -> HelperProcess:
             ours, theirs = socket.socketpair()
             theirs.sendall(line)
             theirs.shutdown(socket.SHUT_WR)
             ends.append(theirs)
-            return ours, -1
+            return HelperProcess(ours, -1, "the searcher process")
 
-        asking = SearcherClient(self._ask.space, "some:Searcher", spawn)
+        asking = SearcherClient(self._ask.space, "some:Searcher", start)
         try:
             config = await asking.suggest(self._ask)
             assert config == self._ask.space.clip(config or {})

@@ -125,13 +125,13 @@ async def test_a_tracker_that_fails_in_any_way_leaves_the_result_as_it_is(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them at once: one warning each, the same tree, no process left, and the good one is told everything."""
-    close = client_module._Process.close
+    close = client_module._TrackerProcess.close
 
     async def less_patient(process: Any, _: float) -> None:
         """With the one that hangs; the others may take what they need on a loaded machine."""
         await close(process, 0.1 if str(process._spec) == "tracking:Hangs" else 60.0)
 
-    monkeypatch.setattr(client_module._Process, "close", less_patient)
+    monkeypatch.setattr(client_module._TrackerProcess, "close", less_patient)
     bad = [f"tracking:{name}" for name in ("Raises", "Hangs", "Dies", "Leaves", "NotThere")]
     track = [*bad, "jsonl:/dev/full", "tracking:Lingers", "jsonl"]
     monkeypatch.syspath_prepend(SCRIPTS)
@@ -165,7 +165,7 @@ def followers(folder: Path) -> list[int]:
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"teller" in words:
+        if b"tracker_main" in words:
             found.append(pid)
     return found
 
