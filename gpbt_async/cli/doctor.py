@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from ..declaration.options import RunOptions
     from .examination import Examination
-    from .forecast import Expected
-    from .measurements import CheckUp, Problem, TrainedInterval
+    from .measurements import CheckUp, Expected, Problem, TrainedInterval
 
 Repeat = Annotated[
     bool, typer.Option("--repeat", help="Train the first member twice, to see whether it is deterministic.")

@@ -19,7 +19,6 @@ import math
 import os
 import random
 import secrets
-import statistics
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -42,8 +41,8 @@ from ..scheduler.member_session import MemberSession
 from ..storage.checkpoints import CheckpointError, CheckpointStore
 from ..storage.files import bytes_below, explained
 from ..storage.folder import RunFolder
-from . import forecast
 from .diagnosis import warnings
+from .forecast import expect
 from .measurements import CheckUp, Problem, TrainedInterval
 from .probes import Touches, Vitals
 from .trial import fixed
@@ -105,7 +104,8 @@ class Examination:
             check_up = await self._open(stack)
             await self._train_family(check_up)
             if not check_up.failed:
-                check_up.expected = self._expect(check_up)
+                sizes = [row.total for row in self._pool.rows() if row.total]
+                check_up.expected = expect(check_up, self._folder.path.parent, sizes)
         check_up.notes = self._notes
         check_up.trouble = [_problem(warning) for warning in self._trouble]
         check_up.warnings = warnings(check_up)
@@ -309,21 +309,6 @@ class Examination:
         else:
             interval.publish_s = time.monotonic() - began
             interval.checkpoint_bytes, interval.digest = published.size, published.digest
-
-    def _expect(self, c: CheckUp) -> forecast.Expected:
-        pair = (c.member, c.child)
-        needs = forecast.Needs(
-            start=min((m.start_s for m in pair if m.start_s is not None), default=0.0),
-            # only the child's: the first members also import what is imported when it is first used
-            train=max(1e-6, c.child.seconds),
-            publish=statistics.mean(m.publish_s for m in pair),
-            checkpoint=max(m.checkpoint_bytes for m in pair),
-            files=max(m.other_bytes for m in pair),
-            memory=max(m.private for m in pair),
-        )
-        sizes = [row.total for row in self._pool.rows() if row.total]
-        above = self._folder.path.parent
-        return forecast.expect(c.settings, max(1, c.slots), needs, import_s=c.import_s, runs=above, gpu_bytes=sizes)
 
 
 def _ender(worker: Worker, ending: list[asyncio.Task[None]]) -> Callable[[str], object]:

@@ -108,6 +108,8 @@ def resume(
 
     RUN continues from its journal and checkpoints. A failed run needs --retry-failed. Repeating this does no harm.
 
+    Options such as --gpus and --disk stay as they were, unless you give them again. `gpbt-async status RUN` shows them.
+
     Examples:
       gpbt-async resume train-1
       gpbt-async resume train-1 --retry-failed --changed-script  # after fixing the script

@@ -15,8 +15,7 @@ from harness import cli, start
 
 import gpbt_async as gpbt
 from gpbt_async.cli.diagnosis import inherited_gain, warnings
-from gpbt_async.cli.forecast import Expected
-from gpbt_async.cli.measurements import CheckUp, Problem, TrainedInterval
+from gpbt_async.cli.measurements import CheckUp, Expected, Problem, TrainedInterval
 from gpbt_async.cli.probes import Touches, Vitals
 from gpbt_async.experiment import Settings
 
