@@ -19,7 +19,6 @@ import math
 import os
 import random
 import secrets
-import statistics
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -42,8 +41,8 @@ from ..scheduler.member_session import MemberSession
 from ..storage.checkpoints import CheckpointError, CheckpointStore
 from ..storage.files import bytes_below, explained
 from ..storage.folder import RunFolder
-from . import forecast
 from .diagnosis import warnings
+from .forecast import expect
 from .measurements import CheckUp, Problem, TrainedInterval
 from .probes import Touches, Vitals
 from .trial import fixed
@@ -68,7 +67,7 @@ LINES = 30
 class Examination:
     """`run` it once. runs: where the runs would be. options, changes: as of a launch. sets, seed: of the config.
 
-    repeat: train the first member twice. tell: gets a line about each step.
+    repeat: train the first member twice. progress: gets a line about each step.
     """
 
     def __init__(
@@ -81,12 +80,12 @@ class Examination:
         sets: Sequence[str],
         seed: int,
         repeat: bool,
-        tell: Callable[[str], None],
+        progress: Callable[[str], None],
     ) -> None:
         self._script, self._runs = script, Path(os.path.abspath(runs))
         self._options, self._changes = options, changes
         self._sets, self._seed, self._repeat = sets, seed, repeat
-        self._tell = tell
+        self._progress = progress
         #: warnings of the devices; and of the launcher and the members
         self._notes: list[str] = []
         self._trouble: list[str] = []
@@ -105,7 +104,8 @@ class Examination:
             check_up = await self._open(stack)
             await self._train_family(check_up)
             if not check_up.failed:
-                check_up.expected = self._expect(check_up)
+                sizes = [row.total for row in self._pool.rows() if row.total]
+                check_up.expected = expect(check_up, self._folder.path.parent, sizes)
         check_up.notes = self._notes
         check_up.trouble = [_problem(warning) for warning in self._trouble]
         check_up.warnings = warnings(check_up)
@@ -128,14 +128,14 @@ class Examination:
         try:
             await uncancelled(self._store.discard(place))
         except CheckpointError as error:
-            self._tell(str(error))
+            self._progress(str(error))
 
     async def _open(self, stack: AsyncExitStack) -> CheckUp:
         """Import the script and find the slots."""
         cwd = os.getcwd()
         self._launcher = Launcher(secrets.token_hex(8), cwd=cwd, start=self._options.start, log=self._trouble.append)
         await stack.enter_async_context(self._launcher)
-        self._tell(f"importing {self._script.typed}")
+        self._progress(f"importing {self._script.typed}")
         began = time.monotonic()
         declared = await self._launcher.open_script(self._script)
         imported = time.monotonic() - began
@@ -170,7 +170,7 @@ class Examination:
 
     async def _train_family(self, c: CheckUp) -> None:
         for who, member in self._family(c.settings):
-            self._tell(f"training the {who}" + (f": {member.config}" if who in ("member", "second member") else ""))
+            self._progress(f"training the {who}" + (f": {member.config}" if who in ("member", "second member") else ""))
             interval = c.members[who] = await self._train(who, member, c)
             if who != "repeat":
                 c.findings += self._findings(member, interval)
@@ -309,21 +309,6 @@ class Examination:
         else:
             interval.publish_s = time.monotonic() - began
             interval.checkpoint_bytes, interval.digest = published.size, published.digest
-
-    def _expect(self, c: CheckUp) -> forecast.Expected:
-        pair = (c.member, c.child)
-        needs = forecast.Needs(
-            start=min((m.start_s for m in pair if m.start_s is not None), default=0.0),
-            # only the child's: the first members also import what is imported when it is first used
-            train=max(1e-6, c.child.seconds),
-            publish=statistics.mean(m.publish_s for m in pair),
-            checkpoint=max(m.checkpoint_bytes for m in pair),
-            files=max(m.other_bytes for m in pair),
-            memory=max(m.private for m in pair),
-        )
-        sizes = [row.total for row in self._pool.rows() if row.total]
-        above = self._folder.path.parent
-        return forecast.expect(c.settings, max(1, c.slots), needs, import_s=c.import_s, runs=above, gpu_bytes=sizes)
 
 
 def _ender(worker: Worker, ending: list[asyncio.Task[None]]) -> Callable[[str], object]:

@@ -59,26 +59,21 @@ def gpus(
     if gpus is not None or as_json:
         raise ExperimentError("--gpus and --json belong to the list of GPUs, which --drain and --return do not show")
     run, gpu = drain or give_back or ("", "")
-    say(
-        ask(
-            open_run(run, runs),
-            ControlRequest.RETURN if drain is None else ControlRequest.DRAIN_NOW if now else ControlRequest.DRAIN,
-            gpu,
-        )
-    )
+    taking = ControlRequest.DRAIN_NOW if now else ControlRequest.DRAIN
+    say(ask(open_run(run, runs), ControlRequest.RETURN if drain is None else taking, gpu))
 
 
 def ask(folder: RunFolder, request: ControlRequest, gpu: str) -> str:
     """Ask a run to leave a GPU, or to use it again, and wait until it has.
 
-    Returns what happened. Raises DeviceError when the run has no such GPU, or does not go on.
+    Returns a sentence for the user. Raises DeviceError when the run has no such GPU, or is not running.
     """
     from ..storage.gpu_report import DeviceState, read_gpus
 
     wanted = _matching(folder, gpu)
     for uuid in wanted:
         if not folder.tell(f"{request} {uuid}"):
-            raise DeviceError(f"{folder.name} does not listen: it has just ended")
+            raise DeviceError(f"{folder.name} does not take requests: it has just ended")
     drained_before = False
     while (report := read_gpus(folder)) is not None:
         asked = [status for status in report.gpus if status.uuid in wanted]

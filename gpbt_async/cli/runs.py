@@ -55,7 +55,7 @@ def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None
     """Show the live view of a run that was started elsewhere.
 
     It is the view that `launch` shows. Ctrl-C stops watching; the run continues. If RUN is over, its last state is
-    shown. The exit status is the run's.
+    shown. The exit status is that of the run.
 
     Examples:
       gpbt-async watch train-1
