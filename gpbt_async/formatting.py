@@ -62,6 +62,11 @@ def clean(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
+def error_line(error: BaseException) -> str:
+    """An exception's class and text."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def near(path: os.PathLike[str]) -> str:
     """A path as a person here would type it."""
     try:

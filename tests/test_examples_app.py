@@ -209,7 +209,7 @@ def test_bad_requests_are_refused(server: Server) -> None:
     ):
         assert server.ask("POST", "/runs", body) == (400, {"error": said})
     status, answer = server.ask("POST", "/runs", {"experiment": "tour", "slots": "many"})
-    assert (status, answer) == (409, {"error": "--slots 'many': must be a whole number"})
+    assert (status, answer) == (409, {"error": "slots='many': must be a whole number of at least 1"})
     for path in ("/runs/nonesuch", "/runs/%2e%2e", "/runs/nonesuch/events"):
         assert server.ask("GET", path)[0] == 404
     assert server.ask("POST", "/runs/nonesuch/resume") == (404, {"error": "no run 'nonesuch'"})

@@ -1,57 +1,134 @@
 """The options of a run: what its launch asks of the machine at hand, beside what the experiment declares.
 
-One record carries them from the command line, or from `Run(...)`, to whatever uses them, each under one name. It is
-written into experiment.json, so that a resume has what the launch had; an option that the resume gives itself wins.
-None means that an option was not given, which is why the two switches are no plain booleans.
+One record carries them from the command line, or from `Run(...)`, to the code that uses them, each under one name. It
+is written into experiment.json, so that a resume has what the launch had; an option that the resume gives itself wins,
+and is kept in turn. None means that an option was not given, which is why the two switches are no plain booleans.
+
+Options are reset by a word of their own: `--disk none`, `--others-may-use none`, `--xid none`, `--track none`,
+`--no-wait-for-gpus`, `--affinity`. `--slots` and `--gpus` are one choice: a resume that gives either replaces both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+import shlex
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ExperimentError
+from ..formatting import parse_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+
+#: what resets an option that is an amount
+NONE = "none"
+#: of these a replay has the original's; the others speak of a session, or of a tree of another size
+_REPLAYED = ("slots", "gpus", "start", "nvml_library", "track")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """slots >= 1: members at a time, on the CPU. gpus: "all", "none", or indices and UUIDs with commas. share >= 1:
     members on a GPU. vram: GPU memory of a member, "6GiB". start: "zygote" or "exec". disk: the most that the
-    checkpoints may take, "50GiB". wait_for_gpus: wait while every GPU is taken. xids: Xid → whose fault it is.
-    others_may_use: GPU memory that other programs may use on a GPU, "2GiB". affinity: bind members to the cores near
-    their GPU. nvml_library: the path of libnvidia-ml.so.1. track: trackers, as `--track` names them.
+    checkpoints may take, "50GiB" or "none". wait_for_gpus: wait while every GPU is taken. xids: Xid → whose fault it
+    is. others_may_use: GPU memory that other programs may use on a GPU, "2GiB" or "none". affinity: bind members to
+    the cores near their GPU. nvml_library: the path of libnvidia-ml.so.1. track: trackers, as `--track` names them.
+
+    Raises ExperimentError. The code that looks for devices checks slots, gpus, share and vram.
     """
 
     slots: int | None = None
     gpus: str | None = None
     share: int | None = None
     vram: str | None = None
-    start: str | None = None
+    start: Literal["zygote", "exec"] | None = None
     disk: str | None = None
     wait_for_gpus: bool | None = None
-    xids: Mapping[int, str] = field(default_factory=dict)
+    xids: Mapping[int, Literal["member", "card", "nobody"]] | None = None
     others_may_use: str | None = None
     affinity: bool | None = None
     nvml_library: str | None = None
     track: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if self.start not in (None, "zygote", "exec"):
+            raise ExperimentError.of("start", self.start, "must be 'zygote' or 'exec'")
+        _ = self.disk_bytes, self.others_bytes
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """The most that the checkpoints may take; None = no limit."""
+        return _bytes("disk", self.disk, "50GiB")
+
+    @property
+    def others_bytes(self) -> int | None:
+        """GPU memory that other programs may use; None = the default."""
+        return _bytes("others_may_use", self.others_may_use, "2GiB")
+
     def over(self, kept: RunOptions) -> RunOptions:
-        """These options, and those of an earlier session where none is given here."""
-        given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) not in (None, {})}
+        """These options, and those of an earlier session where none is given here.
+
+        A session that asks for the CPU ends what was kept about GPUs: waiting for them, and sharing them.
+        """
+        given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        if self.slots is not None or self.gpus is not None:
+            kept = replace(kept, slots=None, gpus=None)
+        if self.slots is not None or self.gpus == NONE:
+            kept = replace(kept, share=None, vram=None, wait_for_gpus=None)
         return replace(kept, **given)
+
+    def for_replay(self) -> RunOptions:
+        """Those that a replay of the run has, unless it gives others."""
+        return RunOptions(**{name: getattr(self, name) for name in _REPLAYED})
+
+    def typed(self) -> str:
+        """The options that are given, as a command line gives them: "--slots 2 --disk 50GiB"."""
+        return " ".join(option for f in fields(self) for option in _typed(f.name, getattr(self, f.name)))
 
     def to_json(self) -> dict[str, Any]:
         flat = {f.name: getattr(self, f.name) for f in fields(self)}
-        return flat | {
-            "xids": {str(xid): whose for xid, whose in self.xids.items()},
-            "track": self.track and [*self.track],
-        }
+        if self.xids is not None:
+            flat["xids"] = {str(xid): whose for xid, whose in self.xids.items()}
+        return flat | {"track": None if self.track is None else [*self.track]}
 
     @classmethod
     def from_json(cls, flat: Mapping[str, Any]) -> RunOptions:
-        """Raises KeyError, TypeError and ValueError when it is damaged."""
-        known = {f.name: flat[f.name] for f in fields(cls)}
-        track = flat["track"]
-        xids = {int(xid): str(whose) for xid, whose in flat["xids"].items()}
-        return cls(**known | {"xids": xids, "track": None if track is None else tuple(map(str, track))})
+        """Raises KeyError, TypeError, ValueError and ExperimentError when it is damaged."""
+        options = {f.name: flat[f.name] for f in fields(cls)}
+        if options["xids"] is not None:
+            options["xids"] = {int(xid): str(whose) for xid, whose in options["xids"].items()}
+        return cls(**options | {"track": None if options["track"] is None else tuple(map(str, options["track"]))})
+
+
+def _bytes(option: str, amount: str | None, example: str) -> int | None:
+    if amount is None or amount == NONE:
+        return None
+    try:
+        return parse_bytes(amount)
+    except ValueError:
+        must = f"must be an amount with its unit, such as {example!r}, or '{NONE}'"
+        raise ExperimentError(f"{option_text(option)}: got {amount!r}; {must}") from None
+
+
+def _typed(name: str, value: Any) -> Iterator[str]:
+    option = "--" + name.replace("_", "-").replace("xids", "xid")
+    if isinstance(value, bool):
+        yield option if value else option.replace("--", "--no-", 1)
+    elif isinstance(value, dict):
+        yield from (f"{option} {xid}={whose}" for xid, whose in value.items()) if value else (f"{option} {NONE}",)
+    elif isinstance(value, tuple):
+        yield from (f"{option} {shlex.quote(tracker)}" for tracker in value or (NONE,))
+    elif value is not None:
+        yield f"{option} {shlex.quote(str(value))}"
+
+
+#: set by the command line, whose users write --others-may-use where an application writes others_may_use
+typed = False
+
+
+def option_text(name: str, value: object = None) -> str:
+    """An option as its user writes it, for messages: "--slots 2" on the command line, "slots=2" in an application."""
+    if not typed:
+        return name if value is None else f"{name}={value!r:.80}"
+    return f"--{name.replace('_', '-')}" + ("" if value is None or value is True else f" {value!s:.80}")

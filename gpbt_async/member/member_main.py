@@ -182,7 +182,7 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
     else:
         seed(begin.seed, begin.device)
         telemetry.current = member.telemetry
-        sock.sendall(wire.encode(wire.Entered(time.monotonic())))
+        sock.sendall(wire.encode(wire.Enter(time.monotonic())))
         end = run(train, member)
     with contextlib.suppress(OSError):
         sock.sendall(wire.encode(end))

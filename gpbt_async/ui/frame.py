@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..engine.tree import Node
     from ..experiment import Settings
     from ..storage.folder import RunFolder
+    from ..storage.gpu_report import DeviceStatus, GpuQueue
     from .text import Line
 
 
@@ -66,8 +67,8 @@ class SlotRows(Protocol):
     def __len__(self) -> int: ...
     @property
     def slots(self) -> tuple[Slot, ...]: ...
-    def rows(self) -> list[dict[str, Any]]: ...
-    def waiting(self) -> dict[str, Any] | None: ...
+    def rows(self) -> list[DeviceStatus]: ...
+    def waiting(self) -> GpuQueue | None: ...
 
 
 class RunView(Protocol):
@@ -124,7 +125,7 @@ class ViewState:
                     self.last[id] = event.metrics[self.run.settings.score]
             case (
                 events.Trained(member=id)
-                | events.Stopped(member=id)
+                | events.StoppedEarly(member=id)
                 | events.Failed(member=id)
                 | events.Lost(member=id)
             ):
@@ -256,7 +257,7 @@ def _gpus(view: ViewState, level: int) -> list[Line]:
     pool = view.run.slots
     rows = pool.rows() if pool is not None else []
     if level > 2:
-        rows = [row for row in rows if row["reason"]]
+        rows = [row for row in rows if row.reason]
     waiting = waiting_text(pool.waiting(), view.now()) if pool is not None and rows else ""
     return [*gpu_lines(rows, view.now()), *([[(waiting, "yellow")]] if waiting else [])]
 

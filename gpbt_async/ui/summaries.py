@@ -34,6 +34,8 @@ def detail_text(d: dict[str, Any]) -> str:
     if d["reason"]:
         lines.append(f"  because {d['reason']}")
     lines.append(f"  folder {d['folder']}")
+    if d["options_typed"]:
+        lines.append(f"  options {d['options_typed']}")
     best_member = "" if d["best_member"] is None else f", member {d['best_member']}"
     lines.append(f"  members {d['members']} of {d['of']}; best {d['metric']} {_score(d['score'])}{best_member}")
     for g in d["generations"]:

@@ -309,7 +309,7 @@ def _done(view: ViewState, generation: int) -> str:
 
 def opening(view: ViewState) -> str:
     run, s = view.run, view.run.settings
-    gpus = [f"GPU {row['gpu']} {row['name']}".rstrip() for row in run.slots.rows()] if run.slots is not None else []
+    gpus = [f"GPU {row.gpu} {row.name}".rstrip() for row in run.slots.rows()] if run.slots is not None else []
     names = gpus or [slot.name for slot in (run.slots.slots if run.slots is not None else ())]
     listed = ", ".join(names) if len(names) <= 8 else f"{names[0]} … {names[-1]}"
     size = f"{counted(s.generations, 'generation')} of {counted(s.population, 'member')}"

@@ -17,6 +17,8 @@ from ..formatting import counted, duration, format_bytes, number
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..storage.gpu_report import DeviceStatus, GpuQueue
+
 
 Line = list[tuple[str, str]]
 
@@ -100,62 +102,58 @@ def bar(counts: Sequence[int], cells: int) -> list[int]:
 
 
 STYLES = {"in use": "green", "ok": "", "busy": "yellow", "dirty": "yellow", "drained": "dim", "faulty": "red"}
-#: a state as people say it
-WORDS = {"ok": "free", "faulty": "set aside", "dirty": "set aside"}
+#: how a state is shown, where that is not its name
+STATES = {"ok": "free", "faulty": "set aside", "dirty": "set aside"}
 
 
-def gpu_lines(rows: Sequence[Mapping[str, Any]], now: float) -> list[Line]:
-    """A line for each GPU of a run (Pool.rows)."""
-    names = [_name(row) for row in rows]
+def gpu_lines(gpus: Sequence[DeviceStatus], now: float) -> list[Line]:
+    """A line for each GPU."""
+    names = [f"GPU {gpu.gpu} {short_model(gpu.name)}".rstrip() for gpu in gpus]
     wide = max(map(len, names), default=0)
     lines: list[Line] = []
-    for name, row in zip(names, rows, strict=True):
-        state = str(row["state"])
-        line: Line = [(f"{name:{wide}}  ", "bold"), (f"{WORDS.get(state, state):9}  ", STYLES.get(state, ""))]
-        line.append((", ".join(_numbers(row)), "dim"))
-        if row["reason"]:
-            line.append((f"  {why(row, now)}", STYLES.get(state, "")))
+    for name, gpu in zip(names, gpus, strict=True):
+        style = STYLES.get(gpu.state, "")
+        line: Line = [(f"{name:{wide}}  ", "bold"), (f"{STATES.get(gpu.state, gpu.state):9}  ", style)]
+        line.append((", ".join(_figures(gpu)), "dim"))
+        if gpu.reason:
+            line.append((f"  {why(gpu, now)}", style))
         lines.append(line)
     return lines
 
 
-def why(row: Mapping[str, Any], now: float) -> str:
+def why(gpu: DeviceStatus, now: float) -> str:
     """Why a GPU is not given out, since when, and when it is tried again."""
-    text = str(row["reason"])
-    if row["since"]:
-        text += f" (for {duration(max(0.0, now - row['since']))}"
-        text += f", tried again in {duration(max(0.0, row['retry'] - now))})" if row["retry"] else ")"
-    return text
+    if not gpu.since:
+        return gpu.reason
+    text = f"{gpu.reason} (for {duration(max(0.0, now - gpu.since))}"
+    return text + (f", tried again in {duration(max(0.0, gpu.retry - now))})" if gpu.retry else ")")
 
 
-def waiting_text(waiting: Mapping[str, Any] | None, now: float) -> str:
+def waiting_text(waiting: GpuQueue | None, now: float) -> str:
     """What waits for a GPU, since when, and why no GPU is given to it; empty if nothing does."""
-    if not waiting:
+    if waiting is None:
         return ""
-    who = f"{counted(waiting['members'], 'member')} wait" + "s" * (waiting["members"] == 1)
-    text = f"{who} for a GPU" if waiting["members"] else "no GPU is free"
-    if waiting["since"]:
-        text += f" for {duration(max(0.0, now - waiting['since']))}"
-    reasons = "; ".join(f"GPU {label}: {reason}" for label, reason in waiting["why"].items())
+    text = "no GPU is free"
+    if waiting.members:
+        text = f"{counted(waiting.members, 'member')} wait{'s' * (waiting.members == 1)} for a GPU"
+    if waiting.since:
+        text += f" for {duration(max(0.0, now - waiting.since))}"
+    reasons = "; ".join(f"GPU {label}: {reason}" for label, reason in waiting.why.items())
     return text + (f": {reasons}" if reasons else "")
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    return f"GPU {row['gpu']} {short_model(row['name'])}".rstrip()
-
-
-def _numbers(row: Mapping[str, Any]) -> list[str]:
-    words: list[str] = []
-    members = row.get("members")
-    if members:
-        words.append(f"{'member' if len(members) == 1 else 'members'} {' '.join(map(str, members))}")
-    if row["used"] is not None and row["total"]:
-        words.append(f"{format_bytes(max(0, row['total'] - row['used']))} of {format_bytes(row['total'])} free")
-    for key, whose in (("ours", "ours"), ("others", "others'")):
-        if row.get(key):
-            words.append(f"{format_bytes(row[key])} {whose}")
-    if row["utilisation"] is not None:
-        words.append(f"{row['utilisation']} %")
-    if row["temperature"] is not None:
-        words.append(f"{row['temperature']} °C")
-    return words
+def _figures(gpu: DeviceStatus) -> list[str]:
+    figures: list[str] = []
+    if gpu.members:
+        figures.append(f"{'member' if len(gpu.members) == 1 else 'members'} {' '.join(map(str, gpu.members))}")
+    if gpu.used is not None and gpu.total:
+        figures.append(f"{format_bytes(max(0, gpu.total - gpu.used))} of {format_bytes(gpu.total)} free")
+    if gpu.ours:
+        figures.append(f"{format_bytes(gpu.ours)} ours")
+    if gpu.others:
+        figures.append(f"{format_bytes(gpu.others)} others'")
+    if gpu.utilisation is not None:
+        figures.append(f"{gpu.utilisation} %")
+    if gpu.temperature is not None:
+        figures.append(f"{gpu.temperature} °C")
+    return figures

@@ -27,8 +27,9 @@ from .. import __version__
 from ..analysis.logs import curve, log_tail
 from ..analysis.story import LOG, POINTS
 from ..errors import ExperimentError, FolderError, GPBTError, MissingExtra
-from ..storage.control import GO_ON, PAUSE, notice, send
+from ..storage.control import GO_ON, PAUSE, send
 from ..storage.folder import RunFolder, check_name, is_run
+from ..storage.gpu_report import read_gpus
 from .html_report import SCRIPTS, asset, plotly
 from .live import Followed, FollowedFolder, FollowedRun, difference, page_json
 from .web_auth import HOSTS, TokenAuth, steer_key
@@ -250,8 +251,8 @@ def _event(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
 def _send(folder: RunFolder, word: str, gpu: str) -> None:
     """Send a command to the run. Raises GPBTError."""
     if word in GPU_WORDS:
-        rows = (notice(folder) or {"gpus": []})["gpus"]
-        if gpu not in [row["uuid"] for row in rows]:
+        report = read_gpus(folder)
+        if report is None or gpu not in [row.uuid for row in report.gpus]:
             raise FolderError(f"{folder.name} uses no GPU {gpu!r:.100} now")
         send(folder, f"{word} {gpu}")
     elif word in WORDS:

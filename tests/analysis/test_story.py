@@ -300,7 +300,7 @@ def test_members_that_were_stopped_early_are_told_of(tmp_path: Path, capsys: Any
     s = settings(population=12, generations=6, selection=selection, early_stop=("median", "generation"))
     told = embellished(simulated(s, 4).facts)
     folder = write(tmp_path / "it", s, told)
-    stopped = [fact.member for fact in told if isinstance(fact, events.Stopped)]
+    stopped = [fact.member for fact in told if isinstance(fact, events.StoppedEarly)]
     assert len(stopped) > 5
     detail = run(capsys, "status", folder.path, "--json")
     generations = json.loads(detail[1])["generations"]

@@ -22,7 +22,7 @@ from scripts.harness import SCRIPTS, ZOO, Watch, begin, dead
 from gpbt_async.errors import ExperimentError, LaunchError, ScriptError
 from gpbt_async.member import user_code
 from gpbt_async.processes import guardian as guardian_module
-from gpbt_async.processes.guardian import readable
+from gpbt_async.processes.channel import wait_readable
 from gpbt_async.processes.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ async def test_an_import_can_be_cancelled(tmp_path: Path) -> None:
     async with Open(tmp_path) as launcher:
         task = asyncio.create_task(launcher.open_script(path))
         fd = os.open(flag, os.O_RDONLY | os.O_NONBLOCK)
-        await readable(fd, 20)
+        await wait_readable(fd, 20)
         os.close(fd)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -397,7 +397,7 @@ def test_a_real_run_is_paused_goes_on_and_is_stopped(tmp_path: Path) -> None:
         server.send_signal(signal.SIGINT)
         out, err = server.communicate(timeout=60)
         assert (server.returncode, out) == (0, "")
-        assert "until Ctrl-C; the runs know nothing of it" in err
+        assert "until Ctrl-C, which does not affect the runs" in err
         assert token not in err
     finally:
         for process in (run, server):
