@@ -568,7 +568,7 @@ def test_progress_lines_come_at_their_pace() -> None:
     assert after(1) == 1
     last = file.getvalue().splitlines()[-1]
     assert re.fullmatch(
-        r"\[10:30\] \d of 18 members, \d+ % of 2 slots used, [\d.]+ members/min, 0 training, 2 waiting, about .* left",
+        r"\[10:30\] \d of 18 members, \d+ % of 2 slots used, [\d.]+ members/min, 1 training, 1 waiting, about .* left",
         last,
     )
 
