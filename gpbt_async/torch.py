@@ -134,14 +134,7 @@ def save(
     if isinstance(where, Member):
         with contextlib.suppress(Exception):  # weights of an unusual kind are saved all the same
             weights.saved(where.telemetry, bare.state_dict(), lambda: _parents_weights(where))
-    if safetensors:
-        _write(folder / SAFE, lambda path: _safetensors().save_model(bare, path))
-        (folder / MODEL).unlink(missing_ok=True)
-    else:
-        state_dict = bare.state_dict()
-        _check_plain(state_dict, "model.state_dict()")
-        _write(folder / MODEL, lambda path: torch.save(state_dict, path))
-        (folder / SAFE).unlink(missing_ok=True)
+    _save_weights(folder, bare, safetensors)
     _write(folder / STATE, lambda path: torch.save(state, path))
 
 
@@ -167,15 +160,7 @@ def load(
     if folder is None:
         return {}
     bare = _unwrapped(model)
-    if (folder / SAFE).exists():
-        _safetensors().load_model(bare, folder / SAFE, strict=strict)
-    elif (folder / MODEL).exists():
-        bare.load_state_dict(_read(folder / MODEL), strict=strict)
-    else:
-        raise FileNotFoundError(
-            f"{folder} has neither {MODEL} nor {SAFE}: gpbt_async.torch.save has not written it; read it with the "
-            "function that has"
-        )
+    _load_weights(folder, bare, strict)
     if isinstance(where, Member):
         with contextlib.suppress(Exception):
             weights.loaded(where.telemetry, bare)
@@ -214,6 +199,41 @@ def apply(config: Mapping[str, Any], optimizer: Optimizer, scheduler: Any = None
     return names
 
 
+# ---- weights
+
+
+def _save_weights(folder: Path, model: nn.Module, safetensors: bool) -> None:
+    if safetensors:
+        _write(folder / SAFE, lambda path: _safetensors().save_model(model, path))
+        (folder / MODEL).unlink(missing_ok=True)
+    else:
+        state = model.state_dict()
+        _check_plain(state, "model.state_dict()")
+        _write(folder / MODEL, lambda path: torch.save(state, path))
+        (folder / SAFE).unlink(missing_ok=True)
+
+
+def _load_weights(folder: Path, model: nn.Module, strict: bool) -> None:
+    if (folder / SAFE).exists():
+        _safetensors().load_model(model, folder / SAFE, strict=strict)
+    elif (folder / MODEL).exists():
+        model.load_state_dict(_read(folder / MODEL), strict=strict)
+    else:
+        raise FileNotFoundError(
+            f"{folder} has neither {MODEL} nor {SAFE}: gpbt_async.torch.save has not written it; read it with the "
+            "function that has"
+        )
+
+
+def _parents_weights(member: Member) -> dict[str, Any]:
+    folder = member.parent
+    if folder is None:
+        return {}
+    there = (folder / MODEL).exists()
+    weights: dict[str, Any] = _read(folder / MODEL) if there else _safetensors().load_file(folder / SAFE)
+    return weights
+
+
 # ---- optimizers and schedulers
 
 
@@ -238,15 +258,6 @@ def _continue(scheduler: Any, saved: dict[str, Any]) -> None:
             group["initial_lr"] = base
             group["lr"] = base * saved_lr / saved_base if saved_base else base
     lr_schedulers.rebase(bare, groups)
-
-
-def _parents_weights(member: Member) -> dict[str, Any]:
-    folder = member.parent
-    if folder is None:
-        return {}
-    there = (folder / MODEL).exists()
-    state: dict[str, Any] = _read(folder / MODEL) if there else _safetensors().load_file(folder / SAFE)
-    return state
 
 
 # ---- random numbers

@@ -39,12 +39,11 @@ def run_alone(
 ) -> dict[str, float]:
     """Train one member in this process, without a run; returns the last value of each reported metric, by name.
 
-    experiment: an Experiment with a training function, or the function itself. config: name → value; for an experiment,
-    missing values are drawn from its space by `seed`; a function alone needs all of them. seed: whole number >= 0, the
-    member's own and that of python's, numpy's and torch's random numbers. parent: a checkpoint's folder to begin from;
-    None = from nothing. checkpoint: the folder to write to, created if need be; None = a temporary one that is deleted.
-    device: "cuda" or "cpu"; None = "cuda" if the experiment wants a GPU and torch sees one. on_report: called with each
-    report; None = reports are printed. Raises ExperimentError, and what the function raises.
+    experiment: an Experiment with a training function, or the function itself. config: name → value; an experiment's
+    space gives missing values by `seed`, a function alone needs all. seed: whole number >= 0 of the member and of
+    python's, numpy's and torch's random numbers. parent: a checkpoint's folder to begin from; None = none. checkpoint:
+    the folder to write to; None = a temporary one. device: "cuda" or "cpu"; None = "cuda" if the experiment wants a GPU
+    and torch sees one. on_report: called with each report; None = print. Raises ExperimentError.
     """
     standalone.use()
     train, drawn, gpus = _what(experiment, config, seed)

@@ -222,7 +222,7 @@ class ViewState:
 def frame(view: ViewState, width: int, height: int) -> list[Line]:
     """The run in fewer than `height` lines, with as much detail as there is room for.
 
-    Lines are composed for `width` columns, and may still be wider: whoever draws them crops them.
+    Lines are composed for `width` columns, and may still be wider: the renderer crops them.
     """
     lines: list[Line] = []
     over = view.run.how is not None or view.run.engine.ended is not None

@@ -1,4 +1,4 @@
-"""Scripts that run, end with 0 and mean nothing: each is found by name; and its sound sister is not.
+"""Scripts that end with status 0 and mean nothing: each has its finding, and its sound version has none.
 
 Every case is a whole run of an ordinary script, made unsound in one place.
 """
@@ -325,7 +325,7 @@ CASES: dict[str, tuple[str, set[str]]] = {
     "saved before training and after": (
         TORCH + SAVED_FIRST.replace("{again}", "gpbt.torch.save(member, model, optimizer)"), set(),
     ),
-    "the parent's weights are loaded and not used": (NUMPY + FRESH.replace("{w}", "_"), set()),  # scores cannot tell
+    "the parent's weights are loaded and not used": (NUMPY + FRESH.replace("{w}", "_"), set()),  # scores do not show it
     "the parent's weights are used": (NUMPY + FRESH.replace("{w}", "w"), set()),
     "reported before training": (
         NUMPY + EARLY.replace("{before}", "member.report(mse=mse(w))").replace("{after}", ""), {"GPBT019"},
@@ -374,12 +374,12 @@ def _one(name: str) -> Any:
     return pytest.param(name, marks=[pytest.mark.extended] if heavy and name not in ALWAYS else [])
 
 
-def test_what_is_always_run_is_there() -> None:
+def test_the_situations_that_always_run_exist() -> None:
     assert set(CASES) >= ALWAYS
 
 
 @pytest.mark.parametrize("name", [_one(name) for name in CASES])
-def test_what_means_nothing_is_found_and_what_is_sound_is_not(name: str, tmp_path: Path) -> None:
+def test_a_meaningless_script_has_findings_and_a_sound_one_has_none(name: str, tmp_path: Path) -> None:
     text, expected = CASES[name]
     for package in ("torch", "sklearn"):
         used = f"import {package}" in text or f"from {package}" in text
@@ -399,7 +399,7 @@ def test_what_means_nothing_is_found_and_what_is_sound_is_not(name: str, tmp_pat
 # ---- what torch loads, in one process
 
 
-def test_a_hyperparameter_is_an_optimizers_if_its_name_is() -> None:
+def test_names_of_hyperparameters_that_fit_an_optimizers_option() -> None:
     from gpbt_async.member.load_watch import _fits
 
     for name, *where in (
@@ -415,7 +415,7 @@ def test_a_hyperparameter_is_an_optimizers_if_its_name_is() -> None:
         assert not _fits(name, *where), name  # type: ignore[arg-type]
 
 
-def test_a_model_that_nothing_was_loaded_into_is_not_kept_alive() -> None:
+def test_a_model_with_an_unmatched_state_is_not_kept_alive() -> None:
     torch = pytest.importorskip("torch")
     from gpbt_async.member import load_watch, telemetry
     from gpbt_async.member.config import MemberConfig
@@ -438,7 +438,7 @@ def test_a_model_that_nothing_was_loaded_into_is_not_kept_alive() -> None:
     assert now.to_json()["findings"] == []
 
 
-def test_a_rollback_after_the_first_step_is_no_finding_and_remedies_name_what_was_lost() -> None:
+def test_a_rollback_is_no_finding_and_remedies_name_the_lost_option() -> None:
     torch = pytest.importorskip("torch")
     from gpbt_async.member import load_watch, telemetry
     from gpbt_async.member.config import MemberConfig
@@ -467,7 +467,7 @@ def test_a_rollback_after_the_first_step_is_no_finding_and_remedies_name_what_wa
             assert found["wd"].endswith(after + "group['weight_decay'] = member.config['wd']")
 
 
-def test_nothing_of_ours_raises_in_a_scripts_load() -> None:
+def test_the_load_watch_never_raises_into_a_script() -> None:
     from gpbt_async.member import load_watch
 
     class Hostile:

@@ -168,21 +168,21 @@ def test_a_failed_run_says_how_to_go_on(browser: Browser, tmp_path: Path) -> Non
 
 def test_nothing_the_user_names_becomes_markup_in_a_live_page(browser: Browser, tmp_path: Path) -> None:
     s = hostile(settings(population=6, generations=2))
-    told = []
+    evil = []
     for fact in embellished(simulated(s, 2, fail=0.3).facts):
         if isinstance(fact, events.Trained):
             fact = replace(fact, metrics={EVIL: fact.score, "__proto__": 1.0})
         elif isinstance(fact, events.Failed):
             fact = replace(fact, reason=EVIL)
-        told.append(fact)
-    folder = write(tmp_path / "evil", s, told[:-30], members=12)
+        evil.append(fact)
+    folder = write(tmp_path / "evil", s, evil[:-30], members=12)
     with served(folder.path) as server, going_on(RunFolder(folder.path)) as journal:
         opened(browser, server)
         browser.until("document.getElementById('tree')?.data?.length")
         browser.do("G.show(0)")
-        for fact in told[-30:]:
+        for fact in evil[-30:]:
             journal.append(fact)
-        browser.until(f"S.run.told >= {told[-1].t}")
+        browser.until(f"S.run.told >= {evil[-1].t}")
         browser.do("document.getElementById('failures').scrollIntoView()")
         browser.until("document.getElementById('importance').childElementCount > 0")
         assert "onerror=alert(1)" in text(browser, "failures")
