@@ -120,7 +120,7 @@ class ViewState:
             case events.Found(code=code, text=text, remedy=remedy) if not (ended and ended.reason):  # that says it all
                 alert = f"{code}: {text}" + (f"; {remedy}" if remedy else "")
             case events.Paused(by_hand=True):
-                alert = event.told(self.run.folder.typed)  # each time
+                alert = event.sentence(self.run.folder.typed)  # each time
             case events.Closed():
                 self.reason = event.reason
         if alert:
