@@ -443,13 +443,13 @@ class Drill:
         return self.kill_one(self.named("guardian"))
 
     def strike_zygote(self) -> bool:
-        return self.kill_one(self.named("zygote"))
+        return self.kill_one(self.named("member.zygote_main"))
 
     def strike_searcher(self) -> bool:
-        return self.kill_one(self.named("answering"))
+        return self.kill_one(self.named("searchers.searcher_main"))
 
     def strike_tracker(self) -> bool:
-        return self.kill_one(self.named("teller"))
+        return self.kill_one(self.named("trackers.tracker_main"))
 
     def strike_member(self) -> bool:
         return self.kill_one(self.training())

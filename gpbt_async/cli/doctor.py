@@ -37,8 +37,9 @@ from ..experiment import Settings
 from ..preflight.checks import Preflight
 from ..processes import wire
 from ..processes.launcher import Launcher
+from ..processes.outcome import reason, tail_of
 from ..processes.program import missing
-from ..processes.worker import reason, tail_of, uncancelled
+from ..processes.worker import uncancelled
 from ..scheduler.admission import Briefing
 from ..scheduler.clock import Deadlines
 from ..storage.checkpoints import CheckpointError, CheckpointStore
@@ -138,7 +139,7 @@ class Examination:
         self._tell = tell
         #: what devices had to say; and the launcher, and the members' reporting
         self._notes: list[str] = []
-        self._trouble: list[str] = []
+        self._trouble: list[Advice] = []
         self._settings: Settings
         self._folder: RunFolder
         self._store: CheckpointStore
@@ -159,7 +160,10 @@ class Examination:
             if "failed" not in told:
                 sizes = [row["total"] for row in self._pool.rows() if row["total"]]
                 told["expected"] = forecast(self._settings, told, self._folder.path.parent, sizes)
-        told["notes"], told["trouble"] = self._notes, [_apart(said) for said in self._trouble]
+        told["notes"], told["trouble"] = (
+            self._notes,
+            [{"what": warning.text, "remedy": warning.remedy} for warning in self._trouble],
+        )
         told["findings"] = [{"code": f.code, "what": f.text, "remedy": f.remedy} for f in self._found]
         told["warnings"] = warnings(told)
         return told
@@ -283,7 +287,7 @@ class Examination:
         if parents is not None:
             found.read = None if parents.missed else sorted(parents.opened)
             found.changed = sorted(parents.changed | parents.written)
-        found.error = "" if outcome.how == "returned" else overdue or reason(outcome)
+        found.error = "" if outcome.how is wire.Exit.RETURNED else overdue or reason(outcome)
         found.died = bool(found.error)
         if not found.error and not (found.scores and math.isfinite(found.scores[-1])):
             found.error = (
@@ -337,9 +341,8 @@ class Examination:
                             found.telemetry = telemetry
                             last = at
                             vitals.look()
-                        case wire.Notice(text, remedy):
-                            said = f"the {found.who}: {text}"
-                            self._trouble.append(Advice(said, remedy) if remedy else said)
+                        case Advice(text, remedy):
+                            self._trouble.append(Advice(f"the {found.who}: {text}", remedy))
         finally:
             looking.cancel()
             await asyncio.wait([looking, *ending])
@@ -380,7 +383,3 @@ def _other(dimension: Dimension, value: Scalar) -> Scalar:
     unit = dimension.to_unit(value)
     others = (dimension.from_unit((unit + shift) % 1.0) for shift in (0.5, 0.25, 0.75, 0.9, 0.1))
     return next((other for other in others if other != value), value)
-
-
-def _apart(said: str) -> dict[str, str]:
-    return {"what": said.what, "remedy": said.remedy} if isinstance(said, Advice) else {"what": said, "remedy": ""}

@@ -108,7 +108,7 @@ def _row(
         {
             "pid": pid,
             "bytes": amount,
-            "what": linux.told(pid) if linux.exists(pid) else "not of this pid namespace",
+            "what": linux.program_and_owner(pid) if linux.exists(pid) else "not of this pid namespace",
         }
         for pid, amount in (seen.processes if seen is not None else None) or ()
         if seen is not None and pid not in seen.drawing

@@ -287,7 +287,7 @@ class GpuPool:
             return "left over"
         if not linux.exists(pid):
             return "ghost"
-        told = linux.told(pid)
+        told = linux.program_and_owner(pid)
         # the server of MPS stands for all its clients, and stays when they go
         return "ghost" if told.startswith("nvidia-cuda-mps") else f"process {pid} ({told})"
 

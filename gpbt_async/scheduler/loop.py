@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 from .. import events
 from ..ask import path_text
 from ..engine.tree import State
-from ..errors import FolderError, GPBTError, PreflightError
+from ..errors import Advice, FolderError, GPBTError, PreflightError
 from ..preflight.checks import Preflight
 from ..processes import wire
-from ..processes.worker import reason
+from ..processes.outcome import reason
 from ..searchers import registry
 from ..storage.checkpoints import CheckpointError
 from .admission import Admission
@@ -324,13 +324,13 @@ class Scheduler:
                                         self.turn(events.Scored(**names))
                             case wire.End(how, telemetry=telemetry):
                                 deadlines.close()
-                                if how == "returned" and telemetry:
+                                if how is wire.Exit.RETURNED and telemetry:
                                     self._find(self.preflight.heard(member, telemetry))
-                            case wire.Notice(text, remedy):
+                            case Advice(text, remedy):
                                 self._warn(f"member {member.id}: {text}" + (f"; {remedy}" if remedy else ""))
             del self._workers[member.id]
             outcome = worker.outcome
-            if outcome.how == "returned":
+            if outcome.how is wire.Exit.RETURNED:
                 self._slots.returned(slot)
             else:
                 scratch = Path(begin.checkpoint)
@@ -340,16 +340,16 @@ class Scheduler:
         # from here to the fact nothing is awaited: the next member must not get the slot before this one's end is told
         seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
         names = {"t": self._clock.now(), "member": member.id, "attempt": attempt, "seconds": seconds}
-        if outcome.how == "returned":
+        if outcome.how is wire.Exit.RETURNED:
             if judged and scores == 1 and not self._told_of_late_reports:
                 self._told_of_late_reports = True
                 self._warn(LATE.format(self.settings.score))
             self.turn(events.Trained(**names, score=score, metrics=metrics, unread=worker.unread))
         elif blame:
             self.turn(events.Lost(**names, reason=blame))
-        elif outcome.how == "stopped" and not deadlines.overdue:
+        elif outcome.how is wire.Exit.STOPPED and not deadlines.overdue:
             self.turn(events.StoppedEarly(**names, score=score, metrics=metrics))
-        elif outcome.how == "lost":
+        elif outcome.how is wire.Exit.LOST:
             self.turn(events.Lost(**names, reason=reason(outcome)))
         else:
             why = deadlines.overdue or reason(outcome)

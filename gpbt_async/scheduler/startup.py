@@ -124,7 +124,9 @@ class Startup:
         self._settle_trackers()
         # the mark its processes bear: a copy of the folder has the same id, and must not be taken for it
         mark = f"{self.record.run}-{self.folder.place()}"
-        self.launcher = Launcher(mark, cwd=self.record.cwd, start=self.record.options.start, log=self._warn)
+        self.launcher = Launcher(
+            mark, cwd=self.record.cwd, start=self.record.options.start, log=lambda w: self._warn(str(w))
+        )
         await stack.enter_async_context(self.launcher)
         self.launcher.hold(self.lock.fileno())
         self._start_searcher(stack)

@@ -345,7 +345,7 @@ async def test_waiting_tells_that_nvml_does_not_answer(monkeypatch):
 
 
 async def test_the_server_of_mps_is_nobody_by_himself(monkeypatch):
-    monkeypatch.setattr("gpbt_async.processes.linux.told", lambda _: "nvidia-cuda-mps of root")
+    monkeypatch.setattr("gpbt_async.processes.linux.program_and_owner", lambda _: "nvidia-cuda-mps of root")
     machine = Machine(A)
     machine.listed[A] = ((1, 0.03),)
     async with pool(machine) as cards:

@@ -14,8 +14,8 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from launching import DECLARE, Open, reported, trained, write
 from scripts.harness import begin
-from test_launcher import DECLARE, Open, reported, trained, write
 
 from gpbt_async.member import importer
 from gpbt_async.processes import deadlock, linux, wire

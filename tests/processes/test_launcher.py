@@ -16,12 +16,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from launching import DECLARE, Open, reported, trained, write
 from scripts.harness import SCRIPTS, ZOO, Watch, begin, dead
 
 from gpbt_async.errors import ExperimentError, LaunchError, ScriptError
 from gpbt_async.member import script
 from gpbt_async.processes import guardian as guardian_module
-from gpbt_async.processes import wire
 from gpbt_async.processes.channel import wait_readable
 from gpbt_async.processes.launcher import Launcher
 
@@ -29,56 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gpbt_async.processes.worker import Worker
-
-DECLARE = """
-from gpbt_async.experiment import Experiment
-from gpbt_async.space import Float
-experiment = Experiment({train}, space={{"lr": Float(0.1, 1.0)}}, score="score", mode="max")
-"""
-
-
-class Open(Launcher):
-    """A launcher that remembers its warnings."""
-
-    def __init__(self, folder: Path, **options: Any) -> None:
-        self.said: list[str] = []
-        self._news: asyncio.Queue[str] = asyncio.Queue()
-        super().__init__(f"test-{uuid.uuid4().hex}", cwd=folder, log=self._say, **options)
-
-    def _say(self, text: str) -> None:
-        self.said.append(text)
-        self._news.put_nowait(text)
-
-    async def says(self) -> str:
-        """The next warning, once it comes."""
-        async with asyncio.timeout(30):
-            return await self._news.get()
-
-
-async def trained(launcher: Launcher, folder: Path, member: int, **config: Any) -> Worker:
-    worker = await launcher.start(begin(folder, member, **config))
-    async with worker:
-        async for _ in worker:
-            pass
-    return worker
-
 
 def sleeper(run: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "1000"], env={"GPBT_RUN": run})
-
-
-async def reported(worker: Worker) -> dict[str, Any]:
-    async for message in worker:
-        if isinstance(message, wire.Report):
-            return dict(message.metrics)
-    raise AssertionError(worker.outcome)
-
-
-def write(folder: Path, text: str, name: str = "mine.py") -> Path:
-    path = folder / name
-    path.write_text(text)
-    return path
 
 
 # -- declarations and refusals
@@ -486,7 +439,7 @@ async def test_words_are_the_zygotes_own(tmp_path: Path) -> None:
         first = launcher._zygote
         assert first is not None
         assert first.pid is not None
-        assert first.last_words().endswith("\n    I am")
+        assert first.last_output().endswith("\n    I am")
         launcher.log_to(tmp_path / "script.log")
         await trained(launcher, tmp_path, 0)
         await trained(launcher, tmp_path, 1)  # behind the order to log
@@ -498,7 +451,7 @@ async def test_words_are_the_zygotes_own(tmp_path: Path) -> None:
         second = launcher._zygote
         assert second not in (None, first)
         assert second is not None
-        assert second.last_words() == "\nits last output:\n    I am"
+        assert second.last_output() == "\nits last output:\n    I am"
 
 
 @pytest.mark.parametrize("start", ["zygote", "exec"])
@@ -540,7 +493,7 @@ async def test_a_guardian_that_was_stopped_is_told_to_go_on(
         worker = await trained(launcher, tmp_path, 0, do="returns")
         assert worker.outcome.how == "returned"
         assert launcher.pids()["guardian"] == guardian
-        assert launcher.said == [f"the guardian (process {guardian}) does not answer: telling it to go on (SIGCONT)"]
+        assert launcher.said == [f"the guardian (process {guardian}) does not answer: sending it SIGCONT"]
         gone = os.pidfd_open(guardian)
         os.kill(guardian, signal.SIGSTOP)  # leaving the context wakes it, too
     assert dead(gone)
