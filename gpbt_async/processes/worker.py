@@ -49,6 +49,20 @@ class Worker:
     started is left; its maker sets it.
     """
 
+    #: whether it is a fork of the zygote
+    forked = False
+    dead = False
+    end: wire.End | None = None
+    begun: wire.Begin | None = None
+    _over = _clean = _overran = _given_up = False
+    _died_at = 0.0
+    #: why it is to stop; why it was killed through no fault of its own
+    _stopping: str | None = None
+    _lost_by: str | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _linger: asyncio.TimerHandle | None = None
+    _doom: asyncio.TimerHandle | None = None
+
     def __init__(
         self,
         pid: int,
@@ -60,13 +74,9 @@ class Worker:
         warn: Callable[[Advice], object] = print,
     ) -> None:
         self.pid = pid
-        self.begun: wire.Begin | None = None
         self.gone = gone
-        self.dead = False
-        #: whether it is a fork of the zygote; and when its last message came, on the loop's clock
-        self.forked = False
+        #: when its last message came, on the event loop's clock
         self.heard = 0.0
-        self.end: wire.End | None = None
         #: called once, at Enter (True) or at death, whichever comes first
         self.on_first: Callable[[bool], object] = _ignore
         #: called when its training function has returned and it ended as it should
@@ -82,16 +92,6 @@ class Worker:
         self._warn = warn
         self._lines = wire.Lines()
         self._messages: deque[wire.Message | Advice] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._linger: asyncio.TimerHandle | None = None
-        self._doom: asyncio.TimerHandle | None = None
-        self._over = False
-        self._clean = False
-        self._overran = False
-        self._given_up = False
-        self._stopping: str | None = None
-        self._lost_by: str | None = None
-        self._died_at = 0.0
         if sock is not None:
             sock.setblocking(False)
             self._loop.add_reader(sock, self._read)

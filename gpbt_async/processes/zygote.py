@@ -82,6 +82,21 @@ class Zygote:
     patience: seconds it may be silent while a fork is waited for. warms: whether it may warm up.
     """
 
+    pid: int | None = None
+    #: how it ended, for a person
+    fate = "died"
+    hung_warming = False
+    declaration: dict[str, Any] | None = None
+    #: done when it, every member and all they started are gone
+    _end: asyncio.Future[int | linux.AncestorDied] | None = None
+    _pidfd = -1
+    #: its log, and the byte at which this zygote's output begins
+    _logged: tuple[str, int] | None = None
+    _begun = _retired = False
+    #: with more than the next fork: the import is followed by some tidying up
+    _busy = True
+    _warmth = "cold"  # → "warming" → "warm"
+
     def __init__(
         self,
         guardian: Guardian,
@@ -93,11 +108,6 @@ class Zygote:
         warms: bool,
         log: Callable[[Advice], object],
     ) -> None:
-        self.pid: int | None = None
-        #: how it ended, for a person
-        self.fate = "died"
-        self.hung_warming = False
-        self.declaration: dict[str, Any] | None = None
         self._guardian = guardian
         self._what = what
         self._spares = spares
@@ -107,21 +117,13 @@ class Zygote:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._declared: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        #: done when it, every member and all they started are gone
-        self._end: asyncio.Future[int | linux.AncestorDied] | None = None
-        self._pidfd = -1
         #: its standard output and error, until it has a log
         self._output = os.memfd_create("zygote", os.MFD_CLOEXEC)
-        self._logged: tuple[str, int] | None = None  # the log, and the byte at which this zygote's output begins
-        self._tags = 0
+        self._requests = 0
         self._forking: dict[int, asyncio.Future[Worker]] = {}
         self._members: dict[int, asyncio.Future[int | linux.AncestorDied]] = {}
         self._ahead: deque[asyncio.Future[Worker]] = deque()
-        self._begun = False
         self._heard = 0.0  # when its last message came
-        self._retired = False
-        self._busy = True  # with more than the next fork: the import is followed by some tidying up
-        self._warmth = "cold"  # → "warming" → "warm"
         ours, self._theirs = socket.socketpair()
         self._channel = Channel(ours, self._handle, self._lost)
 
@@ -285,10 +287,10 @@ class Zygote:
     # -- forks
 
     def _fork(self) -> asyncio.Future[Worker]:
-        self._tags += 1
+        self._requests += 1
         future: asyncio.Future[Worker] = self._loop.create_future()
-        self._forking[self._tags] = future
-        self._channel.send({"op": "fork", "n": self._tags})
+        self._forking[self._requests] = future
+        self._channel.send({"op": "fork", "n": self._requests})
         if not self.alive:
             self._fail_forks()
         return future
