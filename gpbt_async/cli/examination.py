@@ -34,8 +34,9 @@ from ..experiment import Settings
 from ..preflight.checks import Preflight
 from ..processes import wire
 from ..processes.launcher import Launcher
+from ..processes.outcome import tail_of
 from ..processes.program import missing
-from ..processes.worker import tail_of, uncancelled
+from ..processes.worker import uncancelled
 from ..scheduler.admission import Briefing
 from ..scheduler.member_session import MemberSession
 from ..storage.checkpoints import CheckpointError, CheckpointStore
@@ -88,7 +89,7 @@ class Examination:
         self._progress = progress
         #: warnings of the devices; and of the launcher and the members
         self._notes: list[str] = []
-        self._trouble: list[str] = []
+        self._trouble: list[Advice] = []
         self._folder: RunFolder
         self._store: CheckpointStore
         self._launcher: Launcher
@@ -107,7 +108,7 @@ class Examination:
                 sizes = [row.total for row in self._pool.rows() if row.total]
                 check_up.expected = expect(check_up, self._folder.path.parent, sizes)
         check_up.notes = self._notes
-        check_up.trouble = [_problem(warning) for warning in self._trouble]
+        check_up.trouble = [Problem(advice.text, advice.remedy) for advice in self._trouble]
         check_up.warnings = warnings(check_up)
         return check_up
 
@@ -236,7 +237,7 @@ class Examination:
         if parents is not None:
             interval.read = None if parents.missed else sorted(parents.opened)
             interval.changed = sorted(parents.changed | parents.written)
-        interval.error = "" if worker.outcome.how == "returned" else session.why(worker.outcome)
+        interval.error = "" if worker.outcome.how is wire.Exit.RETURNED else session.why(worker.outcome)
         interval.died = bool(interval.error)
         interval.error = interval.error or _unscored(interval, c.settings.score)
         if not interval.error:
@@ -274,9 +275,8 @@ class Examination:
                     case wire.End(telemetry=telemetry):
                         interval.telemetry = telemetry
                         vitals.look()
-                    case wire.Notice(text, remedy):
-                        warning = f"the {interval.who}: {text}"
-                        self._trouble.append(Advice(warning, remedy) if remedy else warning)
+                    case Advice(text, remedy):
+                        self._trouble.append(Advice(f"the {interval.who}: {text}", remedy))
         finally:
             looking.cancel()
             await asyncio.wait([looking])
@@ -329,7 +329,3 @@ def _other(dimension: Dimension, value: Scalar) -> Scalar:
     unit = dimension.to_unit(value)
     others = (dimension.from_unit((unit + shift) % 1.0) for shift in (0.5, 0.25, 0.75, 0.9, 0.1))
     return next((other for other in others if other != value), value)
-
-
-def _problem(warning: str) -> Problem:
-    return Problem(warning.what, warning.remedy) if isinstance(warning, Advice) else Problem(warning, "")

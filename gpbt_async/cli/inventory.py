@@ -147,7 +147,7 @@ def _machine_gpu(gpu: GPU, sample: Sample | str | None, reason: str, runs: Seque
 
 
 def _what(pid: int) -> str:
-    return linux.told(pid) if linux.exists(pid) else "not of this pid namespace"
+    return linux.program_and_owner(pid) if linux.exists(pid) else "not of this pid namespace"
 
 
 def text(inventory: Inventory) -> str:

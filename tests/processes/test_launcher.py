@@ -439,7 +439,7 @@ async def test_words_are_the_zygotes_own(tmp_path: Path) -> None:
         first = launcher._zygote
         assert first is not None
         assert first.pid is not None
-        assert first.last_words().endswith("\n    I am")
+        assert first.last_output().endswith("\n    I am")
         launcher.log_to(tmp_path / "script.log")
         await trained(launcher, tmp_path, 0)
         await trained(launcher, tmp_path, 1)  # behind the order to log
@@ -451,7 +451,7 @@ async def test_words_are_the_zygotes_own(tmp_path: Path) -> None:
         second = launcher._zygote
         assert second not in (None, first)
         assert second is not None
-        assert second.last_words() == "\nits last output:\n    I am"
+        assert second.last_output() == "\nits last output:\n    I am"
 
 
 @pytest.mark.parametrize("start", ["zygote", "exec"])
@@ -493,7 +493,7 @@ async def test_a_guardian_that_was_stopped_is_told_to_go_on(
         worker = await trained(launcher, tmp_path, 0, do="returns")
         assert worker.outcome.how == "returned"
         assert launcher.pids()["guardian"] == guardian
-        assert launcher.said == [f"the guardian (process {guardian}) does not answer: telling it to go on (SIGCONT)"]
+        assert launcher.said == [f"the guardian (process {guardian}) does not answer: sending it SIGCONT"]
         gone = os.pidfd_open(guardian)
         os.kill(guardian, signal.SIGSTOP)  # leaving the context wakes it, too
     assert dead(gone)

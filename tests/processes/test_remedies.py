@@ -17,8 +17,8 @@ from gpbt_async.formatting import LONGEST, parts
 from gpbt_async.member import failure
 from gpbt_async.member.failure import described, diagnosed, fault, remedy
 from gpbt_async.processes import remedies
+from gpbt_async.processes.outcome import Outcome, reason
 from gpbt_async.processes.remedies import LASTING, PASSING, remedy_for, same
-from gpbt_async.processes.worker import Outcome, reason
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -30,9 +30,8 @@ messages = st.one_of(
     st.builds(wire.Hello, st.just(wire.VERSION), counts),
     st.builds(wire.Enter, times),
     st.builds(wire.Report, st.dictionaries(text, numbers), times),
-    st.builds(wire.End, text, times, st.none() | text, st.none() | text),
+    st.builds(wire.End, st.sampled_from(("returned", "stopped", "raised")), times, st.none() | text, st.none() | text),
     st.just(wire.Clean()),
-    st.builds(wire.Notice, text),
 )
 
 
@@ -87,6 +86,8 @@ def test_garbage_is_an_error_or_nothing_else(data: bytes) -> None:
         (b'{"type":"hello","version":2,"pid":1}', "version 2"),
         (b'{"type":"report","at":1,"metrics":{"loss":"big"}}', "'loss' is 'big'"),
         (b'{"type":"report","at":1,"metrics":"loss"}', "metrics="),
+        (b'{"type":"end","how":"died","at":1}', "how='died'"),  # that a member died, the scheduler finds out
+        (b'{"type":"notice","text":"hello","remedy":""}', "not a message"),
         (b"[" * 100_000, "not JSON"),
         (b'{"type":' + b"[" * 500 + b"]" * 500 + b"}", "not a message"),
         (b'{"type":"clean","at":' + b"[" * 500 + b"]" * 500 + b"}", "at=a list"),
@@ -121,7 +122,7 @@ def test_a_bad_line_does_not_take_the_next_with_it() -> None:
 
 def test_a_line_has_a_longest_length() -> None:
     with pytest.raises(wire.WireError, match=r"\d+ bytes is longer than the 1048576"):
-        wire.encode(wire.Notice("x" * wire.LIMIT))
+        wire.encode(wire.Stop("x" * wire.LIMIT))
     with pytest.raises(wire.WireError, match="1048600"):
         list(wire.Lines().feed(b"x" * 1_048_600 + b"\n"))
     with pytest.raises(wire.WireError, match="more than"):

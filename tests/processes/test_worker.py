@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scripts.harness import ZOO, Watch, begin
 
+from gpbt_async.errors import Advice
 from gpbt_async.processes import linux, wire
 from gpbt_async.processes import worker as worker_module
 from gpbt_async.processes.launcher import Launcher
@@ -23,7 +24,8 @@ from gpbt_async.processes.program import Tail, fill
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gpbt_async.processes.worker import Outcome, Worker
+    from gpbt_async.processes.outcome import Outcome
+    from gpbt_async.processes.worker import Worker
 
 
 @pytest.fixture(params=["zygote", "exec"])
@@ -158,7 +160,9 @@ async def test_one_that_is_stuck_in_the_kernel_is_not_listened_to_for_ever(
 ) -> None:
     """Nothing can be killed that waits for a GPU that is lost: whoever puts it out goes on without it."""
     said: list[str] = []
-    async with Launcher(f"test-{uuid.uuid4().hex}", cwd=tmp_path, log=said.append) as launcher:
+    async with Launcher(
+        f"test-{uuid.uuid4().hex}", cwd=tmp_path, log=lambda warning: said.append(str(warning))
+    ) as launcher:
         await launcher.open_script(ZOO)
         monkeypatch.setattr(worker_module, "DEADLINE", 0.2)
         worker = await launcher.start(begin(tmp_path, do="pauses"))
@@ -217,7 +221,7 @@ async def test_one_that_does_not_end_after_its_training_is_killed(
     async with await forks.start(begin(tmp_path, do="never_ends")) as worker:
         *_, end, notice = [message async for message in worker]
         assert isinstance(end, wire.End)
-        assert notice == wire.Notice("train has returned, but the process still runs: a thread?")
+        assert notice == Advice("train has returned, but the process still runs: a thread?")
         assert not worker.dead
     assert worker.dead
     out = worker.outcome
@@ -324,7 +328,7 @@ async def test_a_program(tmp_path: Path) -> None:
     assert isinstance(first, wire.Report)
     assert first.metrics["score"] == 1
     assert first.metrics["loss"] != first.metrics["loss"]
-    assert isinstance(notice, wire.Notice)
+    assert isinstance(notice, Advice)
     assert "oops" in notice.text
     assert isinstance(last, wire.Report)
     assert last.metrics == {"score": 0.5}
@@ -345,7 +349,7 @@ async def test_nobody_stops_a_member_but_the_scheduler(launcher: Launcher, tmp_p
     worker = await launcher.start(begin(tmp_path, do="stops_itself"))
     await all_of(worker)
     assert worker.outcome.how == "raised"
-    assert "nobody stopped this member" in str(worker.outcome.error)
+    assert "the scheduler did not stop this member" in str(worker.outcome.error)
 
 
 async def test_a_program_is_stopped_by_sigterm(tmp_path: Path) -> None:
@@ -378,13 +382,13 @@ def test_a_torn_line_is_no_error_until_the_end(tmp_path: Path) -> None:
         file.write(': 2}\n{"a": "x"}\n[3]\n\n{"a')
     second, *notices = tail.read()
     assert isinstance(second, wire.Report)
-    assert [type(notice) for notice in notices] == [wire.Notice, wire.Notice]
-    assert [type(notice) for notice in tail.finish()] == [wire.Notice]
+    assert [type(notice) for notice in notices] == [Advice, Advice]
+    assert [type(notice) for notice in tail.finish()] == [Advice]
     assert tail.unread == 3
     with path.open("a") as file:
         file.write('\n{"a": -.85}\n')
     *_, bare = tail.read()
-    assert isinstance(bare, wire.Notice)
+    assert isinstance(bare, Advice)
     assert bare.remedy == "numbers in JSON begin with a digit: -0.85"
     tail.close()
 
@@ -403,7 +407,7 @@ async def test_metrics_that_are_no_file_hold_nobody_up(tmp_path: Path, place: st
     assert worker.outcome.how == "returned"
     entered, notice, end = messages
     assert isinstance(entered, wire.Enter)
-    assert isinstance(notice, wire.Notice)
+    assert isinstance(notice, Advice)
     assert told in notice.text
     assert isinstance(end, wire.End)
 

@@ -204,7 +204,7 @@ def test_nothing_is_told_twice_or_lost_though_run_and_trackers_are_killed(tmp_pa
     assert alive(run_id(folder)) == []
     for _ in range(2):  # the second time there is nothing left to tell
         for kind in ("jsonl", "tensorboard"):
-            tracker_main.Teller(RunFolder(folder), registry.parse(kind), lambda: False, lambda _: None).run()
+            tracker_main.TrackerFeed(RunFolder(folder), registry.parse(kind), lambda: False, lambda _: None).run()
         check_lines(lines(reports), folder)
         check_tensorboard(folder)
     done = cli("track", "tracking-1", "--to", "wandb", cwd=tmp_path, env=env)
@@ -233,7 +233,7 @@ def told_in_pieces(folder: RunFolder, spec: registry.Spec, patch: pytest.MonkeyP
             return False
 
         with contextlib.suppress(Cut):
-            tracker_main.Teller(folder, spec, tick, lambda _: None).run()
+            tracker_main.TrackerFeed(folder, spec, tick, lambda _: None).run()
             return cuts
     raise AssertionError("it never comes to the end")
 
@@ -276,7 +276,7 @@ def test_one_that_is_cut_off_anywhere_goes_on_where_it_was(
     (position,) = again.tracking.glob("*.json")
     for text in (json.dumps(json.loads(position.read_text()) | {"last": "Started 1.5"}), "{", "[]"):
         position.write_text(text)
-        tracker_main.Teller(again, spec, lambda: False, lambda _: None).run()
+        tracker_main.TrackerFeed(again, spec, lambda: False, lambda _: None).run()
         check()
 
 
@@ -347,9 +347,9 @@ def test_what_was_cleaned_away_is_told_by_the_journal(finished: Path, tmp_path: 
 
 def test_two_do_not_tell_one_tracker_at_once(finished: Path) -> None:
     spec = registry.parse("jsonl")
-    again = tracker_main.Teller(RunFolder(finished), spec, lambda: False, lambda _: None)
-    first = tracker_main.Teller(RunFolder(finished), spec, lambda: again.run() is None, lambda _: None)
-    with pytest.raises(gpbt.FolderError, match="another process tells jsonl of tracking-1 already"):
+    again = tracker_main.TrackerFeed(RunFolder(finished), spec, lambda: False, lambda _: None)
+    first = tracker_main.TrackerFeed(RunFolder(finished), spec, lambda: again.run() is None, lambda _: None)
+    with pytest.raises(gpbt.FolderError, match="another process reports tracking-1 to jsonl already"):
         first.run()
 
 
@@ -566,7 +566,7 @@ def test_mlflow(again: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     (other,) = (path.parent.parent for path in store.glob("*/*/tags/gpbt.member") if path.read_text() == "6")
     (other / "metrics" / "score").write_text("")
     (again.tracking / "mlflow.json").write_text("{")
-    tracker_main.Teller(again, spec, lambda: False, lambda _: None).run()
+    tracker_main.TrackerFeed(again, spec, lambda: False, lambda _: None).run()
     check()
 
 
