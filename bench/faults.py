@@ -250,7 +250,7 @@ class Drill:
                 pids.clear()
             elif fact["fact"] == "Started":
                 pids[fact["member"]] = fact["pid"]
-            elif fact["fact"] in ("Trained", "Stopped", "Failed", "Lost"):
+            elif fact["fact"] in ("Trained", "StoppedEarly", "Failed", "Lost"):
                 pids.pop(fact["member"], None)
         ours = set(below(self.process.pid))
         return [pid for pid in pids.values() if pid in ours]
@@ -690,7 +690,7 @@ def trained_again(facts: list[dict[str, Any]]) -> Iterator[int]:
                 if fact["member"] in owed:
                     lost[owed.pop(fact["member"])].add(fact["member"])
                 going.add(fact["member"])
-            case "Trained" | "Stopped" | "Failed" | "Lost":
+            case "Trained" | "StoppedEarly" | "Failed" | "Lost":
                 going.discard(fact["member"])
     for members in lost[1:]:
         yield len(members)

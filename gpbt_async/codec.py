@@ -27,7 +27,7 @@ from .events import (
     Sampled,
     Scored,
     Started,
-    Stopped,
+    StoppedEarly,
     Suggested,
     Trained,
 )
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 _FACTS: dict[str, type[Fact]] = {
     c.__name__: c
     for c in (
-        Opened, Capacity, Sampled, Suggested, Started, Entered, Scored, Judged, Trained, Stopped, Published, Failed,
-        Lost, Damaged, Paused, Adopted, Found, Discarded, Closed,
+        Opened, Capacity, Sampled, Suggested, Started, Entered, Scored, Judged, Trained, StoppedEarly, Published,
+        Failed, Lost, Damaged, Paused, Adopted, Found, Discarded, Closed,
     )
 }  # fmt: skip
 
@@ -54,9 +54,9 @@ def to_json(fact: Fact) -> dict[str, Any]:
     flat: dict[str, Any] = {"fact": type(fact).__name__}
     for each in dataclasses.fields(fact):
         flat[each.name] = getattr(fact, each.name)
-    if isinstance(fact, Trained | Stopped | Judged):
+    if isinstance(fact, Trained | StoppedEarly | Judged):
         flat["score"] = _spell(fact.score)
-    if isinstance(fact, Trained | Stopped | Reported):
+    if isinstance(fact, Trained | StoppedEarly | Reported):
         flat["metrics"] = {name: _spell(value) for name, value in fact.metrics.items()}
     return flat
 
@@ -73,8 +73,6 @@ def from_json(flat: Mapping[str, Any]) -> Fact:
     fields = {f.name: flat[f.name] for f in dataclasses.fields(kind) if f.name in flat}
     if kind is Found and fields.get("member", 0) is None:  # of no member
         del fields["member"]
-    if kind is Opened:
-        fields.setdefault("rules", 0)
     for name, value in fields.items():
         fields[name] = _CHECKS[name](name, value)
     if kind is Judged and fields.get("score") is None:
@@ -154,7 +152,7 @@ def _gpus(name: str, value: Any) -> tuple[dict[str, Any], ...]:
 
 _PATH = re.compile("(?:[0-9]{1,18}(?:/[0-9]{1,18})*)?")
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(("member", "attempt", "pid", "rules", "generation", "asked", "size", "unread"), _whole),
+    **dict.fromkeys(("member", "attempt", "pid", "generation", "asked", "size", "unread"), _whole),
     "slots": lambda name, value: _whole(name, value, MOST_SLOTS),
     "slot": lambda name, value: _whole(name, value, MOST_SLOTS - 1),
     "parent": lambda name, value: None if value is None else _whole(name, value),

@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from .space import Config
 
 
-#: the rules the engine decides by. A journal is replayed by those it was written under, or old runs could not be read:
-#: 0 is before they were counted; since 1 a late answer to an ask that was withdrawn is not used, ten losses in a row
-#: are a failed attempt, and k is exact; since 2 what fails is counted a session, and parents are kept while nobody of
-#: the generation below has finished; since 3 no new member begins while it is in doubt whether any will ever work
-RULES = 3
 #: more slots than any machine has; who counts them one by one must not be sent counting by a damaged journal
 MOST_SLOTS = 1 << 16
 
@@ -59,7 +54,6 @@ class Opened(Fact):
     slots: int
     version: str
     pid: int
-    rules: int = RULES
     retry: bool = False
 
 
@@ -125,7 +119,7 @@ class Judged(OfMember):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped(OfMember):
+class StoppedEarly(OfMember):
     """The member ended early, as it was told, after `seconds` in `train`; `score` is the last one reported."""
 
     score: float | None
@@ -284,15 +278,20 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Suggest(Command):
-    """Ask the searcher for the config of the child at `path`; ends in Suggested. `Lineage.ask(path)` is the Ask."""
+    """Ask the searcher for the config of the child at `path`, in `generation`; ends in Suggested.
+
+    `Engine.ask(path)` is the Ask. since: the number of facts before the engine first wanted it.
+    """
 
     path: tuple[int, ...]
+    generation: int
+    since: int
     name: ClassVar[str] = "suggest"
 
 
 @dataclass(frozen=True, slots=True)
 class Start(Command):
-    """Train the member in a slot; ends in Trained, Stopped, Failed or Lost."""
+    """Train the member in a slot; ends in Trained, StoppedEarly, Failed or Lost."""
 
     member: int
     attempt: int
@@ -300,7 +299,7 @@ class Start(Command):
 
 @dataclass(frozen=True, slots=True)
 class Verdict(Command):
-    """Answer the member's first report: go on, or stop; a member told to stop ends in Stopped."""
+    """Answer the member's first report: go on, or stop; a member told to stop ends in StoppedEarly."""
 
     member: int
     attempt: int

@@ -85,7 +85,16 @@ class Settings:
     @property
     def parents(self) -> int:
         """k = min(n, max(1, floor(sqrt(n / c)))): how many members of a generation become parents."""
-        return self.parents_within(1e-12)  # 14 / 0.14 is 99.99999999999999, and its root is 10 all the same
+        quotient = self.population / self.ratio
+        if quotient >= self.population**2:  # also keeps a tiny ratio from overflowing
+            return self.population
+        # 14 / 0.14 is 99.99999999999999, and its root is 10 all the same
+        return max(1, math.isqrt(math.floor(quotient * (1 + 1e-12))))
+
+    @property
+    def synchronous(self) -> bool:
+        """Does a generation open only when the one above is complete?"""
+        return self.schedule == "sync"
 
     @property
     def notice(self) -> str:
@@ -94,13 +103,6 @@ class Settings:
             return ""
         way = "maximised" if self.mode == "max" else "minimised"
         return f"mode was not given: the score {self.score!r} is {way}"
-
-    def parents_within(self, slack: float) -> int:
-        """k, for a quotient n / c that may be too small by this share. (Runs begun under rules 0 have none.)"""
-        quotient = self.population / self.ratio
-        if quotient >= self.population**2:  # also keeps a tiny ratio from overflowing
-            return self.population
-        return max(1, math.isqrt(math.floor(quotient * (1 + slack))))
 
     def replaced(self, **changes: Any) -> Settings:
         """A copy with some fields changed, and checked again. A preset among them changes what it names.

@@ -62,6 +62,11 @@ def clean(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
+def error_line(error: BaseException) -> str:
+    """An exception's class and text."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def near(path: os.PathLike[str]) -> str:
     """A path as a person here would type it."""
     try:
@@ -103,6 +108,11 @@ def duration(seconds: float) -> str:
     hours, m = divmod(minutes, 60)
     days, h = divmod(hours, 24)
     return f"{days} d {h} h" if days else f"{h}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+def report_call(name: str, value: str) -> str:
+    """The Python by which a training function reports a metric."""
+    return f"member.report({name}={value})" if name.isidentifier() else f"member.report({{{name!r}: {value}}})"
 
 
 def config_text(config: Mapping[str, Any]) -> str:

@@ -218,7 +218,7 @@ class Simulation:
                 self._feed(events.Discarded(t=self.now, member=id))
 
     def _suggest(self, path: tuple[int, ...]) -> None:
-        if self.engine.generation_asked(path) is None:
+        if path not in self.engine.asks:
             return  # withdrawn by a fact of this very moment
         ask, asked = self.engine.ask(path, kin=self.uses_kin), self.engine.count
         config = self.searcher.suggest(ask)
@@ -290,7 +290,7 @@ class Simulation:
             return events.Failed(t=t, member=id, attempt=attempt, seconds=seconds, reason="simulated")
         if how == "stopped":
             score = interval.score if interval.first is None else interval.first
-            return events.Stopped(t=t, member=id, attempt=attempt, seconds=seconds, score=score, metrics={})
+            return events.StoppedEarly(t=t, member=id, attempt=attempt, seconds=seconds, score=score, metrics={})
         self._states[member.id] = interval.state
         return events.Trained(t=t, member=id, attempt=attempt, seconds=seconds, score=interval.score, metrics={})
 

@@ -31,6 +31,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .ask import Ask, Observation
+from .formatting import error_line
 from .searchers import registry
 from .space import Choice, Float, Int, Space
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .ask import Path
-    from .searchers.registry import Searcher
+    from .searchers.searcher import Searcher
     from .space import Config, Dimension, Scalar
 
 
@@ -92,12 +93,13 @@ def _importable(searcher: Searcher) -> str | None:
 def _check_elsewhere(name: str, answered: list[tuple[str, Ask, Config]]) -> None:
     program = (
         "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n"
-        "from gpbt_async import searchers, space, asks\n"
+        "from gpbt_async import ask, space\n"
+        "from gpbt_async.searchers import registry\n"
         "told = json.load(sys.stdin); where = space.Space.from_json(told['space'])\n"
         "made = None\n"
-        "try: made = searchers.make(told['name'])\n"
+        "try: made = registry.make(told['name'])\n"
         "except Exception as error: print('cannot be made:', error, file=sys.stderr); sys.exit(77)\n"
-        "print(json.dumps([made.suggest(asks.Ask.from_json(where, ask)) for ask in told['asks']]))"
+        "print(json.dumps([made.suggest(ask.Ask.from_json(where, asked)) for asked in told['asks']]))"
     )
     space = answered[0][1].space.to_json()
     told = json.dumps({"name": name, "space": space, "asks": [ask.to_json() for _, ask, _ in answered]})
@@ -139,7 +141,7 @@ def _suggested(searcher: Searcher, ask: Ask, name: str) -> Config:
     try:
         return searcher.suggest(ask)
     except Exception as error:
-        raise AssertionError(f"{name}: suggest raised {registry.said(error)}") from error
+        raise AssertionError(f"{name}: suggest raised {error_line(error)}") from error
 
 
 def _check_inside(space: Space, config: Any, name: str) -> None:

@@ -209,7 +209,7 @@ def test_what_is_refused(server: Server) -> None:
     ):
         assert server.ask("POST", "/runs", body) == (400, {"error": said})
     status, told = server.ask("POST", "/runs", {"experiment": "tour", "slots": "many"})
-    assert (status, told) == (409, {"error": "--slots 'many': must be a whole number"})
+    assert (status, told) == (409, {"error": "slots='many': must be a whole number of at least 1"})
     for path in ("/runs/nobody", "/runs/%2e%2e", "/runs/nobody/events"):
         assert server.ask("GET", path)[0] == 404
     assert server.ask("POST", "/runs/nobody/resume") == (404, {"error": "no run 'nobody'"})

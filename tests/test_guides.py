@@ -26,7 +26,7 @@ from run_checker import check_run
 
 import gpbt_async as gpbt
 from gpbt_async.analysis import usage
-from gpbt_async.cli import app, guide, plan
+from gpbt_async.cli import app, forecast, guide
 from gpbt_async.devices import health
 from gpbt_async.experiment import Settings
 
@@ -445,11 +445,11 @@ def test_the_plan_is_what_plan_says() -> None:
         "mode": "min",
         "generations": 10,
     }
-    draw = plan.log_normal(60, 0.3)
+    draw = forecast.log_normal(60, 0.3)
 
     def planned(population: int, slots: int, schedule: str = "async") -> tuple[float, float]:
         made = Settings(**declared, population=population, schedule=schedule)
-        runs = [plan.simulate(made.replaced(seed=seed), slots, draw) for seed in range(plan.SEEDS)]
+        runs = [forecast.simulate(made.replaced(seed=seed), slots, draw) for seed in range(forecast.SEEDS)]
         return statistics.median(s.makespan for s in runs) / 60, statistics.mean(s.utilisation for s in runs)
 
     for cells in rows(read("gpus"), "| slots"):

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from engine_driver import check, snapshot
+from engine_driver import snapshot
 
 from gpbt_async import codec, events
 from gpbt_async.engine.engine import Engine
@@ -129,7 +129,7 @@ def test_with_both_stop_rules_every_run_ends(schedule: str) -> None:
             usage=None,
         ).run()
         engine = simulation.engine
-        check(engine)
+        engine.check()
         assert engine.ended is not None
         assert engine.outstanding() == [engine.ended]
         if not engine.ended.reason:
@@ -222,7 +222,7 @@ def judged(interval: VirtualInterval) -> tuple[list[str], Node]:
 def test_a_member_that_would_fail_later_is_judged_first() -> None:
     """It reports after a quarter of 10 s. Bad: it is stopped there. Good: it goes on, and fails at a half."""
     bad, member = judged(VirtualInterval(None, 9.0, 10.0, first=9.0, fails_at=0.5))
-    assert bad == ["Started 0", "Entered 0", "Judged 2.5", "Stopped 2.5"]
+    assert bad == ["Started 0", "Entered 0", "Judged 2.5", "StoppedEarly 2.5"]
     assert member.state is State.STOPPED
     good, member = judged(VirtualInterval(None, 1.0, 10.0, first=1.0, fails_at=0.5))
     assert good == ["Started 0", "Entered 0", "Judged 2.5", "Failed 5"]

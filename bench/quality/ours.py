@@ -112,7 +112,7 @@ def run(
     simulation = Simulation(s, train, searcher if pending else _Alone(searcher), slots, usage=None)
     if cooled is not None:
         engine, cooling = simulation.engine, Cooled(simulation.engine.adoption, simulation.engine.tree, *cooled)
-        engine.rule = engine.ending._rule = engine._keeping._rule = cooling  # all that ask it
+        engine.selection = engine.termination._selection = engine._retention._selection = cooling  # all that ask it
     with contextlib.ExitStack() as stack:
         if not repeat:
             stack.enter_context(mock.patch.object(selection.Offspring, "repeats", False))
@@ -129,6 +129,6 @@ def run(
         if isinstance(fact, events.Trained):
             assert fact.score is not None
             record.add(fact.t, fact.score, states[fact.member], len(members[fact.member].path))
-        elif isinstance(fact, events.Stopped):
+        elif isinstance(fact, events.StoppedEarly):
             record.spend(fact.t, FIRST)
     return record

@@ -107,16 +107,18 @@ class History:
                 self._last[fact.member] = attempt
             case events.Entered() if last is not None:
                 last.entered = fact.t
-            case events.Trained() | events.Stopped() | events.Failed() | events.Lost() if last is not None:
+            case events.Trained() | events.StoppedEarly() | events.Failed() | events.Lost() if last is not None:
                 self._leave(last, fact)
             case events.Published() if last is not None:
                 last.published, last.how = fact.t, "published"
         self.sessions[-1].end = max(self.sessions[-1].end, fact.t)
         self._look(fact, engine)
 
-    def _leave(self, attempt: Attempt, fact: events.Trained | events.Stopped | events.Failed | events.Lost) -> None:
-        attempt.how = type(fact).__name__.lower()
-        if isinstance(fact, events.Trained | events.Stopped):
+    def _leave(
+        self, attempt: Attempt, fact: events.Trained | events.StoppedEarly | events.Failed | events.Lost
+    ) -> None:
+        attempt.how = "stopped" if isinstance(fact, events.StoppedEarly) else type(fact).__name__.lower()
+        if isinstance(fact, events.Trained | events.StoppedEarly):
             self.metrics[fact.member] = fact.metrics
         if attempt.left is None:  # else it has been trained, and could not be published
             attempt.left = fact.t
@@ -157,7 +159,7 @@ def _issue(t: float, id: int, engine: Engine) -> Issue:
         t=t,
         rank=tree.rank(member.parent, above, plus),
         rivals=len(tree.rivals(above, plus)),
-        elite=len(engine.rule.elite(above)),
+        elite=len(engine.selection.elite(above)),
         settled=generation.settled,
         children=elders,
     )

@@ -105,7 +105,7 @@ def failure(engine: Engine, folder: RunFolder, *, already: bool = False) -> RunF
     assert engine.ended is not None
     said = f"the run has failed already: {engine.ended.reason}" if already else engine.ended.reason
     error = RunFailed(f"{said}; see {folder.path}")
-    first = engine.ending.first
+    first = engine.termination.first
     if first is not None and first.state is State.FAILED and first.attempt and not already:
         log = folder.member(first.id).log
         lines = log_tail(log, 8192).splitlines()[-LINES:]

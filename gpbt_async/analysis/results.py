@@ -134,7 +134,7 @@ def summary(engine: Engine, usage: Usage, **more: Any) -> dict[str, Any]:
             "finished": states.count(State.FINISHED),
             "failed": states.count(State.FAILED),
             "stopped": states.count(State.STOPPED),
-            "lost": sum(m.losses for m in tree.members),
+            "lost": sum(m.lost_attempts for m in tree.members),
             "unfinished": sum(not state.settled for state in states),
         },
         "generations": [g.settled for g in tree.generations],
@@ -207,7 +207,7 @@ def parents_outside_top_k(engine: Engine) -> float | None:
     """
     tree, plus = engine.tree, engine.settings.selection == "plus"
     children = [m for m in tree.members if m.parent is not None]
-    outside = sum(tree.rank(m.parent, m.generation - 1, plus) >= engine.rule.parents for m in children if m.parent)
+    outside = sum(tree.rank(m.parent, m.generation - 1, plus) >= engine.selection.parents for m in children if m.parent)
     return outside / len(children) if children else None
 
 

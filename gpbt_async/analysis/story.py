@@ -55,7 +55,7 @@ def story(reading: RunReader, importance: list[dict[str, Any]] | None = None) ->
             "mode": s.mode,
             "population": s.population,
             "generations": s.generations,
-            "parents": engine.rule.parents,
+            "parents": engine.selection.parents,
             "searcher": s.searcher,
             "history": s.history,
             "selection": s.selection,

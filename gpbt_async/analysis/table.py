@@ -61,7 +61,7 @@ def table(reading: RunReader) -> dict[str, list[Any]]:
         "published": [a.published if a else None for a in of],
         "attempts": [m.attempt for m in members],
         "failures": [m.failures for m in members],
-        "losses": [m.losses for m in members],
+        "losses": [m.lost_attempts for m in members],
         "reason": [m.reason or None for m in members],
     }
     columns |= {f"config.{name}": [m.config[name] for m in members] for name in reading.settings.space.names}

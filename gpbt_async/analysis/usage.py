@@ -115,7 +115,7 @@ class Usage:
                 self._set(fact.slot, "start", fact.t)
             case events.Entered():
                 self._enter(self._where[fact.member], fact.member, fact.t)
-            case events.Trained() | events.Stopped() | events.Failed() | events.Lost():
+            case events.Trained() | events.StoppedEarly() | events.Failed() | events.Lost():
                 self._leave(fact)
         if self._slots:
             self._explain(fact.t, engine)
@@ -192,7 +192,7 @@ class Usage:
         self._inside[member] = (index, t)
         self._first = t if self._first is None else min(self._first, t)
 
-    def _leave(self, fact: events.Trained | events.Stopped | events.Failed | events.Lost) -> None:
+    def _leave(self, fact: events.Trained | events.StoppedEarly | events.Failed | events.Lost) -> None:
         index = self._where.pop(fact.member, None)
         if index is None:
             return  # its checkpoint could not be published: the slot was free long before

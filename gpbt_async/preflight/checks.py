@@ -141,7 +141,7 @@ class Preflight:
                 yield from self.scored(engine.tree.members[fact.member], fact.score, fact.metrics)
             case events.Published():
                 yield from self.saved(engine.tree.members[fact.member], fact.size, fact.digest)
-        if isinstance(fact, events.Failed | events.Trained | events.Published | events.Stopped | events.Lost):
+        if isinstance(fact, events.Failed | events.Trained | events.Published | events.StoppedEarly | events.Lost):
             member = engine.tree.members[fact.member]
             yield from self._failing(engine, member, member.generation)
 

@@ -89,3 +89,20 @@ def _close(fds: list[int]) -> None:
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+async def wait_readable(fd: int, within: float | None = None) -> bool:
+    """Wait until a descriptor is readable: a pidfd is once the process is dead. False after `within` seconds."""
+    loop = asyncio.get_running_loop()
+    event: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not event.done():
+            event.set_result(None)
+
+    loop.add_reader(fd, wake)
+    try:
+        await asyncio.wait([event], timeout=within)
+        return event.done()
+    finally:
+        loop.remove_reader(fd)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import LaunchError
 from . import linux
-from .channel import Channel
+from .channel import Channel, wait_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -202,7 +202,7 @@ class Guardian:
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 pidfd = os.pidfd_open(process.pid)
-                over = await readable(pidfd, within)
+                over = await wait_readable(pidfd, within)
                 os.close(pidfd)
                 if not over:
                     self._log(f"the guardian (process {process.pid}) is still cleaning up: something cannot be killed")
@@ -224,20 +224,3 @@ class Guardian:
         for fd in self._held:
             os.close(fd)
         self._held.clear()
-
-
-async def readable(fd: int, within: float) -> bool:
-    """Wait until a descriptor becomes readable: of a pidfd, until the process is dead."""
-    loop = asyncio.get_running_loop()
-    event: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not event.done():
-            event.set_result(None)
-
-    loop.add_reader(fd, wake)
-    try:
-        await asyncio.wait([event], timeout=within)
-        return event.done()
-    finally:
-        loop.remove_reader(fd)

@@ -63,7 +63,7 @@ def missing(command: Sequence[str], cwd: str) -> str:
 
 
 class Program(Worker):
-    """A Worker without a socket: Entered is its start, its metrics file are its Reports, status 0 is its return."""
+    """A Worker without a socket: Enter is its start, its metrics file are its Reports, status 0 is its return."""
 
     def __init__(self, *args: Any, metrics: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,7 +79,7 @@ class Program(Worker):
 
     def begin(self, begin: wire.Begin) -> None:
         self.begun = begin
-        self._handle(wire.Entered(time.monotonic()))
+        self._handle(wire.Enter(time.monotonic()))
         self._look()
 
     def _look(self) -> None:

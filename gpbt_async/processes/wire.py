@@ -4,7 +4,7 @@ Pure: no file, no socket, no clock; bytes in, messages out. Both sides speak fro
 is a change of VERSION. The surprise: JSON has no NaN, and a diverged loss is a perfectly good thing to report, so
 numbers that are not finite travel as the strings "NaN", "Infinity" and "-Infinity" and come back as floats.
 
-A member opens with Hello and blocks until Begin; it says Entered just before the training function, Report as often
+A member opens with Hello and blocks until Begin; it says Enter just before the training function, Report as often
 as it likes, End the moment the function returns, and Clean once nothing it started is left. The scheduler says Begin,
 at most once Go (the verdict on a first report that waits for one), and at most once Stop. A Notice never crosses the
 wire as a line: the scheduler's side makes it for whoever iterates.
@@ -88,7 +88,7 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
-class Entered:
+class Enter:
     """Member → scheduler: the training function starts now (`at`: the machine's monotonic clock)."""
 
     at: float
@@ -133,11 +133,11 @@ class Notice:
     remedy: str = ""
 
 
-Message: TypeAlias = "Begin | Stop | Go | Hello | Entered | Report | End | Clean | Notice"
+Message: TypeAlias = "Begin | Stop | Go | Hello | Enter | Report | End | Clean | Notice"
 
 _STR, _INT, _REAL, _MAP, _MAYBE = (str,), (int,), (int, float), (dict,), (str, type(None))
 _KINDS: dict[str, type[Any]] = {
-    c.__name__.lower(): c for c in (Begin, Stop, Go, Hello, Entered, Report, End, Clean, Notice)
+    c.__name__.lower(): c for c in (Begin, Stop, Go, Hello, Enter, Report, End, Clean, Notice)
 }
 _NAMES = {c: name for name, c in _KINDS.items()}
 _FIELDS = {c: tuple(f.name for f in fields(c)) for c in _NAMES}

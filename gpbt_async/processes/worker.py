@@ -44,7 +44,7 @@ DEADLINE = 5.0
 
 
 class Worker:
-    """A member's process; an async iterator over Entered, Report, End and Notice.
+    """A member's process; an async iterator over Enter, Report, End and Notice.
 
     hello: done when the process has spoken. gone: exit status, once nothing of it is left (set by the launcher).
     """
@@ -67,7 +67,7 @@ class Worker:
         self.forked = False
         self.heard = 0.0
         self.end: wire.End | None = None
-        #: called once, at Entered or at death, whichever comes first
+        #: called once, at Enter or at death, whichever comes first
         self.on_first: Callable[[bool], object] | None = None
         #: called once, when it has returned and ended as it should
         self.on_returned: Callable[[], object] | None = None
@@ -214,7 +214,7 @@ class Worker:
             if isinstance(message, wire.End):
                 self.end = message
                 self._linger = self._loop.call_later(min(UNEASY, LINGER), self._lingers)
-            elif isinstance(message, wire.Entered):
+            elif isinstance(message, wire.Enter):
                 self._first(True)
             elif isinstance(message, wire.Report):
                 self._lives()

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import events
 from ..ask import path_text
-from ..engine.engine import pause
 from ..engine.tree import State
 from ..errors import FolderError, GPBTError, PreflightError
 from ..preflight.checks import Preflight
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from ..findings import Finding
     from ..processes.worker import Worker
     from ..storage.checkpoints import CheckpointStore
+    from ..storage.gpu_report import DeviceStatus
     from .clock import Clock
     from .open_run import OpenRun
 
@@ -157,9 +157,9 @@ class Scheduler:
         if slots != self.engine.slots and not self._ending:
             self.turn(events.Capacity(t=self._clock.now(), slots=slots))
 
-    def _sample(self, gpus: list[dict[str, Any]]) -> None:
+    def _sample(self, gpus: list[DeviceStatus]) -> None:
         if not self._ending:
-            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpus)))
+            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpu.journaled() for gpu in gpus)))
 
     def _room(self, paused: str, loud: bool) -> None:
         fact = events.Paused(t=self._clock.now(), reason=paused)
@@ -215,11 +215,8 @@ class Scheduler:
         if self._ending:
             return
         match command:
-            case events.Suggest(path):
+            case events.Suggest(path, generation):
                 # read off the tree now, in this very turn: a later fact may withdraw the question
-                generation = self.engine.generation_asked(path)
-                if generation is None:
-                    return
                 ask = self.engine.ask(path, kin=registry.uses_kin(self.settings.searcher, generation))
                 self._spawn(self._suggest, ask, self.engine.count, of=command)
             case events.Start(id, attempt):
@@ -267,7 +264,7 @@ class Scheduler:
 
     async def _train(self, member: Node, attempt: int) -> None:
         """One attempt of a member: a slot, a process, its reports, and how it ended."""
-        await asyncio.sleep(pause(member.failures + max(0, member.losses_in_a_row - 1)))
+        await asyncio.sleep(member.retry_delay)
         # before a slot: a child of a damaged parent has failed, and must not wait for a disk when the run has finished
         if not await self._whole(member.parent) or member.state is not State.TRAINING:
             return
@@ -311,14 +308,14 @@ class Scheduler:
         """The facts that follow from a message. judged: whether the first score waits for a verdict."""
         member, attempt = session.member, session.attempt
         match message:
-            case wire.Entered(at):
+            case wire.Enter(at):
                 self.turn(events.Entered(t=self._clock.at(at), member=member, attempt=attempt))
             case wire.Report(_, at):
                 t, score = self._clock.at(at), session.report.get(self.settings.score)
                 self._tell(events.Reported(t=t, member=member, attempt=attempt, metrics=session.report))
                 if score is not None and judged and session.scores == 1:
                     self.turn(events.Judged(t=t, member=member, attempt=attempt, score=score))
-                elif score is not None and self.engine.ending.unsure:
+                elif score is not None and self.engine.termination.unsure:
                     self.turn(events.Scored(t=t, member=member, attempt=attempt))
             case wire.End("returned", telemetry=telemetry) if telemetry:
                 self._record(self.preflight.heard(self.engine.tree.members[member], telemetry))

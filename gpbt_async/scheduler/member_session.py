@@ -22,7 +22,7 @@ from .clock import Deadlines
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..events import Failed, Lost, Stopped, Trained
+    from ..events import Failed, Lost, StoppedEarly, Trained
     from ..experiment import Settings
     from ..processes.worker import Outcome
 
@@ -55,7 +55,7 @@ class MemberSession:
 
     def hear(self, message: wire.Message) -> None:
         match message:
-            case wire.Entered(at):
+            case wire.Enter(at):
                 self.entered = at
                 self._deadlines.entered()
             case wire.Report(metrics):
@@ -74,7 +74,7 @@ class MemberSession:
 
     def ended(
         self, t: float, outcome: Outcome, *, blame: str = "", certain: bool = False, unread: int = 0
-    ) -> Trained | Lost | Stopped | Failed:
+    ) -> Trained | Lost | StoppedEarly | Failed:
         """The fact that the attempt is over, at time t.
 
         blame: what else than the member made it fail, if something did. certain: another attempt would fail in the same
@@ -90,7 +90,7 @@ class MemberSession:
         if blame or outcome.how == "lost":
             return events.Lost(t=t, member=member, attempt=attempt, seconds=seconds, reason=blame or reason(outcome))
         if outcome.how == "stopped" and not self.overdue:
-            return events.Stopped(
+            return events.StoppedEarly(
                 t=t, member=member, attempt=attempt, seconds=seconds, score=self.score, metrics=self.metrics
             )
         return events.Failed(

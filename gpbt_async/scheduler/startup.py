@@ -8,8 +8,6 @@ stack as it opens, so a refusal half-way closes what is open, and removes a new 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import secrets
 from dataclasses import dataclass, replace
@@ -20,15 +18,16 @@ from .. import __version__ as VERSION
 from .. import events
 from ..analysis.usage import Usage, replay
 from ..declaration.address import find
-from ..devices.discovery import DeviceOptions, discover
+from ..devices.discovery import discover
+from ..devices.request import DeviceRequest, check_options, member_needs
 from ..devices.slots import usable_cores
 from ..engine.engine import Engine
 from ..engine.tree import State
-from ..errors import ExperimentError, FolderError, LaunchError, ScriptError
+from ..errors import ExperimentError, FolderError, ScriptError
 from ..experiment import Experiment, Settings
 from ..processes.launcher import Launcher
 from ..processes.program import missing
-from ..searchers.client import SearcherClient, argv, environment
+from ..searchers.client import SearcherClient, SearcherStarter
 from ..storage.folder import RunFolder, check_name
 from ..storage.journal import Journal
 from ..storage.run_config import RunConfig, digest
@@ -38,7 +37,6 @@ from .edits import compare
 from .open_run import OpenRun, RunState
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
@@ -109,14 +107,14 @@ class Startup:
         stack.callback(folder.unmake)  # not before it is ours: another launch may be importing there
         tracking = self._trackers(record)
         launcher = await self._launcher(folder, lock, record, stack)
-        ahead = self._searcher_ahead(launcher, record.settings, stack)
+        starter = self._searcher_starter(launcher, record.settings, stack)
         declared = await self._imported(launcher, script, sha256, record, record.settings)
         record.declared = declared or record.declared
         settings = record.settings or Settings.from_json(declared or {})
-        needs = DeviceOptions.of(self._request.options).over(settings.resources)
+        needs = member_needs(self._request.options, settings.resources)
         record.settings = settings = settings.with_options({**self._request.changes, "resources": needs})
         _find_program(settings, record.cwd)
-        searcher = await self._searcher(settings, record, ahead, tracking, stack)
+        searcher = await self._searcher(settings, record, starter, tracking, stack)
         slots = await self._slots(settings, record, stack)
         record.on_gpus = bool(slots.rows())
         if self._request.again is not None and not record.on_gpus:  # as many threads a member, after a resume too
@@ -154,11 +152,11 @@ class Startup:
             )
         tracking = self._trackers(record)
         launcher = await self._launcher(folder, lock, record, stack)
-        ahead = self._searcher_ahead(launcher, record.settings, stack)
+        starter = self._searcher_starter(launcher, record.settings, stack)
         declared = await self._imported(launcher, script, sha256, record, state.settings)
         self._adopt_edits(state, declared)
         _find_program(state.settings, record.cwd)
-        searcher = await self._searcher(state.settings, record, ahead, tracking, stack)
+        searcher = await self._searcher(state.settings, record, starter, tracking, stack)
         slots = await self._slots(state.settings, record, stack)
         await record.update(folder.experiment)
         tracking.open(launcher.spawn_helper, folder, record.import_path)
@@ -280,17 +278,16 @@ class Startup:
         launcher.hold(lock.fileno())
         return launcher
 
-    def _searcher_ahead(self, launcher: Launcher, settings: Settings | None, stack: AsyncExitStack) -> SearcherAhead:
-        """Start the searcher's process beside the import of the script, on the guess that it needs hyperopt.
+    def _searcher_starter(self, launcher: Launcher, known: Settings | None, stack: AsyncExitStack) -> SearcherStarter:
+        """Start the searcher's process beside the import of the script, on the guess that the searcher needs one.
 
         Only where there are cores to spare: on two, a second import costs the first member a second (measured).
         """
-        ahead = SearcherAhead(launcher)
-        name = self._request.changes.get("searcher") or (settings.searcher if settings is not None else "local")
-        if usable_cores() > 2 and name in ("local", "tpe", "kin"):
-            ahead.start()
-            stack.push_async_callback(ahead.drop)
-        return ahead
+        starter = SearcherStarter(launcher.spawn_helper)
+        stack.push_async_callback(starter.close)
+        if usable_cores() > 2:
+            starter.start_ahead(self._request.changes.get("searcher") or (known.searcher if known else "local"))
+        return starter
 
     async def _imported(
         self, launcher: Launcher, script: Address | None, sha256: str, record: RunConfig, settings: Settings | None
@@ -315,13 +312,13 @@ class Startup:
         return self._experiment.to_json() if self._experiment is not None else None
 
     async def _searcher(
-        self, settings: Settings, record: RunConfig, ahead: SearcherAhead, tracking: Tracking, stack: AsyncExitStack
+        self, settings: Settings, record: RunConfig, starter: SearcherStarter, tracking: Tracking, stack: AsyncExitStack
     ) -> SearcherClient:
         """Refuses a searcher, or a tracker that this session names, whose module or package is missing."""
         path = record.import_path
         if self._request.options.track is not None:
             tracking.check(path)
-        searcher = SearcherClient(settings.space, settings.searcher, ahead.spawn, path=path)
+        searcher = SearcherClient(settings.space, settings.searcher, starter.start, path=path)
         stack.push_async_callback(searcher.close)
         await searcher.check()
         return searcher
@@ -330,41 +327,11 @@ class Startup:
         again, options = self._request.again, record.options
         # a replay trains as its original did, and so with as many cores a member
         population = ((again and again.settings) or settings).population
-        wanted = DeviceOptions.of(options).wanted(
-            settings.resources, population,
-            gpus=options.gpus, slots=options.slots, nvml_library=options.nvml_library, before=record.on_gpus,
-        )  # fmt: skip
-        slots = await discover(wanted, os.environ, warn=self._warn, now=self._clock.now)
+        check_options(options)
+        request = DeviceRequest.of(options, settings.resources, population, before=record.on_gpus)
+        slots = await discover(request, os.environ, warn=self._warn, now=self._clock.now)
         stack.push_async_callback(slots.close)
         return slots
-
-
-class SearcherAhead:
-    """The searcher's processes: the first may be started before anything needs it."""
-
-    def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
-        self._ahead: asyncio.Task[tuple[socket.socket, int]] | None = None
-
-    def start(self) -> None:
-        spawned = self._launcher.spawn_helper(argv(ahead="hyperopt"), environment(os.environ))
-        self._ahead = asyncio.create_task(spawned)
-
-    async def spawn(self) -> tuple[socket.socket, int]:
-        """The process that was started ahead, once; then a new one at each call."""
-        if self._ahead is not None:
-            ahead, self._ahead = self._ahead, None
-            return await ahead
-        return await self._launcher.spawn_helper(argv(), environment(os.environ))
-
-    async def drop(self) -> None:
-        """End the process that was started ahead, if nothing needed it."""
-        if self._ahead is not None:
-            ahead, self._ahead = self._ahead, None
-            with contextlib.suppress(LaunchError, asyncio.CancelledError):
-                connection, pidfd = await ahead
-                connection.close()
-                os.close(pidfd)
 
 
 def _journal(folder: RunFolder, stack: AsyncExitStack) -> Journal:

@@ -21,21 +21,26 @@ is the answer. A pure function of the ask; chance comes from the generator given
 from __future__ import annotations
 
 import math
+import random
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from ..space import Choice
+from .local import step
+from .searcher import learns
+from .tpe import Tpe
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Mapping, Sequence
 
     from ..ask import Ask, Observation, Path
     from ..space import Config, Scalar, Space
 
 
+#: how many steps it chooses from
+CANDIDATES = 16
 #: what is left of an observation's weight for each step up to a common ancestor, and for each step down from it
 UP, DOWN = 0.7, 0.5
 #: weights from here down are forgotten, and no more observations than MOST are kept
@@ -44,6 +49,19 @@ FORGOTTEN, MOST = 0.02, 80
 CUT, SCALE, HOT, NOISE = 2.5, 0.3, 0.4, 0.5
 #: keeps a covariance of almost equal candidates positive
 JITTER = 1e-8
+
+
+class Kin(Tpe):
+    """Generation 0 as tpe. With too few kin, a step like local's."""
+
+    name = "kin"
+
+    def suggest(self, ask: Ask) -> Config:
+        if ask.parent is None:
+            return super().suggest(ask)
+        rng = random.Random(ask.seed)
+        candidates = [step(ask, rng) for _ in range(CANDIDATES)]
+        return choose(ask, candidates, rng) if learns(ask) else candidates[0]
 
 
 def weight(parent: Path, other: Path) -> float:

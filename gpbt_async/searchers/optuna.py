@@ -1,104 +1,191 @@
-"""optuna:tpe, optuna:gp, optuna:cmaes, optuna:qmc: Optuna's samplers, asked about kin.
+"""optuna:tpe, optuna:gp, optuna:cmaes, optuna:qmc: Optuna's samplers over the kin.
 
-Each ask makes a study in memory, tells it the kin, asks it once and throws it away; nothing is written, and the global
-state of neither Optuna nor numpy is used. Optuna is imported inside functions only (the extra `optuna`).
+Each ask makes a study in memory, fills it with the kin, asks it once and throws it away; nothing is written, and the
+global state of neither Optuna nor numpy is used. Optuna is imported inside functions only (the extra `optuna`).
 
-How a study is told (smaller is better; a trial's number is its place in the kin):
+Kin become trials (smaller is better; a trial's number is its place among the kin):
 
     finished  COMPLETE, with its loss
-    stopped   PRUNED, with its loss as the intermediate value: tpe ranks it behind every finished one; gp and cmaes,
-              as ever in Optuna, do not look at it
-    failed    FAIL, which no sampler looks at; so is what finished without a finite loss
-    pending   RUNNING: tpe counts it among the bad ones (constant_liar), gp expects its result. cmaes does not look
+    stopped   PRUNED, with its loss as the intermediate value: tpe ranks it behind every finished one; gp and cmaes
+              ignore it, as always in Optuna
+    failed    FAIL, which every sampler ignores; so is a finished member without a finite loss
+    pending   RUNNING: tpe counts it among the bad ones (constant_liar), gp expects its result, cmaes ignores it
 
-and the samplers are Optuna's, with its defaults, but for this:
+The samplers have Optuna's defaults, but for this:
 
     tpe       n_startup_trials=1, as in the paper's TPE: one parent's kin are few
     gp        n_startup_trials=1, and at most 80 kin, because an ask has to be answered in a second or two
-    cmaes     CMA-ES remembers by trials it drew itself, and a study made anew has none. So every ask is a warm start
+    cmaes     CMA-ES remembers by trials it drew itself, and a new study has none. So every ask is a warm start
               (source_trials; Nomura et al. 2021): one draw from a normal distribution fitted to the best tenth of the
               kin. Choices, which CMA-ES does not know, are drawn by tpe
-    qmc       looks at no kin. The children of one parent, and the roots, are each the beginning of a scrambled Sobol
+    qmc       ignores kin. The children of one parent, and the roots, are each the beginning of a scrambled Sobol
               sequence of their own: scrambled by (run, parent's path), and counted by the last index of the path. So
               siblings fill the space evenly in whatever order they are asked for
 
-More kin than a sampler takes: the better half of that number by loss, and the latest of the rest.
-
-The space in Optuna's words: Float and Int with log as they are; a grid as the whole numbers 0, 1, … of its points, and
-a Choice as its options' indexes, since Optuna takes 1, 1.0 and True for one. A logarithmic grid is told without its
-step, and a grid of more than 4096 points as if it had none; `clip` brings what comes back to the grid.
+Where there are more kin than a sampler takes, it gets the better half of that number by loss, and the latest of the
+rest. Dimensions are given as grid.py describes; a grid of more than FINE points as if it had no step.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..ask import path_text
 from ..space import Choice, Float
+from . import grid
+from .searcher import Random, learns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..ask import Ask, Observation
-    from ..space import Config, Dimension, Scalar
+    from ..space import Config, Dimension, Space
 
 
-#: searcher → the packages it needs, as they are imported
-NEEDS = {
-    "optuna:tpe": ("optuna",),
-    "optuna:gp": ("optuna", "scipy", "torch"),
-    "optuna:cmaes": ("optuna", "cmaes"),
-    "optuna:qmc": ("optuna", "scipy"),
-}
-#: searcher → the most kin it is told
-MOST = {"optuna:tpe": 1000, "optuna:gp": 80, "optuna:cmaes": 1000, "optuna:qmc": 0}
-#: grids with more points are told as continuous: gp makes a list of them
+#: grids with more points are given as continuous: gp makes a list of them
 FINE = 4096
 #: losses beyond this are scaled down, all of a study together: their squares must be finite
 HUGE = 1e100
 
 
-def suggest(name: str, ask: Ask) -> Config:
-    """One suggestion of the sampler called `name`. All but qmc need at least one finite loss among the kin."""
-    import optuna
+class Optuna(Random):
+    """A sampler of Optuna. Draws at random while there is nothing to learn from. most: kin it uses at most."""
 
-    space = {key: _distribution(ask.space[key]) for key in sorted(ask.space)}
-    with _quiet(), _one_thread() if name == "optuna:gp" else contextlib.nullcontext():
-        sampler = _sampler(name, ask, space)
-        study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), sampler=sampler)
-        study.add_trials(_trials(ask, MOST[name], space))
-        params = study.ask(fixed_distributions=space).params
-    return ask.space.clip({key: _heard(d, params[key]) for key, d in ask.space.items()})
+    kin_for_roots = kin_for_children = True
+    library = "optuna"
+    needs: ClassVar[tuple[str, ...]] = ("optuna",)
+    most: ClassVar[int] = 1000
+
+    def suggest(self, ask: Ask) -> Config:
+        return self._asked(ask) if learns(ask) else super().suggest(ask)
+
+    def _asked(self, ask: Ask) -> Config:
+        import optuna
+
+        space = {name: _distribution(ask.space[name]) for name in sorted(ask.space)}
+        with _quiet():
+            sampler = self._sampler(ask, space)
+            study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), sampler=sampler)
+            study.add_trials(_trials(ask, self.most, space))
+            params = study.ask(fixed_distributions=space).params
+        return ask.space.clip({name: grid.from_coordinate(d, params[name], FINE) for name, d in ask.space.items()})
+
+    def _sampler(self, ask: Ask, space: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    @classmethod
+    def warm(cls, space: Space) -> None:
+        import optuna  # noqa: F401
 
 
-def warm(name: str) -> None:
-    """Pay now for what the first ask would import."""
-    import optuna
+class OptunaTpe(Optuna):
+    name = "optuna:tpe"
 
-    if name == "optuna:gp":
+    def _sampler(self, ask: Ask, space: dict[str, Any]) -> Any:
+        return _tpe(ask)
+
+
+class OptunaGp(Optuna):
+    name = "optuna:gp"
+    needs = ("optuna", "scipy", "torch")
+    most = 80
+
+    def _asked(self, ask: Ask) -> Config:
+        with _one_thread():
+            return super()._asked(ask)
+
+    def _sampler(self, ask: Ask, space: dict[str, Any]) -> Any:
+        import optuna
+
+        return optuna.samplers.GPSampler(seed=_seed(ask), n_startup_trials=1)
+
+    @classmethod
+    def warm(cls, space: Space) -> None:
+        import optuna
+
         with _quiet():
             optuna.samplers.GPSampler(seed=0)
             import torch  # noqa: F401
-    elif name == "optuna:cmaes":
+
+
+class OptunaCmaes(Optuna):
+    name = "optuna:cmaes"
+    needs = ("optuna", "cmaes")
+
+    def _sampler(self, ask: Ask, space: dict[str, Any]) -> Any:
+        import optuna
+
+        numbers = {
+            name: distribution for name, distribution in space.items() if not isinstance(ask.space[name], Choice)
+        }
+        finished = _trials(ask, self.most, numbers, finished_only=True) if numbers else []
+        return optuna.samplers.CmaEsSampler(
+            seed=_seed(ask),
+            # a tenth of them must be one at least, and a population given several times over is the same population
+            source_trials=finished * -(-10 // len(finished)) if finished else None,
+            independent_sampler=_tpe(ask),
+            warn_independent_sampling=False,
+        )
+
+    @classmethod
+    def warm(cls, space: Space) -> None:
         import cmaes  # noqa: F401
-    elif name == "optuna:qmc":
+        import optuna  # noqa: F401
+
+
+class OptunaQmc(Optuna):
+    name = "optuna:qmc"
+    needs = ("optuna", "scipy")
+    most = 0
+    kin_for_roots = kin_for_children = False
+    always_heavy = True
+
+    def suggest(self, ask: Ask) -> Config:
+        return self._asked(ask) if ask.space else super().suggest(ask)
+
+    def _sampler(self, ask: Ask, space: dict[str, Any]) -> Any:
+        """Optuna's QMCSampler with the point of the sequence that is wanted: it would count what it drew itself."""
+        import optuna
+
+        text = f"{ask.run} {path_text(ask.path[:-1])}"
+        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+
+        class Sobol(optuna.samplers.QMCSampler):
+            def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+                return space
+
+            def _find_sample_id(self, study: Any, search_space: Any) -> int:
+                return ask.path[-1]
+
+        return Sobol(qmc_type="sobol", scramble=True, seed=seed)
+
+    @classmethod
+    def warm(cls, space: Space) -> None:
+        import optuna  # noqa: F401
         import scipy.stats.qmc  # noqa: F401
+
+
+def _tpe(ask: Ask) -> Any:
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=_seed(ask), n_startup_trials=1, constant_liar=True)
+
+
+def _seed(ask: Ask) -> int:
+    return ask.seed % (1 << 32)  # numpy's seeds are of 32 bits
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna tells of every study it makes, and of every argument it calls experimental."""
-    import numpy as np
+    """Optuna logs every study it makes, and warns of every argument it calls experimental."""
     import optuna
 
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with grid.quiet():
             yield
     finally:
         optuna.logging.set_verbosity(level)
@@ -117,73 +204,34 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-# ---- the samplers
-
-
-def _sampler(name: str, ask: Ask, space: dict[str, Any]) -> Any:
-    import optuna
-
-    samplers, seed = optuna.samplers, ask.seed % (1 << 32)  # numpy's seeds are of 32 bits
-    if name == "optuna:tpe":
-        return samplers.TPESampler(seed=seed, n_startup_trials=1, constant_liar=True)
-    if name == "optuna:gp":
-        return samplers.GPSampler(seed=seed, n_startup_trials=1)
-    if name == "optuna:qmc":
-        return _sobol(ask)
-    numbers = {key: distribution for key, distribution in space.items() if not isinstance(ask.space[key], Choice)}
-    seen = _trials(ask, MOST[name], numbers, only=True) if numbers else []
-    return samplers.CmaEsSampler(
-        seed=seed,
-        # a tenth of them must be one at least, and a population told several times over is the same population
-        source_trials=seen * -(-10 // len(seen)) if seen else None,
-        independent_sampler=samplers.TPESampler(seed=seed, n_startup_trials=1, constant_liar=True),
-        warn_independent_sampling=False,
-    )
-
-
-def _sobol(ask: Ask) -> Any:
-    """Optuna's QMCSampler, told by us which point of the sequence is wanted: it would count what it drew itself."""
-    import optuna
-
-    text = f"{ask.run} {path_text(ask.path[:-1])}"
-    seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
-
-    class Sobol(optuna.samplers.QMCSampler):
-        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-            return {key: _distribution(ask.space[key]) for key in sorted(ask.space)}
-
-        def _find_sample_id(self, study: Any, search_space: Any) -> int:
-            return ask.path[-1]
-
-    return Sobol(qmc_type="sobol", scramble=True, seed=seed)
-
-
 # ---- the kin as trials
 
 
-def _trials(ask: Ask, most: int, space: dict[str, Any], only: bool = False) -> list[Any]:
+def _trials(ask: Ask, most: int, space: dict[str, Any], finished_only: bool = False) -> list[Any]:
     """The kin and the pending siblings, seen in `space`; or only the finished kin."""
     from optuna.trial import TrialState, create_trial
 
-    kin = _bounded(ask.kin, most)
     largest = max((abs(loss) for loss in ask.losses), default=0.0)
     scale = HUGE / largest if largest > HUGE else 1.0
-    told: list[tuple[Config, dict[str, Any]]] = []
-    for observed in kin:
+    trials: list[tuple[Config, dict[str, Any]]] = []
+    for observed in _bounded(ask.kin, most):
         outcome: dict[str, Any] = {"state": TrialState.FAIL}
         if observed.final is not None:
             outcome = {"state": TrialState.COMPLETE, "value": observed.final * scale}
         elif observed.outcome == "stopped":
-            seen = {} if observed.loss is None else {0: observed.loss * scale}
-            outcome = {"state": TrialState.PRUNED, "intermediate_values": seen}
-        told.append((observed.config, outcome))
-    told += [(config, {"state": TrialState.RUNNING}) for config in ask.pending]
-    if only:
-        told = [(config, outcome) for config, outcome in told if outcome["state"] == TrialState.COMPLETE]
+            values = {} if observed.loss is None else {0: observed.loss * scale}
+            outcome = {"state": TrialState.PRUNED, "intermediate_values": values}
+        trials.append((observed.config, outcome))
+    trials += [(config, {"state": TrialState.RUNNING}) for config in ask.pending]
+    if finished_only:
+        trials = [(config, outcome) for config, outcome in trials if outcome["state"] == TrialState.COMPLETE]
     return [
-        create_trial(params={key: _told(ask.space[key], config[key]) for key in space}, distributions=space, **outcome)
-        for config, outcome in told
+        create_trial(params=_params(ask, config, space), distributions=space, **outcome) for config, outcome in trials
     ]
+
+
+def _params(ask: Ask, config: Config, space: dict[str, Any]) -> dict[str, Any]:
+    return {name: grid.to_coordinate(ask.space[name], config[name], FINE) for name in space}
 
 
 def _bounded(kin: tuple[Observation, ...], most: int) -> list[Observation]:
@@ -201,38 +249,13 @@ def _bounded(kin: tuple[Observation, ...], most: int) -> list[Observation]:
 # ---- the space
 
 
-def _points(d: Dimension) -> int | None:
-    """How many points a uniform grid has that is told as one; None for all else."""
-    if isinstance(d, Choice) or d.step is None or d.log:
-        return None
-    points = round((d.clip(d.high) - d.low) / d.step) + 1
-    return points if points <= FINE else None
-
-
 def _distribution(d: Dimension) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(d, Choice):
         return CategoricalDistribution(range(len(d.options)))
-    points = _points(d)
-    if points is not None:
-        return IntDistribution(0, points - 1)
+    if grid.indexed(d, FINE):
+        return IntDistribution(0, grid.last_index(d))
     if isinstance(d, Float) or d.high - d.low >= FINE:
         return FloatDistribution(float(d.low), float(d.high), log=d.log)
     return IntDistribution(d.low, d.high, log=d.log)
-
-
-def _told(d: Dimension, value: Scalar) -> float | int:
-    if isinstance(d, Choice):
-        return d.index(value)
-    if _points(d) is None or d.step is None:
-        return d.clip(value)
-    return round((d.clip(value) - d.low) / d.step)
-
-
-def _heard(d: Dimension, value: float | int) -> Scalar:
-    if isinstance(d, Choice):
-        return d.options[int(value)]
-    if _points(d) is None or d.step is None:
-        return value
-    return d.low + round(value) * d.step

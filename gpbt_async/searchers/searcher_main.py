@@ -1,55 +1,50 @@
-"""The searcher process: asks in, configs out, one line each, until the socket closes. The other end is asking.py.
+"""The searcher process: asks in, configs out, one line each, until the scheduler closes. client.py describes the lines.
 
-Nothing here outlives an ask but what was imported. A searcher that cannot be made or warmed does not end the process,
-which would look like a crash worth repeating; every ask is told why instead.
+Nothing stays from one ask to the next but imports. A searcher that cannot be made does not end the process, which would
+look like a crash worth repeating: the answer to every ask is the reason instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
-import socket
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ask import Ask
 from ..errors import GPBTError
+from ..formatting import error_line
+from ..processes.helper_main import SchedulerLink, search_also
 from ..space import Space
 from . import registry
-from .client import FD
+
+if TYPE_CHECKING:
+    from .searcher import Searcher
 
 
-def main(fd: int | None = None) -> None:
-    """Serve asks from the socket `fd` (by default the one named in the environment) until its other end is closed."""
+def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the scheduler, which then closes the socket
-    with socket.socket(fileno=int(os.environ[FD]) if fd is None else fd) as connection, contextlib.suppress(OSError):
-        connection.setblocking(True)
-        serve(connection)
+    with SchedulerLink.inherited() as scheduler, contextlib.suppress(OSError):
+        serve(scheduler)
 
 
-def serve(connection: socket.socket) -> None:
-    with connection.makefile("rb") as lines:
-        first = lines.readline()
-        if not first.endswith(b"\n"):
-            return  # whoever was talking has died
-        hello = json.loads(first)
-        space, name = Space.from_json(hello["space"]), hello["searcher"]
-        sys.path[:0] = [entry for entry in hello.get("path", ()) if entry not in sys.path]
-        searcher, unusable = _made(name, space)
-        for line in lines:
-            if not line.endswith(b"\n"):
-                return
-            request = json.loads(line)
-            if searcher is None:
-                answer: dict[str, Any] = {"unusable": unusable}
-            else:
-                answer = _asked(searcher, space, request["ask"]) if "ask" in request else {"config": None}
-            connection.sendall(json.dumps({"id": request["id"], **answer}).encode() + b"\n")
+def serve(scheduler: SchedulerLink) -> None:
+    """Answer asks until the scheduler has closed its side."""
+    hello = scheduler.receive()
+    if hello is None:
+        return
+    space, name = Space.from_json(hello["space"]), hello["searcher"]
+    search_also(hello.get("path", []))
+    searcher, unusable = _made(name, space)
+    while (request := scheduler.receive()) is not None:
+        if searcher is None:
+            answer: dict[str, Any] = {"unusable": unusable}
+        else:
+            answer = _answer(searcher, space, request["ask"]) if "ask" in request else {"config": {}}
+        scheduler.send({"id": request["id"], **answer})
 
 
-def _made(name: str, space: Space) -> tuple[registry.Searcher | None, str]:
+def _made(name: str, space: Space) -> tuple[Searcher | None, str]:
     """The searcher, or why there is none."""
     try:
         searcher = registry.make(name)
@@ -57,11 +52,11 @@ def _made(name: str, space: Space) -> tuple[registry.Searcher | None, str]:
     except GPBTError as error:
         return None, str(error)
     except Exception as error:
-        return None, f"searcher {name!r} cannot work here: {registry.said(error)}"
+        return None, f"searcher {name!r} cannot work here: {error_line(error)}"
     return searcher, ""
 
 
-def _asked(searcher: registry.Searcher, space: Space, ask: dict[str, Any]) -> dict[str, Any]:
+def _answer(searcher: Searcher, space: Space, ask: dict[str, Any]) -> dict[str, Any]:
     try:
         config: object = searcher.suggest(Ask.from_json(space, ask))
         if not isinstance(config, dict):
@@ -73,4 +68,4 @@ def _asked(searcher: registry.Searcher, space: Space, ask: dict[str, Any]) -> di
             raise TypeError(text) from None
         return {"config": config}
     except Exception as error:
-        return {"error": registry.said(error)}
+        return {"error": error_line(error)}

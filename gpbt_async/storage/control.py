@@ -5,10 +5,9 @@ A word is a wish: whether it came true is read from the run's lock and its journ
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import FolderError
-from .files import read_json
 
 if TYPE_CHECKING:
     from .folder import RunFolder
@@ -17,17 +16,6 @@ if TYPE_CHECKING:
 #: what a person may tell a run: begin no member from now on; begin members again
 PAUSE, GO_ON = "pause", "go on"
 WORDS = ("drain", "drain-now", "return")
-
-
-def notice(folder: RunFolder) -> dict[str, Any] | None:
-    """What a run tells of its GPUs: {t, gpus, waiting}; None when it has none, or goes on no more."""
-    if folder.locked() is None:
-        return None
-    try:
-        told: dict[str, Any] = read_json(folder.gpus)
-    except FolderError:
-        return None
-    return told if isinstance(told, dict) else None
 
 
 def send(folder: RunFolder, word: str) -> None:

@@ -189,7 +189,7 @@ class Follower:
         self._last = f"{type(fact).__name__} {fact.t!r}"
         if isinstance(fact, events.Started):
             self._values.pop(fact.member, None)  # an earlier attempt's
-        elif isinstance(fact, events.Trained | events.Stopped):
+        elif isinstance(fact, events.Trained | events.StoppedEarly):
             self._values[fact.member] = fact.metrics  # the engine forgets them with the checkpoint
 
     def _handle(self, fact: Fact) -> None:
@@ -197,7 +197,7 @@ class Follower:
         if isinstance(fact, events.Started):
             if fact.attempt == self._latest[fact.member]:
                 self._start(self._engine.tree.members[fact.member], fact)
-        elif isinstance(fact, events.Trained | events.Stopped | events.Failed | events.Lost):
+        elif isinstance(fact, events.Trained | events.StoppedEarly | events.Failed | events.Lost):
             going = self._open.get(fact.member)
             if going is not None and going.member.attempt == fact.attempt and not going.whole:
                 self._finish_reports(going, fact)
@@ -275,7 +275,7 @@ class Follower:
             pass
         if going.rest:
             self._line(going, going.rest)
-        if not going.steps and isinstance(fact, events.Trained | events.Stopped) and fact.metrics:
+        if not going.steps and isinstance(fact, events.Trained | events.StoppedEarly) and fact.metrics:
             self._tracker.reported(going.member, 0, fact.metrics, fact.t)  # its file was cleaned away
             going.steps = 1
         going.whole, going.rest = True, b""

@@ -25,14 +25,14 @@ import json
 import os
 import select
 import signal
-import socket
-import sys
 import threading
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ExperimentError, FolderError, GPBTError, TrackerError
+from ..formatting import LONGEST, error_line, shorten
+from ..processes.helper_main import FD, SchedulerLink, search_also
 from ..storage.files import explained, read_json, replacing
 from ..storage.folder import RunFolder
 from ..storage.run_config import RunConfig
@@ -53,8 +53,6 @@ TRIES, PAUSES = 3, (1.0, 4.0)
 PATIENCE = 60.0
 #: seconds between two looks, and at least between two positions
 POLL, KEEP = 0.25, 0.5
-#: the environment variable that holds the number of the socket
-FD = "GPBT_FD"
 
 
 class _Calls(Tracker):
@@ -77,9 +75,9 @@ class _Calls(Tracker):
             try:
                 return function(*args)
             except (Exception, SystemExit) as error:
-                said = f"{type(error).__name__}: {error}".rstrip(": ")
                 if tried == TRIES:
-                    raise TrackerError(f"it raised {said[:500]} (in {name}, {TRIES} times)") from error
+                    cause = shorten(error_line(error), LONGEST)
+                    raise TrackerError(f"it raised {cause} (in {name}, {TRIES} times)") from error
             finally:
                 self.during = None
             self._pause(PAUSES[tried - 1])
@@ -193,7 +191,7 @@ def foreground(folder: RunFolder, spec: Spec) -> str:
     """Tell in this very process, until the run is over or somebody presses Ctrl-C. Returns what to tell the person."""
     path = [*RunConfig.read(folder.experiment).import_path, os.getcwd()]
     spec.check(path)
-    sys.path[:0] = [entry for entry in path if entry not in sys.path]
+    search_also(path)
     teller = Teller(folder, spec, lambda: folder.locked() is not None, time.sleep)
 
     def stop(number: int, _frame: object) -> None:
@@ -215,23 +213,25 @@ def foreground(folder: RunFolder, spec: Spec) -> str:
 
 
 def main() -> None:
-    """Tell one tracker, as is said over the socket, until its other end is closed and all is told."""
+    """Report to the tracker that the first line names, until the run has ended and everything is reported."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the scheduler, which then closes the socket
     os.nice(5)
-    with socket.socket(fileno=int(os.environ.pop(FD))) as connection:
-        hello = json.loads(_line(connection))
-        sys.path[:0] = [entry for entry in hello["path"] if entry not in sys.path]
+    with SchedulerLink.inherited() as scheduler:
+        del os.environ[FD]  # what the tracker starts has no use for it
+        if (hello := scheduler.receive()) is None:
+            return
+        search_also(hello["path"])
         over = threading.Event()
         poll = select.poll()
-        poll.register(connection, select.POLLIN)
+        poll.register(scheduler.connection, select.POLLIN)
 
         def live() -> bool:
-            return not poll.poll(0)  # nothing more is said to us but the end
+            return not poll.poll(0)  # the end of the input is all that can still come
 
         def say(message: dict[str, Any]) -> None:
             with contextlib.suppress(OSError):
-                connection.sendall(json.dumps(message).encode() + b"\n")
+                scheduler.send(message)
 
         teller = Teller(RunFolder(hello["folder"]), parse(hello["tracker"]), live, lambda s: poll.poll(int(s * 1000)))
         threading.Thread(target=_watch, args=(teller, say, over), daemon=True).start()
@@ -247,19 +247,9 @@ def main() -> None:
 
 
 def _watch(teller: Teller, say: Callable[[dict[str, Any]], None], over: threading.Event) -> None:
-    """Tell of a call that does not return."""
+    """Report a call that does not return."""
     while not over.wait(1.0):
         during = teller.during
         if during is not None and time.monotonic() - during[1] > PATIENCE:
             say({"trouble": f"it has not returned from {during[0]} for {PATIENCE:g} s"})
             return
-
-
-def _line(connection: socket.socket) -> bytes:
-    received = b""
-    while not received.endswith(b"\n"):
-        data = connection.recv(1 << 16)
-        if not data:
-            raise SystemExit  # whoever was talking has died
-        received += data
-    return received

@@ -138,7 +138,7 @@ def test_the_measures_by_hand() -> None:
     from gpbt_async.engine.tree import State
 
     engine = Engine(settings(population=4, generations=3, ratio=1.0), ahead=0)
-    assert engine.rule.parents == 2
+    assert engine.selection.parents == 2
     tree, config = engine.tree, SPACE.sample(random.Random(0))
     rows = [
         *((0, None, loss, seconds, "finished") for loss, seconds in ((4.0, 4.0), (1.0, 2.0), (2.0, 6.0), (3.0, 8.0))),

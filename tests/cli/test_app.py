@@ -138,7 +138,7 @@ def test_a_space_of_constants_alone_is_trained(tmp_path: Path) -> None:
          "parser.parse_args()\n", [], 2,
          ["script.py:4: the following arguments are required: --data (argparse): the script is given no arguments"]),
         ("def (:\n", [], 2, ["SyntaxError", "script.py"]),
-        (HEAD + TAIL + "open(__file__, 'a').write('#')\n", [], 2, ["script.py was edited while it was imported"]),
+        (HEAD + TAIL + "open(__file__, 'a').write('#')\n", [], 2, ["script.py was edited during its import"]),
         (HEAD.replace("member.report", "raise ValueError('no good') #") + TAIL, [], 1,
          ["ValueError: no good", "script.py:3", "member 0"]),
         (HEAD.replace("score=", "accuracy=") + TAIL, [], 1, ["never reported 'score'", "accuracy"]),
@@ -212,7 +212,7 @@ def test_a_script_that_is_not_there_and_runs_that_are_not_there(tmp_path: Path) 
         ("--evidence", ["abc", "", "2"], "a number from 0 to 1"),
         ("--stall-timeout", ["abc", "", "0", "-1", "nan", "inf"], "a number of seconds above 0"),
         ("--member-timeout", ["abc", "0"], "a number of seconds above 0"),
-        ("--disk", ["abc", "", "0", "-1", "7"], "an amount with its unit, such as '50GiB'"),
+        ("--disk", ["abc", "", "0", "-1", "7"], "an amount with its unit, such as '50GiB', or 'none'"),
     ],
 )
 def test_a_value_that_is_none_is_one_line_with_option_value_and_what_is_allowed(
@@ -456,7 +456,7 @@ def test_help_and_version_are_quick_and_whole(tmp_path: Path) -> None:
     text = cli("--help", cwd=tmp_path).out
     for name in ("launch", "resume", "status", "stop", "best", "replay", "try", "guide"):
         assert name in text
-    assert "gpbt-async guide lists the guides" in text
+    assert "`gpbt-async guide` lists the guides" in text
     assert cli("--version", cwd=tmp_path).out.strip() == gpbt_async.__version__
     launch = cli("launch", "--help", cwd=tmp_path).out
     for option in ("--population", "--slots", "--gpus", "--runs", "--quiet", "--json", "--start"):

@@ -6,14 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from gpu_machine import PLAYING, A
 from harness import cli, start
 
-from gpbt_async.cli.diagnosis import taken_up, warnings
+import gpbt_async as gpbt
+from gpbt_async.cli.diagnosis import inherited_gain, warnings
+from gpbt_async.cli.forecast import Expected
+from gpbt_async.cli.measurements import CheckUp, Problem, TrainedInterval
 from gpbt_async.cli.probes import Touches, Vitals
+from gpbt_async.experiment import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +63,7 @@ def test_a_script_that_is_well(tmp_path: Path) -> None:
     done = examined(tmp_path, "--repeat", "--json", "--set", "x=0.25")
     assert done.status == 0, done.err
     told = done.json
+    assert "telemetry" not in told["member"], "what the process noted is not for people"
     assert all("train longer" in w["remedy"] for w in told["warnings"]), "its intervals are milliseconds"
     assert told["start"] == "fork"
     assert told["fork_safe"] is True
@@ -84,13 +90,13 @@ def test_a_script_that_is_well(tmp_path: Path) -> None:
         ({"first": "level = 1.0"}, "reported the same 4 values of loss as its parent", "load it: if member.parent"),
         (
             {"first": "level, dice = 1.0, random.SystemRandom()", "noise": "dice.random() * 1e-3"},
-            "it seems to start from nothing",
+            "the child seems to start from nothing",
             "load it: if member.parent is not None",
         ),
         (
             {"last": "(member.parent or member.checkpoint).joinpath('note').write_text('x')"},
             "the child changed its parent's checkpoint (note)",
-            "write to its own folder only (member.checkpoint)",
+            "write only to its own folder (member.checkpoint)",
         ),
         (
             {"top": "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"},
@@ -278,30 +284,42 @@ def test_vitals_of_a_process_and_what_it_started() -> None:
     assert vitals.private > 64 << 20, "the most there ever was"
 
 
-def told(**changes: Any) -> dict[str, Any]:
-    """What the doctor measures of a healthy script, with some of it changed: child__seconds=2."""
-    interval = {
-        "start_s": 0.01, "seconds": 10.0, "write_s": 0.1, "publish_s": 0.1, "checkpoint_bytes": 1 << 20, "files": 1,
-        "other_bytes": 100, "reports": 4, "first_report_s": 2.0, "silence_s": 3.0, "private": 1 << 20, "cores": 1.0,
-        "vram": None, "read": ["w"], "changed": [],
-    }  # fmt: skip
-    expected = {"population": 4, "generations": 2, "slots": 2, "disk_bytes": 1 << 20, "disk_free": 1 << 30,
-                "memory_bytes": 1 << 20, "memory_free": 1 << 30}  # fmt: skip
-    found: dict[str, Any] = {
-        "command": False, "metric": "loss", "generations": 3, "mode": "min",
-        "early_stop": [], "stall_timeout": None, "device": "cpu",
-        "member_timeout": None, "start": "fork", "slots": 2, "slot_threads": 1, "trouble": [], "findings": [],
-        "parent_damaged": None,
-        "scores": {"member": [1.0, 0.5], "child": [0.4, 0.3]}, "member": dict(interval), "child": dict(interval),
-        "expected": expected,
-    }  # fmt: skip
-    for name, value in changes.items():
-        where, _, inner = name.partition("__")
-        if inner:
-            found[where][inner] = value
-        else:
-            found[where] = value
-    return found
+DECLARED: dict[str, Any] = {
+    "space": gpbt.Space({"x": gpbt.Float(0, 1)}), "score": "loss", "mode": "min", "population": 4, "generations": 3
+}  # fmt: skip
+
+
+def checked(**changes: Any) -> CheckUp:
+    """What the doctor measures of a healthy script, with some of it changed: child__seconds=2, settings__mode="max"."""
+
+    def interval(who: str, scores: list[float]) -> TrainedInterval:
+        return TrainedInterval(
+            who, {"x": 0.5}, start_s=0.01, seconds=10.0, write_s=0.1, publish_s=0.1, checkpoint_bytes=1 << 20, files=1,
+            other_bytes=100, reports=4, first_report_s=2.0, silence_s=3.0, private=1 << 20, cores=1.0, read=["w"],
+            scores=scores,
+        )  # fmt: skip
+
+    def fields(of: str) -> dict[str, Any]:
+        return {name.removeprefix(f"{of}__"): v for name, v in changes.items() if name.startswith(f"{of}__")}
+
+    expected = Expected(
+        population=4, generations=2, schedule="async", slots=2, wall_s=60.0, at_most=False, checkpoints=2,
+        disk_bytes=1 << 20, disk_free=1 << 30, memory_bytes=1 << 20, memory_free=1 << 30, gpu_bytes=[],
+    )  # fmt: skip
+    members = {"member": interval("member", [1.0, 0.5]), "child": interval("child", [0.4, 0.3])}
+    if fields("repeat"):
+        members["repeat"] = interval("repeat", [1.0, 0.5])
+    return CheckUp(
+        script="s.py",
+        settings=Settings(**DECLARED | fields("settings")),
+        import_s=0.1,
+        cuda_at_import=None,
+        slots=2,
+        start="fork",
+        members={who: replace(member, **fields(who)) for who, member in members.items()},
+        expected=replace(expected, **fields("expected")),
+        **{name: value for name, value in changes.items() if "__" not in name},
+    )
 
 
 @pytest.mark.parametrize(
@@ -317,22 +335,26 @@ def told(**changes: Any) -> dict[str, Any]:
         ({"slot_threads": 8}, "import threadpoolctl"),
         ({"slot_threads": 8, "child__cores": 0.1}, "load data once, at the script's top level"),
         ({"child__cores": 3.7}, "cpus=4"),
-        ({"stall_timeout": 5.0}, "stall_timeout=6"),
-        ({"member_timeout": 11.0}, "member_timeout=20"),
-        ({"early_stop": ["median"], "scores": {"member": [1.0], "child": [0.5]}}, "only one an interval, after 20 %"),
+        ({"settings__stall_timeout": 5.0}, "stall_timeout=6"),
+        ({"settings__member_timeout": 11.0}, "member_timeout=20"),
+        (
+            {"settings__early_stop": ("median",), "member__scores": [1.0], "child__scores": [0.5]},
+            "only one an interval, after 20 %",
+        ),
         ({"device": "cuda", "child__vram": 0}, "member.device"),
-        ({"scores": {"member": [1.0, 0.5], "child": [0.4, 0.3], "repeat": [1.0, 0.6]}, "repeat": {}}, "deterministic"),
-        ({"scores": {"member": [1.0], "child": [1.0]}}, "or this score has reached its best value"),
+        ({"repeat__scores": [1.0, 0.6]}, "deterministic"),
+        ({"member__scores": [1.0], "child__scores": [1.0]}, "or this score has reached its best value"),
         ({"parent_damaged": "it has changed"}, "the child changed its parent's checkpoint"),
-        ({"trouble": [{"what": "CUDA is initialised at s.py:3", "remedy": "move this line"}]}, "move this line"),
+        ({"trouble": [Problem("CUDA is initialised at s.py:3", "move this line")]}, "move this line"),
     ],
 )
 def test_each_figure_that_is_a_reason_to_warn_is_one_warning(changes: dict[str, Any], words: str | None) -> None:
-    found = warnings(told(**changes))
-    assert len(found) == (words is not None), found
+    problems = warnings(checked(**changes))
+    assert len(problems) == (words is not None), problems
     if words is not None:
-        assert words in " ".join(found[0].values())
-        assert all(found[0].values()), "what and remedy"
+        assert words in f"{problems[0].what} {problems[0].remedy}"
+        assert problems[0].what
+        assert problems[0].remedy
 
 
 @pytest.mark.parametrize(
@@ -346,5 +368,7 @@ def test_each_figure_that_is_a_reason_to_warn_is_one_warning(changes: dict[str, 
         ([float("inf"), 1.0], [1.0], "min", None),
     ],
 )
-def test_how_much_a_child_takes_up(scores: list[float], child: list[float], mode: str, share: float | None) -> None:
-    assert taken_up(scores, child, mode) == share
+def test_how_much_of_its_parents_gain_a_child_begins_with(
+    scores: list[float], child: list[float], mode: str, share: float | None
+) -> None:
+    assert inherited_gain(scores, child, mode) == share

@@ -12,8 +12,9 @@ from harness import SCRIPTS, cli, facts
 
 from gpbt_async.analysis.reader import RunReader
 from gpbt_async.analysis.usage import Usage
-from gpbt_async.cli import plan
-from gpbt_async.cli.plan import log_normal
+from gpbt_async.cli import forecast
+from gpbt_async.cli.forecast import log_normal
+from gpbt_async.declaration.address import find
 from gpbt_async.simulate import Simulation, VirtualInterval
 from gpbt_async.storage.folder import RunFolder
 
@@ -130,8 +131,8 @@ def test_a_plan_folds_each_simulation_once(tmp_path: Path, monkeypatch: pytest.M
     so_far = Usage.so_far
     monkeypatch.setattr(Usage, "so_far", counted)
     changes: dict[str, Any] = {"population": 4, "generations": 2}
-    planned = plan.plan(LINEAGE, 2, run=None, runs=tmp_path, seconds=1.0, spread=0.5, changes=changes)
-    assert folded == planned["simulated_runs"] == plan.SEEDS
+    planned = forecast.plan(find(LINEAGE), 2, run=None, runs=tmp_path, seconds=1.0, spread=0.5, changes=changes)
+    assert folded == planned.simulated_runs == forecast.SEEDS
 
 
 def test_log_normal_draws_have_the_mean_and_the_spread_they_are_given() -> None:

@@ -16,69 +16,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from launching import DECLARE, Open, reported, trained, write
 from scripts.harness import SCRIPTS, ZOO, Watch, begin, dead
 
 from gpbt_async.errors import ExperimentError, LaunchError, ScriptError
-from gpbt_async.member import script
+from gpbt_async.member import user_code
 from gpbt_async.processes import guardian as guardian_module
-from gpbt_async.processes import wire
-from gpbt_async.processes.guardian import readable
+from gpbt_async.processes.channel import wait_readable
 from gpbt_async.processes.launcher import Launcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gpbt_async.processes.worker import Worker
-
-DECLARE = """
-from gpbt_async.experiment import Experiment
-from gpbt_async.space import Float
-experiment = Experiment({train}, space={{"lr": Float(0.1, 1.0)}}, score="score", mode="max")
-"""
-
-
-class Open(Launcher):
-    """A launcher that remembers its warnings."""
-
-    def __init__(self, folder: Path, **options: Any) -> None:
-        self.said: list[str] = []
-        self._news: asyncio.Queue[str] = asyncio.Queue()
-        super().__init__(f"test-{uuid.uuid4().hex}", cwd=folder, log=self._say, **options)
-
-    def _say(self, text: str) -> None:
-        self.said.append(text)
-        self._news.put_nowait(text)
-
-    async def says(self) -> str:
-        """The next warning, once it comes."""
-        async with asyncio.timeout(30):
-            return await self._news.get()
-
-
-async def trained(launcher: Launcher, folder: Path, member: int, **config: Any) -> Worker:
-    worker = await launcher.start(begin(folder, member, **config))
-    async with worker:
-        async for _ in worker:
-            pass
-    return worker
-
 
 def sleeper(run: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "1000"], env={"GPBT_RUN": run})
-
-
-async def reported(worker: Worker) -> dict[str, Any]:
-    async for message in worker:
-        if isinstance(message, wire.Report):
-            return dict(message.metrics)
-    raise AssertionError(worker.outcome)
-
-
-def write(folder: Path, text: str, name: str = "mine.py") -> Path:
-    path = folder / name
-    path.write_text(text)
-    return path
 
 
 # -- declarations and refusals
@@ -183,7 +136,7 @@ async def test_an_import_can_be_cancelled(tmp_path: Path) -> None:
     async with Open(tmp_path) as launcher:
         task = asyncio.create_task(launcher.open_script(path))
         fd = os.open(flag, os.O_RDONLY | os.O_NONBLOCK)
-        await readable(fd, 20)
+        await wait_readable(fd, 20)
         os.close(fd)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -313,11 +266,11 @@ async def test_a_line_of_a_package_installed_elsewhere_is_no_line_of_the_users(t
 
 
 def test_whose_a_file_is() -> None:
-    assert script.is_users("/home/me/project/train.py")
-    assert script.is_users("/home/me/my-site-packages/train.py")
-    assert not script.is_users(os.path.join(site.getusersitepackages(), "library", "module.py"))
-    assert not script.is_users("/srv/conda/lib/python3.12/site-packages/torch/nn/modules/module.py")
-    assert not script.is_users(json.__file__)
+    assert user_code.is_users("/home/me/project/train.py")
+    assert user_code.is_users("/home/me/my-site-packages/train.py")
+    assert not user_code.is_users(os.path.join(site.getusersitepackages(), "library", "module.py"))
+    assert not user_code.is_users("/srv/conda/lib/python3.12/site-packages/torch/nn/modules/module.py")
+    assert not user_code.is_users(json.__file__)
 
 
 async def test_threads_of_the_script_are_told_once(tmp_path: Path) -> None:

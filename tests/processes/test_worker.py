@@ -62,7 +62,7 @@ async def test_a_member_that_returns(launcher: Launcher, tmp_path: Path) -> None
     start = begin(tmp_path, 3, do="returns", value=0.5)
     worker = await launcher.start(start)
     entered, report, end = await all_of(worker)
-    assert isinstance(entered, wire.Entered)
+    assert isinstance(entered, wire.Enter)
     assert isinstance(report, wire.Report)
     assert report.metrics["score"] == 0.5
     assert isinstance(end, wire.End)
@@ -320,7 +320,7 @@ async def test_a_program(tmp_path: Path) -> None:
         printf '{"score": 0.5}' >> $GPBT_METRICS; echo $GPBT_MEMBER > $GPBT_CHECKPOINT/id"""
     messages, worker = await run_program(tmp_path, script)
     entered, first, notice, last, end = messages
-    assert isinstance(entered, wire.Entered)
+    assert isinstance(entered, wire.Enter)
     assert isinstance(first, wire.Report)
     assert first.metrics["score"] == 1
     assert first.metrics["loss"] != first.metrics["loss"]
@@ -336,7 +336,7 @@ async def test_a_program(tmp_path: Path) -> None:
 
 async def test_a_program_that_fails(tmp_path: Path) -> None:
     messages, worker = await run_program(tmp_path, "echo no luck >&2; exit 4")
-    assert [type(message) for message in messages] == [wire.Entered]
+    assert [type(message) for message in messages] == [wire.Enter]
     out = worker.outcome
     assert (out.how, out.error, out.status, out.tail) == ("died", "exit status 4", 4, "no luck")
 
@@ -402,7 +402,7 @@ async def test_metrics_that_are_no_file_hold_nobody_up(tmp_path: Path, place: st
     messages, worker = await run_program(tmp_path, place)
     assert worker.outcome.how == "returned"
     entered, notice, end = messages
-    assert isinstance(entered, wire.Entered)
+    assert isinstance(entered, wire.Enter)
     assert isinstance(notice, wire.Notice)
     assert told in notice.text
     assert isinstance(end, wire.End)

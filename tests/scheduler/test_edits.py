@@ -7,12 +7,13 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engine_driver import SPACE, Driver, drivers, settings, snapshot
+from engine_driver import SPACE, Driver, settings, snapshot
 from harness import cli, facts, kill_hard, start, until
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from run_checker import check_run
+from strategies import drivers
 
 import gpbt_async as gpbt
 from gpbt_async import codec, events

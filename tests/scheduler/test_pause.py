@@ -36,7 +36,10 @@ def test_a_paused_run_begins_no_member_until_the_pause_ends(tmp_path: Path, monk
     first = watching.stderr.readline()
     paused_now = cli("pause", "r", cwd=tmp_path)
     assert paused_now.status == 0
-    assert "r is paused: no member begins, 2 in training go on; gpbt-async pause r --end" in paused_now.err
+    assert (
+        "r is paused: no new members start, 2 in training continue; to go on: gpbt-async pause r --end"
+        in paused_now.err
+    )
     assert cli("pause", "r", cwd=tmp_path).status == 0, "twice does no harm"
     begins = "the run is paused: no member begins until `gpbt-async pause r --end`"
     assert Attached(RunFolder.open(folder)).warnings == [begins]
@@ -55,7 +58,7 @@ def test_a_paused_run_begins_no_member_until_the_pause_ends(tmp_path: Path, monk
     assert begins in cli("status", "r", cwd=tmp_path).out
     assert cli("status", cwd=tmp_path).out.split()[:2] == ["r", "paused"]
     (tmp_path / "hold").touch()
-    assert "r goes on" in cli("pause", "r", "--end", cwd=tmp_path).err
+    assert "r continues" in cli("pause", "r", "--end", cwd=tmp_path).err
     until(lambda: len(facts(folder, "Entered")) == 4)
     cli("pause", "r", cwd=tmp_path)
     (tmp_path / "hold").unlink()

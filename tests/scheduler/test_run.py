@@ -275,7 +275,7 @@ async def test_early_stopping_stops_real_members_and_saves_intervals(tmp_path: P
         gpbt.Experiment(lineage_script.train_in_steps, **declared(slow)), tmp_path / "r", slots=2
     ) as run:
         await run.wait()
-    stopped = facts(tmp_path / "r", "Stopped")
+    stopped = facts(tmp_path / "r", "StoppedEarly")
     judged = facts(tmp_path / "r", "Judged")
     assert len(judged) == 16, "every member of generations 1 and 2 reports first, and waits for the verdict"
     assert stopped
@@ -295,7 +295,7 @@ async def test_members_that_stop_themselves_fail_the_run_and_the_folder_stays_re
     itself = gpbt.Experiment(lineage_script.train_and_stop_itself, attempts=1, **names)  # type: ignore[arg-type]
     with pytest.raises(gpbt.RunFailed, match=r"gpbt\.Stopped was raised though nobody stopped this member"):
         await gpbt.launch(itself, tmp_path / "r", slots=2)
-    assert not facts(tmp_path / "r", "Stopped")
+    assert not facts(tmp_path / "r", "StoppedEarly")
     status = cli("status", tmp_path / "r", "--json", cwd=tmp_path)
     assert status.status == 0
     assert "nobody stopped this member" in status.json["reason"]
@@ -322,7 +322,7 @@ async def test_a_program_is_stopped_early_by_sigterm(tmp_path: Path) -> None:
         resources=gpbt.Resources(gpus=0),
     )
     assert await gpbt.launch(e, tmp_path / "r", slots=4) is not None
-    assert facts(tmp_path / "r", "Stopped")
+    assert facts(tmp_path / "r", "StoppedEarly")
 
 
 def declared(e: gpbt.Experiment) -> dict[str, object]:

@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 
 from gpbt_async import events
 from gpbt_async.devices.slots import Slot
-from gpbt_async.engine import engine
-from gpbt_async.engine.engine import pause
-from gpbt_async.engine.tree import Node
+from gpbt_async.engine.tree import LONGEST_DELAY, Node, retry_delay
 from gpbt_async.processes.worker import Outcome
 from gpbt_async.scheduler import clock as clock_module
 from gpbt_async.scheduler import watchdog
@@ -80,9 +78,10 @@ def test_a_free_slot_while_a_member_waits():
     assert suspicion(driver.engine, performed(driver), 2, 1) == ""
 
 
-def test_a_wait_for_a_searcher_that_was_not_asked_and_for_members_that_do_not_exist():
+def test_a_wait_for_a_searcher_that_was_not_asked_and_for_members_that_do_not_exist(engines):
     driver = opened()
-    driver.engine._asked.clear()
+    engines.clear()
+    driver.engine.asks.clear()
     assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for a searcher, and no command asks for one"
     driver.engine._open = 1
     assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for members to finish, and there are none"
@@ -230,8 +229,8 @@ def test_a_member_that_ended_in_time_is_left_alone(loop):
 
 
 def test_pauses_grow_and_end():
-    assert [pause(times) for times in range(5)] == [0.0, 0.25, 1.0, 4.0, 4.0]
-    assert pause(10**6) == engine.LAST_PAUSE
+    assert [retry_delay(times) for times in range(5)] == [0.0, 0.25, 1.0, 4.0, 4.0]
+    assert retry_delay(10**6) == LONGEST_DELAY
 
 
 class Cards:

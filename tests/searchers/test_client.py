@@ -17,8 +17,10 @@ import pytest
 
 from gpbt_async.ask import Ask, Observation
 from gpbt_async.errors import ExperimentError, LaunchError, SearcherError
-from gpbt_async.searchers import client, registry, searcher_main
-from gpbt_async.searchers.client import SearcherClient
+from gpbt_async.processes import helper_process
+from gpbt_async.processes.helper_main import FD, SchedulerLink
+from gpbt_async.searchers import registry, searcher_main
+from gpbt_async.searchers.client import SearcherClient, SearcherStarter
 from gpbt_async.space import Choice, Float, Int, Space
 
 SPACE = Space({"lr": Float(1e-4, 1.0, log=True), "n": Int(1, 8), "kind": Choice(["a", 1, None])})
@@ -57,7 +59,7 @@ class Spawns:
         self.processes = []
         self.second = lambda: None  # called before the second one
 
-    async def __call__(self):
+    async def __call__(self, argv, env, log=None):
         program = self.programs.pop(0) if self.programs else None
         if isinstance(program, Exception):
             raise program
@@ -65,8 +67,8 @@ class Spawns:
             self.second()
         ours, theirs = socket.socketpair()
         with theirs:
-            argv = client.argv() if program is None else [sys.executable, "-c", program]
-            env = {**os.environ, client.FD: str(theirs.fileno())}
+            argv = argv if program is None else [sys.executable, "-c", program]
+            env = {**env, FD: str(theirs.fileno())}
             process = subprocess.Popen(argv, env=env, pass_fds=[theirs.fileno()], cwd="/")  # noqa: ASYNC220
         self.processes.append(process)
         return ours, os.pidfd_open(process.pid)
@@ -80,7 +82,7 @@ async def room():
 
     def make(*programs, name="tpe", timeout=60.0, path=()):
         spawns = Spawns(*programs)
-        made.append((SearcherClient(SPACE, name, spawns, timeout, path), spawns))
+        made.append((SearcherClient(SPACE, name, SearcherStarter(spawns).start, timeout, path), spawns))
         return made[-1]
 
     yield make
@@ -121,10 +123,10 @@ async def test_light_asks_of_a_heavy_searcher_do_not_wait_for_its_process(room):
 async def test_light_asks_run_in_the_rooms_own_thread(room, monkeypatch):
     threads = []
 
-    class Spy:
+    class Spy(registry.Random):
         def suggest(self, asked):
             threads.append(threading.current_thread().name)
-            return registry.Random().suggest(asked)
+            return super().suggest(asked)
 
     monkeypatch.setitem(registry._SEARCHERS, "random", Spy)
     one, _ = room(name="random")
@@ -199,7 +201,7 @@ async def test_nonsense_is_a_reason_to_start_again(room, nonsense):
 
 
 async def test_an_answer_without_end_is_nonsense(room, monkeypatch):
-    monkeypatch.setattr(client, "LONGEST", 1000)
+    monkeypatch.setattr(helper_process, "LONGEST", 1000)
     program = FAKE + "lines.readline()\nwhile True: connection.sendall(b'x' * 1000)"
     one, _ = room(*[program] * 3)
     with pytest.raises(SearcherError, match="answers without end"):
@@ -398,6 +400,31 @@ async def test_an_ask_that_is_withdrawn_while_it_waits_is_never_sent(room):
     assert len(spawns.processes) == 1
 
 
+async def test_a_process_started_ahead_is_used_once_and_a_new_one_after_its_death(room):
+    _, spawns = room()
+    starter = SearcherStarter(spawns)
+    starter.start_ahead("tpe")
+    one = SearcherClient(SPACE, "tpe", starter.start)
+    first = await one.suggest(ask())
+    assert first == registry.make("tpe").suggest(ask())
+    spawns.processes[0].kill()
+    spawns.processes[0].wait()
+    assert await one.suggest(ask()) == first
+    assert len(spawns.processes) == 2
+    await one.close()
+    await starter.close()
+
+
+@pytest.mark.parametrize(("name", "started"), [("tpe", 1), ("random", 0), ("mine:Own", 0)])
+async def test_a_process_started_ahead_and_not_used_is_ended(room, name, started):
+    _, spawns = room()
+    starter = SearcherStarter(spawns)
+    starter.start_ahead(name)
+    await asyncio.sleep(0)  # let it start
+    await starter.close()
+    assert [process.wait(timeout=10) for process in spawns.processes] == [-signal.SIGKILL] * started
+
+
 async def test_opening_may_fail_and_asking_may_not_mind(room):
     one, spawns = room(LaunchError("not yet"), ANSWERS)
     await one.open()
@@ -424,7 +451,7 @@ def served(*lines, name="tpe"):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(30)
-        server = threading.Thread(target=lambda: searcher_main.serve(theirs))
+        server = threading.Thread(target=lambda: searcher_main.serve(SchedulerLink(theirs)))
         server.start()
         hello = {"space": SPACE.to_json(), "searcher": name}
         ours.sendall(b"".join(json.dumps(line).encode() + b"\n" for line in (hello, *lines)))
@@ -456,7 +483,7 @@ def test_the_program_ends_quietly_when_its_input_ends_in_mid_line(whole):
     with ours, theirs:
         ours.sendall(b"".join(lines[:whole]) + lines[whole][:-9])
         ours.shutdown(socket.SHUT_WR)
-        searcher_main.serve(theirs)
+        searcher_main.serve(SchedulerLink(theirs))
         theirs.shutdown(socket.SHUT_WR)
         answers = [json.loads(line)["id"] for line in ours.makefile("rb")]
     assert answers == list(range(1, whole))
@@ -464,10 +491,11 @@ def test_the_program_ends_quietly_when_its_input_ends_in_mid_line(whole):
 
 def test_the_process_ends_quietly_when_the_scheduler_is_gone_before_it_said_anything():
     ours, theirs = socket.socketpair()
-    env = {**os.environ, client.FD: str(theirs.fileno())}
+    env = {**os.environ, FD: str(theirs.fileno())}
+    argv = [sys.executable, "-c", "from gpbt_async.searchers.searcher_main import main; main()"]
     with theirs:
         process = subprocess.Popen(
-            client.argv(), env=env, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            argv, env=env, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
     ours.close()
     assert process.communicate(timeout=30) == (b"", None)

@@ -19,9 +19,10 @@ import pytest
 from gpbt_async.ask import Ask, Observation
 from gpbt_async.errors import ExperimentError, SearcherError
 from gpbt_async.experiment import SEARCHERS
+from gpbt_async.searchers import grid, registry
 from gpbt_async.searchers import kin as kin_module
+from gpbt_async.searchers import local as local_module
 from gpbt_async.searchers import optuna as optuna_module
-from gpbt_async.searchers import registry
 from gpbt_async.searchers import tpe as tpe_module
 from gpbt_async.space import Choice, Float, Int, Space, reflect
 from gpbt_async.testing import check_searcher, check_suggestion, searcher_cases
@@ -99,7 +100,7 @@ HISTORIES = {
 
 
 def installed(name):
-    return all(importlib.util.find_spec(package) for package in optuna_module.NEEDS.get(name, ()))
+    return all(importlib.util.find_spec(package) for package in registry._SEARCHERS[name].needs)
 
 
 #: an extra of the package, and one of its tests' too
@@ -145,7 +146,7 @@ def test_every_searcher_keeps_the_contract_beside_constants(name):
 def told_to_optuna(name, asked):
     """All that decides the sampler's answer: its seed, the space, and the trials."""
     space = {key: optuna_module._distribution(asked.space[key]) for key in sorted(asked.space)}
-    trials = optuna_module._trials(asked, optuna_module.MOST[name], space)
+    trials = optuna_module._trials(asked, registry._SEARCHERS[name].most, space)
     told = [(t.state, t.values, t.params, t.distributions, t.intermediate_values) for t in trials]
     return asked.seed, space, told
 
@@ -259,16 +260,16 @@ def test_heavy(name, generation, history, is_heavy):
 def test_light_asks_import_nothing_heavy():
     program = """
 import sys
-from gpbt_async import searchers
-from gpbt_async.asks import Ask, Observation
+from gpbt_async.ask import Ask, Observation
+from gpbt_async.searchers import registry
 from gpbt_async.space import Float, Space
 space = Space({"x": Float(0, 1)})
 one = Observation((0,), 0, {"x": .5}, "finished", 1.0)
 for name in ("random", "perturb", "local", "tpe", "kin", "optuna:tpe", "optuna:gp"):
     for generation, parent, kin in (0, None, ()), (0, None, (one,)), (1, one, (one,)):
         ask = Ask(space, (0,), generation, 1, parent, kin, ())
-        if not searchers.heavy(name, ask):
-            searchers.make(name).suggest(ask)
+        if not registry.heavy(name, ask):
+            registry.make(name).suggest(ask)
     print(name, *sorted({"numpy", "hyperopt", "scipy", "optuna", "torch"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -396,7 +397,7 @@ def test_every_point_of_a_grid_is_in_hyperopts_reach_and_no_other():
     for dimension, points in grids.items():
         node = tpe_module._hp("x", dimension)
         drawn = [sample(node, rng=rng) for _ in range(600)]
-        heard = [dimension.clip(tpe_module._heard(dimension, x)) for x in drawn]
+        heard = [dimension.clip(grid.from_coordinate(dimension, x)) for x in drawn]
         assert sorted(set(heard), key=points.index) == points
         if isinstance(dimension, Choice) or not dimension.log:  # whole bins at the ends too
             assert all(heard.count(p) == pytest.approx(600 / len(points), rel=0.35) for p in points)
@@ -406,7 +407,7 @@ def test_every_point_of_a_grid_is_in_hyperopts_reach_and_no_other():
 def test_what_is_told_is_what_is_heard(u):
     for dimension in SPACE.values():
         value = dimension.from_unit(u)
-        heard = dimension.clip(tpe_module._heard(dimension, tpe_module._told(dimension, value)))
+        heard = dimension.clip(grid.from_coordinate(dimension, tpe_module._coordinate(dimension, value)))
         assert (heard, type(heard)) == (value, type(value))
 
 
@@ -519,7 +520,7 @@ def by_brute_force(asked):
     import numpy as np
 
     rng = random.Random(asked.seed)
-    candidates = [asked.space.clip(registry._step(asked, rng)) for _ in range(16)]
+    candidates = [local_module.step(asked, rng) for _ in range(16)]
     z = np.array([rng.gauss(0.0, 1.0) for _ in range(16)])
     kept = kin_module._weighed(asked)
     w = np.array([weight for _, weight, _ in kept])
@@ -619,7 +620,9 @@ def test_how_optuna_is_told():
     assert trials[0].value == a.loss
     assert trials[2].intermediate_values == {0: -9.0}
     for o, trial in zip(asked.kin, trials, strict=False):
-        heard = {key: d.clip(optuna_module._heard(d, trial.params[key])) for key, d in SPACE.items()}
+        heard = {
+            key: d.clip(grid.from_coordinate(d, trial.params[key], optuna_module.FINE)) for key, d in SPACE.items()
+        }
         assert (heard, repr(heard)) == (o.config, repr(o.config))
 
 

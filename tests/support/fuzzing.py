@@ -25,6 +25,7 @@ from gpbt_async.codec import to_json
 from gpbt_async.engine.engine import Engine
 from gpbt_async.errors import JournalError, SearcherError
 from gpbt_async.processes import program, wire
+from gpbt_async.processes.helper_process import HelperProcess
 from gpbt_async.processes.linux import Line
 from gpbt_async.scheduler.clock import Clock
 from gpbt_async.searchers.client import SearcherClient
@@ -280,7 +281,7 @@ def spoken() -> list[dict[str, Any]]:
         metrics="/m", log="/l", cwd=None, device="cpu", threads=2, env={"A": "b"}, score="loss", cpus=[0, 1],
     )  # fmt: skip
     messages: list[wire.Message] = [
-        begin, wire.Stop("enough"), wire.Go(), wire.Hello(wire.VERSION, 12), wire.Entered(1.5), wire.Clean(),
+        begin, wire.Stop("enough"), wire.Go(), wire.Hello(wire.VERSION, 12), wire.Enter(1.5), wire.Clean(),
         wire.Report({"loss": 0.5, "n": 3, "nan": float("nan")}, 2.5), wire.Notice("so it goes"),
         wire.End("raised", 3.5, "ValueError: no", "a.py:1"), wire.End("returned", 3.5),
         wire.End("returned", 3.5, telemetry=TELEMETRY),
@@ -347,7 +348,7 @@ class Wire:
         """What the scheduler does with it must not fail either: a fact that cannot be written ends the run."""
         names: dict[str, Any] = {"member": 0, "attempt": 1}
         match message:
-            case wire.Entered(at):
+            case wire.Enter(at):
                 _seal({"n": 0, **to_json(events.Entered(t=self._clock.at(at), **names))})
             case wire.Report(metrics, at):
                 floats = {name: wire.real(number) for name, number in metrics.items()}
@@ -422,14 +423,14 @@ class Searcher:
         """Its socket, with the answer in it before anything is asked."""
         ends = []
 
-        async def spawn() -> tuple[socket.socket, int]:
+        async def start() -> HelperProcess:
             ours, theirs = socket.socketpair()
             theirs.sendall(line)
             theirs.shutdown(socket.SHUT_WR)
             ends.append(theirs)
-            return ours, -1
+            return HelperProcess(ours, -1, "the searcher process")
 
-        asking = SearcherClient(self._ask.space, "some:Searcher", spawn)
+        asking = SearcherClient(self._ask.space, "some:Searcher", start)
         try:
             config = await asking.suggest(self._ask)
             assert config == self._ask.space.clip(config or {})

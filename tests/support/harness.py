@@ -15,6 +15,11 @@ from typing import Any
 
 from run_checker import alive as alive
 
+from gpbt_async.engine.engine import Engine
+from gpbt_async.errors import GPBTError
+from gpbt_async.experiment import Settings
+from gpbt_async.storage import journal
+
 SCRIPTS = Path(__file__).parent / "scripts"
 #: seconds that anything here may take on a loaded machine; a test that reaches them has failed
 LONG = 60.0
@@ -73,6 +78,25 @@ def facts(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
         return []
     lines = [json.loads(line) for line in text.split("\n")[:-1]]
     return [line for line in lines if "fact" in line and kind in (None, line["fact"])]
+
+
+def check_engines(root: Path) -> int:
+    """Replay the journal of every run below a folder, and check the engine that comes out; how many there were.
+
+    A journal that a test has damaged is refused when it is read; that is the test's own matter.
+    """
+    count = 0
+    for path in root.rglob("journal.jsonl"):
+        try:
+            settings = json.loads((path.parent / "experiment.json").read_text())["settings"]
+            engine = Engine(Settings.from_json(settings))
+            for fact in journal.read(path):
+                engine.handle(fact)
+        except (GPBTError, OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+        engine.check()
+        count += 1
+    return count
 
 
 def run_id(folder: Path) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from xxhash import xxh3_128_hexdigest
 
 #: facts about an attempt that must be going on
-DURING = ("Entered", "Judged", "Trained", "Stopped")
+DURING = ("Entered", "Judged", "Trained", "StoppedEarly")
 #: settings that a resume may change
 SAFE = {"space", "early_stop", "attempts", "stall_timeout", "member_timeout", "silence", "command"}
 
@@ -291,7 +291,7 @@ class Check:
             member.score = None if fact["score"] is None else float(fact["score"])
             usable = member.score is not None and math.isfinite(member.score)
             member.state = "trained" if usable else "failed"
-        elif kind == "Stopped":
+        elif kind == "StoppedEarly":
             member.state = "stopped"
         elif kind == "Published":
             member.state, member.published = "finished", fact

@@ -400,28 +400,28 @@ def test_what_means_nothing_is_found_and_what_is_sound_is_not(name: str, tmp_pat
 
 
 def test_a_hyperparameter_is_an_optimizers_if_its_name_is() -> None:
-    from gpbt_async.member.loads import _called
+    from gpbt_async.member.load_watch import _fits
 
     for name, *where in (
         ("lr", "lr"), ("learning_rate", "lr"), ("head_lr", "lr"), ("optimizer.lr", "lr"), ("bodyLearningRate", "lr"),
         ("wd", "weight_decay"), ("l_weight_decay", "weight_decay"), ("beta1", "betas", 0), ("adam_beta_2", "betas", 1),
         ("momentum", "momentum"),
     ):  # fmt: skip
-        assert _called(name, *where), name  # type: ignore[arg-type]
+        assert _fits(name, *where), name  # type: ignore[arg-type]
     for name, *where in (
         ("dropout", "lr"), ("lr_decay", "lr"), ("min_lr", "lr"), ("lr_decay", "weight_decay"), ("beta2", "betas", 0),
         ("momentum", "lr"), ("rate", "lr"), ("clr", "lr"),
     ):  # fmt: skip
-        assert not _called(name, *where), name  # type: ignore[arg-type]
+        assert not _fits(name, *where), name  # type: ignore[arg-type]
 
 
 def test_a_model_that_nothing_was_loaded_into_is_not_kept_alive() -> None:
     torch = pytest.importorskip("torch")
-    from gpbt_async.member import loads, telemetry
+    from gpbt_async.member import load_watch, telemetry
     from gpbt_async.member.config import MemberConfig
 
     def load(model: Any, state: Any) -> None:
-        loads._load_module(now, model, state, lambda: model.load_state_dict(state, strict=False))
+        load_watch._load_module(now, model, state, lambda: model.load_state_dict(state, strict=False))
 
     now = telemetry.Telemetry(MemberConfig({"lr": 0.1}))
     good = torch.nn.Linear(1, 1).state_dict()
@@ -440,11 +440,11 @@ def test_a_model_that_nothing_was_loaded_into_is_not_kept_alive() -> None:
 
 def test_a_rollback_after_the_first_step_is_no_finding_and_remedies_name_what_was_lost() -> None:
     torch = pytest.importorskip("torch")
-    from gpbt_async.member import loads, telemetry
+    from gpbt_async.member import load_watch, telemetry
     from gpbt_async.member.config import MemberConfig
 
     def load(optimizer: Any, state: Any) -> None:
-        loads._load_optimizer(now, optimizer, state, lambda: optimizer.load_state_dict(state))
+        load_watch._load_optimizer(now, optimizer, state, lambda: optimizer.load_state_dict(state))
 
     weight = torch.nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)
@@ -468,7 +468,7 @@ def test_a_rollback_after_the_first_step_is_no_finding_and_remedies_name_what_wa
 
 
 def test_nothing_of_ours_raises_in_a_scripts_load() -> None:
-    from gpbt_async.member import loads
+    from gpbt_async.member import load_watch
 
     class Hostile:
         def __getattr__(self, name: str) -> Any:
@@ -477,7 +477,7 @@ def test_nothing_of_ours_raises_in_a_scripts_load() -> None:
     def fails() -> None:
         raise KeyError("the script's")
 
-    for load in (loads._load_module, loads._load_optimizer, loads._load_scheduler):
+    for load in (load_watch._load_module, load_watch._load_optimizer, load_watch._load_scheduler):
         assert load(Hostile(), Hostile(), Hostile(), lambda: 7) == 7  # type: ignore[arg-type]
         with pytest.raises(KeyError, match="the script's"):
             load(Hostile(), Hostile(), Hostile(), fails)  # type: ignore[arg-type]

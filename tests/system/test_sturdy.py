@@ -297,7 +297,7 @@ def test_a_run_in_which_every_member_fails_ends_early_and_can_be_resumed_once_me
     gone.touch()
     failed = cli("resume", "r", cwd=tmp_path)
     assert failed.status == 1
-    assert "members that ended since the run was taken up failed; the first: member" in failed.err
+    assert "members that ended since the run was resumed failed; the first: member" in failed.err
     assert failed.err.count("Traceback (most recent call last)") == 1, "the first one, once"
     assert "mend what made it fail, and go on: gpbt-async resume r --retry-failed (and --changed" in failed.err
     status = cli("status", "r", cwd=tmp_path).out
@@ -390,7 +390,7 @@ def test_clean_leaves_the_best_and_what_describes_it(tmp_path: Path) -> None:
     folder = interrupted(tmp_path)
     early = cli("clean", "r", cwd=tmp_path)
     assert early.status == 2
-    assert "r has not finished: go on with it (gpbt-async resume r), or delete all of it: --everything" in early.err
+    assert "r has not finished: continue it (gpbt-async resume r), or delete all of it: --everything" in early.err
     (tmp_path / "hold").touch()
     run = start("resume", "r", cwd=tmp_path)
     until(lambda: len(facts(folder, "Opened")) == 2)

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_launcher import DECLARE, Open, trained, write
+from launching import DECLARE, Open, trained, write
 
 from gpbt_async.errors import ScriptError
 

@@ -125,13 +125,13 @@ async def test_a_tracker_that_fails_in_any_way_leaves_the_result_as_it_is(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them at once: one warning each, the same tree, no process left, and the good one is told everything."""
-    close = client_module._Process.close
+    close = client_module._TrackerProcess.close
 
     async def less_patient(process: Any, _: float) -> None:
         """With the one that hangs; the others may take what they need on a loaded machine."""
         await close(process, 0.1 if str(process._spec) == "tracking:Hangs" else 60.0)
 
-    monkeypatch.setattr(client_module._Process, "close", less_patient)
+    monkeypatch.setattr(client_module._TrackerProcess, "close", less_patient)
     bad = [f"tracking:{name}" for name in ("Raises", "Hangs", "Dies", "Leaves", "NotThere")]
     track = [*bad, "jsonl:/dev/full", "tracking:Lingers", "jsonl"]
     monkeypatch.syspath_prepend(SCRIPTS)
@@ -165,7 +165,7 @@ def followers(folder: Path) -> list[int]:
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"teller" in words:
+        if b"tracker_main" in words:
             found.append(pid)
     return found
 
@@ -418,7 +418,7 @@ def test_a_script_may_say_where_its_searcher_and_tracker_are(tmp_path: Path) -> 
         assert f"--to {to}: {words}" in done.err
     assert sorted(os.listdir(told.parent)) == before
     again = cli("replay", "afar-1", cwd=tmp_path / "here")
-    assert "the replay is told to mine:Told, as afar-1 is; --track none: to nobody" in again.err
+    assert "the replay reports to mine:Told, as afar-1 does; --track none prevents that" in again.err
 
 
 def test_a_call_that_does_not_return_is_told_once() -> None:
@@ -479,7 +479,7 @@ def test_whoever_was_begun_is_ended_as_the_engine_has_it(tmp_path: Path, seed: i
         assert of.count("ended") == 1
         if member.state is State.FINISHED:  # there is no file: what it reported last stands in the journal
             assert of[-2:] == ["reported", "ended"]
-    ends = {f.member: f.metrics for f in driver.facts if isinstance(f, events.Trained | events.Stopped)}
+    ends = {f.member: f.metrics for f in driver.facts if isinstance(f, events.Trained | events.StoppedEarly)}
     for id, ending in recorder.endings.items():
         assert ending.metrics == ends.get(id, {}) or ending.state == "failed"
 

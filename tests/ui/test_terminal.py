@@ -21,6 +21,7 @@ import pytest
 from engine_driver import Driver, settings
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from gpbt_async import events, formatting
@@ -29,7 +30,6 @@ from gpbt_async.analysis.usage import Usage
 from gpbt_async.devices.slots import CpuPool, Slot
 from gpbt_async.space import Choice, Float, Space
 from gpbt_async.storage.folder import RunFolder
-from gpbt_async.ui import frame as frame_module
 from gpbt_async.ui import terminal as terminal_module
 from gpbt_async.ui import text as text_module
 from gpbt_async.ui.frame import ViewState, frame
@@ -199,14 +199,6 @@ def test_bar_is_whole_and_hides_nothing(counts: list[int], cells: int) -> None:
     assert all((share > 0) == (count > 0) for share, count in zip(shares, counts, strict=True))
 
 
-@given(st.lists(st.tuples(st.text(max_size=9), st.just(""))), st.integers(0, 30))
-def test_fit(line: text_module.Line, width: int) -> None:
-    text = unstyled(line)
-    fitted = unstyled(text_module.fit(line, width))
-    assert len(fitted) <= width
-    assert fitted == text if len(text) <= width else text.startswith(fitted[:-1])
-
-
 # ---- frames
 
 
@@ -309,12 +301,12 @@ def test_it_fits_in_every_terminal(slots: int, turns: int | None) -> None:
     for width, height in itertools.product([1, 20, 80, 120], [1, 5, 24, 60]):
         lines = frame(known, width, height)
         assert len(lines) <= max(1, height - 1)
-        assert all(len(unstyled(line)) <= width for line in lines)
         console = terminal(width=width, height=height)
-        console.print(terminal_module._Picture(lines, formatting.clean))
+        console.print(terminal_module.picture(lines))
         shown = output(console)
         assert "\x1b" not in shown
         assert shown.count("\n") == len(lines)
+        assert all(cell_len(line) <= width for line in shown.split("\n")), "a wide character takes two cells"
 
 
 def test_many_slots_are_counted() -> None:
@@ -368,7 +360,7 @@ def test_a_frame_is_cheap() -> None:
     run = running(slots=16, population=40, generations=10)
     known = run.known()
     console = Console(file=io.StringIO(), width=120, height=50, force_terminal=True)
-    screen = terminal_module._Screen(known, console)
+    screen = terminal_module.Screen(known, console)
     screen.open()
     assert screen._live is not None
     screen._draw(screen._live)
@@ -406,7 +398,7 @@ async def test_the_screen_ends_with_the_generations_and_the_closing() -> None:
 async def test_it_draws_when_something_changed_and_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(terminal_module.time, "monotonic", lambda: clock[0])
-    screen = terminal_module._Screen(FakeRun(turns=3).known(), terminal())
+    screen = terminal_module.Screen(FakeRun(turns=3).known(), terminal())
     drawn: list[float] = []
     monkeypatch.setattr(screen, "_draw", lambda live: (drawn.append(clock[0]), setattr(screen, "_old", False),
                                                        setattr(screen, "_drawn", clock[0])))  # fmt: skip
@@ -425,7 +417,7 @@ async def test_it_draws_when_something_changed_and_once_a_second(monkeypatch: py
 def test_a_narrowed_terminal_is_climbed_over() -> None:
     run = running()
     console = terminal(width=80)
-    screen = terminal_module._Screen(run.known(), console)
+    screen = terminal_module.Screen(run.known(), console)
     screen.open()
     wrapped = sum((len(unstyled(line)) - 1) // 30 for line in screen._lines if line)
     before = len(console.file.getvalue())  # type: ignore[attr-defined]
@@ -445,7 +437,7 @@ def test_ascii_where_there_is_nothing_else() -> None:
 
     run = running()
     console = terminal(file=Latin())
-    screen = terminal_module._Screen(run.known(), console)
+    screen = terminal_module.Screen(run.known(), console)
     screen.open()
     run.end("interrupted")
     screen.close()
@@ -529,7 +521,7 @@ async def test_plain_failures_are_told_and_then_counted() -> None:
     lines = await lines_of(run)
     assert sum(line.startswith("[t] member ") for line in lines) == FAILURES
     assert any(re.fullmatch(r"\[t\] member \d failed \(attempt [12]\): boom", line) for line in lines)
-    assert lines.count("[t] further failures are not told, only counted") == 1
+    assert lines.count("[t] further failures are only counted") == 1
 
 
 async def test_quiet_tells_of_trouble_only() -> None:
@@ -607,7 +599,7 @@ def test_other_metrics_of_the_best_are_told() -> None:
 async def test_a_view_that_fails_does_not_end_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(frame_module, "frame", lambda *_: 1 / 0)
+    monkeypatch.setattr(terminal_module, "frame", lambda *_: 1 / 0)
     run = Unheard(population=2)
     await terminal_module.show(run, console=terminal())  # type: ignore[arg-type]
     assert run.how == "finished"

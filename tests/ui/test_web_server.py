@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import json
 import math
@@ -12,7 +11,6 @@ import shutil
 import signal
 import socket
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,44 +21,25 @@ from hypothesis import strategies as st
 from run_factory import embellished, settings, simulated, write
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from web_pages import BEARER, TOKEN, Server, going_on, patched, served
 
 from gpbt_async import events as events_module
-from gpbt_async.analysis import story as story_module
 from gpbt_async.analysis.reader import RunReader
 from gpbt_async.analysis.story import story
 from gpbt_async.errors import ExperimentError, MissingExtra
 from gpbt_async.storage.folder import RunFolder
-from gpbt_async.storage.journal import Journal
 from gpbt_async.ui import live, web_server
-from gpbt_async.ui.live import difference, encoded
+from gpbt_async.ui.live import difference, page_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from gpu_machine import Machine
 
     from gpbt_async.events import Fact
 
-TOKEN = "let-me-in-0123456789"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-
-
 # ---- patches
-
-
-def patched(old: Any, patch: Any) -> Any:
-    """As stream.js does it."""
-    if "=" in patch:
-        return patch["="]
-    if "k" in patch:
-        return {**old, **{name: patched(old[name], each) for name, each in patch["k"].items()}}
-    if "l" in patch:
-        return [patched(item, patch["l"][str(i)]) if str(i) in patch["l"] else item for i, item in enumerate(old)]
-    new = (list(old) + [None] * patch["n"])[: patch["n"]]
-    for at, value in zip(patch["i"], patch["v"], strict=True):
-        new[at] = value
-    return new
 
 
 PLAIN = st.recursive(
@@ -92,79 +71,6 @@ def test_a_patch_of_a_column_that_grew_is_small() -> None:
 
 
 # ---- a server, and who asks it
-
-
-class Server:
-    """The application in a thread of its own, at a port of its own."""
-
-    def __init__(self, made: Starlette) -> None:
-        self.listening = web_server._listen(0)
-        self.port = self.listening.getsockname()[1]
-        self._server = web_server._server(made)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.listening]})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(20)
-        assert not self._thread.is_alive(), "open pages hold nothing up"
-        self.listening.close()
-
-    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, headers={name.replace("_", "-"): v for name, v in headers.items()})
-            answer = connection.getresponse()
-            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read().decode()
-        finally:
-            connection.close()
-
-    def events(self, path: str) -> Stream:
-        return Stream(self.port, path)
-
-
-class Stream:
-    """What is told of a run, as a page keeps it."""
-
-    def __init__(self, port: int, path: str) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        self._connection.request("GET", path, headers=BEARER)
-        self._answer = self._connection.getresponse()
-        assert self._answer.status == 200
-        assert self._answer.getheader("content-type", "").startswith("text/event-stream")
-        self.story: Any = None
-        self.sizes: list[int] = []
-
-    def until(self, what: Callable[[Any], Any]) -> Any:
-        """The first story of which it is true."""
-        while self.story is None or not what(self.story):
-            line = self._answer.readline().decode().rstrip("\n")
-            if line.startswith("event: "):
-                kind, data = line[7:], self._answer.readline().decode().removeprefix("data: ")
-                self.sizes.append(len(data))
-                self.story = json.loads(data) if kind == "story" else patched(self.story, json.loads(data))
-        return self.story
-
-    def close(self) -> None:
-        self._answer.close()
-        self._connection.close()
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[Server]:
-    server = Server(web_server.app(folder, token=TOKEN))
-    try:
-        yield server
-    finally:
-        server.close()
-
-
-@contextlib.contextmanager
-def going_on(folder: RunFolder) -> Iterator[Journal]:
-    """Hold the run's lock, as if somebody ran it."""
-    with open(folder.lock_file, "w") as lock, Journal.open(folder.journal) as journal:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield journal
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +178,7 @@ def test_a_token_that_is_none_and_extras_that_are_missing(runs: Path, monkeypatc
 
 def plain(reading: RunReader) -> Any:
     """The story as a page gets it, without what is not the journal's."""
-    told = json.loads(encoded(story(reading)))
+    told = json.loads(page_json(story(reading)))
     return {name: told[name] for name in told if name != "importance"}
 
 
@@ -315,18 +221,18 @@ def test_the_log_of_who_has_ended_is_read_once(runs: Path, monkeypatch: pytest.M
         read.append(kind["reason"])
         return ""
 
-    monkeypatch.setattr(story_module, "traceback", traceback)
+    monkeypatch.setattr(live, "traceback", traceback)
     followed = live.FollowedRun(RunFolder(runs / "done"))
     for _ in range(2):
         followed._look()
-        assert followed.told is not None
-        assert followed._reading is not None
-        followed._tell(followed._reading, news=True)
-    kinds = [kind["reason"] for kind in followed.told["failures"]["list"]]
+        assert followed.latest is not None
+        assert followed._reader is not None
+        followed._update(followed._reader, news=True)
+    kinds = [kind["reason"] for kind in followed.latest["failures"]["list"]]
     assert read == kinds != []
-    first = followed.told["failures"]["list"][0]["members"][0]
-    followed._reading.engine.tree.members[first].attempt += 1  # it was tried again
-    followed._tell(followed._reading, news=True)
+    first = followed.latest["failures"]["list"][0]["members"][0]
+    followed._reader.engine.tree.members[first].attempt += 1  # it was tried again
+    followed._update(followed._reader, news=True)
     assert read == [*kinds, kinds[0]]
 
 
@@ -342,7 +248,7 @@ def test_the_end_of_a_run_is_told(runs: Path, made: list[Fact]) -> None:
             for fact in made[len(made) // 2 :]:
                 journal.append(fact)
         told = stream.until(lambda told: told["run"]["state"] == "finished")
-        assert told["importance"] == json.loads(encoded(story(RunReader(folder, history=True))))["importance"]
+        assert told["importance"] == json.loads(page_json(story(RunReader(folder, history=True))))["importance"]
         stream.close()
 
 
@@ -474,7 +380,7 @@ def test_a_real_run_is_paused_goes_on_and_is_stopped(tmp_path: Path) -> None:
         until(lambda: len(facts(folder, "Entered")) == 4)
         assert post("explode") == (
             409,
-            {"error": "'explode' is nothing a run can be asked: stop, pause, go-on, drain, drain-now, return"},
+            {"error": "'explode' is no command: stop, pause, go-on, drain, drain-now, return"},
         )
         assert "uses no GPU" in post("drain?gpu=0")[1]["error"]
         assert post("stop")[0] == 200
@@ -489,7 +395,7 @@ def test_a_real_run_is_paused_goes_on_and_is_stopped(tmp_path: Path) -> None:
         server.send_signal(signal.SIGINT)
         out, err = server.communicate(timeout=60)
         assert (server.returncode, out) == (0, "")
-        assert "until Ctrl-C; the runs know nothing of it" in err
+        assert "until Ctrl-C, which does not affect the runs" in err
         assert token not in err
     finally:
         for process in (run, server):

@@ -14,10 +14,10 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from launching import DECLARE, Open, reported, trained, write
 from scripts.harness import begin
-from test_launcher import DECLARE, Open, reported, trained, write
 
-from gpbt_async.member import importer
+from gpbt_async.member import fork_hazards
 from gpbt_async.processes import deadlock, linux, wire
 
 if TYPE_CHECKING:
@@ -181,10 +181,10 @@ def test_a_threads_library_is_found_on_its_stack() -> None:
     pytest.importorskip("torch")
     code = """
 import torch
-from gpbt_async import importing
+from gpbt_async.member import fork_hazards
 torch.set_num_threads(2)
 torch.ones(1 << 20).add(1)
-while "libgomp" not in [importing.hazard(task) for task in importing.native()]:
+while "libgomp" not in [fork_hazards.hazard(task) for task in fork_hazards.native()]:
     torch.ones(1 << 20).add(1)  # it spins for a moment before it waits
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -230,7 +230,7 @@ def run_both(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         sys.modules[name] = type(sys)(name)
         sys.modules[name].__dict__.update(names)
     try:
-        codes = importer.statements(path.read_bytes(), str(path))
+        codes = fork_hazards.statements(path.read_bytes(), str(path))
         assert codes is not None
         for _, code in codes:
             exec(code, sys.modules["split"].__dict__)
@@ -269,12 +269,12 @@ def shape(code: CodeType) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("module", [importer, deadlock, wire])
+@pytest.mark.parametrize("module", [fork_hazards, deadlock, wire])
 def test_the_statements_of_a_file_are_its_code(module: ModuleType) -> None:
     file = module.__file__
     assert file is not None
     source = Path(file).read_bytes()
-    codes = importer.statements(source, file)
+    codes = fork_hazards.statements(source, file)
     assert codes is not None
     whole = shape(compile(source, file, "exec", dont_inherit=True))
     assert [each for _, code in codes for each in shape(code)] == whole
@@ -289,13 +289,13 @@ def test_a_syntax_error_comes_before_anything_has_run(line: str) -> None:
     with pytest.raises(SyntaxError) as pythons:
         compile(text, "mine.py", "exec", dont_inherit=True)
     with pytest.raises(SyntaxError) as caught:
-        importer.statements(text, "mine.py")
+        fork_hazards.statements(text, "mine.py")
     assert (caught.value.msg, caught.value.lineno) == (pythons.value.msg, 2)
 
 
 def test_a_syntax_warning_is_given_once() -> None:
     with pytest.warns(SyntaxWarning) as given:
-        importer.statements(b"x = 1\ny = 1 is 1\n", "mine.py")
+        fork_hazards.statements(b"x = 1\ny = 1 is 1\n", "mine.py")
     assert [warning.lineno for warning in given] == [2]
 
 

@@ -283,7 +283,7 @@ def test_one_that_has_copied_nothing_is_accepted(tmp_path: Path) -> None:
 def test_swalr_is_refused_and_may_be_built_from_the_config(tmp_path: Path) -> None:
     before, after, own = (optimizer(SGD, [SCRIPTS]) for _ in range(3))
     swa = swa_utils.SWALR(before, swa_lr=0.01)
-    with pytest.raises(ValueError, match=r"SWALR \(test_schedulers.py:\d+\) brings .* member.config\['lr'\]"):
+    with pytest.raises(ValueError, match=r"SWALR \(test_lr_schedulers.py:\d+\) brings .* member.config\['lr'\]"):
         begin(before, tmp_path, lr=LR)
     begin(after, tmp_path, learning_rate=LR)
     with pytest.raises(ValueError, match=r"SWALR .* member.config\['learning_rate'\]"):
@@ -504,12 +504,12 @@ def test_two_optimizers_with_a_scheduler_each(tmp_path: Path) -> None:
 
 
 def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
-    from gpbt_async.member import optimizers, schedulers
+    from gpbt_async.member import lr_schedulers, optimizers
 
     mine = optimizer(SGD, [SCRIPTS])
     scheduler = lr_scheduler.ExponentialLR(mine, 0.5)
     begin(mine, tmp_path, lr=LR)
-    before = len(schedulers._made), len(optimizers._governed)
+    before = len(lr_schedulers._made), len(optimizers._governed)
     del mine, scheduler
     gc.collect()
-    assert (len(schedulers._made), len(optimizers._governed)) < before
+    assert (len(lr_schedulers._made), len(optimizers._governed)) < before
