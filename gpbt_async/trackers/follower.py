@@ -299,7 +299,7 @@ class Follower:
         return file
 
     def _reports(self, lines: list[bytes]) -> Iterator[tuple[float | None, dict[str, float]]]:
-        """(time, metrics) of the lines that are reports. A program's have no time: there `t` is a metric like others."""
+        """(time, metrics) of the lines that are reports. A program's have no time: `t` is a metric there."""
         for line in lines:
             if not line.strip() or len(line) > wire.LIMIT:
                 continue
