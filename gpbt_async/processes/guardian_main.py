@@ -21,7 +21,6 @@ import os
 import select
 import signal
 import socket
-import sys
 from typing import Any
 
 from . import linux
@@ -153,7 +152,3 @@ def _clean_up(run: str, wakeup: int) -> None:
             select.select([], [], [], 0.005)
         else:
             return
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

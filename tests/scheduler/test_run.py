@@ -298,7 +298,7 @@ async def test_members_that_stop_themselves_fail_the_run_and_the_folder_stays_re
     assert not facts(tmp_path / "r", "StoppedEarly")
     status = cli("status", tmp_path / "r", "--json", cwd=tmp_path)
     assert status.status == 0
-    assert "nobody stopped this member" in status.json["reason"]
+    assert "the scheduler did not stop this member" in status.json["reason"]
 
 
 async def test_early_stopping_with_one_report_a_member_is_warned_of_once(tmp_path: Path) -> None:
