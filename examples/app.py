@@ -1,16 +1,16 @@
 """A web application that trains: runs are started, watched, cancelled and resumed over HTTP, in its own event loop.
 
     pip install 'gpbt-async[web]'
-    python examples/app.py                                               # tells its address, and a token
-    curl -H "$TOKEN" -d '{"experiment": "tour", "slots": 1}' $APP/runs   # start one; so do others beside it
+    python examples/app.py                                               # prints its address and a token
+    curl -H "$TOKEN" -d '{"experiment": "tour", "slots": 1}' $APP/runs   # start a run; several may run at a time
     curl -H "$TOKEN" -N $APP/runs/embed-1/events                         # its facts as they happen
-    curl -H "$TOKEN" -X DELETE $APP/runs/embed-1                         # cancel it; answered when all of it is gone
+    curl -H "$TOKEN" -X DELETE $APP/runs/embed-1                         # cancel it; answers when it is gone
     curl -H "$TOKEN" -X POST $APP/runs/embed-1/resume                    # go on
-    curl -H "$TOKEN" $APP/runs/embed-1                                   # how it stands; $APP/runs: all of them
+    curl -H "$TOKEN" $APP/runs/embed-1                                   # its state; $APP/runs: that of all runs
 
-Starlette; FastAPI, which is made of it, would have the same routes. A run is a task of the loop, owned by nobody's
-request: a client that goes away leaves it alone, and when the application ends, every run is stopped, can be resumed,
-and has left no process. Cancelling the task is all it takes.
+Starlette; FastAPI, which is made of it, would have the same routes. A run is a task of the loop and belongs to no
+request: it goes on when a client leaves. When the application ends, every run is stopped, can be resumed, and has left
+no process. Cancelling the task is all that this needs.
 """
 
 import argparse
@@ -40,31 +40,31 @@ from gpbt_async.codec import to_json
 
 log = logging.getLogger("app")
 HERE = Path(__file__).parent
-#: what may be started: clients give a name of these, and never a path
+#: experiments that may be started: clients give one of these names, and never a path
 EXPERIMENTS = {"tour": HERE / "embed.py", "valley": HERE / "valley.py"}
-#: and what of it they may change
+#: settings that clients may change
 CHANGES = {"population", "generations", "seed"}
 #: seconds between two signs of life on a stream with no news
 BEAT = 10.0
 
 
 class Trainer:
-    """The runs of this application that are going on: a task each."""
+    """The runs of this application that go on, each a task."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.going: dict[str, tuple[gpbt.Run, asyncio.Task[None]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()  # with those that only begin
+        self._tasks: set[asyncio.Task[None]] = set()  # also of runs that are just beginning
 
     async def start(self, run: gpbt.Run) -> str:
-        """Begin a run; its name. Raises gpbt.GPBTError when it cannot be begun."""
+        """Begin a run; returns its name. Raises gpbt.GPBTError if it cannot begin."""
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._train(run, begun))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await asyncio.wait([begun, task], return_when=asyncio.FIRST_COMPLETED)
         if not begun.done():
-            await task  # raises what kept it from beginning
+            await task  # raises the error that prevented the beginning
         return run.name
 
     async def _train(self, run: gpbt.Run, begun: "asyncio.Future[None]") -> None:
@@ -102,11 +102,11 @@ class Trainer:
         return sorted(path.parent.name for path in self.folder.glob("*/experiment.json"))
 
     def state(self, name: str) -> dict[str, Any]:
-        """How a run stands: one that goes on says so itself, another has left it in its summary.json."""
+        """The state of a run: of a run that goes on from the Run, of another from its summary.json."""
         if name in self.going:
             run, _ = self.going[name]
             return {"run": name, "state": run.how or "running", **short(run.summary())}
-        with contextlib.suppress(FileNotFoundError):  # it was killed before it could write one
+        with contextlib.suppress(FileNotFoundError):  # a run that was killed has not written one
             summary = json.loads((self.folder / name / "summary.json").read_text())
             return {"run": name, "state": summary["how"], **short(summary)}
         return {"run": name, "state": "interrupted"}
@@ -116,7 +116,7 @@ def short(summary: dict[str, Any]) -> dict[str, Any]:
     return {key: summary[key] for key in ("metric", "mode", "score", "best_member", "members", "generations", "wall_s")}
 
 
-# ---- what can be asked for
+# ---- requests
 
 
 async def index(request: Request) -> Response:
@@ -140,7 +140,7 @@ async def start(request: Request) -> Response:
 def known(request: Request) -> tuple[Trainer, str]:
     trainer: Trainer = request.app.state.trainer
     name = request.path_params["run"]
-    if name not in trainer.names():  # so nothing leads out of their folder
+    if name not in trainer.names():  # so no path leads out of the folder
         raise HTTPException(404, f"no run {name!r:.100}")
     return trainer, name
 
@@ -152,7 +152,7 @@ async def show(request: Request) -> Response:
 
 async def cancel(request: Request) -> Response:
     trainer, name = known(request)
-    if name in trainer.going:  # or it has ended already, and that is as well
+    if name in trainer.going:  # it may have ended already, which is fine
         await trainer.cancel(name)
     return JSONResponse(trainer.state(name))
 
@@ -167,7 +167,7 @@ async def resume(request: Request) -> Response:
 async def events(request: Request) -> Response:
     trainer, name = known(request)
     if name not in trainer.going:
-        return Response(status_code=204)  # nothing happens in it; an EventSource does not come again
+        return Response(status_code=204)  # nothing happens in it; an EventSource does not reconnect
     run, _ = trainer.going[name]
     return StreamingResponse(
         stream(trainer, run), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
@@ -175,7 +175,7 @@ async def events(request: Request) -> Response:
 
 
 async def stream(trainer: Trainer, run: gpbt.Run) -> AsyncIterator[str]:
-    """How the run stands, and then every fact. A slow reader misses some, and is told: the run waits for nobody."""
+    """The run's state, and then every fact. A slow reader misses some, and gets a Missed: the run does not wait."""
     facts = aiter(run)
     yield sent("State", trainer.state(run.name))
     while True:
@@ -202,7 +202,7 @@ def refused(request: Request, error: Exception) -> Response:
 
 
 class Token:
-    """Lets in who sends the token. Other users of this machine do not know it, nor do pages in somebody's browser."""
+    """Refuses requests without the token, which other users of this machine and pages in a browser do not know."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app, self.expected = app, f"Bearer {token}".encode()
@@ -242,7 +242,7 @@ def application(folder: Path, token: str) -> Starlette:
 
 
 class Server(uvicorn.Server):
-    """Has the runs end first: a server waits for its streams before it tells the application, and they for the runs."""
+    """Ends the runs first: a server waits for its streams, and they for the runs, before it ends the application."""
 
     def handle_exit(self, *args: Any) -> None:
         trainer: Trainer = self.config.app.state.trainer  # type: ignore[union-attr]
@@ -251,17 +251,17 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description="Train over HTTP.")
-    asked.add_argument("--port", type=int, default=8000, help="0: a free one")
-    asked.add_argument("--runs", type=Path, default=Path("runs"))
-    args = asked.parse_args()
+    parser = argparse.ArgumentParser(description="Train over HTTP.")
+    parser.add_argument("--port", type=int, default=8000, help="0: a free one")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    args = parser.parse_args()
     if not 0 <= args.port <= 65535:
-        asked.error(f"--port {args.port}: must be from 0 to 65535")
+        parser.error(f"--port {args.port}: must be from 0 to 65535")
     token = os.environ.get("APP_TOKEN") or secrets.token_urlsafe()
     with socket.create_server(("127.0.0.1", args.port)) as listening:
         host, port = listening.getsockname()
         print(f"APP=http://{host}:{port} TOKEN='Authorization: Bearer {token}'", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: the server has ended in good order
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: the server has ended in order
             Server(uvicorn.Config(application(args.runs, token), log_level="warning")).run(sockets=[listening])
 
 

@@ -85,5 +85,5 @@ def train(member: gpbt.Member) -> None:
     torch.save(model.state_dict(), member.checkpoint / "model.pt")
 
 
-# The score is validation loss: accuracy on 397 images soon ties near 1.0 and no longer tells members apart.
+# The score is validation loss: accuracy on 397 images soon ties near 1.0 and no longer separates members.
 experiment = gpbt.Experiment(train, space=SPACE, score="loss", mode="min", population=16, generations=6)

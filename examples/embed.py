@@ -4,7 +4,7 @@
 
 Simulated annealing of a round trip through 60 towns: how hot to anneal, and how far a move may reach, changes as the
 tour gets better, and the run finds that schedule while it anneals. The application's other work is a small service on
-the loopback interface that tells whoever connects the best tour so far. Ctrl-C leaves a run to go on with: start the
+the loopback interface that sends the best tour so far to each client. Ctrl-C leaves a run that can go on: start the
 program again.
 """
 

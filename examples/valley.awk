@@ -1,5 +1,5 @@
 # One interval of gradient descent with momentum down Rosenbrock's valley, (1 - x)^2 + 100 (y - x^2)^2, lowest at (1, 1).
-# A member that is no Python program: it is told all it must know by its environment. valley.py declares the experiment.
+# A member that is not a Python program: environment variables tell it everything. valley.py declares the experiment.
 # The config comes as variables: awk -v lr=0.001 -v momentum=0.9 -f valley.awk
 
 BEGIN {

@@ -1,9 +1,9 @@
-"""A member that is no Python program: valley.awk, which every machine can run, goes down a curved valley.
+"""A member that is not a Python program: valley.awk, which every machine can run, descends a curved valley.
 
     gpbt-async launch examples/valley.py
 
-The schedule of learning rate and momentum is what is searched for. A program is told its parent's and its own folder by
-environment variables (`gpbt-async guide member`), and its config by {placeholders}; what it prints goes to the member's
+The run searches a schedule of learning rate and momentum. The program gets its parent's and its own folder by
+environment variables (`gpbt-async guide member`), and its config by {placeholders}. Its output goes to the member's
 log.
 """
 

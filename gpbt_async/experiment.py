@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .codec import decoded, encoded
 from .declaration import standalone
 from .declaration.arguments import checked, one_of, plain, real, whole
 from .declaration.direction import direction
@@ -21,7 +22,7 @@ from .declaration.target import Target as Target
 from .declaration.target import target_of as target_of
 from .errors import ExperimentError
 from .findings import CATALOGUE, known
-from .schedule import Schedule
+from .schedule import Schedule  # noqa: TC001 (the codec evaluates annotations)
 from .space import Dimension, Scalar, Space
 
 if TYPE_CHECKING:
@@ -85,7 +86,16 @@ class Settings:
     @property
     def parents(self) -> int:
         """k = min(n, max(1, floor(sqrt(n / c)))): how many members of a generation become parents."""
-        return self.parents_within(1e-12)  # 14 / 0.14 is 99.99999999999999, and its root is 10 all the same
+        quotient = self.population / self.ratio
+        if quotient >= self.population**2:  # also keeps a tiny ratio from overflowing
+            return self.population
+        # 14 / 0.14 is 99.99999999999999, and its root is 10 all the same
+        return max(1, math.isqrt(math.floor(quotient * (1 + 1e-12))))
+
+    @property
+    def synchronous(self) -> bool:
+        """Does a generation open only when the one above is complete?"""
+        return self.schedule == "sync"
 
     @property
     def notice(self) -> str:
@@ -94,13 +104,6 @@ class Settings:
             return ""
         way = "maximised" if self.mode == "max" else "minimised"
         return f"mode was not given: the score {self.score!r} is {way}"
-
-    def parents_within(self, slack: float) -> int:
-        """k, for a quotient n / c that may be too small by this share. (Runs begun under rules 0 have none.)"""
-        quotient = self.population / self.ratio
-        if quotient >= self.population**2:  # also keeps a tiny ratio from overflowing
-            return self.population
-        return max(1, math.isqrt(math.floor(quotient * (1 + slack))))
 
     def replaced(self, **changes: Any) -> Settings:
         """A copy with some fields changed, and checked again. A preset among them changes what it names.
@@ -128,28 +131,12 @@ class Settings:
             raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None
 
     def to_json(self) -> dict[str, Any]:
-        flat = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        r = self.resources
-        flat["space"] = self.space.to_json()
-        flat["resources"] = {"gpus": r.gpus, "share": r.share, "vram": r.vram, "cpus": r.cpus}
-        flat["early_stop"] = list(self.early_stop)
-        flat["silence"] = list(self.silence)
-        flat["command"] = list(self.command) if self.command else None
-        flat["target"] = self.target.to_json() if self.target else None
-        flat["replay"] = self.replay.to_json() if self.replay else None
-        return flat
+        return encoded(self)
 
     @classmethod
     def from_json(cls, flat: Mapping[str, Any]) -> Settings:
-        fields = {name: flat[name] for name in cls.__dataclass_fields__ if name in flat}
-        fields["space"] = Space.from_json(flat["space"])
-        fields["resources"] = Resources(**flat["resources"])
-        fields["early_stop"] = tuple(flat.get("early_stop") or ())
-        fields["silence"] = tuple(flat.get("silence") or ())
-        fields["command"] = tuple(flat["command"]) if flat.get("command") else None
-        fields["target"] = Target.from_json(flat["target"]) if flat.get("target") else None
-        fields["replay"] = Schedule.from_json(flat["replay"]) if flat.get("replay") else None
-        return cls(**fields)
+        """Raises ExperimentError, KeyError, TypeError and ValueError when they are damaged."""
+        return decoded(cls, flat)
 
 
 class _Default(str):

@@ -115,5 +115,10 @@ def duration(seconds: float) -> str:
     return f"{days} d {h} h" if days else f"{h}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
 
 
+def report_call(name: str, value: str) -> str:
+    """The Python by which a training function reports a metric."""
+    return f"member.report({name}={value})" if name.isidentifier() else f"member.report({{{name!r}: {value}}})"
+
+
 def config_text(config: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {number(value)}" for name, value in config.items())

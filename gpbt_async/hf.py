@@ -1,11 +1,11 @@
 """For scripts that train with Hugging Face's Trainer: two callbacks.
 
 `MemberCallback(member)` makes a member of an existing script: it begins from the parent's checkpoint, applies the
-config to the optimizer, reports all that is logged, evaluations among it (`eval_loss`), and leaves a checkpoint.
-`ScheduleCallback` trains along a schedule that was found before, where no run is. Both are thin: what they do is
-gpbt_async.torch's.
+config to the optimizer, reports all logged metrics, those of evaluations too (`eval_loss`), and leaves a checkpoint.
+`ScheduleCallback` trains along the schedule that an earlier run found, without a run. Both are thin: gpbt_async.torch
+does the work.
 
-Imports transformers, and so is reached as `gpbt.hf`, never by the core.
+This module imports transformers, so the core never imports it; use it as `gpbt.hf`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,15 @@ __all__ = ["MemberCallback", "ScheduleCallback"]
 
 
 class MemberCallback(TrainerCallback):
-    """Makes a member of what a Trainer trains: `Trainer(…, callbacks=[MemberCallback(member)])`.
+    """Makes a Trainer's training a member: `Trainer(…, callbacks=[MemberCallback(member)])`.
 
     One train() is one interval: num_train_epochs or max_steps are the interval's, save_strategy may be "no", and the
-    score is a logged metric, say "eval_loss" with eval_strategy "epoch". What the config names that is no optimizer's
-    (a dropout) is the script's to use. state: "keep" what the parent's optimizer has gathered, or "reset" it.
+    score is a logged metric, say "eval_loss" with eval_strategy "epoch". Values of the config that no optimizer has
+    (a dropout) are left to the script. state: "keep" the accumulated state of the parent's optimizer, or "reset" it.
 
     A Trainer seeds python, numpy and torch with TrainingArguments.seed (42) when it is made, which would give all
-    members the same order of examples and the same dropout. So the member's seed becomes TrainingArguments.seed, and
-    the Trainer's draws are the member's own; for that, give the callback to the Trainer when you make it. A data_seed
-    of the script's stays.
+    members the same order of examples and the same dropout. So the callback replaces TrainingArguments.seed by the
+    member's seed; for that, pass the callback to the Trainer's constructor. A data_seed of the script's stays.
     """
 
     def __init__(self, member: Member, *, state: Literal["keep", "reset"] = "keep") -> None:
@@ -86,8 +85,8 @@ class MemberCallback(TrainerCallback):
 class ScheduleCallback(TrainerCallback):
     """Trains along a schedule: its intervals are equal shares of the optimizer's steps.
 
-    schedule: a Schedule, or what `Schedule.load` takes. also: called with the interval's number and config whenever one
-    begins, for what is no optimizer's.
+    schedule: a Schedule, or an argument of `Schedule.load`. also: called with the interval's number and config whenever
+    one begins, for values that no optimizer has.
     """
 
     def __init__(

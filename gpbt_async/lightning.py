@@ -2,9 +2,10 @@
 
 `MemberCallback(member)` makes a member of an existing script: it begins from the parent's checkpoint, applies the
 config to the optimizers, reports all logged metrics after each epoch, and leaves a checkpoint. `ScheduleCallback`
-trains along a schedule that was found before, where no run is. Both are thin: what they do is gpbt_async.torch's.
+trains along the schedule that an earlier run found, without a run. Both are thin: gpbt_async.torch does the work.
 
-Imports Lightning (`lightning`, or `pytorch_lightning`), and so is reached as `gpbt.lightning`, never by the core.
+This module imports Lightning (`lightning`, or `pytorch_lightning`), so the core never imports it; use it as
+`gpbt.lightning`.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ __all__ = ["MemberCallback", "ScheduleCallback"]
 
 
 class MemberCallback(Callback):
-    """Makes a member of what a Trainer fits: `Trainer(max_epochs=…, callbacks=[MemberCallback(member)])`.
+    """Makes a Trainer's fit a member: `Trainer(max_epochs=…, callbacks=[MemberCallback(member)])`.
 
     One fit is one interval: max_epochs or max_steps are the interval's, and the Trainer's own checkpoints are not
-    needed. What the config names that is no optimizer's (a width, a dropout) is the script's to use. state: "keep" what
-    the parent's optimizers have gathered, or "reset" it.
+    needed. Values of the config that no optimizer has (a width, a dropout) are left to the script. state: "keep" the
+    accumulated state of the parent's optimizers, or "reset" it.
     """
 
     def __init__(self, member: Member, *, state: Literal["keep", "reset"] = "keep") -> None:
@@ -62,8 +63,8 @@ class MemberCallback(Callback):
 class ScheduleCallback(Callback):
     """Trains along a schedule: its intervals are equal shares of the optimizer's steps.
 
-    schedule: a Schedule, or what `Schedule.load` takes. also: called with the interval's number and config whenever one
-    begins, for what is no optimizer's. The Trainer must know its end: max_epochs or max_steps.
+    schedule: a Schedule, or an argument of `Schedule.load`. also: called with the interval's number and config whenever
+    one begins, for values that no optimizer has. The Trainer must have an end: max_epochs or max_steps.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ScheduleCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         steps = trainer.estimated_stepping_batches
         if not math.isfinite(steps) or steps < 1:
-            raise ValueError(f"the Trainer is to do {steps} steps: give it max_epochs or max_steps to divide")
+            raise ValueError(f"the Trainer has no end ({steps} steps): give it max_epochs or max_steps")
         self._steps = int(steps)
         self._along.restart()
 

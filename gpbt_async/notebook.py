@@ -1,32 +1,30 @@
-"""For notebooks: a run's live view in a cell's output, and the report's pictures inline.
+"""For notebooks: a run's live view in the output of a cell, and its report inline.
 
     async with gpbt.Run("train.py", folder="runs/mine", resume="auto") as run:
         await gpbt.notebook.show(run)
     gpbt.notebook.report(run)
 
-The kernel's own event loop runs the run, so a cell may `await` it, or make a task of it and leave the next cells to
-look at it. Interrupting the cell stops the run, which `resume="auto"` goes on with; when the kernel dies, the run's
-processes die with it. What a member does has to stand in a file: `%%writefile train.py`.
+The kernel's own event loop runs the run, so a cell may `await` it, or make it a task and leave later cells to look at
+it. Interrupting the cell stops the run, and `resume="auto"` continues it; when the kernel dies, the run's processes die
+with it. The training function must be in a file: `%%writefile train.py`.
 
-The live view is the terminal's, as coloured text rather than HTML: every front end knows ANSI colours and has them fit
-its theme, and the output stays readable where a saved notebook is shown as text. The pictures are the report, whole,
-in a frame of its own that can reach nothing of the notebook: its scripts are the ones that were looked at in a browser,
-and a second set of them in Python would show something else sooner or later.
+The live view is the terminal's, as coloured text and not as HTML: every front end knows ANSI colours and fits them to
+its theme, and the output stays readable where a saved notebook is shown as text. The report is the whole page, in a
+frame that cannot reach the notebook: a second set of charts in Python would sooner or later show something else.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .analysis import reader
 from .analysis.ancestry import descent, wanted
 from .errors import ExperimentError
-from .formatting import clean
 from .ui import html_report, terminal
 from .ui.frame import frame
 from .ui.summaries import descent_text
@@ -40,9 +38,6 @@ if TYPE_CHECKING:
     from .ui.frame import RunView, ViewState
     from .ui.text import Line
 
-
-if TYPE_CHECKING:
-
     class HasFolder(Protocol):
         """A Run, say."""
 
@@ -55,10 +50,10 @@ WIDTH, HEIGHT = 100, 50
 
 
 async def show(run: RunView) -> None:
-    """Show the run in this cell's output until it is over, and then what it came to.
+    """Show the run in this cell's output until it is over, and then its result.
 
-    One output that is drawn anew, at most four times a second. Outside of a notebook: as `gpbt-async launch` does, on
-    stderr.
+    The output is redrawn at most four times a second. Outside of a notebook the run is shown on stderr, as
+    `gpbt-async launch` does.
     """
     if _in_notebook():
         await terminal.follow(run, Cell)
@@ -67,10 +62,10 @@ async def show(run: RunView) -> None:
 
 
 def report(run: HasFolder | os.PathLike[str] | str, height: int = 900) -> Page:
-    """The report of a run, or of a run's folder or name, to be shown inline; one that goes on is told as it is now.
+    """The report of a run, or of a run's folder or name, to be shown inline; a run that goes on is shown as it is now.
 
-    height: of the frame, in pixels, at least 100. It takes some 5 MB of the notebook once that is saved. Raises
-    FolderError where there is no run or it cannot be read, MissingExtra without the extra `report`.
+    height: of the frame, in pixels, at least 100. The report takes some 5 MB of the saved notebook. Raises FolderError
+    if there is no such run or it cannot be read, MissingExtra without the extra `report`.
     """
     if isinstance(height, bool) or not isinstance(height, int) or height < 100:
         raise ExperimentError.of("height", height, "must be a whole number of pixels, at least 100")
@@ -79,10 +74,10 @@ def report(run: HasFolder | os.PathLike[str] | str, height: int = 900) -> Page:
 
 
 def lineage(run: HasFolder | os.PathLike[str] | str, member: int | str = "best") -> str:
-    """Why a member exists, as `gpbt-async lineage` tells it. member: its number, a path such as "0/3/1", or "best"."""
-    found = reader.RunReader(_folder(run), history=True)
-    told = descent(found, wanted(found, str(member)))
-    return descent_text(told, found.history.sessions[0].begin)
+    """Why a member exists, as `gpbt-async lineage` shows it. member: its id, a path such as "0/3/1", or "best"."""
+    run_reader = reader.RunReader(_folder(run), history=True)
+    ancestry = descent(run_reader, wanted(run_reader, str(member)))
+    return descent_text(ancestry, run_reader.history.sessions[0].begin)
 
 
 class Page:
@@ -95,19 +90,19 @@ class Page:
         return f"<report of {self.name}: pictures, where this is shown as HTML>"
 
     def _repr_html_(self) -> str:
-        # the links to the page's own sections would lead to the notebook's address otherwise
+        # without a base, the links to the page's own sections would lead to the notebook's address
         page = self.html.replace("<head>", '<head><base href="about:srcdoc">', 1)
         source = page.replace("&", "&amp;").replace('"', "&quot;")
-        # a sandbox without an origin: what stands in a log or a name stays in there, should the page itself let it out
+        # a sandbox without an origin: a script in a log or a name stays in there, even if the page let it run
         style = f"width:100%;height:{self.height}px;border:1px solid #8886;border-radius:6px"
         return f'<iframe sandbox="allow-scripts allow-downloads" style="{style}" srcdoc="{source}"></iframe>'
 
 
 class Cell:
-    """The live view's face in a cell: one output, drawn anew."""
+    """The live view in a cell: one output, redrawn."""
 
-    def __init__(self, known: ViewState) -> None:
-        self._known = known
+    def __init__(self, view: ViewState) -> None:
+        self._view = view
         self._handle: Any = None
         self._old, self._drawn = True, 0.0
 
@@ -115,7 +110,7 @@ class Cell:
         self._draw()
 
     def hear(self, event: Event) -> None:
-        self._known.hear(event)
+        self._view.hear(event)
         self._old = True
 
     def tick(self) -> None:
@@ -123,16 +118,16 @@ class Cell:
             self._draw()
 
     def close(self) -> None:
-        self._draw(closing(self._known))
+        self._draw(closing(self._view))
 
     def give_up(self) -> None:
-        """The last picture stays."""
+        """Keep the last frame."""
 
     def _draw(self, more: Sequence[Line] = ()) -> None:
         from IPython.display import display
 
-        lines = frame(self._known, WIDTH, HEIGHT)
-        data = {"text/plain": coloured([*lines, [], *more] if more else lines)}
+        text = coloured(frame(self._view, WIDTH, HEIGHT), crop=True)
+        data = {"text/plain": text + (f"\n\n{coloured(more)}" if more else "")}
         self._old, self._drawn = False, time.monotonic()
         if self._handle is None:
             self._handle = display(data, raw=True, display_id=True)
@@ -140,28 +135,23 @@ class Cell:
             self._handle.update(data, raw=True)
 
 
-def coloured(lines: Sequence[Line]) -> str:
-    """Lines as text with ANSI colours, and with nothing else that a terminal would obey."""
-    return "\n".join("".join(_styled(clean(text), style) for text, style in line) for line in lines)
+def coloured(lines: Sequence[Line], crop: bool = False) -> str:
+    """Lines as text with ANSI colours and no other control characters. crop: to WIDTH columns."""
+    from rich.console import Console
+    from rich.theme import Theme
 
-
-def _styled(text: str, style: str) -> str:
-    before = _escape(style)
-    return f"{before}{text}\x1b[0m" if before and text else text
-
-
-@cache
-def _escape(style: str) -> str:
-    """What begins a style of wording.py's, "bold green" say. Notebooks have no dim: grey instead."""
-    from rich.color import ColorSystem
-    from rich.style import Style
-
-    marked = Style.parse(style.replace("dim", "bright_black")).render("|", color_system=ColorSystem.STANDARD)
-    return marked.partition("|")[0]
+    # notebooks have no dim text: grey instead
+    console = Console(
+        file=io.StringIO(), width=WIDTH, force_terminal=True, force_jupyter=False, color_system="standard",
+        no_color=False, theme=Theme({"dim": "bright_black"}),
+    )  # fmt: skip
+    with console.capture() as capture:
+        console.print(terminal.picture(lines, crop=crop), soft_wrap=True, end="")
+    return capture.get().removesuffix("\n")
 
 
 def _in_notebook() -> bool:
-    ipython = sys.modules.get("IPython")  # whoever is in a notebook has it loaded
+    ipython = sys.modules.get("IPython")  # a notebook has loaded it
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None
 

@@ -218,7 +218,7 @@ class Simulation:
                 self._feed(events.Discarded(t=self.now, member=id))
 
     def _suggest(self, path: tuple[int, ...]) -> None:
-        if self.engine.generation_asked(path) is None:
+        if path not in self.engine.asks:
             return  # withdrawn by a fact of this very moment
         ask, asked = self.engine.ask(path, kin=self.uses_kin), self.engine.count
         config = self.searcher.suggest(ask)
@@ -239,30 +239,30 @@ class Simulation:
     def _start(self, member: Node, attempt: int) -> None:
         slot = heapq.heappop(self._free)
         parent = member.parent
-        names: dict[str, Any] = {"member": member.id, "attempt": attempt}
         interval = self.task(member, self._states[parent.id] if parent is not None else None)
         self._intervals[member.id] = interval
         self._inside[member.id] = (slot, self.now + self.start_seconds)
         self._feed(
             events.Started(
                 t=self.now,
+                member=member.id,
+                attempt=attempt,
                 slot=slot,
                 pid=0,
                 path=path_text(member.path),
                 parent=parent.id if parent is not None else None,
                 config=member.config,
-                **names,
             )
         )
         if self.first_entered is None:
             self.first_entered = self.now + self.start_seconds
-        self._later(self.start_seconds, lambda: events.Entered(t=self.now, **names))
+        self._later(self.start_seconds, lambda: events.Entered(t=self.now, member=member.id, attempt=attempt))
         fails = interval.fails_at
         if early_stopping.judged(self.settings, member) and (fails is None or interval.reports_at < fails):
             first = interval.score if interval.first is None else interval.first
             self._later(
                 self.start_seconds + interval.reports_at * interval.seconds,
-                lambda: events.Judged(t=self.now, score=first, **names),
+                lambda: events.Judged(t=self.now, member=member.id, attempt=attempt, score=first),
             )
         elif interval.fails_at is not None:
             self._later(
@@ -285,14 +285,14 @@ class Simulation:
         seconds = self.now - entered
         self.busy += seconds
         self.last_returned = self.now
-        names: dict[str, Any] = {"t": self.now, "member": member.id, "attempt": attempt, "seconds": seconds}
+        t, id = self.now, member.id
         if how == "failed":
-            return events.Failed(reason="simulated", **names)
+            return events.Failed(t=t, member=id, attempt=attempt, seconds=seconds, reason="simulated")
         if how == "stopped":
             score = interval.score if interval.first is None else interval.first
-            return events.StoppedEarly(score=score, metrics={}, **names)
+            return events.StoppedEarly(t=t, member=id, attempt=attempt, seconds=seconds, score=score, metrics={})
         self._states[member.id] = interval.state
-        return events.Trained(score=interval.score, metrics={}, **names)
+        return events.Trained(t=t, member=id, attempt=attempt, seconds=seconds, score=interval.score, metrics={})
 
 
 # ---- worlds to simulate

@@ -1,14 +1,19 @@
-"""Shared by all tests: Hypothesis without deadlines, since the machines that run this are shared and noisy."""
+"""Shared by all tests: Hypothesis without deadlines, since the machines that run this are shared and noisy; and when a
+test ends, every engine that it has used is checked, those of the runs in its folder among them."""
 
 from __future__ import annotations
 
 import shutil
 import signal
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from gpu_machine import Machine
+from harness import check_engines
 from hypothesis import settings
+
+from gpbt_async.engine.engine import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,3 +41,29 @@ def machine(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
         if run.poll() is None:
             run.send_signal(signal.SIGKILL)
         run.communicate()
+
+
+#: the engines that this process has made last
+MADE: deque[Engine] = deque(maxlen=16)
+_make = Engine.__init__
+
+
+def _remember(self: Engine, *args: Any, **named: Any) -> None:
+    _make(self, *args, **named)
+    MADE.append(self)
+
+
+Engine.__init__ = _remember  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True)
+def engines(request: pytest.FixtureRequest) -> Iterator[deque[Engine]]:
+    """Engines of this test, which are checked in the end; a test that breaks one on purpose clears this."""
+    MADE.clear()
+    folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield MADE
+    for engine in MADE:
+        if engine.count:  # else its tree was made by hand
+            engine.check()
+    if folder is not None:
+        check_engines(folder)

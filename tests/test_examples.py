@@ -67,7 +67,7 @@ def launched(name: str, where: Path, *options: object) -> Path:
     return folder
 
 
-def test_a_script_that_was_made_a_member(tmp_path: Path) -> None:
+def test_the_script_as_a_member(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
     before = subprocess.run(
@@ -91,8 +91,8 @@ def test_a_member_in_awk_and_its_replay(tmp_path: Path) -> None:
     assert (1 - x) ** 2 + 100 * (y - x * x) ** 2 == pytest.approx(score)
     assert score < 5, "it went down"
     # awk draws no random numbers: the schedule alone decides
-    told = cli("replay", folder.name, "-q", "--json", cwd=tmp_path).json["replay"]
-    assert told["replays"][0]["scores"] == [
+    output = cli("replay", folder.name, "-q", "--json", cwd=tmp_path).json["replay"]
+    assert output["replays"][0]["scores"] == [
         m["score"] for m in json.loads((folder / "schedule.json").read_text())["schedule"]
     ]
 
@@ -107,7 +107,7 @@ def test_a_member_that_learns_by_partial_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_first_thing_a_reader_runs(tmp_path: Path) -> None:
+def test_the_first_example_of_the_readme(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
     folder = launched("digits", tmp_path, "--population", 2, "--generations", 2)
@@ -124,8 +124,8 @@ def test_the_script_before_it_was_made_a_member(
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "plain.py"), run_name="__main__")  # not another process: it would import torch anew
-    told = capsys.readouterr().out
-    epochs = re.findall(r"^epoch (\d): validation loss [0-9.]+, accuracy ([0-9.]+)$", told, re.MULTILINE)
+    output = capsys.readouterr().out
+    epochs = re.findall(r"^epoch (\d): validation loss [0-9.]+, accuracy ([0-9.]+)$", output, re.MULTILINE)
     assert [int(number) for number, _ in epochs] == [0, 1, 2]
     assert float(epochs[-1][1]) > 0.7
     assert (tmp_path / "model.pt").stat().st_size > 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 APP = Path(__file__).parent.parent / "examples" / "app.py"
-#: a run that ends only when it is told to
+#: a run that ends only when it is stopped
 LONG_RUN = {"experiment": "tour", "slots": 1, "population": 4, "generations": 1000}
 
 pytest.importorskip("starlette")
@@ -35,8 +35,8 @@ class Server:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         assert self.process.stdout is not None
-        told = self.process.stdout.readline()
-        address, _, token = told.strip().removeprefix("APP=http://").partition(" TOKEN=")
+        answer = self.process.stdout.readline()
+        address, _, token = answer.strip().removeprefix("APP=http://").partition(" TOKEN=")
         self.host, _, port = address.partition(":")
         self.port = int(port)
         self.headers = dict([token.strip("'").split(": ", 1)])
@@ -55,9 +55,9 @@ class Server:
             connection.close()
 
     def start(self, body: object) -> str:
-        status, told = self.ask("POST", "/runs", body)
-        assert status == 201, told
-        return str(told["run"])
+        status, answer = self.ask("POST", "/runs", body)
+        assert status == 201, answer
+        return str(answer["run"])
 
     def events(self, run: str) -> Stream:
         self.streams.append(Stream(self, run))
@@ -131,12 +131,12 @@ def test_a_run_is_started_watched_cancelled_and_resumed(server: Server) -> None:
     assert server.ask("GET", f"/runs/{name}")[1]["state"] == "running", "events come while it trains"
     assert alive(run_id(folder))
 
-    status, told = server.ask("DELETE", f"/runs/{name}")
-    assert (status, told["state"]) == (200, "interrupted")
+    status, answer = server.ask("DELETE", f"/runs/{name}")
+    assert (status, answer["state"]) == (200, "interrupted")
     assert alive(run_id(folder)) == [], "answered when its members are gone"
     assert events.until("Closed")["how"] == "interrupted"
     assert list(events) == []
-    assert server.ask("DELETE", f"/runs/{name}") == (200, told), "as well when it has ended"
+    assert server.ask("DELETE", f"/runs/{name}") == (200, answer), "as well when it has ended"
     assert server.ask("GET", f"/runs/{name}/events")[0] == 204
 
     status, resumed = server.ask("POST", f"/runs/{name}/resume")
@@ -144,15 +144,15 @@ def test_a_run_is_started_watched_cancelled_and_resumed(server: Server) -> None:
     assert server.ask("POST", f"/runs/{name}/resume")[0] == 200, "twice does no harm"
     events = server.events(name)
     assert events.until("Published")["member"] > first, "it went on"
-    status, told = server.ask("DELETE", f"/runs/{name}")
+    status, answer = server.ask("DELETE", f"/runs/{name}")
     best = min((f for f in facts(folder, "Trained")), key=lambda f: f["score"])
-    assert (told["score"], told["best_member"]) == (best["score"], best["member"])
+    assert (answer["score"], answer["best_member"]) == (best["score"], best["member"])
     assert len(facts(folder, "Opened")) == 2
     assert server.end() == (-signal.SIGTERM, "")
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_no_traceback_and_no_port_neither(server: Server) -> None:
+def test_ctrl_c_shows_no_traceback_and_frees_the_port(server: Server) -> None:
     assert server.ask("GET", "/runs") == (200, {"runs": []})
     assert server.end(signal.SIGINT) == (0, "")
     refused = subprocess.run([sys.executable, APP, "--port", "99999"], capture_output=True, text=True, check=False)
@@ -178,8 +178,8 @@ def test_runs_beside_each_other_end_with_the_application(server: Server) -> None
     streams = [server.events(name) for name in names]
     for stream in streams:
         stream.until("Entered")
-    told = server.ask("GET", "/runs")[1]["runs"]
-    assert [(run["run"], run["state"]) for run in told] == [(name, "running") for name in names]
+    answer = server.ask("GET", "/runs")[1]["runs"]
+    assert [(run["run"], run["state"]) for run in answer] == [(name, "running") for name in names]
     assert all(alive(run_id(server.runs / name)) for name in names)
     assert server.end() == (-signal.SIGTERM, "")
     for name, stream in zip(names, streams, strict=True):
@@ -195,11 +195,11 @@ def test_runs_beside_each_other_end_with_the_application(server: Server) -> None
     assert alive(run_id(server.runs / names[0])) == []
 
 
-def test_what_is_refused(server: Server) -> None:
+def test_bad_requests_are_refused(server: Server) -> None:
     assert server.host == "127.0.0.1"
     for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": "Bearer ü"}):
-        status, told = server.ask("GET", "/runs", headers=headers)
-        assert (status, told) == (401, {"error": "send the header Authorization: Bearer TOKEN"})
+        status, answer = server.ask("GET", "/runs", headers=headers)
+        assert (status, answer) == (401, {"error": "send the header Authorization: Bearer TOKEN"})
     for body, said in (
         (None, "give a JSON object with an experiment of tour, valley"),
         ([1], "give a JSON object with an experiment of tour, valley"),
@@ -208,10 +208,10 @@ def test_what_is_refused(server: Server) -> None:
         ({"experiment": "tour", "disk": "1KiB"}, "'disk' is none of slots, generations, population, seed"),
     ):
         assert server.ask("POST", "/runs", body) == (400, {"error": said})
-    status, told = server.ask("POST", "/runs", {"experiment": "tour", "slots": "many"})
-    assert (status, told) == (409, {"error": "--slots 'many': must be a whole number"})
-    for path in ("/runs/nobody", "/runs/%2e%2e", "/runs/nobody/events"):
+    status, answer = server.ask("POST", "/runs", {"experiment": "tour", "slots": "many"})
+    assert (status, answer) == (409, {"error": "slots='many': must be a whole number of at least 1"})
+    for path in ("/runs/nonesuch", "/runs/%2e%2e", "/runs/nonesuch/events"):
         assert server.ask("GET", path)[0] == 404
-    assert server.ask("POST", "/runs/nobody/resume") == (404, {"error": "no run 'nobody'"})
+    assert server.ask("POST", "/runs/nonesuch/resume") == (404, {"error": "no run 'nonesuch'"})
     assert server.ask("GET", "/runs") == (200, {"runs": []}), "nothing was begun"
     assert server.end() == (-signal.SIGTERM, "")

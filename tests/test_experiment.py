@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from test_space import seeds, spaces
+from strategies import seeds, spaces
 
 from gpbt_async.ask import Ask, Observation, path_of, path_text
 from gpbt_async.declaration.resources import Resources

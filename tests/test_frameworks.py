@@ -58,17 +58,19 @@ def fit(lightning: Any, model: Any, callback: Any, where: Path, **more: Any) -> 
 def test_a_lightning_script_is_a_member(tmp_path: Path) -> None:
     import lightning.pytorch as lightning
 
-    told: list[dict[str, float]] = []
-    root = gpbt.Member.local({"lr": 0.05, "width": 1}, tmp_path / "0", on_report=told.append)
+    reports: list[dict[str, float]] = []
+    root = gpbt.Member.local({"lr": 0.05, "width": 1}, tmp_path / "0", on_report=reports.append)
     model = module(lightning)
     fit(lightning, model, gpbt.lightning.MemberCallback(root), tmp_path)
-    assert [set(metrics) for metrics in told] == [{"val_loss"}] * 2
+    assert [set(metrics) for metrics in reports] == [{"val_loss"}] * 2
     assert model.rates == [0.05] * 4
-    child = gpbt.Member.local({"lr": 0.02, "width": 1}, tmp_path / "1", parent=root.checkpoint, on_report=told.append)
+    child = gpbt.Member.local(
+        {"lr": 0.02, "width": 1}, tmp_path / "1", parent=root.checkpoint, on_report=reports.append
+    )
     heir = module(lightning, 1)
     fit(lightning, heir, gpbt.lightning.MemberCallback(child), tmp_path)
     assert heir.rates == [0.02] * 4
-    assert told[-1]["val_loss"] < told[1]["val_loss"]
+    assert reports[-1]["val_loss"] < reports[1]["val_loss"]
     began = torch.load(root.checkpoint / "model.pt", weights_only=True)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in began.items())
     assert (child.checkpoint / "state.pt").exists()
@@ -128,18 +130,18 @@ def regression(seed: int = 0) -> Any:
 def test_a_hugging_face_script_is_a_member(tmp_path: Path) -> None:
     import transformers
 
-    told: list[dict[str, float]] = []
-    root = gpbt.Member.local({"lr": 0.05, "weight_decay": 0.1}, tmp_path / "0", on_report=told.append)
+    reports: list[dict[str, float]] = []
+    root = gpbt.Member.local({"lr": 0.05, "weight_decay": 0.1}, tmp_path / "0", on_report=reports.append)
     model = regression()
     rates = hugging(transformers, model, gpbt.hf.MemberCallback(root), tmp_path, lr_scheduler_type="constant")
     assert rates == [0.05] * 4
-    losses = [metrics["eval_loss"] for metrics in told if "eval_loss" in metrics]
+    losses = [metrics["eval_loss"] for metrics in reports if "eval_loss" in metrics]
     assert len(losses) == 2
     child = gpbt.Member.local({"lr": 0.02, "weight_decay": 0.1}, tmp_path / "1", parent=root.checkpoint)
-    child._send = told.append
+    child._send = reports.append
     rates = hugging(transformers, regression(1), gpbt.hf.MemberCallback(child), tmp_path)
     assert rates == pytest.approx([0.02, 0.015, 0.01, 0.005])  # the Trainer's own linear decay, from the config's rate
-    assert [m["eval_loss"] for m in told if "eval_loss" in m][-1] < losses[-1]
+    assert [m["eval_loss"] for m in reports if "eval_loss" in m][-1] < losses[-1]
     state = torch.load(child.checkpoint / "state.pt", weights_only=True)
     assert state["optimizers"][0]["kind"] == "AdamW"
     steps = {float(s["step"]) for s in state["optimizers"][0]["state"]["state"].values()}
@@ -229,7 +231,7 @@ def test_hugging_face_trains_along_a_schedule(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "package"), [("lightning", "lightning"), ("hf", "transformers")])
-def test_one_that_is_missing_is_told_with_its_remedy(name: str, package: str) -> None:
+def test_a_missing_framework_raises_with_its_remedy(name: str, package: str) -> None:
     code = (
         f"import sys; sys.modules.update(dict.fromkeys(['{package}', 'lightning.pytorch', 'pytorch_lightning']))\n"
         f"import gpbt_async as gpbt; gpbt.{name}"

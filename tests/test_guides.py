@@ -26,7 +26,7 @@ from run_checker import check_run
 
 import gpbt_async as gpbt
 from gpbt_async.analysis import usage
-from gpbt_async.cli import app, guide, plan
+from gpbt_async.cli import app, forecast, guide
 from gpbt_async.devices import health
 from gpbt_async.experiment import Settings
 
@@ -37,7 +37,6 @@ ROOT = Path(__file__).parent.parent
 PACKAGE, README = ROOT / "gpbt_async", ROOT / "README.md"
 DOCUMENTS = [README, *(PACKAGE / "guides" / f"{name}.md" for name in guide.NAMES)]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 COMMANDS: dict[str, Any] = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
 #: what variables of these names hold, wherever they are shown
 HOLDS: dict[str, Any] = {
@@ -405,9 +404,13 @@ def rows(text: str, head: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:ends]]
 
 
-def test_all_modules_are_named() -> None:
-    told = {name for cell, *_ in rows(read("inside"), "| rooms") for name in re.findall(r"`(\w+)`", cell)}
-    assert told == MODULES
+def test_every_folder_is_named_and_every_file_that_is_named_exists() -> None:
+    package = Path(gpbt.__file__).parent
+    named = {name for cell, *_ in rows(read("inside"), "| folder") for name in re.findall(r"`(\w+)/`", cell)}
+    assert named == {path.parent.name for path in package.glob("*/__init__.py")}
+    files = [file for _, cell in rows(read("inside"), "| question") for file in re.findall(r"`([\w/]+\.py)`", cell)]
+    assert len(files) >= 20
+    assert [file for file in files if not (package / file).is_file()] == []
     benches = {name for cell, *_ in rows(read("inside"), "| `bench/`") for name in re.findall(r"`(\w+)[./]", cell)}
     assert benches == {path.stem for path in (ROOT / "bench").glob("*.py")} - {"__init__"} | {"quality"}
 
@@ -445,11 +448,11 @@ def test_the_plan_is_what_plan_says() -> None:
         "mode": "min",
         "generations": 10,
     }
-    draw = plan.log_normal(60, 0.3)
+    draw = forecast.log_normal(60, 0.3)
 
     def planned(population: int, slots: int, schedule: str = "async") -> tuple[float, float]:
         made = Settings(**declared, population=population, schedule=schedule)
-        runs = [plan.simulate(made.replaced(seed=seed), slots, draw) for seed in range(plan.SEEDS)]
+        runs = [forecast.simulate(made.replaced(seed=seed), slots, draw) for seed in range(forecast.SEEDS)]
         return statistics.median(s.makespan for s in runs) / 60, statistics.mean(s.utilisation for s in runs)
 
     for cells in rows(read("gpus"), "| slots"):

@@ -52,10 +52,10 @@ def framed(shown: str) -> dict[str, str]:
 
 def story(shown: str) -> Any:
     """The story in the page in the frame."""
-    [told] = [
+    [data] = [
         texts for _, attributes, texts in Elements(framed(shown)["srcdoc"]).all if attributes.get("id") == "story"
     ]
-    return json.loads("".join(told))
+    return json.loads("".join(data))
 
 
 # ---- the example
@@ -98,7 +98,7 @@ async def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     await Client(document, kernel_name="python3", config=local, timeout=LONG).async_execute()
     outputs = {cell["id"]: cell["outputs"] for cell in code_cells(document)}
 
-    # one output, drawn anew while the run went on
+    # one output, redrawn while the run went on
     assert len(outputs["run"]) == 1
     assert len(pictures) > 1
     assert "0 of 40 members" in pictures[0]
@@ -115,9 +115,9 @@ async def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert check_run(tmp_path / "runs" / "another") == []
     summary = json.loads((folder / "summary.json").read_text())
     best = f"member {summary['best_member']}, generation {summary['best_generation']}"
-    told = story(outputs["report"][0]["data"]["text/html"])
-    assert told["lineage"][-1] == summary["best_member"]
-    assert len(told["members"]["score"]) == 40
+    data = story(outputs["report"][0]["data"]["text/html"])
+    assert data["lineage"][-1] == summary["best_member"]
+    assert len(data["members"]["score"]) == 40
     assert f"loss {summary['score']:.4f}"[:-1] in outputs["schedule"][0]["text"]
     assert best in outputs["schedule"][0]["text"]
     assert outputs["why"][0]["text"].startswith(f"notebook: why member {summary['best_member']} exists\n")
@@ -127,7 +127,7 @@ async def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert outputs["another"][0]["text"].startswith("16 members were published")
 
 
-# ---- the door
+# ---- functions
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where / "runs" / "evil-1"
 
 
-def test_the_report_stands_in_a_frame_that_reaches_nothing_of_the_notebook(run: Path) -> None:
+def test_the_reports_frame_cannot_reach_the_notebook(run: Path) -> None:
     pytest.importorskip("plotly")
     page = notebook.report(run, height=321)
     attributes = framed(page._repr_html_())
@@ -154,8 +154,8 @@ def test_the_report_stands_in_a_frame_that_reaches_nothing_of_the_notebook(run: 
     assert "height:321px" in attributes["style"]
     assert attributes["srcdoc"].replace('<base href="about:srcdoc">', "") == page.html
     assert page._repr_html_().count("<iframe") == 1
-    told = story(page._repr_html_())
-    assert [d["name"] for d in told["space"]] == ['"><script>', "x"]
+    data = story(page._repr_html_())
+    assert [d["name"] for d in data["space"]] == ['"><script>', "x"]
     assert repr(page) == "<report of evil-1: pictures, where this is shown as HTML>"
 
 
@@ -169,25 +169,25 @@ def test_a_run_is_named_in_any_way(run: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("height", [0, 99, -900, 900.0, True, "tall"])
-def test_a_height_that_is_none(run: Path, height: Any) -> None:
+def test_a_bad_height(run: Path, height: Any) -> None:
     with pytest.raises(gpbt.ExperimentError, match=r"height: got .*; must be a whole number of pixels, at least 100"):
         notebook.report(run, height)
 
 
-def test_no_run_to_tell_of(tmp_path: Path) -> None:
+def test_a_run_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(gpbt.FolderError, match=r"no run at .*nowhere: it does not exist"):
         notebook.report(tmp_path / "nowhere")
     with pytest.raises(gpbt.FolderError, match=r"no run at .*nowhere: it does not exist"):
         notebook.lineage(str(tmp_path / "nowhere"))
 
 
-async def test_outside_of_a_notebook_it_is_shown_as_anywhere(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_outside_of_a_notebook_the_terminal_shows_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with gpbt.Run(None, run, resume="must") as again:
         await notebook.show(again)
     assert "evil-1 has finished" in capsys.readouterr().err
 
 
-def test_colours_and_nothing_else_that_a_terminal_would_obey() -> None:
+def test_text_has_colours_and_no_other_control_characters() -> None:
     lines = [[("best \x1b[2J", "bold green"), ("\r\n<b>", ""), ("rest", "dim")], [], [("", "red")]]
     text = notebook.coloured(lines)
     assert text == "\x1b[1;32mbest  [2J\x1b[0m  <b>\x1b[90mrest\x1b[0m\n\n"

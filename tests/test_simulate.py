@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from engine_driver import check, snapshot
+from engine_driver import snapshot
 
 from gpbt_async import codec, events
 from gpbt_async.engine.engine import Engine
@@ -129,7 +129,7 @@ def test_with_both_stop_rules_every_run_ends(schedule: str) -> None:
             usage=None,
         ).run()
         engine = simulation.engine
-        check(engine)
+        engine.check()
         assert engine.ended is not None
         assert engine.outstanding() == [engine.ended]
         if not engine.ended.reason:

@@ -15,50 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from strategies import dimensions, floats, ints, seeds, spaces, units
 
 from gpbt_async.errors import ExperimentError
 from gpbt_async.space import Choice, Float, Int, Space, reflect
-
-numbers = st.floats(-1e9, 1e9, allow_subnormal=False) | st.floats(allow_nan=False, allow_infinity=False)
-units = st.floats(0.0, 1.0)
-seeds = st.integers(0, 2**63 - 1)
-scalars = (
-    st.text(max_size=5)
-    | st.integers(-(10**6), 10**6)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.booleans()
-    | st.none()
-)
-
-
-@st.composite
-def floats(draw):
-    low = draw(numbers)
-    high = draw(numbers.filter(lambda x: x != low))
-    low, high = min(low, high), max(low, high)
-    assume(math.isfinite(high - low))
-    log = draw(st.booleans()) if low > 0 and high / low < 1e300 else False
-    step = None
-    if draw(st.booleans()):
-        parts = draw(st.floats(1.0, 1e6))
-        step = (high - low) / parts
-        assume(0 < step <= high - low and low + step > low and high - step < high)
-    return Float(low, high, log=log, step=step)
-
-
-@st.composite
-def ints(draw):
-    low = draw(st.integers(-(10**12), 10**12) | st.integers(1, 100))
-    high = low + draw(st.integers(1, 10**12) | st.integers(1, 20))
-    log = draw(st.booleans()) if low >= 1 else False
-    return Int(low, high, log=log, step=draw(st.integers(1, high - low) | st.integers(1, min(5, high - low))))
-
-
-choices = st.lists(scalars, min_size=2, max_size=6, unique_by=lambda o: (type(o), o)).map(Choice)
-dimensions = floats() | ints() | choices
-#: some of a space's hyperparameters are constants: a value, or a Choice of one option
-constants = scalars | scalars.map(lambda option: Choice([option]))
-spaces = st.dictionaries(st.text(min_size=1, max_size=8), dimensions | constants, min_size=1, max_size=5).map(Space)
 
 
 def inside(d, value):

@@ -44,7 +44,7 @@ def member(path: Path, config: dict[str, Any], parent: Path | None = None) -> gp
     return gpbt.Member.local(config, path, parent=parent)
 
 
-def test_training_cut_in_two_is_the_training_that_was_not(tmp_path: Path) -> None:
+def test_training_in_two_parts_equals_training_in_one(tmp_path: Path) -> None:
     whole, first, second = net(), net(), net(1)
     steps(whole, optimizer := AdamW(whole.parameters(), lr=0.1), 6)
     steps(first, begun := AdamW(first.parameters(), lr=0.1), 3)
@@ -63,7 +63,7 @@ def _moments(optimizer: Any) -> list[Any]:
     return [state["exp_avg"] for state in optimizer.state.values()]
 
 
-def test_a_child_takes_weights_and_momenta_and_its_own_config(tmp_path: Path) -> None:
+def test_a_child_has_its_parents_weights_and_momenta_and_its_own_config(tmp_path: Path) -> None:
     root = member(tmp_path / "0", {"lr": 0.1, "momentum": 0.9, "dropout": 0.5})
     model, optimizer = net(), SGD(net().parameters(), lr=7.0)
     optimizer = SGD(model.parameters(), lr=7.0)
@@ -93,7 +93,7 @@ def test_a_child_takes_weights_and_momenta_and_its_own_config(tmp_path: Path) ->
         gpbt.torch.begin(child, heir, other, state="drop")  # type: ignore[arg-type]
 
 
-def test_siblings_draw_differently_and_a_folder_goes_on(tmp_path: Path) -> None:
+def test_siblings_draw_differently_and_a_folder_restores_random_numbers(tmp_path: Path) -> None:
     model = net()
     gpbt.torch.save(tmp_path, model)
     drawn = [random.random(), np.random.random(), torch.rand(1).item()]
@@ -119,7 +119,7 @@ def test_safetensors(tmp_path: Path) -> None:
     assert same(heir, model)
 
 
-def test_what_could_run_code_is_neither_written_nor_read(tmp_path: Path) -> None:
+def test_values_that_could_run_code_are_neither_written_nor_read(tmp_path: Path) -> None:
     model = net()
     for value, where in (({"a": [object()]}, r"seen\['a'\]\[0\] is a builtins.object"), (np.float64(1), "value.item")):
         with pytest.raises(TypeError, match=where):
@@ -135,7 +135,7 @@ def test_what_could_run_code_is_neither_written_nor_read(tmp_path: Path) -> None
         gpbt.torch.load(tmp_path, model)
 
 
-def test_a_folder_that_is_none_of_ours_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_our_checkpoint_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has neither model.pt nor model.safetensors"):
         gpbt.torch.load(tmp_path, net())
     torch.save(net().state_dict(), tmp_path / "model.pt")
@@ -144,7 +144,7 @@ def test_a_folder_that_is_none_of_ours_is_told(tmp_path: Path) -> None:
         gpbt.torch.load(tmp_path, nn.Linear(2, 2))
 
 
-def test_a_hard_link_to_what_was_there_is_left_alone(tmp_path: Path) -> None:
+def test_a_hard_link_to_the_old_file_is_left_alone(tmp_path: Path) -> None:
     gpbt.torch.save(tmp_path, net())
     linked = tmp_path / "linked.pt"
     linked.hardlink_to(tmp_path / "model.pt")
@@ -153,7 +153,7 @@ def test_a_hard_link_to_what_was_there_is_left_alone(tmp_path: Path) -> None:
     assert linked.read_bytes() == before
 
 
-def test_a_config_reaches_what_the_optimizer_has() -> None:
+def test_a_config_sets_the_optimizers_options() -> None:
     model = net()
     groups = [
         {"params": model[0].parameters(), "lr": 0.1},
@@ -169,7 +169,7 @@ def test_a_config_reaches_what_the_optimizer_has() -> None:
     with pytest.raises(ValueError, match=r"config has width, and the optimizer lr, .*: none in common"):
         gpbt.torch.apply({"width": 3}, optimizer)
     for wrong in ("0.1", None, True):
-        with pytest.raises(TypeError, match=r"config\['learning_rate'\] is .*, and the optimizer's lr a number"):
+        with pytest.raises(TypeError, match=r"config\['learning_rate'\] is .*, but the optimizer's lr is a number"):
             gpbt.torch.apply({"learning_rate": wrong}, optimizer)
 
 
@@ -204,7 +204,7 @@ def course(optimizer: Any, scheduler: Any, count: int) -> list[float]:
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_scheduler_follows_and_goes_on(name: str, tmp_path: Path) -> None:
+def test_a_scheduler_follows_and_continues(name: str, tmp_path: Path) -> None:
     """Applied at any moment, a new rate runs the same course as if it had been there from the beginning."""
     make, model = SCHEDULERS[name], nn.Linear(1, 1)
     reference = SGD(model.parameters(), lr=0.3)
@@ -284,10 +284,10 @@ def test_proportions_survive_a_zero() -> None:
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.3, 0.5), (0.6, 0.0)]
 
 
-def test_groups_that_nothing_tells_apart_are_said(tmp_path: Path) -> None:
-    """And no others: whoever splits for another reason, or declares it, hears nothing."""
+def test_groups_without_a_difference_are_a_finding(tmp_path: Path) -> None:
+    """And only those: groups that were split for another reason, or that declare a multiplier, are no finding."""
     alike = [{"params": [matrix()]}, {"params": [matrix(), bias()]}]
-    for groups, told in (
+    for groups, expected in (
         (alike, True),
         ([*alike, {"params": [bias()]}], False),
         ([alike[0], {**alike[1], "lr": 0.5}], False),
@@ -298,8 +298,8 @@ def test_groups_that_nothing_tells_apart_are_said(tmp_path: Path) -> None:
         one = member(tmp_path, {"weight_decay": 0.3})
         optimizer = SGD([dict(group) for group in groups], lr=0.1)
         gpbt.torch.begin(one, net(), optimizer)
-        assert [found[:2] for found in one.telemetry.findings] == [("GPBT004", "weight_decay")] * told
-        if told:
+        assert [found[:2] for found in one.telemetry.findings] == [("GPBT004", "weight_decay")] * expected
+        if expected:
             assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3]
 
 

@@ -1,7 +1,8 @@
-"""Members that do to us what members do, each misdeed once: bench/faults.py copies this beside a plan and runs it.
+"""Members that misbehave, each in one way and once: bench/faults.py copies this file beside a plan and runs it.
 
-Beside it lie `plan.json` (the experiment's settings, and who misbehaves how), `log` (who went in and came out, told by
-the members themselves) and `done/`, where each misdeed leaves a file, so that a member trained again is good.
+Beside it lie `plan.json` (the experiment's settings, and which member misbehaves how), `log` (when a member began and
+ended its training, written by the member) and `done/`, where each misbehaviour leaves a file, so that a member that is
+trained again behaves.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ def payload(member):
 
 
 def load(member):
-    """The parent's loss; whoever finds another one's checkpoint, or half of one, leaves word of it."""
+    """The parent's loss; a member that finds another's checkpoint, or half of one, writes a file that says so."""
     if member.parent is None:
         return 0.5
     parent = int(member.parent.parent.name)
@@ -49,7 +50,7 @@ def load(member):
     return told["loss"]
 
 
-# ---- misdeeds before training
+# ---- before training
 
 
 def raises_before(member):
@@ -80,7 +81,7 @@ def runs_out_of_memory(member):
 
 
 def ignores_term(member):
-    """And takes its time, so that whoever ends the run meets it."""
+    """And takes its time, so that the end of the run meets it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(0.5)
 
@@ -90,7 +91,7 @@ def leaves_a_session(member):
 
 
 def leaves_a_daemon(member):
-    """Its parent is dead, its session its own, its environment empty: only its name still tells whose it is."""
+    """Its parent is dead, its session its own, its environment empty: only its name says whose it is."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -111,13 +112,13 @@ def floods_stdout(member):
 
 
 def hangs(member):
-    """For ever, and no SIGTERM ends it. Only where a deadline does."""
+    """For ever, and no SIGTERM ends it: only a deadline does."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         signal.pause()
 
 
-# ---- misdeeds in and after reporting
+# ---- in and after reporting
 
 
 def raises_in_report(member):
@@ -173,13 +174,13 @@ AFTER = (raises_after, crashes_after)
 
 
 def misbehave(member, stage):
-    for deed in stage:
-        if deed.__name__ in PLAN["members"].get(str(member.id), ()):
+    for misbehaviour in stage:
+        if misbehaviour.__name__ in PLAN["members"].get(str(member.id), ()):
             try:
-                os.close(os.open(HERE / "done" / f"{member.id}-{deed.__name__}", os.O_CREAT | os.O_EXCL))
+                os.close(os.open(HERE / "done" / f"{member.id}-{misbehaviour.__name__}", os.O_CREAT | os.O_EXCL))
             except FileExistsError:
                 continue
-            deed(member)
+            misbehaviour(member)
 
 
 def train(member):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from array import array
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from .. import events
@@ -21,8 +20,8 @@ from ..ask import path_text
 from ..engine.engine import Engine
 from ..engine.tree import LONGEST_DELAY, State
 from ..errors import FolderError
-from ..storage.control import notice
 from ..storage.folder import RunFolder, locate
+from ..storage.gpu_report import read_gpus
 from ..storage.journal import JournalReader
 from ..storage.run_config import RunConfig
 from . import results
@@ -32,7 +31,6 @@ from .usage import Usage, replay
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..ask import Path as Place
     from ..engine.tree import Node
     from ..events import Fact
     from ..experiment import Settings
@@ -184,7 +182,8 @@ def detail(folder: RunFolder) -> dict[str, Any]:
 def present(reading: RunReader) -> dict[str, Any]:
     """What the run does just now: what trains and since when, what waits and for what, its GPUs and free slots."""
     engine, state, now = reading.engine, reading.state, time.time()
-    gpus = (notice(reading.folder) if state == "running" else None) or {"gpus": [], "waiting": None}
+    report = read_gpus(reading.folder) if state == "running" else None
+    gpus, queue = (report.gpus, report.waiting) if report is not None else ((), None)
     given = engine.training if state == "running" else []  # a slot is meant for each, and not all have it yet
     training = [m for m in given if m.slot is not None]
     waiting: list[dict[str, Any]] = [
@@ -192,7 +191,7 @@ def present(reading: RunReader) -> dict[str, Any]:
             "member": m.id,
             "generation": m.generation,
             "attempt": m.attempt,
-            "for": member(reading, m, bool(gpus["waiting"]), now),
+            "for": member(reading, m, queue is not None, now),
             "after": m.reason or None,
         }
         for m in given
@@ -223,8 +222,8 @@ def present(reading: RunReader) -> dict[str, Any]:
         "waiting": waiting,
         "to_retry": [m.id for m in engine.to_retry] if state != "running" else [],
         "reopens": state == "failed" and engine.reopens,
-        "gpus": gpus["gpus"],
-        "waiting_for_gpus": gpus["waiting"],
+        "gpus": gpus,
+        "waiting_for_gpus": queue,
         "slots": engine.slots,
         "free_slots": free if state == "running" else None,
         "free_because": engine.idle_cause() if state == "running" and free else None,
@@ -283,8 +282,8 @@ def slot(reading: RunReader) -> tuple[str, float | None]:
     cause = engine.idle_cause()
     here = next((i for i, g in enumerate(tree.generations) if not g.full), 0)
     if cause == "searcher":
-        asks = [command.path for command in engine.outstanding() if isinstance(command, events.Suggest)]
-        return _asked(reading, asks[0]) if asks else ("the searcher", None)
+        ask = next(iter(engine.asks.values()), None)
+        return _asked(reading, ask) if ask is not None else ("the searcher", None)
     if cause == "checkpoint":
         return "checkpoints to be published", None
     if cause == "evidence" and engine.termination.doubtful:
@@ -308,12 +307,7 @@ def _doubt(reading: RunReader) -> str:
     return f"the members in training to end: member {ending.failed[0].id} has failed for good, and perhaps all do"
 
 
-def _asked(reading: RunReader, path: Place) -> tuple[str, float]:
-    """For whom the searcher was asked, and when."""
-    engine = reading.engine
-    generation = engine.generation_asked(path)
-    assert generation is not None
-    # the engine knows after which fact it asked: of all answers the first that it would take
-    after = bisect_left(range(engine.count + 1), True, key=lambda asked: engine.wants(path, generation, asked))
-    since = max(reading.opened, reading.times[after - 1] if after else 0.0)
-    return f"the searcher, asked for member {path_text(path)}", since
+def _asked(reading: RunReader, ask: events.Suggest) -> tuple[str, float]:
+    """The member that the searcher was asked for, and when."""
+    since = max(reading.opened, reading.times[ask.since - 1] if ask.since else 0.0)
+    return f"the searcher, asked for member {path_text(ask.path)}", since

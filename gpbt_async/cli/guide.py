@@ -1,12 +1,12 @@
-"""`gpbt-async guide [NAME]`: the guides that ship with the package, in the terminal.
+"""`gpbt-async guide`: the guides that ship with the package, in the terminal.
 
-They are markdown in `guides/`, one subject each, and read as they are: what a person may want to copy out of them
-stands there unchanged. The README links to the same files. Tests run what they show (tests/test_guides.py).
+They are markdown files in `guides/`, one subject each, and are printed unchanged, so that code can be copied from
+them. The README links to the same files. Tests run what they show (tests/test_guides.py).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 
-#: in the order in which they are listed: who begins reads from the top
+#: in the order in which they are listed: a beginner reads from the top
 NAMES = ("member", "findings", "gpus", "report", "searcher", "resume", "method", "inside")
 
 
 def place() -> Traversable:
-    """The folder they are in."""
-    from importlib import resources  # which --help should not pay for
+    """The folder that holds them."""
+    from importlib import resources  # slow to import, and --help does not need it
 
     return resources.files("gpbt_async") / "guides"
 
@@ -40,19 +40,20 @@ def title(name: str) -> str:
 
 
 def guide(
-    name: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[NAME]", help="Which one; without, they are listed."),
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A guide; if left out, they are listed.")] = None,
 ) -> None:
-    """Print a guide, or list them.
+    """Print a guide, or list the guides.
 
-    They say how to make a member of your script, what a finding means, and tell of GPUs, the report, searchers, faults,
-    the method, and how it is built. Example: gpbt-async guide member | less
+    They explain how a script becomes a member, findings, GPUs, the report, searchers, failures, the method, and the
+    implementation.
+
+    Examples:
+      gpbt-async guide
+      gpbt-async guide member | less
     """
     if name is not None:
         print(read(name), end="")
         return
-    for each in NAMES:
-        print(f"{each:10}{title(each)}")
-    print(f"\ngpbt-async guide NAME prints one; they are markdown, in {place()}")
+    for guide_name in NAMES:
+        print(f"{guide_name:10}{title(guide_name)}")
+    print(f"\ngpbt-async guide NAME prints one. They are markdown files in {place()}")

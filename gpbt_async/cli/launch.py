@@ -1,144 +1,134 @@
-"""A run on the command line: to its end, with a view on stderr, until somebody presses Ctrl-C.
-
-Ours (`driven`), or one that another process runs (`attended`), and then Ctrl-C ends only our looking at it.
-"""
+"""`gpbt-async launch` and `gpbt-async resume`: options become a Run, which foreground.py drives to its end."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import signal
-import sys
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..analysis.logs import notes
-from ..analysis.results import compared
-from ..errors import GPBTError, PreflightError, RunFailed
-from ..processes import linux
-from ..ui.attached import Attached
-from ..ui.summaries import replay_text
-from ..ui.terminal import clock, show
-from .options import jsonable, say
+import typer
+
+from ..errors import ExperimentError
+from .options import (
+    CHANGES,
+    MACHINE,
+    AsModule,
+    Changed,
+    Json,
+    Moved,
+    Name,
+    Quiet,
+    RunName,
+    Runs,
+    Script,
+    Silence,
+    Strict,
+    arguments,
+    option,
+    takes,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
-    from ..scheduler.run import Run
-    from ..storage.folder import RunFolder
+    from ..declaration.options import RunOptions
 
 
-T = TypeVar("T")
+@takes(changes=CHANGES, options=MACHINE)
+def launch(
+    script: Script,
+    *,
+    as_module: AsModule = False,
+    changes: dict[str, Any],
+    options: RunOptions,
+    strict: Strict = False,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Run a script's experiment.
 
-#: seconds between two looks whether a run that imports its script has begun
-LOOK = 0.1
+    Options override what SCRIPT declares. Ctrl-C stops the run, and `gpbt-async resume` continues it.
 
+    Exit status: 0 finished; 1 started and failed; 2 nothing was started, or --strict stopped it; 130 interrupted.
 
-def drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
-    """Run it to its end, with a view on stderr, tell what came of it on stdout, and exit with its status."""
-    linux.be_alone()
-    logging.getLogger("gpbt_async").addHandler(logging.NullHandler())
-    status = asyncio.run(driven(run, quiet))
-    if as_json and run.how is not None:
-        print(json.dumps(jsonable(run.summary()), indent=1))
-    elif run.how is not None and run.settings.replay is not None:
-        print(replay_text(compared(run.engine)))
-    raise SystemExit(status)
-
-
-async def driven(run: Run, quiet: bool) -> int:
-    """The exit status."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    entered = asked = shown = False
-
-    def interrupt() -> None:
-        nonlocal asked
-        if not entered:
-            task.cancel()  # still importing: there is nothing to keep
-        elif asked:
-            run.kill()
-        else:
-            asked = True
-            run.stop()
-
-    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    # what whoever started us has had ignored (nohup, a shell's &) stays ignored
-    signals = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in signals:
-        loop.add_signal_handler(number, interrupt)
-    try:
-        async with run:
-            entered = True
-            if run.how is None:
-                if run.settings.notice and not run.engine.count and not quiet:
-                    say(run.settings.notice)
-                await show(run, quiet=quiet)
-                shown = True
-            elif not quiet:
-                for text in run.warnings:
-                    say(text)
-                print(f"{run.name} has finished already: gpbt-async best {run.folder.typed}", file=sys.stderr)
-            await run.wait()
-    except asyncio.CancelledError:
-        say("interrupted before anything was started")
-        return 130
-    except GPBTError as error:
-        if not shown or not isinstance(error, RunFailed):
-            say(str(error))  # a run that failed has been told so by the view
-        for note in notes(error):
-            print(note, file=sys.stderr)
-        if isinstance(error, PreflightError):
-            return error.exit_status
-        return 1 if entered or isinstance(error, RunFailed) else 2
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-    return _status(run.how)
-
-
-def _status(how: str | None) -> int:
-    return {"finished": 0, "failed": 1}.get(how or "", 130)
-
-
-async def attended(folder: RunFolder, quiet: bool) -> int:
-    """Show a run that another process runs, until it is over; the exit status it ends with there."""
-    told = False
-    while folder.locked() is not None and not folder.experiment.is_file():
-        if not told and not quiet:
-            say(f"{folder.name} is importing its script")
-        told = True
-        await asyncio.sleep(LOOK)
-    run = Attached(folder.open(folder.path))
-    await show(run, quiet=quiet, known=run.memory(clock()))
-    return _status(run.how)
-
-
-def paused(folder: RunFolder) -> bool:
-    """Has somebody paused the run that is going on there? False if nobody can say."""
-    try:
-        run = Attached(folder)
-    except GPBTError:
-        return False
-    return run.how is None and bool(run.usage.by_hand)
-
-
-def foreground(work: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run, for what is to clean up behind itself: Ctrl-C, SIGTERM and a closed terminal cancel it.
-
-    Raises KeyboardInterrupt then.
+    Examples:
+      gpbt-async launch train.py
+      gpbt-async launch train.py --population 25 --generations 10 --name first
+      gpbt-async launch -m pkg.train  # a module, as for python -m
+      gpbt-async launch train.py:second  # one of several experiments in a file
+      gpbt-async launch train.py --gpus 0,1 --share 2  # two members on each of two GPUs
+      gpbt-async launch train.py --slots 4 --disk 50GiB  # on the CPU, four members at a time
     """
+    from ..declaration.address import find
+    from ..scheduler.run import Run
+    from .foreground import drive
 
-    async def watched() -> T:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        for number in (signal.SIGTERM, signal.SIGHUP):  # Ctrl-C is asyncio's
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, task.cancel)
-        return await work
+    folder = new_folder(name, runs)
+    address = find(script, module=as_module)
+    drive(Run(address, folder, runs=runs, strict=strict, changes=changes, **arguments(options)), quiet, as_json)
 
-    try:
-        return asyncio.run(watched())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+
+def new_folder(name: str | None, runs: Path) -> Path | None:
+    """The folder of a new run called `name`; None lets the run choose. Raises ExperimentError and FolderError."""
+    from ..storage.folder import check_name
+
+    if name == "":
+        raise ExperimentError("--name: got ''; give a name, or leave it out for the next free one")
+    return runs / check_name(name) if name is not None else None
+
+
+Adopt = Annotated[
+    list[str] | None,
+    option(
+        "--adopt",
+        metavar="FIELD",
+        help="Adopt this field from the edited script, such as space. May be repeated, or given with commas.",
+    ),
+]
+Retry = Annotated[
+    bool, typer.Option("--retry-failed", help="Try the members that failed last again; fix the cause first.")
+]
+
+
+@takes(options=MACHINE)
+def resume(
+    run: RunName,
+    *,
+    script: Moved = None,
+    changed: Changed = False,
+    adopt: Adopt = None,
+    retry: Retry = False,
+    options: RunOptions,
+    silence: Silence = None,
+    strict: Strict = False,
+    runs: Runs = Path("runs"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Continue a run that was stopped, killed or failed.
+
+    RUN continues from its journal and checkpoints. A failed run needs --retry-failed. Repeating this does no harm.
+
+    Options such as --gpus and --disk stay as they were, unless you give them again. `gpbt-async status RUN` shows them.
+
+    Examples:
+      gpbt-async resume train-1
+      gpbt-async resume train-1 --retry-failed --changed-script  # after fixing the script
+      gpbt-async resume train-1 --changed-script --adopt space  # with the bounds that the script has now
+      gpbt-async resume /other/disk/train-1 --script train.py --gpus none
+    """
+    from ..scheduler.run import Run
+    from ..storage.folder import locate
+    from .foreground import drive
+
+    resumed = Run(
+        script,
+        locate(run, runs),
+        resume="must",
+        changed_script=changed,
+        adopt=tuple(",".join(adopt).replace(" ", "").split(",")) if adopt else (),
+        retry_failed=retry,
+        silence=",".join(silence) if silence else (),
+        strict=strict,
+        **arguments(options),
+    )
+    drive(resumed, quiet, as_json)

@@ -1,19 +1,17 @@
-"""What is done to the files of one folder, by whatever process: opened, written, changed. Told by the kernel (inotify).
+"""Probes of the doctor: what processes do to the files of a folder (the kernel's inotify), and what they use (psutil).
 
-For `doctor`, which must know whether a child reads its parent's checkpoint and how long a member writes its own, of
-members in any language, with libraries that never tell Python of a file (HDF5, safetensors), and of what they start.
-Needs no rights but to read the folder. Not for a run: it would cost a watch a checkpoint.
+The doctor must know whether a child reads its parent's checkpoint, and how long a member writes its own. Members may
+be in any language, use libraries that never tell Python of a file (HDF5, safetensors), and start processes. Only the
+kernel sees all of that. It needs no rights but to read the folder. A run does without: it would need a watch for each
+checkpoint.
 
-The surprise: an event has no time. What is read here bears the time at which it was read, so whoever wants durations
-reads as soon as the descriptor says that there is something. A file that is made in a new folder before that is seen
-counts as opened when the folder was made.
+The surprise: an inotify event has no time. It gets the time at which it is read, so for durations read as soon as the
+descriptor is readable. A file made in a new folder before that is seen counts as opened when the folder was made.
 
-What a process and all it has started use: memory, threads, time on the cores. Told by the kernel (/proc).
-
-For `doctor`. Looked at now and then, so a peak between two looks may be missed, but for the one the kernel keeps itself
-(VmHWM, of the process alone). Private memory is what one more of its kind takes: a forked member shares what its
-script has loaded with all others. To count it the kernel walks all pages, which takes some 10 ms a GiB; so the time
-between looks grows with the time they take.
+What processes use is sampled, so a peak between two looks may be missed, except for the peak that the kernel itself
+keeps (of the resident memory of the first process). Private memory is what one more process of its kind takes: a forked
+member shares what its script has loaded. To count it, the kernel walks all pages, about 10 ms per GiB; so the time
+between looks grows with the time that they take.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import ctypes
 import os
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..processes import linux
 
@@ -40,17 +38,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Touches:
-    """Watches a folder and all below it from now on. Raises OSError where the kernel has no more watches, or none.
+    """Watches a folder and all below it from now on. Raises OSError where the kernel has no watch left, or none at all.
 
     fd: readable when there is something to `read`.
     """
 
     def __init__(self, folder: Path) -> None:
-        #: relative paths of the files that were opened, of those opened to be written, and of what was changed
+        #: relative paths of the files that were opened, opened for writing, and changed
         self.opened: set[str] = set()
         self.written: set[str] = set()
         self.changed: set[str] = set()
-        #: more happened than the kernel remembers: what is told here may not be all
+        #: more happened than the kernel remembers: the sets may be incomplete
         self.missed = False
         self._folder = folder
         self._places: dict[int, tuple[str, float | None]] = {}  # by watch: the folder, and when it was made
@@ -77,7 +75,7 @@ class Touches:
                 self._watch(os.path.join(below, entry.name), made)
 
     def read(self, now: float) -> None:
-        """Take in what has happened; without waiting."""
+        """Take in what has happened, without waiting."""
         while True:
             try:
                 data = os.read(self.fd, 1 << 16)
@@ -114,7 +112,7 @@ class Touches:
 
     @property
     def writing(self) -> float:
-        """Seconds in which at least one file was open to be written."""
+        """Seconds in which at least one file was open for writing."""
         total, until = 0.0, float("-inf")
         for begin, end in sorted(self._spans):
             total += max(0.0, end - max(begin, until))
@@ -132,9 +130,10 @@ def _error() -> OSError:
     return OSError(number, os.strerror(number))
 
 
-#: seconds between two looks, and how many times as long as a look takes it is to be at least
+#: seconds between two looks at least, and as a multiple of the time that a look takes
 PERIOD, PATIENCE = 0.1, 20.0
-_TICKS = os.sysconf("SC_CLK_TCK")
+#: seconds that looks must span to say how many cores were busy: the kernel counts in hundredths
+SHORTEST = 0.5
 
 
 class Vitals:
@@ -142,9 +141,9 @@ class Vitals:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        #: the most it had in memory, shared pages included: what the kernel says of the process itself
+        #: the most memory of the process itself, shared pages included
         self.resident = 0
-        #: the most that was theirs alone, all processes together, at one look
+        #: the most that all processes together did not share, at one look
         self.private = 0
         #: the most threads, and the most processes, at one look
         self.threads = self.processes = 0
@@ -156,46 +155,48 @@ class Vitals:
 
     def look(self) -> None:
         began = time.monotonic()
-        pids = [self._pid, *linux.descendants(self._pid)]
-        fields = [found for pid in pids if (found := _fields(f"/proc/{pid}/status"))]
-        self.threads = max(self.threads, sum(each.get("Threads", 0) for each in fields))
-        self.processes = max(self.processes, len(fields))
-        if fields:
-            self.resident = max(self.resident, fields[0].get("VmHWM", 0) << 10)
-        private = 0
-        for pid in pids:
-            found = _fields(f"/proc/{pid}/smaps_rollup")
-            private += sum(found.get(name, 0) for name in ("Private_Clean", "Private_Dirty", "Private_Hugetlb")) << 10
-        self.private = max(self.private, private)
-        used = sum(map(_seconds, pids))
-        if used >= self._last[1]:  # else it has gone
+        samples = [sample for pid in (self._pid, *linux.descendants(self._pid)) if (sample := _sample(pid))]
+        self.processes = max(self.processes, len(samples))
+        self.threads = max(self.threads, sum(sample.threads for sample in samples))
+        self.private = max(self.private, sum(sample.private for sample in samples))
+        self.resident = max(self.resident, _peak(self._pid))
+        used = sum(sample.seconds for sample in samples)
+        if used >= self._last[1]:  # else a process has ended
             self._last = (began, used)
             self._first = self._first or self._last
         self.pause = max(PERIOD, PATIENCE * (time.monotonic() - began))
 
     @property
     def cores(self) -> float | None:
-        """How many cores it kept busy on average; None if it was not looked at for long enough to say."""
-        if self._first is None or self._last[0] - self._first[0] < 50 / _TICKS:
+        """How many cores it kept busy on average; None if the looks span too little time to say."""
+        if self._first is None or self._last[0] - self._first[0] < SHORTEST:
             return None
         return (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
 
 
-def _fields(path: str) -> dict[str, int]:
-    """The lines "Name:   123 kB" of a file; none if the process is gone, or nobody's to look at."""
-    found: dict[str, int] = {}
-    with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
-        for line in file:
-            name, _, rest = line.partition(":")
-            words = rest.split()
-            if words and words[0].isdecimal():
-                found[name] = int(words[0])
-    return found
+class ProcessSample(NamedTuple):
+    """private: bytes. seconds: on the cores, of the process and of its children that have ended."""
+
+    threads: int
+    private: int
+    seconds: float
 
 
-def _seconds(pid: int) -> float:
-    """Seconds on the cores, of a process and of its children that have ended."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()  # the name, in parentheses, may hold anything
-        return sum(map(int, fields[11:15])) / _TICKS
-    return 0.0
+def _sample(pid: int) -> ProcessSample | None:
+    """None if the process is gone, a zombie, or another user's."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            seconds = sum(process.cpu_times()[:4])  # user and system, its own and its children's
+            return ProcessSample(process.num_threads(), process.memory_full_info().uss, seconds)
+    except psutil.Error:
+        return None
+
+
+def _peak(pid: int) -> int:
+    """The most memory that the process itself has had, in bytes; psutil has no such figure on Linux."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        return next((int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM:")), 0)
+    return 0

@@ -1,145 +1,116 @@
-"""`gpbt-async replay RUN`: one fresh model along the winning schedule, or several, and does it reproduce the score?
+"""`gpbt-async replay`: does the winning schedule reproduce its score in a fresh model?
 
-A replay is a run like any other, with the original's script, settings and slots, but as many roots as replays, each
-with one child a generation whose config the schedule says. So it has a folder of its own, is watched, stopped, killed
-and resumed as any run is, and `best` gives its model. What it came to is told at its end, and stands in its
-summary.json; the comparison itself is replays.py.
+A replay is a run like any other, with the original's script, settings and slots. It has one root per replay, and each
+member has one child, whose config is the schedule's. So a replay has a folder of its own, can be watched, stopped and
+resumed, and `best` gives its model. analysis/results.py compares the scores; they stand in summary.json, too.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..analysis import results
-from ..engine.tree import key
 from ..errors import ExperimentError, FolderError
-from .options import (
-    Affinity,
-    Disk,
-    Gpus,
-    Json,
-    Library,
-    Moved,
-    Others,
-    Quiet,
-    RunName,
-    Runs,
-    SlotCount,
-    Start,
-    Track,
-    Wait,
-    Xids,
-    devices,
-    say,
-    start_of,
-    whole,
-)
+from .launch import new_folder
+from .options import MACHINE, Changed, Json, Moved, Name, Quiet, RunName, Runs, arguments, option, takes, whole
+from .output import say
 
 if TYPE_CHECKING:
     from ..analysis.reader import RunReader
-    from ..experiment import Settings
+    from ..declaration.options import RunOptions
 
 
-#: more replays than this are a slip of the finger
+#: more replays than this are a typing error
 MOST = 1000
 
+Seeds = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        metavar="K",
+        parser=whole("--seeds", f"from 1 to {MOST}"),
+        help="Number of replays, each with its own seed.",
+    ),
+]
+SameSeeds = Annotated[bool, typer.Option("--same-seeds", help="One more replay, with the seeds that the original had.")]
+ReplaySeed = Annotated[
+    int | None,
+    option(
+        "--seed",
+        parser=whole("--seed", "of at least 0"),
+        help="Seed of the replays. Default: derived from RUN's seed, the same each time.",
+    ),
+]
 
+
+@takes(options=[name for name in MACHINE if name not in ("share", "vram")])
 def replay(
     run: RunName,
-    seeds: Annotated[
-        int,
-        typer.Option(
-            "--seeds",
-            metavar="K",
-            parser=whole("--seeds", f" from 1 to {MOST}"),
-            help="How many replays, each with its own seed.",
-        ),
-    ] = 1,
-    same: Annotated[
-        bool, typer.Option("--same-seeds", help="One replay more, with the very seeds that the original had.")
-    ] = False,
-    seed: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
-            parser=whole("--seed", " of at least 0"),
-            help="Seed of the replays; else one made of RUN's, the same each time.",
-            show_default=False,
-        ),
-    ] = None,
-    name: Annotated[
-        Optional[str], typer.Option(help="The replay's name; else RUN-replay-1, -2, …", show_default=False)  # noqa: UP045
-    ] = None,
+    *,
+    seeds: Seeds = 1,
+    same: SameSeeds = False,
+    seed: ReplaySeed = None,
+    name: Name = None,
     script: Moved = None,
-    changed: Annotated[
-        bool, typer.Option("--changed-script", help="Replay though the script was edited since RUN began.")
-    ] = False,
-    slots: SlotCount = None,
-    gpus: Gpus = None,
-    wait: Wait = None,
-    xids: Xids = None,
-    others: Others = None,
-    affinity: Affinity = None,
-    library: Library = None,
-    disk: Disk = None,
-    track: Track = None,
+    changed: Changed = False,
+    options: RunOptions,
     runs: Runs = Path("runs"),
-    start: Start = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a fresh model along RUN's winning schedule, and tell whether it reproduces the score.
+    """Train new models with a run's best schedule.
 
-    From nothing, then interval after interval, each from the one before, in a run of its own, with RUN's script and
-    settings, slots, GPUs and trackers unless others are given. With several --seeds the score is held against the noise
-    among them.
+    Each starts from nothing and follows RUN's winning schedule, interval by interval, in a run of its own called
+    RUN-replay-1, -2, … It has RUN's script, settings, slots, GPUs and trackers, unless options say otherwise. With
+    several --seeds, the result says whether the original score lies within the noise among seeds.
+
+    Examples:
+      gpbt-async replay train-1
+      gpbt-async replay train-1 --seeds 5  # the spread over five seeds
+      gpbt-async replay train-1 --same-seeds  # with the original's seeds
     """
     from ..analysis.reader import RunReader, open_run
     from ..scheduler.run import Run
-    from ..storage.folder import check_name
-    from .launch import drive
+    from .foreground import drive
 
     original = RunReader(open_run(run, runs))
-    folder = runs / check_name(name) if name is not None else None
-    if original.state == "running" and original.engine.best is not None:
-        said = f"{original.folder.name} goes on: what is replayed is its best so far, member {original.engine.best.id}"
-        say(f"{said}; a better one may come")
-    if not track and original.record.options.track:
-        told = ", ".join(original.record.options.track)
-        say(f"the replay is told to {told}, as {original.folder.name} is; --track none: to nobody")
-    drive(
-        Run(
-            script,
-            folder,
-            slots=slots,
-            gpus=gpus,
-            start=start_of(start),
-            runs=runs,
-            **devices(None, None, wait, xids, others, affinity, library),
-            disk=disk,
-            track=track or None,
-            changed_script=changed,
-            changes=changes(original, seeds, same=same, seed=seed),
-            again=original.record,
-        ),
-        quiet,
-        as_json,
+    _announce(original, options)
+    replayed = Run(
+        script,
+        new_folder(name, runs),
+        runs=runs,
+        changed_script=changed,
+        changes=changes(original, seeds, same=same, seed=seed),
+        again=original.record,
+        **arguments(options),
     )
+    drive(replayed, quiet, as_json)
+
+
+def _announce(original: RunReader, options: RunOptions) -> None:
+    """Say what a person may not expect."""
+    name = original.folder.name
+    if original.state == "running" and original.engine.best is not None:
+        best = f"the replay follows its best member so far, {original.engine.best.id}"
+        say(f"{name} is still running: {best}; a better one may follow")
+    if options.track is None and original.record.options.track:
+        trackers = ", ".join(original.record.options.track)
+        say(f"the replay reports to {trackers}, as {name} does; --track none prevents that")
 
 
 def changes(original: RunReader, seeds: int = 1, *, same: bool = False, seed: int | None = None) -> dict[str, Any]:
-    """What a replay's settings have instead of the original's. Raises ExperimentError, FolderError."""
+    """The settings in which a replay differs from the original. Raises ExperimentError, FolderError."""
+    from ..analysis import results
+    from ..engine.tree import key
+
     if not (not same) <= seeds <= MOST:
-        raise ExperimentError(f"--seeds: got {seeds}; must be from 1 to {MOST}: how many models to train")
-    folder = original.folder
+        raise ExperimentError(f"--seeds: got {seeds}; must be from 1 to {MOST}, the number of models to train")
+    folder, best = original.folder, original.engine.best
     schedule = results.winning(original.engine, folder.name)
-    if schedule is None:
+    if schedule is None or best is None:
         raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
-    s: Settings = original.settings
-    best = original.engine.best
-    assert best is not None
     count = seeds + same
     return {
         "space": original.engine.adoption.hull,  # the schedule may go through several
@@ -150,8 +121,8 @@ def changes(original: RunReader, seeds: int = 1, *, same: bool = False, seed: in
         "evidence": 1.0,
         "schedule": "async",
         "selection": "comma",
-        "searcher": "random",  # which nobody asks
+        "searcher": "random",  # it is never asked
         "early_stop": (),
         "preset": None,
-        "seed": seed if seed is not None else key(s.seed, "replay", best.path, 31),
+        "seed": seed if seed is not None else key(original.settings.seed, "replay", best.path, 31),
     }

@@ -1,123 +1,150 @@
-"""Commands that tell a run from its journal, while it goes on or afterwards: report, serve, export, lineage."""
+"""Commands that read results from a run's journal, during the run or after it: best, report, serve, export, lineage."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from . import options
-from .options import Json, RunName, Runs, jsonable, say, whole
+from .completion import among, files, members
+from .options import AnyRun, Json, RunName, Runs, option, whole
+from .output import emit, open_browser, say
 
-Out = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--out", metavar="FILE", help="Write it there.", show_default=False, autocompletion=options.files),
-]
+Out = Annotated[Path | None, option("--out", metavar="FILE", help="Write to this file.", autocompletion=files)]
+Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
+
+
+def best(
+    run: RunName,
+    export: Annotated[
+        Path | None,
+        option("--export", metavar="DIR", help="Copy its checkpoint, config, schedule and history to DIR."),
+    ] = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show the best member so far, or export it.
+
+    Prints its score, its schedule, and where its checkpoint is.
+
+    Examples:
+      gpbt-async best train-1
+      gpbt-async best train-1 --export my-model  # its checkpoint and schedule
+    """
+    from ..analysis import bundle, reader
+    from ..ui import summaries
+
+    folder = reader.open_run(run, runs)
+    member = reader.best(folder)
+    if export is not None:
+        bundle.take(folder, member, export)
+        say(f"exported to {export}")
+    emit(member, summaries.best_text, as_json)
 
 
 def report(
     run: RunName,
     out: Out = None,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-    traced: Annotated[bool, typer.Option("--trace/--no-trace", help="Write trace.json, too, for Perfetto.")] = True,
+    show: Open = False,
+    traced: Annotated[bool, typer.Option("--trace/--no-trace", help="Write trace.json, too.")] = True,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Write RUN's report: one HTML file that works offline, by default report.html in its folder.
+    """Write a run's report: one HTML file that works offline.
 
-    Beside it, trace.json: what every slot, the searcher and the publishing of checkpoints did when, to be opened in
-    ui.perfetto.dev or chrome://tracing (FILE.trace.json, where --out FILE.html says where).
+    It shows the family tree, scores, schedules, slots, importance, failures, and the ends of members' logs. By default
+    it is report.html in the run's folder. Needs the extra `report`.
 
-    The report shows the family tree, scores, schedules, slots, importance and failures, and holds the ends of members'
-    logs. Needs the extra `report`.
+    trace.json beside it shows what each slot and the searcher did at which time, and when checkpoints were published.
+    Open it in ui.perfetto.dev or chrome://tracing. With --out FILE.html, it is FILE.trace.json.
+
+    Examples:
+      gpbt-async report train-1 --open
+      gpbt-async report train-1 --out /tmp/run.html --no-trace
     """
     from ..analysis import reader, trace
     from ..ui.html_report import write
 
     folder = reader.open_run(run, runs)
-    read = reader.RunReader(folder, history=True)
-    path = write(folder, out, read)
+    history = reader.RunReader(folder, history=True)
+    path = write(folder, out, history)
     print(path)
     if traced:
         beside = folder.trace if out is None else out.with_suffix(".trace.json")
-        trace.write(read, beside)
-        say(f"and {beside}, for ui.perfetto.dev")
-    if show:
-        import webbrowser
-
-        if not webbrowser.open(path.resolve().as_uri()):
-            say(f"--open: no browser could be started here; open {path} in one")
-            raise SystemExit(1)
+        trace.write(history, beside)
+        say(f"wrote {beside}, too, for ui.perfetto.dev")
+    if show and not open_browser(path.resolve().as_uri(), str(path)):
+        raise SystemExit(1)
 
 
 def serve(
-    run: Annotated[Optional[str], typer.Argument(metavar="[RUN]", help="A run; all of them without.")] = None,  # noqa: UP045
+    run: AnyRun = None,
     port: Annotated[
         int,
-        typer.Option(
-            "--port",
-            metavar="N",
-            parser=whole("--port", " from 0 to 65535"),
-            help="The port to listen at; 0: a free one.",
-        ),
+        typer.Option("--port", metavar="N", parser=whole("--port", "from 0 to 65535"), help="The port; 0: a free one."),
     ] = 0,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    show: Open = False,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Serve live pages of the runs under --runs, or of RUN, to browsers on this machine, until Ctrl-C.
+    """Show runs live in a browser on this machine.
 
-    They show what the report shows, follow what goes on, and can pause, stop and drain. The address, printed to stdout,
-    holds a token: whoever has it can do so. Needs the extra `web`.
+    Serves pages until Ctrl-C. They show what the report shows, follow the runs, and can pause, stop and drain. The
+    address that is printed holds a token: everyone who has it can do the same. Needs the extra `web`.
+
+    Examples:
+      gpbt-async serve
+      gpbt-async serve train-1 --open
     """
     from ..errors import FolderError
     from ..storage.folder import RunFolder, locate
-    from ..ui.web_server import serve
+    from ..ui import web_server
 
-    if run is None and runs != Path("runs") and not runs.is_dir():  # the usual one is made by the first launch
+    if run is None and runs != Path("runs") and not runs.is_dir():  # the first launch makes the default folder
         raise FolderError(f"--runs {runs}: there is no such folder; give the one that holds the runs")
     folder = runs if run is None else RunFolder.open(locate(run, runs)).path
 
     def opened(address: str) -> None:
         print(address, flush=True)
-        say(f"serving {folder} until Ctrl-C; the runs know nothing of it")
+        say(f"serving {folder} until Ctrl-C, which does not affect the runs")
         if show:
-            import webbrowser
+            open_browser(address, "the address")
 
-            if not webbrowser.open(address):
-                say("--open: no browser could be started here; open the address in one")
-
-    serve(folder, port, opened)
+    web_server.serve(folder, port, opened)
 
 
 def export(
     run: RunName,
     format: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
+        str | None,
+        option(
             "--format",
             metavar="csv|parquet|json",
-            help="Else as FILE's suffix says, or csv. parquet needs the extra `parquet`.",
-            show_default=False,
-            autocompletion=options.among("csv", "parquet", "json"),
+            help="Default: as FILE's suffix says, or csv. parquet needs the extra `parquet`.",
+            autocompletion=among("csv", "parquet", "json"),
         ),
     ] = None,
     out: Out = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Export RUN's members, one row each: config, metrics, score, times; to stdout without --out."""
-    from ..analysis import reader
-    from ..analysis.table import check, export, write
+    """Export a run's members as a table.
 
-    format = check(format, out, sys.stdout.isatty())
-    found = reader.RunReader(reader.open_run(run, runs), history=True)
+    One row per member: config, metrics, score, times. Without --out, the table goes to stdout.
+
+    Examples:
+      gpbt-async export train-1 --out members.csv
+      gpbt-async export train-1 --format json | jq '.[0]'
+    """
+    from ..analysis import reader, table
+
+    format = table.check(format, out, sys.stdout.isatty())
+    history = reader.RunReader(reader.open_run(run, runs), history=True)
     if out is not None:
-        write(found, format, out)
+        table.write(history, format, out)
         print(out)
         return
     sys.stdout.flush()
-    sys.stdout.buffer.write(export(found, format))
+    sys.stdout.buffer.write(table.export(history, format))
     sys.stdout.buffer.flush()
 
 
@@ -125,19 +152,23 @@ def lineage(
     run: RunName,
     member: Annotated[
         str,
-        typer.Argument(
-            metavar="MEMBER", help="A number, a path such as 0/3/1, or best.", autocompletion=options.members
-        ),
+        typer.Argument(metavar="MEMBER", help="A number, a path such as 0/3/1, or best.", autocompletion=members),
     ],
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Say why MEMBER of RUN exists: its ancestry, why each parent was chosen, and what was changed."""
+    """Show why a member exists.
+
+    Lists MEMBER's ancestors, why each was chosen as a parent, and what was changed in its config.
+
+    Examples:
+      gpbt-async lineage train-1 best
+      gpbt-async lineage train-1 0/3/1
+    """
     from ..analysis import reader
     from ..analysis.ancestry import descent, wanted
     from ..ui.summaries import descent_text
 
-    found = reader.RunReader(reader.open_run(run, runs), history=True)
-    told = descent(found, wanted(found, member))
-    sessions = found.history.sessions
-    print(json.dumps(jsonable(told), indent=1) if as_json else descent_text(told, sessions[0].begin))
+    history = reader.RunReader(reader.open_run(run, runs), history=True)
+    began = history.history.sessions[0].begin
+    emit(descent(history, wanted(history, member)), lambda ancestors: descent_text(ancestors, began), as_json)

@@ -1,89 +1,218 @@
-"""Cleaning: what a run that is over needs no more. It holds the run's lock meanwhile, so nobody can take it up."""
+"""Commands about a run that exists: status, watch, stop, pause, clean, track.
+
+None of them runs it. They read its journal, or ask the process that runs it through the run's control pipe, and wait
+until the journal shows the answer. `clean` alone changes the folder, and holds the run's lock while it does.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import shutil
+import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from ..analysis.reader import RunReader
+import typer
+
 from ..errors import FolderError
-from ..storage.control import GO_ON, PAUSE, send
-from ..storage.files import bytes_below, explained
+from .options import TRACKERS, AnyRun, Json, Quiet, RunName, Runs
+from .output import emit, say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..storage.folder import RunFolder
 
 
-#: seconds `stop` waits for a scheduler to let go of its run; `pause` for it to have written that it is paused
-STOP_TIMEOUT = 30.0
+#: seconds to wait until a scheduler has stopped, or has written that it is paused; and between two looks
+STOP_TIMEOUT, LOOK = 30.0, 0.02
 
 
-def stop(folder: RunFolder) -> str:
-    """Ask the run's scheduler to stop and wait until the run is let go. Returns what to tell the person."""
-    if folder.locked() is None:
-        return f"{folder.name} is not running"
-    send(folder, "stop")
-    deadline = time.monotonic() + STOP_TIMEOUT
-    while folder.locked() is not None:
-        if time.monotonic() > deadline:
-            pid = (folder.locked() or {}).get("pid")
-            remedy = f"look at what holds it up, or kill -9 {pid}, and resume it later: nothing is lost"
-            raise FolderError(f"{folder.name} was asked to stop {STOP_TIMEOUT:g} s ago and still runs: {remedy}")
-        time.sleep(0.02)
-    return f"{folder.name} has stopped; go on with gpbt-async resume {folder.typed}"
+def status(run: AnyRun = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Show all runs, or one: what trains, and what waits.
 
+    With RUN: the members of each generation, what trains now, and what everything else waits for.
 
-def pause(folder: RunFolder, end: bool = False) -> str:
-    """Have the run begin no member from now on, or (end) begin them again, and wait until it has said so.
-
-    Returns what to tell the person. Raises FolderError when nobody runs it.
+    Examples:
+      gpbt-async status
+      gpbt-async status train-1
+      gpbt-async status train-1 --json | jq .score
     """
-    send(folder, GO_ON if end else PAUSE)
-    reading = RunReader(folder)
+    from ..analysis import reader
+    from ..storage.folder import runs as folders
+    from ..ui import summaries
+
+    if run is not None:
+        emit(reader.detail(reader.open_run(run, runs)), summaries.detail_text, as_json)
+        return
+    states = [reader.brief(folder) for folder in folders(runs)]
+    if states or as_json:
+        emit(states, summaries.brief_text, as_json)
+    else:
+        print(f"no runs under {runs}", file=sys.stderr)
+
+
+def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+    """Show the live view of a run that was started elsewhere.
+
+    It is the view that `launch` shows. Ctrl-C stops watching; the run continues. If RUN is over, its last state is
+    shown. The exit status is that of the run.
+
+    Examples:
+      gpbt-async watch train-1
+      gpbt-async watch train-1 --quiet 2> log  # only warnings and failures
+    """
+    from ..storage.folder import RunFolder, locate
+    from .foreground import attended, foreground, paused
+
+    folder = RunFolder(locate(run, runs))
+    try:
+        raise SystemExit(foreground(attended(folder, quiet)))
+    except KeyboardInterrupt:
+        state = f"stays paused until gpbt-async pause {folder.typed} --end" if paused(folder) else "continues"
+        say(f"{folder.name} {state}; to stop it: gpbt-async stop {folder.typed}")
+        raise SystemExit(130) from None
+
+
+def stop(run: RunName, runs: Runs = Path("runs")) -> None:
+    """Stop a run; it can be resumed.
+
+    Waits until RUN has stopped.
+
+    Examples:
+      gpbt-async stop train-1
+    """
+    from ..analysis.reader import open_run
+    from ..storage.control import ControlRequest, send
+
+    folder = open_run(run, runs)
+    if folder.locked() is None:
+        say(f"{folder.name} is not running")
+        return
+    send(folder, ControlRequest.STOP)
+    for _ in _until_timeout(folder, "stop", "kill -9 it: the run can be resumed, and nothing is lost"):
+        if folder.locked() is None:
+            break
+    say(f"{folder.name} has stopped; to continue: gpbt-async resume {folder.typed}")
+
+
+def _until_timeout(folder: RunFolder, word: str, remedy: str) -> Iterator[None]:
+    """Yields until the run must have obeyed. Raises FolderError then."""
     deadline = time.monotonic() + STOP_TIMEOUT
-    while bool(reading.usage.by_hand) == end:
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(LOOK)
+    pid = (folder.locked() or {}).get("pid")
+    raise FolderError(
+        f"{folder.name} was asked to {word} {STOP_TIMEOUT:g} s ago and has not: look at what its process {pid} waits "
+        f"for, or {remedy}"
+    )
+
+
+def pause(
+    run: RunName,
+    end: Annotated[bool, typer.Option("--end", help="End the pause: new members start again.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Start no new members of a run until the pause is ended.
+
+    Members in training continue. A resume ends the pause, too.
+
+    Examples:
+      gpbt-async pause train-1
+      gpbt-async pause train-1 --end
+    """
+    from ..analysis.reader import RunReader, open_run
+    from ..storage.control import ControlRequest, send
+
+    folder = open_run(run, runs)
+    request = ControlRequest.GO_ON if end else ControlRequest.PAUSE
+    send(folder, request)
+    reader = RunReader(folder)
+    for _ in _until_timeout(folder, request, "try again"):
+        reader.more()
+        if bool(reader.usage.by_hand) != end:
+            break
         if folder.locked() is None:
             raise FolderError(f"{folder.name} has just ended; see gpbt-async status {folder.typed}")
-        if time.monotonic() > deadline:
-            raise FolderError(
-                f"{folder.name} was told to {GO_ON if end else PAUSE} {STOP_TIMEOUT:g} s ago and has not yet: look at "
-                f"what holds process {(folder.locked() or {}).get('pid')} up"
-            )
-        time.sleep(0.02)
-        reading.more()
     if end:
-        return f"{folder.name} goes on"
-    training = sum(m.slot is not None for m in reading.engine.training)
-    left = f"{training} in training go on" if training else "none is in training"
-    return f"{folder.name} is paused: no member begins, {left}; gpbt-async pause {folder.typed} --end"
+        say(f"{folder.name} continues")
+        return
+    training = sum(member.slot is not None for member in reader.engine.training)
+    rest = f"{training} in training continue" if training else "none is in training"
+    say(f"{folder.name} is paused: no new members start, {rest}; to go on: gpbt-async pause {folder.typed} --end")
 
 
-def clean(folder: RunFolder, everything: bool = False) -> int:
-    """Delete the folders of all members but the best's ancestry, or the whole run; the bytes that were freed.
+def clean(
+    run: RunName,
+    everything: Annotated[
+        bool,
+        typer.Option("--everything", help="Delete the whole folder, with the trained model and the journal."),
+    ] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Delete what a finished run no longer needs.
 
-    Raises FolderError when the run goes on, or has not ended and is to be kept.
+    These are the logs, metrics and leftovers of all members except the best one and its ancestors.
+
+    Examples:
+      gpbt-async clean train-1
+      gpbt-async clean train-1 --everything  # the whole run
     """
-    before = bytes_below(folder.path)
+    import asyncio
+    import shutil
+
+    from ..analysis.reader import open_run
+    from ..formatting import format_bytes
+    from ..storage.files import bytes_below, explained
+
+    folder = open_run(run, runs)
+    before, after = bytes_below(folder.path), 0
     lock = asyncio.run(folder.lock(0.0))
     try:
         if everything:
             with explained("cannot delete", folder.path):
                 shutil.rmtree(folder.path)
-            return before
-        engine = RunReader(folder).engine
-        if engine.ended is None:
-            what = f"go on with it (gpbt-async resume {folder.typed}), or delete all of it: --everything"
-            raise FolderError(f"{folder.name} has not finished: {what}")
-        if engine.ended.reason and engine.reopens:
-            what = f"(gpbt-async resume {folder.typed} --retry-failed), or delete all of it: --everything"
-            raise FolderError(f"{folder.name} has failed, and can be gone on with: mend what made it fail {what}")
-        kept = {folder.member(m.id).path for m in (engine.best.ancestry if engine.best is not None else ())}
-        with explained("cannot clean", folder.members):
-            for place in folder.members.iterdir():
-                if place not in kept and place.is_dir() and not place.is_symlink():
-                    shutil.rmtree(place)
+        else:
+            kept = _needed(folder)
+            with explained("cannot clean", folder.members):
+                for place in folder.members.iterdir():
+                    if place not in kept and place.is_dir() and not place.is_symlink():
+                        shutil.rmtree(place)
+            after = bytes_below(folder.path)
     finally:
         lock.release()
-    return max(0, before - bytes_below(folder.path))
+    print(f"{folder.name}: {format_bytes(max(0, before - after))} freed")
+
+
+def _needed(folder: RunFolder) -> set[Path]:
+    """The folders of the best member and its ancestors. Raises FolderError if the run may still continue."""
+    from ..analysis.reader import RunReader
+
+    engine = RunReader(folder).engine
+    resume, rest = f"gpbt-async resume {folder.typed}", "or delete all of it: --everything"
+    if engine.ended is None:
+        raise FolderError(f"{folder.name} has not finished: continue it ({resume}), {rest}")
+    if engine.ended.reason and engine.reopens:
+        retry = f"fix the cause ({resume} --retry-failed)"
+        raise FolderError(f"{folder.name} has failed, but can continue: {retry}, {rest}")
+    return {folder.member(m.id).path for m in (engine.best.ancestry if engine.best is not None else ())}
+
+
+def track(
+    run: RunName,
+    to: Annotated[str, typer.Option("--to", metavar="WHAT[:WHERE]", help=f"The tracker: {TRACKERS}")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Report a run to a tracker, during the run or after it.
+
+    Starts where the tracker's last report of RUN ended, and follows a live run to its end.
+
+    Examples:
+      gpbt-async track train-1 --to tensorboard
+      gpbt-async track train-1 --to mlflow:mlruns
+    """
+    from ..analysis.reader import open_run
+    from ..trackers import registry
+    from ..trackers.tracker_main import foreground
+
+    say(foreground(open_run(run, runs), registry.parse(to, "--to")))

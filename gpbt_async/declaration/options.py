@@ -59,12 +59,12 @@ class RunOptions:
     @property
     def disk_bytes(self) -> int | None:
         """The most that the checkpoints may take; None = no limit."""
-        return _bytes("--disk", self.disk, "50GiB")
+        return _bytes("disk", self.disk, "50GiB")
 
     @property
     def others_bytes(self) -> int | None:
         """GPU memory that other programs may use; None = the default."""
-        return _bytes("--others-may-use", self.others_may_use, "2GiB")
+        return _bytes("others_may_use", self.others_may_use, "2GiB")
 
     def over(self, kept: RunOptions) -> RunOptions:
         """These options, and those of an earlier session where none is given here.
@@ -84,7 +84,7 @@ class RunOptions:
 
     def typed(self) -> str:
         """The options that are given, as a command line gives them: "--slots 2 --disk 50GiB"."""
-        return " ".join(word for f in fields(self) for word in _typed(f.name, getattr(self, f.name)))
+        return " ".join(option for f in fields(self) for option in _typed(f.name, getattr(self, f.name)))
 
     def to_json(self) -> dict[str, Any]:
         flat = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -95,10 +95,10 @@ class RunOptions:
     @classmethod
     def from_json(cls, flat: Mapping[str, Any]) -> RunOptions:
         """Raises KeyError, TypeError, ValueError and ExperimentError when it is damaged."""
-        known = {f.name: flat[f.name] for f in fields(cls)}
-        if known["xids"] is not None:
-            known["xids"] = {int(xid): str(whose) for xid, whose in known["xids"].items()}
-        return cls(**known | {"track": None if known["track"] is None else tuple(map(str, known["track"]))})
+        options = {f.name: flat[f.name] for f in fields(cls)}
+        if options["xids"] is not None:
+            options["xids"] = {int(xid): str(whose) for xid, whose in options["xids"].items()}
+        return cls(**options | {"track": None if options["track"] is None else tuple(map(str, options["track"]))})
 
 
 def _bytes(option: str, amount: str | None, example: str) -> int | None:
@@ -108,7 +108,7 @@ def _bytes(option: str, amount: str | None, example: str) -> int | None:
         return parse_bytes(amount)
     except ValueError:
         must = f"must be an amount with its unit, such as {example!r}, or '{NONE}'"
-        raise ExperimentError(f"{option}: got {amount!r}; {must}") from None
+        raise ExperimentError(f"{option_text(option)}: got {amount!r}; {must}") from None
 
 
 def _typed(name: str, value: Any) -> Iterator[str]:
@@ -121,3 +121,14 @@ def _typed(name: str, value: Any) -> Iterator[str]:
         yield from (f"{option} {shlex.quote(tracker)}" for tracker in value or (NONE,))
     elif value is not None:
         yield f"{option} {shlex.quote(str(value))}"
+
+
+#: set by the command line, whose users write --others-may-use where an application writes others_may_use
+typed = False
+
+
+def option_text(name: str, value: object = None) -> str:
+    """An option as its user writes it, for messages: "--slots 2" on the command line, "slots=2" in an application."""
+    if not typed:
+        return name if value is None else f"{name}={value!r:.80}"
+    return f"--{name.replace('_', '-')}" + ("" if value is None or value is True else f" {value!s:.80}")

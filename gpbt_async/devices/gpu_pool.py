@@ -1,379 +1,398 @@
 """The GPUs of a run: leased to members, and taken back.
 
-Watch tells how the GPUs are, the ledger who holds which and who is next; here both are made true for members that
-come, wait, train and end. Two things flow out. `lease` gives a member a `Slot`, and `on_capacity` is told how many
-members could train at once whenever that changes: the engine counts slots and never hears of GPUs.
+The monitor yields what NVML reports, and the allocator decides who is served next. The pool connects them: it applies
+each observation to its device, frees what may be freed, and grants what may be granted. Outside it has two effects:
+`lease` gives a member a `Slot`, and `on_capacity` is called with how many members could train at once whenever that
+changes. The engine counts slots and knows nothing of GPUs.
 
-Two surprises. A slot is let go of in no time, but its GPU is not given out again before its memory has come back; one
-that keeps some back for too long is set aside as dirty. And a slot may be *evicted* while it is held, when its GPU
-fails or is wanted back: its future is set with the reason, and whoever trains there is to stop, and lost, not failed.
+Two surprises. A slot is released at once, but its GPU is given out again only after its memory has been freed; one that
+keeps memory for too long is set aside as dirty. And a slot may be *evicted* while it is held, when its GPU fails or is
+wanted back: its future is set to the reason, and the member there is to stop, and is lost, not failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from ..declaration.options import option_text
 from ..errors import DeviceError, GPBTError
 from ..formatting import format_bytes
 from ..processes import linux
-from .allocator import Allocator, Lease
-from .health import tolerance
-from .monitor import HANGS, PERIOD, Monitor
-from .nvml import figures
-from .selection import match
-from .slots import Slot, environment
+from ..storage.gpu_report import GpuQueue
+from .allocator import Allocator, Packing
+from .device import Device, Lease
+from .health import FAULTY, Health, blame
+from .monitor import HANGS, PERIOD, Arrival, Distances, Monitor, Retrial, Sampling
+from .nvml import NvmlEvent, Sample
+from .slots import Pool, Slot, environment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-    from .allocator import Device, Packing
-    from .health import Blame, Owner
-    from .nvml import NvmlDevice, NvmlThread
-    from .selection import GPU
+    from ..storage.gpu_report import DeviceStatus
+    from .device import Owner
+    from .monitor import Observation
+    from .nvml import GPU, NvmlThread
+    from .request import DeviceRequest
 
+
+log = logging.getLogger("gpbt_async")
 
 #: seconds the memory of a member that has ended may take to come back
 RELEASE = 10.0
+#: seconds between two samples for the journal
+JOURNAL_PERIOD = 10.0
 MUTE = "NVML does not answer"
-#: what the journal keeps of `rows`
-JOURNALED = ("gpu", "state", "members", "ours", "used", "utilisation", "temperature")
 
 
-class GpuPool:
-    """A pool of slots on GPUs; arguments as of Watch and Ledger.
-
-    threads: of a member, None = its GPU's share of the cores. affinity: bind members to the cores near their GPUs.
+class GpuPool(Pool):
+    """period, choose, now: as of Monitor. cores: those that this process may use; usable: how many of them it may keep
+    busy, as a container may grant fewer.
     """
 
     def __init__(
         self,
-        gpus: Sequence[GPU],
+        gpus: Iterable[GPU],
         nvml: NvmlThread,
-        packing: Packing,
+        request: DeviceRequest,
         *,
-        need: int = 1,
-        threads: int | None = None,
         cores: frozenset[int] = frozenset(),
         usable: int = 1,
-        xids: Mapping[int, Blame] | None = None,
-        allowed: int | None = None,
-        affinity: bool = True,
         period: float = PERIOD,
-        choose: Callable[[Iterable[NvmlDevice]], list[GPU]] = lambda _: [],
+        choose: Callable[[Iterable[GPU]], list[GPU]] = lambda _: [],
         now: Callable[[], float],
         warn: Callable[[str], None],
     ) -> None:
-        self.ledger = Allocator(gpus, packing, need, lambda a, b: self._watch.distances.get((a, b), 50))
-        self._watch = Monitor(
-            self,
-            self.ledger,
-            nvml,
-            xids=xids or {},
-            allowed=allowed,
-            period=period,
-            choose=choose,
-            now=now,
-            warn=warn,
+        super().__init__()
+        self._request, self._cores, self._usable, self._now, self._warn = request, cores, usable, now, warn
+        self._distances: dict[tuple[str, str], int] = {}
+        needs = request.resources
+        self.allocator = Allocator(
+            [self._device(gpu) for gpu in gpus],
+            Packing(needs.share, needs.vram),
+            max(1, needs.gpus),
+            lambda one, other: self._distances.get((one, other), 50),
         )
-        self._threads, self._cores, self._usable, self._affinity = threads, cores, usable, affinity
-        self._now, self._warn = now, warn
+        self.monitor = Monitor(self.allocator, nvml, period=period, choose=choose, now=now, warn=warn)
+        self._stream = self.monitor.observations()
+        self._task: asyncio.Task[None] | None = None
         self._turns: dict[Lease, asyncio.Future[None]] = {}
-        self._asked_at: dict[Lease, float] = {}
-        self._slots: dict[Lease, Slot] = {}
-        self._pids: dict[int, Lease] = {}
-        self._members: dict[Lease, int] = {}
-        #: leases whose member has ended, since when; and the pids they had
-        self._leaving: dict[Lease, float] = {}
-        self._past: dict[int, Lease] = {}
+        self._leased: dict[Lease, Slot] = {}
         #: why no slot can be had any more
         self._closed: Exception | None = None
+        #: NVML has listed a process of a member, so its lists are to be believed when they are empty
+        self._lists_members = False
+        self._journaled = now()
         self._unmeasured = False
         self._capacity = -1
-        self.on_capacity: Callable[[int], object] = lambda _: None
-        self.on_sample: Callable[[list[dict[str, Any]]], object] = lambda _: None
-        self.on_change: Callable[[], object] = lambda: None
+
+    def _device(self, gpu: GPU) -> Device:
+        """Not to be given out before its first sample."""
+        return Device(gpu, Health(doubtful=True, others_may_use=self._request.others_may_use))
 
     # ---- its life
 
     async def open(self) -> None:
-        """Look at every GPU, and go on looking. Raises DeviceError when members need what no GPU has, NvmlFault."""
-        impossible = self.ledger.impossible()
-        if impossible:
-            raise DeviceError(f"{impossible}: change what a member needs (--vram, --share, resources), or --gpus")
-        await self._watch.open()
+        """Sample every GPU, and go on sampling. Raises DeviceError when members need what no GPU has, NvmlFault."""
+        if impossible := self.allocator.impossible():
+            vram, share, gpus = map(option_text, ("vram", "share", "gpus"))
+            raise DeviceError(f"{impossible}: change what a member needs ({vram}, {share}, resources), or {gpus}")
+        observations: list[Observation] = []
+        while not observations:  # empty: NVML hangs
+            observations = await anext(self._stream)
+            self._apply(observations)
+        self._task = asyncio.create_task(self._follow(), name="gpbt-async gpus")
+
+    async def _follow(self) -> None:
+        try:
+            async for observations in self._stream:
+                self._apply(observations)
+                if self._now() >= self._journaled + JOURNAL_PERIOD:
+                    self._journaled = self._now()
+                    self.on_sample(self.rows())
+        except Exception as error:  # a bug of ours, or a full disk: members that wait for a GPU have to know
+            log.exception("watching the GPUs failed")
+            self._break(error)
 
     async def close(self) -> None:
-        """End NVML and its thread. Whoever waits for a slot gets a RuntimeError."""
-        self.broken(RuntimeError("the slots were closed"))
-        await self._watch.close()
+        self._break(RuntimeError("the slots were closed"))
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._stream.aclose()
+        await self.monitor.close()
 
-    def broken(self, error: Exception) -> None:
-        told = error if isinstance(error, GPBTError) else RuntimeError(f"no GPU can be given out any more: {error}")
-        self._closed = self._closed or told
+    def _break(self, error: Exception) -> None:
+        if self._closed is None:
+            ours = isinstance(error, GPBTError)
+            self._closed = error if ours else RuntimeError(f"no GPU can be given out any more: {error}")
         for turn in self._turns.values():
             if not turn.done():
                 turn.set_exception(self._closed)
 
     def __len__(self) -> int:
-        """How many members may train at once."""
-        return self.ledger.capacity()
+        return self.allocator.capacity()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """Those that are leased now, by index."""
-        return tuple(sorted(self._slots.values(), key=lambda slot: slot.index))
+        return tuple(sorted(self._leased.values(), key=lambda slot: slot.index))
 
     # ---- leasing
 
     @asynccontextmanager
     async def lease(self, alone: bool = False, need: int = 0) -> AsyncIterator[Slot]:
-        """Wait for a slot, hold it, let go of it. alone: nobody else is to train on its GPUs meanwhile. need: how many
-        GPUs, 0 = as many as any member.
-        """
+        """need: how many GPUs, 0 = as many as any member."""
         if self._closed is not None:
             raise self._closed
-        lease = Lease(alone=alone, need=need)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns[lease], self._asked_at[lease] = turn, self._now()
-        self.ledger.ask(lease)
+        lease = Lease(alone=alone, need=need, asked=self._now())
+        self._turns[lease] = turn = asyncio.get_running_loop().create_future()
+        self.allocator.ask(lease)
         self._grant()
         try:
             await turn
         except BaseException:
-            if lease in self._slots:  # it was our turn in the very moment
-                self._let_go(lease)
-            elif lease in self.ledger.queue:
-                self.ledger.withdraw(lease)
+            if lease in self._leased:  # it was served in this very moment
+                self._release(lease)
+            elif lease in self.allocator.queue:
+                self.allocator.withdraw(lease)
             raise
         finally:
-            del self._turns[lease], self._asked_at[lease]
+            del self._turns[lease]
         try:
-            yield self._slots[lease]
+            yield self._leased[lease]
         finally:
-            self._let_go(lease)
+            self._release(lease)
 
     def _grant(self) -> None:
-        for lease in self.ledger.grant():
-            cards = [self.ledger.cards[uuid] for uuid in lease.uuids]
-            taken = {slot.index for slot in self._slots.values()}
-            index = next(i for i in range(len(taken) + 1) if i not in taken)
-            near = functools.reduce(frozenset.__and__, (card.gpu.cpus for card in cards)) & self._cores
-            near = near if self._affinity and near != self._cores else frozenset()
-            self._slots[lease] = Slot(
-                index=index,
-                name=str(cards[0].gpu) if len(cards) == 1 else "GPUs " + " + ".join(c.gpu.label for c in cards),
-                device="cuda",
-                gpus=lease.uuids,
-                threads=(threads := self._threads or self._share_of_cores(cards[0].gpu)),
-                env=environment(threads, lease.uuids),
-                cpus=near,
-                evicted=asyncio.get_running_loop().create_future(),
-            )
-            if not self._turns[lease].done():  # done: it was cancelled, and lets go of its slot as it hears of that
+        for lease in self.allocator.grant():
+            self._leased[lease] = self._slot(lease)
+            if not self._turns[lease].done():  # done: it was cancelled, and releases its slot when it runs
                 self._turns[lease].set_result(None)
-        self._tell_capacity()
+        self._report_capacity()
+
+    def _slot(self, lease: Lease) -> Slot:
+        gpus = [self.allocator.devices[uuid].gpu for uuid in lease.uuids]
+        taken = {slot.index for slot in self._leased.values()}
+        near = functools.reduce(frozenset.__and__, (gpu.cpus for gpu in gpus)) & self._cores
+        threads = self._request.resources.cpus or self._share_of_cores(gpus[0])
+        return Slot(
+            index=next(i for i in range(len(taken) + 1) if i not in taken),
+            name=str(gpus[0]) if len(gpus) == 1 else "GPUs " + " + ".join(gpu.label for gpu in gpus),
+            device="cuda",
+            gpus=lease.uuids,
+            threads=threads,
+            env=environment(threads, lease.uuids),
+            cpus=near if self._request.affinity and near != self._cores else frozenset(),
+            evicted=asyncio.get_running_loop().create_future(),
+        )
 
     def _share_of_cores(self, gpu: GPU) -> int:
-        """The cores near a GPU, divided among the members that may train on those near the same ones."""
+        """The cores near a GPU, divided among the members that may train on GPUs near the same cores."""
         near = gpu.cpus & self._cores
-        usable = min(len(near) or self._usable, self._usable)  # a container may be granted less than it sees
-        beside = [card.gpu for card in self.ledger.cards.values() if card.gpu.cpus & self._cores == near]
-        members = sum(max(1, self.ledger.packing.most(each)) for each in beside) / self.ledger.need
+        usable = min(len(near) or self._usable, self._usable)
+        beside = [d.gpu for d in self.allocator.devices.values() if d.gpu.cpus & self._cores == near]
+        members = sum(max(1, self.allocator.packing.most(other)) for other in beside) / self.allocator.need
         return max(1, int(usable / max(1.0, members)))
 
-    def _let_go(self, lease: Lease) -> None:
-        del self._slots[lease]
-        self._members.pop(lease, None)
-        for pid in [pid for pid, held in self._pids.items() if held is lease]:
-            self._past[pid] = self._pids.pop(pid)
-        lease.leaving = True
-        self._leaving[lease] = self._now()
-        self._watch.soon()
-        self._tell_capacity()
+    def _release(self, lease: Lease) -> None:
+        del self._leased[lease]
+        lease.leaving, lease.ended = True, self._now()
+        self.monitor.soon()
+        self._report_capacity()
 
-    def _tell_capacity(self) -> None:
-        capacity = self.ledger.capacity()
+    def _report_capacity(self) -> None:
+        capacity = self.allocator.capacity()
         if capacity != self._capacity and self._closed is None:
             self._capacity = capacity
             self.on_capacity(capacity)
 
-    # ---- what those who train tell
+    # ---- what members report
 
     def bind(self, slot: Slot, pid: int, member: int) -> None:
-        """The member in this slot is this process."""
         lease = self._lease_of(slot)
-        self._pids[pid], self._members[lease] = lease, member
+        lease.pid, lease.member = pid, member
 
     def _lease_of(self, slot: Slot) -> Lease:
-        return next(lease for lease, held in self._slots.items() if held is slot)
+        return next(lease for lease, held in self._leased.items() if held is slot)
 
     def returned(self, slot: Slot) -> None:
-        """The member in this slot has trained to its end: what it took, others will take."""
-        lease = self._lease_of(slot)
-        if self.ledger.packing.observe(lease.peak, self.ledger.most()):
-            need = format_bytes(self.ledger.packing.need)
-            self._warn(
-                f"vram=auto: members take up to {format_bytes(self.ledger.packing.peak)}, so each is given {need}"
-            )
+        # other members will need as much memory
+        lease, packing = self._lease_of(slot), self.allocator.packing
+        if packing.observe(lease.peak, self.allocator.most()):
+            peak, need = format_bytes(packing.peak), format_bytes(packing.need)
+            self._warn(f"vram=auto: members take up to {peak}, so each is given {need}")
             self.settle()
-        elif not self.ledger.packing.measured and not self._unmeasured:
+        elif not packing.measured and not self._unmeasured:
             self._unmeasured = True
-            self._warn("vram=auto: NVML did not tell what a member takes (too short?), so members train alone")
+            self._warn("vram=auto: NVML did not show what a member takes (too short?), so members train alone")
 
     def out_of_memory(self, slot: Slot) -> bool:
-        """The member in this slot ran out of GPU memory. True if others were there too: alone it may do better."""
-        crowd = self._lease_of(slot).crowd  # who was there then may have ended by now
+        crowd = self._lease_of(slot).crowd  # those that were there then may have ended by now
         if crowd < 2:
-            told = [self._watch.accounts[uuid] for uuid in slot.gpus if uuid in self._watch.accounts]
-            return any(each.others for each in told)
-        if self.ledger.packing.lower(crowd):
+            accounts = [self.allocator.devices[uuid].account for uuid in slot.gpus]
+            return any(account.others for account in accounts if account is not None)
+        if self.allocator.packing.lower(crowd):
             self._warn(f"{slot.name}: out of memory with {crowd} members on it; from now on one fewer share a GPU")
             self.settle()
         return True
 
     async def verdict(self, slot: Slot, within: float = HANGS) -> str:
-        """A member in this slot has failed: empty, or why that is the doing of its GPU. Looks at it anew."""
-        if slot.evicted is not None and slot.evicted.done():
-            return slot.evicted.result()
+        """Samples the GPU once more; within: seconds."""
         silent = ""
-        try:
-            async with asyncio.timeout(within):
-                await self._watch.look(list(slot.gpus))
-        except TimeoutError:  # as a driver does that is losing a card
-            silent = f"{slot.name}: NVML does not answer"
-        return slot.evicted.result() if slot.evicted is not None and slot.evicted.done() else silent
+        if not _evicted(slot):
+            try:
+                async with asyncio.timeout(within):
+                    self._apply(await self.monitor.sample(slot.gpus))
+            except TimeoutError:  # as with a driver that is losing a card
+                silent = f"{slot.name}: {MUTE}"
+        return _evicted(slot) or silent
 
     # ---- by hand
 
-    def named(self, name: str) -> list[str]:
-        """The UUIDs of the GPUs that an index, `index:instance`, UUID or beginning of one may mean."""
-        return [gpu.uuid for gpu in match(name, [card.gpu for card in self.ledger.cards.values()])]
-
     def drain(self, uuid: str, at_once: bool = False) -> None:
-        """Give no more members to a GPU; those on it end their interval, or are moved at once."""
-        self._watch.health[uuid].drain(self._now())
+        device = self.allocator.devices[uuid]
+        device.health.drain(self._now())
         if at_once:
-            self.evict(uuid, f"{self.ledger.cards[uuid].gpu} was drained")
+            self._evict(device, f"{device.gpu} was drained")
         self.settle()
         self.on_change()
 
     def give_back(self, uuid: str) -> None:
-        """A GPU that was drained may be used again."""
-        self._watch.health[uuid].give_back(self._now())
-        self._watch.at_once()
+        self.allocator.devices[uuid].health.give_back(self._now())
+        self.monitor.at_once()
         self.on_change()
 
-    # ---- what Watch wants done
+    # ---- what NVML reports
 
-    def evict(self, uuid: str, reason: str) -> None:
-        for lease in self.ledger.cards[uuid].leases:
-            slot = self._slots.get(lease)
-            if slot is not None and slot.evicted is not None and not slot.evicted.done():
-                slot.evicted.set_result(reason)
+    def _apply(self, observations: Sequence[Observation]) -> None:
+        devices = self.allocator.devices
+        for observation in observations:
+            match observation:
+                case Sampling(uuid, Sample() as sample, asked):
+                    self._observe(devices[uuid], sample, asked)
+                case Sampling(uuid, str() as problem):
+                    self._fail(devices[uuid], problem)
+                case NvmlEvent():
+                    self._take_event(observation)
+                case Retrial(uuid, problem):
+                    self._retry(devices[uuid], problem)
+                case Arrival(gpus):
+                    for gpu in gpus:
+                        devices[gpu.uuid] = self._device(gpu)
+                        self._warn(f"{gpu} has appeared and is used from now on")
+                case Distances(table):
+                    self._distances = table
+        self.settle()
 
-    def owner(self, pid: int) -> Owner:
+    def _observe(self, device: Device, sample: Sample, asked: float) -> None:
+        pids = [pid for pid, _ in sample.processes or ()]
+        self._lists_members = self._lists_members or any(isinstance(self._owner(pid), Lease) for pid in pids)
+        if not pids and not self._lists_members:  # in WSL, and in some containers, no process is ever listed
+            sample = replace(sample, processes=None)
+        before = device.health.state
+        device.observe(sample, self._owner, asked, self._now())
+        if device.health.state != before:
+            self.on_change()
+
+    def _owner(self, pid: int) -> Owner:
         """Whose process this is."""
-        if pid in self._pids or pid in self._past:
-            return self._pids.get(pid, "left over")
+        leases = {lease.pid: lease for lease in self.allocator.held if lease.pid is not None}
+        if (lease := leases.get(pid)) is not None:
+            return "left over" if lease.leaving else lease
         above = linux.ancestors(pid)
-        for each in above:
-            if each in self._pids:
-                return self._pids[each]
+        for ancestor in above:
+            if (lease := leases.get(ancestor)) is not None and not lease.leaving:
+                return lease
         if os.getpid() in above:
             return "left over"
         if not linux.exists(pid):
             return "ghost"
-        told = linux.program_and_owner(pid)
+        process = linux.program_and_owner(pid)
         # the server of MPS stands for all its clients, and stays when they go
-        return "ghost" if told.startswith("nvidia-cuda-mps") else f"process {pid} ({told})"
+        return "ghost" if process.startswith("nvidia-cuda-mps") else f"process {pid} ({process})"
 
-    def leaving(self) -> list[str]:
-        return [uuid for lease in self._leaving for uuid in lease.uuids]
+    def _take_event(self, event: NvmlEvent) -> None:
+        text = f"Xid {event.data}" if event.kind == "xid" else event.kind
+        whose = blame(event.kind, event.data, self._request.xids)
+        for device in self.allocator.devices.values():
+            if event.uuid not in (device.gpu.uuid, device.gpu.card_uuid):
+                continue
+            if whose == "card":
+                self._fail(device, text)
+            elif event.kind == "xid":
+                self._warn(f"{device.gpu}: {text}" + ", the fault of a member" * (whose == "member"))
 
-    def changed(self) -> None:
+    def _fail(self, device: Device, reason: str) -> None:
+        if device.health.state == FAULTY:
+            return
+        device.fail(reason, self._now())
+        seconds = device.health.retry - self._now()
+        self._warn(f"{device.gpu} is set aside: {reason}; to be tried again in {seconds:.0f} s")
+        self._evict(device, f"{device.gpu}: {reason}")
         self.on_change()
 
-    def told(self) -> None:
-        self.on_sample([{name: row[name] for name in JOURNALED} for row in self.rows()])
+    def _retry(self, device: Device, problem: str) -> None:
+        device.health.retried(self._now(), problem)
+        if not problem:
+            self._warn(f"{device.gpu} works again")
+        self.on_change()
+
+    def _evict(self, device: Device, reason: str) -> None:
+        for lease in device.leases:
+            slot = self._leased.get(lease)
+            if slot is not None and slot.evicted is not None and not slot.evicted.done():
+                slot.evicted.set_result(reason)
 
     def settle(self) -> None:
-        """Take back what has come back, give out what may be given out."""
-        for lease, since in list(self._leaving.items()):
-            if any(not self._watch.seen(uuid, since) for uuid in lease.uuids):
-                continue  # nobody can tell
-            still = {uuid: self._lingering(uuid) for uuid in lease.uuids}
-            if any(still.values()) and self._now() < since + RELEASE:
-                continue
-            for uuid in (uuid for uuid, lingers in still.items() if lingers):
-                self._watch.health[uuid].lingers(self._now(), self._watch.accounts[uuid].unexplained)
-                self._warn(f"{self.ledger.cards[uuid].gpu} is set aside: {self._watch.health[uuid].reason}")
-                self.on_change()
-            del self._leaving[lease]
-            self._past = {pid: held for pid, held in self._past.items() if held is not lease}
-            self.ledger.release(lease)
-        for uuid, card in self.ledger.cards.items():
-            card.open = self._watch.health[uuid].open and not self._watch.mute
+        """Release the GPUs of members that have ended, where memory allows it, and grant what may be granted."""
+        for lease in [lease for lease in self.allocator.held if lease.leaving]:
+            self._take_back(lease)
+        if self.allocator.suspended != self.monitor.hangs:
+            self.allocator.suspended = self.monitor.hangs
+            self.on_change()
         if self._closed is None:
             self._grant()
 
-    def _lingering(self, uuid: str) -> bool:
-        """Is memory still used that may be of a member that has ended?"""
-        if uuid not in self._watch.accounts:
-            return False
-        total = self.ledger.cards[uuid].gpu.total
-        return self._watch.accounts[uuid].unexplained > tolerance(total, self._watch.allowed)
+    def _take_back(self, lease: Lease) -> None:
+        devices = [self.allocator.devices[uuid] for uuid in lease.uuids]
+        if not all(device.sampled_since(lease.ended) for device in devices):
+            return  # it is unknown whether the memory is free
+        lingering = [device for device in devices if device.lingers]
+        if lingering and self._now() < lease.ended + RELEASE:
+            return
+        for device in lingering:
+            assert device.account is not None
+            device.health.lingers(self._now(), device.account.unexplained)
+            self._warn(f"{device.gpu} is set aside: {device.health.reason}")
+            self.on_change()
+        self.allocator.release(lease)
 
     # ---- for people
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Each GPU: who and what it is, its state, its members, and bytes, percent and °C; None where unknown."""
-        rows: list[dict[str, Any]] = []
-        for uuid, card in self.ledger.cards.items():
-            health, sample, told = (
-                self._watch.health[uuid],
-                self._watch.samples.get(uuid),
-                self._watch.accounts.get(uuid),
-            )
-            staying = card.staying()
-            rows.append(
-                {
-                    "gpu": card.gpu.label,
-                    "uuid": uuid,
-                    "name": card.gpu.name,
-                    "state": "in use" if health.state == "ok" and staying else health.state,
-                    "reason": MUTE if self._watch.mute else health.reason,
-                    "since": health.since or None,
-                    "retry": health.retry if health.state == "faulty" else None,
-                    "members": sorted(self._members[lease] for lease in staying if lease in self._members),
-                    "ours": sum(told.measured.values()) if told is not None else None,
-                    "leaving": len(card.leases) - len(staying),
-                    "others": self._others(card) if sample is not None else None,
-                    **figures(sample, card.gpu.total),
-                }
-            )
-        return rows
+    def rows(self) -> list[DeviceStatus]:
+        rows = [device.status() for device in self.allocator.devices.values()]
+        return [replace(row, reason=MUTE) for row in rows] if self.monitor.hangs else rows
 
-    def _others(self, card: Device) -> int:
-        """Bytes of others; what may be coming back of a member that has ended is nobody's."""
-        if any(lease.leaving for lease in card.leases):
-            return min(card.others, card.before)
-        return card.others
-
-    def waiting(self) -> dict[str, Any] | None:
-        """How many wait for a GPU, since when, and by GPU why it is not given to the first of them; None if none."""
-        queue = self.ledger.queue
-        if not queue and self.ledger.capacity():
+    def waiting(self) -> GpuQueue | None:
+        queue, devices = self.allocator.queue, self.allocator.devices
+        if not queue and self.allocator.capacity():
             return None
-        since = self._asked_at[queue[0]] if queue else None
-        why = self.ledger.shortage(queue[0].alone if queue else False)
-        why |= {
-            uuid: h.reason or "somebody else may be using it" for uuid, h in self._watch.health.items() if not h.open
-        }
-        if self._watch.mute:
-            why = dict.fromkeys(self.ledger.cards, MUTE)
-        labels = {uuid: self.ledger.cards[uuid].gpu.label for uuid in why}
-        return {"members": len(queue), "since": since, "why": {labels[u]: text for u, text in why.items() if text}}
+        why = self.allocator.shortage(queue[0].alone if queue else False)
+        for uuid, device in devices.items():
+            if not device.open:
+                why[uuid] = device.health.reason or "another program may be using it"
+        if self.monitor.hangs:
+            why = dict.fromkeys(devices, MUTE)
+        labelled = {devices[uuid].gpu.label: reason for uuid, reason in why.items() if reason}
+        return GpuQueue(len(queue), queue[0].asked if queue else None, labelled)
+
+
+def _evicted(slot: Slot) -> str:
+    """Why the member in this slot has to leave it, or ""."""
+    return slot.evicted.result() if slot.evicted is not None and slot.evicted.done() else ""

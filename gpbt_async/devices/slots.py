@@ -1,4 +1,8 @@
-"""A slot: the right to train one member now, on some GPUs or on a share of the cores. And what gives slots out."""
+"""Slots: the right to train one member now, on some GPUs or on a share of the CPU cores.
+
+`Pool` is what leases them: a GpuPool (gpu_pool.py), or the `CpuPool` here, whose slots are fixed and never fail. The
+surprise is how many cores there are (`usable_cores`): a container may grant less than the kernel shows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from ..processes.linux import THREADS
 from .selection import VISIBLE
@@ -18,13 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from ..storage.gpu_report import DeviceStatus, GpuQueue
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """index: its number, from 0, the lowest that is free. name: for people: "cpu0", "GPU 0 NVIDIA A100".
+    """index: the lowest free number, from 0. name: for people: "cpu0", "GPU 0 NVIDIA A100".
 
-    gpus: UUIDs, empty on the CPU. env: what the member's environment must say. cpus: the cores it is bound to, empty =
-    wherever it likes. evicted: set, with the reason, once the member must leave and is to be lost, not failed.
+    gpus: UUIDs, empty on the CPU. env: what the member's environment must contain. cpus: the cores that the member is
+    bound to, empty = any. evicted: set to the reason once the member must leave, and is lost, not failed.
     """
 
     index: int
@@ -37,54 +43,88 @@ class Slot:
     evicted: asyncio.Future[str] | None = field(default=None, compare=False)
 
 
-class Pool(Protocol):
-    """What gives slots out: Slots of the CPU, or Cards."""
+class Pool:
+    """What leases slots: a GpuPool (gpu_pool.py), or a CpuPool, for which the answers here are the right ones."""
 
-    #: told how many members may train at once, whenever that changes
-    on_capacity: Callable[[int], object]
-    #: told how the GPUs are, now and then, for the journal; told that something about one has changed
-    on_sample: Callable[[list[dict[str, Any]]], object]
-    on_change: Callable[[], object]
+    def __init__(self) -> None:
+        #: called with how many members may train at once, whenever that changes
+        self.on_capacity: Callable[[int], object] = lambda _: None
+        #: called with the status of all GPUs from time to time, for the journal
+        self.on_sample: Callable[[list[DeviceStatus]], object] = lambda _: None
+        #: called when the status of a GPU has changed
+        self.on_change: Callable[[], object] = lambda: None
 
-    def __len__(self) -> int: ...
     @property
-    def slots(self) -> tuple[Slot, ...]: ...
-    def lease(self, alone: bool = False) -> AbstractAsyncContextManager[Slot]: ...
-    def bind(self, slot: Slot, pid: int, member: int) -> None: ...
-    def returned(self, slot: Slot) -> None: ...
-    def out_of_memory(self, slot: Slot) -> bool: ...
-    async def verdict(self, slot: Slot) -> str: ...
-    def named(self, name: str) -> list[str]: ...
-    def drain(self, uuid: str, at_once: bool = False) -> None: ...
-    def give_back(self, uuid: str) -> None: ...
-    def rows(self) -> list[dict[str, Any]]: ...
-    def waiting(self) -> dict[str, Any] | None: ...
-    async def close(self) -> None: ...
+    def slots(self) -> tuple[Slot, ...]:
+        """By index: all slots of the CPU, or those of GPUs that are leased now."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        """How many members may train at once."""
+        raise NotImplementedError
+
+    def lease(self, alone: bool = False) -> AbstractAsyncContextManager[Slot]:
+        """Wait for a slot, hold it, release it. alone: no other member of the run is on its GPUs meanwhile."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """A member that waits for a slot gets a RuntimeError."""
+        raise NotImplementedError
+
+    def bind(self, slot: Slot, pid: int, member: int) -> None:
+        """The member in this slot is this process."""
+
+    def returned(self, slot: Slot) -> None:
+        """The member in this slot has trained to its end."""
+
+    def out_of_memory(self, slot: Slot) -> bool:
+        """The member in this slot ran out of GPU memory. True if others were there too: alone it may do better."""
+        return False
+
+    async def verdict(self, slot: Slot) -> str:
+        """A member in this slot has failed: why its GPU is to blame, or ""."""
+        return ""
+
+    def drain(self, uuid: str, at_once: bool = False) -> None:
+        """Give no more members to a GPU; those on it end their interval, or are moved at once."""
+
+    def give_back(self, uuid: str) -> None:
+        """A GPU that was drained may be used again."""
+
+    def rows(self) -> list[DeviceStatus]:
+        """How the GPUs are."""
+        return []
+
+    def waiting(self) -> GpuQueue | None:
+        """The members that wait for a GPU, or an empty queue when none could be served; else None."""
+        return None
 
 
 def environment(threads: int, gpus: Sequence[str]) -> dict[str, str]:
-    """What pins a member: to these GPUs, or, without any, away from all."""
+    """The variables that show a member these GPUs and no others; without any, none."""
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if gpus else {}
     return order | dict.fromkeys(THREADS, str(threads)) | {VISIBLE: ",".join(gpus)}
 
 
-class CpuPool:
-    """The machine's slots, each leased to one member at a time. Who has waited longest is served first.
+class CpuPool(Pool):
+    """CPU slots, each leased to one member at a time. The member that has waited longest is served first.
 
-    Invariant: while a slot is free nobody waits, so a newcomer never overtakes.
+    Invariant: while a slot is free no member waits, so none is overtaken.
     """
 
     def __init__(self, slots: Iterable[Slot]) -> None:
-        self.slots: tuple[Slot, ...] = tuple(slots)
-        self.on_capacity: Callable[[int], object] = lambda _: None
-        self.on_sample: Callable[[list[dict[str, Any]]], object] = lambda _: None
-        self.on_change: Callable[[], object] = lambda: None
-        self._free = list(range(len(self.slots)))  # a heap: the lowest index is leased first
+        super().__init__()
+        self._slots = tuple(slots)
+        self._free = list(range(len(self._slots)))  # a heap: the lowest index is leased first
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._closed = False
 
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return self._slots
+
     def __len__(self) -> int:
-        return len(self.slots)
+        return len(self._slots)
 
     @property
     def free(self) -> int:
@@ -95,7 +135,7 @@ class CpuPool:
     async def lease(self, alone: bool = False) -> AsyncIterator[Slot]:
         index = await self._take()
         try:
-            yield self.slots[index]
+            yield self._slots[index]
         finally:
             self._hand_back(index)
 
@@ -109,7 +149,7 @@ class CpuPool:
         try:
             return await turn
         except asyncio.CancelledError:
-            # Cancelled after a slot was given to us and before we ran: it goes to the next in the row.
+            # cancelled after the slot was given and before this task ran: it goes to the next in the queue
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._hand_back(turn.result())
             raise
@@ -123,33 +163,11 @@ class CpuPool:
         heapq.heappush(self._free, index)
 
     async def close(self) -> None:
-        """Whoever waits for a slot gets a RuntimeError."""
         self._closed = True
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_exception(RuntimeError("the slots were closed"))
-
-    # ---- what a pool of GPUs is told; cores have no trouble of their own
-
-    def bind(self, slot: Slot, pid: int, member: int) -> None: ...
-    def returned(self, slot: Slot) -> None: ...
-    def out_of_memory(self, slot: Slot) -> bool:
-        return False
-
-    async def verdict(self, slot: Slot) -> str:
-        return ""
-
-    def named(self, name: str) -> list[str]:
-        return []
-
-    def drain(self, uuid: str, at_once: bool = False) -> None: ...
-    def give_back(self, uuid: str) -> None: ...
-    def rows(self) -> list[dict[str, Any]]:
-        return []
-
-    def waiting(self) -> dict[str, Any] | None:
-        return None
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -160,7 +178,7 @@ def usable_cores(root: Path = Path("/")) -> int:
         if controllers and "cpu" not in controllers.split(","):
             continue
         folder = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        # A quota may sit on any level; in a container the path may be the host's, and only its top is there.
+        # a quota may be on any level; in a container the path may be the host's, of which only the top is there
         for level in ("", *path.strip("/").split("/")):
             folder = folder / level
             v1 = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"

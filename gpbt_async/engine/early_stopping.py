@@ -1,15 +1,15 @@
-"""Early stopping: two rules, each a pure decision. `lineage.py` asks them and acts.
+"""Early stopping: two rules, each a pure decision. The engine asks them and acts.
 
-**median**, inside a member: its first report of the score is compared with the running median of the first reports
-of its generation, whoever the parents are; a worse one stops the member. At least MEDIAN_LEAST others must have
+**median**, inside a member: its first report of the score is compared with the running median of the first reports of
+its generation, whichever the parents are; a worse one stops the member. At least MEDIAN_LEAST others must have
 reported. Generation 0 and the child that repeats its parent's config are exempt. Decisions compare first reports with
 first reports, ranks compare final scores with final scores; a stopped member has no rank.
 
-**generation**, inside a generation: no new children are issued once one of them has beaten the best of the generation
-above by more than that one beat the one above it: loss < 2·best(g-1) - best(g-2), and loss < best(g-1), for where the
-generation above had itself lost ground, falling less would otherwise pass for a gain. (Scardigli et al. describe it;
-the published code compared with uninitialised memory and had it switched off.) With plus selection survivors count
-as members of the generation they survived into.
+**generation**, inside a generation: no new children are created once one of them has beaten the best of the generation
+above by more than that one beat the one above it: loss < 2·best(g-1) - best(g-2), and loss < best(g-1), because where
+the generation above had itself lost ground, falling less would otherwise pass for a gain. (Scardigli et al. describe
+it; the published code compared with uninitialised memory and had it switched off.) With plus selection survivors count
+as members of the generation that they survived into.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MEDIAN = "median"
 GENERATION = "generation"
-#: how many first reports of others the median rule wants to see
+#: how many first reports of others the median rule needs
 MEDIAN_LEAST = 4
 
 
@@ -37,17 +37,17 @@ def judged(settings: Settings, member: Node) -> bool:
 
 def exempt(settings: Settings, member: Node) -> bool:
     """Does the member go on, whatever it reports?"""
-    return not judged(settings, member) or member.path[-1] == 0
+    return not judged(settings, member) or member.index == 0
 
 
-def stops(first: float, others: Sequence[float]) -> bool:
+def stops(first_loss: float, others: Sequence[float]) -> bool:
     """Is a first report (a loss; inf if not finite) worse than the median of the others', with enough of them?
 
     The median of an even number is the mean of the middle two; a tie goes on.
     """
-    return len(others) >= MEDIAN_LEAST and first > statistics.median(others)
+    return len(others) >= MEDIAN_LEAST and first_loss > statistics.median(others)
 
 
 def closes(loss: float, best_above: float, best_above_that: float) -> bool:
-    """Has a member with this loss beaten the generation above, and by more than that one beat its own?"""
+    """Has a member with this loss beaten the generation above by more than that one beat its own?"""
     return loss < min(best_above, 2 * best_above - best_above_that)

@@ -1,7 +1,7 @@
-"""What a searcher is shown for a child that is wanted: the Ask, read off the tree as it stands at one moment.
+"""The Ask that a searcher gets for a child: read off the tree as it is at one moment, without changing anything.
 
-Pure, as the engine is: it looks at a lineage and changes nothing. Where a run has adopted another space, the configs of
-before are shown inside it (adoption.py), so that a searcher never meets one it could not have suggested.
+Where a run has adopted another space, older configs are shown clipped into it (adoption.py), so that a searcher never
+sees one that it could not have suggested.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ def question(
 ) -> Ask:
     """The Ask for the child at `path`, of this generation.
 
-    ready: configs that were answered for children not issued yet, by path. kin: whether to gather the family history.
+    ready: suggestions for children that are not created yet, by path. kin: whether to include the family history.
     """
-    s, parent, fit = adoption.settings, tree.at(path[:-1]), adoption.fit
+    settings, parent = adoption.settings, tree.at(path[:-1])
+    space = settings.space
     siblings = parent.children if parent is not None else tree.pending_roots.values()
-    pending = {m.path: s.space.searched(fit(m.config)) for m in siblings if not m.state.settled}
-    pending |= {p: s.space.searched(config) for p, config in ready.items() if p[:-1] == path[:-1] and p != path}
-    seen = tree.kin(parent, s.history) if kin else []
+    pending = {m.path: space.searched(adoption.fit(m.config)) for m in siblings if not m.state.settled}
+    pending |= {p: space.searched(config) for p, config in ready.items() if p[:-1] == path[:-1] and p != path}
+    relatives = tree.kin(parent, settings.history) if kin else []
     return Ask(
-        space=s.space,
+        space=space,
         path=path,
         generation=generation,
-        seed=key(s.seed, "ask", path, 63),
-        parent=adoption.seen(parent.observation(s.space)) if parent is not None else None,
-        kin=tuple(adoption.seen(m.observation(s.space)) for m in seen),
+        seed=key(settings.seed, "ask", path, 63),
+        parent=adoption.seen(parent.observation(space)) if parent is not None else None,
+        kin=tuple(adoption.seen(m.observation(space)) for m in relatives),
         pending=tuple(pending[p] for p in sorted(pending)),
-        run=key(s.seed, "run", (), 63),
+        run=key(settings.seed, "run", (), 63),
     )

@@ -1,7 +1,7 @@
-"""Whose checkpoints are on the disk, and which of them nobody can need any more.
+"""Retention: which checkpoints are on the disk, and which of them nothing can need any more.
 
-Part of the engine. To ask of every stored member after every fact would be slow, so whoever changes somebody's fate
-names suspects: members that may have become needless. Only those are looked at, once what changed is settled.
+To examine every stored member after every fact would be slow. So the engine marks the members whose checkpoint a fact
+may have made needless (suspects), and only these are examined, once the fact's consequences are complete.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import events
-from .tree import NOTHING
+from .tree import NOTHING, State
 
 if TYPE_CHECKING:
     from ..experiment import Settings
@@ -19,30 +19,46 @@ if TYPE_CHECKING:
 
 
 class Retention:
-    """stored: members with something on disk that is needed, by id. discarding: whose Discard is not confirmed."""
+    """stored: members with a needed checkpoint on the disk, by id. discarding: those whose Discard is under way."""
 
-    def __init__(self, settings: Settings, rule: Selection, ending: Termination) -> None:
+    def __init__(self, settings: Settings, selection: Selection, termination: Termination) -> None:
         self.stored: dict[int, Node] = {}
         self.discarding: dict[int, Node] = {}
         self._plus = settings.selection == "plus"
         self._replays = settings.replay is not None
-        self._selection, self._termination = rule, ending
+        self._selection, self._termination = selection, termination
         self._suspects: set[int] = set()
 
     def suspect(self, *members: Node | None) -> None:
-        """Their being needed may have changed since they were last looked at."""
+        """Their checkpoints may have become needless."""
         self._suspects |= {m.id for m in members if m is not None}
 
     def discards(self) -> list[events.Command]:
-        """Let go of whom nobody needs."""
+        """Discard the suspects' checkpoints that are needless indeed."""
         if self._plus:
             self._suspects |= set(self.stored)
         held = {member.id for member in self._termination.held}
         suspects = sorted(self._suspects & (self.stored.keys() - held))
-        idle = [member for member in map(self.stored.__getitem__, suspects) if not self._selection.needed(member)]
+        needless = [member for member in map(self.stored.__getitem__, suspects) if not self._selection.needed(member)]
         self._suspects.clear()
-        for member in idle:
+        for member in needless:
             self.discarding[member.id] = self.stored.pop(member.id)
-            if not self._replays:  # whose few are compared to the last
+            if not self._replays:  # a replay compares the metrics of its few members at its end
                 member.metrics = NOTHING  # they are in the journal
-        return [events.Discard(member.id) for member in idle]
+        return [events.Discard(member.id) for member in needless]
+
+    def check(self) -> None:
+        """Assert that exactly the needed checkpoints are stored."""
+        assert not self._suspects
+        assert not self.stored.keys() & self.discarding.keys()
+        assert all(id == member.id for held in (self.stored, self.discarding) for id, member in held.items())
+        assert all(m.state in (State.TRAINED, State.FINISHED) for m in self.stored.values())
+        held = {member.id for member in self._termination.held}
+        needless = [id for id, member in self.stored.items() if id not in held and not self._selection.needed(member)]
+        assert needless == [], "a needless checkpoint is kept"
+        tree = self._selection.tree
+        for member in tree.members:
+            assert member.state is not State.TRAINED or member.id in self.stored
+            parent = member.parent
+            assert parent is None or parent.id in self.stored or member.state.settled, "a needed checkpoint is gone"
+        assert tree.best is None or tree.best.id in self.stored

@@ -1,14 +1,16 @@
-"""The family tree: members, generations, and who is kin to whom.
+"""The family tree: members, generations, and which members are kin.
 
-Pure bookkeeping under the engine: `lineage.py` decides, this room remembers. Nothing here knows of slots, clocks or
-files, and nothing is ever removed: the tree only grows, and a member's place in it (its path) never changes.
+Pure bookkeeping under the engine: the engine decides, the tree remembers. It knows nothing of slots, clocks or files,
+and nothing is ever removed: the tree only grows, and a member's place in it (its path) never changes.
 
-The one surprise: a member's *generation* is the round it was issued in. With comma selection that is its depth. With
-plus selection a parent that was not beaten goes on having children in later rounds; such a child's generation is one
-more than the round its parent survived, so each round still has exactly n members, and its schedule is shorter.
+The one surprise: a member's *generation* is the round that it was created in. With comma selection that is its depth.
+With plus selection a parent that was not beaten has more children in later rounds; the generation of such a child is
+one more than the round that its parent survived, so each round still has n members, and the ancestry is shorter.
 
-A replay is a tree of stems: n roots, and of each one child a generation, with the schedule's config. One that breaks
-off has no descendants: the generations below it are narrower.
+A replay is a tree of stems: n roots, and one child of each in every generation, with the schedule's config. A stem that
+breaks off has no descendants: the generations below it are narrower.
+
+*Settled* is said of a member that has finished, was stopped early or has failed, for good.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import enum
 import hashlib
 import math
 from bisect import bisect_left, insort
+from collections import Counter
 from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 #: seconds before the second attempt; four times as long before each further one, up to. Short, because a member that
 #: waits holds a slot already
 FIRST_DELAY, LONGEST_DELAY = 0.25, 4.0
-#: what was reported, where nothing was
+#: the metrics of a member that has none, or whose metrics are not kept
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
@@ -52,7 +55,7 @@ def retry_delay(attempts: int) -> float:
 class State(enum.Enum):
     """Where a member is in its life. FINISHED, STOPPED and FAILED are for good."""
 
-    WAITING = "waiting"  # issued; to be started, or started again
+    WAITING = "waiting"  # created; to be started, or started again
     TRAINING = "training"  # holds a slot
     TRAINED = "trained"  # the slot is free again; its checkpoint is being published
     FINISHED = "finished"  # published: it may be a parent
@@ -60,18 +63,18 @@ class State(enum.Enum):
     FAILED = "failed"  # all attempts failed, or no finite score; never a parent
 
     def __init__(self, text: str) -> None:
-        #: is it for good? (an attribute, because it is read a hundred times a fact)
+        #: for good? (an attribute, because it is read a hundred times a fact)
         self.settled = text in ("finished", "stopped", "failed")
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One node of the tree. The first seven attributes never change, but for the config of one that has not been
-    trained yet when another space is adopted (adoption.py). Members are ordered by rank, the best first."""
+    """One member. Its first seven attributes never change, except that the config of a member that has not trained yet
+    is clipped when another space is adopted (adoption.py). Members are ordered by rank, the best first."""
 
     id: int
-    #: its parent's path, one tuple for all of a parent's children (a path for each would be a third of a long run's
-    #: memory); and its number among them
+    #: the parent's path, one tuple shared by all its children (a path each would be a third of a long run's memory);
+    #: and the number among them
     family: Path
     index: int
     generation: int
@@ -81,29 +84,29 @@ class Node:
     state: State = State.WAITING
     #: number of the current or last attempt, from 1; 0 before the first
     attempt: int = 0
-    #: loss of its first report, and whether it was told to stop then; None while early stopping has not asked
+    #: loss of the first report, and whether the verdict on it was to stop; None before there is a verdict
     first_loss: float | None = None
     stop_verdict: bool | None = None
-    #: how many attempts failed by the member's own doing
+    #: attempts that failed through the member's own fault
     failures: int = 0
-    #: how many were lost through no fault of its own
+    #: attempts that were lost through no fault of the member, and how many of them since one that failed
     lost_attempts: int = 0
-    #: how many of them since the last attempt that failed
     lost_in_a_row: int = 0
     #: as reported, None before training ends; the loss is the score with its sign turned so that less is better
     score: float | None = None
     loss: float = math.inf
-    #: as reported, for as long as it may be the best: they are let go of with its checkpoint, and stay in the journal
+    #: as reported; dropped with the checkpoint, since they stay in the journal
     metrics: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     #: time inside `train`, of the attempt that counts
     seconds: float = 0.0
+    #: why it failed, or is damaged
     reason: str = ""
-    #: its published checkpoint was found not to be what it was
+    #: its published checkpoint is no longer what was published
     damaged: bool = False
     slot: int | None = None
     #: by child index; a list from the first child on, which most members never have
     children: Sequence[Node] = ()
-    #: children issued and not settled
+    #: children that are not settled
     unsettled: int = 0
 
     @property
@@ -117,7 +120,7 @@ class Node:
 
     @property
     def retry_delay(self) -> float:
-        """Seconds to wait before its next attempt. The first loss costs nothing: it was no doing of the member's."""
+        """Seconds to wait before the next attempt; none after one that was lost for the first time."""
         return retry_delay(self.failures + max(0, self.lost_in_a_row - 1))
 
     @property
@@ -130,11 +133,11 @@ class Node:
 
     @property
     def schedule(self) -> list[Config]:
-        """The configs along the ancestry: what to train with, interval after interval, to get this member."""
+        """The configs along the ancestry: those to train with, interval after interval, to get this member."""
         return [member.config for member in self.ancestry]
 
     def observation(self, space: Space) -> Observation:
-        """What a searcher over the space is told of it: no constants, which are nothing to search."""
+        """The member as a searcher over the space sees it: without constants, which are not searched."""
         config = space.searched(self.config)
         if self.state is State.FINISHED:
             return Observation(self.path, self.generation, config, "finished", self.loss)
@@ -145,19 +148,19 @@ class Node:
 
 @dataclass(slots=True)
 class Generation:
-    """One round of n members, or fewer if an early stop closed it: `size` is how many it has or will have."""
+    """One round of n members, or fewer if early stopping closed it: `size` is how many it has or will have."""
 
     size: int
     members: list[Node] = field(default_factory=list)
-    #: how many have finished or failed
+    #: how many have settled
     settled: int = 0
     #: those that may be parents, best first
     ranking: list[Node] = field(default_factory=list)
-    #: the same, and the parents of its members, with whom they compete under plus selection
+    #: these and the parents of the members, with which they compete under plus selection
     with_parents: list[Node] = field(default_factory=list)
-    #: first reports as losses, sorted; inf if not finite
+    #: losses of first reports, sorted; inf if not finite
     first_losses: list[float] = field(default_factory=list)
-    #: children issued in this generation, by the parent's id
+    #: children in this generation, by the parent's id
     by_parent: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -166,7 +169,7 @@ class Generation:
 
     @property
     def full(self) -> bool:
-        """Is every member of it issued?"""
+        """Is every member of it created?"""
         return len(self.members) == self.size
 
     @property
@@ -184,14 +187,16 @@ class Tree:
         self.generations = [Generation(population) for _ in range(generations)]
         self.best: Node | None = None
         self.unsettled = 0
-        #: roots issued and not settled, by id; the other members' children are few
+        #: roots that are not settled, by id (of another member's few children there is no such list)
         self.pending_roots: dict[int, Node] = {}
 
     def add(self, generation: int, parent: Node | None, config: Config, seed: int) -> Node:
+        """Create a member: the next child of `parent`, a root without one. seed: the run's."""
         siblings = parent.children if parent is not None else self.generations[0].members
         family = siblings[0].family if siblings else parent.path if parent is not None else ()
         index = len(siblings)
-        own = self.replay.intervals[generation].seed if self.replay is not None and not any((*family, index)) else None
+        first_stem = self.replay is not None and not any((*family, index))  # trains with the seeds of the original
+        own = self.replay.intervals[generation].seed if self.replay is not None and first_stem else None
         number = key(seed, "member", (*family, index), 32) if own is None else own
         member = Node(len(self.members), family, index, generation, parent, config, number)
         self.members.append(member)
@@ -200,7 +205,10 @@ class Tree:
         if parent is None:
             self.pending_roots[member.id] = member
         else:
-            parent.children = self._with(parent.children, member)
+            if isinstance(parent.children, list):
+                parent.children.append(member)
+            else:
+                parent.children = [member]
             parent.unsettled += 1
             counts = self.generations[generation].by_parent
             if parent.id not in counts:
@@ -208,26 +216,19 @@ class Tree:
             counts[parent.id] = counts.get(parent.id, 0) + 1
         return member
 
-    @staticmethod
-    def _with(children: Sequence[Node], child: Node) -> Sequence[Node]:
-        if isinstance(children, list):
-            children.append(child)
-            return children
-        return [child]
-
     def at(self, path: Path) -> Node | None:
-        """Who has this path; None if nobody has yet."""
-        here: Sequence[Node] = self.generations[0].members
-        found: Node | None = None
+        """The member with this path; None if there is none yet."""
+        siblings: Sequence[Node] = self.generations[0].members
+        member: Node | None = None
         for index in path:
-            if index >= len(here):
+            if index >= len(siblings):
                 return None
-            found = here[index]
-            here = found.children
-        return found
+            member = siblings[index]
+            siblings = member.children
+        return member
 
     def settle(self, member: Node, state: State) -> None:
-        """The member has finished or failed, for good."""
+        """The member has ended for good, in this state."""
         member.state = state
         generation = self.generations[member.generation]
         generation.settled += 1
@@ -244,23 +245,23 @@ class Tree:
         self.narrow()
 
     def _worth(self, member: Node) -> tuple[int, Node]:
-        """Less is better. A replay's best is whoever has come furthest: it is trained to be had whole."""
+        """Less is better. A replay's best is the member that has come furthest: the aim is the whole schedule."""
         return (-member.generation if self.replay is not None else 0, member)
 
     @property
-    def came_to_the_end(self) -> bool:
-        """Of a replay: has any?"""
+    def replay_complete(self) -> bool:
+        """Has any stem of a replay reached its end? (True of a run that is none.)"""
         return self.replay is None or bool(self.generations[-1].ranking)
 
     def narrow(self) -> None:
-        """Of a replay: who breaks off has no descendants, and nobody has them instead."""
+        """Make the generations of a replay as narrow as the stems that go on: no other stem gets more children."""
         if self.replay is not None:
             for above, below in zip(self.generations, self.generations[1:], strict=False):
-                gone = [m for m in above.members if m.state.settled and (m.state is not State.FINISHED or m.damaged)]
-                below.size = max(1, above.size - sum(not m.children for m in gone))
+                broken = [m for m in above.members if m.state.settled and (m.state is not State.FINISHED or m.damaged)]
+                below.size = max(1, above.size - sum(not m.children for m in broken))
 
     def unsettle(self, member: Node) -> None:
-        """A member that failed for good gets another chance."""
+        """A member that failed for good gets its attempts again."""
         self.generations[member.generation].settled -= 1
         self.unsettled += 1
         if member.parent is None:
@@ -271,7 +272,7 @@ class Tree:
         self.narrow()
 
     def damage(self, member: Node, reason: str, kept: Iterable[Node]) -> None:
-        """Its checkpoint is lost; kept: whose checkpoints there are. The best is the best of those that are left."""
+        """The member's checkpoint is lost. kept: members with checkpoints, of which the best is best from now on."""
         member.damaged, member.reason = True, reason
         if member is self.best:
             left = (m for m in kept if m.state is State.FINISHED and not m.damaged)
@@ -279,7 +280,7 @@ class Tree:
         self.narrow()
 
     def rivals(self, generation: int, plus: bool) -> list[Node]:
-        """Who competes to be parents of the generation after `generation`, best first.
+        """The members that compete to be parents of the generation after `generation`, best first.
 
         With plus selection the parents of `generation` compete with their children.
         """
@@ -294,7 +295,7 @@ class Tree:
         """The settled members a searcher for a child of `parent` is shown, by (generation, path).
 
         inherit: generation 0, and all children of the parent and of every ancestor. reset: the parent's own children.
-        global: everybody. `parent` None stands for the virtual parent of generation 0.
+        global: all members. `parent` None stands for the virtual parent of generation 0.
         """
         roots = self.generations[0].members
         families: Iterable[Node]
@@ -305,16 +306,16 @@ class Tree:
         elif history == "reset":
             families = parent.children
         else:
-            # in the order of their paths, without comparing any: whoever is no older than an ancestor, what is below
-            # that, and then the ancestor's younger siblings
-            first: list[Node] = []
-            last: list[Node] = []
-            here: Sequence[Node] = roots
-            for elder in parent.ancestry:
-                first += here[: elder.index + 1]
-                last = [*here[elder.index + 1 :], *last]
-                here = elder.children
-            families = [*first, *here, *last]
+            # in the order of their paths, without comparing any: an ancestor and its elder siblings, what is below the
+            # ancestor, and then its younger siblings
+            before: list[Node] = []
+            after: list[Node] = []
+            siblings: Sequence[Node] = roots
+            for ancestor in parent.ancestry:
+                before += siblings[: ancestor.index + 1]
+                after = [*siblings[ancestor.index + 1 :], *after]
+                siblings = ancestor.children
+            families = [*before, *siblings, *after]
         return sorted((m for m in families if m.state.settled), key=attrgetter("generation"))
 
     def best_of(self, generation: int) -> Node | None:
@@ -322,7 +323,7 @@ class Tree:
         return ranking[0] if ranking else None
 
     def first_failed(self, generation: int) -> Node | None:
-        """Who failed first: in the generation, or else anywhere; or else who was stopped first, or damaged."""
+        """The first member of the generation, or else of all, that failed; or else was stopped; or else is damaged."""
         for state in (State.FAILED, State.STOPPED):
             for members in (self.generations[generation].members, self.members):
                 for member in members:
@@ -331,30 +332,54 @@ class Tree:
         return next((m for m in self.generations[generation].members if m.damaged), None)
 
     def check(self, *spaces: Space) -> None:
-        """Assert that all the counts and lists agree with the members, and every config lies inside one of the spaces.
+        """Assert that all counts and lists agree with the members, and every config lies inside one of the spaces.
 
-        spaces: those that the run has had; who is to be trained lies inside the last.
+        spaces: those that the run has had, the one in force last; a member to be trained lies inside the last.
         """
         assert self.unsettled == sum(not m.state.settled for m in self.members)
         roots = self.generations[0].members if self.generations else []
         assert list(self.pending_roots) == [m.id for m in roots if not m.state.settled]
-        for generation in self.generations:
-            assert generation.settled == sum(m.state.settled for m in generation.members)
-            assert generation.first_losses == sorted(
-                m.first_loss for m in generation.members if m.first_loss is not None
-            )
-            assert generation.ranking == sorted(m for m in generation.members if m.state is State.FINISHED)
-            rivals = {*generation.ranking, *(self.members[id] for id in generation.by_parent)}
-            assert generation.with_parents == sorted(rivals)
-        for member in self.members:
-            assert self.at(member.path) is member
-            assert member.unsettled == sum(not c.state.settled for c in member.children)
-            settled = member.state.settled or member.state is State.TRAINED
-            assert any(space.holds(member.config) for space in (spaces if settled else spaces[-1:]))
-            if member.parent is not None:
-                assert member.parent.state is State.FINISHED
-                assert member.parent.children[member.index] is member
-                above = [member.parent.config, *(space.clip(member.parent.config) for space in spaces[1:])]
-                above += [space.clip(config) for space in spaces[2:] for config in above]
-                assert member.index > 0 or self.replay is not None or member.config in above
-            assert self.replay is None or member.config == self.replay[member.generation]
+        assert sum(len(g.members) for g in self.generations) == len(self.members)
+        for index, generation in enumerate(self.generations):
+            self._check_generation(index, generation)
+        for id, member in enumerate(self.members):
+            assert member.id == id
+            self._check_member(member, spaces)
+        if self.best is not None:
+            assert self.best.state is State.FINISHED
+            assert not self.best.damaged
+
+    def _check_generation(self, index: int, generation: Generation) -> None:
+        assert all(m.generation == index for m in generation.members)
+        assert generation.issued <= generation.size <= self.generations[0].size
+        assert generation.settled == sum(m.state.settled for m in generation.members)
+        first_losses = sorted(m.first_loss for m in generation.members if m.first_loss is not None)
+        assert generation.first_losses == first_losses
+        assert generation.ranking == sorted(m for m in generation.members if m.state is State.FINISHED)
+        assert generation.by_parent == Counter(m.parent.id for m in generation.members if m.parent is not None)
+        rivals = {*generation.ranking, *(self.members[id] for id in generation.by_parent)}
+        assert generation.with_parents == sorted(rivals)
+
+    def _check_member(self, member: Node, spaces: Sequence[Space]) -> None:
+        assert self.at(member.path) is member
+        assert member.unsettled == sum(not c.state.settled for c in member.children)
+        trained = member.state.settled or member.state is State.TRAINED
+        assert any(space.holds(member.config) for space in (spaces if trained else spaces[-1:]))
+        assert trained or member.score is None
+        assert math.isfinite(member.loss) or member.state not in (State.TRAINED, State.FINISHED)
+        assert member.slot is None or member.state is State.TRAINING
+        assert member.attempt > 0 or not trained or member.state is State.FAILED  # with its parent, before it began
+        assert member.state is not State.TRAINING or member.attempt > 0
+        assert member.first_loss is None or member.attempt > 0
+        assert (member.first_loss is None) == (member.stop_verdict is None)
+        assert 0 <= member.lost_in_a_row <= member.lost_attempts
+        assert not member.damaged or member.state is State.FINISHED
+        assert self.replay is None or member.config == self.replay[member.generation]
+        if (parent := member.parent) is not None:
+            assert parent.state is State.FINISHED
+            assert parent.children[member.index] is member
+            to_begin = member.state is State.WAITING or (member.state is State.TRAINING and member.slot is None)
+            assert not (parent.damaged and to_begin)
+            inherited = [parent.config, *(space.clip(parent.config) for space in spaces[1:])]
+            inherited += [space.clip(config) for space in spaces[2:] for config in inherited]
+            assert member.index > 0 or self.replay is not None or member.config in inherited

@@ -1,10 +1,10 @@
-"""`gpbt_async.run_alone`: one member trained in this very process, without a run, so that one file serves both.
+"""`gpbt_async.run_alone`: one member trained in this very process, without a run, so that one file serves both uses.
 
     if __name__ == "__main__":
         print(gpbt.run_alone(experiment, {"lr": 0.01}))
 
 A script that was an ordinary program before it became a member stays one: no scheduler, no folder, no other process.
-The member is seeded as a run's members are; its reports are printed, or handed to whoever asks.
+The member is seeded as a run's members are; its reports are printed, or passed to a function.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ def run_alone(
     device: str | None = None,
     on_report: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, float]:
-    """Train one member in this process, without a run; the last value of everything it reported, by name.
+    """Train one member in this process, without a run; returns the last value of each reported metric, by name.
 
-    experiment: an Experiment with a training function, or the function itself. config: name → value; what an
-    experiment's space has beside it is drawn from the space by `seed`, and a function alone needs all of it. seed >= 0:
-    also of python's, numpy's and torch's random numbers, and the member's own. parent: a checkpoint's folder to begin
-    from; None = from nothing. checkpoint: the folder to write to, made if it is not there; None = a temporary one that
-    is deleted. device: "cuda" or "cpu"; None = "cuda" where the experiment wants a GPU and torch sees one. on_report:
-    called with what is reported; None = it is printed. Raises ExperimentError, and what the function raises.
+    experiment: an Experiment with a training function, or the function itself. config: name → value; an experiment's
+    space gives missing values by `seed`, a function alone needs all. seed: whole number >= 0 of the member and of
+    python's, numpy's and torch's random numbers. parent: a checkpoint's folder to begin from; None = none. checkpoint:
+    the folder to write to; None = a temporary one. device: "cuda" or "cpu"; None = "cuda" if the experiment wants a GPU
+    and torch sees one. on_report: called with each report; None = print. Raises ExperimentError.
     """
     standalone.use()
     train, drawn, gpus = _what(experiment, config, seed)
@@ -52,7 +51,7 @@ def run_alone(
         raise ExperimentError.of("parent", os.fspath(parent), "must be the folder of a checkpoint")
     reported: dict[str, float] = {}
 
-    def heard(metrics: dict[str, Any]) -> None:
+    def receive(metrics: dict[str, Any]) -> None:
         reported.update(metrics)
         (on_report or printed)(metrics)
 
@@ -62,10 +61,10 @@ def run_alone(
         Path(checkpoint).mkdir(parents=True, exist_ok=True)
         member = Member.local(
             drawn, Path(checkpoint).resolve(), parent=Path(parent).resolve() if parent is not None else None,
-            seed=seed, device=device or device_for(gpus), on_report=heard,
+            seed=seed, device=device or device_for(gpus), on_report=receive,
         )  # fmt: skip
         member_main.seed(seed, member.device)
-        with suppress(Stopped):  # the function itself has raised it: it has ended early
+        with suppress(Stopped):  # the function itself may raise it to end early
             train(member)
     return reported
 
@@ -73,7 +72,7 @@ def run_alone(
 def _what(
     experiment: Experiment | Callable[[Member], object], config: Mapping[str, Any] | None, seed: int
 ) -> tuple[Callable[[Any], object], dict[str, Any], int]:
-    """The function, the whole config, and how many GPUs a member wants."""
+    """(training function, whole config, GPUs that a member wants)."""
     given = dict(config or {})
     if not isinstance(experiment, Experiment):
         if not callable(experiment):
@@ -85,7 +84,7 @@ def _what(
         raise ExperimentError.of("experiment", experiment, "declares a command: run that by hand")
     space = experiment.settings.space
     for name, value in given.items():
-        try:  # another value for a constant is no point of the space, and what a person may want to try
+        try:  # another value for a constant is outside the space, and yet a person may want to try it
             inside = name in space.constants or (name in space and space[name].clip(value) == value)
         except ValueError:
             inside = False
@@ -97,6 +96,6 @@ def _what(
 
 
 def device_for(gpus: int) -> str:
-    """What a member that wants so many GPUs trains on in this process."""
+    """The device on which a member that wants so many GPUs trains in this process."""
     torch = sys.modules.get("torch")
     return "cuda" if gpus and torch is not None and torch.cuda.is_available() else "cpu"

@@ -1,10 +1,10 @@
-"""What a training function gets: who it is, where to read and write, and `report`.
+"""class Member, which a training function gets: its identity, where to read and write, and `report`.
 
-Every training script imports this, so it reaches only wire and errors, and pays milliseconds. It touches one file
-(the member's metrics.jsonl) and one socket, both its own. The surprise: `report` is also where a member is *told*
-something: it looks, without waiting, whether the scheduler asked it to stop, and then raises Stopped.
+Every training script imports this, so it imports little and costs milliseconds. It touches one file (the member's
+metrics.jsonl) and one socket, both its own. The surprise: `report` also receives. It looks, without waiting, whether
+the scheduler wants the member to stop, and then raises Stopped.
 
-Without a socket (`Member.local`) a member works just as well and prints what it reports.
+Without a socket (`Member.local`) a member works as well, and prints its reports.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..declaration import standalone
 from ..errors import Stopped
+from ..formatting import report_call
 from ..processes import wire
 from .config import MemberConfig
 from .parent import ParentPath
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
 class Member:
     """One training interval of one member of the population.
 
-    id, generation: whole numbers from 0; attempt: from 1. seed: its own, in [0, 2³²), the same for every attempt,
-    already set for python, numpy and torch. config: name → value. parent: the folder of the parent's checkpoint,
-    read-only, or None in generation 0. checkpoint: an empty folder to fill; published whole when the training function
-    returns. device: "cuda" or "cpu"; the pinned GPU is the only one the process sees.
+    id, generation: whole numbers from 0; attempt: from 1. seed: its own, in [0, 2³²), the same for every attempt;
+    python, numpy and torch are already seeded with it. config: name → value. parent: the folder of the parent's
+    checkpoint, read-only, or None in generation 0. checkpoint: an empty folder to fill; it is published whole when the
+    training function returns. device: "cuda" or "cpu"; the process sees only the GPU that it is pinned to.
 
-    A run makes them, and hands each to the training function; without a run, `Member.local` does.
+    A run passes one to the training function; without a run, `Member.local` makes one.
     """
 
     __slots__ = (
@@ -49,21 +50,21 @@ class Member:
         self.attempt = begin.attempt
         self.seed = begin.seed
         self.config: dict[str, Any] = MemberConfig(begin.config)
-        #: what the pre-flight is told of this member (preflight.telemetry)
+        #: notes for the pre-flight
         self.telemetry = Telemetry(self.config)
         self.telemetry.seed = begin.seed
         self._parent = ParentPath.noted(begin.parent, self.telemetry) if begin.parent else None
         self.checkpoint = Path(begin.checkpoint)
         self.device = begin.device
         self._metrics = begin.metrics
-        #: the name that counts; "" where there is no run
+        #: the metric that counts; "" without a run
         self._score = begin.score
         self._sock = sock
         self._send: Callable[[dict[str, Any]], object] | None = None
         self._file: int | None = None
         self._lines = wire.Lines()
         self._stop: str | None = None
-        #: the score whose first report waits for a verdict; None once it is given, or if nobody judges
+        #: the score whose first report waits for a verdict; None after the verdict, or if there is none
         self._judged = begin.score if begin.judged and sock is not None else None
         self._pid = os.getpid()  # a DataLoader's worker inherits this object, but is not the member
 
@@ -81,11 +82,11 @@ class Member:
         metrics: str | os.PathLike[str] = "",
         on_report: Callable[[dict[str, Any]], object] | None = None,
     ) -> Member:
-        """A member without a scheduler: reports are printed, or handed to `on_report`; nothing stops it.
+        """A member without a scheduler: reports are printed, or passed to `on_report`; nothing stops it.
 
         config: name → value. checkpoint: an existing folder to fill. parent: a checkpoint's folder to begin from.
-        seed, generation, device, id: what it is to say of itself; no random number is seeded. metrics: the file that
-        reports are appended to, as JSON lines; "" = none.
+        seed, generation, device, id: the attributes of these names; nothing is seeded. metrics: a file to which reports
+        are appended as JSON lines; "" = none.
         """
         begin = wire.Begin(
             member=id, attempt=1, generation=generation, seed=seed, config=config, device=device, threads=None,
@@ -107,13 +108,13 @@ class Member:
         return self._parent
 
     def report(self, *given: Mapping[str, Any], **metrics: Any) -> None:
-        """Tell the scheduler how training goes, as often as you like.
+        """Report metrics to the scheduler, as often as you like.
 
         metrics: numbers by name, finite or not; numpy's scalars and one-element tensors are welcome. given: the same as
-        a dict, for names that are no Python names: `report({"val/loss": 0.3})`. The last report that holds the
-        experiment's score counts. Raises Stopped when the member is to end early: do not catch it. Raises TypeError for
-        what is no number or has no name, ValueError for more than fits into one message, RuntimeError in a process that
-        is not the member's own (a DataLoader's worker).
+        a dict, for names that are not Python names: `report({"val/loss": 0.3})`. The last report with the experiment's
+        score counts. Raises Stopped if the member must end early: do not catch it. Raises TypeError for a value that is
+        not a number or has no name, ValueError for more than fits into one message, RuntimeError in a process that is
+        not the member's own (a DataLoader's worker).
         """
         if os.getpid() != self._pid:
             raise RuntimeError(
@@ -123,11 +124,11 @@ class Member:
         if given:
             metrics = _named(given, metrics, self._score)
         if not metrics:
-            raise TypeError(f"member.report needs at least one metric: {_call(self._score or 'accuracy', '0.9')}")
+            raise TypeError(f"member.report needs at least one metric: {report_call(self._score or 'accuracy', '0.9')}")
         values = {name: v if type(v) is float else number(name, v) for name, v in metrics.items()}
-        now = time.time()
-        line = json.dumps({"t": now, **wire.plain(values)}, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        # the message is the line and some words more: stay clear of the wire's limit
+        record = {"t": time.time(), **wire.plain(values)}
+        line = json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        # the message to the scheduler is a little longer than the line
         if len(line) > wire.LIMIT - 256:
             raise ValueError(
                 f"member.report was given {len(line)} bytes of metrics in one call; at most {wire.LIMIT - 256} are "
@@ -147,9 +148,9 @@ class Member:
         os.write(self._file, line)
 
     def _talk(self, line: bytes, decisive: bool) -> None:
-        """Send, then look whether a Stop has come; after a decisive report wait until the verdict is given.
+        """Send, then look whether a Stop has arrived; after a decisive report wait for the verdict.
 
-        A scheduler that is gone stops its members too.
+        A member also stops if the scheduler is gone.
         """
         assert self._sock is not None
         try:
@@ -182,16 +183,16 @@ class Member:
 
 
 def _named(given: tuple[Any, ...], metrics: dict[str, Any], score: str) -> dict[str, Any]:
-    """All metrics of one call by name. Raises TypeError for what has no name, or has two values."""
+    """All metrics of one call by name. Raises TypeError for a value without a name, and for a name with two values."""
     pairs: list[tuple[Any, Any]] = []
-    for each in given:
-        if not hasattr(each, "items"):
-            if isinstance(each, str):
-                raise TypeError(f"member.report takes names as keywords or in a dict: {_call(each, '...')}")
-            what = f"{each!r}" if isinstance(each, int | float) else f"a {_type(each)}"
-            named_so = _call(score or "loss", "...")
-            raise TypeError(f"member.report was given {what} without a name: give it one, {named_so}")
-        pairs += each.items()
+    for metric in given:
+        if not hasattr(metric, "items"):
+            if isinstance(metric, str):
+                raise TypeError(f"member.report takes names as keywords or in a dict: {report_call(metric, '...')}")
+            what = f"{metric!r}" if isinstance(metric, int | float) else f"a {_type(metric)}"
+            example = report_call(score or "loss", "...")
+            raise TypeError(f"member.report was given {what} without a name: give it one, {example}")
+        pairs += metric.items()
     named: dict[str, Any] = {}
     for name, value in (*pairs, *metrics.items()):
         if not isinstance(name, str):
@@ -200,10 +201,6 @@ def _named(given: tuple[Any, ...], metrics: dict[str, Any], score: str) -> dict[
             raise TypeError(f"member.report was given {name!r} twice in one call")
         named[name] = value
     return named
-
-
-def _call(name: str, value: str) -> str:
-    return f"member.report({name}={value})" if name.isidentifier() else f"member.report({{{name!r}: {value}}})"
 
 
 def number(name: str, value: Any) -> int | float:
@@ -217,12 +214,12 @@ def number(name: str, value: Any) -> int | float:
     if isinstance(value, bool | float):
         return float(value) if type(value) not in (bool, float) else value
     if isinstance(value, int):
-        try:  # beyond 64 bits no reader of the file is sure to keep every digit
+        try:  # beyond 64 bits not every reader of the file keeps all digits
             return int(value) if -(1 << 63) <= value < 1 << 63 else float(value)
         except OverflowError:
             return float("inf") if value > 0 else float("-inf")
     raise TypeError(
-        f"{_call(name, '...')} was given a {_type(given)}; a metric is one number: "
+        f"{report_call(name, '...')} was given a {_type(given)}; a metric is one number: "
         + ("give its items one by one, {'val/loss': 0.3, ...}" if isinstance(given, dict) else _as_number(name))
     )
 
@@ -240,5 +237,5 @@ def _type(value: Any) -> str:
 
 
 def printed(metrics: dict[str, Any]) -> None:
-    """What a member without a scheduler does with a report."""
+    """Print a report: what a member does without a scheduler."""
     print("report: " + "  ".join(f"{name}={value:.6g}" for name, value in metrics.items()), flush=True)

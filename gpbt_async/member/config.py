@@ -1,14 +1,14 @@
 """A member's config: a dict that records which hyperparameters the script has read.
 
 Reading by item, `get`, `pop`, attribute (`config.lr`), `**config`, iteration, `items`, `values`, copying and pickling
-all count; a read of everything is a read of each. Printing a config, `len`, `==` and `name in config` are no reads: a
-script that only logs its config does not use it. A value that the script overwrites before it reads it is noted, too.
+all count; a read of everything is a read of each. Printing a config, `len`, `==` and `name in config` do not: a script
+that only logs its config does not use it. A value that the script overwrites before reading it is noted, too.
 
-Reads are marked in a plain dict, which torch.compile can trace. What is forked from the member (a DataLoader's worker)
-marks them in a byte a name of shared anonymous memory as well, so that the member's own process knows of them.
+Reads are marked in a plain dict, which torch.compile can trace. A process forked from the member (a DataLoader's
+worker) also marks them in shared anonymous memory, one byte a name, so that the member's own process learns of them.
 
-The surprise is `__iter__`: CPython copies a dict subclass behind its back (`dict(c)`, `f(**c)`, `{**c}`) unless the
-subclass overrides `__iter__`; then it goes through `keys` and `__getitem__`, which are seen. Copies are plain dicts.
+The surprise is `__iter__`: CPython copies a dict subclass without calling its methods (`dict(c)`, `f(**c)`, `{**c}`)
+unless the subclass overrides `__iter__`; then it goes through `keys` and `__getitem__`. Copies are plain dicts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: bits of a name's mark: the script has read it; gpbt.torch has applied it
 READ, APPLIED = 1, 2
 _MISSING: Any = object()
-#: how often this process was forked, it and its ancestors: a config made before the last fork is a parent's
+#: forks between the first process and this one: a config made before the last fork belongs to a parent process
 _forks = 0
 
 
@@ -39,11 +39,11 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class MemberConfig(dict[str, Any]):
-    """config: name → value. The functions below say what was seen of it, so that no name of a user's is taken."""
+    """config: name → value. What was read of it is asked by functions below, so that no method hides a user's name."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config)
-        #: name → bits; the same in memory that is shared with what the member forks
+        #: name → bits; the same in memory that is shared with processes that the member forks
         self.__dict__["_marks"] = dict.fromkeys(config, 0)
         self.__dict__["_shared"] = mmap.mmap(-1, max(1, len(config)))
         self.__dict__["_made"] = _forks
@@ -95,10 +95,10 @@ class MemberConfig(dict[str, Any]):
         return super().setdefault(name, default)
 
     def __contains__(self, name: object) -> bool:
-        known = super().__contains__(name)
-        if not known and isinstance(name, str):
+        there = super().__contains__(name)
+        if not there and isinstance(name, str):
             self._mark((name,))
-        return known
+        return there
 
     def __iter__(self) -> Iterator[str]:
         self._mark_all()
@@ -115,7 +115,7 @@ class MemberConfig(dict[str, Any]):
         self._mark_all()
         return super().values()
 
-    # ---- writes, by which a searched value may be lost before it was read
+    # ---- writes, by which a searched value may be lost before it is read
 
     def __setitem__(self, name: str, value: Any) -> None:
         unread = self.__dict__["_marks"].get(name) == 0
@@ -157,7 +157,7 @@ class MemberConfig(dict[str, Any]):
 
 
 class _Names(KeysView[str]):
-    """The names of a config: going through them is no read of the values yet, unless it is for `**`."""
+    """The names of a config. Iterating over them does not read the values, unless it is for `**`."""
 
     _mapping: MemberConfig
 
@@ -169,18 +169,18 @@ class _Names(KeysView[str]):
 
 
 def peek(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as a plain dict, without a read being recorded: for our own code."""
+    """The config as a plain dict, without recording a read: for our own code."""
     return dict(dict.items(config)) if isinstance(config, MemberConfig) else dict(config)
 
 
 def mark_applied(config: Mapping[str, Any], names: Iterable[str]) -> None:
-    """gpbt.torch has set these hyperparameters where they belong."""
+    """gpbt.torch has set these hyperparameters in an optimizer."""
     if isinstance(config, MemberConfig):
         config._mark(names, APPLIED)
 
 
 def read_names(config: MemberConfig) -> list[str]:
-    """The hyperparameters that the script has read itself so far, in the config's order."""
+    """The hyperparameters that the script itself has read so far, in the config's order."""
     return _with(config, READ)
 
 
@@ -190,18 +190,18 @@ def applied_names(config: MemberConfig) -> list[str]:
 
 
 def missed_names(config: MemberConfig) -> list[str]:
-    """Names that the script has asked for and that are not in the space, in the order of asking."""
+    """Names that the script has asked for although they are not in the space, in the order of asking."""
     return list(config.__dict__["_missed"])
 
 
 def overwritten_names(config: MemberConfig) -> list[list[str]]:
-    """[name, the searched value, the script's], as texts, of what the script has set before it was read."""
-    lost: dict[str, tuple[Any, Any]] = config.__dict__["_overwritten"]
-    return [[name, repr(searched)[:100], repr(given)[:100]] for name, (searched, given) in lost.items()]
+    """[name, the searched value, the script's], as texts, of what the script has overwritten before reading it."""
+    overwritten: dict[str, tuple[Any, Any]] = config.__dict__["_overwritten"]
+    return [[name, repr(searched)[:100], repr(given)[:100]] for name, (searched, given) in overwritten.items()]
 
 
 def script_reads(config: Mapping[str, Any], name: str) -> bool:
-    """Has the script itself read this hyperparameter so far? (Unknown of any other mapping: False.)"""
+    """Has the script itself read this hyperparameter so far? False for a mapping that does not record reads."""
     return isinstance(config, MemberConfig) and name in read_names(config)
 
 

@@ -1,4 +1,12 @@
-"""TODO head."""
+"""An exception of the training function: what caused it, and what to do about it.
+
+Runs in the member's process, where the exception's class, its causes, the file that it names and the file systems are
+at hand; `processes.remedies` knows the same errors by their text alone, for programs and for processes that died. The
+result, (fault, remedy), travels in the member's End and decides whether another attempt can help: files, networks,
+memory, GPUs and other processes come and go, so their errors get every attempt (PASSING); weights that do not fit the
+model fail in every attempt (LASTING); a full disk makes the run wait (DISK, ELSEWHERE). An unknown error has no remedy:
+none is better than a wrong one.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +14,6 @@ import difflib
 import errno
 import os
 import re
-from typing import TYPE_CHECKING
 
 from ..processes.remedies import _PASSES, DISK, ELSEWHERE, LASTING, LONGEST, PASSING, UNKNOWN_DISK, lasting, remedy_for
 from ..storage import filesystems
@@ -14,12 +21,9 @@ from ..storage.filesystems import elsewhere
 from . import hydra, telemetry
 from .config import missed_names, peek
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-#: errors of a group or a chain that are looked at
+#: errors of a group or a chain that are examined
 _MOST = 50
-#: words in the names of such classes, and the packages such classes come from
+#: words in the names of classes whose errors come and go, and packages of such classes
 _CLASSES = re.compile(
     r"Timeout|Connection|HTTP|Transport|Protocol|Network|Unavailable|OutOfMemory|ResourceExhausted|Remote|Broken|"
     r"Temporar|Transient|RateLimit|Locked|Subprocess|ProcessError|ClientError|ServerError|ServiceError|Operational|"
@@ -34,30 +38,31 @@ _PACKAGES = {
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """The error, its causes and what it was raised beside, and the members of groups: each once, the nearest first."""
-    found: list[BaseException] = []
+    """The error, its causes and contexts, and the members of groups: each once, the nearest first."""
+    errors: list[BaseException] = []
     queue: list[BaseException | None] = [error]
-    while queue and len(found) < _MOST:
-        each = queue.pop(0)
-        if each is None or any(each is known for known in found):
+    while queue and len(errors) < _MOST:
+        nearest = queue.pop(0)
+        if nearest is None or any(nearest is seen for seen in errors):
             continue
-        found.append(each)
-        beside = None if each.__suppress_context__ else each.__context__
-        queue += [*(each.exceptions if isinstance(each, BaseExceptionGroup) else ()), each.__cause__, beside]
-    return found
+        errors.append(nearest)
+        context = None if nearest.__suppress_context__ else nearest.__context__
+        inside = nearest.exceptions if isinstance(nearest, BaseExceptionGroup) else ()
+        queue += [*inside, nearest.__cause__, context]
+    return errors
 
 
 def described(error: BaseException, most: int = 4000) -> str:
-    """An exception on a line of its own: its class, its text, and of a group the first that it holds."""
+    """An exception in one line: its class, its text, and the first exception of a group."""
     text = filesystems.said(error)
-    told = type(error).__name__ + (f": {text[:most]}" if text else "")
+    line = type(error).__name__ + (f": {text[:most]}" if text else "")
     if isinstance(error, BaseExceptionGroup):
-        told += f": the first: {described(error.exceptions[0], most // 2)}"
-    return told[:most]
+        line += f": the first: {described(error.exceptions[0], most // 2)}"
+    return line[:most]
 
 
 def diagnosed(error: BaseException, checkpoint: str, parent: str | None) -> tuple[str, str]:
-    """(fault, remedy) of what a training function raised, in its process. checkpoint, parent: the member's folders."""
+    """(fault, remedy) of an exception of the training function. checkpoint, parent: the member's folders."""
     lacks, where = filesystems.culprit(chain(error), checkpoint)
     if lacks:
         if where is None:
@@ -70,11 +75,11 @@ def diagnosed(error: BaseException, checkpoint: str, parent: str | None) -> tupl
 
 
 def fault(error: BaseException, parent: str | None = None) -> str:
-    """PASSING, LASTING or "" of an exception that is not for lack of room. parent: the parent's checkpoint, if any."""
+    """PASSING, LASTING or "" (unknown) of an exception not from a full disk. parent: the parent's checkpoint."""
     if lasting(filesystems.said(error)):
         return LASTING
     missing = error.filename if isinstance(error, FileNotFoundError) else None
-    if parent is not None and isinstance(missing, str) and _below(missing, (parent,)):
+    if parent is not None and isinstance(missing, str) and _below(missing, parent):
         return LASTING  # a checkpoint that was published never changes
     return PASSING if any(map(_passes, chain(error))) else ""
 
@@ -89,33 +94,33 @@ def _passes(error: BaseException) -> bool:
 
 
 def remedy(error: BaseException, checkpoint: str = "", parent: str | None = None) -> str:
-    """What to do about an exception, in at most `LONGEST` characters; "" if that is not known here.
+    """What to do about an exception, in at most `LONGEST` characters; "" if unknown.
 
-    checkpoint: where the member writes; parent: its parent's checkpoint, if it has one. The nearest error that is known
+    checkpoint: where the member writes; parent: its parent's checkpoint, if it has one. The nearest known error
     decides: of `raise X from Y` X, then Y.
     """
     errors = chain(error)
-    if said := hydra.remedy(errors):
-        return said[:LONGEST]
-    for each in errors:
-        if isinstance(each, KeyError) and (asked := _asked(each)):
-            return asked[:LONGEST]
-        text = f"{type(each).__name__}: {filesystems.said(each)}"
-        if lasting(text) and parent is None:
+    if text := hydra.remedy(errors):
+        return text[:LONGEST]
+    for cause in errors:
+        if isinstance(cause, KeyError) and (text := _of_name(cause)):
+            return text[:LONGEST]
+        line = f"{type(cause).__name__}: {filesystems.said(cause)}"
+        if lasting(line) and parent is None:
             continue  # it does not load its parent's weights
-        found = _of_file(each, checkpoint, parent) if isinstance(each, OSError) else ""
-        if found := found or remedy_for(text):
-            return found[:LONGEST]
+        text = _of_file(cause, checkpoint, parent) if isinstance(cause, OSError) else ""
+        if text := text or remedy_for(line):
+            return text[:LONGEST]
     return ""
 
 
-def _asked(error: KeyError) -> str:
+def _of_name(error: KeyError) -> str:
     """What to do about a name that the config does not have."""
-    now = telemetry.current
+    notes = telemetry.current
     name = error.args[0] if error.args else None
-    if now is None or name not in missed_names(now.config):
+    if notes is None or name not in missed_names(notes.config):
         return ""
-    space = list(peek(now.config))
+    space = list(peek(notes.config))
     close = difflib.get_close_matches(str(name), space, 1, 0.5)
     return f"the space has {', '.join(space)}" + (f": did you mean {close[0]!r}?" if close else "")
 
@@ -126,29 +131,28 @@ def _of_file(error: OSError, checkpoint: str, parent: str | None) -> str:
     if not isinstance(name, str):
         return ""
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        if parent is not None and _below(name, (parent,)):
+        if parent is not None and _below(name, parent):
             return (
                 "member.parent is read-only, for its other children: write to member.checkpoint (shutil.copytree("
                 "member.parent, member.checkpoint, dirs_exist_ok=True, copy_function=shutil.copyfile))"
             )
-        if checkpoint and _below(name, (checkpoint,)):
-            return "a copy of a parent's file is as read-only as that: use shutil.copyfile, which leaves out the mode"
+        if checkpoint and _below(name, checkpoint):
+            return "a copy of a parent's file is read-only, too: use shutil.copyfile, which does not copy the mode"
         return ""
     if error.errno != errno.ENOENT:
         return ""
-    if parent is not None and _below(name, (parent,)):
+    if parent is not None and _below(name, parent):
         return (
             f"the parent's checkpoint holds no {os.path.basename(name)}: every member must save it under that name in "
             "member.checkpoint"
         )
     if not os.path.isabs(name):
         return (
-            f"a relative path is taken from the folder that launch was called in, {os.getcwd()}: launch from there "
-            "where the file is, or build the path from Path(__file__).parent"
+            f"a relative path starts at the folder that launch was called in, {os.getcwd()}: launch from the folder "
+            "that has the file, or build the path from Path(__file__).parent"
         )
     return ""
 
 
-def _below(path: str, folders: Iterable[str]) -> bool:
-    path = os.path.realpath(path)
-    return any(path.startswith(os.path.realpath(folder) + os.sep) for folder in folders)
+def _below(path: str, folder: str) -> bool:
+    return os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)

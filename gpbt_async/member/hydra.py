@@ -1,9 +1,8 @@
-"""Hydra's `@hydra.main` in a member: why it finds no configs there, and the recipe that works.
+"""Hydra's `@hydra.main` in a member: why it finds no configs, and the recipe that works.
 
 Hydra looks for its configs beside the program that runs, or, for a function of an imported module, in a *package* of
-that name. A training script is imported, so `config_path="conf"` becomes a package `conf` that does not exist, and
-Hydra prints that and calls sys.exit(1). Hydra's compose API has no such trouble. Nothing here imports Hydra: what is
-looked at is there only if the script has imported it.
+that name. A training script is imported, so `config_path="conf"` becomes a package `conf` that does not exist; Hydra
+prints this and calls sys.exit(1). Hydra's compose API has no such problem. Nothing here imports Hydra.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ RECIPE = (
 )
 
 
-def refused(train: Callable[[Any], object] | None, file: str) -> str:
-    """One sentence when the training function calls an `@hydra.main` that is certain to fail in a member; else "".
+def problem(train: Callable[[Any], object] | None, file: str) -> str:
+    """One sentence if the training function calls an `@hydra.main` that is certain to fail in a member; else "".
 
-    Certain are: a relative config_path, in a script that was imported as a file of no package, and no package of that
-    name beside it. Anything less certain is left to Hydra; `remedy` knows its error.
+    It is certain for a relative config_path, in a script that was imported as a file of no package, without a package
+    of that name beside it. Other cases are left to Hydra; `remedy` knows its error.
     """
     code = getattr(train, "__code__", None)
     if "hydra" not in sys.modules or code is None or os.environ.get("HYDRA_MAIN_MODULE"):
         return ""
     for name in code.co_names:
-        found = getattr(train, "__globals__", {}).get(name)
-        path = _config_path(found)
-        if path is None or "." in str(found.__module__) or os.path.isabs(path) or "://" in path:
+        function = getattr(train, "__globals__", {}).get(name)
+        path = _config_path(function)
+        if path is None or "." in str(function.__module__) or os.path.isabs(path) or "://" in path:
             continue
         if not os.path.isfile(os.path.join(os.path.dirname(file), path, "__init__.py")):
             return (
@@ -47,7 +46,7 @@ def refused(train: Callable[[Any], object] | None, file: str) -> str:
 
 
 def _config_path(function: Any) -> str | None:
-    """The config_path of a function with @hydra.main; None of anything else, and where none was given."""
+    """The config_path of a function with @hydra.main; None for anything else, or if it has none."""
     code = getattr(function, "__code__", None)
     if code is None or code.co_name != "decorated_main" or function.__globals__.get("__name__") != "hydra.main":
         return None
@@ -57,6 +56,6 @@ def _config_path(function: Any) -> str | None:
 
 
 def remedy(errors: Iterable[BaseException]) -> str:
-    """What to do about an error of Hydra's own among these that says it finds no config; "" for any other."""
-    missing = any(type(each).__name__ == "MissingConfigException" for each in errors)
+    """What to do if one of these errors is Hydra's for a missing config; else ""."""
+    missing = any(type(error).__name__ == "MissingConfigException" for error in errors)
     return f"Hydra finds no config when a script is imported, as here: {RECIPE}" if missing else ""

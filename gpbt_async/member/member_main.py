@@ -1,10 +1,10 @@
-"""A member's process from the inside, whether forked from the zygote or started afresh.
+"""A member's process from the inside, whether forked from the zygote or started as a fresh interpreter.
 
-It says Hello, waits for Begin (a spare waits here), settles down, trains, says how that went, cleans up behind itself
-and exits. Touches only its own process. The surprise is at the end: End is sent the moment the training function
-returns, because its stamp is the training's end, but the process is not done: it then waits for its threads, runs
-what was registered to run at exit, kills what it left behind (it is its orphans' subreaper) and says Clean, so that
-the scheduler need not ask anybody whether something is left.
+It sends Hello, waits for Begin (a spare waits here), sets up its surroundings, trains, sends End, cleans up and exits.
+It touches only its own process. The surprise is at the end: End is sent the moment the training function returns,
+because its time is the training's end, but the process is not done. It then waits for its threads, runs what was
+registered to run at exit, kills the processes that are left (it is their subreaper) and sends Clean, so that the
+scheduler need not look for leftovers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import Stopped
 from ..processes import linux, wire
-from . import adapters, loads, schedulers, script, seeds, splits, telemetry, terminal
+from . import (
+    breakpoints,
+    config_adapters,
+    hooks,
+    load_watch,
+    lr_schedulers,
+    script,
+    seed_watch,
+    split_watch,
+    telemetry,
+    user_code,
+)
 from .api import Member
 
 if TYPE_CHECKING:
@@ -33,14 +44,12 @@ if TYPE_CHECKING:
 
 #: begins the line of a log that says what to do about the traceback above it
 REMEDY = "gpbt-async: remedy: "
-
-
-#: seconds that threads which are left may take to end, before they are told of
+#: seconds that threads may take to end after the training function has returned, before they are a finding
 ENDING = 0.1
 
 
 def live(sock: socket.socket, find_train: Callable[[], Callable[[Any], object] | None]) -> NoReturn:
-    """All of a member's life. Does not return: what stands above us on the stack belongs to the zygote."""
+    """The whole life of a member. Does not return: the callers on the stack belong to the zygote."""
     status = 0
     try:
         sock.sendall(wire.encode(wire.Hello(wire.VERSION, os.getpid())))
@@ -49,7 +58,7 @@ def live(sock: socket.socket, find_train: Callable[[], Callable[[Any], object] |
             settle(begin)
             status = _train(sock, begin, find_train)
     except ConnectionError:
-        status = 1  # the scheduler is gone, and so are we in a moment
+        status = 1  # the scheduler is gone, and this process ends too
     except BaseException:
         status = 1
         sys.excepthook(*sys.exc_info())
@@ -67,16 +76,15 @@ def main(fd: int, what: str) -> NoReturn:
 
 
 def watch() -> None:
-    """Before the script is imported: what the pre-flight is to see of this process, and of what is forked from it."""
-    for watched in (adapters, loads, schedulers, seeds, splits):
-        watched.watch()
+    """Install all watches in this process and those forked from it. Call it before the script is imported."""
+    for module in (config_adapters, load_watch, lr_schedulers, seed_watch, split_watch):
+        module.watch()
 
 
 def probe() -> None:
-    """Run two OpenMP threads, before Hello: if a fork cannot, it hangs here, where the watchdog sees it, not in train.
+    """Run two OpenMP threads before Hello: a fork that cannot do this hangs here, where the watchdog sees it.
 
-    Called when the zygote had threads of its own, perhaps OpenMP's: their children would wait for threads that are
-    not there.
+    Called when the zygote had threads of its own, perhaps OpenMP's: a fork would wait for threads that are not there.
     """
     with contextlib.suppress(KeyError, AttributeError):
         torch = sys.modules["torch"]
@@ -86,10 +94,10 @@ def probe() -> None:
 
 
 def disown() -> None:
-    """What was registered so far to run at exit is the zygote's to run, once; what train registers is its member's.
+    """Forget what was registered to run at exit before the fork: the zygote runs it, once.
 
-    Libraries register themselves with atexit once and keep lists of their own, so those are told as well:
-    weakref.finalize (a TemporaryDirectory, say). multiprocessing's notices the fork itself.
+    Libraries register themselves with atexit once and keep lists of their own, so weakref.finalize (a
+    TemporaryDirectory, say) is cleared as well. multiprocessing notices the fork itself.
     """
     atexit._clear()
     finalize: Any = weakref.finalize
@@ -99,19 +107,18 @@ def disown() -> None:
 
 
 def _wait(sock: socket.socket) -> wire.Begin | None:
-    """Block until Begin. None when the scheduler closes instead: not needed after all."""
+    """Block until Begin arrives. None if the scheduler closes instead: the member is not needed."""
     lines = wire.Lines()
     while data := sock.recv(1 << 16):
         for message in lines.feed(data):
-            # one message, then silence until Enter: nothing can come behind it in the same read but a Stop,
-            # which the scheduler escalates anyway
+            # only a Stop can follow in the same read, and the scheduler escalates that anyway
             if isinstance(message, wire.Begin):
                 return message
     return None
 
 
 def settle(begin: wire.Begin) -> None:
-    """Log, folder, environment, threads: what of a member's surroundings can be set before its script is there."""
+    """Set the log, working directory, environment and threads: all that can be set before the script is imported."""
     if begin.log is not None:
         file = os.open(begin.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         os.dup2(file, 1)
@@ -125,7 +132,7 @@ def settle(begin: wire.Begin) -> None:
     if begin.threads is not None:
         _use_threads(begin.threads)
     if begin.cpus:
-        with contextlib.suppress(OSError):  # the cores may have been taken away since
+        with contextlib.suppress(OSError):  # the cores may no longer be available
             os.sched_setaffinity(0, begin.cpus)
     os.environ.update(begin.env)
 
@@ -141,13 +148,13 @@ def _use_threads(count: int) -> None:
 def seed(value: int, device: str) -> None:
     """Seed python, numpy and torch, each now or when the training function imports it."""
     random.seed(value)
-    script.after_import("numpy.random", lambda numpy: _seed_numpy(numpy, value % (1 << 32)))
-    script.after_import("torch", lambda torch: _seed_torch(torch, value % (1 << 63), device))
+    hooks.after_import("numpy.random", lambda numpy: _seed_numpy(numpy, value % (1 << 32)))
+    hooks.after_import("torch", lambda torch: _seed_torch(torch, value % (1 << 63), device))
 
 
 def _seed_numpy(numpy: Any, value: int) -> None:
     numpy.seed(value)
-    if telemetry.current is not None:  # imported by the training function: this seed is none of the script's
+    if telemetry.current is not None:  # imported by the training function: this seed is ours, not the script's
         telemetry.current.own("numpy")
 
 
@@ -164,7 +171,7 @@ def _seed_torch(torch: Any, value: int, device: str) -> None:
 
 def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Callable[[Any], object] | None]) -> int:
     member = Member(begin, sock)
-    terminal.refuse_breakpoints()
+    breakpoints.refuse_breakpoints()
     try:
         train = find_train()
         assert train is not None
@@ -186,7 +193,7 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
 
 
 def run(train: Callable[[Any], object], member: Member) -> wire.End:
-    """Call the training function; whatever comes of it becomes an End."""
+    """Call the training function; its result or exception becomes an End."""
     before = set(threading.enumerate())
     member.telemetry.begin()
     try:
@@ -200,18 +207,18 @@ def run(train: Callable[[Any], object], member: Member) -> wire.End:
         return _raised(error, member)
     at = time.monotonic()
     member.telemetry.threads = left_running(before)
-    return wire.End(wire.Exit.RETURNED, at, telemetry=_noted(member))
+    return wire.End(wire.Exit.RETURNED, at, telemetry=_telemetry(member))
 
 
 def left_running(before: set[threading.Thread]) -> list[str]:
-    """Threads of the user's code that were started since, and still run: the member ends only when they do.
+    """Names of the user's threads that were started since and still run: the member ends only when they do.
 
-    Daemons end with the process, by their author's will. Libraries' threads (the idle workers of an executor, a
-    monitor) are ended by what those have registered to run at exit.
+    Daemon threads end with the process, as their author wants. Threads of libraries (the idle workers of an executor, a
+    monitor) are ended by functions that the libraries have registered to run at exit.
     """
     new = [t for t in threading.enumerate() if t not in before and not t.daemon and _runs_users_code(t)]
     for thread in new:
-        thread.join(ENDING / len(new))  # one that is just ending is no finding
+        thread.join(ENDING / len(new))  # a thread that is just ending is not a finding
     return [thread.name for thread in new if thread.is_alive()]
 
 
@@ -220,33 +227,32 @@ def _runs_users_code(thread: threading.Thread) -> bool:
     while hasattr(run, "func") or hasattr(run, "__wrapped__"):  # a partial; a decorated function
         run = getattr(run, "func", None) or run.__wrapped__
     code = getattr(run, "__code__", None)
-    return code is not None and script.is_users(code.co_filename)
+    return code is not None and user_code.is_users(code.co_filename)
 
 
-def _noted(member: Member) -> dict[str, Any]:
-    """What the pre-flight is to know of this member. A script that breaks even this has trained all the same."""
+def _telemetry(member: Member) -> dict[str, Any]:
+    """The member's telemetry for the pre-flight; {} if the script has broken it, as it has trained all the same."""
     with contextlib.suppress(Exception):
         return member.telemetry.to_json()
     return {}
 
 
 def _raised(error: BaseException, member: Member) -> wire.End:
-    from . import failure  # only where something is wrong
+    from . import failure  # only if something is wrong
 
     at = time.monotonic()
-    found = script.where(error.__traceback__)
-    place = f"{os.path.basename(found[0])}:{found[1]} in {found[2].co_qualname}" if found is not None else None
+    line = user_code.where(error.__traceback__)
+    place = f"{os.path.basename(line[0])}:{line[1]} in {line[2].co_qualname}" if line is not None else None
     fault, remedy = _diagnosed(error, member)
     with contextlib.suppress(Exception):
         print_traceback(error)
         if remedy:
             print(f"{REMEDY}{remedy}", file=sys.stderr, flush=True)
-    # a message has a limit; a person reads the beginning
-    return wire.End(wire.Exit.RAISED, at, failure.described(error) + terminal.advice(error), place, remedy, fault)
+    return wire.End(wire.Exit.RAISED, at, failure.described(error) + breakpoints.advice(error), place, remedy, fault)
 
 
 def _diagnosed(error: BaseException, member: Member) -> tuple[str, str]:
-    """Whose doing it is, and what to do about it, as far as this process can say."""
+    """(fault, remedy) of the error, as far as this process knows them."""
     from . import failure
 
     with contextlib.suppress(Exception):
@@ -256,32 +262,32 @@ def _diagnosed(error: BaseException, member: Member) -> tuple[str, str]:
 
 
 def print_traceback(error: BaseException) -> None:
-    """The traceback as a person wants it: without our own frames."""
+    """Print the traceback without our own frames."""
     import traceback
 
-    told = traceback.TracebackException.from_exception(error)
-    stack: list[Any] = [told]
-    while stack:
-        each = stack.pop()
-        if each is not None:
-            each.stack = traceback.StackSummary.from_list([f for f in each.stack if not script.is_ours(f.filename)])
-            stack += [each.__cause__, each.__context__, *(each.exceptions or ())]
-    print("".join(told.format()), end="", file=sys.stderr, flush=True)
+    summary = traceback.TracebackException.from_exception(error)
+    queue: list[Any] = [summary]
+    while queue:
+        part = queue.pop()
+        if part is not None:
+            part.stack = traceback.StackSummary.from_list([f for f in part.stack if not user_code.is_ours(f.filename)])
+            queue += [part.__cause__, part.__context__, *(part.exceptions or ())]
+    print("".join(summary.format()), end="", file=sys.stderr, flush=True)
 
 
 def _leave() -> None:
-    """What an interpreter does at its end, and then nothing we started may be left."""
+    """Do what an interpreter does at its end, and leave no process behind."""
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
     multiprocessing: Any = sys.modules.get("multiprocessing.util")
     if multiprocessing is not None:
-        # it would wait for children, for ever if need be; they are killed below
+        # it would wait for children, perhaps for ever; they are killed below
         atexit.unregister(multiprocessing._exit_function)
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
     if multiprocessing is not None:
         with contextlib.suppress(BaseException):
-            # pools first; then, when nobody holds their other ends any more, queues; folders last
+            # pools first; then queues, when no process holds their other ends any more; folders last
             multiprocessing._run_finalizers(0)
             linux.kill_below()
             multiprocessing._run_finalizers()

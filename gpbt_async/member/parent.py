@@ -1,9 +1,8 @@
-"""`member.parent`: a path that notes whether the script does anything with it.
+"""`member.parent`: a path that notes whether the script uses it.
 
-A script that asks `if member.parent is not None:` and then loads `model.pt` from the current folder has looked at the
-property, and not at its parent's checkpoint. Reading any attribute of the path is a use: joining, opening, printing,
-and what pathlib itself reads when another Path is made of it. Comparing it with None is none. What comes of it is a
-plain Path.
+A script that asks `if member.parent is not None:` and then loads `model.pt` from the current folder has read the
+property, but not its parent's checkpoint. Reading any attribute of the path is a use: joining, opening, printing, and
+what pathlib reads to make another Path of it. Comparing it with None is not. Derived paths are plain Paths.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ class ParentPath(type(Path())):  # type: ignore[misc]  # PosixPath: Path itself 
 
     @classmethod
     def noted(cls, path: str | os.PathLike[str], telemetry: Telemetry) -> Path:
-        """The path, whose use the telemetry is told."""
-        made: Path = cls(path)
-        made.__dict__["_telemetry"] = telemetry
+        """The path; its use is noted in the telemetry."""
+        parent: Path = cls(path)
+        parent.__dict__["_telemetry"] = telemetry
         telemetry.parent_used = False
-        return made
+        return parent
 
     def __getattribute__(self, name: str) -> Any:
         if name != "__class__":

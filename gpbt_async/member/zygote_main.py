@@ -1,14 +1,14 @@
 """The zygote: the process that has imported the user's script once, and forks every member from itself.
 
-A program of its own, started by the guardian with the user's interpreter and environment, one thread, a select loop.
-It never trains. In, over its socketpair to the scheduler: {op: open, script | target}, then {op: fork, n},
-{op: warm}, {op: log, path}. Out: {op: declared, ...} or {op: refused, kind, message}; {op: forked, n, pid} with the
-member's socket and pidfd; {op: warmed}; {op: exit, pid, status} once a member and all it started is gone.
+A program of its own, started by the guardian with the user's interpreter and environment: one thread, a select loop.
+It never trains. It receives, over its socketpair to the scheduler, {op: open, script | target}, then {op: fork, n},
+{op: warm}, {op: log, path}. It sends {op: declared, ...} or {op: refused, kind, message}; {op: forked, n, pid} with the
+member's socket and pidfd; {op: warmed}; {op: exit, pid, status} once a member and all its processes are gone.
 
-The surprises, each measured the hard way: a process that ran one two-threaded OpenMP operation has children that hang
-in theirs, so everything here has one thread, and a script that starts native threads while it is imported is reported
-with the line to move (importing.py); CUDA does not survive a fork, so the same is done with it; and torch's first
-optimizer takes two seconds of imports, which are paid here once ("warm"), but only when the first members train.
+The surprises, each learned from a measurement: a process that ran one OpenMP operation with two threads has children
+that hang in theirs, so everything here has one thread, and a script that starts native threads or CUDA while it is
+imported is reported with the line to move (fork_hazards.py); and torch's first optimizer step takes two seconds of
+imports, which are done here once ("warm"), but only when the first members train.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import random
 import signal
 import socket
 import sys
@@ -25,19 +24,17 @@ from typing import Any, NoReturn
 
 from ..errors import ExperimentError
 from ..processes import linux
-from . import importer, member_main, script, terminal
-
-__all__ = ["main", "random"]
+from . import breakpoints, fork_hazards, hooks, member_main, script, user_code
 
 
 def main(control: int) -> NoReturn:
-    """Serve until the scheduler closes; then end at once: the guardian sees to the rest."""
+    """Serve until the scheduler closes; then end at once: the guardian does the rest."""
     parent = os.getppid()
     linux.adopt_orphans()
     linux.die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.environ.get("GLIBC_TUNABLES") == linux.HUGE_HEAP:
-        del os.environ["GLIBC_TUNABLES"]  # read when we started; what we start need not have it
+        del os.environ["GLIBC_TUNABLES"]  # it was read at our start; our children do not need it
     line = linux.Line(socket.socket(fileno=control))
     backlog: list[tuple[dict[str, Any], list[int]]] = []
     while not backlog:
@@ -56,29 +53,29 @@ def main(control: int) -> NoReturn:
 
 
 def _open(line: linux.Line, request: dict[str, Any]) -> tuple[script.Script, bool] | None:
-    """Import it, and say how that went: the script, and whether native threads run now."""
-    initialised = script.watch_cuda()
+    """Import the script and report the result. Returns the script, and whether native threads run now."""
+    cuda_line = fork_hazards.watch_cuda()
     member_main.watch()
-    terminal.refuse_breakpoints()
-    # before the script gets a chance to run something: torch asks OMP_NUM_THREADS first, and this settles it
-    script.after_import("torch", lambda torch: getattr(torch, "set_num_threads", int)(1))
-    watched = importer.Importing(request["script"] if "script" in request else request["target"]["file"])
+    breakpoints.refuse_breakpoints()
+    # before the script can run an operation: torch asks OMP_NUM_THREADS first, and this decides
+    hooks.after_import("torch", lambda torch: getattr(torch, "set_num_threads", int)(1))
+    importer = fork_hazards.StatementImporter(request["script"] if "script" in request else request["target"]["file"])
     try:
-        with watched:
+        with importer:
             loaded = script.load(request)
     except BaseException as error:
         kind = "experiment" if isinstance(error, ExperimentError) else "script"
         _flush()
         line.send({"op": "refused", "kind": kind, "message": script.refusal(error)})
         return None
-    threads = watched.threads()
+    threads = importer.threads()
     line.send(
         {
             "op": "declared",
             "experiment": loaded.declaration,
             "variable": loaded.variable,
-            "imports": script.imports(loaded),
-            "cuda": initialised(),
+            "imports": user_code.imports(loaded.file),
+            "cuda": cuda_line(),
             "threads": threads,
             "warms": hasattr(sys.modules.get("torch"), "optim") and script.mentions(loaded, "optim"),
         }
@@ -87,21 +84,20 @@ def _open(line: linux.Line, request: dict[str, Any]) -> tuple[script.Script, boo
 
 
 class Server:
-    """After the import: fork on request, reap, and kill what dead members left behind."""
+    """After the import: fork on request, reap, and kill what dead members have left."""
 
     def __init__(self, line: linux.Line, loaded: script.Script, native: bool) -> None:
         self.line = line
         self.script = loaded
         self.reaper = linux.Reaper()
         self.wakeup = linux.wake_on_child()
-        #: native threads run, and there shall be forks all the same
+        #: native threads run, and the user wants forks all the same
         self.native = native
-        self.threads_told = native
-        # Out of the collector's sight: a collection in a child would copy every page. Without one here, which costs
-        # 0.15 s with torch imported while the first member waits
+        self.threads_reported = native
+        # A collection in a child would copy every page, so all objects are frozen; without a collection before, which
+        # takes 0.15 s with torch imported while the first member waits
         gc.freeze()
-        # before the first fork: pages that are shared with a member have to be copied for this
-        _collapse()
+        _collapse()  # before the first fork: later, pages that are shared with a member would have to be copied
 
     def serve(self, backlog: list[tuple[dict[str, Any], list[int]]]) -> None:
         while True:
@@ -123,7 +119,7 @@ class Server:
         elif message["op"] == "warm":
             with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
                 warm()
-            gc.collect()  # of what came since: what is frozen stays untouched
+            gc.collect()  # only what is new: frozen objects stay untouched
             gc.freeze()
             _collapse()
             self.line.send({"op": "warmed"})
@@ -132,7 +128,7 @@ class Server:
                 _log_to(message["path"])
 
     def fork(self, n: int) -> None:
-        self.tell_threads()
+        self.report_threads()
         ours, theirs = socket.socketpair()
         zygote = os.getpid()
         try:
@@ -151,14 +147,14 @@ class Server:
             ours.close()
             theirs.close()
 
-    def tell_threads(self) -> None:
-        """Say once that a fork leaves threads behind: what a member waits for, or hands to them, is lost."""
-        if self.threads_told or len(os.listdir("/proc/self/task")) == 1:
+    def report_threads(self) -> None:
+        """Report once that a fork leaves Python threads behind, for which a member would wait in vain."""
+        if self.threads_reported or len(os.listdir("/proc/self/task")) == 1:
             return
-        names = importer.python_threads()
+        names = fork_hazards.python_threads()
         if not names:
             return
-        self.threads_told = True
+        self.threads_reported = True
         self.line.send(
             {
                 "op": "threads",
@@ -186,7 +182,7 @@ class Server:
 
 
 def warm() -> None:
-    """Make torch's first optimizer step, so that later forks have its two seconds of imports behind them; and ours."""
+    """Make torch's first optimizer step, and import our own modules for it, so that later forks need not."""
     torch: Any = sys.modules["torch"]
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=0.0)
@@ -194,17 +190,17 @@ def warm() -> None:
     optimizer.step()
     from . import optimizers, weights
 
-    del optimizers, weights  # ten milliseconds of every member that uses gpbt.torch
+    del optimizers, weights  # saves ten milliseconds in every member that uses gpbt.torch
 
 
 def _collapse() -> None:
-    """Have our memory in huge pages, what malloc did not (processes.HUGE_HEAP): python's own arenas.
+    """Move our memory into huge pages, where malloc did not (linux.HUGE_HEAP): python's own arenas.
 
-    Measured with torch imported: a fork takes 1.3 ms instead of 6.5, and the fork's exit half as long. Linux 6.1 and
-    later; a kernel that cannot merely says so.
+    Measured with torch imported: a fork takes 1.3 ms instead of 6.5, and its exit half as long. Linux 6.1 and later;
+    an older kernel refuses, without harm.
     """
     huge, collapse = 1 << 21, 25  # MADV_COLLAPSE
-    until = time.monotonic() + 1.0  # gigabytes of data are worth some of it
+    until = time.monotonic() + 1.0  # the most that gigabytes of data may cost
     with open("/proc/self/maps") as file:
         areas = [line.split() for line in file]
     for area in areas:
@@ -224,10 +220,10 @@ def _flush() -> None:
 
 
 def _log_to(path: str) -> None:
-    """From now on write to this file, and move there what was written so far."""
+    """From now on write to this file, and copy there what was written so far."""
     _flush()
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    with contextlib.suppress(OSError):  # what we write to now is a memory file, unless somebody gave us another
+    with contextlib.suppress(OSError):  # until now the output is a memory file, unless we were started otherwise
         os.write(file, os.pread(1, 1 << 20, 0))
     os.dup2(file, 1)
     os.dup2(file, 2)

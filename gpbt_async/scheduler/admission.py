@@ -1,14 +1,12 @@
-"""The gate a member passes to its process: nobody has paused the run, the disk has room, a slot is free, and its
-places are made ready.
+"""Admission: all that a member passes before its process starts.
 
-A pause is a person's wish, told through the control FIFO: no member begins until it is taken back; those that train go
-on. It is asked for at the beginning, and once more when the slot is there, as a GPU may have been waited for meanwhile:
-then the slot is given back. A resume begins with the gate open.
+In this order: the run is not paused, the disk has room for its checkpoint, a slot is free, its folder is ready.
+What comes of it is a slot and a `wire.Begin`: all that the member's process gets to know. (The engine's Node, on the
+other side, knows nothing of files and devices.)
 
-What a member is told before it trains: its places on the disk, made ready, and everything it must know.
-
-Between the engine's Member, which knows nothing of files or devices, and the wire's Begin, which is all a process ever
-gets to hear.
+A pause is a person's wish, sent through the control FIFO: no member begins until it ends, and those that train go on.
+It is asked for at the beginning and once more when the slot is there, as the member may have waited for a GPU
+meanwhile: then it gives the slot back. A resume begins without a pause.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ from ..engine import early_stopping
 from ..errors import FolderError
 from ..processes import program, wire
 from ..storage.checkpoints import CheckpointError
-from ..storage.control import GO_ON, PAUSE
 from ..storage.files import explained
 from .disk_budget import is_full
 
@@ -41,39 +38,40 @@ if TYPE_CHECKING:
 
 
 class Admission:
-    """queued: filled with the members that wait for a slot, and for nothing else."""
+    """Lets members through, one by one, each as soon as it may begin."""
 
-    def __init__(self, slots: Pool, disk: Disk, briefing: Briefing, queued: set[int]) -> None:
-        self._slots, self._disk, self._briefing, self._queued = slots, disk, briefing, queued
+    def __init__(self, slots: Pool, disk: Disk, briefing: Briefing) -> None:
+        self._slots, self._disk, self._briefing = slots, disk, briefing
         self._open = asyncio.Event()
         self._open.set()
-        #: told when somebody has paused the run (True) or has it go on (False)
+        self._queued: set[int] = set()
+        #: called when a person pauses the run (True) or ends the pause (False)
         self.on_change: Callable[[bool], object] = lambda _: None
-        #: members that ran out of GPU memory beside others, and are to train alone
-        self.alone: set[int] = set()
 
     @property
     def paused(self) -> bool:
         return not self._open.is_set()
 
-    def obey(self, line: str) -> bool:
-        """Do what a person asked for; False if it is none of the words of this room."""
-        if line not in (PAUSE, GO_ON):
-            return False
-        if self.paused != (line == PAUSE):
-            self._open.clear() if line == PAUSE else self._open.set()
-            self.on_change(self.paused)
-        return True
+    @property
+    def queued(self) -> int:
+        """How many members wait for a slot, and for nothing else."""
+        return len(self._queued)
+
+    def pause(self, on: bool) -> None:
+        """Begin no member from now on; or (on=False) begin members again."""
+        if self.paused != on:
+            self._open.clear() if on else self._open.set()
+            self.on_change(on)
 
     @contextlib.asynccontextmanager
-    async def passed(self, member: Node, attempt: int) -> AsyncIterator[tuple[Slot, Begin]]:
-        """The slot it has until the block is left, and what its process is told."""
+    async def passed(self, member: Node, attempt: int, alone: bool = False) -> AsyncIterator[tuple[Slot, Begin]]:
+        """The slot that the member has until the block is left, and its Begin. alone: with no other on its GPU."""
         await self._open.wait()
         await self._disk.room(member.id)
         while True:
             await self._open.wait()
             self._queued.add(member.id)
-            async with self._slots.lease(alone=member.id in self.alone) as slot:
+            async with self._slots.lease(alone=alone) as slot:
                 self._queued.discard(member.id)
                 begin = await self._brief(member, attempt, slot)
                 if not self.paused:
@@ -81,7 +79,7 @@ class Admission:
                     return
 
     async def _brief(self, member: Node, attempt: int, slot: Slot) -> Begin:
-        """Make its places ready; on a full disk, once there is room."""
+        """Make the member's folder ready; on a full disk, once there is room."""
         while True:
             try:
                 return self._briefing.begin(member, attempt, slot)
@@ -93,7 +91,7 @@ class Admission:
 
 
 class Briefing:
-    """cwd: members' working directory."""
+    """Makes a member's folder ready, and says what its process must know. cwd: members' working directory."""
 
     def __init__(self, settings: Settings, folder: RunFolder, store: CheckpointStore, cwd: str) -> None:
         self._settings, self._folder, self._store, self._cwd = settings, folder, store, cwd
@@ -103,7 +101,7 @@ class Briefing:
         return early_stopping.judged(self._settings, member)
 
     def begin(self, member: Node, attempt: int, slot: Slot) -> wire.Begin:
-        """Make its places ready. Raises FolderError, CheckpointError."""
+        """Make the member's folder ready. Raises FolderError, CheckpointError."""
         places = self._folder.member(member.id)
         scratch = places.attempt(attempt)
         with explained("cannot prepare", places.path):
@@ -111,7 +109,7 @@ class Briefing:
             self._store.prepare(scratch)
             places.config.write_text(json.dumps(member.config, indent=1) + "\n")
             if attempt > 1:
-                places.metrics.unlink(missing_ok=True)  # what an attempt that does not count has reported
+                places.metrics.unlink(missing_ok=True)  # of an attempt that does not count
         parent = self._folder.member(member.parent.id).checkpoint if member.parent is not None else None
         return wire.Begin(
             member=member.id,
@@ -133,7 +131,7 @@ class Briefing:
         )
 
     def started(self, t: float, member: Node, attempt: int, slot: Slot, pid: int) -> events.Started:
-        """The fact that it has begun."""
+        """The fact that the member's process has started."""
         return events.Started(
             t=t,
             member=member.id,

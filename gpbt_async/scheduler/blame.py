@@ -1,8 +1,8 @@
-"""Whose doing it was that an attempt did not return: the member's, which counts; or its GPU's, or the disk's.
+"""Blame: whether an attempt failed by the member's own doing, or by its GPU's or the disk's.
 
-An attempt that is lost by no fault of the member starts again, uncounted; one that failed is tried again as often as
-the experiment allows, unless it is certain that another attempt would fail in the same way. The member's process has
-said what it knows (wire.End.fault); of a program, or of a process that died, the end of its log is all there is.
+An attempt that is lost by no fault of the member starts again and does not count; one that failed is tried again as
+often as the experiment allows, unless another attempt would certainly fail in the same way. The member's process says
+what it knows (wire.End.fault). Of a program, or of a process that died, the end of its log is all the evidence.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from ..engine.tree import Node
     from ..processes.outcome import Outcome
     from ..storage.checkpoints import CheckpointError, CheckpointStore
-    from .admission import Admission
     from .disk_budget import Disk
 
 
 class Blame:
     """The judge of one run's attempts."""
 
-    def __init__(self, slots: Pool, disk: Disk, store: CheckpointStore, gate: Admission) -> None:
-        self._slots, self._disk, self._store, self._gate = slots, disk, store, gate
+    def __init__(self, slots: Pool, disk: Disk, store: CheckpointStore) -> None:
+        self._slots, self._disk, self._store = slots, disk, store
+        self._alone: set[int] = set()
+
+    def alone(self, member: Node) -> bool:
+        """Did the member run out of GPU memory beside others, so that it is to train alone?"""
+        return member.id in self._alone
 
     async def lost(self, member: Node, slot: Slot, outcome: Outcome, scratch: Path, overdue: str) -> str:
         """Why an attempt that did not return is lost, not failed: its GPU, or the disk; empty if it is not.
@@ -42,17 +46,17 @@ class Blame:
             return full
         if outcome.how is wire.Exit.STOPPED and not overdue and not (slot.evicted is not None and slot.evicted.done()):
             return ""
-        blame = await self._slots.verdict(slot)  # who hangs may hang on a GPU that is being lost
+        blame = await self._slots.verdict(slot)  # a member that hangs may hang on a GPU that is being lost
         if overdue:
             return f"{blame}, and it {overdue}" if blame else ""
-        oom = out_of_memory(f"{outcome.error}\n{outcome.tail}") and member.id not in self._gate.alone
+        oom = out_of_memory(f"{outcome.error}\n{outcome.tail}") and not self.alone(member)
         if not blame and oom and self._slots.out_of_memory(slot):
-            self._gate.alone.add(member.id)
+            self._alone.add(member.id)
             blame = f"out of GPU memory beside other members; to be tried alone ({parts(reason(outcome))[0]})"
         return blame
 
     async def _full(self, outcome: Outcome, scratch: Path) -> str:
-        """Is it the run's own disk that had no room? Where another was full, the member has failed."""
+        """That the run's own disk had no room, if so. Where another disk was full, the member has failed."""
         lacks, where = outcome.fault in (remedies.DISK, remedies.ELSEWHERE), None
         if not lacks:
             lacks, where = filesystems.told(f"{outcome.error}\n{outcome.tail}", str(scratch))
@@ -60,7 +64,7 @@ class Blame:
         if not lacks or own is None:
             return ""
         here = outcome.fault == remedies.DISK or (where is not None and where.device == own.device)
-        # nobody named another: it may have been this one, though what was written in vain is deleted by now
+        # no other disk is named: it may have been this one, though the attempt's files may be deleted by now
         if here or own.full or (where is None and not outcome.fault and self._disk.narrow()):
             self._disk.full(await self._store.size(scratch))
             quota = (where is not None and where.quota) or filesystems.over_quota(f"{outcome.error}\n{outcome.tail}")
@@ -69,7 +73,7 @@ class Blame:
         return ""
 
     def explained(self, outcome: Outcome, scratch: Path) -> Outcome:
-        """The outcome of an attempt that failed, with what to do about it if that is a file system's room."""
+        """The outcome of an attempt that failed, with a remedy if a file system had no room."""
         if outcome.remedy:
             return outcome
         lacks, where = filesystems.told(f"{outcome.error}\n{outcome.tail}", str(scratch))
@@ -83,7 +87,7 @@ class Blame:
         return outcome.fault == remedies.LASTING or _repeats(member, why)
 
     def unpublishable(self, member: Node, error: CheckpointError, why: str) -> bool:
-        """The same of a checkpoint that was refused, for what the member had put into it."""
+        """The same of a checkpoint that was refused, for what the member had written into it."""
         return error.__cause__ is None and _repeats(member, why)
 
 

@@ -1,10 +1,7 @@
-"""The one clock of a run, for all that its journal tells.
+"""Time in a run: the one clock that all facts are stamped by, and the deadlines of one member in training.
 
-Deadlines of one member in training: how long it may be silent, how long it may train, and how long to wait before
-it is tried again.
-
-A member that hangs is ended by whoever made these, and has failed: a hang is a member's own doing as far as anybody
-can tell, and one that always hangs is not to be tried for ever.
+The clock never goes backwards, so that seconds between two facts are never negative, whatever happens to the machine's
+date. Deadlines go by the event loop's own clock: how long a member may be silent, and how long it may train.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
 class Clock:
     """Seconds since the epoch that never go backwards: the wall clock read once, the monotonic clock ever after.
 
-    Members stamp what they say with the machine's monotonic clock; `at` puts such a stamp on the same scale.
+    Members stamp their messages with the machine's monotonic clock; `at` puts such a stamp on the same scale.
     """
 
     def __init__(self) -> None:
@@ -34,11 +31,14 @@ class Clock:
 
 
 class Deadlines:
-    """stall: seconds without a report; whole: seconds inside `train`; None: no limit. end: ends it, told why, once."""
+    """stall: seconds without a report; whole: seconds inside `train`; None: no limit.
+
+    end: called once, with the reason, when a deadline is missed.
+    """
 
     def __init__(self, stall: float | None, whole: float | None, end: Callable[[str], object]) -> None:
         self._stall, self._whole, self._end = stall, whole, end
-        #: why it was ended; empty if it was not
+        #: the deadline that was missed, as a reason; empty if none was
         self.overdue = ""
         self._loop = asyncio.get_running_loop()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -52,7 +52,7 @@ class Deadlines:
         self.close()
 
     def heard(self) -> None:
-        """It has reported, or entered `train`."""
+        """The member has reported, or entered `train`."""
         self._heard = self._loop.time()
 
     def entered(self) -> None:
@@ -70,7 +70,7 @@ class Deadlines:
         if self._stall is None:
             return
         left = self._heard + self._stall - self._loop.time()
-        if left > 0:  # looked at only when it may be over: reports may come by the thousand
+        if left > 0:  # one timer at a time, not one a report: reports may come by the thousand
             self._timers["stall"] = self._loop.call_later(left, self._watch_silence)
         else:
             self._over(f"reported nothing for {self._stall:g} s (stall_timeout)")

@@ -1,13 +1,13 @@
-"""Room on the disk: a member begins only when what it will write will fit, and a full disk is waited for, not died of.
+"""Room on the disk: a member begins only when its checkpoint will fit, and a run waits for a full disk.
 
-Two limits. The run's own budget (`--disk`), over the checkpoints it keeps; and what the file system has left, whoever
-uses it. What a member will write is taken to be the largest checkpoint so far. That is a guess, so somebody may meet a
-full disk all the same: then nobody begins until there is more room than there was, and twice as much more each time.
-But not for ever, as it may be a quota, or the inodes, that were used up, of which the kernel does not tell when they
-are no more: after some time somebody tries, after twice as long the next time. (Another file system that is full is
-none of this room's affair: blame.)
+There are two limits: the run's own budget (`--disk`), over the checkpoints that it keeps, and what the file system has
+left, whoever uses it. A member is expected to write as much as the largest checkpoint so far. That is a guess, so a
+member may meet a full disk all the same. Then no member begins until there is more room than there was, and twice as
+much more each time. But not for ever, as it may be a quota, or the inodes, that are used up, and the kernel never says
+when they no longer are: after some time one member tries, after twice as long the next time. (Another file system that
+is full is none of this module's business: blame.py.)
 
-Members that train are never held up: what they write next is what the room was kept for.
+Members that train are never held up: the room was kept for what they write next.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ if TYPE_CHECKING:
 
 #: seconds between two looks at a disk that is full
 PERIOD = 0.5
-#: seconds until somebody tries though there is no more room than there was; twice as long each time, up to
+#: seconds until one member tries though there is no more room than there was; twice as long each time, up to
 FIRST_TRY, LAST_TRY = 5.0, 600.0
 #: bytes that are left for logs and for other people; of a small file system, an eighth
 RESERVE = 64 << 20
-#: bytes from which on a log is worth a word
+#: the least size in bytes of a log that is named
 LOG = 1 << 20
-#: seconds until it is told once more that members wait; twice as long each time, up to
-FIRST_WORD, LAST_WORD = 60.0, 3600.0
-#: seconds that another wait soon after one must last to be told
+#: seconds until the warning that members wait is repeated; twice as long each time, up to
+FIRST_REPEAT, LAST_REPEAT = 60.0, 3600.0
+#: seconds that a wait soon after another must last before there is a warning of it
 SOON = 3.0
 _FIRST = "the first checkpoint is being written, and its size is not known yet (--disk)"
 
 
 def is_full(error: BaseException) -> bool:
-    """Is it a full disk, or a quota, that an error of the run's own folder tells of?"""
+    """Is the cause of an error in the run's own folder a full disk, or a quota?"""
     cause = error if isinstance(error, OSError) else error.__cause__
     return isinstance(cause, OSError) and cause.errno in FULL
 
 
 class Disk:
-    """path: a folder on it. budget: bytes the run's checkpoints may take, None = no limit. logs: the run's, for when
-    it is they that have filled it.
+    """path: a folder on the disk. budget: bytes the run's checkpoints may take, None = no limit. logs: the run's logs,
+    of which a warning names one that has filled the disk.
     """
 
     def __init__(self, path: Path, budget: int | None = None, logs: Callable[[], Iterable[Path]] = lambda: ()) -> None:
         self._path, self._budget, self._logs = path, budget, logs
-        #: bytes that are missing, if somebody waits for them
+        #: bytes that are missing, while a member waits for them
         self._missing = 0
-        #: told why members wait, "" when they do no more; and whether it is for a person, as it may last
+        #: called with the reason why members wait, "" when they no longer do; and whether to warn of it, as it may last
         self.on_change: Callable[[str, bool], object] = lambda *_: None
         self._stored: dict[int, int] = {}
         self._largest = 0
@@ -70,18 +70,19 @@ class Disk:
         #: members that train, or whose checkpoints are being published; and those whose checkpoints are being deleted
         self._inside: set[int] = set()
         self._leaving: set[int] = set()
-        #: bytes that must be free since somebody met a full disk; 0 = nobody has
+        #: bytes that must be free since a member met a full disk; 0 = none has
         self._wanted = 0
         #: how many more than were free then; and until when that is waited for, on the monotonic clock, and how long
         self._more, self._until, self._patience = 0, 0.0, 0.0
         self._waiting = 0
-        #: there may be room now
+        #: set when there may be room
         self._freed = asyncio.Event()
+        #: why members wait, as reported last, and whether with a warning
         self._paused, self._loud = "", False
-        #: when it is told again, on the monotonic clock, and how long after the last time
+        #: when the warning is repeated, on the monotonic clock, and how long after the last time
         self._next, self._pace = 0.0, 0.0
-        #: when a person was told what last, numbers left out
-        self._said: dict[str, float] = {}
+        #: by warning, its numbers left out: when it was given last
+        self._warned: dict[str, float] = {}
 
     def fold(self, fact: Fact) -> None:
         """Account for a fact of the journal."""
@@ -115,40 +116,40 @@ class Disk:
         self._waiting += 1
         try:
             while reason := why_not():
-                self._say(reason)
+                self._report(reason)
                 self._freed.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(PERIOD):
                         await self._freed.wait()
         finally:
             self._waiting -= 1
-        if not self._waiting:  # one was let in of several: the others would say the contrary at once
-            self._say("")
+        if not self._waiting:  # if one of several may begin, the others would report the contrary at once
+            self._report("")
 
     def full(self, wrote: int = 0) -> None:
-        """Somebody has met a full disk, who had written so many bytes, which are deleted."""
+        """A member has met a full disk. wrote: bytes that it had written, which are deleted."""
         free, _ = self._look()
-        if not self._wanted:  # else it is the same full disk, met by one more
+        if not self._wanted:  # else it is the same full disk, met by one more member
             self._more = max(2 * self._more, max(self._largest, self._reserve()) // 2)
             self._patience = min(LAST_TRY, 2 * self._patience or FIRST_TRY)
             self._until = time.monotonic() + self._patience
         self._wanted = max(self._wanted, free + wrote + self._more)
 
     def tight(self) -> None:
-        """Not even the little that is kept for the journal can be kept any more."""
+        """The journal's own reserve on the disk can no longer be kept."""
         if not self._wanted:
             self.full()
 
     def narrow(self) -> bool:
-        """Has it no room for one more checkpoint, as far as is known, or for one more file?"""
+        """Is there no room for one more checkpoint, as far as is known, or for one more file?"""
         own = filesystems.of(self._path)
         return self._look()[0] < self._largest + self._reserve() or (own is not None and own.inodes)
 
     def _look(self) -> tuple[int, int]:
-        """Bytes free to us, and in all."""
+        """Bytes free to this user, and in all."""
         with explained("cannot look at the disk of", self._path):
-            told = os.statvfs(self._path)
-        return told.f_bavail * told.f_frsize, told.f_blocks * told.f_frsize
+            disk = os.statvfs(self._path)
+        return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
 
     def _reserve(self) -> int:
         return min(RESERVE, self._look()[1] // 8)
@@ -164,7 +165,7 @@ class Disk:
         own = filesystems.of(self._path) if self._wanted else None
         if own is not None and own.inodes:
             return f"{self._path} has no inodes left: no file can be made there, though {format_bytes(free)} are free"
-        return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are wanted"
+        return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are needed"
 
     def _why_not(self) -> str:
         if self._budget is not None and self._first and self._inside:
@@ -172,7 +173,7 @@ class Disk:
         coming = self._largest * (len(self._inside) + 1)
         if short := self._short(coming + self._reserve()):
             return short
-        # one at a time always may, else nothing would ever be let go of; but not while something is
+        # one member at a time may always begin, else no checkpoint would ever be discarded; but not during a discard
         if self._budget is not None and (self._inside or self._leaving):
             used = sum(self._stored.values()) + coming
             if used > self._budget:
@@ -183,25 +184,25 @@ class Disk:
                 return f"its checkpoints would take {format_bytes(used)} of {budget}"
         return ""
 
-    def _say(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         now = time.monotonic()
-        if _words(reason) != _words(self._paused):  # numbers change all the time, and are told once
-            again = self._said.get(_words(reason), -FIRST_WORD) + FIRST_WORD > now  # it may be for a moment
-            told = reason != _FIRST and not again if reason else self._loud
-            self._pace = FIRST_WORD
-            self._next = now + (SOON if again and reason != _FIRST else self._pace)
+        if _words(reason) != _words(self._paused):  # numbers change all the time, and are reported once
+            recent = self._warned.get(_words(reason), -FIRST_REPEAT) + FIRST_REPEAT > now  # it may be for a moment
+            loud = reason != _FIRST and not recent if reason else self._loud
+            self._pace = FIRST_REPEAT
+            self._next = now + (SOON if recent and reason != _FIRST else self._pace)
         elif reason and now >= self._next:
-            told, self._pace = True, min(LAST_WORD, 2 * self._pace)
+            loud, self._pace = True, min(LAST_REPEAT, 2 * self._pace)
             self._next = now + self._pace
         else:
             return
-        self._paused, self._loud = reason, told
-        if reason and told:
-            self._said[_words(reason)] = now
-        self.on_change(reason + (self._biggest_log() if reason and self._missing else ""), told)
+        self._paused, self._loud = reason, loud
+        if reason and loud:
+            self._warned[_words(reason)] = now
+        self.on_change(reason + (self._biggest_log() if reason and self._missing else ""), loud)
 
     def _biggest_log(self) -> str:
-        """The log whose end would be the end of the trouble, if there is one."""
+        """The log that would make enough room if it were deleted, if there is one."""
         sizes: dict[Path, int] = {}
         for log in self._logs():
             with contextlib.suppress(OSError):
@@ -213,4 +214,5 @@ class Disk:
 
 
 def _words(reason: str) -> str:
+    """The reason without its amounts."""
     return re.sub(r"[0-9.]+ [KMGT]?i?B", "", reason)

@@ -1,8 +1,8 @@
-"""Events for whoever listens: bounded, in order, and never at the run's expense.
+"""Events for listeners: bounded, in order, and never at the run's expense.
 
-A run tells every event to every listener at once and goes on; a listener that does not keep up loses its oldest
-events, and finds one event in their place that says how many. So an application may forget to read, or stop in a
-debugger, and the GPUs stay busy.
+A run gives every event to every listener at once and goes on. A listener that does not keep up loses its oldest events,
+and finds one event in their place that says how many (events.Missed). So an application may forget to read, or stop in
+a debugger, and the GPUs stay busy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BUFFER = 1024
 
 
 class EventStream:
-    """One iteration over events: a bounded buffer that tells of its gaps."""
+    """One iteration over events: a bounded buffer that counts its gaps."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()

@@ -1,8 +1,7 @@
-"""The notice board: what other processes may know of a run's GPUs, and ask of them.
+"""A run's GPUs as other processes see them: it writes gpus.json, and carries out requests about GPUs.
 
-`gpus.json` in the run's folder tells how the GPUs are and what waits for which, a few seconds old, for `status` and
-`gpus`; who reads it looks whether the run goes on, as one that was killed leaves it behind. And a person may ask
-through the control FIFO for a GPU to be drained, or given back.
+The file (storage/gpu_report.py) is at most a second older than what the pool knows. A request to drain a GPU, or to use
+it again, comes through the run's control FIFO.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from ..errors import FolderError
-from ..storage.control import WORDS
+from ..storage.control import ControlRequest
 from ..storage.files import write_json
+from ..storage.gpu_report import GpuReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from ..devices.slots import Pool
 
 
-#: seconds between two notices while nothing happens
+#: seconds between two writes while nothing changes
 PERIOD = 1.0
 
 
 class GpuStatus:
-    """Keeps `path` up to date with what `pool` tells, until cancelled."""
+    """Keeps the file `path` up to date with `pool`, until cancelled, and then deletes it."""
 
     def __init__(self, path: Path, pool: Pool, now: Callable[[], float], warn: Callable[[str], None]) -> None:
         self._path, self._pool, self._now, self._warn = path, pool, now, warn
@@ -37,9 +37,9 @@ class GpuStatus:
     async def keep(self) -> None:
         try:
             while rows := self._pool.rows():
-                notice = {"t": self._now(), "gpus": rows, "waiting": self._pool.waiting()}
-                with contextlib.suppress(FolderError):  # a full disk is told by who cannot do without
-                    await write_json(self._path, notice, durable=False)
+                report = GpuReport(self._now(), tuple(rows), self._pool.waiting())
+                with contextlib.suppress(FolderError):  # of a full disk, the journal and the checkpoints warn
+                    await write_json(self._path, report, durable=False)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(PERIOD):
                         await self._changed.wait()
@@ -48,17 +48,11 @@ class GpuStatus:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
-    def obey(self, line: str) -> bool:
-        """Do what a person asked for; False if it is none of the words of this room."""
-        word, _, name = line.partition(" ")
-        if word not in WORDS:
-            return False
-        uuids = self._pool.named(name)
-        if not uuids:
-            self._warn(f"somebody asked this run to {word} GPU {name}, which it does not use")
-        for uuid in uuids:
-            if word == "return":
-                self._pool.give_back(uuid)
-            else:
-                self._pool.drain(uuid, at_once=word == "drain-now")
-        return True
+    def obey(self, request: ControlRequest, uuid: str) -> None:
+        """Carry out a request about a GPU."""
+        if uuid not in [status.uuid for status in self._pool.rows()]:
+            self._warn(f"request ignored: {request} {uuid:.100}, as this run uses no such GPU")
+        elif request is ControlRequest.RETURN:
+            self._pool.give_back(uuid)
+        else:
+            self._pool.drain(uuid, at_once=request is ControlRequest.DRAIN_NOW)

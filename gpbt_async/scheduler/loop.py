@@ -4,13 +4,13 @@
 > performance ends in a fact.
 
 Everything happens on the event loop's one thread: a turn is never interrupted, so engine and journal need no lock.
-A command becomes a task of one TaskGroup, and the tasks know nothing of each other; what must be decided between
-members is decided by the engine. `_train` is a member's life, told from top to bottom.
+A command becomes a task of one TaskGroup, and the tasks know nothing of each other; the engine decides what must be
+decided between members. `_train` is a member's attempt, from top to bottom.
 
-The one surprise is how little is waited for. A fact is in the kernel's hands before it is acted on, so a killed
-scheduler loses nothing; to survive a power failure it must also reach the disk, and for that the journal syncs
-behind us. Losing its tail there is harmless, as it only means training a little again, with one exception: a
-checkpoint that was deleted because of a lost fact. So only a Discard waits for the disk.
+The one surprise is how little is waited for. A fact is in the kernel's hands before the loop acts on it, so a killed
+scheduler loses nothing; to survive a power failure it must also reach the disk, and the journal syncs to the disk
+behind the loop's back. To lose its tail to a power failure is harmless, as it only means training a little again, with
+one exception: a checkpoint that was deleted because of a lost fact. So only a Discard waits for the disk.
 """
 
 from __future__ import annotations
@@ -26,38 +26,31 @@ from ..engine.tree import State
 from ..errors import Advice, FolderError, GPBTError, PreflightError
 from ..preflight.checks import Preflight
 from ..processes import wire
-from ..processes.outcome import reason
 from ..searchers import registry
 from ..storage.checkpoints import CheckpointError
-from .admission import Admission
+from .admission import Admission, Briefing
 from .blame import Blame
-from .clock import Deadlines
 from .disk_budget import is_full
+from .member_session import MemberSession
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-    from ..analysis.usage import Usage
     from ..ask import Ask
-    from ..devices.slots import Pool
-    from ..engine.engine import Engine
+    from ..devices.slots import Slot
     from ..engine.tree import Node
     from ..events import Command, Event, Fact
     from ..findings import Finding
-    from ..processes.launcher import Launcher
-    from ..processes.worker import Worker
-    from ..searchers.client import SearcherClient
+    from ..processes.worker import Heard, Worker
     from ..storage.checkpoints import CheckpointStore
-    from ..storage.folder import RunFolder
-    from ..storage.journal import Journal
-    from .admission import Briefing
+    from ..storage.gpu_report import DeviceStatus
     from .clock import Clock
-    from .disk_budget import Disk
+    from .open_run import OpenRun
 
 
-#: the reason of a pause that somebody asked for
-PAUSED = "somebody has paused the run"
+#: the reason of a pause that a person asked for
+PAUSED = "the run is paused"
 LATE = (
     "early_stop='median' decides at a member's first report, and members report {!r} only once: "
     "report it earlier too, or it is stopped when all its work is done"
@@ -69,58 +62,45 @@ class Interrupted(Exception):
 
 
 class Scheduler:
-    """Performs the engine's commands until nothing is left, or until told to stop. Rooms come opened, and stay so.
+    """Performs the engine's commands until nothing is left, or until `stop`. Closes nothing that it was given.
 
     tell: called with every fact after the engine has handled it, and with Reported and Warned as they come. strict:
-    the first finding of the pre-flight ends the run. silence: findings that are not told, beside the settings' own.
+    the first finding of the pre-flight ends the run. silence: findings that are not reported, beside the settings' own.
     """
 
     def __init__(
         self,
-        *,
-        engine: Engine,
-        usage: Usage,
-        journal: Journal,
-        folder: RunFolder,
+        run: OpenRun,
         store: CheckpointStore,
-        slots: Pool,
-        launcher: Launcher,
-        asking: SearcherClient,
-        briefing: Briefing,
-        disk: Disk,
         clock: Clock,
         tell: Callable[[Event], None],
+        *,
         strict: bool = False,
         silence: Sequence[str] = (),
     ) -> None:
-        self.engine = engine
-        self.usage = usage
-        self.settings = engine.settings  # what a resume adopts was adopted before
-        self._journal = journal
-        self._folder = folder
-        self._store = store
-        self._slots = slots
-        self._launcher = launcher
-        self._asking = asking
-        self._clock = clock
-        self._briefing, self._disk = briefing, disk
-        self._tell, self._strict = tell, strict
-        self._over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        state = run.state
+        self.engine = state.engine
+        self.settings = state.settings  # what a resume adopts was adopted before
+        self._apply, self._journal, self._folder = state.apply, state.journal, state.folder
+        self._slots, self._launcher, self._searcher, self._disk = run.slots, run.launcher, run.searcher, state.disk
+        self._store, self._clock, self._tell, self._strict = store, clock, tell, strict
+        loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[str | None] = loop.create_future()
         self._tasks: asyncio.TaskGroup | None = None
         #: the processes of members in training, by member
         self._workers: dict[int, Worker] = {}
         #: checkpoints of earlier sessions: whether each is whole, once it has been read
-        loop = asyncio.get_running_loop()
-        self._doubted = {id: loop.create_future() for id, m in engine.stored.items() if m.state is State.FINISHED}
-        self._told_of_late_reports = False
-        #: what the pre-flight looks at; its findings are facts
+        finished = [m for m in self.engine.stored.values() if m.state is State.FINISHED]
+        self._doubted: dict[int, asyncio.Future[bool]] = {m.id: loop.create_future() for m in finished}
         self.preflight = Preflight(self.settings, silence)
-        for fact in engine.findings:
+        for fact in self.engine.findings:
             self.preflight.remember(fact)
-        self._watchdog = Watchdog(engine, slots, self._warn)
-        self.gate = Admission(slots, disk, briefing, self._watchdog.queued)
-        self._blame = Blame(slots, disk, store, self.gate)
-        #: set from the first failure or cancellation on: facts still come in, nothing is performed any more
+        self._briefing = Briefing(self.settings, self._folder, store, state.record.cwd)
+        self.admission = Admission(self._slots, self._disk, self._briefing)
+        self._watchdog = Watchdog(self.engine, self._slots, lambda: self.admission.queued, self._warn)
+        self._blame = Blame(self._slots, self._disk, store)
+        self._warned_of_late_reports = False
+        #: set from the first failure or cancellation on: facts still come in, no command is performed any more
         self._ending = False
 
     async def run(self, opened: events.Opened) -> str | None:
@@ -133,20 +113,7 @@ class Scheduler:
             async with asyncio.TaskGroup() as self._tasks:
                 watching = asyncio.create_task(self._watchdog.watch(), name="gpbt-async watchdog")
                 try:
-                    self.turn(opened)
-                    self._find(self.preflight.declared())
-                    if self._strict and self.preflight.found:  # of an earlier session
-                        self._refuse(self.preflight.found[0])
-                    doubted = [m for m in self.engine.tree.members if m.id in self._doubted]
-                    for member in sorted(doubted, key=lambda m: not m.unsettled):  # first, whom children wait for
-                        self._spawn(self._verify, member, self._doubted[member.id])
-                    self._slots.on_capacity = self._capacity
-                    self._slots.on_sample = self._sample
-                    self._disk.on_change = self._room
-                    self.gate.on_change = self._by_hand
-                    if self.gate.paused:
-                        self._by_hand(True)
-                    self._capacity(len(self._slots))  # it may have changed since the run was opened
+                    self._begin(opened)
                     reason = await self._over
                     if reason is None or reason:
                         raise Interrupted  # members still training are of no use any more
@@ -162,55 +129,73 @@ class Scheduler:
             self._slots.on_sample = lambda _: None
         return reason
 
+    def _begin(self, opened: events.Opened) -> None:
+        """The first turns; from then on the slots, the disk and the admission report by themselves."""
+        self.turn(opened)
+        self._record(self.preflight.declared())
+        if self._strict and self.preflight.found:  # of an earlier session
+            self._refuse(self.preflight.found[0])
+        doubted = [m for m in self.engine.tree.members if m.id in self._doubted]
+        for member in sorted(doubted, key=lambda m: not m.unsettled):  # first those that children wait for
+            self._spawn(self._verify, member, self._doubted[member.id])
+        self._slots.on_capacity = self._capacity
+        self._slots.on_sample = self._sample
+        self._disk.on_change = self._room
+        self.admission.on_change = self._by_hand
+        if self.admission.paused:
+            self._by_hand(True)
+        self._capacity(len(self._slots))  # it may have changed since the run was opened
+
     def stop(self, error: GPBTError | None = None) -> None:
         """Stop every member and end, raising the error if there is one; the run can be resumed."""
         if not self._over.done():
             self._over.set_exception(error) if error is not None else self._over.set_result(None)
 
+    # ---- what the slots, the disk and the admission report
+
     def _capacity(self, slots: int) -> None:
         if slots != self.engine.slots and not self._ending:
             self.turn(events.Capacity(t=self._clock.now(), slots=slots))
 
-    def _warn(self, text: str) -> None:
-        self._tell(events.Warned(t=self._clock.now(), text=text))
+    def _sample(self, gpus: list[DeviceStatus]) -> None:
+        if not self._ending:
+            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpu.journaled() for gpu in gpus)))
 
     def _room(self, paused: str, loud: bool) -> None:
         fact = events.Paused(t=self._clock.now(), reason=paused)
         if loud:
-            self._warn(fact.told(self._folder.typed))
+            self._warn(fact.sentence(self._folder.typed))
         if not self._ending:
             self.turn(fact)
 
     def _by_hand(self, paused: bool) -> None:
-        if not self._ending:  # no warning: those are shown once, and a person may pause a run again and again
+        if not self._ending:  # no warning: a warning is shown once, and a person may pause a run again and again
             self.turn(events.Paused(t=self._clock.now(), reason=PAUSED if paused else "", by_hand=True))
 
-    def _sample(self, gpus: list[dict[str, Any]]) -> None:
-        if not self._ending:
-            self.turn(events.Sampled(t=self._clock.now(), gpus=tuple(gpus)))
+    def _warn(self, text: str) -> None:
+        self._tell(events.Warned(t=self._clock.now(), text=text))
+
+    # ---- a turn
 
     def turn(self, fact: Fact) -> None:
         if isinstance(fact, events.Failed) and (astray := self._folder.astray()):
-            raise FolderError(astray)  # in a folder that was taken away nobody can do what he is to do
-        self._journal.append(fact)
-        commands = self.engine.handle(fact)
-        self.usage.fold(fact, self.engine)
-        self._disk.fold(fact)
+            raise FolderError(astray)  # every member must fail in a folder that was taken away
+        commands = self._apply(fact)
         if self._journal.low:
             self._disk.tight()
         if isinstance(fact, events.Published | events.Damaged):
             self._point()
         self._tell(fact)
-        for wanted in commands:
-            self._perform(wanted)
-        self._find(self.preflight.fold(fact, self.engine))
+        for command in commands:
+            self._perform(command)
+        self._record(self.preflight.fold(fact, self.engine))
 
-    def _find(self, findings: Iterable[Finding]) -> None:
-        """Write down what the pre-flight has found; views say it."""
-        for each in findings:
-            self.turn(events.Found(t=self._clock.now(), **asdict(each)))
+    def _record(self, findings: Iterable[Finding]) -> None:
+        """Turn what the pre-flight has found into facts."""
+        for finding in findings:
+            self.turn(events.Found(t=self._clock.now(), **asdict(finding)))
             if self._strict:
-                self._refuse(each)
+                self._refuse(finding)
 
     def _refuse(self, finding: Finding) -> None:
         how = f"--silence {finding.code} disagrees, a resume without --strict goes on"
@@ -224,6 +209,34 @@ class Scheduler:
         except FolderError as error:
             self._warn(str(error))
 
+    # ---- commands
+
+    def _perform(self, command: Command) -> None:
+        if self._ending:
+            return
+        match command:
+            case events.Suggest(path, generation):
+                # read off the tree now, in this very turn: a later fact may withdraw the question
+                ask = self.engine.ask(path, kin=registry.uses_kin(self.settings.searcher, generation))
+                self._spawn(self._suggest, ask, self.engine.count, of=command)
+            case events.Start(id, attempt):
+                self._spawn(self._train, self.engine.tree.members[id], attempt, of=command)
+            case events.Verdict(id, attempt, stop):
+                worker = self._workers.get(id)
+                if worker is not None and worker.attempt == attempt:
+                    if stop:
+                        self._spawn(worker.stop, "stopped early: its first report is worse than the median")
+                    else:
+                        worker.go()
+            case events.Publish(id, attempt):
+                self._spawn(self._publish, self.engine.tree.members[id], attempt, of=command)
+            case events.Discard(id):
+                self._disk.leave(id)
+                self._spawn(self._discard, id, of=command)
+            case events.Finish(reason):
+                if not self._over.done():
+                    self._over.set_result(reason)
+
     def _spawn(self, perform: Callable[..., Coroutine[Any, Any, None]], *args: Any, of: Command | None = None) -> None:
         async def watched() -> None:
             try:
@@ -233,43 +246,12 @@ class Scheduler:
                 raise
 
         assert self._tasks is not None
-        self._watchdog.performed[of] += 1
-        # not in `watched`: one that is cancelled before its first step never gets there
+        self._watchdog.begun(of)
+        # not in `watched`: a task that is cancelled before its first step never gets there
         self._tasks.create_task(watched()).add_done_callback(lambda _: self._watchdog.done(of))
 
-    def _perform(self, wanted: Command) -> None:
-        if self._ending:
-            return
-        match wanted:
-            case events.Suggest(path):
-                # read off the tree now, in this very turn: a later fact may withdraw the question
-                generation = self.engine.generation_asked(path)
-                if generation is None:
-                    return
-                ask = self.engine.ask(path, kin=registry.uses_kin(self.settings.searcher, generation))
-                self._spawn(self._suggest, ask, self.engine.count, of=wanted)
-            case events.Start(id, attempt):
-                self._spawn(self._train, self.engine.tree.members[id], attempt, of=wanted)
-            case events.Verdict(id, attempt, stop):
-                worker = self._workers.get(id)
-                if worker is not None and worker.attempt == attempt:
-                    if stop:
-                        self._spawn(worker.stop, "stopped early: its first report is worse than the median")
-                    else:
-                        worker.go()
-            case events.Publish(id, attempt):
-                self._spawn(self._publish, self.engine.tree.members[id], attempt, of=wanted)
-            case events.Discard(id):
-                self._disk.leave(id)
-                self._spawn(self._discard, id, of=wanted)
-            case events.Finish(reason):
-                if not self._over.done():
-                    self._over.set_result(reason)
-
-    # ---- performances
-
     async def _suggest(self, ask: Ask, asked: int) -> None:
-        config = await self._asking.suggest(ask, lambda: self.engine.wants(ask.path, ask.generation, asked))
+        config = await self._searcher.suggest(ask, lambda: self.engine.wants(ask.path, ask.generation, asked))
         if config is None:
             return  # withdrawn before its turn came
         self.turn(
@@ -278,114 +260,106 @@ class Scheduler:
             )
         )
 
-    async def _train(self, member: Node, attempt: int) -> None:
-        """A member's life: a slot, a process, what it says, how it ended."""
-        await asyncio.sleep(member.retry_delay)
-        # first: a child of a damaged parent has failed, and must not be waiting for a disk when the run has finished
-        if await self._whole(member.parent) and member.state is State.TRAINING:
-            await self._attempt(member, attempt)
+    # ---- training
 
-    async def _attempt(self, member: Node, attempt: int) -> None:
-        score: float | None = None
-        scores = 0
-        metrics: dict[str, float] = {}
-        names: dict[str, Any]
-        entered: float | None = None
-        undecided = judged = self._briefing.judged(member)
-        blame = ""
-        async with self.gate.passed(member, attempt) as (slot, begin):
-            async with await self._launcher.start(begin, argv=self._briefing.argv(begin, member)) as worker:
-                self._workers[member.id] = worker
-                self._slots.bind(slot, worker.pid, member.id)
-                if slot.evicted is not None:
-                    slot.evicted.add_done_callback(lambda _: worker.kill())
-                self.turn(self._briefing.started(self._clock.now(), member, attempt, slot, worker.pid))
-                limits = self.settings.stall_timeout, self.settings.member_timeout
-                with Deadlines(*limits, lambda why: self._spawn(worker.stop, why, 0.0)) as deadlines:
-                    async for message in worker:
-                        match message:
-                            case wire.Enter(at):
-                                entered = at
-                                deadlines.entered()
-                                self.turn(events.Entered(t=self._clock.at(at), member=member.id, attempt=attempt))
-                            case wire.Report(values, at):
-                                deadlines.heard()
-                                floats = {name: wire.real(value) for name, value in values.items()}
-                                metrics.update(floats)
-                                score = floats.get(self.settings.score, score)
-                                names = {"t": self._clock.at(at), "member": member.id, "attempt": attempt}
-                                self._tell(events.Reported(**names, metrics=floats))
-                                if self.settings.score in floats:
-                                    scores += 1
-                                    if undecided:
-                                        undecided = False
-                                        self.turn(events.Judged(**names, score=floats[self.settings.score]))
-                                    elif self.engine.termination.unsure:
-                                        self.turn(events.Scored(**names))
-                            case wire.End(how, telemetry=telemetry):
-                                deadlines.close()
-                                if how is wire.Exit.RETURNED and telemetry:
-                                    self._find(self.preflight.heard(member, telemetry))
-                            case Advice(text, remedy):
-                                self._warn(f"member {member.id}: {text}" + (f"; {remedy}" if remedy else ""))
-            del self._workers[member.id]
-            outcome = worker.outcome
+    async def _train(self, member: Node, attempt: int) -> None:
+        """One attempt of a member: a slot, a process, its reports, and how it ended."""
+        await asyncio.sleep(member.retry_delay)
+        # before a slot: a child of a damaged parent has failed, and must not wait for a disk when the run has finished
+        if not await self._whole(member.parent) or member.state is not State.TRAINING:
+            return
+        alone = self._blame.alone(member)
+        async with self.admission.passed(member, attempt, alone) as (slot, begin):
+            session, worker = await self._follow(member, attempt, slot, begin)
+            outcome, blame = worker.outcome, ""
             if outcome.how is wire.Exit.RETURNED:
                 self._slots.returned(slot)
             else:
                 scratch = Path(begin.checkpoint)
-                blame = await self._blame.lost(member, slot, outcome, scratch, deadlines.overdue)
+                blame = await self._blame.lost(member, slot, outcome, scratch, session.overdue)
                 outcome = self._blame.explained(outcome, scratch)
                 await self._clear(scratch)
-        # from here to the fact nothing is awaited: the next member must not get the slot before this one's end is told
-        seconds = max(0.0, outcome.at - entered) if entered is not None else 0.0
-        names = {"t": self._clock.now(), "member": member.id, "attempt": attempt, "seconds": seconds}
-        if outcome.how is wire.Exit.RETURNED:
-            if judged and scores == 1 and not self._told_of_late_reports:
-                self._told_of_late_reports = True
-                self._warn(LATE.format(self.settings.score))
-            self.turn(events.Trained(**names, score=score, metrics=metrics, unread=worker.unread))
-        elif blame:
-            self.turn(events.Lost(**names, reason=blame))
-        elif outcome.how is wire.Exit.STOPPED and not deadlines.overdue:
-            self.turn(events.StoppedEarly(**names, score=score, metrics=metrics))
-        elif outcome.how is wire.Exit.LOST:
-            self.turn(events.Lost(**names, reason=reason(outcome)))
-        else:
-            why = deadlines.overdue or reason(outcome)
-            certain = not deadlines.overdue and self._blame.certain(member, outcome, why)
-            self.turn(events.Failed(**names, reason=why, certain=certain))
+        # from here to the fact nothing is awaited: the next member must not get the slot before this one's last fact
+        if outcome.how is wire.Exit.RETURNED and self._briefing.judged(member) and session.scores == 1:
+            self._warn_of_late_reports()
+        certain = not session.overdue and self._blame.certain(member, outcome, session.why(outcome))
+        now = self._clock.now()
+        self.turn(session.ended(now, outcome, blame=blame, certain=certain, unread=worker.unread))
+
+    async def _follow(self, member: Node, attempt: int, slot: Slot, begin: wire.Begin) -> tuple[MemberSession, Worker]:
+        """Have a process train the member, and follow it until all of it is gone."""
+        async with await self._launcher.start(begin, argv=self._briefing.argv(begin, member)) as worker:
+            self._workers[member.id] = worker
+            self._slots.bind(slot, worker.pid, member.id)
+            if slot.evicted is not None:
+                slot.evicted.add_done_callback(lambda _: worker.kill())
+            self.turn(self._briefing.started(self._clock.now(), member, attempt, slot, worker.pid))
+            session = MemberSession(
+                self.settings, member.id, attempt, end=lambda why: self._spawn(worker.stop, why, 0.0)
+            )
+            with session:
+                async for message in worker:
+                    session.hear(message)
+                    self._heard(session, message, begin.judged)
+        del self._workers[member.id]
+        return session, worker
+
+    def _heard(self, session: MemberSession, message: Heard, judged: bool) -> None:
+        """The facts that follow from a message. judged: whether the first score waits for a verdict."""
+        member, attempt = session.member, session.attempt
+        match message:
+            case wire.Enter(at):
+                self.turn(events.Entered(t=self._clock.at(at), member=member, attempt=attempt))
+            case wire.Report(_, at):
+                t, score = self._clock.at(at), session.report.get(self.settings.score)
+                self._tell(events.Reported(t=t, member=member, attempt=attempt, metrics=session.report))
+                if score is not None and judged and session.scores == 1:
+                    self.turn(events.Judged(t=t, member=member, attempt=attempt, score=score))
+                elif score is not None and self.engine.termination.unsure:
+                    self.turn(events.Scored(t=t, member=member, attempt=attempt))
+            case wire.End(wire.Exit.RETURNED, telemetry=telemetry) if telemetry:
+                self._record(self.preflight.heard(self.engine.tree.members[member], telemetry))
+            case Advice(text, remedy):
+                self._warn(f"member {member}: {text}" + (f"; {remedy}" if remedy else ""))
+
+    def _warn_of_late_reports(self) -> None:
+        if not self._warned_of_late_reports:
+            self._warned_of_late_reports = True
+            self._warn(LATE.format(self.settings.score))
+
+    # ---- checkpoints
 
     async def _whole(self, parent: Node | None) -> bool:
-        """Is the parent's checkpoint still what was published? Read once a session; one of this session is."""
+        """Is the parent's checkpoint still as it was published? Read once a session; not if published in this one."""
         if parent is None or parent.id not in self._doubted:
             return True
         return await asyncio.shield(self._doubted[parent.id])
 
-    async def _verify(self, member: Node, told: asyncio.Future[bool]) -> None:
+    async def _verify(self, member: Node, whole: asyncio.Future[bool]) -> None:
         problem = await self._store.verify(self._folder.member(member.id).checkpoint)
         if problem is not None and member.id in self.engine.stored:  # else it was being deleted
-            names: dict[str, Any] = {"member": member.id, "attempt": member.attempt}
             self._warn(f"member {member.id} is no parent any more: {problem}")
-            self.turn(events.Damaged(t=self._clock.now(), reason=problem, **names))
-        told.set_result(problem is None)
+            t, attempt = self._clock.now(), member.attempt
+            self.turn(events.Damaged(t=t, member=member.id, attempt=attempt, reason=problem))
+        whole.set_result(problem is None)
 
     async def _publish(self, member: Node, attempt: int) -> None:
-        places = self._folder.member(member.id)
-        names: dict[str, Any] = {"member": member.id, "attempt": attempt}
+        id, places = member.id, self._folder.member(member.id)
         while True:
             try:
                 published = await self._store.publish(places.attempt(attempt), places.checkpoint)
             except CheckpointError as error:
-                if is_full(error):  # what was trained is there; the little that is missing will find room
+                if is_full(error):  # what was trained is on the disk; there will be room for the little that is missing
                     self._disk.full()
                     await self._disk.again()
                     continue
                 await self._clear(places.attempt(attempt))
-                certain = self._blame.unpublishable(member, error, str(error))
-                self.turn(events.Failed(t=self._clock.now(), reason=str(error), certain=certain, **names))
+                t, why = self._clock.now(), str(error)
+                certain = self._blame.unpublishable(member, error, why)
+                self.turn(events.Failed(t=t, member=id, attempt=attempt, reason=why, certain=certain))
             else:
-                self.turn(events.Published(t=self._clock.now(), size=published.size, digest=published.digest, **names))
+                t, size, digest = self._clock.now(), published.size, published.digest
+                self.turn(events.Published(t=t, member=id, attempt=attempt, size=size, digest=digest))
             return
 
     async def _discard(self, id: int) -> None:
@@ -396,7 +370,7 @@ class Scheduler:
         self.turn(events.Discarded(t=self._clock.now(), member=id))
 
     async def _clear(self, *paths: Path) -> None:
-        """Delete what nobody needs. What cannot be deleted only takes up room: told, and tried again at a resume."""
+        """Delete what is not needed. What cannot be deleted only takes up room: warn, and try again at a resume."""
         try:
             await self._store.discard(*paths)
         except CheckpointError as error:

@@ -1,9 +1,9 @@
-"""A run from outside: open it, listen to it, stop it, read what it came to.
+"""A run from outside: start it, listen to it, stop it, read its results.
 
-The door for applications and for the command line. It has the rooms opened (opening.py), hands them to a Scheduler, and
-closes them again in reverse, whatever happens in between: one AsyncExitStack is the whole of that promise. It forces
-nothing on the application: no signal handler, no event-loop policy, no logging set-up; what a person should know goes
-to the logger "gpbt_async" and to listeners.
+The entry point of applications and of the command line. `Run` has a run opened (startup.py), hands it to a Scheduler,
+and closes all of it again in reverse, whatever happens in between: one AsyncExitStack is the whole of that promise. It
+forces nothing on the application: no signal handler, no event-loop policy, no logging set-up. Warnings go to the logger
+"gpbt_async" and to listeners.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,18 +25,17 @@ from ..errors import FolderError, GPBTError, first
 from ..experiment import silenced
 from ..preflight.checks import finding_of
 from ..storage.checkpoints import CheckpointStore
-from ..storage.control import GO_ON, PAUSE
+from ..storage.control import ControlRequest
 from ..storage.files import bytes_below, write_json
-from .admission import Briefing
 from .clock import Clock
 from .disk_budget import PERIOD, is_full
 from .event_stream import EventStream
 from .gpu_status import GpuStatus
 from .loop import Scheduler
-from .startup import Resume, Startup
+from .open_run import OpenRun
+from .startup import Resume, RunRequest, Startup
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from ..events import Event
     from ..experiment import Experiment, Settings
     from ..findings import Finding
-    from ..searchers.client import SearcherClient
     from ..storage.folder import RunFolder
     from ..storage.run_config import RunConfig
+    from .open_run import RunState
 
 
 log = logging.getLogger("gpbt_async")
@@ -60,24 +60,34 @@ class Run:
 
     experiment: an Experiment, a script that declares one (a path, a module as "pkg.train", of several "FILE:NAME"), or
     None to resume `folder` as it was declared. folder: where the run lives; None = the first free `runs/NAME-N`.
-    resume: "never" refuses a folder that holds a run, "must" one that does not, "auto" takes both. slots >= 1: on the
-    CPU. gpus: "all", "none", indices or UUIDs with commas; None = as the experiment's resources say. start: "zygote"
-    (fork of a process that has imported the script, even if that has started native threads) or "exec" (a fresh
-    interpreter a member); None = forks where they are safe. A resumed run has the slots, gpus and start it was begun
-    with, unless others are given. changes: fields of the experiment to replace, of a new run only.
+    resume: "never" refuses a folder that holds a run, "must" one that does not, "auto" takes both. changes: fields of
+    the experiment to replace, of a new run only. changed_script: resume though the script is not what it was. adopt:
+    fields to take over as they are declared now, as ("space",); a warning names any other difference, and the run
+    goes on as it began. retry_failed: give the members that failed last all attempts again. strict: end at the first
+    finding of the pre-flight (PreflightError). silence: findings that this session does not report. again: begin a new
+    run as that one began: its script, settings, slots, GPUs, trackers.
 
-    share, vram: over those of the experiment's resources. wait_for_gpus: when every GPU is taken, wait instead of
-    refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as
-    "2GiB", that a desktop may use on a GPU given out. affinity: bind members to cores near their GPU. nvml_library: the
-    path of libnvidia-ml.so.1. disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. track:
-    trackers, as "jsonl" or "mlflow:mlruns" (trackers.py); None = as the run was begun. changed_script: resume though
-    the script is not what it was. adopt: fields to take over as they are declared now, as ("space",); what else is
-    declared otherwise than when the run began is told, and stays as it was. retry_failed: give those that failed last
-    all attempts again. strict: end at the first finding of the pre-flight (PreflightError). silence: findings that this
-    session does not tell. again: begin a new run as that one was: its script, settings, slots, GPUs, trackers. Raises
-    GPBTError's subclasses on entering when nothing can be started; RunFailed, LaunchError or SearcherError from `wait`
-    and on leaving when it was started and failed.
+    The others are options (declaration.options.RunOptions): None = not given, and then a resume has what the run had
+    before. slots >= 1: on the CPU. gpus: "all", "none", indices or UUIDs with commas; None = as the experiment's
+    resources say. share, vram: over those of the resources. start: "zygote" (fork of a process that has imported the
+    script, even if that has started native threads) or "exec" (a fresh interpreter a member); None = forks where they
+    are safe. wait_for_gpus: when every GPU is taken, wait instead of refusing. xids: whose fault an Xid is ("member",
+    "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as "2GiB", that a desktop may use on a GPU of the
+    run. affinity: bind members to cores near their GPU (the default). nvml_library: the path of libnvidia-ml.so.1.
+    disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. track: trackers, as "jsonl" or
+    "mlflow:mlruns" (guide "report"). "none" takes back disk and others_may_use, {} xids, () track.
+
+    Raises GPBTError's subclasses on entering when nothing can be started; RunFailed, LaunchError or SearcherError from
+    `wait` and on leaving when it was started and failed.
     """
+
+    #: "finished", "failed" or "interrupted", once over; None while it runs
+    how: str | None = None
+    _state: RunState | None = None
+    _open: OpenRun | None = None
+    _scheduler: Scheduler | None = None
+    _task: asyncio.Task[None] | None = None
+    _stopping = _pausing = _entered = False
 
     def __init__(
         self,
@@ -107,70 +117,53 @@ class Run:
         again: RunConfig | None = None,
     ) -> None:
         standalone.use()
+        options = RunOptions(
+            slots=slots, gpus=gpus, share=share, vram=vram, start=start, disk=disk, wait_for_gpus=wait_for_gpus,
+            xids=xids, others_may_use=others_may_use, affinity=affinity, nvml_library=nvml_library,
+            track=None if track is None else tuple(track),
+        )  # fmt: skip
         self._clock = Clock()
-        self._opening = Startup(
-            experiment,
-            folder,
-            resume=resume,
-            options=RunOptions(
-                slots=slots,
-                gpus=gpus,
-                share=share,
-                vram=vram,
-                start=start,
-                disk=disk,
-                wait_for_gpus=wait_for_gpus,
-                xids=xids,
-                others_may_use=others_may_use,
-                affinity=affinity,
-                nvml_library=nvml_library,
-                track=None if track is None else tuple(track),
-            ),
-            runs=runs,
-            changed_script=changed_script,
-            adopt=adopt,
-            retry_failed=retry_failed,
-            changes=changes,
-            again=again,
-            clock=self._clock,
-            warn=self.warn,
-        )
+        request = RunRequest(
+            experiment=experiment, folder=folder, resume=resume, options=options, runs=runs, adopt=adopt,
+            changed_script=changed_script, retry_failed=retry_failed, changes=dict(changes or {}), again=again,
+        )  # fmt: skip
+        self._startup = Startup(request, self._clock, self.warn)
+        self._retry, self._strict, self._silence = retry_failed, strict, silenced(silence)
         self._listeners: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._stack = contextlib.AsyncExitStack()
-        self._task: asyncio.Task[None] | None = None
-        self._scheduler: Scheduler | None = None
-        self._strict, self._silence = strict, silenced(silence)
-        self._stopping = self._pausing = self._entered = False
         self.warnings: list[str] = []
-        #: "finished", "failed" or "interrupted", once over; None while it runs
-        self.how: str | None = None
 
-    # ---- what it is, what it came to
+    # ---- what it is, and its results
+
+    def _entered_state(self) -> RunState:
+        if self._state is None:
+            raise RuntimeError("a Run knows this once it is entered: async with Run(...) as run")
+        return self._state
 
     @property
     def folder(self) -> RunFolder:
         """Where the run lives; once entered."""
-        return self._opening.folder
+        return self._entered_state().folder
 
     @property
     def settings(self) -> Settings:
         """What the experiment declares, options applied; once entered."""
-        return self._opening.settings
+        return self._entered_state().settings
 
     @property
     def engine(self) -> Engine:
-        """The engine, to be read only; once entered."""
-        return self._opening.engine
+        """The engine, to read only; once entered."""
+        return self._entered_state().engine
 
     @property
     def usage(self) -> Usage:
-        """Where the slots' time went, in seconds, to be read only; once entered."""
-        return self._opening.usage
+        """Where the slots' time went, in seconds, to read only; once entered."""
+        return self._entered_state().usage
 
     @property
     def slots(self) -> Pool | None:
         """The slots; None when the run had finished already."""
-        return getattr(self._opening, "slots", None)
+        return self._open.slots if self._open is not None else None
 
     @property
     def findings(self) -> list[Finding]:
@@ -180,7 +173,7 @@ class Run:
     @property
     def best(self) -> Best | None:
         """The best published member so far: member, score, config, schedule, checkpoint. None before the first."""
-        best = self.engine.best if hasattr(self._opening, "engine") else None
+        best = self._state.engine.best if self._state is not None else None
         return results.best_of(best, self.folder.member(best.id).checkpoint if best else None)
 
     @property
@@ -190,10 +183,10 @@ class Run:
 
     def pids(self) -> dict[str, int | None]:
         """The processes beside the members: guardian and zygote, by name."""
-        return self._opening.launcher.pids() if self._task is not None else {}
+        return self._open.launcher.pids() if self._open is not None else {}
 
     def summary(self) -> dict[str, Any]:
-        """What stands in summary.json, as of now."""
+        """The content of summary.json, as of now."""
         size, names = bytes_below(self.folder.members), {"run": self.folder.name, "version": VERSION}
         return results.summary(self.engine, self.usage.so_far(), how=self.how, disk_bytes=size, **names)
 
@@ -204,10 +197,13 @@ class Run:
             raise RuntimeError("a Run is entered once; make another to go on")
         self._entered = True
         async with contextlib.AsyncExitStack() as stack:
-            if await self._opening.open(stack):
-                self._begin(stack)
+            opened = await self._startup.open(stack)
+            if isinstance(opened, OpenRun):
+                self._open, self._state = opened, opened.state
+                self._begin(opened, stack)
             else:
-                await self._complete()
+                self._state = opened
+                await self._complete(opened)
             self._stack = stack.pop_all()
         return self
 
@@ -217,7 +213,7 @@ class Run:
         try:
             if self._task is not None and not self._task.done():
                 self.stop()
-            # not shielded from a second cancellation: whoever cancels twice wants out, and the guardian cleans up
+            # not shielded from a second cancellation, which is meant to be quick: the guardian cleans up then
             with contextlib.suppress(GPBTError) if kind is not None else contextlib.nullcontext():
                 await self.wait()
         finally:
@@ -239,15 +235,16 @@ class Run:
         """Begin no member from now on; on=False: begin them again. Those that train go on; a resume forgets it."""
         self._pausing = on
         if self._scheduler is not None:
-            self._scheduler.gate.obey(PAUSE if on else GO_ON)
+            self._scheduler.admission.pause(on)
 
     def kill(self) -> None:
         """End every process of the run at once, without grace. For the second Ctrl-C."""
         self.stop()
-        self._opening.launcher.kill()
+        if self._open is not None:
+            self._open.launcher.kill()
 
     def __aiter__(self) -> AsyncIterator[Event]:
-        """Events from now on, until the run is over. A slow listener misses some (and is told), never holds it up."""
+        """Events from now on, until the run is over. A slow listener misses some (Missed), and never delays the run."""
         listener = EventStream()
         if self._task is None or self._task.done():
             listener.close()
@@ -256,10 +253,31 @@ class Run:
 
     # ---- running
 
-    def _begin(self, stack: contextlib.AsyncExitStack) -> None:
-        """Everything is there: open the last rooms and set the loop going."""
-        rooms, s = self._opening, self.settings
-        slots = len(rooms.slots)
+    def _begin(self, run: OpenRun, stack: contextlib.AsyncExitStack) -> None:
+        """Open what the loop needs beside the run, and set the loop going."""
+        self._advise(len(run.slots))
+        run.launcher.log_to(self.folder.script_log)
+        if self.settings.command is None:
+            run.launcher.spares(min(len(run.slots), self.settings.population))
+        store = CheckpointStore()
+        stack.callback(store.close)
+        run.state.sweep(store)
+        status = GpuStatus(self.folder.gpus, run.slots, self._clock.now, self.warn)
+        keeping = asyncio.create_task(status.keep(), name="gpbt-async GPU status")
+        stack.push_async_callback(_ended, keeping)
+        control = self.folder.listen(lambda line: self._obey(line, status))
+        stack.callback(control.close)
+        scheduler = Scheduler(run, store, self._clock, self._tell, strict=self._strict, silence=self._silence)
+        self._scheduler = scheduler
+        self.pause(self._pausing)  # both may have been asked for while the run was opened
+        if self._stopping:
+            self.stop()
+        straying = asyncio.create_task(self._stray(scheduler), name="gpbt-async folder")
+        stack.push_async_callback(_ended, straying)
+        self._task = asyncio.create_task(self._main(run, scheduler), name=f"gpbt-async {self.folder.name}")
+
+    def _advise(self, slots: int) -> None:
+        s = self.settings
         if s.schedule == "async" and s.replay is None and slots > max(1, s.population // 2):
             self.warn(
                 f"{slots} slots for a population of {s.population}: with more slots than half the population fast "
@@ -267,46 +285,50 @@ class Run:
             )
         if s.notice and not self.engine.count:
             log.info(s.notice)
-        rooms.launcher.log_to(self.folder.script_log)
-        if s.command is None:
-            rooms.launcher.spares(min(slots, s.population))
-        store = CheckpointStore()
-        stack.callback(store.close)
-        rooms.sweep(store)
-        self._board = GpuStatus(self.folder.gpus, rooms.slots, self._clock.now, self.warn)
-        board = asyncio.create_task(self._board.keep(), name="gpbt-async notice board")
-        stack.push_async_callback(_ended, board)
-        control = self.folder.listen(self._told)
-        stack.callback(control.close)
-        self._scheduler = Scheduler(
-            engine=self.engine,
-            usage=self.usage,
-            journal=rooms.journal,
-            folder=self.folder,
-            store=store,
-            slots=rooms.slots,
-            launcher=rooms.launcher,
-            asking=rooms.asking,
-            briefing=Briefing(s, self.folder, store, rooms.record.cwd),
-            disk=rooms.disk,
-            clock=self._clock,
-            tell=self._tell,
-            strict=self._strict,
-            silence=self._silence,
-        )
-        self.pause(self._pausing)  # both may have been asked for while the run was opened
-        if self._stopping:
-            self.stop()
-        straying = asyncio.create_task(self._stray(self._scheduler), name="gpbt-async folder")
-        stack.push_async_callback(_ended, straying)
-        self._task = asyncio.create_task(self._main(rooms.asking), name=f"gpbt-async {self.folder.name}")
 
     async def _stray(self, scheduler: Scheduler) -> None:
         scheduler.stop(await self.folder.strayed())
 
-    async def _complete(self) -> None:
+    def _obey(self, line: str, status: GpuStatus) -> None:
+        """Do what a line of the control FIFO asks for."""
+        match ControlRequest.parse(line):
+            case None:
+                self.warn(f"unknown control command {line!r}")
+            case ControlRequest.STOP, _:
+                self.stop()
+            case (ControlRequest.PAUSE | ControlRequest.GO_ON) as request, _:
+                self.pause(request is ControlRequest.PAUSE)
+            case request, gpu:
+                status.obey(request, gpu)
+
+    async def _main(self, run: OpenRun, scheduler: Scheduler) -> None:
+        early = asyncio.create_task(run.searcher.open())
+        slots, pid = len(run.slots), os.getpid()
+        opened = events.Opened(t=self._clock.now(), slots=slots, version=VERSION, pid=pid, retry=self._retry)
+        try:
+            reason = await scheduler.run(opened)
+            self.how = "interrupted" if reason is None else "failed" if reason else "finished"
+            await self._close(run.state, reason or "")
+            if self.how == "failed":
+                raise failure(self.engine, self.folder)
+        except BaseExceptionGroup as group:
+            # whatever it was, a bug of gpbt-async included: the run is closed in its journal, and can be resumed
+            error = FolderError(astray) if (astray := self.folder.astray()) else first(group)  # it tripped over that
+            self.how = "interrupted"
+            with contextlib.suppress(GPBTError):  # the first error is the one to raise
+                await self._close(run.state, str(error or group))
+            raise error or group from None
+        finally:
+            early.cancel()
+            await run.tracking.close()
+            for listener in tuple(self._listeners):
+                listener.close()
+
+    # ---- its end
+
+    async def _complete(self, state: RunState) -> None:
         """The run had ended. If it was killed before it could tidy up, do it now; it takes no process."""
-        ended = self.engine.ended
+        ended = state.engine.ended
         assert ended is not None
         self.how = "failed" if ended.reason else "finished"
         store = CheckpointStore()
@@ -319,70 +341,35 @@ class Run:
             for command in self.engine.outstanding():
                 if isinstance(command, events.Discard):
                     await store.discard(self.folder.member(command.member).checkpoint)
-                    self._note(events.Discarded(t=self._clock.now(), member=command.member))
+                    state.apply(events.Discarded(t=self._clock.now(), member=command.member))
         finally:
             store.close()
-        if not self._opening.closed:
-            await self._close(ended.reason)
+        if not state.closed:
+            await self._close(state, ended.reason)
         elif not (self.folder.summary.exists() and self.folder.schedule.exists()):
-            await self._write_down()  # lost, or of a version that said so in the journal first
+            await self._write_results()  # they were lost
         if ended.reason:
             raise failure(self.engine, self.folder, already=True)
 
-    def _note(self, fact: events.Fact) -> None:  # outside the loop
-        self._opening.journal.append(fact)
-        self.engine.handle(fact)
-        self.usage.fold(fact, self.engine)
-
-    def _told(self, line: str) -> None:
-        if line == "stop":
-            self.stop()
-        elif line in (PAUSE, GO_ON):
-            self.pause(line == PAUSE)
-        elif not self._board.obey(line):
-            self.warn(f"somebody told this run {line!r}, which it does not understand")
-
-    async def _main(self, asking: SearcherClient) -> None:
-        assert self._scheduler is not None
-        early = asyncio.create_task(asking.open())
-        try:
-            reason = await self._scheduler.run(self._opening.opened(self._clock.now()))
-            self.how = "interrupted" if reason is None else "failed" if reason else "finished"
-            await self._close(reason or "")
-            if self.how == "failed":
-                raise failure(self.engine, self.folder)
-        except BaseExceptionGroup as group:
-            # whatever it was, a bug of ours included: the run stays one that is told and can be resumed
-            error = FolderError(astray) if (astray := self.folder.astray()) else first(group)  # it tripped over that
-            self.how = "interrupted"
-            with contextlib.suppress(GPBTError):  # the first error is the one to be told
-                await self._close(str(error or group))
-            raise error or group from None
-        finally:
-            early.cancel()
-            await self._opening.tracking.close()
-            for listener in tuple(self._listeners):
-                listener.close()
-
-    async def _close(self, reason: str) -> None:
-        """Write down what the run came to, so far or for good."""
+    async def _close(self, state: RunState, reason: str) -> None:
+        """Write down the run's results, so far or for good, and close it in its journal."""
         self.how = self.how or "interrupted"
         if self.how != "interrupted":
             try:
-                await self._write_down()  # before the fact that says so
+                await self._write_results()  # before the fact that says so
             except GPBTError:
                 self.how = "interrupted"
                 raise
         measures = results.measures(self.engine)
         closed = events.Closed(t=self._clock.now(), how=self.how, reason=reason, measures=measures)  # type: ignore[arg-type]
-        self._note(closed)
+        state.apply(closed)
         self._tell(closed)
-        await self._opening.journal.durable()
+        await state.journal.durable()
         if self.how == "interrupted":
-            await self._write_down()
+            await self._write_results()
 
-    async def _write_down(self) -> None:
-        """Schedule and summary, and the best pointed at. A run that has ended waits for room to do it."""
+    async def _write_results(self) -> None:
+        """Write schedule and summary, and link the best. A run that has ended waits for room on the disk to do it."""
         while True:
             if astray := self.folder.astray():  # what stands at its path now may be another run's
                 raise FolderError(astray)
@@ -396,13 +383,13 @@ class Run:
                 if not is_full(error):
                     raise
                 if self._stopping or self.how == "interrupted":
-                    self.how = "interrupted"  # it is written when the run is taken up again
+                    self.how = "interrupted"  # a resume writes them
                     return
                 self.warn(f"{error}: waiting for room")
             await asyncio.sleep(PERIOD)
 
     def warn(self, text: str) -> None:
-        """Tell a person one sentence (text), once."""
+        """Show a person one sentence (text), once."""
         if text not in self.warnings:
             self.warnings.append(text)
             log.warning(text)

@@ -1,16 +1,16 @@
-"""Opening a run: from what was asked for to rooms that stand ready, new or taken up again.
+"""Start-up: from what `Run` was asked for to an open run, new or resumed.
 
-The order is the point. First what may be refused without starting anything (script, name, folder, lock), then the
-processes, which alone can tell what a script declares; then devices; and only when everything is settled the record
-and the journal, from which moment on the folder holds a run. Each room is put on the caller's exit stack as it opens,
-so a refusal half-way closes what stands, and gives a new run's folder back.
+The order is the point. First all that can be refused without starting a process: script, name, folder, lock. Then the
+processes, which alone can tell what a script declares; then devices. Only when everything is certain does it write
+experiment.json and the journal, from which moment on the folder holds a run. Each part is put on the caller's exit
+stack as it opens, so a refusal half-way closes what is open, and removes a new run's folder.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,8 @@ from .. import __version__ as VERSION
 from .. import events
 from ..analysis.usage import Usage, replay
 from ..declaration.address import find
-from ..devices.discovery import DeviceOptions, discover
+from ..devices.discovery import discover
+from ..devices.request import DeviceRequest, check_options, member_needs
 from ..devices.slots import usable_cores
 from ..engine.engine import Engine
 from ..engine.tree import State
@@ -31,338 +32,330 @@ from ..storage.folder import RunFolder, check_name
 from ..storage.journal import Journal
 from ..storage.run_config import RunConfig, digest
 from ..trackers.client import Tracking
-from .changes import compare
 from .disk_budget import Disk
+from .edits import compare
+from .open_run import OpenRun, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
+    from ..declaration.address import Address
     from ..declaration.options import RunOptions
     from ..devices.slots import Pool
-    from ..storage.checkpoints import CheckpointStore
     from ..storage.lock import Lock
     from .clock import Clock
 
 
 Resume = Literal["never", "auto", "must"]
-#: seconds to wait for the processes of a scheduler that was killed a moment ago to be cleared away
+#: seconds to wait until the processes of a scheduler that was killed a moment ago are gone
 PATIENCE = 5.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What `Run` was asked for; arguments as of Run. Raises ExperimentError."""
+
+    experiment: Experiment | str | os.PathLike[str] | None
+    folder: str | os.PathLike[str] | None
+    resume: Resume
+    options: RunOptions
+    runs: str | os.PathLike[str]
+    changed_script: bool
+    adopt: Sequence[str]
+    retry_failed: bool
+    changes: Mapping[str, Any]
+    again: RunConfig | None
+
+    def __post_init__(self) -> None:
+        if self.resume not in ("never", "auto", "must"):
+            raise ExperimentError.of("resume", self.resume, "must be 'never', 'auto' or 'must'")
+        if self.folder is None and ((self.experiment is None and self.again is None) or self.resume == "must"):
+            raise ExperimentError.of("folder", self.folder, "must be given to resume a run")
+        if self.experiment is not None and not isinstance(self.experiment, Experiment | str | os.PathLike):
+            raise ExperimentError.of("experiment", self.experiment, "must be an Experiment, or the path of a script")
+
+
 class Startup:
-    """What was asked for, and, as `open` goes on, the rooms. Arguments as of Run."""
+    """`open` it once. Paths are resolved here, as an application may change its working directory meanwhile."""
 
-    def __init__(
-        self,
-        experiment: Experiment | str | os.PathLike[str] | None,
-        folder: str | os.PathLike[str] | None,
-        *,
-        resume: Resume,
-        options: RunOptions,
-        runs: str | os.PathLike[str],
-        changed_script: bool,
-        adopt: Sequence[str],
-        retry_failed: bool,
-        changes: Mapping[str, Any] | None,
-        again: RunConfig | None,
-        clock: Clock,
-        warn: Callable[[str], None],
-    ) -> None:
-        if resume not in ("never", "auto", "must"):
-            raise ExperimentError.of("resume", resume, "must be 'never', 'auto' or 'must'")
-        if folder is None and ((experiment is None and again is None) or resume == "must"):
-            raise ExperimentError.of("folder", folder, "must be given to resume a run")
-        if experiment is not None and not isinstance(experiment, Experiment | str | os.PathLike):
-            raise ExperimentError.of("experiment", experiment, "must be an Experiment, or the path of a script")
-        self._experiment = experiment if isinstance(experiment, Experiment) else None
-        self._script = find(experiment) if isinstance(experiment, str | os.PathLike) else None
-        self._sha256 = ""  # of the script, before it is imported
-        self._path = Path(os.path.abspath(folder)) if folder is not None else None
-        self._runs = Path(os.path.abspath(runs))
-        self._resume, self._options = resume, options
-        self._changed_script, self._retry = changed_script, retry_failed
-        self._adopt = (adopt,) if isinstance(adopt, str) else tuple(adopt)
-        self._changes = dict(changes or {})
-        self.tracking = Tracking(options.track or (), warn)
-        self._clock = clock
-        self._warn = warn
-        declared = self._experiment.settings if self._experiment is not None else None
-        self.record = RunConfig(run=secrets.token_hex(8), cwd=os.getcwd(), settings=declared, options=options)
-        self._again = again
-        if again is not None:
-            cwd = again.cwd if os.path.isdir(again.cwd) else os.getcwd()
-            self.record = replace(again, run=self.record.run, cwd=cwd, options=options.over(again.options.for_replay()))
-        self.usage = Usage()
-        #: whether a run that has ended was also closed, its summary written and its checkpoints cleared
-        self.closed = False
-        # in the order in which `open` sets them
-        self.folder: RunFolder
-        self.lock: Lock
-        self.journal: Journal
-        self.engine: Engine
-        self.settings: Settings
-        self.launcher: Launcher
-        self.searcher: SearcherStarter
-        self.asking: SearcherClient
-        self.slots: Pool
-        self.disk: Disk
+    def __init__(self, request: RunRequest, clock: Clock, warn: Callable[[str], None]) -> None:
+        self._request, self._clock, self._warn = request, clock, warn
+        given = request.experiment
+        self._experiment = given if isinstance(given, Experiment) else None
+        self._script = find(given) if isinstance(given, str | os.PathLike) else None
+        self._path = Path(os.path.abspath(request.folder)) if request.folder is not None else None
+        self._runs = Path(os.path.abspath(request.runs))
+        self._adopt = (request.adopt,) if isinstance(request.adopt, str) else tuple(request.adopt)
+        self._cwd = os.getcwd()
+        Tracking(request.options.track or (), warn)  # raises ExperimentError for a tracker that does not exist
 
-    async def open(self, stack: AsyncExitStack) -> bool:
-        """Open every room. False when the run has ended already, and no process was started."""
-        existing = self._existing()
-        if existing is not None:
-            self.folder = existing
-            await self._take_lock(stack)
-            if not self._read_back(stack):
-                return False
-        else:
-            self._create()
-            self.disk = Disk(self.folder.path, self.record.options.disk_bytes, self.folder.logs)
-            await self._take_lock(stack)
-            stack.callback(self.folder.unmake)  # not before it is ours: another launch may be importing there
-        self._settle_trackers()
-        # the mark its processes bear: a copy of the folder has the same id, and must not be taken for it
-        mark = f"{self.record.run}-{self.folder.place()}"
-        self.launcher = Launcher(
-            mark, cwd=self.record.cwd, start=self.record.options.start, log=lambda w: self._warn(str(w))
+    async def open(self, stack: AsyncExitStack) -> OpenRun | RunState:
+        """The run's state alone when the run has ended: then no process was started."""
+        path, resume = self._path, self._request.resume
+        if path is None or resume == "never" or (resume == "auto" and not RunFolder(path).experiment.exists()):
+            return await self.new_run(stack)
+        return await self.resume_run(stack, RunFolder.open(path))
+
+    async def new_run(self, stack: AsyncExitStack) -> OpenRun:
+        if self._adopt:
+            raise ExperimentError(f"adopt: got {self._adopt!r}; this is a new run, which has nothing to adopt")
+        record = self._new_record()
+        script, sha256 = self._new_script(record)
+        folder = self._new_folder(script)
+        lock = await self._lock(folder, stack)
+        stack.callback(folder.unmake)  # not before it is ours: another launch may be importing there
+        tracking = self._trackers(record)
+        launcher = await self._launcher(folder, lock, record, stack)
+        starter = self._searcher_starter(launcher, record.settings, stack)
+        declared = await self._imported(launcher, script, sha256, record, record.settings)
+        record.declared = declared or record.declared
+        settings = record.settings or Settings.from_json(declared or {})
+        needs = member_needs(self._request.options, settings.resources)
+        record.settings = settings = settings.with_options({**self._request.changes, "resources": needs})
+        _find_program(settings, record.cwd)
+        searcher = await self._searcher(settings, record, starter, tracking, stack)
+        slots = await self._slots(settings, record, stack)
+        record.on_gpus = bool(slots.rows())
+        if self._request.again is not None and not record.on_gpus:  # as many threads a member, after a resume too
+            record.options = replace(record.options, slots=len(slots))
+        await record.write(folder.experiment, created=self._clock.now(), version=VERSION)
+        state = RunState(
+            folder=folder,
+            record=record,
+            journal=_journal(folder, stack),
+            engine=Engine(settings),
+            usage=Usage(),
+            disk=Disk(folder.path, record.options.disk_bytes, folder.logs),
         )
-        await stack.enter_async_context(self.launcher)
-        self.launcher.hold(self.lock.fileno())
-        self._start_searcher(stack)
-        await self._declare(existing is None)
-        path = self.record.import_path
-        if self._options.track is not None:
-            self.tracking.check(path)
-        self.asking = SearcherClient(self.settings.space, self.settings.searcher, self.searcher.start, path=path)
-        stack.push_async_callback(self.asking.close)
-        await self.asking.check()  # a module or package that is missing is told before anything is begun
-        # a replay trains as its original did, and so with as many cores a member
-        population = ((self._again and self._again.settings) or self.settings).population
-        options = self.record.options
-        wanted = DeviceOptions.of(options).wanted(
-            self.settings.resources, population,
-            gpus=options.gpus, slots=options.slots,
-            nvml_library=options.nvml_library, before=self.record.on_gpus,
-        )  # fmt: skip
-        self.slots = await discover(wanted, os.environ, warn=self._warn, now=self._clock.now)
-        stack.push_async_callback(self.slots.close)
-        if existing is None:
-            self.record.on_gpus = bool(self.slots.rows())
-            if self._again is not None and not self.record.on_gpus:
-                # as many threads a member, after a resume too
-                self.record.options = replace(options, slots=len(self.slots))
-            await self.record.write(self.folder.experiment, created=self._clock.now(), version=VERSION)
-            self._open_journal(stack)
-            self.engine = Engine(self.settings)
-        else:
-            await self.record.update(self.folder.experiment)
-        self.tracking.open(self.launcher.spawn_helper, self.folder, path)
-        stack.push_async_callback(self.tracking.close)
-        return True
+        tracking.open(launcher.spawn_helper, folder, record.import_path)
+        stack.push_async_callback(tracking.close)
+        return OpenRun(state=state, launcher=launcher, searcher=searcher, slots=slots, tracking=tracking)
 
-    def _settle_trackers(self) -> None:
-        """Those asked for now must be there; those the run was begun with warn if they are not any more.
-
-        A module of the user's own may lie where only the script says: it is looked for once that is imported.
-        """
-        if self._options.track is None:
-            self.tracking = Tracking(self.record.options.track or (), self._warn)
-        else:
-            self.tracking.check(None)
-            self.record.options = replace(self.record.options, track=tuple(self.tracking.wanted))
-
-    def _start_searcher(self, stack: AsyncExitStack) -> None:
-        """Start the searcher's process beside the import of the script, on the guess that it is what it mostly is.
-
-        Only where there are cores to spare: on two, a second import costs the first member a second (measured).
-        """
-        self.searcher = SearcherStarter(self.launcher.spawn_helper)
-        stack.push_async_callback(self.searcher.close)
-        if usable_cores() > 2:
-            known = self.record.settings
-            self.searcher.start_ahead(
-                self._changes.get("searcher") or (known.searcher if known is not None else "local")
+    async def resume_run(self, stack: AsyncExitStack, folder: RunFolder) -> OpenRun | RunState:
+        lock = await self._lock(folder, stack)
+        record = RunConfig.read(folder.experiment)
+        record.options = self._request.options.over(record.options)
+        script, sha256 = self._known_script(record)
+        state = self._read_back(folder, record, stack)
+        if state.engine.ended is not None and not self._reopens(state):
+            if self._adopt:
+                self._warn(f"{folder.name} has ended: nothing is adopted")
+            return state
+        _refuse_missing_checkpoints(state)
+        if lock.rebooted:
+            self._distrust(state)
+        if not os.path.isdir(record.cwd):
+            raise FolderError(
+                f"{folder.name} was launched in {record.cwd}, which is no folder any more: make it, or say "
+                "where the script is now (--script PATH), and members run in the folder this is called in"
             )
+        tracking = self._trackers(record)
+        launcher = await self._launcher(folder, lock, record, stack)
+        starter = self._searcher_starter(launcher, record.settings, stack)
+        declared = await self._imported(launcher, script, sha256, record, state.settings)
+        self._adopt_edits(state, declared)
+        _find_program(state.settings, record.cwd)
+        searcher = await self._searcher(state.settings, record, starter, tracking, stack)
+        slots = await self._slots(state.settings, record, stack)
+        await record.update(folder.experiment)
+        tracking.open(launcher.spawn_helper, folder, record.import_path)
+        stack.push_async_callback(tracking.close)
+        return OpenRun(state=state, launcher=launcher, searcher=searcher, slots=slots, tracking=tracking)
 
     # ---- a new run
 
-    def _create(self) -> None:
-        """Take the new run's name, before anything is started; give it back if nothing comes of it."""
-        if self._adopt:
-            raise ExperimentError(f"adopt: got {self._adopt!r}; this is a new run, which has nothing to adopt")
-        if self._again is not None:
-            self._check_script()
-        elif self._script is not None:
-            self._script.check()
-            self._sha256 = digest(self._script.file)
+    def _new_record(self) -> RunConfig:
+        run, again, options = secrets.token_hex(8), self._request.again, self._request.options
+        if again is None:
+            declared = self._experiment.settings if self._experiment is not None else None
+            return RunConfig(run=run, cwd=self._cwd, settings=declared, options=options)
+        cwd = again.cwd if os.path.isdir(again.cwd) else self._cwd
+        return replace(again, run=run, cwd=cwd, options=options.over(again.options.for_replay()))
+
+    def _new_script(self, record: RunConfig) -> tuple[Address | None, str]:
+        """The script and its digest, before it is imported."""
+        if self._request.again is not None:
+            return self._known_script(record)
+        if self._script is None:
+            return None, ""
+        self._script.check()
+        return self._script, digest(self._script.file)
+
+    def _new_folder(self, script: Address | None) -> RunFolder:
+        """Take the new run's name before anything is started."""
         if self._path is not None:
             check_name(self._path.name)
-            self.folder = RunFolder.create(self._path)
-        else:
-            self.folder = RunFolder.fresh(self._runs, self._stem())
+            return RunFolder.create(self._path)
+        return RunFolder.fresh(self._runs, self._stem(script))
 
-    def _stem(self) -> str:
-        if (replay := self._changes.get("replay")) is not None:
+    def _stem(self, script: Address | None) -> str:
+        if (replay := self._request.changes.get("replay")) is not None:
             return f"{replay.origin.run}-replay"
-        if self._script is not None:
-            return self._script.stem
+        if script is not None:
+            return script.stem
         assert self._experiment is not None
         settings = self._experiment.settings
         return Path(settings.target.file if settings.target else (settings.command or ("run",))[0]).stem
 
     # ---- a run that is there already
 
-    def _existing(self) -> RunFolder | None:
-        """The folder to resume, None for a new run. Raises FolderError when it must be there and is not."""
-        if self._path is None or self._resume == "never":
-            return None
-        if self._resume == "auto" and not RunFolder(self._path).experiment.exists():
-            return None
-        return RunFolder.open(self._path)
+    def _known_script(self, record: RunConfig) -> tuple[Address | None, str]:
+        """The script, where it was or where `Run` was told that it is now, and its digest."""
+        return record.check_script(self._script, self._request.changed_script, self._warn) or (None, "")
 
-    def _read_back(self, stack: AsyncExitStack) -> bool:
-        """Read what the run was and how far it came. False when it has ended."""
-        self.record = RunConfig.read(self.folder.experiment)
-        self.record.options = self._options.over(self.record.options)
-        self.disk = Disk(self.folder.path, self.record.options.disk_bytes, self.folder.logs)
-        assert self.record.settings is not None
-        self._check_script()
-        self._open_journal(stack)
-        self.engine = Engine(self.record.settings)
-        facts = self.journal.replay()
-        if not facts and (members := self.folder.count_members()):
-            raise self.folder.emptied(members)
-        for fact in replay(facts, self.engine, self.usage, self.folder.journal):
-            self.disk.fold(fact)
-            self.closed = isinstance(fact, events.Closed) and fact.how != "interrupted"
-        self.settings = self.engine.settings  # with what was adopted before
-        if self.engine.best is not None:
-            self.folder.point_best(self.engine.best.id)  # it may have been killed between the fact and the link
-        if self.engine.ended is not None and not self._to_retry():
-            if self._adopt:
-                self._warn(f"{self.folder.name} has ended: nothing is adopted")
+    def _read_back(self, folder: RunFolder, record: RunConfig, stack: AsyncExitStack) -> RunState:
+        """What the run was, and how far it came, by its journal."""
+        assert record.settings is not None
+        journal, engine, usage = _journal(folder, stack), Engine(record.settings), Usage()
+        disk, closed = Disk(folder.path, record.options.disk_bytes, folder.logs), False
+        facts = journal.replay()
+        if not facts and (members := folder.count_members()):
+            raise folder.emptied(members)
+        for fact in replay(facts, engine, usage, folder.journal):
+            disk.fold(fact)
+            closed = isinstance(fact, events.Closed) and fact.how != "interrupted"
+        if engine.best is not None:
+            folder.point_best(engine.best.id)  # a scheduler may have been killed between the fact and the link
+        return RunState(
+            folder=folder, record=record, journal=journal, engine=engine, usage=usage, disk=disk, closed=closed
+        )
+
+    def _reopens(self, state: RunState) -> bool:
+        """Does a run that has ended go on, because its failed members are to be tried again?"""
+        engine = state.engine
+        if not self._request.retry_failed or engine.ended is None:
             return False
-        self._miss_checkpoints()
-        if self.lock.rebooted:
-            self._distrust()
-        if not os.path.isdir(self.record.cwd):
+        if engine.ended.reason and not engine.reopens:
             raise FolderError(
-                f"{self.folder.name} was launched in {self.record.cwd}, which is no folder any more: make it, or say "
-                "where the script is now (--script PATH), and members run in the folder this is called in"
+                f"{state.folder.name}: no failed member can be tried again, as the checkpoints they began from are "
+                f"discarded, or their scores were not finite, which is their configs' doing; begin a new run. "
+                f"(It failed: {engine.ended.reason})"
             )
-        return True
+        return engine.reopens
 
-    def opened(self, t: float) -> events.Opened:
-        """The fact that the run is taken up."""
-        return events.Opened(t=t, slots=len(self.slots), version=VERSION, pid=os.getpid(), retry=self._retry)
-
-    def _to_retry(self) -> bool:
-        """Is it a run that has ended, and that those who failed are to be tried again of?"""
-        ended = self.engine.ended
-        if not self._retry or ended is None:
-            return False
-        if ended.reason and not self.engine.reopens:
-            raise FolderError(
-                f"{self.folder.name}: no failed member can be tried again, as what they began from was let go of, or "
-                f"their scores were not finite, which is their configs' doing; begin a new run. (It failed: "
-                f"{ended.reason})"
-            )
-        return self.engine.reopens
-
-    def _miss_checkpoints(self) -> None:
-        """Refuse to go on with nothing to go on from: it was moved, most likely, and can be brought back."""
-        tree, stored = self.engine.tree, self.engine.stored.values()
-        if not tree.generations[0].full or (tree.generations[-1].full and not tree.unsettled):
-            return  # there will be others, or nobody begins
-        gone = [path for m in stored if not (path := self.folder.member(m.id).checkpoint).exists()]
-        if len(gone) == len(stored) and any(m.state is State.FINISHED for m in stored):
-            raise FolderError(
-                f"{self.folder.name}: the checkpoints that members would begin from are gone, {gone[0]} among them: "
-                "bring them back from where they were moved or copied to, and resume"
-            )
-
-    def _check_script(self) -> None:
-        """The script is where it was, or where it is said to be now, and what it was."""
-        found = self.record.check_script(self._script, self._changed_script, self._warn)
-        if found is not None:
-            self._script, self._sha256 = found
-
-    def _compare(self, now: dict[str, Any]) -> None:
-        """Say what is declared otherwise than when the run began, and adopt what is to be. now: as JSON."""
-        if changes := compare(self.record, self.engine, now, self._adopt, self._experiment is None, self._warn):
-            self._note(events.Adopted(t=self._clock.now(), settings=changes))
-            self.settings = self.engine.settings
-
-    def _note(self, fact: events.Fact) -> None:
-        self.journal.append(fact)
-        self.engine.handle(fact)
-        self.usage.fold(fact, self.engine)
-
-    def _distrust(self) -> None:
-        """The machine was started anew: what was trained but not published was never synced. Train it again."""
-        for member in self.engine.tree.members:
+    def _distrust(self, state: RunState) -> None:
+        """The machine was restarted: checkpoints that were trained but not published were never synced. Train again."""
+        for member in state.engine.tree.members:
             if member.state is State.TRAINED:
                 now, why = self._clock.now(), "the machine was restarted"
-                self._note(events.Lost(t=now, member=member.id, attempt=member.attempt, reason=why))
+                state.apply(events.Lost(t=now, member=member.id, attempt=member.attempt, reason=why))
 
-    def sweep(self, store: CheckpointStore) -> None:
-        """Delete what a crash left half done: what was written by members that, as the journal tells, have not trained.
-
-        (Which may have lost its last lines with the power: a checkpoint, too, may be of a member that trains again.)
-        """
-        kept, published = set(), set()
-        for member in self.engine.tree.members:
-            name = self.folder.member(member.id).path.name
-            if member.state is State.TRAINED:
-                kept.add(f"{name}/attempt-{member.attempt}")
-            if member.state not in (State.WAITING, State.TRAINING, State.FAILED):
-                published.add(name)
-        store.sweep(self.folder.members, kept, published)
-
-    # ---- both
-
-    async def _take_lock(self, stack: AsyncExitStack) -> None:
-        self.lock = await self.folder.lock(PATIENCE)
-        stack.callback(self.lock.release)
-
-    def _open_journal(self, stack: AsyncExitStack) -> None:
-        self.journal = Journal.open(self.folder.journal, version=VERSION)
-        stack.callback(self.journal.close)
-
-    async def _declare(self, new: bool) -> None:
-        """Let guardian and zygote start, and settle what the run is to do."""
-        given = self._experiment.to_json() if self._experiment is not None else None
-        if self._script is not None:
-            told = await self.launcher.open_script(self._script)
-            if digest(self._script.file) != self._sha256:
-                raise ScriptError(f"{self._script.file} was edited while it was imported: once more, please")
-            given = told["experiment"]
-            self.record.check_imports(told["imports"], self._warn)
-            self.record.address, self.record.script_sha256 = self._script, self._sha256
-            if new:
-                self.settings = self.record.settings or Settings.from_json(given)
-        else:
-            if new:
-                assert self.record.settings is not None
-                self.settings = self.record.settings
-            # an application that resumes says where its function is now
-            target = (self._experiment or self).settings.target or self.settings.target
-            if target is not None:
-                await self.launcher.open_target(target.to_json())
-            else:
-                await self.launcher.open_command()
-        if new:
-            self.record.declared = given
-        elif given is not None and self.settings.replay is None:
-            self._compare(given)
+    def _adopt_edits(self, state: RunState, declared: dict[str, Any] | None) -> None:
+        """Name what is declared otherwise than when the run began, and adopt what `adopt` names."""
+        if declared is not None and state.settings.replay is None:
+            script = self._experiment is None
+            if changes := compare(state.record, state.engine, declared, self._adopt, script, self._warn):
+                state.apply(events.Adopted(t=self._clock.now(), settings=changes))
         elif self._adopt:
             raise ExperimentError(
                 f"adopt: got {self._adopt!r}; no experiment was given to adopt it from, or a replay's"
             )
-        if new:
-            self._changes["resources"] = DeviceOptions.of(self._options).over(self.settings.resources)
-            self.record.settings = self.settings = self.settings.with_options(self._changes)
-        command = self.settings.command
-        if command is not None and (problem := missing(command, self.record.cwd)):
-            raise ExperimentError(f"command: got {command[0]!r}; {problem}")
+
+    # ---- both
+
+    async def _lock(self, folder: RunFolder, stack: AsyncExitStack) -> Lock:
+        lock = await folder.lock(PATIENCE)
+        stack.callback(lock.release)
+        return lock
+
+    def _trackers(self, record: RunConfig) -> Tracking:
+        """Trackers that this session names must be there; those of an earlier one only warn if they are not any more.
+
+        A module of the user's own may lie where only the script says: `_searcher` looks again, after the import.
+        """
+        tracking = Tracking(record.options.track or (), self._warn)
+        if self._request.options.track is not None:
+            tracking.check(None)
+            record.options = replace(record.options, track=tuple(tracking.wanted))
+        return tracking
+
+    async def _launcher(self, folder: RunFolder, lock: Lock, record: RunConfig, stack: AsyncExitStack) -> Launcher:
+        # the mark of its processes: a copy of the folder has the same id, and must not be taken for it
+        mark = f"{record.run}-{folder.place()}"
+        start = record.options.start
+        launcher = Launcher(mark, cwd=record.cwd, start=start, log=lambda warning: self._warn(str(warning)))
+        await stack.enter_async_context(launcher)
+        launcher.hold(lock.fileno())
+        return launcher
+
+    def _searcher_starter(self, launcher: Launcher, known: Settings | None, stack: AsyncExitStack) -> SearcherStarter:
+        """Start the searcher's process beside the import of the script, on the guess that the searcher needs one.
+
+        Only where there are cores to spare: on two, a second import costs the first member a second (measured).
+        """
+        starter = SearcherStarter(launcher.spawn_helper)
+        stack.push_async_callback(starter.close)
+        if usable_cores() > 2:
+            starter.start_ahead(self._request.changes.get("searcher") or (known.searcher if known else "local"))
+        return starter
+
+    async def _imported(
+        self, launcher: Launcher, script: Address | None, sha256: str, record: RunConfig, settings: Settings | None
+    ) -> dict[str, Any] | None:
+        """Start guardian and zygote; what the script or application declares now, as JSON; None if it says nothing."""
+        if script is not None:
+            imported = await launcher.open_script(script)
+            if digest(script.file) != sha256:
+                raise ScriptError(f"{script.file} was edited during its import: run the command again")
+            record.check_imports(imported["imports"], self._warn)
+            record.address, record.script_sha256 = script, sha256
+            declared: dict[str, Any] = imported["experiment"]
+            return declared
+        assert settings is not None
+        own = self._experiment.settings if self._experiment is not None else settings
+        # an application that resumes says where its function is now
+        target = own.target or settings.target
+        if target is not None:
+            await launcher.open_target(target.to_json())
+        else:
+            await launcher.open_command()
+        return self._experiment.to_json() if self._experiment is not None else None
+
+    async def _searcher(
+        self, settings: Settings, record: RunConfig, starter: SearcherStarter, tracking: Tracking, stack: AsyncExitStack
+    ) -> SearcherClient:
+        """Refuses a searcher, or a tracker that this session names, whose module or package is missing."""
+        path = record.import_path
+        if self._request.options.track is not None:
+            tracking.check(path)
+        searcher = SearcherClient(settings.space, settings.searcher, starter.start, path=path)
+        stack.push_async_callback(searcher.close)
+        await searcher.check()
+        return searcher
+
+    async def _slots(self, settings: Settings, record: RunConfig, stack: AsyncExitStack) -> Pool:
+        again, options = self._request.again, record.options
+        # a replay trains as its original did, and so with as many cores a member
+        population = ((again and again.settings) or settings).population
+        check_options(options)
+        request = DeviceRequest.of(options, settings.resources, population, before=record.on_gpus)
+        slots = await discover(request, os.environ, warn=self._warn, now=self._clock.now)
+        stack.push_async_callback(slots.close)
+        return slots
+
+
+def _journal(folder: RunFolder, stack: AsyncExitStack) -> Journal:
+    journal = Journal.open(folder.journal, version=VERSION)
+    stack.callback(journal.close)
+    return journal
+
+
+def _find_program(settings: Settings, cwd: str) -> None:
+    """Refuse a command whose program does not exist."""
+    command = settings.command
+    if command is not None and (problem := missing(command, cwd)):
+        raise ExperimentError(f"command: got {command[0]!r}; {problem}")
+
+
+def _refuse_missing_checkpoints(state: RunState) -> None:
+    """Refuse a run all of whose checkpoints are gone: they were moved, most likely, and can be brought back."""
+    tree, stored = state.engine.tree, state.engine.stored.values()
+    if not tree.generations[0].full or (tree.generations[-1].full and not tree.unsettled):
+        return  # there will be others, or no member begins any more
+    gone = [path for m in stored if not (path := state.folder.member(m.id).checkpoint).exists()]
+    if len(gone) == len(stored) and any(m.state is State.FINISHED for m in stored):
+        raise FolderError(
+            f"{state.folder.name}: the checkpoints that members would begin from are gone, {gone[0]} among them: "
+            "bring them back from where they were moved or copied to, and resume"
+        )

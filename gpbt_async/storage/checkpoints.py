@@ -43,8 +43,8 @@ T = TypeVar("T")
 
 #: written last; a member's own file must not have this name at the top of its folder
 MANIFEST = "manifest.json"
-#: the manifest's layout; 1 had no "self"
-FORMAT = 2
+#: the manifest's layout
+FORMAT = 1
 _CHUNK = 1 << 20
 _TRASH = ".trash-"
 _PART = ".manifest-"
@@ -273,8 +273,7 @@ def _manifest_of(folder: Path, sure: bool = False) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         files = manifest["files"]
-        whole = manifest["digest"] == _combined(files)
-        whole = whole and (manifest["checkpoint"] == 1 or manifest["self"] == _self(manifest))
+        whole = manifest["digest"] == _combined(files) and manifest["self"] == _self(manifest)
         whole = whole and manifest["size"] == sum(file["size"] for file in files)
     except OSError as error:
         if sure and error.errno not in _GONE:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import dataclasses
 import errno
 import json
 import math
@@ -175,11 +176,16 @@ def read_json(path: Path) -> Any:
 
 
 def spelled(value: Any) -> Any:
-    """The value with every non-finite number, which JSON lacks, as "NaN", "Infinity" or "-Infinity"."""
+    """The value with every non-finite number, which JSON lacks, as "NaN", "Infinity" or "-Infinity".
+
+    A dataclass becomes an object, under the names of its fields.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
         return {name: spelled(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [spelled(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: spelled(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return value

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..events import Fact
 
 
-#: the layout of the lines; a reader refuses what it does not know
+#: the layout of the lines, and the rules by which the engine replays them; a reader refuses every other format
 FORMAT = 1
 #: bytes kept free on the disk for what is appended next: some thousand facts, for members to end in when it is full
 AHEAD = 1 << 20
@@ -110,7 +110,10 @@ class JournalReader:
         flat = _unseal(line)
         self.version = str(flat.get("version"))[:80]
         if flat.get("journal") != FORMAT:
-            raise ValueError(f"not a journal this version can read (written by gpbt-async {self.version})")
+            raise JournalError(
+                f"{self.path} was written by gpbt-async {self.version} in format {flat.get('journal')!r:.20}, and this "
+                f"version reads format {FORMAT} alone: use that version for this run, or launch a new one"
+            )
 
     def _fact(self, line: bytes) -> Fact:
         flat = _unseal(line)

@@ -1,8 +1,9 @@
-"""experiment.json: what a run was begun with, so that it can be taken up again.
+"""experiment.json: what a run began with, and the options in force, so that it can be resumed.
 
-Written once, when everything about the experiment is settled and before the first fact; read at every resume. It
-holds the settings, where the training function comes from (a script by path, or the settings' own target), the
-folder the run was launched in, and the run's id, which marks its processes.
+The launch writes it once everything about the experiment is certain, before the first fact; each resume reads it, and
+writes down where the script is by then and which options are in force. It holds the settings, where the training
+function comes from (a script by path, or the settings' own target), the folder in which the run was launched, and the
+run's id, which marks its processes.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-#: the fields that tell of the script, which a resume may find elsewhere, or edited
+#: the fields about the script, which a resume may find elsewhere, or edited
 _SCRIPT = ("script", "script_sha256", "module", "root", "variable", "imports")
 
 
 @dataclass(slots=True)
 class RunConfig:
-    """run: a random id in hex. cwd: members' working directory. script: absolute path, None for an application's."""
+    """run: a random id in hex. cwd: members' working directory. script: absolute path; None: an application's run."""
 
     run: str
     cwd: str
     settings: Settings | None = None
     script: str | None = None
     script_sha256: str | None = None
-    #: how the script was addressed, so that it is imported the same way again (Address)
+    #: how the script was given, so that it is imported the same way again (Address)
     module: str | None = None
     root: str | None = None
     variable: str | None = None
-    #: the files of the user's that it imports, by path, with their digests
+    #: the user's files that it imports, by path, with their digests
     imports: dict[str, str] = field(default_factory=dict)
     #: what it declared when the run began, before the command line's options; as JSON
     declared: dict[str, Any] | None = None
@@ -61,7 +62,7 @@ class RunConfig:
 
     @property
     def import_path(self) -> list[str]:
-        """Where a searcher or tracker of the user's own may be: beside the script, where that imports from, the cwd."""
+        """Where a user's own searcher or tracker may be: beside the script, where the script imports from, the cwd."""
         target = self.settings.target if self.settings is not None else None
         script = [self.root or os.path.dirname(self.script)] if self.script is not None else []
         return list(dict.fromkeys([*script, *(target.sys_path if target is not None else ()), self.cwd]))
@@ -69,7 +70,7 @@ class RunConfig:
     @classmethod
     def read(cls, path: Path) -> RunConfig:
         """Raises FolderError when the file is missing or damaged."""
-        remedy = "bring it back from a copy, or launch the script anew; what was best so far stands in"
+        remedy = "bring it back from a copy, or launch the script again; the best so far is in"
         remedy = f"{remedy} {path.with_name('best')}"
         try:
             flat = read_json(path)
@@ -77,8 +78,8 @@ class RunConfig:
             raise FolderError(f"{error}; {remedy}") from error
         try:
             settings = Settings.from_json(flat["settings"])
-            known = {name: flat[name] for name in ("run", "cwd", *_SCRIPT, "declared", "on_gpus")}
-            return cls(**known, settings=settings, options=RunOptions.from_json(flat["options"]))
+            rest = {name: flat[name] for name in ("run", "cwd", *_SCRIPT, "declared", "on_gpus")}
+            return cls(**rest, settings=settings, options=RunOptions.from_json(flat["options"]))
         except (KeyError, TypeError, ValueError, GPBTError) as error:
             raise FolderError(f"{path} is damaged, or of another version: {error!r}; {remedy}") from error
 
@@ -105,14 +106,14 @@ class RunConfig:
             await write_json(path, flat | now)
 
     def check_script(
-        self, said: Address | None, changed: bool, warn: Callable[[str], None]
+        self, given: Address | None, changed: bool, warn: Callable[[str], None]
     ) -> tuple[Address, str] | None:
-        """Where the script is and its digest; None where there is none. said: where it is said to be now.
+        """Where the script is, and its digest; None for an application's run. given: where a person says it is now.
 
-        Raises ScriptError when it is not there, or not what it was; changed: warn of that instead.
+        Raises ScriptError when it is missing, or was edited; changed: only warn of an edit.
         """
-        known = self.address
-        script = known if said is None else known.moved(said) if known is not None else said
+        former = self.address
+        script = former if given is None else former.moved(given) if former is not None else given
         if script is None:
             return None
         if not os.path.isfile(script.file):
@@ -125,14 +126,14 @@ class RunConfig:
                 remedy = "to let its new code train the rest: --changed-script"
                 raise ScriptError(f"{script.file} has changed since the run began; {remedy}")
             warn(f"{script.file} has changed since the run began: its new code trains the rest")
-        if said is not None:
+        if given is not None:
             self.address = script
             if not os.path.isdir(self.cwd):
                 self.cwd = os.getcwd()  # another machine, or another user's
         return script, sha256
 
     def check_imports(self, now: dict[str, str], warn: Callable[[str], None]) -> None:
-        """Say which files that the script imports were edited since the run began. They are not refused."""
+        """Warn of files that the script imports and that were edited since the run began."""
         edited = [file for file, sha256 in now.items() if self.imports.get(file, sha256) != sha256]
         if edited:
             many = "were" if len(edited) > 1 else "was"

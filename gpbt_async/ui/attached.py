@@ -19,7 +19,7 @@ from ..analysis.logs import latest
 from ..analysis.usage import Usage, replay
 from ..devices.slots import Slot
 from ..engine.engine import Engine
-from ..storage.control import notice
+from ..storage.gpu_report import read_gpus
 from ..storage.journal import JournalReader
 from ..storage.run_config import RunConfig
 from .frame import ViewState
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..events import Event, Fact
     from ..experiment import Settings
     from ..storage.folder import RunFolder
+    from ..storage.gpu_report import DeviceStatus, GpuQueue
 
 
 #: seconds between two looks at the journal
@@ -67,7 +68,7 @@ class Attached:
             self._end()
         elif paused := self.usage.by_hand or self.usage.paused:
             fact = events.Paused(t=self._last, reason=paused, by_hand=bool(self.usage.by_hand))
-            self.warnings.append(fact.told(folder.typed))
+            self.warnings.append(fact.sentence(folder.typed))
 
     def memory(self, now: Callable[[], float]) -> ViewState:
         """What a view that had been there since the session began would know. now: the clock of the facts."""
@@ -98,7 +99,7 @@ class Attached:
                 self._remember(fact)
                 yield fact
                 if isinstance(fact, events.Paused) and not fact.by_hand:  # of which the view itself tells
-                    yield events.Warned(t=fact.t, text=fact.told(self.folder.typed))
+                    yield events.Warned(t=fact.t, text=fact.sentence(self.folder.typed))
                 if isinstance(fact, events.Closed):
                     self.how = fact.how
             if not held and self.how is None:
@@ -157,7 +158,7 @@ class Seen:
 
     def __init__(self, run: Attached) -> None:
         self._engine, self._usage = run.engine, run.usage
-        self._notice = notice(run.folder) or {"gpus": [], "waiting": None}
+        self._report = read_gpus(run.folder)
 
     def __len__(self) -> int:
         return self._engine.slots
@@ -171,17 +172,15 @@ class Seen:
         return tuple(_slot(index, self._gpus_of(member) or f"slot {index}") for index, member in held)
 
     def _gpus_of(self, member: int) -> str:
-        rows = [row for row in self.rows() if member in row["members"]]
-        name = f" {rows[0]['name']}" if len(rows) == 1 else ""
-        return f"GPU{'s' * (len(rows) > 1)} {' + '.join(row['gpu'] for row in rows)}{name}" if rows else ""
+        rows = [row for row in self.rows() if member in row.members]
+        name = f" {rows[0].name}" if len(rows) == 1 else ""
+        return f"GPU{'s' * (len(rows) > 1)} {' + '.join(row.gpu for row in rows)}{name}" if rows else ""
 
-    def rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self._notice["gpus"]
-        return rows
+    def rows(self) -> list[DeviceStatus]:
+        return list(self._report.gpus) if self._report is not None else []
 
-    def waiting(self) -> dict[str, Any] | None:
-        waiting: dict[str, Any] | None = self._notice["waiting"]
-        return waiting
+    def waiting(self) -> GpuQueue | None:
+        return self._report.waiting if self._report is not None else None
 
 
 def _slot(index: int, name: str) -> Slot:

@@ -1,9 +1,13 @@
-"""One picture of a run: what is known of it, and the lines that show it in a terminal of some size.
+"""One picture of a run as plain data: what a user interface knows of the run, and the lines that show it.
 
-`Memory` knows a run: nearly everything is read off the engine when it is drawn. Events only say that something has
-changed, and what the engine does not keep: reports, since when a member trains, warnings. So a view that was too slow
-and missed some is right again with its next frame. `frame` lays all of it out as plain data, in wording.py's words;
-no terminal, no rich. A frame of a usual run costs well under a millisecond, as the run's own loop waits meanwhile.
+`ViewState` holds what the view knows. Nearly everything is read from the engine when it is drawn; events only add what
+the engine does not keep (reports, when a member began to train, warnings). So a view that was too slow and missed some
+events is correct again with its next frame.
+
+`frame` returns lines of styled text, without rich and without a terminal. It decides what is shown in how many lines;
+rich measures, crops and draws each line (terminal.py, notebook.py). The table of slots is aligned here and not by
+rich's Table, whose rows cannot have a text across several columns, as a free slot and a long config need. A frame takes
+well under a millisecond, because the run's own loop waits for it.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, deque
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,29 +35,40 @@ if TYPE_CHECKING:
     from ..engine.tree import Node
     from ..experiment import Settings
     from ..storage.folder import RunFolder
+    from ..storage.gpu_report import DeviceStatus, GpuQueue
     from .text import Line
 
 
-#: more slots, or generations, than this are told in a few lines
+#: more slots, or generations, than this are summarized
 MANY_SLOTS, MANY_GENERATIONS = 16, 12
+#: rows are left out in this many steps when the terminal is low
+LEVELS = 5
+#: why a slot is free: Engine.idle_cause → text
 WHY = {
     "searcher": "waiting for the searcher",
     "checkpoint": "waiting for checkpoints to be published",
     "evidence": "waiting for members of the generation above",
     "no_work": "nothing left to train",
 }
-#: what a generation's bar shows of its members, in order: glyph, style
-BAR = (("█", "green"), ("▓", "cyan"), ("▒", "blue"), ("×", "red"), ("-", "yellow"), ("·", "dim"))
+#: a generation's bar: of the members of each kind, in this order, the glyph, its style, and the word in the legend
+BAR = (
+    ("█", "green", ""),
+    ("▓", "cyan", "publishing"),
+    ("▒", "blue", "training"),
+    ("×", "red", "failed"),
+    ("-", "yellow", "stopped"),
+    ("·", "dim", ""),
+)
 
 
 class SlotRows(Protocol):
-    """What the view reads of a run's slots (slot.Pool)."""
+    """What the view reads of a run's slots."""
 
     def __len__(self) -> int: ...
     @property
     def slots(self) -> tuple[Slot, ...]: ...
-    def rows(self) -> list[dict[str, Any]]: ...
-    def waiting(self) -> dict[str, Any] | None: ...
+    def rows(self) -> list[DeviceStatus]: ...
+    def waiting(self) -> GpuQueue | None: ...
 
 
 class RunView(Protocol):
@@ -77,26 +93,28 @@ class RunView(Protocol):
     def __aiter__(self) -> AsyncIterator[events.Event]: ...
 
 
-# ---- what is known
+# ---- what the view knows
 
 
 class ViewState:
-    """A run, and what its events told that the engine does not keep."""
+    """A run, and what its events say that the engine does not keep. now: the clock of the facts, in seconds."""
 
     def __init__(self, run: RunView, now: Callable[[], float]) -> None:
         self.run, self.now, self.start = run, now, now()
-        #: by member, while it trains: when it entered `train`, and the score it reported last
+        #: of each member that trains: when it entered the training function, and the score it reported last
         self.entered: dict[int, float] = {}
         self.last: dict[int, float] = {}
         self.failures = 0
         self.reason = ""
         #: the last warnings and failures
         self.alerts: deque[tuple[str, str]] = deque(((text, "yellow") for text in run.warnings), maxlen=2)
+        #: warnings and remedies that have been shown
         self.warned = set(run.warnings)
+        #: when utilisation and pace were computed, and both
         self._used = (-math.inf, 0.0, 0.0)
 
     def hear(self, event: events.Event) -> str:
-        """Take an event in; return the warning or failure it tells of, or nothing."""
+        """Take in an event; return the text of the warning or failure in it, or ""."""
         alert, failures, ended = "", self.failures, self.run.engine.ended
         match event:
             case events.Entered(member=id):
@@ -117,10 +135,10 @@ class ViewState:
             case events.Warned(text=text) if text not in self.warned:
                 self.warned.add(text)
                 alert = text
-            case events.Found(code=code, text=text, remedy=remedy) if not (ended and ended.reason):  # that says it all
+            case events.Found(code=code, text=text, remedy=remedy) if not (ended and ended.reason):  # which says it
                 alert = f"{code}: {text}" + (f"; {remedy}" if remedy else "")
             case events.Paused(by_hand=True):
-                alert = event.told(self.run.folder.typed)  # each time
+                alert = event.sentence(self.run.folder.typed)  # each time
             case events.Closed():
                 self.reason = event.reason
         if alert:
@@ -137,9 +155,9 @@ class ViewState:
             self.failures += 1
             final = " for good" if member.state is State.FAILED and member.attempt == event.attempt else ""
             why, remedy = parts(event.reason)
-            told = remedy in self.warned  # with the failure before
+            repeated = remedy in self.warned
             self.warned.add(remedy)
-            return f"member {member.id} failed{final} (attempt {event.attempt}): {why if told else event.reason}"
+            return f"member {member.id} failed{final} (attempt {event.attempt}): {why if repeated else event.reason}"
         if not isinstance(event, events.Trained) or (event.score is not None and math.isfinite(event.score)):
             return ""
         self.failures += 1
@@ -147,6 +165,7 @@ class ViewState:
 
     @property
     def settled(self) -> int:
+        """Members in a terminal state."""
         return sum(g.settled for g in self.run.engine.tree.generations)
 
     @property
@@ -155,36 +174,36 @@ class ViewState:
 
     @property
     def paused(self) -> bool:
-        """By a person: no member begins."""
+        """Has a person paused the run, so that no member begins?"""
         return self.run.how is None and bool(self.run.usage.by_hand)
 
     def crowd(self) -> list[str]:
-        """How many train, and how many are to and have no slot yet."""
+        """How many members train, and how many wait for a slot."""
         training = self.run.engine.training
         waiting = sum(m.slot is None for m in training)
         return [f"{len(training) - waiting} training", *([f"{waiting} waiting"] if waiting else [])]
 
     def used(self) -> tuple[float, float]:
-        """Utilisation and members a second so far. A fold over the run: not done anew for every frame."""
+        """(Utilisation in [0, 1], members a second) so far; computed every two seconds, as it reads the whole run."""
         if self.now() - self._used[0] >= 2 or self.run.engine.ended is not None:
             usage = self.run.usage.so_far()
             self._used = (self.now(), usage.utilisation, self.settled / usage.wall if usage.wall else 0.0)
         return self._used[1:]
 
     def progress(self) -> list[str]:
-        """How far, how busy, how fast: as much of it as is known."""
+        """Members done, utilisation and pace, as far as they are known."""
         share, rate = self.used()
-        words = [f"{self.settled} of {counted(self.total, 'member')}"]
-        if self.paused:  # what was so until then would stand still
-            return [*words, "paused"]
+        texts = [f"{self.settled} of {counted(self.total, 'member')}"]
+        if self.paused:  # utilisation and pace would not change
+            return [*texts, "paused"]
         if share:
-            words.append(f"{percent(share)} of {counted(self.run.engine.slots, 'slot')} used")
+            texts.append(f"{percent(share)} of {counted(self.run.engine.slots, 'slot')} used")
         if rate:
-            words.append(f"{number(rate * 60)} members/min")
-        return words
+            texts.append(f"{number(rate * 60)} members/min")
+        return texts
 
     def left(self) -> str:
-        """How long it will still take, or nothing while nobody knows."""
+        """The time that the run still needs, as text; "" if it is unknown."""
         engine = self.run.engine
         if self.paused:
             return ""
@@ -200,114 +219,132 @@ class ViewState:
 # ---- the lines
 
 
-def frame(known: ViewState, width: int, height: int) -> list[Line]:
-    """Everything at once, in fewer than `height` lines: with as much detail as there is room for."""
+def frame(view: ViewState, width: int, height: int) -> list[Line]:
+    """The run in fewer than `height` lines, with as much detail as there is room for.
+
+    Lines are composed for `width` columns, and may still be wider: the renderer crops them.
+    """
     lines: list[Line] = []
-    over = known.run.how is not None or known.run.engine.ended is not None
-    for short in range(5):
-        parts = [_header(known, width), _generations(known, width, short > 0)]
+    over = view.run.how is not None or view.run.engine.ended is not None
+    for level in range(LEVELS):
+        blocks = [_header(view, width), _generations(view, width, level > 0)]
         if not over:
-            parts[1:1] = [_gpus(known, short), _slots(known, width, short)]
-            parts += [_best(known, width)]
-        parts += [[[alert] for alert in known.alerts]]
-        space: list[Line] = [] if short > 3 else [[]]
-        lines = [line for part in parts if part for line in (*space, *part)][len(space) :]
+            blocks[1:1] = [_gpus(view, level), _slots(view, width, level)]
+            blocks.append(_best(view, width))
+        blocks.append([[alert] for alert in view.alerts])
+        space: list[Line] = [] if level == LEVELS - 1 else [[]]
+        lines = [line for block in blocks if block for line in (*space, *block)][len(space) :]
         if len(lines) < height:
             break
-    return [text_module.fit(line, width) for line in lines[: max(1, height - 1)]]
+    return lines[: max(1, height - 1)]
 
 
-def _header(known: ViewState, width: int) -> list[Line]:
-    s = known.run.settings
+def _header(view: ViewState, width: int) -> list[Line]:
+    s = view.run.settings
     goal = (
-        f"  {s.score}, {'higher' if s.mode == 'max' else 'lower'} is better"
-        if width >= 80
-        else f"  {s.score} ({s.mode})"
+        f"{s.score}, {'higher' if s.mode == 'max' else 'lower'} is better" if width >= 80 else f"{s.score} ({s.mode})"
     )
     # nothing is aligned to the right: a line that ends at the border is torn when the terminal gets narrower
-    times = "  ".join(text for text in (duration(known.now() - known.start), known.left()) if text)
-    second: Line = [(" · ".join(known.progress()), "yellow" if known.paused else "")]
-    if known.failures:
-        second.append((f" · {counted(known.failures, 'failed attempt')}", "red"))
-    return [[(crop(known.run.name, width // 2), "bold"), (goal, "dim"), (f"  {times}", "")], second]
+    times = "  ".join(text for text in (duration(view.now() - view.start), view.left()) if text)
+    second: Line = [(" · ".join(view.progress()), "yellow" if view.paused else "")]
+    if view.failures:
+        second.append((f" · {counted(view.failures, 'failed attempt')}", "red"))
+    return [[(crop(view.run.name, width // 2), "bold"), (f"  {goal}", "dim"), (f"  {times}", "")], second]
 
 
-def _gpus(known: ViewState, short: int) -> list[Line]:
+def _gpus(view: ViewState, level: int) -> list[Line]:
     """A line for each GPU, or only for those that are set aside; and what waits for one."""
-    pool = known.run.slots
+    pool = view.run.slots
     rows = pool.rows() if pool is not None else []
-    if short > 2:
-        rows = [row for row in rows if row["reason"]]
-    waiting = waiting_text(pool.waiting(), known.now()) if pool is not None and rows else ""
-    return [*gpu_lines(rows, known.now()), *([[(waiting, "yellow")]] if waiting else [])]
+    if level > 2:
+        rows = [row for row in rows if row.reason]
+    waiting = waiting_text(pool.waiting(), view.now()) if pool is not None and rows else ""
+    return [*gpu_lines(rows, view.now()), *([[(waiting, "yellow")]] if waiting else [])]
 
 
-def _slots(known: ViewState, width: int, short: int) -> list[Line]:
-    """A row for each slot, or two where the configs need it and there is room; only counts when there are many."""
-    engine, settings = known.run.engine, known.run.settings
-    pool = known.run.slots
+@dataclass(frozen=True)
+class _Columns:
+    """How wide the columns of the slots are. tall: configs stand in a row of their own."""
+
+    name: int
+    score: int
+    config: int
+    tall: bool
+
+    @classmethod
+    def of(cls, names: list[str], settings: Settings, width: int, level: int) -> _Columns:
+        name = min(max([4, *map(len, names)]), max(8, width // 6))
+        room = width - name - 46
+        # decided by the hyperparameters' names, not by their values: the layout must not change from member to member
+        tall = level < 2 and sum(len(each) + 9 for each in settings.space) > room
+        score = max(9, min(len(settings.score), 20 if tall else 9))
+        return cls(name, score, width - name - 4 if tall else max(4, room), tall)
+
+    def head(self, score: str) -> Line:
+        columns = f"{'slot':{self.name}}  member  gen  path       {crop(score, self.score):>{self.score}}     time"
+        return [(columns + ("" if self.tall else "  config"), "dim")]
+
+
+def _slots(view: ViewState, width: int, level: int) -> list[Line]:
+    """A row for each slot, or two where the configs need it and there is room; only counts if there are many slots."""
+    engine, settings, pool = view.run.engine, view.run.settings, view.run.slots
     slots = pool.slots if pool is not None else ()
     count = max(len(slots), len(pool)) if pool is not None else 0
     held = {m.slot: m for m in engine.training if m.slot is not None}
     starting = len(engine.training) - len(held)
-    idle = WHY[engine.idle_cause()]
-    begins = "paused" if known.paused else "starting"
-    if short > 2 or count > MANY_SLOTS:
-        return _slots_folded(known, count, list(held.values()), f"{starting} {begins}" if starting else "", idle)
+    idle, begins = WHY[engine.idle_cause()], "paused" if view.paused else "starting"
+    if level > 2 or count > MANY_SLOTS:
+        return _slot_counts(view, count, list(held.values()), f"{starting} {begins}" if starting else "", idle)
     names = [short_model(slot.name) for slot in slots]
-    wide = min(max([4, *map(len, names)]), max(8, width // 6))
-    room = width - wide - 46
-    # by the names, not by the present values, as the layout should not change from member to member
-    tall = short < 2 and sum(len(name) + 9 for name in settings.space) > room
-    metric = max(9, min(len(settings.score), 20 if tall else 9))
-    head = f"{'slot':{wide}}  member  gen  path       {crop(settings.score, metric):>{metric}}     time"
-    lines: list[Line] = [[(head + ("" if tall else "  config"), "dim")]]
+    columns = _Columns.of(names, settings, width, level)
+    lines: list[Line] = [columns.head(settings.score)]
     for slot, name in zip(slots, names, strict=True):
-        line: Line = [(f"{crop(name, wide):{wide}}  ", "bold")]
-        lines.append(line)
+        row: Line = [(f"{crop(name, columns.name):{columns.name}}  ", "bold")]
         member = held.get(slot.index)
-        if member is None:
-            line.append((begins if starting > 0 else idle, "dim"))
-            starting -= 1
-            lines += [[]] if tall else []
+        if member is not None:
+            lines += _slot_rows(view, member, row, columns)
             continue
-        since = known.entered.get(member.id)
-        line.append((f"{member.id:>6}  {member.generation:>3}  {crop(path_text(member.path), 9, left=True):9}  ", ""))
-        line.append((f"{score_text(known.last.get(member.id)):>{metric}}  ", "cyan"))
-        line.append((f"{duration(known.now() - since) if since is not None else 'starts':>7}", "dim"))
-        parent = member.parent.config if member.parent is not None else None
-        config = settings.space.searched(member.config)
-        if tall:
-            lines.append([(" " * (wide + 4), ""), *config_line(config, parent, width - wide - 4)])
-        else:
-            line += [("  ", ""), *config_line(config, parent, max(4, room))]
-    if count > len(slots):  # of GPUs only those are listed that are leased
-        words = f"{count - len(slots)} more: " + (begins if starting > 0 else idle)
-        lines.append([(f"{'':{wide}}  ", ""), (words, "dim")])
+        lines += [[*row, (begins if starting > 0 else idle, "dim")], *([[]] if columns.tall else [])]
+        starting -= 1
+    if count > len(slots):  # only GPUs that are leased are listed
+        text = f"{count - len(slots)} more: " + (begins if starting > 0 else idle)
+        lines.append([(f"{'':{columns.name}}  ", ""), (text, "dim")])
     return lines
 
 
-def _slots_folded(known: ViewState, count: int, training: list[Node], starting: str, idle: str) -> list[Line]:
-    free = count - len(known.run.engine.training)
-    words = [
-        f"{len(training)} training",
-        starting,
-        f"{free} {idle}" if free > 0 else "",
+def _slot_rows(view: ViewState, member: Node, name: Line, columns: _Columns) -> list[Line]:
+    """The row, or the two rows, of a slot with a member. name: the first column."""
+    since = view.entered.get(member.id)
+    parent = member.parent.config if member.parent is not None else None
+    config = config_line(view.run.settings.space.searched(member.config), parent, columns.config)
+    row: Line = [
+        *name,
+        (f"{member.id:>6}  {member.generation:>3}  {crop(path_text(member.path), 9, left=True):9}  ", ""),
+        (f"{score_text(view.last.get(member.id)):>{columns.score}}  ", "cyan"),
+        (f"{duration(view.now() - since) if since is not None else 'starts':>7}", "dim"),
     ]
-    lines: list[Line] = [[(counted(count, "slot"), "bold"), ("  " + ", ".join(w for w in words if w), "")]]
+    if columns.tall:
+        return [row, [(" " * (columns.name + 4), ""), *config]]
+    return [[*row, ("  ", ""), *config]]
+
+
+def _slot_counts(view: ViewState, count: int, training: list[Node], starting: str, idle: str) -> list[Line]:
+    free = count - len(view.run.engine.training)
+    states = [f"{len(training)} training", starting, f"{free} {idle}" if free > 0 else ""]
+    lines: list[Line] = [[(counted(count, "slot"), "bold"), ("  " + ", ".join(text for text in states if text), "")]]
     if training:
         by_generation = sorted(Counter(m.generation for m in training).items())
-        longest = min(training, key=lambda m: known.entered.get(m.id, math.inf))
+        longest = min(training, key=lambda m: view.entered.get(m.id, math.inf))
         text = ", ".join(f"{n} in generation {g}" for g, n in by_generation)
-        if longest.id in known.entered:
-            text += f"; the longest: member {longest.id} for {duration(known.now() - known.entered[longest.id])}"
+        if longest.id in view.entered:
+            text += f"; the longest: member {longest.id} for {duration(view.now() - view.entered[longest.id])}"
         lines.append([(text, "dim")])
     return lines
 
 
-def _generations(known: ViewState, width: int, short: bool) -> list[Line]:
-    """A row for each, or only for those begun and not done, with a line for those before and after."""
-    tree = known.run.engine.tree
+def _generations(view: ViewState, width: int, short: bool) -> list[Line]:
+    """A row for each generation; if short, only for those that have begun and are not done, and a line for the rest."""
+    tree = view.run.engine.tree
     first, last = 0, len(tree.generations)
     lines: list[Line] = []
     if short or last > MANY_GENERATIONS:
@@ -317,15 +354,14 @@ def _generations(known: ViewState, width: int, short: bool) -> list[Line]:
         best = min((m for g in range(first) if (m := tree.best_of(g))), default=None)
         text = "generation 0 done" if first == 1 else f"generations 0–{first - 1} done"
         lines.append([(text, "green"), (f"  best {score_text(best.score if best else None)}", "")])
-    for index in range(first, last):
-        lines.append(_generation(known, index, min(25, max(len(BAR), width - 32))))
+    lines += [_generation(view, index, min(25, max(len(BAR), width - 32))) for index in range(first, last)]
     if last < len(tree.generations):
         lines.append([(counted(len(tree.generations) - last, "generation") + " to come", "dim")])
     return lines
 
 
-def _generation(known: ViewState, index: int, cells: int) -> Line:
-    tree = known.run.engine.tree
+def _generation(view: ViewState, index: int, cells: int) -> Line:
+    tree = view.run.engine.tree
     n = tree.generations[index].size
     states = Counter(m.state for m in tree.generations[index].members)
     waiting = sum(m.state is State.TRAINING and m.slot is None for m in tree.generations[index].members)
@@ -333,26 +369,29 @@ def _generation(known: ViewState, index: int, cells: int) -> Line:
     counts = [states[s] for s in (State.FINISHED, State.TRAINED, State.TRAINING, State.FAILED, State.STOPPED)]
     shares = text_module.bar([*counts, n - sum(counts)], cells // n * n or cells)
     line: Line = [(f"gen {index:>2}  ", "dim")]
-    line += [(glyph * share, style) for (glyph, style), share in zip(BAR, shares, strict=True) if share]
+    line += [(glyph * share, style) for (glyph, style, _), share in zip(BAR, shares, strict=True) if share]
     best = tree.best_of(index)
     line.append((f"  {tree.generations[index].settled:>{len(str(n))}} of {n}", ""))
     line.append((f"  best {score_text(best.score)}" if best else "", "bold" if best and best is tree.best else ""))
-    words = ("", "publishing", "training", "failed", "stopped")
-    line += [(f"  {c} {word}", style) for c, word, (_, style) in zip(counts, words, BAR, strict=False) if c and word]
+    line += [(f"  {c} {word}", style) for c, (_, style, word) in zip(counts, BAR, strict=False) if c and word]
     line += [(f"  {waiting} waiting", "dim")] if waiting else []
     return line
 
 
-def _best(known: ViewState, width: int) -> list[Line]:
-    best = known.run.engine.best
+def _best(view: ViewState, width: int) -> list[Line]:
+    best = view.run.engine.best
     if best is None:
         return [[("best  ", "dim"), ("no member has finished yet", "dim")]]
-    head = [("best  ", "dim"), (score_text(best.score), "bold green"), (f"  member {best.id}", "bold")]
     parent = best.parent.config if best.parent is not None else None
-    config = known.run.settings.space.searched(best.config)
-    where = near(known.run.folder.member(best.id).checkpoint)
+    config = view.run.settings.space.searched(best.config)
+    where = near(view.run.folder.member(best.id).checkpoint)
     return [
-        [*head, (f", generation {best.generation}", "")],
+        [
+            ("best  ", "dim"),
+            (score_text(best.score), "bold green"),
+            (f"  member {best.id}", "bold"),
+            (f", generation {best.generation}", ""),
+        ],
         [("      ", ""), *config_line(config, parent, width - 6)],
         [("      ", ""), (crop(where, width - 6, left=True), "dim")],
     ]

@@ -1,13 +1,13 @@
-"""A run told in one HTML file that needs nothing else: no server, no network, no other file.
+"""The report of a run: one HTML file that needs no server, no network and no other file.
 
-The story (story.py) goes into the page as data; what draws it are our own scripts in `assets/`, on plotly.js, which the
-Python package plotly (extra `report`) brings along. Plotly was chosen over Vega-Lite and Bokeh although its script, at
-5 MB, is the largest of the three: it alone has parallel coordinates that can be brushed, and draws ten thousand members
-through WebGL; nothing has to be compiled or fetched for a file that works offline, and plotly itself needs no pandas.
+The story (analysis/story.py) is in the page as data. Our own scripts in `assets/` draw it with plotly.js, which is part
+of the Python package plotly (extra `report`). Plotly was chosen over Vega-Lite and Bokeh although its script, at 5 MB,
+is the largest of the three: only plotly has parallel coordinates that can be brushed, and it draws ten thousand members
+through WebGL; it works offline without a compiler, and needs no pandas.
 
-What comes from the user (names, options, messages, logs) enters the page as JSON in which `<`, `>` and `&` are
-escaped, and is only ever set as text; should that ever fail, the page's Content-Security-Policy runs no script but
-those whose digests it names, and lets nothing be fetched or sent.
+The user's texts (names, options, messages, logs) enter the page as JSON in which `<`, `>` and `&` are escaped, and are
+only ever set as text. Should that fail, the page's Content-Security-Policy still runs only the scripts whose digests it
+names, and nothing can be fetched or sent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..analysis.story import remains, story
 from ..analysis.table import check_target
 from ..errors import MissingExtra
 from ..storage.files import explained, replacing
-from .live import encoded
+from .live import page_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,46 +32,44 @@ if TYPE_CHECKING:
     from ..storage.folder import RunFolder
 
 
-#: in the order in which the page runs them; plotly comes after them, when the page answers already
+#: in the order in which the page runs them; plotly comes last, when the page already responds
 SCRIPTS = ("theme.js", "core.js", "panel.js", "tree.js", "charts.js", "slots.js", "keys.js", "main.js", "start.js")
 
 
-def write(folder: RunFolder, target: Path | None = None, reading: RunReader | None = None) -> Path:
-    """Write the run's report, by default to report.html in its folder, whole or not at all; where it stands now.
+def write(folder: RunFolder, target: Path | None = None, reader: RunReader | None = None) -> Path:
+    """Write the run's report, whole or not at all, and return its path; by default report.html in the run's folder.
 
-    reading: of the run, with its history, if there is one already.
-
-    Raises FolderError when it cannot be written or the run cannot be read, MissingExtra without plotly.
+    reader: of the run, with its history, if there is one already. Raises FolderError if the report cannot be written or
+    the run cannot be read, MissingExtra without plotly.
     """
     target = folder.report if target is None else target
     check_target(target, folder.report.name)
-    text = page(folder, reading)
+    text = page(folder, reader)
     with explained("cannot write the report", target), replacing(target) as beside:
         beside.write_text(text, encoding="utf-8")
     return target
 
 
-def page(folder: RunFolder, reading: RunReader | None = None) -> str:
+def page(folder: RunFolder, reader: RunReader | None = None) -> str:
     """The report as one HTML text, of some 5 MB. Raises as `write` does."""
     library = plotly()
-    reading = reading or RunReader(folder, history=True)
-    told = story(reading)
-    told["remains"] = remains(reading, told)
-    return _page(told, library)
+    reader = reader or RunReader(folder, history=True)
+    data = story(reader)
+    data["remains"] = remains(reader, data)
+    return _page(data, library)
 
 
 def plotly(command: str = "report", extra: str = "report") -> str:
-    """plotly.js, whole. Raises MissingExtra, which names the command that needs it and the extra that brings it."""
+    """plotly.js as text. Raises MissingExtra, which names the command that needs plotly and the extra that has it."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
-        raise MissingExtra(
-            f"{command}: needs plotly, which is not installed: pip install 'gpbt-async[{extra}]'"
-        ) from None
+        needs = f"{command}: needs plotly, which is not installed"
+        raise MissingExtra(f"{needs}: pip install 'gpbt-async[{extra}]'") from None
     return str(get_plotlyjs())
 
 
-def _page(told: dict[str, Any], library: str) -> str:
+def _page(data: dict[str, Any], library: str) -> str:
     scripts = [library, *(asset(name) for name in SCRIPTS)]
     for script in scripts:
         assert "</script" not in script.lower()
@@ -84,21 +82,21 @@ def _page(told: dict[str, Any], library: str) -> str:
     )
     ours = "\n".join(f"<script>{script}</script>" for script in scripts[1:-1])
     return Template(asset("report.html")).substitute(
-        title=html.escape(f"{told['run']['name']} – gpbt-async"),
+        title=html.escape(f"{data['run']['name']} – gpbt-async"),
         head=f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{asset("report.css")}</style>',
         back="",
         bar="",
         now="",
-        tail=f'<script type="application/json" id="story">{embedded(told)}</script>\n{ours}\n'
+        tail=f'<script type="application/json" id="story">{embedded(data)}</script>\n{ours}\n'
         f'<script type="text/plain" id="plotly">{library}</script>\n<script>{scripts[-1]}</script>',
         foot="Written by gpbt-async from the run's journal. Numbers are rounded to seven digits; "
         "<code>gpbt-async export</code> has all of them.",
     )
 
 
-def embedded(told: dict[str, Any]) -> str:
-    """JSON that may stand inside an HTML script element, numbers rounded, non-finite ones spelled."""
-    text = encoded(told)
+def embedded(data: dict[str, Any]) -> str:
+    """JSON that may be inside an HTML script element: numbers rounded, non-finite ones spelled."""
+    text = page_json(data)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
@@ -109,5 +107,5 @@ def _digest(script: str) -> str:
 
 
 def asset(name: str) -> str:
-    """A text of ours that pages are made of."""
+    """One of the texts in assets/ of which pages are made."""
     return (resources.files(__package__) / "assets" / name).read_text(encoding="utf-8")

@@ -1,23 +1,18 @@
-"""Runs followed while they go on, for pages that are open: read on where the last look ended, told anew when it pays.
+"""Stories of runs that go on, for pages that are open: read on, and sent as patches.
 
-Nothing here runs by itself. Who waits for news (`newer`) sets off the next look, all who wait share it, and when nobody
-does, nothing is looked at. Looks and tellings are done in a thread, so that a run of ten thousand members holds up no
-event loop, and at most a quarter of the time: what costs more is done less often. Who is slow misses what lies in
-between and is told what is, so that there is nothing to queue.
+A page has a run's story (analysis/story.py) and receives *patches* of it. `FollowedRun` and `FollowedFolder` read on
+where they stopped. They do nothing by themselves: a page that waits for a newer story (`newer`) starts the next look,
+all pages that wait share it, and without a page nothing is read. Reading is done in a thread, so that a run of ten
+thousand members does not block the event loop, and takes at most a quarter of the time. A slow page misses
+intermediate stories and gets the latest, so nothing is queued. The journal is only read, never locked; the run's lock
+shows whether it goes on.
 
-The journal is only read, never locked; that a run goes on is asked of its lock, as `status` does.
-
-Stories as JSON for a page: whole, and as what has changed from one to the next.
-
-A page that is open while a run goes on has a story and is sent *patches* of it. Most of a story are long columns that
-grow at their ends and change in few places, so a patch names places and what stands there now. Pure, and of the
-story's meaning it knows nothing but which numbers must not be rounded.
-
-A patch is one of
-    {"=": value}                         this instead
-    {"k": {name: patch, ...}}            of an object with the same names as before
-    {"n": length, "i": [...], "v": [...]}    of a list: its length now, and values where they are new or others
-    {"l": {index: patch, ...}}           of a list of lists or objects, as long as before
+Most of a story are long columns that grow at their ends and change in few places, so a patch names places and the
+values there now. It is one of
+    {"=": value}                             the new value
+    {"k": {name: patch, ...}}                of an object with the same names as before
+    {"n": length, "i": [...], "v": [...]}    of a list: its length now, and where which values are new or changed
+    {"l": {index: patch, ...}}               of a list of lists or objects with the same length as before
 """
 
 from __future__ import annotations
@@ -41,41 +36,47 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-#: seconds between two looks at a journal; and at all else (who trains, the lock), which changes without a fact
+#: seconds between two looks at a journal; and between two at what changes without a fact (reports, the lock)
 LOOK, AROUND = 0.1, 0.5
-#: so many times what the last look took is waited before the next
+#: a look that took t seconds is followed by a pause of so many times t
 REST = 3.0
-#: importance is most of a large story's work, and tells little of the last seconds: seconds, and times what it took
+#: importance takes most of a large story's time and changes slowly: it is computed again after so many seconds, and
+#: after so many times the seconds that it took
 OLD, OLD_TIMES = 5.0, 40.0
-#: members that are told by name of those that wait
+#: waiting members that are listed by name
 WAITING = 20
+#: significant digits of a page's numbers; the run's own files and `export` have all of them
+DIGITS = 7
+#: keys below which numbers are not rounded: times since the epoch, and seeds
+EXACT = ("run", "now", "clock")
 
-#: which file, and how large; what else there is to tell one state of it from another
+#: device, inode and size of a file, and whatever else distinguishes two states of it
 Mark = tuple[int | None, ...]
+Patch = dict[str, Any]
 
 
 class Followed:
-    """Something that is looked at again and again: `told` is what was found last, an object of its own each time."""
+    """Something that is read again and again. latest: the result of the last look, a new object if it has changed."""
 
     def __init__(self) -> None:
-        self.told: dict[str, Any] | None = None
-        #: when somebody last asked, on the monotonic clock
+        self.latest: dict[str, Any] | None = None
+        #: when a page last asked, on the monotonic clock
         self.asked = time.monotonic()
         self._due = 0.0
-        #: seconds of the last look that were spent on what the next will not do again
+        #: seconds of the last look spent on work that the next one need not repeat
         self._once = 0.0
-        self._turning: asyncio.Future[None] | None = None
+        self._looking: asyncio.Future[None] | None = None
 
     async def newer(self, than: dict[str, Any] | None) -> dict[str, Any]:
-        """What is told now, as soon as it is something else than `than`."""
-        while self.told is None or self.told is than:
+        """The latest result, as soon as it is another object than `than`."""
+        while self.latest is None or self.latest is than:
             self.asked = time.monotonic()
-            if self._turning is None or self._turning.done():
-                self._turning = asyncio.ensure_future(self._turn())
-            await asyncio.shield(self._turning)  # others wait for it as well
-        return self.told
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.ensure_future(self._look_when_due())
+            await asyncio.shield(self._looking)  # other pages wait for it as well
+        return self.latest
 
-    async def _turn(self) -> None:
+    async def _look_when_due(self) -> None:
         await asyncio.sleep(self._due - time.monotonic())
         began = time.monotonic()
         await asyncio.to_thread(self._look)
@@ -84,211 +85,205 @@ class Followed:
         self._once = 0.0
 
     def _look(self) -> None:
-        """Find out what is to be told now; in a thread, one look at a time."""
+        """Set `latest` if there is news. Runs in a thread, one look at a time."""
         raise NotImplementedError
 
 
 class FollowedRun(Followed):
-    """One run. Told is its story with "now" (what it does just now) and "problem": why nothing newer can be told."""
+    """One run. latest: its story, "now" (its present activity) and "problem" (why there is nothing newer, or "")."""
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
         self.folder = folder
-        self._reading: RunReader | None = None
-        #: which file the journal was, to tell it from another that takes its place; and as how large it was damaged
+        self._reader: RunReader | None = None
+        #: device and inode of the journal that is read; and the mark at which a journal was damaged
         self._file: Mark = ()
         self._damaged: Mark = ()
         self._looked = -AROUND
         self._importance: list[dict[str, Any]] | None = None
-        #: whether there has been news since importance was told; and when it may be told again
-        self._unweighed, self._weigh_again = False, 0.0
-        #: the ends of logs of the failures that were told, by kind and reason; and of those without one the members
-        #: and attempts that were looked at, None while one may still write
+        #: has there been news since importance was computed, and when may it be computed again?
+        self._outdated, self._weigh_again = False, 0.0
+        #: kind and reason of a failure → its traceback; and if that is "", the members and attempts whose logs have
+        #: been searched, None while one of them may still write
         self._tracebacks: dict[tuple[str, str], tuple[str, list[tuple[int, int]] | None]] = {}
 
     def _look(self) -> None:
         try:
             self._read_on()
-        except FolderError as error:  # a damaged journal among them
-            self._trouble(str(error))
-        except (KeyError, TypeError, ValueError) as error:  # as `status` takes them
-            self._trouble(f"{self.folder.path} is damaged: {error!r}")
+        except FolderError as error:  # also for a damaged journal
+            self._report(str(error))
+        except (KeyError, TypeError, ValueError) as error:  # as in `status`
+            self._report(f"{self.folder.path} is damaged: {error!r}")
 
-    def _trouble(self, problem: str) -> None:
-        self._reading = None
-        if self.told is None or self.told.get("problem") != problem:
-            self.told = {**(self.told or {}), "problem": problem}
+    def _report(self, problem: str) -> None:
+        self._reader = None
+        if self.latest is None or self.latest.get("problem") != problem:
+            self.latest = {**(self.latest or {}), "problem": problem}
 
     def _read_on(self) -> None:
         if not is_run(self.folder.path):
             raise FolderError(
-                f"{self.folder.path} is not there any more: it was moved or deleted. What is shown is the last that "
-                "was seen of it"
+                f"{self.folder.path} is not there any more: it was moved or deleted. This page shows its last state"
             )
         journal = _journal(self.folder)
         if journal == self._damaged:
-            return  # nobody has mended it
+            return  # still the same damaged file
         self._damaged = journal
-        if self._reading is None or journal[:2] != self._file:
+        if self._reader is None or journal[:2] != self._file:
             news, self._file, self._looked = True, journal[:2], -AROUND
             began = time.monotonic()
-            self._reading = RunReader(self.folder, history=True)
+            self._reader = RunReader(self.folder, history=True)
             self._once, self._importance = time.monotonic() - began, None
         else:
-            news = self._reading.more()
+            news = self._reader.more()
         self._damaged = ()
         now = time.monotonic()
         if not news and now - self._looked < AROUND:
             return
-        # in a look of its own, so that no news has to wait for it; unless there always are some
-        late = now - self._weigh_again
-        weighed = self._unweighed and late > (OLD if news else 0.0)
+        # in a look without news, so that news need not wait for it; unless there is always news
+        weighed = self._outdated and now - self._weigh_again > (OLD if news else 0.0)
         if weighed:
-            self._weigh(self._reading)
+            self._weigh(self._reader)
         self._looked = now
-        self._tell(self._reading, news or weighed)
+        self._update(self._reader, news or weighed)
 
-    def _tell(self, reading: RunReader, news: bool) -> None:
-        around = _around(reading)
-        state = reading.state
-        old = self.told
+    def _update(self, reader: RunReader, news: bool) -> None:
+        around = _around(reader)
+        state = reader.state
+        old = self.latest
         if news or old is None or "run" not in old or old["run"]["state"] != state:
             if self._importance is None or state != "running":
-                self._weigh(reading)
+                self._weigh(reader)
             else:
-                self._unweighed = True
-            told = story(reading, self._importance)
-            told["remains"] = {"logs": [], "curves": [], "tracebacks": self._failures(reading, told)}
+                self._outdated = True
+            new = story(reader, self._importance)
+            new["remains"] = {"logs": [], "curves": [], "tracebacks": self._failures(reader, new)}
         elif around == old["now"] and not old["problem"]:
             return
         else:
-            told = dict(old)
-        # the clock, so that who has another can tell since when what is
-        self.told = {**told, "now": around, "clock": time.time(), "problem": ""}
+            new = dict(old)
+        # our clock, so that a browser with another one can compute how long ago something was
+        self.latest = {**new, "now": around, "clock": time.time(), "problem": ""}
 
-    def _weigh(self, reading: RunReader) -> None:
+    def _weigh(self, reader: RunReader) -> None:
         began = time.monotonic()
-        self._importance = importance_of(reading)
+        self._importance = importance_of(reader)
         took = time.monotonic() - began
         self._once += took
-        self._weigh_again, self._unweighed = began + max(OLD, OLD_TIMES * took), False
+        self._weigh_again, self._outdated = began + max(OLD, OLD_TIMES * took), False
 
-    def _failures(self, reading: RunReader, told: dict[str, Any]) -> list[str]:
-        found = []
-        for kind in told["failures"]["list"]:
-            named = kind["kind"], kind["reason"]
-            members = [reading.engine.tree.members[id] for id in kind["members"]]
+    def _failures(self, reader: RunReader, new: dict[str, Any]) -> list[str]:
+        """The traceback of each kind of failure in the story, "" if there is none."""
+        tracebacks = []
+        for kind in new["failures"]["list"]:
+            key = kind["kind"], kind["reason"]
+            members = [reader.engine.tree.members[id] for id in kind["members"]]
             attempts = [(m.id, m.attempt) for m in members]
-            text, of = self._tracebacks.get(named, ("", None))
-            if not text and of != attempts:
+            text, searched = self._tracebacks.get(key, ("", None))
+            if not text and searched != attempts:
                 text = traceback(self.folder, kind)
                 over = not any(m.state in (State.WAITING, State.TRAINING) for m in members)
-                self._tracebacks[named] = text, attempts if over else None
-            found.append(text)
-        return found
+                self._tracebacks[key] = text, attempts if over else None
+            tracebacks.append(text)
+        return tracebacks
 
 
-def _around(reading: RunReader) -> dict[str, Any]:
-    """What the run does just now, as plain data that does not age: times in seconds since the epoch."""
-    told, metric = present(reading), reading.settings.score
+def _around(reader: RunReader) -> dict[str, Any]:
+    """The run's present activity, as plain data that does not age: times in seconds since the epoch."""
+    status, metric = present(reader), reader.settings.score
     training = [
         {
             "slot": t["slot"],
             "member": t["member"],
             "attempt": t["attempt"],
-            "since": None if t["seconds"] is None else round(reading.entered[t["member"]], 3),
-            "score": latest(reading.folder.member(t["member"]).metrics, metric),
+            "since": None if t["seconds"] is None else round(reader.entered[t["member"]], 3),
+            "score": latest(reader.folder.member(t["member"]).metrics, metric),
         }
-        for t in told["training"]
+        for t in status["training"]
     ]
-    del told["free_because"]  # which free_until tells better
+    del status["free_because"]  # free_until says it better
     return {
-        **told,
-        "to_retry": len(told["to_retry"]),
+        **status,
+        "to_retry": len(status["to_retry"]),
         "training": sorted(training, key=lambda t: t["slot"]),
-        "waiting": told["waiting"][:WAITING],
-        "waiting_count": len(told["waiting"]),
-        "paused": reading.why_paused,
-        "paused_by_hand": bool(reading.why_paused and reading.usage.by_hand),
-        "typed": reading.folder.typed,
+        "waiting": status["waiting"][:WAITING],
+        "waiting_count": len(status["waiting"]),
+        "paused": reader.why_paused,
+        "paused_by_hand": bool(reader.why_paused and reader.usage.by_hand),
+        "typed": reader.folder.typed,
     }
 
 
 class FollowedFolder(Followed):
-    """All runs in a folder, or the one that it is itself.
+    """All runs in a folder, or the run that it is itself.
 
-    Told is {"runs": a line each (reading.brief)}; one that is not read yet has no "state".
+    latest: {"runs": a line each (reader.brief), "path"}; a run that is not read yet has no "state".
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        #: each run's line, and what its journal and lock were like then
-        self._known: dict[str, tuple[Mark, dict[str, Any]]] = {}
-        #: the readings of those that go on, and of which file
-        self._readings: dict[str, tuple[Mark, RunReader]] = {}
+        #: run → the state of its journal and lock, and its line then
+        self._lines: dict[str, tuple[Mark, dict[str, Any]]] = {}
+        #: run that goes on → the file that is read, and its reader
+        self._readers: dict[str, tuple[Mark, RunReader]] = {}
 
     def _look(self) -> None:
-        folders = {folder.name: folder for folder in found(self.path)}
-        for gone in self._known.keys() - folders.keys():
-            del self._known[gone]
-            self._readings.pop(gone, None)
+        folders = {folder.name: folder for folder in runs_at(self.path)}
+        for gone in self._lines.keys() - folders.keys():
+            del self._lines[gone]
+            self._readers.pop(gone, None)
         marks = {name: _mark(folder) for name, folder in folders.items()}
-        changed = [name for name in folders if name not in self._known or self._known[name][0] != marks[name]]
+        changed = [name for name in folders if name not in self._lines or self._lines[name][0] != marks[name]]
         began = time.monotonic()
-        # the small ones first, and what takes longer by the next looks: what is known is shown soon
+        # small runs first, and those that take longer in later looks, so that the page has something to show soon
         for name in sorted(changed, key=lambda name: marks[name][2] or 0):
-            if self.told is not None and time.monotonic() < began + LOOK:
-                self._known[name] = marks[name], self._brief(folders[name], marks[name])
+            if self.latest is not None and time.monotonic() < began + LOOK:
+                self._lines[name] = marks[name], self._brief(folders[name], marks[name])
             else:
-                self._known.setdefault(name, ((), {"run": name}))
-        told = {"runs": [self._known[name][1] for name in folders], "path": str(self.path)}
-        if told != self.told:
-            self.told = told
+                self._lines.setdefault(name, ((), {"run": name}))
+        index = {"runs": [self._lines[name][1] for name in folders], "path": str(self.path)}
+        if index != self.latest:
+            self.latest = index
 
     def _brief(self, folder: RunFolder, mark: Mark) -> dict[str, Any]:
-        file, reading = self._readings.pop(folder.name, ((), None))
+        file, reader = self._readers.pop(folder.name, ((), None))
         try:
-            if reading is None or file != mark[:2]:
-                reading = RunReader(folder)
+            if reader is None or file != mark[:2]:
+                reader = RunReader(folder)
             else:
-                reading.more()
+                reader.more()
         except (FolderError, KeyError, TypeError, ValueError):
-            return brief(folder)  # which tells what is wrong
+            return brief(folder)  # which says what is wrong
         if mark[-1]:
-            self._readings[folder.name] = mark[:2], reading
-        return brief(folder, reading)
+            self._readers[folder.name] = mark[:2], reader
+        return brief(folder, reader)
 
 
-def found(path: Path) -> list[RunFolder]:
-    """The run that a folder is, or else those in it; there may be some later."""
+def runs_at(path: Path) -> list[RunFolder]:
+    """The run that a folder is, or else the runs in it so far."""
     return [RunFolder(path)] if is_run(path) else runs_in(path)
 
 
 def _mark(folder: RunFolder) -> Mark:
-    """Whatever changes when there is something new to say of a run: its journal, and whether somebody runs it."""
+    """Changes whenever there is news of a run: its journal, and whether a process holds its lock."""
     return (*_journal(folder), folder.locked() is not None)
 
 
 def _journal(folder: RunFolder) -> Mark:
-    """Which file the journal is, and how large."""
+    """Device, inode and size of the journal."""
     try:
-        there = os.stat(folder.journal)
+        status = os.stat(folder.journal)
     except OSError:
         return (None, None, None)
-    return (there.st_dev, there.st_ino, there.st_size)
+    return (status.st_dev, status.st_ino, status.st_size)
 
 
-#: significant digits of a page's numbers; the run's own files and `export` have all of them
-DIGITS = 7
-#: what holds times since the epoch, or a seed
-EXACT = ("run", "now", "clock")
-
-Patch = dict[str, Any]
+# ---- patches
 
 
 def difference(old: Any, new: Any) -> Patch | None:
-    """The patch that makes `new` of `old`; None if they are equal (a NaN equals a NaN)."""
+    """The patch that turns `old` into `new`; None if they are equal (a NaN equals a NaN)."""
     if old is new:
         return None
     if type(old) is not type(new):
@@ -307,8 +302,8 @@ def _of_lists(old: Any, new: Any) -> Patch | None:
     if old == new:
         return None
     if len(old) == len(new) and all(isinstance(item, list | tuple | dict) for item in new):
-        found = {str(i): patch for i, item in enumerate(new) if (patch := difference(old[i], item)) is not None}
-        return {"l": found} if found else None
+        changed = {str(i): patch for i, item in enumerate(new) if (patch := difference(old[i], item)) is not None}
+        return {"l": changed} if changed else None
     places = [i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b and (a == a or b == b)]
     if len(places) > len(new) // 2:
         return {"=": new}
@@ -318,7 +313,7 @@ def _of_lists(old: Any, new: Any) -> Patch | None:
     return {"n": len(new), "i": places, "v": [new[i] for i in places]}
 
 
-def encoded(value: Any) -> str:
+def page_json(value: Any) -> str:
     """A story, or a patch of one, as JSON: numbers rounded, non-finite ones spelled."""
     return json.dumps(_rounded(spelled(value)), allow_nan=False, separators=(",", ":"))
 

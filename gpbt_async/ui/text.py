@@ -1,9 +1,9 @@
-"""How numbers, times and configs are worded for people: pure functions from values to short text.
+"""Lines of styled text for terminals and notebooks: pure functions from values to short text.
 
-Shared by the faces; knows nothing of runs, terminals or colours beyond this: a *line* is a list of (text, style), the
-style being one that rich understands, so that what is shown can be tested as plain data.
+A *line* is a list of (text, style), the style being one that rich understands; so what is shown can be tested as plain
+data. Widths count characters; rich crops by cells what is wider after all.
 
-GPUs as lines of text: of a run that goes on, and of the machine. Plain data in, words out, for every face.
+The second half describes GPUs, those of a run and those of the machine.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from ..formatting import counted, duration, format_bytes, number
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..storage.gpu_report import DeviceStatus, GpuQueue
+
 
 Line = list[tuple[str, str]]
 
-#: what there is instead where the encoding has no such signs
+#: replacements where the terminal's encoding lacks these characters
 ASCII = str.maketrans({"█": "#", "▓": "+", "▒": "-", "·": ".", "×": "x", "–": "-", "…": "~", "←": "<"})
 
 
@@ -29,12 +31,12 @@ def unstyled(line: Line) -> str:
 
 
 def short_model(name: str) -> str:
-    """A GPU's name without what all of them have in common."""
+    """A GPU's name without the words that most names have in common."""
     return name.replace("NVIDIA ", "").replace("GeForce ", "")
 
 
 def crop(text: str, width: int, left: bool = False) -> str:
-    """At most `width` characters, with a sign where some were left out."""
+    """At most `width` characters, "…" in place of what was cut off at the right, or at the left."""
     if len(text) <= width:
         return text
     if width < 2:
@@ -42,23 +44,11 @@ def crop(text: str, width: int, left: bool = False) -> str:
     return "…" + text[len(text) - width + 1 :] if left else text[: width - 1] + "…"
 
 
-def fit(line: Line, width: int) -> Line:
-    """A line of at most `width` characters."""
-    if sum(len(text) for text, _ in line) <= width:
-        return line
-    fitted: Line = []
-    for text, style in line:
-        fitted.append((crop(text, width), style))
-        width -= len(text)
-        if width < 0:
-            break
-    return fitted
-
-
 def estimate(left: float, seconds: Sequence[float], slots: float) -> tuple[float, float] | None:
-    """Between which times `left` more members are likely trained, by the `seconds` that others took. None: unknown.
+    """The range of seconds in which `left` more members are likely trained; None if unknown.
 
-    slots: how many train at once on average. What counts for a sum is the mean; it is taken two standard errors wide.
+    seconds: what finished members took. slots: how many train at once on average. The range is the mean of `seconds`
+    plus and minus two standard errors, times left / slots.
     """
     if left <= 0:
         return (0.0, 0.0)
@@ -77,9 +67,9 @@ def estimate_text(between: tuple[float, float] | None) -> str:
 
 
 def config_line(config: Mapping[str, Any], parent: Mapping[str, Any] | None, width: int) -> Line:
-    """A config in at most `width` characters, in its own order, what differs from the parent's highlighted.
+    """A config in at most `width` characters, in its own order, with changes against the parent highlighted.
 
-    Where room is short, what was changed is shown before what was not, and "+2" says how many are not shown.
+    Where room is short, changed values are preferred, and "+2" says how many are not shown.
     """
     changed = [parent is not None and parent.get(name, value) != value for name, value in config.items()]
     items = [crop(f"{name} {number(value)}", min(width, 30)) for name, value in config.items()]
@@ -97,7 +87,7 @@ def config_line(config: Mapping[str, Any], parent: Mapping[str, Any] | None, wid
 
 
 def bar(counts: Sequence[int], cells: int) -> list[int]:
-    """`cells` shared out in proportion to `counts`: whatever is there gets one at least, while there are enough."""
+    """`cells` divided in proportion to `counts`; each count above 0 gets at least one cell, if there are enough."""
     total = sum(counts)
     if not total:
         return [0] * len(counts)
@@ -112,62 +102,58 @@ def bar(counts: Sequence[int], cells: int) -> list[int]:
 
 
 STYLES = {"in use": "green", "ok": "", "busy": "yellow", "dirty": "yellow", "drained": "dim", "faulty": "red"}
-#: a state as people say it
-WORDS = {"ok": "free", "faulty": "set aside", "dirty": "set aside"}
+#: how a state is shown, where that is not its name
+STATES = {"ok": "free", "faulty": "set aside", "dirty": "set aside"}
 
 
-def gpu_lines(rows: Sequence[Mapping[str, Any]], now: float) -> list[Line]:
-    """A line for each GPU of a run (Pool.rows)."""
-    names = [_name(row) for row in rows]
+def gpu_lines(gpus: Sequence[DeviceStatus], now: float) -> list[Line]:
+    """A line for each GPU."""
+    names = [f"GPU {gpu.gpu} {short_model(gpu.name)}".rstrip() for gpu in gpus]
     wide = max(map(len, names), default=0)
     lines: list[Line] = []
-    for name, row in zip(names, rows, strict=True):
-        state = str(row["state"])
-        line: Line = [(f"{name:{wide}}  ", "bold"), (f"{WORDS.get(state, state):9}  ", STYLES.get(state, ""))]
-        line.append((", ".join(_numbers(row)), "dim"))
-        if row["reason"]:
-            line.append((f"  {why(row, now)}", STYLES.get(state, "")))
+    for name, gpu in zip(names, gpus, strict=True):
+        style = STYLES.get(gpu.state, "")
+        line: Line = [(f"{name:{wide}}  ", "bold"), (f"{STATES.get(gpu.state, gpu.state):9}  ", style)]
+        line.append((", ".join(_figures(gpu)), "dim"))
+        if gpu.reason:
+            line.append((f"  {why(gpu, now)}", style))
         lines.append(line)
     return lines
 
 
-def why(row: Mapping[str, Any], now: float) -> str:
+def why(gpu: DeviceStatus, now: float) -> str:
     """Why a GPU is not given out, since when, and when it is tried again."""
-    text = str(row["reason"])
-    if row["since"]:
-        text += f" (for {duration(max(0.0, now - row['since']))}"
-        text += f", tried again in {duration(max(0.0, row['retry'] - now))})" if row["retry"] else ")"
-    return text
+    if not gpu.since:
+        return gpu.reason
+    text = f"{gpu.reason} (for {duration(max(0.0, now - gpu.since))}"
+    return text + (f", tried again in {duration(max(0.0, gpu.retry - now))})" if gpu.retry else ")")
 
 
-def waiting_text(waiting: Mapping[str, Any] | None, now: float) -> str:
+def waiting_text(waiting: GpuQueue | None, now: float) -> str:
     """What waits for a GPU, since when, and why no GPU is given to it; empty if nothing does."""
-    if not waiting:
+    if waiting is None:
         return ""
-    who = f"{counted(waiting['members'], 'member')} wait" + "s" * (waiting["members"] == 1)
-    text = f"{who} for a GPU" if waiting["members"] else "no GPU is free"
-    if waiting["since"]:
-        text += f" for {duration(max(0.0, now - waiting['since']))}"
-    reasons = "; ".join(f"GPU {label}: {reason}" for label, reason in waiting["why"].items())
+    text = "no GPU is free"
+    if waiting.members:
+        text = f"{counted(waiting.members, 'member')} wait{'s' * (waiting.members == 1)} for a GPU"
+    if waiting.since:
+        text += f" for {duration(max(0.0, now - waiting.since))}"
+    reasons = "; ".join(f"GPU {label}: {reason}" for label, reason in waiting.why.items())
     return text + (f": {reasons}" if reasons else "")
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    return f"GPU {row['gpu']} {short_model(row['name'])}".rstrip()
-
-
-def _numbers(row: Mapping[str, Any]) -> list[str]:
-    words: list[str] = []
-    members = row.get("members")
-    if members:
-        words.append(f"{'member' if len(members) == 1 else 'members'} {' '.join(map(str, members))}")
-    if row["used"] is not None and row["total"]:
-        words.append(f"{format_bytes(max(0, row['total'] - row['used']))} of {format_bytes(row['total'])} free")
-    for key, whose in (("ours", "ours"), ("others", "others'")):
-        if row.get(key):
-            words.append(f"{format_bytes(row[key])} {whose}")
-    if row["utilisation"] is not None:
-        words.append(f"{row['utilisation']} %")
-    if row["temperature"] is not None:
-        words.append(f"{row['temperature']} °C")
-    return words
+def _figures(gpu: DeviceStatus) -> list[str]:
+    figures: list[str] = []
+    if gpu.members:
+        figures.append(f"{'member' if len(gpu.members) == 1 else 'members'} {' '.join(map(str, gpu.members))}")
+    if gpu.used is not None and gpu.total:
+        figures.append(f"{format_bytes(max(0, gpu.total - gpu.used))} of {format_bytes(gpu.total)} free")
+    if gpu.ours:
+        figures.append(f"{format_bytes(gpu.ours)} ours")
+    if gpu.others:
+        figures.append(f"{format_bytes(gpu.others)} others'")
+    if gpu.utilisation is not None:
+        figures.append(f"{gpu.utilisation} %")
+    if gpu.temperature is not None:
+        figures.append(f"{gpu.temperature} °C")
+    return figures

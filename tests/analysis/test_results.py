@@ -280,10 +280,11 @@ def test_of_a_run_that_goes_on_it_is_said_that_a_better_one_may_come(original: P
         fcntl.flock(held, fcntl.LOCK_EX)
         done = cli("replay", "lineage-1", cwd=where)
     assert done.status == 0, done.err
-    assert f"lineage-1 goes on: what is replayed is its best so far, member {best}; a better one may come" in done.err
+    best_so_far = f"the replay follows its best member so far, {best}; a better one may follow"
+    assert f"lineage-1 is still running: {best_so_far}" in done.err
     done = cli("replay", "lineage-1", cwd=where)
     assert done.status == 0, done.err
-    assert "goes on: what" not in done.err, "then it was interrupted"
+    assert "is still running" not in done.err, "then it was interrupted"
 
 
 def test_a_replay_that_was_killed_is_gone_on_with(original: Path, tmp_path: Path) -> None:

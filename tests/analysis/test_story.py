@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import SCRIPTS, cli, facts
+from hostile import EVIL, hostile
 from run_factory import EPOCH, embellished, settings, simulated, write
 
 from gpbt_async import events
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpbt_async.events import Fact
-    from gpbt_async.experiment import Settings
-
-EVIL = "</script><img src=x onerror=alert(1)><!-- <script> \u2028 {{$title}} ${style} %{y} <a href='http://evil'>"
 
 
 def read(folder: RunFolder) -> RunReader:
@@ -319,15 +317,8 @@ def test_members_that_were_stopped_early_are_told_of(tmp_path: Path, capsys: Any
     assert not set(stopped) & set(held["parent"]), "never a parent"
 
 
-def _evil(s: Settings) -> Settings:
-    name = EVIL + "lr"
-    return replace(
-        s, score=EVIL, space=Space({name: Float(0, 1), "__proto__": Choice([EVIL, "constructor"]), "=1+1": Float(0, 1)})
-    )
-
-
 def test_nothing_the_user_names_or_says_becomes_markup(tmp_path: Path) -> None:
-    s = _evil(settings(population=6, generations=2))
+    s = hostile(settings(population=6, generations=2))
     told = []
     for fact in embellished(simulated(s, 2, fail=0.3).facts):
         if isinstance(fact, events.Trained):

@@ -116,7 +116,7 @@ def test_report_writes_it_beside_the_page_unless_told_not_to(tmp_path: Path) -> 
     assert not (folder / "trace.json").exists()
     done = cli("report", "it", cwd=tmp_path)
     assert done.out.strip() == str(folder / "report.html"), "for scripts: nothing else"
-    assert f"and {folder / 'trace.json'}, for ui.perfetto.dev" in done.err
+    assert f"wrote {folder / 'trace.json'}, too, for ui.perfetto.dev" in done.err
     told = json.loads((folder / "trace.json").read_text())
     found = valid(told)
     members = {e["args"]["member"]: e for e in found["X"] if "generation" in e["args"] and "attempt" in e["args"]}

@@ -1,4 +1,4 @@
-"""The check-up: scripts that are well, and scripts with one thing wrong each, from outside; and what it measures by."""
+"""The doctor: healthy scripts, scripts with one fault each, its judgement of figures, and its probes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from gpu_machine import PLAYING, A
 from harness import cli, start
 
-from gpbt_async.cli.diagnosis import taken_up, warnings
+import gpbt_async as gpbt
+from gpbt_async.cli.diagnosis import inherited_gain, warnings
+from gpbt_async.cli.measurements import CheckUp, Expected, Problem, TrainedInterval
 from gpbt_async.cli.probes import Touches, Vitals
+from gpbt_async.experiment import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,27 +58,28 @@ def examined(
     return done
 
 
-def test_a_script_that_is_well(tmp_path: Path) -> None:
+def test_a_healthy_script(tmp_path: Path) -> None:
     done = examined(tmp_path, "--repeat", "--json", "--set", "x=0.25")
     assert done.status == 0, done.err
-    told = done.json
-    assert all("train longer" in w["remedy"] for w in told["warnings"]), "its intervals are milliseconds"
-    assert told["start"] == "fork"
-    assert told["fork_safe"] is True
-    assert told["member"]["config"] == {"x": 0.25}
-    assert told["child"]["read"] == ["deep/s.json"]
-    assert told["member"]["read"] is None
-    assert told["scores"]["repeat"] == told["scores"]["member"] == pytest.approx([0.7, 0.49, 0.343, 0.2401])
-    assert told["scores"]["child"][0] == pytest.approx(0.2401 * 0.7)
+    result = done.json
+    assert "telemetry" not in result["member"], "what the process noted is not for people"
+    assert all("train longer" in w["remedy"] for w in result["warnings"]), "its intervals are milliseconds"
+    assert result["start"] == "fork"
+    assert result["fork_safe"] is True
+    assert result["member"]["config"] == {"x": 0.25}
+    assert result["child"]["read"] == ["deep/s.json"]
+    assert result["member"]["read"] is None
+    assert result["scores"]["repeat"] == result["scores"]["member"] == pytest.approx([0.7, 0.49, 0.343, 0.2401])
+    assert result["scores"]["child"][0] == pytest.approx(0.2401 * 0.7)
     for who in ("member", "child"):
-        assert told[who]["reports"] == 4
-        assert told[who]["files"] == 1
-        assert told[who]["checkpoint_bytes"] > 0
-        assert 0 <= told[who]["first_report_s"] <= told[who]["seconds"]
-        assert told[who]["write_s"] < told[who]["seconds"]
-    expected = told["expected"]
-    assert expected["wall_s"] >= told["import_s"]
-    assert expected["disk_bytes"] > expected["checkpoints"] * told["child"]["checkpoint_bytes"]
+        assert result[who]["reports"] == 4
+        assert result[who]["files"] == 1
+        assert result[who]["checkpoint_bytes"] > 0
+        assert 0 <= result[who]["first_report_s"] <= result[who]["seconds"]
+        assert result[who]["write_s"] < result[who]["seconds"]
+    expected = result["expected"]
+    assert expected["wall_s"] >= result["import_s"]
+    assert expected["disk_bytes"] > expected["checkpoints"] * result["child"]["checkpoint_bytes"]
     assert 2 <= expected["checkpoints"] <= 12, "the elites of two generations, pending children's parents, the best"
 
 
@@ -84,13 +89,13 @@ def test_a_script_that_is_well(tmp_path: Path) -> None:
         ({"first": "level = 1.0"}, "reported the same 4 values of loss as its parent", "load it: if member.parent"),
         (
             {"first": "level, dice = 1.0, random.SystemRandom()", "noise": "dice.random() * 1e-3"},
-            "it seems to start from nothing",
+            "the child seems to start from nothing",
             "load it: if member.parent is not None",
         ),
         (
             {"last": "(member.parent or member.checkpoint).joinpath('note').write_text('x')"},
             "the child changed its parent's checkpoint (note)",
-            "write to its own folder only (member.checkpoint)",
+            "write only to its own folder (member.checkpoint)",
         ),
         (
             {"top": "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"},
@@ -106,9 +111,7 @@ def test_a_script_that_is_well(tmp_path: Path) -> None:
         ({"noise": "float('nan')"}, "loss is nan", ""),
     ],
 )  # fmt: skip
-def test_one_thing_that_is_wrong_is_told_with_its_remedy(
-    tmp_path: Path, wrong: dict[str, str], what: str, remedy: str
-) -> None:
+def test_one_fault_is_reported_with_its_remedy(tmp_path: Path, wrong: dict[str, str], what: str, remedy: str) -> None:
     done = examined(tmp_path, **wrong)
     assert what in done.out
     assert f"  remedy: {remedy}" in done.out if remedy else " failed: " in done.out
@@ -138,19 +141,21 @@ def test_findings_of_the_preflight_are_among_the_warnings_and_can_be_silenced(tm
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("old", "new", "quote"),
     [
         ("if member.parent else", "if False else", "the child opened no file of its parent's checkpoint"),
         ('(member.checkpoint / "deep" / "s.json").write_text', "str", "the checkpoint is empty: every child starts"),
     ],
 )
-def test_nothing_is_taken_up_and_no_scores_would_show_it(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_a_child_that_inherits_nothing_is_found_even_if_scores_are_random(
+    tmp_path: Path, old: str, new: str, quote: str
+) -> None:
     script = tmp_path / "script.py"
     text = SCRIPT.format(top="", first="", noise="random.SystemRandom().random()", last="", more="")
     assert old in text
     script.write_text(text.replace(old, new).replace("if member.parent else", "if False else"))
     done = cli("doctor", script, cwd=tmp_path)
-    assert words in done.out
+    assert quote in done.out
     assert done.status == 0
 
 
@@ -166,18 +171,18 @@ experiment = gpbt.Experiment(
 def test_a_program_is_examined_too(tmp_path: Path) -> None:
     script = tmp_path / "solver.py"
     script.write_text(SOLVER)
-    told = cli("doctor", script, "--json", cwd=tmp_path).json
-    assert told["start"] == "program"
-    assert told["child"]["read"] == ["n"]
-    assert (told["member"]["score"], told["child"]["score"]) == (0, 1)
+    result = cli("doctor", script, "--json", cwd=tmp_path).json
+    assert result["start"] == "program"
+    assert result["child"]["read"] == ["n"]
+    assert (result["member"]["score"], result["child"]["score"]) == (0, 1)
     script.write_text(SOLVER.replace('"$0/n"', '"/nowhere"'))
     blind = cli("doctor", script, cwd=tmp_path)
     assert "opened no file" in blind.out
     assert "$GPBT_PARENT" in blind.out
     bare = '; echo "{{\\\\"s\\\\": .84}}" >> $GPBT_METRICS; echo $(('
     script.write_text(SOLVER.replace("; echo $((", bare))
-    told = cli("doctor", script, cwd=tmp_path).out
-    assert "'{\"s\": .84}'\n  remedy: numbers in JSON begin with a digit: 0.84\n" in told
+    result = cli("doctor", script, cwd=tmp_path).out
+    assert "'{\"s\": .84}'\n  remedy: numbers in JSON begin with a digit: 0.84\n" in result
     script.write_text(SOLVER.replace('score="s"', 'score="z"'))
     assert "the member failed: never reported 'z' (reported: s)" in cli("doctor", script, cwd=tmp_path).out
 
@@ -198,7 +203,7 @@ def test_gpu_memory_is_measured(machine: Callable[..., Machine]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "quotes"),
     [
         (["nowhere.py"], ["nowhere.py does not exist: give the path of a Python script"]),
         (["script.py", "--set", "x=7"], ["--set x=7", "Float"]),
@@ -207,14 +212,14 @@ def test_gpu_memory_is_measured(machine: Callable[..., Machine]) -> None:
         (["script.py", "--population", "0"], ["--population: got 0"]),
     ],
 )
-def test_what_cannot_be_begun_is_told_and_leaves_nothing(
-    tmp_path: Path, arguments: list[str], words: list[str]
+def test_what_cannot_be_started_is_refused_and_leaves_nothing(
+    tmp_path: Path, arguments: list[str], quotes: list[str]
 ) -> None:
     (tmp_path / "script.py").write_text(SCRIPT.format(top="", first="", noise="0", last="", more=""))
     done = cli("doctor", *arguments, cwd=tmp_path)
     assert done.status == 2
-    for word in words:
-        assert word in done.err
+    for quote in quotes:
+        assert quote in done.err
     assert os.listdir(tmp_path) == ["script.py"]
 
 
@@ -236,7 +241,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals) -> 
 # ---- what it measures by
 
 
-def test_touches_below_folders_that_are_made_later(tmp_path: Path) -> None:
+def test_files_are_watched_in_folders_that_are_made_later(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("x")
     touches = Touches(tmp_path)
     try:
@@ -260,7 +265,7 @@ def test_touches_below_folders_that_are_made_later(tmp_path: Path) -> None:
         touches.close()
 
 
-def test_vitals_of_a_process_and_what_it_started() -> None:
+def test_figures_of_a_process_and_its_children() -> None:
     program = "import os, sys; held = b'x' * (64 << 20); print(flush=True); sys.stdin.read()"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"
     process = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -278,34 +283,46 @@ def test_vitals_of_a_process_and_what_it_started() -> None:
     assert vitals.private > 64 << 20, "the most there ever was"
 
 
-def told(**changes: Any) -> dict[str, Any]:
-    """What the doctor measures of a healthy script, with some of it changed: child__seconds=2."""
-    interval = {
-        "start_s": 0.01, "seconds": 10.0, "write_s": 0.1, "publish_s": 0.1, "checkpoint_bytes": 1 << 20, "files": 1,
-        "other_bytes": 100, "reports": 4, "first_report_s": 2.0, "silence_s": 3.0, "private": 1 << 20, "cores": 1.0,
-        "vram": None, "read": ["w"], "changed": [],
-    }  # fmt: skip
-    expected = {"population": 4, "generations": 2, "slots": 2, "disk_bytes": 1 << 20, "disk_free": 1 << 30,
-                "memory_bytes": 1 << 20, "memory_free": 1 << 30}  # fmt: skip
-    found: dict[str, Any] = {
-        "command": False, "metric": "loss", "generations": 3, "mode": "min",
-        "early_stop": [], "stall_timeout": None, "device": "cpu",
-        "member_timeout": None, "start": "fork", "slots": 2, "slot_threads": 1, "trouble": [], "findings": [],
-        "parent_damaged": None,
-        "scores": {"member": [1.0, 0.5], "child": [0.4, 0.3]}, "member": dict(interval), "child": dict(interval),
-        "expected": expected,
-    }  # fmt: skip
-    for name, value in changes.items():
-        where, _, inner = name.partition("__")
-        if inner:
-            found[where][inner] = value
-        else:
-            found[where] = value
-    return found
+DECLARED: dict[str, Any] = {
+    "space": gpbt.Space({"x": gpbt.Float(0, 1)}), "score": "loss", "mode": "min", "population": 4, "generations": 3
+}  # fmt: skip
+
+
+def checked(**changes: Any) -> CheckUp:
+    """What the doctor measures of a healthy script, with some of it changed: child__seconds=2, settings__mode="max"."""
+
+    def interval(who: str, scores: list[float]) -> TrainedInterval:
+        return TrainedInterval(
+            who, {"x": 0.5}, start_s=0.01, seconds=10.0, write_s=0.1, publish_s=0.1, checkpoint_bytes=1 << 20, files=1,
+            other_bytes=100, reports=4, first_report_s=2.0, silence_s=3.0, private=1 << 20, cores=1.0, read=["w"],
+            scores=scores,
+        )  # fmt: skip
+
+    def fields(of: str) -> dict[str, Any]:
+        return {name.removeprefix(f"{of}__"): v for name, v in changes.items() if name.startswith(f"{of}__")}
+
+    expected = Expected(
+        population=4, generations=2, schedule="async", slots=2, wall_s=60.0, at_most=False, checkpoints=2,
+        disk_bytes=1 << 20, disk_free=1 << 30, memory_bytes=1 << 20, memory_free=1 << 30, gpu_bytes=[],
+    )  # fmt: skip
+    members = {"member": interval("member", [1.0, 0.5]), "child": interval("child", [0.4, 0.3])}
+    if fields("repeat"):
+        members["repeat"] = interval("repeat", [1.0, 0.5])
+    return CheckUp(
+        script="s.py",
+        settings=Settings(**DECLARED | fields("settings")),
+        import_s=0.1,
+        cuda_at_import=None,
+        slots=2,
+        start="fork",
+        members={who: replace(member, **fields(who)) for who, member in members.items()},
+        expected=replace(expected, **fields("expected")),
+        **{name: value for name, value in changes.items() if "__" not in name},
+    )
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "quote"),
     [
         ({}, None),
         ({"child__seconds": 0.5, "child__start_s": 0.1, "member__start_s": 0.2}, "takes 0.10 s to start"),
@@ -317,22 +334,26 @@ def told(**changes: Any) -> dict[str, Any]:
         ({"slot_threads": 8}, "import threadpoolctl"),
         ({"slot_threads": 8, "child__cores": 0.1}, "load data once, at the script's top level"),
         ({"child__cores": 3.7}, "cpus=4"),
-        ({"stall_timeout": 5.0}, "stall_timeout=6"),
-        ({"member_timeout": 11.0}, "member_timeout=20"),
-        ({"early_stop": ["median"], "scores": {"member": [1.0], "child": [0.5]}}, "only one an interval, after 20 %"),
+        ({"settings__stall_timeout": 5.0}, "stall_timeout=6"),
+        ({"settings__member_timeout": 11.0}, "member_timeout=20"),
+        (
+            {"settings__early_stop": ("median",), "member__scores": [1.0], "child__scores": [0.5]},
+            "only one an interval, after 20 %",
+        ),
         ({"device": "cuda", "child__vram": 0}, "member.device"),
-        ({"scores": {"member": [1.0, 0.5], "child": [0.4, 0.3], "repeat": [1.0, 0.6]}, "repeat": {}}, "deterministic"),
-        ({"scores": {"member": [1.0], "child": [1.0]}}, "or this score has reached its best value"),
+        ({"repeat__scores": [1.0, 0.6]}, "deterministic"),
+        ({"member__scores": [1.0], "child__scores": [1.0]}, "or this score has reached its best value"),
         ({"parent_damaged": "it has changed"}, "the child changed its parent's checkpoint"),
-        ({"trouble": [{"what": "CUDA is initialised at s.py:3", "remedy": "move this line"}]}, "move this line"),
+        ({"trouble": [Problem("CUDA is initialised at s.py:3", "move this line")]}, "move this line"),
     ],
 )
-def test_each_figure_that_is_a_reason_to_warn_is_one_warning(changes: dict[str, Any], words: str | None) -> None:
-    found = warnings(told(**changes))
-    assert len(found) == (words is not None), found
-    if words is not None:
-        assert words in " ".join(found[0].values())
-        assert all(found[0].values()), "what and remedy"
+def test_each_bad_figure_gives_one_warning(changes: dict[str, Any], quote: str | None) -> None:
+    problems = warnings(checked(**changes))
+    assert len(problems) == (quote is not None), problems
+    if quote is not None:
+        assert quote in f"{problems[0].what} {problems[0].remedy}"
+        assert problems[0].what
+        assert problems[0].remedy
 
 
 @pytest.mark.parametrize(
@@ -346,5 +367,7 @@ def test_each_figure_that_is_a_reason_to_warn_is_one_warning(changes: dict[str, 
         ([float("inf"), 1.0], [1.0], "min", None),
     ],
 )
-def test_how_much_a_child_takes_up(scores: list[float], child: list[float], mode: str, share: float | None) -> None:
-    assert taken_up(scores, child, mode) == share
+def test_how_much_of_its_parents_gain_a_child_begins_with(
+    scores: list[float], child: list[float], mode: str, share: float | None
+) -> None:
+    assert inherited_gain(scores, child, mode) == share

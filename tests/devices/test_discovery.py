@@ -1,8 +1,7 @@
-"""Devices: what is found under which circumstances, and that a slot is never leased twice."""
+"""Discovery: which devices a run gets under which circumstances, and what the real binding reports."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -10,20 +9,17 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections import deque
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from nvml_state import library
 
-from gpbt_async.devices import monitor
-from gpbt_async.devices import slots as slots_module
-from gpbt_async.devices.discovery import DeviceRequest, discover
-from gpbt_async.devices.nvml import NvmlDevice, NvmlFault, Sample
-from gpbt_async.devices.selection import GPU
-from gpbt_async.devices.slots import CpuPool, Slot, usable_cores
+from gpbt_async.declaration.resources import Resources
+from gpbt_async.devices import discovery, monitor
+from gpbt_async.devices.discovery import discover
+from gpbt_async.devices.nvml import GPU, NvmlFault, Sample
+from gpbt_async.devices.request import DeviceRequest
+from gpbt_async.devices.slots import Slot
 from gpbt_async.errors import DeviceError
 from gpbt_async.processes.linux import THREADS
 
@@ -37,11 +33,11 @@ CORES = 4
 
 @pytest.fixture(autouse=True)
 def cores(monkeypatch):
-    monkeypatch.setattr(slots_module, "usable_cores", lambda: CORES)
+    monkeypatch.setattr(discovery, "usable_cores", lambda: CORES)
 
 
 class FakeNvml:
-    """A machine with these GPUs; a NvmlFault in the place of one (or of the library) is raised."""
+    """A machine with these GPUs; an NvmlFault in place of one, or of the library, is raised."""
 
     def __init__(self, gpus, library=True):
         self.gpus, self.library, self.calls = gpus, library, []
@@ -58,9 +54,7 @@ class FakeNvml:
     def survey(self):
         self._note("survey")
         return [
-            NvmlDevice(index, "", fault=str(gpu))
-            if isinstance(gpu, NvmlFault)
-            else NvmlDevice(gpu.index, gpu.uuid, gpu.name)
+            GPU(index, "", fault=str(gpu)) if isinstance(gpu, NvmlFault) else GPU(gpu.index, gpu.uuid, gpu.name)
             for index, gpu in enumerate(self.gpus)
         ]
 
@@ -79,9 +73,11 @@ class FakeNvml:
 
 
 async def find(nvml=None, **changed):
-    said = []
+    warnings = []
     environ = changed.pop("environ", {})
-    slots = await discover(DeviceRequest(**{"population": 25, **changed}), environ, warn=said.append, backend=nvml)
+    resources = Resources(gpus=changed.pop("need", 1), cpus=changed.pop("cpus", None))
+    request = DeviceRequest(**{"resources": resources, "population": 25, **changed})
+    slots = await discover(request, environ, warn=warnings.append, backend=nvml)
     held = [] if nvml is None else slots.rows()
     if held:
         async with contextlib.AsyncExitStack() as stack:
@@ -89,15 +85,15 @@ async def find(nvml=None, **changed):
                 await stack.enter_async_context(slots.lease())
             slots.leased = slots.slots
     await slots.close()
-    return slots, said
+    return slots, warnings
 
 
 # --- discover ----------------------------------------------------------------------------------------------
 
 
 async def test_a_gpu_slot_pins_by_uuid():
-    slots, said = await find(FakeNvml([A, B]))
-    assert said == []
+    slots, warnings = await find(FakeNvml([A, B]))
+    assert warnings == []
     threads = dict.fromkeys(THREADS, "2")
     assert slots.leased[1] == Slot(
         1, "GPU 1 NVIDIA A100", "cuda", (B.uuid,), 2,
@@ -107,9 +103,9 @@ async def test_a_gpu_slot_pins_by_uuid():
 
 
 async def test_a_cpu_slot_hides_the_gpus():
-    slots, said = await find(need=0, slots=2)
+    slots, warnings = await find(need=0, slots=2)
     threads = dict.fromkeys(THREADS, "2")
-    assert said == []
+    assert warnings == []
     assert slots.slots[1] == Slot(1, "cpu1", "cpu", (), 2, {"CUDA_VISIBLE_DEVICES": "", **threads})
 
 
@@ -128,9 +124,9 @@ async def test_a_cpu_slot_hides_the_gpus():
     ],
 )
 async def test_slots_and_their_threads(slots, population, cpus, count, threads, warned):
-    slots, said = await find(need=0, slots=slots, population=population, cpus=cpus)
+    slots, warnings = await find(need=0, slots=slots, population=population, cpus=cpus)
     assert [slot.threads for slot in slots.slots] == [threads] * count
-    assert len(said) == warned
+    assert len(warnings) == warned
 
 
 async def test_cpus_per_member_holds_beside_a_gpu_too():
@@ -144,13 +140,13 @@ async def test_cpus_per_member_holds_beside_a_gpu_too():
 )
 async def test_nvml_is_left_alone_when_no_gpu_is_wanted(asked):
     nvml = FakeNvml([A])
-    slots, said = await find(nvml, **asked)
+    slots, warnings = await find(nvml, **asked)
     assert {slot.device for slot in slots.slots} == {"cpu"}
-    assert (nvml.calls, said) == ([], [])
+    assert (nvml.calls, warnings) == ([], [])
 
 
 @pytest.mark.parametrize(
-    ("nvml", "environ", "said", "word"),
+    ("nvml", "environ", "warnings", "word"),
     [
         (FakeNvml([], library=False), {}, "no NVIDIA GPU found", "no NVML library"),
         (FakeNvml([]), {}, "no NVIDIA GPU found", "no GPU"),
@@ -164,9 +160,9 @@ async def test_nvml_is_left_alone_when_no_gpu_is_wanted(asked):
         (FakeNvml([A]), {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, "CUDA_VISIBLE_DEVICES", "NoDevFiles"),
     ],
 )
-async def test_without_a_gpu_one_sentence_says_so_unless_gpus_were_demanded(nvml, environ, said, word):
+async def test_without_a_gpu_there_is_one_warning_and_an_error_if_gpus_were_asked_for(nvml, environ, warnings, word):
     slots, (sentence,) = await find(nvml, environ=environ)
-    assert sentence.startswith(said)
+    assert sentence.startswith(warnings)
     assert sentence.endswith(": training on the CPU")
     assert {slot.device for slot in slots.slots} == {"cpu"}
     with pytest.raises(DeviceError, match=word):
@@ -174,17 +170,17 @@ async def test_without_a_gpu_one_sentence_says_so_unless_gpus_were_demanded(nvml
 
 
 async def test_a_library_that_fails_is_an_error():
-    with pytest.raises(DeviceError, match=r"version mismatch.*--gpus none"):
+    with pytest.raises(DeviceError, match=r"version mismatch.*gpus='none'"):
         await find(FakeNvml([A], library=NvmlFault("version mismatch")))
 
 
-async def test_a_driver_that_hangs_from_the_start_is_told_of(monkeypatch):
+async def test_a_driver_that_hangs_from_the_start_is_warned_of(monkeypatch):
     monkeypatch.setattr(monitor, "HANGS", 0.02)
     nvml, going = FakeNvml([A]), threading.Event()
     nvml.open = lambda: going.wait() or True
     threading.Timer(0.2, going.set).start()
-    _, said = await find(nvml)
-    assert "NVML has not answered" in said[0]
+    _, warnings = await find(nvml)
+    assert "NVML has not answered" in warnings[0]
 
 
 async def test_one_lost_gpu_is_left_out_and_all_lost_are_an_error():
@@ -199,7 +195,7 @@ async def test_one_lost_gpu_is_left_out_and_all_lost_are_an_error():
     "asked", [{"slots": 2, "gpus": "all"}, {"slots": 0}, {"slots": -1}, {"slots": 1.5}, {"slots": True}]
 )
 async def test_contradictions_are_refused(asked):
-    with pytest.raises(DeviceError, match=f"--slots {asked['slots']}"):
+    with pytest.raises(DeviceError, match=f"slots={asked['slots']}"):
         await find(FakeNvml([A]), **asked)
 
 
@@ -213,10 +209,10 @@ async def test_contradictions_are_refused(asked):
     ],
 )
 async def test_nvml_lives_in_one_thread_and_is_closed(nvml, asked):
-    before = set(threading.enumerate())  # an earlier test's may still be ending
+    before = set(threading.enumerate())  # a thread of an earlier test may still be ending
     try:
         await find(nvml, **asked)
-    except DeviceError:  # its thread is not waited for; that it closes NVML, and ends, is
+    except DeviceError:  # the pool does not wait for its thread, but the thread has to close NVML and end
         for thread in threading.enumerate():
             if thread.name.startswith("gpbt-nvml"):
                 thread.join(timeout=10)
@@ -225,218 +221,25 @@ async def test_nvml_lives_in_one_thread_and_is_closed(nvml, asked):
     assert {thread for _, thread in nvml.calls} == {"gpbt-nvml_0"}
 
 
-# --- usable cores ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 8),
-        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, 8),
-        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "350000 100000\n"}, 3),
-        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "200000 100000\n"}, 2),
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "nonsense\n"}, 8),
-        (
-            {
-                "proc/self/cgroup": "5:memory:/x\n4:cpu,cpuacct:/host/only\n1:name=systemd:/\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "400000\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-            },
-            4,
-        ),
-        (
-            {
-                "proc/self/cgroup": "4:cpu:/\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-            },
-            8,
-        ),
-    ],
-)
-def test_usable_cores(tmp_path, monkeypatch, files, expected):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert usable_cores(tmp_path) == expected
-
-
-# --- leasing -----------------------------------------------------------------------------------------------
-
-
-def some_slots(count):
-    return CpuPool(Slot(index, f"cpu{index}", "cpu", (), 1, {}) for index in range(count))
-
-
-async def turns(count=5):
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-class Renters:
-    """Tasks that lease a slot and keep it until they are told to let go."""
-
-    def __init__(self, slots):
-        self.slots, self.held, self.order, self.gates, self.tasks = slots, {}, [], [], []
-
-    def start(self):
-        number = len(self.tasks)
-        self.gates.append(asyncio.Event())
-        self.tasks.append(asyncio.create_task(self._rent(number)))
-        return number
-
-    async def _rent(self, number):
-        async with self.slots.lease() as slot:
-            assert slot.index not in self.held.values(), "a slot leased twice"
-            self.held[number] = slot.index
-            self.order.append(number)
-            try:
-                await self.gates[number].wait()
-            finally:
-                del self.held[number]
-
-
-async def test_lowest_first_then_first_come_first_served():
-    slots = some_slots(2)
-    renters = Renters(slots)
-    for _ in range(4):
-        renters.start()
-    await turns()
-    assert (renters.held, slots.free) == ({0: 0, 1: 1}, 0)
-    renters.gates[1].set()
-    await turns()
-    assert renters.held == {0: 0, 2: 1}
-    for gate in renters.gates:
-        gate.set()
-    await asyncio.gather(*renters.tasks)
-    assert (renters.order, slots.free) == ([0, 1, 2, 3], 2)
-    async with slots.lease() as slot:
-        assert slot.index == 0
-
-
-async def test_a_newcomer_does_not_overtake_and_waking_takes_one_turn():
-    slots = some_slots(1)
-    renters = Renters(slots)
-    lease = slots.lease()
-    await lease.__aenter__()
-    renters.start()
-    await turns()
-    await lease.__aexit__(None, None, None)
-    assert slots.free == 0  # the waiter's already, though it has not run
-    renters.start()
-    await asyncio.sleep(0)
-    assert renters.held == {0: 0}
-    for gate in renters.gates:
-        gate.set()
-    await asyncio.gather(*renters.tasks)
-
-
-async def test_cancelled_while_waiting_and_when_just_served():
-    slots = some_slots(1)
-    renters = Renters(slots)
-    lease = slots.lease()
-    await lease.__aenter__()
-    for _ in range(3):
-        renters.start()
-    await turns()
-    renters.tasks[0].cancel()  # waiting
-    await lease.__aexit__(None, None, None)  # served: 1, as 0 is gone
-    renters.tasks[1].cancel()  # before it could run
-    await turns()
-    assert renters.held == {2: 0}
-    renters.gates[2].set()
-    await asyncio.gather(*renters.tasks, return_exceptions=True)
-    assert slots.free == 1
-
-
-async def test_an_error_in_the_block_hands_the_slot_back():
-    slots = some_slots(1)
-    with pytest.raises(ZeroDivisionError):
-        async with slots.lease():
-            raise ZeroDivisionError
-    assert slots.free == 1
-
-
-async def test_closing_ends_the_waiting():
-    slots = some_slots(1)
-    renters = Renters(slots)
-    async with slots.lease():
-        renters.start()
-        await turns()
-        await slots.close()
-        await slots.close()
-        with pytest.raises(RuntimeError, match="closed"):
-            await renters.tasks[0]
-    with pytest.raises(RuntimeError, match="closed"):
-        async with slots.lease():
-            pass
-
-
-ACTIONS = st.sampled_from(["start", "let go", "cancel a waiter", "cancel a holder", "one turn", "settle"])
-
-
-@settings(deadline=None)  # the machine may be busy
-@given(count=st.integers(1, 3), actions=st.lists(st.tuples(ACTIONS, st.integers(0, 9)), max_size=40))
-def test_leases_under_any_order_of_events(count, actions):
-    """Against a model: a row of waiters, and a set of holders; `Renters` asserts that no slot is held twice."""
-
-    async def run():
-        slots = some_slots(count)
-        renters = Renters(slots)
-        row, holders, expected = deque(), [], []
-        for action, which in actions:
-            if action == "start":
-                await turns()  # a newcomer who finds a free slot may run before one who was given his just now
-                row.append(renters.start())
-                await turns(1)  # it has asked: the row's order is that of asking
-            elif action == "let go" and holders:
-                renters.gates[holders.pop(which % len(holders))].set()
-            elif action == "cancel a waiter" and row:
-                number = row[which % len(row)]
-                row.remove(number)
-                renters.tasks[number].cancel()
-            elif action == "cancel a holder" and holders:
-                renters.tasks[holders.pop(which % len(holders))].cancel()
-            else:
-                await turns(1 if action == "one turn" else 5)
-            while row and len(holders) < count:
-                holders.append(row.popleft())
-                expected.append(holders[-1])
-            if action != "settle":
-                continue
-            assert (sorted(renters.held), slots.free) == (sorted(holders), count - len(holders))
-        await turns()
-        assert sorted(renters.held) == sorted(holders)
-        for task in renters.tasks:
-            task.cancel()
-        await asyncio.gather(*renters.tasks, return_exceptions=True)
-        assert slots.free == count
-        served = [number for number in expected if number in renters.order]
-        assert renters.order == served
-
-    asyncio.run(run())
-
-
-# --- the real binding on a library of our own --------------------------------------------------------------
+# --- the real binding on a stub of the driver's library --------------------------------------------------------------
 
 ASK = """
 import asyncio, json, os, sys
-from gpbt_async.devices import Wanted, discover
+from gpbt_async.devices.discovery import discover
+from gpbt_async.devices.request import DeviceRequest
 from gpbt_async.errors import DeviceError
 
 async def main(asked):
     assert "pynvml" not in sys.modules
-    said = []
+    warnings = []
     try:
-        slots = await discover(Wanted(population=4, **asked), os.environ, warn=said.append)
+        slots = await discover(DeviceRequest(population=4, **asked), os.environ, warn=warnings.append)
     except DeviceError as error:
         return {"error": str(error)}
     await slots.close()
     rows = slots.rows()
-    names = [f"GPU {row['gpu']} {row['name']}".rstrip() for row in rows] or [slot.name for slot in slots.slots]
-    return {"slots": names, "gpus": [row["uuid"] for row in rows], "said": said}
+    names = [f"GPU {row.gpu} {row.name}".rstrip() for row in rows] or [slot.name for slot in slots.slots]
+    return {"slots": names, "gpus": [row.uuid for row in rows], "warnings": warnings}
 
 print(json.dumps(asyncio.run(main(json.loads(sys.argv[1])))))
 """
@@ -482,7 +285,7 @@ EIGHT = [GPU(index, f"GPU-{index}000", "NVIDIA A100") for index in range(8)]
 @pytest.mark.parametrize("by", ["nvml_library", "LD_LIBRARY_PATH"])
 def test_the_binding_finds_gpus(stub, ask, gpus, by):
     how = {"nvml_library": str(stub())} if by == "nvml_library" else {"path": stub().parent}
-    expected = {"slots": [str(gpu) for gpu in gpus], "gpus": [gpu.uuid for gpu in gpus], "said": []}
+    expected = {"slots": [str(gpu) for gpu in gpus], "gpus": [gpu.uuid for gpu in gpus], "warnings": []}
     assert ask(machine(*gpus), **how) == expected
 
 
@@ -499,7 +302,7 @@ def test_the_binding_finds_gpus(stub, ask, gpus, by):
 def test_the_binding_under_cuda_visible_devices(stub, ask, visible, expected, warned):
     answer = ask(machine(A, B, C), visible, nvml_library=str(stub()))
     assert answer["gpus"] == [gpu.uuid for gpu in expected]
-    assert len(answer["said"]) == warned
+    assert len(answer["warnings"]) == warned
 
 
 @pytest.mark.slow
@@ -510,22 +313,22 @@ def test_the_binding_under_cuda_visible_devices(stub, ask, visible, expected, wa
 def test_a_failing_driver_is_an_error(stub, ask, error, word):
     answer = ask(f"init {error}\n{machine(A)}", nvml_library=str(stub()))
     assert word in answer["error"]
-    assert "--gpus none" in answer["error"]
-    assert ask(f"init {error}\n", nvml_library=str(stub()), gpus="none")["said"] == []
+    assert "gpus='none'" in answer["error"]
+    assert ask(f"init {error}\n", nvml_library=str(stub()), gpus="none")["warnings"] == []
 
 
 @pytest.mark.slow
 def test_no_gpu_and_no_library_train_on_the_cpu(stub, ask):
     for answer in (ask("", nvml_library=str(stub())), ask()):
         assert (answer["gpus"], answer["slots"][0]) == ([], "cpu0")
-        assert len(answer["said"]) == 1
+        assert len(answer["warnings"]) == 1
     assert "no NVML library" in ask(gpus="0")["error"]
 
 
 def test_a_lost_gpu_is_left_out(stub, ask):
     answer = ask(f"{machine(A)}gpu 15 {B.uuid} lost\n{machine(C)}", nvml_library=str(stub()))
     assert answer["gpus"] == [A.uuid, C.uuid]
-    assert "GPU 1 is left out" in answer["said"][0]
+    assert "GPU 1 is left out" in answer["warnings"][0]
 
 
 def test_an_old_driver_without_names(stub, ask):

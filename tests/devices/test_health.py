@@ -1,4 +1,4 @@
-"""Health: a GPU's state from what is seen of it, by tables written by hand."""
+"""Health: a GPU's state from its samples and events, by tables written by hand."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def shown(health):
 
 
 def play(health, samples, now=0.0):
-    """x: somebody computes there; m: their memory is seen only; a dot: nobody."""
-    told = ""
+    """x: another program computes there; m: only its memory is seen; a dot: none."""
+    letters = ""
     for i, sample in enumerate(samples):
         others, unexplained = "python (pid 7)" if sample == "x" else "", 5 * GIB if sample == "m" else GIB
         health.sampled(now + i, others, unexplained, TOTAL)
-        told += shown(health)
-        assert health.open is (told[-1] == "o")
-    return told
+        letters += shown(health)
+        assert health.open is (letters[-1] == "o")
+    return letters
 
 
-def settled(**changes):
+def clean(**changes):
     health = Health(**changes)
     health.sampled(0.0, "", 0, TOTAL)
     return health
@@ -47,7 +47,7 @@ def settled(**changes):
         (".x", "o?"),
         (".x.", "o?o"),
         (".xx", "o?b"),
-        (".xm", "o?b"),  # by whatever it is seen
+        (".xm", "o?b"),  # by process or by memory
         (".mx", "o?b"),
         (".x.x.xx", "o?o?o?b"),
         (".xx..", "o?bbb"),
@@ -73,7 +73,7 @@ def test_two_samples_to_busy_and_three_to_return(samples, states):
         (80 * GIB, 4.0),
     ],
 )
-def test_a_desktop_is_in_nobodys_way(total, allowed):
+def test_a_desktop_does_not_make_a_gpu_busy(total, allowed):
     allowed = int(allowed * GIB)
     assert tolerance(total) == allowed
     within, beyond = Health(), Health()
@@ -83,17 +83,17 @@ def test_a_desktop_is_in_nobodys_way(total, allowed):
     assert [within.state, beyond.state] == ["ok", "busy"]
 
 
-def test_who_is_in_the_way_is_told():
+def test_the_reason_names_the_other_program():
     health = Health()
     health.sampled(3.0, "python (pid 7)", 20 * GIB, TOTAL)
     assert [health.reason, health.since] == ["python (pid 7)", 3.0]
     health.sampled(4.0, "", 5 * GIB, TOTAL)
     assert [health.reason, health.since] == [
-        "5.0 GiB of its memory are used by somebody else (if that is a desktop: --others-may-use SIZE)",
+        "5.0 GiB of its memory are used by other programs (if that is a desktop: --others-may-use SIZE)",
         3.0,
     ]
     health.sampled(5.0, "", 0, TOTAL)
-    assert health.reason.startswith("5.0 GiB of its memory are used by somebody else"), "not settled yet"
+    assert health.reason.startswith("5.0 GiB of its memory are used by other programs"), "not clean for long enough"
     health.sampled(6.0, "", 0, TOTAL)
     health.sampled(7.0, "", 0, TOTAL)
     assert [health.state, health.reason, health.since] == ["ok", "", 7.0]
@@ -103,7 +103,7 @@ def test_who_is_in_the_way_is_told():
 
 
 def test_dirty_until_one_clean_sample():
-    health = settled()
+    health = clean()
     health.lingers(5.0, 3 * GIB)
     assert not health.open
     assert [health.state, health.since] == ["dirty", 5.0]
@@ -121,8 +121,8 @@ def test_dirty_from_busy_and_from_doubt():
 
 
 @pytest.mark.parametrize("state", ["faulty", "drained"])
-def test_memory_that_lingers_changes_nothing_worse(state):
-    health = settled()
+def test_memory_that_lingers_does_not_change_a_worse_state(state):
+    health = clean()
     if state == "faulty":
         health.failed(1.0, "lost")
     else:
@@ -135,8 +135,8 @@ def test_memory_that_lingers_changes_nothing_worse(state):
 # --- faulty ------------------------------------------------------------------------------------------------
 
 
-def test_a_faulty_gpu_is_tried_again_ever_more_slowly():
-    health = settled()
+def test_a_faulty_gpu_is_tried_again_after_longer_and_longer_pauses():
+    health = clean()
     now = 100.0
     health.failed(now, "GPU is lost")
     assert [health.state, health.reason, health.since] == ["faulty", "GPU is lost", 100.0]
@@ -152,19 +152,19 @@ def test_a_faulty_gpu_is_tried_again_ever_more_slowly():
     assert health.retry == now + 600.0
 
 
-def test_one_that_works_again_is_looked_at_before_it_is_believed():
-    health = settled()
+def test_a_gpu_that_works_again_is_sampled_before_it_is_given_out():
+    health = clean()
     health.failed(1.0, "lost")
     health.retried(31.0, "")
     assert [health.state, health.reason, health.since, health.open] == ["ok", "", 31.0, False]
-    assert play(health, "x") == "b", "who came meanwhile decides at once"
+    assert play(health, "x") == "b", "another program that came meanwhile counts at once"
     health.failed(40.0, "lost")
     health.retried(71.0, "")
     assert play(health, ".") == "o"
 
 
-def test_a_fault_is_told_once_and_no_sample_heals_it():
-    health = settled()
+def test_the_first_fault_is_kept_and_no_sample_ends_it():
+    health = clean()
     health.failed(1.0, "Xid 79")
     health.failed(2.0, "GPU is lost")
     assert [health.reason, health.since, health.retry] == ["Xid 79", 1.0, 31.0]
@@ -172,7 +172,7 @@ def test_a_fault_is_told_once_and_no_sample_heals_it():
 
 
 @pytest.mark.parametrize("samples", [".", ".x", "x"])
-def test_a_fault_comes_before_all_else(samples):
+def test_a_fault_comes_before_every_other_state(samples):
     health = Health()
     play(health, samples)
     health.failed(9.0, "lost")
@@ -191,18 +191,18 @@ def test_drained_until_given_back(before):
     assert play(health, "...xx....", 11.0) == "r" * 9
     health.give_back(30.0)
     assert [health.state, health.reason, health.since] == ["ok", "", 30.0]
-    assert play(health, "x") == "b", "who came meanwhile decides at once"
+    assert play(health, "x") == "b", "another program that came meanwhile counts at once"
 
 
 def test_drained_while_dirty():
-    health = settled()
+    health = clean()
     health.lingers(1.0, GIB)
     health.drain(2.0)
     assert play(health, "..") == "rr"
 
 
 def test_drained_while_faulty_stays_faulty_and_is_drained_once_it_works():
-    health = settled()
+    health = clean()
     health.failed(1.0, "lost")
     health.drain(2.0)
     assert [health.state, health.reason, health.retry] == ["faulty", "lost", 31.0]
@@ -215,7 +215,7 @@ def test_drained_while_faulty_stays_faulty_and_is_drained_once_it_works():
 
 
 def test_given_back_while_faulty():
-    health = settled()
+    health = clean()
     health.failed(1.0, "lost")
     health.drain(2.0)
     health.give_back(3.0)
@@ -225,7 +225,7 @@ def test_given_back_while_faulty():
 
 
 def test_faulty_while_drained_and_drained_after():
-    health = settled()
+    health = clean()
     health.drain(1.0)
     health.failed(2.0, "lost")
     assert health.state == "faulty"

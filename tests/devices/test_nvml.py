@@ -1,4 +1,4 @@
-"""The real binding on the stub: what becomes of a GPU that goes, of one that draws, of a driver that hangs."""
+"""The real binding on the stub: lost GPUs, drawing processes, destroyed instances, drivers that hang."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nvml_state import State, library
 
 ASK = """
 import asyncio, json, sys, time
-from gpbt_async.nvml import NvmlFault, NvmlThread, PyNvml
+from gpbt_async.devices.nvml import NvmlFault, NvmlThread, PyNvml
 
 state = sys.argv[2]
-def told(what):
+def answer(question):
     try:
-        return what()
+        return question()
     except NvmlFault as fault:
         return f"fault: {fault}"
 
@@ -50,13 +50,13 @@ def run(tmp_path):
     return go
 
 
-def test_an_instance_that_is_taken_down_is_no_gpu_that_nobody_uses(run):
+def test_a_destroyed_instance_is_a_fault_and_not_an_idle_gpu(run):
     out = run(
         """
 nvml.survey()
 nvml.sample("MIG-1")
 rewrite("mig GPU-a MIG-1", "mig GPU-a -")
-out["sample"] = told(lambda: repr(nvml.sample("MIG-1")))
+out["sample"] = answer(lambda: repr(nvml.sample("MIG-1")))
 """,
         "GPU-a",
         lines=["mig GPU-a MIG-1"],
@@ -64,7 +64,7 @@ out["sample"] = told(lambda: repr(nvml.sample("MIG-1")))
     assert out["sample"].startswith("fault: ")
 
 
-def test_who_computes_and_draws_is_listed_as_both(run):
+def test_a_process_that_computes_and_draws_is_listed_as_both(run):
     out = run(
         """
 sample = nvml.sample("GPU-a")
@@ -77,7 +77,7 @@ out = [sample.processes, sorted(sample.drawing)]
 
 
 @pytest.mark.parametrize("newer", [True, False])
-def test_what_the_driver_wants_is_heard_through_an_older_binding_too(run, newer):
+def test_an_older_binding_also_reports_what_the_driver_wants(run, newer):
     forget = "" if newer else "del nvml._binding.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION"
     code = f"{forget}\nout = nvml.recovery('GPU-a')"
     assert run(code, "GPU-a", lines=["recovery GPU-a 1"]) == "a reset"
@@ -105,7 +105,7 @@ out = "ended"
     assert out == "ended"
 
 
-def test_a_lost_gpu_does_not_drown_what_happens_to_others(run):
+def test_a_lost_gpu_does_not_hide_the_events_of_others(run):
     out = run(
         """
 nvml.watch(["GPU-a", "GPU-b"])

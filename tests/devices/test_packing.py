@@ -1,4 +1,4 @@
-"""Packing: amounts of memory, what a GPU out of memory looks like, how many members fit."""
+"""Packing: amounts of memory, errors that mean a GPU is out of memory, how many members fit."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpbt_async.devices.allocator import Packing, out_of_memory
-from gpbt_async.devices.selection import GPU
+from gpbt_async.devices.nvml import GPU
 from gpbt_async.formatting import UNITS, format_bytes, parse_bytes
 
 GIB = 1 << 30
 
 
 def card(gib, exclusive=False):
-    return GPU(0, "GPU-0", "NVIDIA A100", total=int(gib * GIB), exclusive=exclusive)
+    return GPU(0, "GPU-0", "NVIDIA A100", total=int(gib * GIB), mode="exclusive" if exclusive else "default")
 
 
 # --- amounts -----------------------------------------------------------------------------------------------
@@ -45,8 +45,8 @@ def test_amounts(text, amount):
      "", " ", "GiB", "0", "0GiB", "0.4", "-1GiB", "+1GiB", "1e9", "1,5GiB", "6X", "6 Gi B", "6GiB6", "6 6GiB", ".5GiB",
      "5.GiB", "1_000", "0x10", "auto", "nan", "inf", "infGiB", "6PiB", "6GiB/GPU", "½GiB"],
 )  # fmt: skip
-def test_what_is_no_amount(text):
-    with pytest.raises(ValueError):  # noqa: PT011 - the text is all it has to say
+def test_texts_that_are_no_amount(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - the text is its whole message
         parse_bytes(text)
 
 
@@ -72,7 +72,7 @@ def test_amounts_for_people(amount, text):
 
 
 @given(st.integers(1 << 20, 1 << 44))
-def test_what_is_shown_can_be_read_back(amount):
+def test_an_amount_that_is_shown_can_be_read_back(amount):
     assert abs(parse_bytes(format_bytes(amount)) - amount) <= (GIB if amount >= GIB else 1 << 20) * 0.0501 + (1 << 19)
 
 
@@ -201,7 +201,7 @@ def test_a_peak_of_10_gib_on_40_makes_three_and_lowered_two():
         (1, 40, 36),
     ],
 )
-def test_what_was_measured_fits_alone_whatever_the_margin_says(peak, total, most):
+def test_a_measured_peak_fits_alone_whatever_the_margin(peak, total, most):
     packing = Packing(None, "auto")
     packing.observe(peak * GIB)
     assert packing.most(card(total)) == most
@@ -215,8 +215,8 @@ def test_share_limits_what_was_measured():
 
 def test_only_a_greater_peak_changes_anything():
     packing = Packing(None, "auto")
-    told = [packing.observe(peak * GIB) for peak in (0, 5, 5, 4, 6, 1)]
-    assert told == [False, True, False, False, True, False]
+    changed = [packing.observe(peak * GIB) for peak in (0, 5, 5, 4, 6, 1)]
+    assert changed == [False, True, False, False, True, False]
     assert packing.peak == 6 * GIB
 
 
@@ -248,8 +248,8 @@ def test_lowered(share, members, lowered, most):
 
 def test_lowered_again_and_never_below_one():
     packing = Packing(None, "5GiB")
-    told = [(packing.lower(members), packing.most(card(40))) for members in (8, 8, 7, 3, 2, 2, 1)]
-    assert told == [(True, 7), (False, 7), (True, 6), (True, 2), (True, 1), (False, 1), (False, 1)]
+    lowered = [(packing.lower(members), packing.most(card(40))) for members in (8, 8, 7, 3, 2, 2, 1)]
+    assert lowered == [(True, 7), (False, 7), (True, 6), (True, 2), (True, 1), (False, 1), (False, 1)]
 
 
 def test_lowered_before_it_was_measured():
@@ -260,7 +260,7 @@ def test_lowered_before_it_was_measured():
 
 
 @pytest.mark.parametrize("vram", ["", "much", "0", "AUTO"])
-def test_what_is_no_vram(vram):
+def test_texts_that_are_no_vram(vram):
     with pytest.raises(ValueError):  # noqa: PT011
         Packing(None, vram)
 
@@ -272,7 +272,7 @@ def test_what_is_no_vram(vram):
     exclusive=st.booleans(),
     actions=st.lists(st.tuples(st.booleans(), st.integers(1, 60))),
 )
-def test_what_always_holds(share, vram, total, exclusive, actions):
+def test_invariants(share, vram, total, exclusive, actions):
     packing, gpu = Packing(share, vram), card(total, exclusive)
     for finished, number in actions:
         measured, before = packing.measured, packing.most(gpu)

@@ -1,11 +1,11 @@
-"""Visible: what --gpus and CUDA_VISIBLE_DEVICES choose, MIG instances too, and which GPUs cannot be chosen at all."""
+"""Selection: what --gpus and CUDA_VISIBLE_DEVICES choose, MIG instances too, and which GPUs cannot be chosen at all."""
 
 from __future__ import annotations
 
 import pytest
 
-from gpbt_async.devices.nvml import NvmlDevice
-from gpbt_async.devices.selection import GPU, choose, hides_all, names, usable
+from gpbt_async.devices.nvml import GPU
+from gpbt_async.devices.selection import choose, hides_all, names, usable
 from gpbt_async.errors import DeviceError
 
 CARD = "GPU-cccc0000-1111"
@@ -24,12 +24,12 @@ A, B, C = THREE_CARDS = (
 
 
 def chosen(asked=None, visible=None, present=PRESENT, **environ):
-    said = []
+    warnings = []
     if visible is not None:
         environ["CUDA_VISIBLE_DEVICES"] = visible
-    if present is PRESENT:  # whose names differ, which is doubted otherwise
+    if present is PRESENT:  # their names differ, which would be warned of
         environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    return choose(present, asked, environ, said.append), said
+    return choose(present, asked, environ, warnings.append), warnings
 
 
 #: what is asked for, what CUDA_VISIBLE_DEVICES says, and what is chosen then; of whole cards, and of instances
@@ -85,9 +85,9 @@ def test_which_gpus(present, asked, visible, expected):
 
 #: the same, and the words of the error
 NO_CARDS = [
-    ("3", None, ["--gpus 3", "'3'", "no GPU", "GPU-aaaa1111-0000", "GPU 2"]),
+    ("3", None, ["gpus='3'", "'3'", "no GPU", "GPU-aaaa1111-0000", "GPU 2"]),
     ("0,x", None, ["'x'"]),
-    ("0,", None, ["--gpus: got '0,'", "with commas between them"]),
+    ("0,", None, ["gpus: got '0,'", "with commas between them"]),
     ("GPU-cc", None, ["'GPU-cc'", "no GPU"]),
     ("GPU-aaaa", None, ["'GPU-aaaa'", "more than one"]),
     ("0,GPU-aaaa1", None, ["'GPU-aaaa1'", "twice"]),
@@ -95,11 +95,11 @@ NO_CARDS = [
     ("MIG-1234", None, ["'MIG-1234'", "no GPU"]),
     (None, "MIG-1234", ["'MIG-1234'", "no GPU"]),
     (None, "0,0", ["CUDA_VISIBLE_DEVICES=0,0", "twice"]),
-    (None, "7,0", ["CUDA_VISIBLE_DEVICES=7,0", "'7'", "--gpus none"]),
+    (None, "7,0", ["CUDA_VISIBLE_DEVICES=7,0", "'7'", "gpus='none'"]),
     (None, "GPU-aaaa", ["'GPU-aaaa'"]),
 ]
 NO_INSTANCES = [
-    ("MIG-1111", None, ["--gpus MIG-1111:", "'MIG-1111'", "may mean more than one GPU", "MIG-1111aaaa", "GPU 1:2"]),
+    ("MIG-1111", None, ["gpus='MIG-1111':", "'MIG-1111'", "may mean more than one GPU", "MIG-1111aaaa", "GPU 1:2"]),
     ("MIG-", None, ["may mean more than one GPU"]),
     ("GPU-c", None, ["'GPU-c'", "may mean more than one GPU"]),  # two cards with instances
     ("GPU-", None, ["may mean more than one GPU"]),  # a whole card and two with instances
@@ -109,7 +109,7 @@ NO_INSTANCES = [
     (":0", None, ["is no GPU here"]),
     ("MIG-9", None, ["'MIG-9'", "is no GPU here"]),
     ("1111aaaa", None, ["is no GPU here"]),
-    ("", None, ["--gpus: got ''", "all, or none"]),
+    ("", None, ["gpus: got ''", "all, or none"]),
     ("1:0", "MIG-1111bbbb", ["'1:0'", "is hidden by CUDA_VISIBLE_DEVICES=MIG-1111bbbb", "GPU 1:2"]),
     ("MIG-1111a", "0,1:2", ["'MIG-1111a'", "is hidden by CUDA_VISIBLE_DEVICES=0,1:2"]),
     ("2", "1", ["'2'", "is hidden"]),
@@ -118,7 +118,7 @@ NO_INSTANCES = [
     ("1:2,1", None, ["'1'", "is named twice"]),
     ("1,GPU-cccc", None, ["'GPU-cccc'", "is named twice"]),
     (None, "1,MIG-1111bbbb", ["CUDA_VISIBLE_DEVICES=1,MIG-1111bbbb", "'MIG-1111bbbb'", "twice", "shows no GPU"]),
-    (None, "MIG-1111", ["'MIG-1111'", "may mean any of", "MIG-1111aaaa", "--gpus none"]),
+    (None, "MIG-1111", ["'MIG-1111'", "may mean any of", "MIG-1111aaaa", "gpus='none'"]),
     (None, "MIG-9", ["'MIG-9'", "is not one of"]),
 ]
 
@@ -127,7 +127,7 @@ NO_INSTANCES = [
     ("present", "asked", "visible", "words"),
     [*((THREE_CARDS, *case) for case in NO_CARDS), *((PRESENT, *case) for case in NO_INSTANCES)],
 )
-def test_what_cannot_be_chosen_is_named(present, asked, visible, words):
+def test_an_entry_that_cannot_be_chosen_is_named(present, asked, visible, words):
     with pytest.raises(DeviceError) as error:
         chosen(asked, visible, present)
     assert [word for word in words if word not in str(error.value)] == []
@@ -141,7 +141,7 @@ def test_an_invalid_entry_hides_itself_and_all_after_it_and_says_so(invalid):
     assert "all after it" in sentence
 
 
-def test_integers_are_doubted_where_models_differ():
+def test_indices_are_warned_of_where_models_differ():
     other = GPU(1, "GPU-cccc", "NVIDIA RTX 4090")
     unnamed = GPU(1, "GPU-cccc")
     gpus, (sentence,) = chosen(None, "1", (A, other))
@@ -167,8 +167,8 @@ def test_a_card_that_cannot_be_used_hides_nothing_after_it(asked, visible, expec
     assert choose((A, C), asked, environ, pytest.fail, {B: "it is lost"}) == expected
 
 
-def test_of_a_card_that_cannot_be_used_it_is_told_why():
-    with pytest.raises(DeviceError, match=r"--gpus 1: '1' cannot be used, as it is lost; to choose from: GPU 0"):
+def test_the_error_says_why_a_card_cannot_be_used():
+    with pytest.raises(DeviceError, match=r"gpus='1': '1' cannot be used, as it is lost; to choose from: GPU 0"):
         choose((A, C), "1", {}, pytest.fail, {B: "it is lost"})
     with pytest.raises(
         DeviceError, match=r"CUDA_VISIBLE_DEVICES=1: none of these can be used \(GPU 1 .*: it is lost\)"
@@ -192,22 +192,22 @@ def test_no_gpu_on_purpose(visible, hidden):
     assert hides_all({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}) is hidden
 
 
-# --- which of those found ----------------------------------------------------------------------------------
+# --- which GPUs can be used ----------------------------------------------------------------------------------
 
 
-def test_a_gpu_keeps_what_was_found_of_it():
+def test_a_usable_gpu_stays_as_it_was_listed():
     cpus = frozenset({4, 5})
-    gpus, out = usable([NvmlDevice(3, "GPU-x", "NVIDIA L4", total=7, mode="exclusive", cpus=cpus)])
-    assert gpus == [GPU(3, "GPU-x", "NVIDIA L4", total=7, exclusive=True, cpus=cpus)]
+    gpus, out = usable([GPU(3, "GPU-x", "NVIDIA L4", total=7, mode="exclusive", cpus=cpus)])
+    assert gpus == [GPU(3, "GPU-x", "NVIDIA L4", total=7, mode="exclusive", cpus=cpus)]
     assert out == {}
 
 
 def test_a_split_card_is_its_instances():
     found = [
-        NvmlDevice(0, "GPU-a"),
-        NvmlDevice(1, CARD, split=True, total=40),
-        NvmlDevice(1, "MIG-1", "half", slice=0, card=CARD, total=20),
-        NvmlDevice(1, "MIG-2", "half", slice=2, card=CARD, total=20),
+        GPU(0, "GPU-a"),
+        GPU(1, CARD, split=True, total=40),
+        GPU(1, "MIG-1", "half", slice=0, card=CARD, total=20),
+        GPU(1, "MIG-2", "half", slice=2, card=CARD, total=20),
     ]
     gpus, out = usable(found)
     assert [gpu.label for gpu in gpus] == ["0", "1:0", "1:2"]
@@ -215,13 +215,13 @@ def test_a_split_card_is_its_instances():
     assert out == {}
 
 
-def test_why_the_others_cannot_be_used():
+def test_the_reasons_why_gpus_cannot_be_used():
     found = [
-        NvmlDevice(0, "GPU-a", mode="prohibited"),
-        NvmlDevice(1, CARD, split=True),
-        NvmlDevice(2, "", fault="GPU is lost"),
-        NvmlDevice(3, "GPU-d", fault="Unknown Error"),
-        NvmlDevice(4, "GPU-e"),
+        GPU(0, "GPU-a", mode="prohibited"),
+        GPU(1, CARD, split=True),
+        GPU(2, "", fault="GPU is lost"),
+        GPU(3, "GPU-d", fault="Unknown Error"),
+        GPU(4, "GPU-e"),
     ]
     gpus, out = usable(iter(found))
     assert [gpu.uuid for gpu in gpus] == ["GPU-e"]
@@ -233,10 +233,10 @@ def test_why_the_others_cannot_be_used():
     }
 
 
-def test_instances_of_a_card_that_nobody_may_use():
+def test_instances_of_a_prohibited_card():
     found = [
-        NvmlDevice(0, CARD, split=True, mode="prohibited"),
-        NvmlDevice(0, "MIG-1", slice=0, card=CARD, mode="prohibited"),
+        GPU(0, CARD, split=True, mode="prohibited"),
+        GPU(0, "MIG-1", slice=0, card=CARD, mode="prohibited"),
     ]
     gpus, out = usable(found)
     assert gpus == []
@@ -247,17 +247,17 @@ def test_instances_of_a_card_that_nobody_may_use():
 
 def test_a_split_card_that_fails_and_one_with_instances_of_another_only():
     found = [
-        NvmlDevice(0, CARD, split=True, fault="GPU is lost"),
-        NvmlDevice(1, OTHER, split=True),
-        NvmlDevice(2, "GPU-z", split=True),
-        NvmlDevice(2, "MIG-9", slice=0, card="GPU-z"),
+        GPU(0, CARD, split=True, fault="GPU is lost"),
+        GPU(1, OTHER, split=True),
+        GPU(2, "GPU-z", split=True),
+        GPU(2, "MIG-9", slice=0, card="GPU-z"),
     ]
     gpus, out = usable(found)
     assert [gpu.uuid for gpu in gpus] == ["MIG-9"]
-    told = {str(gpu): why for gpu, why in out.items()}
-    assert told["GPU 0"] == "NVML failed: GPU is lost"
-    assert told["GPU 1"].startswith("it is in MIG mode and has no instance")
-    assert "GPU 2" not in told
+    reasons = {str(gpu): why for gpu, why in out.items()}
+    assert reasons["GPU 0"] == "NVML failed: GPU is lost"
+    assert reasons["GPU 1"].startswith("it is in MIG mode and has no instance")
+    assert "GPU 2" not in reasons
 
 
 def test_nothing_found():

@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from engine_driver import SPACE, check, settings
+from engine_driver import SPACE, settings
 
 import gpbt_async as gpbt
 from gpbt_async import events
@@ -29,10 +29,10 @@ class Script:
         for command in commands:
             if isinstance(command, events.Suggest):
                 config, path = SPACE.sample(self.rng), path_text(command.path)
-                generation = self.engine.generation_asked(command.path)
-                if generation is None:
+                if command.path not in self.engine.asks:
                     continue
-                fact = events.Suggested(t=0.0, path=path, generation=generation, config=config, asked=self.engine.count)
+                generation, asked = command.generation, self.engine.count
+                fact = events.Suggested(t=0.0, path=path, generation=generation, config=config, asked=asked)
                 self.do(self.engine.handle(fact))
             elif isinstance(command, events.Verdict):
                 self.verdicts[command.member] = command.stop
@@ -113,7 +113,7 @@ def test_first_reports_of_a_generation_judged_as_by_hand() -> None:
     for member, score, _ in table:
         script.finish(member, score, seconds=0.25 if script.verdicts[member.id] else 1.0)
     engine = script.engine
-    check(engine)
+    engine.check()
     assert others[3].state is others[5].state is State.STOPPED
     assert engine.ended == events.Finish("")
     ranked = [m.id for m in engine.tree.generations[1].ranking]
@@ -177,7 +177,7 @@ def test_a_generation_that_has_gained_enough_is_closed() -> None:
     assert tree.generations[3].size == tree.generations[3].issued == 2
     next_scores(5.0)
     assert script.engine.ended == events.Finish("")
-    check(script.engine)
+    script.engine.check()
 
 
 def train(member: gpbt.Member) -> None: ...

@@ -8,13 +8,14 @@ import tracemalloc
 from collections import Counter
 
 import pytest
-from engine_driver import SPACE, Driver, drivers, landscape, settings, snapshot, tree_of
+from engine_driver import SPACE, Driver, generation_asked, landscape, settings, snapshot, tree_of
 from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from strategies import drivers
 
-from gpbt_async import codec, events
-from gpbt_async.engine.engine import LOSSES, Engine
+from gpbt_async import events
+from gpbt_async.engine.engine import LOST_MOST, Engine
 from gpbt_async.engine.termination import HOPELESS
 from gpbt_async.engine.tree import Node, State, Tree
 from gpbt_async.errors import JournalError
@@ -78,7 +79,7 @@ def test_pending_siblings_are_told_and_never_stored_as_kin(driver: Driver) -> No
                 pending = [m.config for m in siblings if not m.state.settled]
                 ask = next(a for _, a in reversed(d.asks) if a.path == command.path)
                 assert all(config in ask.pending for config in pending)
-                younger = [p for p in d.engine._asked if p[:-1] == command.path[:-1]]
+                younger = [p for p in d.engine.asks if p[:-1] == command.path[:-1]]
                 assert younger == [command.path]
 
     driver.on_turn = check
@@ -92,7 +93,7 @@ def test_with_plus_selection_the_elder_of_two_generations_is_asked_for_alone() -
     def check(d: Driver, commands: list[events.Command]) -> None:
         for command in commands:
             if isinstance(command, events.Suggest):
-                assert [p for p in d.engine._asked if p[:-1] == command.path[:-1]] == [command.path]
+                assert [p for p in d.engine.asks if p[:-1] == command.path[:-1]] == [command.path]
 
     for seed in (1, 27, 30, 33, 45, 50):  # each of them failed once
         Driver(s, slots=1, rng=random.Random(seed), fail=0.2, lose=0.2, ahead=5, on_turn=check).run()
@@ -447,21 +448,6 @@ def test_a_failure_that_is_certain_is_not_tried_again(driver: Driver) -> None:
             assert member.state in (State.FAILED, State.STOPPED)
 
 
-def test_a_journal_of_before_knows_no_doubts() -> None:
-    """Under rules 2 the slot of a member that ended without its score got the next one at once."""
-    engine = Engine(settings(population=6, generations=1), ahead=0)
-    engine.handle(events.Opened(t=0, slots=1, version="v", pid=1, rules=2))
-    rng = random.Random(0)
-    for root in range(2):
-        answer = events.Suggested(t=0, path=str(root), generation=0, config=SPACE.sample(rng), asked=engine.count)
-        engine.handle(answer)
-        names = {"t": 1.0, "member": root, "attempt": 1, "seconds": 1.0}
-        engine.handle(events.Trained(**names, score=None, metrics={"other": 1.0}))
-    assert engine.ended is None
-    assert not engine.termination.unsure
-    assert engine.idle_cause() == "searcher"
-
-
 # 7: crash at any fact
 
 
@@ -480,7 +466,7 @@ def test_crash_at_any_fact_replay_and_go_on(driver: Driver, data: st.DataObject)
         assert snapshot(replayed) == snapshot(driver.engine)
         # every command not answered yet is derived again: nothing leaks a slot, nothing is told twice
         expected = Counter(map(repr, driver.pending))
-        stale = [c for c in driver.pending if isinstance(c, events.Suggest) and c.path not in replayed._asked]
+        stale = [c for c in driver.pending if isinstance(c, events.Suggest) and c.path not in replayed.asks]
         ended = [c for c in replayed.outstanding() if isinstance(c, events.Finish)]
         got = Counter(repr(c) for c in replayed.outstanding() if not isinstance(c, events.Finish))
         expected -= Counter(map(repr, stale)) + Counter(map(repr, ended))
@@ -606,7 +592,7 @@ def test_a_session_in_which_nothing_works_is_ended_early_and_loses_nothing() -> 
     driver.open()
     engine = driver.run()
     assert engine.ended is not None
-    assert "members that ended since the run was taken up failed; the first: member" in engine.ended.reason
+    assert "members that ended since the run was resumed failed; the first: member" in engine.ended.reason
     assert HOPELESS <= sum(m.state is State.FAILED for m in engine.tree.members) <= 16, "of 48"
     assert sum(m.state is State.FINISHED for m in engine.tree.members) == before
     driver.fail = 0.0
@@ -769,7 +755,7 @@ def grown(**changes: object) -> tuple[Engine, list[events.Command]]:
     pending = list(engine.handle(events.Opened(t=0, slots=4, version="v", pid=1)))
     while pending:
         command = pending.pop(0)
-        if isinstance(command, events.Suggest) and (generation := engine.generation_asked(command.path)) is not None:
+        if isinstance(command, events.Suggest) and (generation := generation_asked(engine, command.path)) is not None:
             config, path = SPACE.sample(rng), "/".join(map(str, command.path))
             answer = events.Suggested(t=0, path=path, generation=generation, config=config, asked=engine.count)
             pending += engine.handle(answer)
@@ -795,16 +781,16 @@ class Hand:
     the count of facts then.
     """
 
-    def __init__(self, rules: int = events.RULES) -> None:
+    def __init__(self) -> None:
         self.engine = Engine(settings(population=4, generations=2, ratio=1.0, evidence=0.5), ahead=3)
         self.rng = random.Random(0)
-        self.engine.handle(events.Opened(t=0, slots=1, version="v", pid=1, rules=rules))
+        self.engine.handle(events.Opened(t=0, slots=1, version="v", pid=1))
         for root in range(4):
             self.answer((root,), 0)
         self.train(0, 2.0)
         self.train(1, 1.0)
         self.since = self.engine.count
-        assert self.engine.generation_asked((1, 1)) == 1
+        assert generation_asked(self.engine, (1, 1)) == 1
 
     def answer(self, path: tuple[int, ...], generation: int, asked: int | None = None) -> object:
         """Answer an ask, by default one read off just now; the config."""
@@ -821,7 +807,7 @@ class Hand:
     def fall_and_rise(self) -> None:
         """Member 2 is better than member 1, whose children are wanted again only when there are two parents."""
         self.train(2, 0.0)
-        assert self.engine.generation_asked((1, 1)) is None
+        assert generation_asked(self.engine, (1, 1)) is None
         self.train(3, 5.0)
 
 
@@ -829,71 +815,39 @@ def test_a_suggestion_that_is_no_longer_wanted_is_forgotten() -> None:
     hand = Hand()
     hand.answer((1, 1), 1)
     hand.fall_and_rise()
-    assert hand.engine.generation_asked((1, 1)) == 1, "kin have settled since: it is asked anew"
+    assert generation_asked(hand.engine, (1, 1)) == 1, "kin have settled since: it is asked anew"
 
 
 def test_an_answer_to_an_ask_that_was_withdrawn_meanwhile_is_not_taken_for_the_new_one() -> None:
     hand = Hand()
     hand.fall_and_rise()
-    assert hand.engine.generation_asked((1, 1)) == 1
+    assert generation_asked(hand.engine, (1, 1)) == 1
     assert not hand.engine.wants((1, 1), 1, hand.since)
     hand.answer((1, 1), 1, asked=hand.since)
-    assert hand.engine.generation_asked((1, 1)) == 1
+    assert generation_asked(hand.engine, (1, 1)) == 1
     hand.answer((1, 1), 1)
-    assert hand.engine.generation_asked((1, 1)) is None
-
-
-def test_a_journal_of_before_is_replayed_by_the_rules_it_was_written_under() -> None:
-    """It took late answers, never failed who was lost, and rounded k down; what comes after is by today's rules."""
-    told = codec.to_json(events.Opened(t=0, slots=1, version="v", pid=1))
-    assert codec.from_json(told) == events.Opened(t=0, slots=1, version="v", pid=1, rules=events.RULES)
-    del told["rules"]
-    old = codec.from_json(told)
-    assert isinstance(old, events.Opened)
-    assert old.rules == 0
-    hand = Hand(old.rules)
-    hand.fall_and_rise()
-    hand.answer((1, 1), 1, asked=hand.since)
-    assert hand.engine.generation_asked((1, 1)) is None
-    engine = hand.engine
-    (member,) = engine.training
-    for _ in range(LOSSES):
-        engine.handle(events.Lost(t=1.0, member=member.id, attempt=member.attempt, reason="the zygote died"))
-    assert member.failures == 0
-    engine.handle(events.Opened(t=0, slots=1, version="v", pid=1))
-    engine.handle(events.Lost(t=1.0, member=member.id, attempt=member.attempt, reason="the zygote died"))
-    assert member.failures == 1
-
-    begun = Engine(settings(population=14, ratio=0.14))
-    begun.handle(old)
-    assert begun.selection.parents == 9
-    begun.handle(events.Opened(t=0, slots=1, version="v", pid=1))
-    assert begun.selection.parents == 9, "what an elder k has let go of cannot be had back"
-    fresh = Engine(settings(population=14, ratio=0.14))
-    fresh.handle(events.Opened(t=0, slots=1, version="v", pid=1))
-    fresh.handle(old)
-    assert fresh.selection.parents == 10
+    assert generation_asked(hand.engine, (1, 1)) is None
 
 
 def test_a_member_that_is_lost_again_and_again_fails_in_the_end() -> None:
     engine, _ = grown(population=2, generations=1, attempts=2)
     member = engine.tree.members[0]
-    for losses in range(1, 2 * LOSSES + 1):
+    for losses in range(1, 2 * LOST_MOST + 1):
         engine.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
-        assert member.failures == losses // LOSSES
+        assert member.failures == losses // LOST_MOST
     assert (member.state, member.failures, member.reason) == (State.FAILED, 2, "the zygote died")
 
 
 def test_only_losses_in_a_row_fail_a_member_and_a_resume_is_none() -> None:
     engine, _ = grown(population=2, generations=1, attempts=5)
     member = engine.tree.members[0]
-    for _ in range(LOSSES):
+    for _ in range(LOST_MOST):
         engine.handle(events.Opened(t=0, slots=4, version="v", pid=1))
-    for _ in range(LOSSES - 1):
+    for _ in range(LOST_MOST - 1):
         engine.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
-    assert (member.lost_attempts, member.failures) == (2 * LOSSES - 1, 0)
+    assert (member.lost_attempts, member.failures) == (2 * LOST_MOST - 1, 0)
     engine.handle(events.Failed(t=1.0, member=0, attempt=member.attempt, reason="boom"))
-    for _ in range(LOSSES - 1):
+    for _ in range(LOST_MOST - 1):
         engine.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
     assert (member.failures, member.reason) == (1, "boom")
     engine.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
@@ -943,7 +897,7 @@ def test_a_suggestion_that_is_ready_is_pending_for_its_sibling() -> None:
     for path in ("0", "1"):  # the first is taken by the only slot, the second is ready for it
         answer = events.Suggested(t=0, path=path, generation=0, config=SPACE.sample(rng), asked=engine.count)
         engine.handle(answer)
-    assert engine.generation_asked((2,)) == 0
+    assert generation_asked(engine, (2,)) == 0
     assert answer.config in engine.ask((2,)).pending
 
 

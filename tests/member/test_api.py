@@ -1,4 +1,4 @@
-"""What a training function can do with its Member, and is told when it does something else."""
+"""What a training function can do with its Member, and the errors of wrong calls."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sent(pair: tuple[socket.socket, socket.socket]) -> list[wire.Message]:
     return list(wire.Lines().feed(pair[1].recv(1 << 20)))
 
 
-def test_it_knows_who_it_is(member: Member, tmp_path: Path) -> None:
+def test_a_member_knows_its_identity(member: Member, tmp_path: Path) -> None:
     assert (member.id, member.attempt, member.generation, member.seed) == (7, 2, 0, 3)
     assert member.config == {"lr": 0.1}
     assert member.parent is None
@@ -76,7 +76,7 @@ def test_a_report_goes_to_the_file_and_to_the_scheduler(
         (2**70, float(2**70)), (10**400, math.inf),
     ],
 )  # fmt: skip
-def test_what_counts_as_a_number(
+def test_values_that_are_numbers(
     member: Member, pair: tuple[socket.socket, socket.socket], value: object, number: float
 ) -> None:
     member.report(m=value)
@@ -98,18 +98,18 @@ def test_a_tensor_counts_as_a_number(member: Member, pair: tuple[socket.socket, 
 
 
 @pytest.mark.parametrize("value", ["0.5", None, b"1", [1.0], 1j, np.zeros(3), object()])
-def test_what_does_not(member: Member, value: object) -> None:
+def test_values_that_are_not_numbers(member: Member, value: object) -> None:
     with pytest.raises(TypeError, match=r"member\.report\(m=\.\.\.\) was given a .*; a metric is one number: report"):
         member.report(m=value)
 
 
-def test_a_report_of_nothing(member: Member) -> None:
+def test_an_empty_report(member: Member) -> None:
     for call in (lambda: member.report(), lambda: member.report({})):
         with pytest.raises(TypeError, match="at least one metric"):
             call()
 
 
-def test_a_dict_is_reported_too(member: Member, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_dict_can_be_reported(member: Member, pair: tuple[socket.socket, socket.socket]) -> None:
     member.report({"val/loss": np.float32(0.5), "train loss": 1}, accuracy=0.25)
     member.report({"a": 1}, {"b": 2})
     first, second = sent(pair)
@@ -132,7 +132,7 @@ def test_a_dict_is_reported_too(member: Member, pair: tuple[socket.socket, socke
         (({"val/loss": [1, 2]},), {}, r"member\.report\(\{'val/loss': \.\.\.\}\) was given a list; .* float\(value\)"),
     ],
 )
-def test_a_report_without_names_says_how(
+def test_the_error_of_a_report_without_names_shows_how(
     member: Member, given: tuple[Any, ...], named: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(TypeError, match=says):
@@ -167,7 +167,7 @@ def test_a_scheduler_that_is_gone_stops_its_member(member: Member, pair: tuple[s
         member.report(a=1)
 
 
-def test_a_fork_may_not_report(member: Member) -> None:
+def test_a_forked_process_may_not_report(member: Member) -> None:
     read, write = os.pipe()
     if os.fork() == 0:
         try:
@@ -181,7 +181,7 @@ def test_a_fork_may_not_report(member: Member) -> None:
     os.close(write)
 
 
-def test_without_a_scheduler_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_scheduler_reports_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     member = Member.local({"lr": 0.1}, tmp_path, seed=4)
     member.report(accuracy=0.25, loss=math.nan)
     assert capsys.readouterr().out == "report: accuracy=0.25  loss=nan\n"
@@ -190,7 +190,7 @@ def test_without_a_scheduler_it_prints(tmp_path: Path, capsys: pytest.CaptureFix
     assert seen == [{"a": 1}]
 
 
-def test_a_script_pays_little_for_it() -> None:
+def test_importing_member_loads_little() -> None:
     heavy = ("asyncio", "numpy", "torch", "subprocess")
     code = f"import sys, gpbt_async.member.api; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,7 +20,7 @@ from launching import DECLARE, Open, reported, trained, write
 from scripts.harness import SCRIPTS, ZOO, Watch, begin, dead
 
 from gpbt_async.errors import ExperimentError, LaunchError, ScriptError
-from gpbt_async.member import script
+from gpbt_async.member import user_code
 from gpbt_async.processes import guardian as guardian_module
 from gpbt_async.processes.channel import wait_readable
 from gpbt_async.processes.launcher import Launcher
@@ -266,11 +266,11 @@ async def test_a_line_of_an_installed_package_is_not_the_users(tmp_path: Path, l
 
 
 def test_which_files_are_the_users() -> None:
-    assert script.is_users("/home/me/project/train.py")
-    assert script.is_users("/home/me/my-site-packages/train.py")
-    assert not script.is_users(os.path.join(site.getusersitepackages(), "library", "module.py"))
-    assert not script.is_users("/srv/conda/lib/python3.12/site-packages/torch/nn/modules/module.py")
-    assert not script.is_users(json.__file__)
+    assert user_code.is_users("/home/me/project/train.py")
+    assert user_code.is_users("/home/me/my-site-packages/train.py")
+    assert not user_code.is_users(os.path.join(site.getusersitepackages(), "library", "module.py"))
+    assert not user_code.is_users("/srv/conda/lib/python3.12/site-packages/torch/nn/modules/module.py")
+    assert not user_code.is_users(json.__file__)
 
 
 async def test_threads_of_the_script_cause_one_warning(tmp_path: Path) -> None:

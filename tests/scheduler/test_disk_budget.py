@@ -1,4 +1,4 @@
-"""Room on the disk, without a disk: pauses that end, and are told once."""
+"""Room on the disk, without a disk: pauses that end, and are reported once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpbt_async.scheduler.disk_budget import Disk
 GIB = 1 << 30
 
 
-class Told(Disk):
+class Measured(Disk):
     def __init__(self, free: int, total: int = 100 * GIB, budget: int | None = None) -> None:
         super().__init__(Path("/"), budget, lambda: self.logs)
         self.logs: list[Path] = []
@@ -32,7 +32,7 @@ def published(member: int, size: int) -> events.Published:
 
 
 def test_a_full_disk_met_by_eight_is_one_full_disk():
-    room = Told(GIB)
+    room = Measured(GIB)
     room.fold(published(0, 2 * GIB))
     room.free = 0
     for _ in range(8):
@@ -41,9 +41,9 @@ def test_a_full_disk_met_by_eight_is_one_full_disk():
     assert room._why_not() == ""
 
 
-def test_what_is_full_elsewhere_does_not_stop_the_run_for_ever(monkeypatch):
+def test_a_full_disk_elsewhere_does_not_stop_the_run_for_ever(monkeypatch):
     """/dev/shm, /tmp, a quota, inodes: more room than now may never come."""
-    room, now = Told(50 * GIB), time.monotonic()
+    room, now = Measured(50 * GIB), time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     waits = []
     for _ in range(12):
@@ -61,11 +61,11 @@ def test_what_is_full_elsewhere_does_not_stop_the_run_for_ever(monkeypatch):
     assert room._why_not() == ""
 
 
-def test_who_is_let_in_of_several_is_no_news():
+def test_a_member_that_may_begin_while_others_wait_is_not_reported():
     async def main() -> None:
-        room = Told(50 * GIB, budget=10)
-        told: list[str] = []
-        room.on_change = lambda reason, _: told.append(reason)
+        room = Measured(50 * GIB, budget=10)
+        reported: list[str] = []
+        room.on_change = lambda reason, _: reported.append(reason)
         room.fold(published(0, 5))
         await room.room(1)
         waiting = [asyncio.create_task(room.room(member)) for member in range(2, 6)]
@@ -76,7 +76,7 @@ def test_who_is_let_in_of_several_is_no_news():
             room.fold(events.Discarded(t=0.0, member=0))
             room.fold(published(0, 5))
         await asyncio.gather(*waiting)
-        assert [bool(text) for text in told] == [True, False]
+        assert [bool(text) for text in reported] == [True, False]
 
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
@@ -84,34 +84,34 @@ def test_who_is_let_in_of_several_is_no_news():
         asyncio.run(asyncio.wait_for(main(), 20))
 
 
-def test_what_lasts_is_told_again_less_and_less_often(monkeypatch):
+def test_a_wait_that_lasts_is_reported_again_less_and_less_often(monkeypatch):
     """--disk smaller than a checkpoint: one at a time, and a member that never ends."""
-    room, now = Told(50 * GIB, budget=1 << 10), time.monotonic()
+    room, now = Measured(50 * GIB, budget=1 << 10), time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    told: list[tuple[str, bool, float]] = []
+    reported: list[tuple[str, bool, float]] = []
     begin = now
-    room.on_change = lambda reason, loud: told.append((reason, loud, now - begin))
+    room.on_change = lambda reason, loud: reported.append((reason, loud, now - begin))
     assert room._why_not() == ""
     room._inside |= {0, 1}
     room.fold(events.Trained(t=0.0, member=0, attempt=1, seconds=1.0, score=1.0, metrics={}))
-    room._say(room._why_not())
-    assert [loud for _, loud, _ in told] == [False], "a size that is not known yet is as it should be"
+    room._report(room._why_not())
+    assert [loud for _, loud, _ in reported] == [False], "a size that is not known yet is as it should be"
     room.fold(published(0, 4000))
     for _ in range(3 * 3600):
-        room._say(room._why_not())
+        room._report(room._why_not())
         now += 1.0
-    assert "one checkpoint alone takes 4 KiB of 1 KiB (--disk" in told[1][0]
-    assert "one at a time" in told[1][0]
-    assert [round(at) for _, loud, at in told if loud] == [0, 60, 180, 420, 900, 1860, 3780, 7380]
-    room._say("")
-    assert told[-1][:2] == ("", True)
+    assert "one checkpoint alone takes 4 KiB of 1 KiB (--disk" in reported[1][0]
+    assert "one at a time" in reported[1][0]
+    assert [round(at) for _, loud, at in reported if loud] == [0, 60, 180, 420, 900, 1860, 3780, 7380]
+    room._report("")
+    assert reported[-1][:2] == ("", True)
 
 
-def test_one_at_a_time_may_but_not_while_something_is_let_go_of():
-    room = Told(100 * GIB, budget=2 * GIB)
+def test_one_member_at_a_time_may_begin_but_not_during_a_discard():
+    room = Measured(100 * GIB, budget=2 * GIB)
     for member in range(2):
         room.fold(published(member, GIB))
-    assert room._why_not() == "", "nothing else would ever be let go of"
+    assert room._why_not() == "", "else no checkpoint would ever be discarded"
     room.leave(0)
     assert "of 2.0 GiB" in room._why_not()
     room.fold(events.Discarded(t=0.0, member=0))
@@ -119,32 +119,32 @@ def test_one_at_a_time_may_but_not_while_something_is_let_go_of():
 
 
 def test_a_log_that_has_filled_the_disk_is_named(tmp_path):
-    room = Told(80 << 20)
+    room = Measured(80 << 20)
     small, big = tmp_path / "small.txt", tmp_path / "big.txt"
     small.write_bytes(b"")
     big.touch()
     os.truncate(big, 5 * GIB)
     room.logs = [small, big, tmp_path / "gone.txt"]
-    told: list[str] = []
-    room.on_change = lambda reason, _: told.append(reason)
+    reported: list[str] = []
+    room.on_change = lambda reason, _: reported.append(reason)
     room.free = 1 << 20
-    room._say(room._why_not())
-    assert told[0].endswith(f"; the log {big} alone has 5.0 GiB (`truncate -s 0` makes room)")
+    room._report(room._why_not())
+    assert reported[0].endswith(f"; the log {big} alone has 5.0 GiB (`truncate -s 0` makes room)")
     os.truncate(big, 2 << 20)
-    room._say("")
-    room._said.clear()
-    room._say(room._why_not())
-    assert "the log" not in told[-1], "without it there would be too little, too"
+    room._report("")
+    room._warned.clear()
+    room._report(room._why_not())
+    assert "the log" not in reported[-1], "without it there would be too little, too"
 
 
 def test_a_checkpoint_of_no_bytes_is_known_to_be_one():
-    room = Told(50 * GIB, budget=1 << 10)
+    room = Measured(50 * GIB, budget=1 << 10)
     room._inside |= {0, 1}
     room.fold(events.Trained(t=0.0, member=0, attempt=1, seconds=1.0, score=1.0, metrics={}))
     room.fold(published(0, 0))
     assert room._why_not() == ""
 
 
-def test_a_run_folder_that_is_gone_is_told_in_a_sentence(tmp_path):
+def test_a_run_folder_that_is_gone_is_reported_in_a_sentence(tmp_path):
     with pytest.raises(FolderError, match="no such file"):
         Disk(tmp_path / "gone").full()

@@ -1,4 +1,4 @@
-"""A person pauses a run: no member begins, those that train go on, and it is told everywhere."""
+"""A person pauses a run: no member begins, those that train go on, and every view says so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from run_checker import check_run
 import gpbt_async as gpbt
 from gpbt_async import events
 from gpbt_async.scheduler.admission import Admission
-from gpbt_async.storage.control import GO_ON, PAUSE
 from gpbt_async.storage.folder import RunFolder
 from gpbt_async.ui.attached import Attached
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paused_run_begins_no_member_until_the_pause_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "r"
     (tmp_path / "hold").touch()
@@ -35,28 +34,31 @@ def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path, monkeyp
     watching = start("watch", "r", cwd=tmp_path)
     assert watching.stderr is not None
     first = watching.stderr.readline()
-    told = cli("pause", "r", cwd=tmp_path)
-    assert told.status == 0
-    assert "r is paused: no member begins, 2 in training go on; gpbt-async pause r --end" in told.err
+    paused_now = cli("pause", "r", cwd=tmp_path)
+    assert paused_now.status == 0
+    assert (
+        "r is paused: no new members start, 2 in training continue; to go on: gpbt-async pause r --end"
+        in paused_now.err
+    )
     assert cli("pause", "r", cwd=tmp_path).status == 0, "twice does no harm"
-    begins = "somebody has paused the run: no member begins until `gpbt-async pause r --end`"
+    begins = "the run is paused: no member begins until `gpbt-async pause r --end`"
     assert Attached(RunFolder.open(folder)).warnings == [begins]
     leaving = start("watch", "r", cwd=tmp_path)
     assert leaving.stderr is not None
     leaving.stderr.readline()
     leaving.send_signal(signal.SIGINT)
-    told_last = leaving.communicate(timeout=60)[1]
-    assert "r stays paused until gpbt-async pause r --end; to stop it: gpbt-async stop r" in told_last
+    last_lines = leaving.communicate(timeout=60)[1]
+    assert "r stays paused until gpbt-async pause r --end; to stop it: gpbt-async stop r" in last_lines
     (tmp_path / "hold").unlink()
     until(lambda: len(facts(folder, "Published")) == 2)
     state = cli("status", "r", "--json", cwd=tmp_path).json
-    assert (state["paused"], state["paused_by_hand"]) == ("somebody has paused the run", True)
+    assert (state["paused"], state["paused_by_hand"]) == ("the run is paused", True)
     assert [w["for"] for w in state["waiting"][:2]] == ["the end of the pause"] * 2
     assert state["training"] == []
     assert begins in cli("status", "r", cwd=tmp_path).out
     assert cli("status", cwd=tmp_path).out.split()[:2] == ["r", "paused"]
     (tmp_path / "hold").touch()
-    assert "r goes on" in cli("pause", "r", "--end", cwd=tmp_path).err
+    assert "r continues" in cli("pause", "r", "--end", cwd=tmp_path).err
     until(lambda: len(facts(folder, "Entered")) == 4)
     cli("pause", "r", cwd=tmp_path)
     (tmp_path / "hold").unlink()
@@ -84,7 +86,7 @@ def test_a_paused_run_begins_nobody_until_the_pause_ends(tmp_path: Path, monkeyp
     assert json.loads((folder / "summary.json").read_text())["idle_s"]["paused"] > 0
 
 
-async def test_what_is_asked_for_before_the_run_stands_is_kept(tmp_path: Path) -> None:
+async def test_a_pause_and_a_stop_before_the_run_is_open_are_kept(tmp_path: Path) -> None:
     run = gpbt.Run(SCRIPTS / "lineage.py", tmp_path / "r", slots=2)
     entering = asyncio.create_task(run.__aenter__())
     await asyncio.sleep(0)
@@ -104,11 +106,13 @@ async def test_what_is_asked_for_before_the_run_stands_is_kept(tmp_path: Path) -
         assert run.how == "finished"
     kinds = [fact["fact"] for fact in facts(tmp_path / "r")]
     assert kinds.count("Paused") == 3
-    assert kinds.index("Started") > len(kinds) - kinds[::-1].index("Paused") - 1, "nobody began before the pause's end"
+    assert kinds.index("Started") > len(kinds) - kinds[::-1].index("Paused") - 1, (
+        "no member began before the pause's end"
+    )
 
 
 class OneSlot:
-    """A pool whose one slot comes when somebody says so."""
+    """A pool whose one slot comes when the test says so."""
 
     def __init__(self) -> None:
         self.asked, self.there, self.back = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -127,12 +131,12 @@ async def test_a_slot_that_comes_during_a_pause_is_given_back() -> None:
     async def room(member: int) -> None:
         pass
 
-    pool, queued = OneSlot(), set[int]()
+    pool = OneSlot()
     rooms: Any = (pool, SimpleNamespace(room=room), SimpleNamespace(begin=lambda *_: "begin"))
-    gate = Admission(*rooms, queued)
+    gate = Admission(*rooms)
     member: Any = SimpleNamespace(id=7)
-    told: list[bool] = []
-    gate.on_change = told.append
+    changes: list[bool] = []
+    gate.on_change = changes.append
     passed = asyncio.Event()
 
     async def life() -> None:
@@ -142,13 +146,12 @@ async def test_a_slot_that_comes_during_a_pause_is_given_back() -> None:
 
     living = asyncio.create_task(life())
     await pool.asked.wait()
-    assert gate.obey(PAUSE)
-    assert gate.obey(PAUSE)
-    assert not gate.obey("drain 0")
+    gate.pause(True)
+    gate.pause(True)
     pool.there.set()
     await pool.back.wait()
     assert not passed.is_set()
-    assert queued == set(), "it waits for the end of the pause, not for a slot"
-    gate.obey(GO_ON)
+    assert gate.queued == 0, "it waits for the end of the pause, not for a slot"
+    gate.pause(False)
     await asyncio.wait_for(living, 10)
-    assert (told, pool.given) == ([True, False], 2)
+    assert (changes, pool.given) == ([True, False], 2)

@@ -104,8 +104,8 @@ async def test_events_come_typed_and_in_order(tmp_path: Path) -> None:
             kinds.append(type(event).__name__)
     assert run.how == "finished"
     journal = [f["fact"] for f in facts(tmp_path / "r")]
-    told = [k for k in kinds if k != "Reported"]
-    assert told == journal[len(journal) - len(told) :]
+    journaled = [k for k in kinds if k != "Reported"]
+    assert journaled == journal[len(journal) - len(journaled) :]
     assert kinds.count("Published") == 12
 
 
@@ -235,7 +235,7 @@ async def test_a_copied_run_leaves_the_original_alone(tmp_path: Path, monkeypatc
     assert not facts(tmp_path / "r", "Lost")
 
 
-async def test_whoever_stops_listening_is_forgotten(tmp_path: Path) -> None:
+async def test_a_listener_that_stops_is_forgotten(tmp_path: Path) -> None:
     async with gpbt.Run(experiment(), tmp_path / "r", slots=2) as run:
         for _ in range(5):
             async for _event in run:
@@ -245,7 +245,7 @@ async def test_whoever_stops_listening_is_forgotten(tmp_path: Path) -> None:
         await run.wait()
 
 
-async def test_what_cannot_be_written_ends_the_run_with_a_word_and_it_can_go_on(tmp_path: Path) -> None:
+async def test_a_run_that_cannot_write_ends_with_an_error_and_can_be_resumed(tmp_path: Path) -> None:
     async with gpbt.Run(experiment(), tmp_path / "r", slots=1) as run:
         (tmp_path / "r" / "members" / "0003").touch()  # in the way of a member's folder
         with pytest.raises(gpbt.FolderError, match="0003"):
@@ -254,7 +254,7 @@ async def test_what_cannot_be_written_ends_the_run_with_a_word_and_it_can_go_on(
             await run.wait()
         assert run.how == "interrupted"
         assert facts(tmp_path / "r")[-1]["how"] == "interrupted"
-        run._task = None  # told already
+        run._task = None  # its error was seen above
     (tmp_path / "r" / "members" / "0003").unlink()
     assert await gpbt.launch(experiment(), tmp_path / "r", resume="must") is not None
     check_folder(tmp_path / "r", 6, 4)
@@ -304,8 +304,8 @@ async def test_members_that_stop_themselves_fail_the_run_and_the_folder_stays_re
 async def test_early_stopping_with_one_report_a_member_is_warned_of_once(tmp_path: Path) -> None:
     late = experiment(population=4, generations=3, early_stop="median")
     async with gpbt.Run(late, tmp_path / "r", slots=2) as run:
-        told = [e.text async for e in run if isinstance(e, gpbt.events.Warned)]
-    assert len([text for text in told if "report it earlier" in text]) == 1
+        warnings = [e.text async for e in run if isinstance(e, gpbt.events.Warned)]
+    assert len([text for text in warnings if "report it earlier" in text]) == 1
 
 
 async def test_a_program_is_stopped_early_by_sigterm(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def declared(e: gpbt.Experiment) -> dict[str, object]:
     return {name: getattr(s, name) for name in names}
 
 
-async def test_what_is_stopped_leaves_no_timer_and_no_list_of_its_commands(tmp_path: Path) -> None:
+async def test_a_stopped_run_leaves_no_timer_and_no_list_of_its_commands(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     wrong: list[object] = []
     loop.set_exception_handler(lambda _, context: wrong.append(context))
@@ -340,7 +340,7 @@ async def test_what_is_stopped_leaves_no_timer_and_no_list_of_its_commands(tmp_p
             if isinstance(event, events.Entered) and event.member >= 6:
                 break
     assert run._scheduler is not None
-    assert len(run._scheduler._watchdog.performed) == 0, "or it grows by every command of a run of days"
+    assert len(run._scheduler._watchdog._performed) == 0, "or it grows by every command of a run of days"
     left = [timer for timer in loop._scheduled if not timer.cancelled() and timer.when() > loop.time() + 500]  # type: ignore[attr-defined]
     assert not left, "they would go off, an hour later, in an application's loop"
     assert not wrong

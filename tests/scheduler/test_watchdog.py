@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 
 from gpbt_async import events
 from gpbt_async.devices.slots import Slot
-from gpbt_async.engine.engine import Engine
 from gpbt_async.engine.tree import LONGEST_DELAY, Node, retry_delay
 from gpbt_async.processes.outcome import Outcome
+from gpbt_async.processes.wire import Exit
 from gpbt_async.scheduler import clock as clock_module
 from gpbt_async.scheduler import watchdog
+from gpbt_async.scheduler.blame import Blame
 from gpbt_async.scheduler.clock import Clock, Deadlines
-from gpbt_async.scheduler.loop import Scheduler
+from gpbt_async.scheduler.disk_budget import Disk
 from gpbt_async.scheduler.watchdog import Watchdog, suspicion
+from gpbt_async.storage.checkpoints import CheckpointStore
 
 
 class Pool:
@@ -64,34 +66,35 @@ def opened():
     return driver
 
 
-def test_a_command_that_nobody_performs():
+def test_a_command_that_is_not_performed():
     driver = opened()
     (command,) = driver.pending
-    assert suspicion(driver.engine, {}, 0, 0) == f"nobody performs {command}"
+    assert suspicion(driver.engine, {}, 0, 0) == f"{command} is not being performed"
     assert suspicion(driver.engine, {command: 1}, 0, 0) == ""
 
 
-def test_a_free_slot_that_somebody_waits_for():
+def test_a_free_slot_while_a_member_waits():
     driver = opened()
     assert suspicion(driver.engine, performed(driver), 1, 1) == "1 members wait for a slot, and 1 are free"
     assert suspicion(driver.engine, performed(driver), 2, 1) == ""
 
 
-def test_an_answer_that_nobody_was_asked_for_and_members_that_are_not_there():
+def test_a_wait_for_a_searcher_that_was_not_asked_and_for_members_that_do_not_exist(engines):
     driver = opened()
-    driver.engine._asked.clear()
-    assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for a searcher that nobody was asked for"
+    engines.clear()
+    driver.engine.asks.clear()
+    assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for a searcher, and no command asks for one"
     driver.engine._open = 1
     assert suspicion(driver.engine, {}, 0, 0) == "a slot waits for members to finish, and there are none"
     driver.engine.ended = events.Finish("")
     assert suspicion(driver.engine, {}, 0, 0) == ""
 
 
-async def test_what_lasts_is_reported_once_with_the_engines_state(monkeypatch, caplog):
+async def test_a_suspicion_that_lasts_is_reported_once_with_the_engines_state(monkeypatch, caplog):
     monkeypatch.setattr(watchdog, "PERIOD", 0.001)
     monkeypatch.setattr(watchdog, "PATIENCE", 0.02)
-    driver, told, reported, looks = opened(), [], asyncio.Event(), []
-    dog = Watchdog(driver.engine, Pool(), lambda text: (told.append(text), reported.set()))
+    driver, reports, reported, looks = opened(), [], asyncio.Event(), []
+    dog = Watchdog(driver.engine, Pool(), lambda: 0, lambda text: (reports.append(text), reported.set()))
     enough = asyncio.Event()
     look = dog._suspicion
 
@@ -108,15 +111,17 @@ async def test_what_lasts_is_reported_once_with_the_engines_state(monkeypatch, c
             await reported.wait()
             await enough.wait()
     watching.cancel()
-    assert told == [f"a slot stands idle by a bug of gpbt-async: nobody performs {driver.pending[0]}"]
+    assert reports == [f"a slot stands idle by a bug of gpbt-async: {driver.pending[0]} is not being performed"]
     assert "slots 2, cause searcher; generations: 0 of 6 issued" in caplog.text
 
 
-async def test_a_bug_of_its_own_is_told_once_and_it_goes_on_watching(monkeypatch, caplog):
+async def test_an_error_of_the_watchdog_is_reported_once_and_it_goes_on(monkeypatch, caplog):
     monkeypatch.setattr(watchdog, "PERIOD", 0.001)
     monkeypatch.setattr(watchdog, "PATIENCE", 0.0)
-    driver, told, well = opened(), [], asyncio.Event()
-    dog = Watchdog(driver.engine, Pool(), lambda text: (told.append(text), well.set() if "idle by" in text else None))
+    driver, reports, well = opened(), [], asyncio.Event()
+    dog = Watchdog(
+        driver.engine, Pool(), lambda: 0, lambda text: (reports.append(text), well.set() if "idle by" in text else None)
+    )
     look, looks = dog._suspicion, []
 
     def failing():
@@ -131,16 +136,16 @@ async def test_a_bug_of_its_own_is_told_once_and_it_goes_on_watching(monkeypatch
         async with asyncio.timeout(30):
             await well.wait()
     watching.cancel()
-    assert told[0] == "the watchdog over idle slots has failed by a bug of gpbt-async: KeyError: 'slot'"
-    assert len(told) == 2
+    assert reports[0] == "the watchdog over idle slots has failed by a bug of gpbt-async: KeyError: 'slot'"
+    assert len(reports) == 2
     assert "Traceback" in caplog.text
 
 
-async def test_who_waits_for_a_gpu_is_told_why_by_others(monkeypatch):
+async def test_a_member_that_waits_for_a_gpu_is_no_suspicion(monkeypatch):
     driver, pool = opened(), Pool()
-    dog = Watchdog(driver.engine, pool, pytest.fail)
-    dog.performed.update(driver.pending)
-    dog.queued.add(7)
+    dog = Watchdog(driver.engine, pool, lambda: 1, pytest.fail)
+    for command in driver.pending:
+        dog.begun(command)
     assert "wait for a slot" in dog._suspicion()
     pool.why = {"members": 1, "since": 0.0, "why": {"0": "it is lost"}}
     assert dog._suspicion() == ""
@@ -150,7 +155,7 @@ async def test_who_waits_for_a_gpu_is_told_why_by_others(monkeypatch):
 
 
 class Loop:
-    """An event loop's time, which passes when it is told to."""
+    """An event loop's time, which passes when the test says so."""
 
     def __init__(self):
         self.now, self.timers = 0.0, []
@@ -189,34 +194,34 @@ def loop(monkeypatch):
     return loop
 
 
-def test_silence_is_counted_from_the_last_word(loop):
-    told = []
-    made = Deadlines(2.0, None, told.append)
+def test_silence_is_counted_from_the_last_report(loop):
+    ends = []
+    made = Deadlines(2.0, None, ends.append)
     for _ in range(100):
         loop.pass_(1.9)
         made.heard()
     loop.pass_(1.99)
-    assert told == []
+    assert ends == []
     loop.pass_(0.02)
-    assert told == [made.overdue] == ["reported nothing for 2 s (stall_timeout)"]
+    assert ends == [made.overdue] == ["reported nothing for 2 s (stall_timeout)"]
     loop.pass_(1000)
-    assert len(told) == 1
+    assert len(ends) == 1
 
 
 def test_the_whole_time_counts_from_train_whatever_is_reported(loop):
-    told = []
-    made = Deadlines(None, 5.0, told.append)
+    ends = []
+    made = Deadlines(None, 5.0, ends.append)
     loop.pass_(100)
-    assert told == [], "it has not entered train"
+    assert ends == [], "it has not entered train"
     made.entered()
     loop.pass_(4.9)
     made.heard()
-    assert told == []
+    assert ends == []
     loop.pass_(0.2)
-    assert told == ["was still training after 5 s (member_timeout)"]
+    assert ends == ["was still training after 5 s (member_timeout)"]
 
 
-def test_one_that_ended_in_time_is_left_alone(loop):
+def test_a_member_that_ended_in_time_is_left_alone(loop):
     made = Deadlines(2.0, 2.0, pytest.fail)
     made.entered()
     made.close()
@@ -230,39 +235,36 @@ def test_pauses_grow_and_end():
 
 
 class Cards:
-    """GPUs of which the driver says what it is told to."""
+    """GPUs with the verdict that the test gives."""
 
     def __init__(self, verdict):
-        self.told = verdict
+        self.given = verdict
 
     async def verdict(self, slot):
-        return self.told
+        return self.given
 
     def out_of_memory(self, slot):
-        raise AssertionError("it is not asked of one that was silent")
+        raise AssertionError("no verdict on memory is asked for a silent member")
 
 
 @pytest.mark.parametrize("verdict", ["GPU 0 is lost", ""])
-async def test_one_that_hangs_on_a_gpu_that_is_being_lost_has_not_failed(verdict, tmp_path):
-    engine = Engine(settings())
-    given = dict.fromkeys(("usage", "journal", "folder", "store", "launcher", "asking", "briefing", "disk", "clock"))
-    told: list[str] = []
-    scheduler = Scheduler(engine=engine, slots=Cards(verdict), tell=told.append, **given)
+async def test_a_member_that_hangs_on_a_gpu_that_is_being_lost_has_not_failed(verdict, tmp_path):
+    store = CheckpointStore()
+    blame = Blame(Cards(verdict), Disk(tmp_path), store)
     member = Node(0, (), 0, 0, None, {}, 0)
     slot = Slot(0, "GPU 0", "cuda", ("GPU-a",), 1, {}, evicted=asyncio.get_running_loop().create_future())
-    stopped = Outcome("stopped", 0.0)
+    stopped = Outcome(Exit.STOPPED, 0.0)
     silent = "reported nothing for 2 s (stall_timeout)"
-    blame = await scheduler._blame.lost(member, slot, stopped, tmp_path, silent)
-    assert blame == (f"GPU 0 is lost, and it {silent}" if verdict else "")
-    assert await scheduler._blame.lost(member, slot, stopped, tmp_path, "") == "", (
-        "one that was told to stop has done so"
+    assert await blame.lost(member, slot, stopped, tmp_path, silent) == (
+        f"GPU 0 is lost, and it {silent}" if verdict else ""
     )
+    assert await blame.lost(member, slot, stopped, tmp_path, "") == "", "a member that was asked to stop has done so"
 
 
 # ---- the clock
 
 
-def test_the_runs_clock_knows_nothing_of_the_walls_jumps(monkeypatch):
+def test_the_runs_clock_ignores_jumps_of_the_wall_clock(monkeypatch):
     clock = Clock()
     before = clock.now()
     monkeypatch.setattr(time, "time", lambda: 0.0)

@@ -116,13 +116,13 @@ class Browser:
         return result["result"].get("value")
 
     def errors(self) -> list[str]:
-        told = []
+        errors = []
         for event in self.events:
             if event.get("method") == "Runtime.exceptionThrown":
-                told.append(event["params"]["exceptionDetails"]["exception"].get("description", "?"))
+                errors.append(event["params"]["exceptionDetails"]["exception"].get("description", "?"))
             elif event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
-                told.append(event["params"]["entry"]["text"])
-        return told
+                errors.append(event["params"]["entry"]["text"])
+        return errors
 
     def shoot(self, path: Path, whole: bool = True) -> None:
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **self._clip(whole))

@@ -1,6 +1,6 @@
-"""A small run, killed at its n-th fact and resumed: what tests/test_crashes.py and bench/crashes.py look at.
+"""A small run, killed at its n-th fact and resumed, for tests/system/test_crashes.py and bench/crashes.py.
 
-Nothing here reads with our own code: facts are plain JSON, processes are the kernel's.
+Nothing here reads with the package's own code: facts are plain JSON, processes are the kernel's.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def whole(cwd: Path, schedule: str) -> Path:
 
 
 def tree(folder: Path) -> dict[str, Any]:
-    """By path: what each member trained with, and what came of it; and who is the best."""
+    """By path: the config of each member, its score and metrics; and the best member."""
     started = {f["member"]: f for f in facts(folder, "Started")}
-    came = {f["member"]: f for f in facts(folder, "Trained")}
-    members = {f["path"]: (f["config"], came[m]["score"], came[m]["metrics"]) for m, f in started.items()}
+    trained = {f["member"]: f for f in facts(folder, "Trained")}
+    members = {f["path"]: (f["config"], trained[m]["score"], trained[m]["metrics"]) for m, f in started.items()}
     best = json.loads((folder / "summary.json").read_text())["best_member"]
     schedule = json.loads((folder / "schedule.json").read_text())
     return {
@@ -56,21 +56,21 @@ def tree(folder: Path) -> dict[str, Any]:
 
 @dataclass
 class Crash:
-    """What came of one."""
+    """The outcome of one crash."""
 
     crashed: bool
     #: seconds until nothing of the run was alive
     cleared: float = 0.0
     #: the fact it was killed at, as far as the journal can tell
     fact: str = ""
-    #: attempts begun beyond each member's first
+    #: attempts beyond each member's first
     again: int = 0
 
 
 def crash(cwd: Path, schedule: str, mode: str, at: int, population: int = POPULATION) -> Crash:
     """Launch, be killed at the fact number `at`, resume, resume again; asserts that all is as it must be.
 
-    Nothing is resumed where the run came to its end before that fact.
+    Nothing is resumed where the run ended before that fact.
     """
     launch = ["launch", *declared(schedule, population), "--quiet"]
     argv = [sys.executable, str(SCRIPTS / "crash_at.py"), mode, str(at), *launch]
@@ -90,18 +90,18 @@ def crash(cwd: Path, schedule: str, mode: str, at: int, population: int = POPULA
     resumed = cli("resume", "run", "--quiet", cwd=cwd)
     assert resumed.status == 0, resumed.err
     check(folder, population)
-    told = facts(folder)
-    assert told[: len(before)] == before, "history was rewritten"
-    # a member's training counts once: nobody who was told to have trained is trained again
-    trained = [f["member"] for f in told if f["fact"] == "Trained"]
+    after = facts(folder)
+    assert after[: len(before)] == before, "history was rewritten"
+    # a member's training counts once: one that has trained, by the journal, is not trained again
+    trained = [f["member"] for f in after if f["fact"] == "Trained"]
     assert len(trained) == len(set(trained))
-    again = sum(f["attempt"] > 1 for f in told if f["fact"] == "Started")
+    again = sum(f["attempt"] > 1 for f in after if f["fact"] == "Started")
     assert again <= SLOTS
     if at % 10 == 0:
         once_more = cli("resume", "run", "--quiet", cwd=cwd)
         assert once_more.status == 0, once_more.err
         check(folder, population)
-        assert facts(folder) == told, "resuming a finished run changes nothing"
+        assert facts(folder) == after, "resuming a finished run changes nothing"
     return Crash(True, cleared, before[-1]["fact"] if before else "", again)
 
 
@@ -117,8 +117,8 @@ def check(folder: Path, population: int = POPULATION) -> None:
     winner = json.loads((folder / "schedule.json").read_text())["schedule"]
     past = json.loads((folder / "best" / "checkpoint" / "past.json").read_text())
     assert past == [m["config"] for m in winner], "the best was not trained from its ancestors' checkpoints"
-    came = {f["member"]: f["score"] for f in facts(folder, "Trained")}
-    assert summary["score"] == min(came.values()) == came[summary["best_member"]]
+    scores = {f["member"]: f["score"] for f in facts(folder, "Trained")}
+    assert summary["score"] == min(scores.values()) == scores[summary["best_member"]]
     assert not alive(run_id(folder))
 
 

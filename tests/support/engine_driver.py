@@ -12,8 +12,6 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import strategies as st
-
 from gpbt_async import events
 from gpbt_async.ask import Ask, path_text
 from gpbt_async.engine.engine import Engine
@@ -110,7 +108,7 @@ class Driver:
                     self.pending.append(command)
                 case _:
                     self.pending.append(command)
-        check(self.engine)
+        self.engine.check()
         self.peak = max(self.peak, len(self.engine.training))
         if self.on_turn:
             self.on_turn(self, commands)
@@ -231,29 +229,9 @@ class Driver:
         return self.engine
 
 
-def check(engine: Engine) -> None:
-    """Assert every invariant of the engine that holds between facts."""
-    engine.tree.check(*engine.adoption.spaces)
-    ending = engine.termination
-    assert {m.id for m in ending.scoreless} <= {m.id for m in ending.failed}
-    assert not (ending.doubtful and (ending.works or ending.scored))
-    assert engine.ended or not ending.doubtful or engine.tree.unsettled, "nothing is left that would settle the doubt"
-    members = engine.tree.members
-    assert {m.id for m in members if m.state is State.TRAINING} == set(engine._training)
-    assert sorted(i for _, _, i in engine._waiting) == [m.id for m in members if m.state is State.WAITING]
-    assert all(engine.tree.at(path) is None for path in (*engine._ready, *engine._asked))
-    for index, generation in enumerate(engine.tree.generations):
-        assert generation.issued <= generation.size <= engine.settings.population
-        assert index <= engine._open or not generation.issued
-    for member in members:
-        kept = member.parent is None or member.parent.id in engine.stored or member.state.settled
-        assert kept, "a parent's checkpoint was let go"
-        to_begin = member.state is State.WAITING or (member.state is State.TRAINING and member.slot is None)
-        assert not to_begin or member.parent is None or not member.parent.damaged
-    assert engine.tree.best is None or (engine.tree.best.id in engine.stored and not engine.tree.best.damaged)
-    held = {member.id for member in engine.termination.held}
-    needless = [id for id, member in engine.stored.items() if id not in held and not engine.selection.needed(member)]
-    assert needless == [], "a checkpoint is kept for nobody"
+def generation_asked(engine: Engine, path: tuple[int, ...]) -> int | None:
+    """The generation of the child that the searcher is asked for; None when it is not asked for one at this path."""
+    return engine.asks[path].generation if path in engine.asks else None
 
 
 def snapshot(engine: Engine) -> Any:
@@ -276,7 +254,7 @@ def snapshot(engine: Engine) -> Any:
         )
         for m in engine.tree.members
     ]
-    rest = {k: v for k, v in vars(engine).items() if k in ("count", "slots", "ended", "_open", "_ready", "_asked")}
+    rest = {k: v for k, v in vars(engine).items() if k in ("count", "slots", "ended", "_open", "_ready", "asks")}
     ending = engine.termination
     rest["working"] = ([m.id for m in ending.failed], ending.works, ending.scored, [m.id for m in ending.scoreless])
     rest["instead"] = (list(ending._instead), ending._unread)
@@ -292,38 +270,3 @@ def snapshot(engine: Engine) -> Any:
 def tree_of(engine: Engine) -> dict[tuple[int, ...], Any]:
     """The tree by path, without ids (which tell the order of issue)."""
     return {m.path: (m.generation, tuple(m.config.items()), m.seed, m.state, m.score) for m in engine.tree.members}
-
-
-RATIOS = (0.25, 72 / 256, 0.5, 1.0, 2.0, 4.0)
-
-
-@st.composite
-def drivers(draw: st.DrawFn, faults: bool = True, **fixed: object) -> Driver:
-    """A driver over a random experiment, slots, order and (perhaps) faults."""
-    names = {
-        "population": draw(st.integers(1, 12)),
-        "generations": draw(st.integers(1, 4)),
-        "ratio": draw(st.sampled_from(RATIOS)),
-        "history": draw(st.sampled_from(["inherit", "reset", "global"])),
-        "selection": draw(st.sampled_from(["comma", "plus"])),
-        "evidence": draw(st.sampled_from([0.0, 0.3, 0.75, 1.0])),
-        "schedule": draw(st.sampled_from(["async", "sync"])),
-        "attempts": draw(st.integers(1, 3)),
-        "early_stop": draw(st.sampled_from([(), (), ("median",), ("generation",), ("median", "generation")])),
-        "seed": draw(st.integers(0, 3)),
-        **fixed,
-    }
-    faulty = faults and draw(st.booleans())
-    return Driver(
-        settings(**names),
-        slots=draw(st.integers(1, 14)),
-        rng=random.Random(draw(st.integers(0, 10**6))),
-        fail=0.15 if faulty else 0.0,
-        nan=0.1 if faulty else 0.0,
-        lose=0.1 if faulty else 0.0,
-        certain=0.3 if faulty else 0.0,
-        mute=0.15 if faulty and draw(st.booleans()) else 0.0,
-        early=0.5 if draw(st.booleans()) else 0.0,
-        instead=draw(st.sampled_from([(), ("other",)])),
-        ahead=draw(st.sampled_from([None, 0, 1, 5])),
-    )

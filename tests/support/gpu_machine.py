@@ -1,5 +1,5 @@
-"""A workstation that is played: GPUs that are a library of ours (nvml_stub.c), members that play (playing.py), and the
-runs on it, each a `gpbt-async launch` of its own.
+"""A workstation for tests: GPUs that are a stub of the driver's library (nvml_stub.c), members that pretend to use them
+(scripts/playing.py), and runs, each a `gpbt-async launch` of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Entry:
 
 
 class Machine:
-    """A workstation: GPUs, members that play, and runs of them."""
+    """options: of the members, as playing.py reads them."""
 
     def __init__(self, folder: Path, *gpus: str, names: str = "NVIDIA A100", **options: int) -> None:
         self.folder = folder
@@ -73,7 +73,7 @@ class Machine:
         return [Entry(w[0], int(w[1]), int(w[2]), int(w[3]), tuple(w[4].split(",")), tuple(w[5:])) for w in words]
 
     def inside(self) -> list[Entry]:
-        """Who is training now."""
+        """The members that train now."""
         inside: dict[int, Entry] = {}
         for entry in self.log():
             if entry.what == "in":
@@ -87,10 +87,10 @@ class Machine:
 
     def notice(self) -> dict[str, Any]:
         try:
-            told: dict[str, Any] = json.loads((self.folder / "runs/r/gpus.json").read_text())
+            report: dict[str, Any] = json.loads((self.folder / "runs/r/gpus.json").read_text())
         except FileNotFoundError:
             return {"gpus": [], "waiting": None}
-        return told
+        return report
 
     def row(self, uuid: str) -> dict[str, Any]:
         return next((row for row in self.notice()["gpus"] if row["uuid"] == uuid), {"state": None, "members": []})
@@ -99,19 +99,19 @@ class Machine:
         return facts(self.folder / "runs/r", kind)
 
     def summary(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads((self.folder / "runs/r/summary.json").read_text())
-        return told
+        summary: dict[str, Any] = json.loads((self.folder / "runs/r/summary.json").read_text())
+        return summary
 
 
 def ended(run: subprocess.Popen[str]) -> str:
-    """What a run that should have finished said."""
+    """The messages of a run that should have finished."""
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
     return err
 
 
 def crowd(log: list[Entry]) -> dict[str, int]:
-    """The most members that were ever on each GPU at once, by the members' own log."""
+    """By GPU, the most members that were ever on it at once, by the members' own log."""
     now: Counter[str] = Counter()
     most: defaultdict[str, int] = defaultdict(int)
     for entry in log:

@@ -1,4 +1,4 @@
-"""What tests of whole runs share: the command line as a subprocess, and what the kernel says of a run's processes."""
+"""What tests of whole runs share: the command line as a subprocess, and a run's facts and processes from outside."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from typing import Any
 
 from run_checker import alive as alive
 
+from gpbt_async.engine.engine import Engine
+from gpbt_async.errors import GPBTError
+from gpbt_async.experiment import Settings
+from gpbt_async.storage import journal
+
 SCRIPTS = Path(__file__).parent / "scripts"
-#: as long as anything here may take on a loaded machine; a test that gets here has failed
+#: seconds that anything here may take on a loaded machine; a test that reaches them has failed
 LONG = 60.0
 
 
@@ -57,22 +62,41 @@ def start(*args: object, cwd: Path, env: dict[str, str] | None = None) -> subpro
 
 
 def until(what: Any, timeout: float = LONG) -> Any:
-    """The first true value of `what()`. What is looked at lives in other processes' files, so it is looked at often."""
+    """The first true value of `what()`, which mostly looks at other processes' files, and so is called often."""
     deadline = time.monotonic() + timeout
     while not (value := what()):
         assert time.monotonic() < deadline, "it never happened"
-        select.select([], [], [], 0.005)  # leave the core to who is waited for
+        select.select([], [], [], 0.005)  # leave the core to the process that is waited for
     return value
 
 
 def facts(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The journal's facts as plain JSON, without our own reader; a torn last line is left out."""
+    """The journal's facts as plain JSON, without the package's own reader; a torn last line is left out."""
     try:
         text = (folder / "journal.jsonl").read_text()
     except FileNotFoundError:
         return []
     lines = [json.loads(line) for line in text.split("\n")[:-1]]
     return [line for line in lines if "fact" in line and kind in (None, line["fact"])]
+
+
+def check_engines(root: Path) -> int:
+    """Replay the journal of every run below a folder, and check the engine that comes out; how many there were.
+
+    A journal that a test has damaged is refused when it is read; that is the test's own matter.
+    """
+    count = 0
+    for path in root.rglob("journal.jsonl"):
+        try:
+            settings = json.loads((path.parent / "experiment.json").read_text())["settings"]
+            engine = Engine(Settings.from_json(settings))
+            for fact in journal.read(path):
+                engine.handle(fact)
+        except (GPBTError, OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+        engine.check()
+        count += 1
+    return count
 
 
 def run_id(folder: Path) -> str:
@@ -85,7 +109,7 @@ def kill_hard(process: subprocess.Popen[str]) -> None:
 
 
 def check_folder(folder: Path, population: int, generations: int) -> None:
-    """Read a finished run's folder without our code: one tree, whole, and nothing left over."""
+    """Read a finished run's folder without the package's code: one tree, whole, and nothing left over."""
     started = {f["member"]: f for f in facts(folder, "Started")}
     published = [f["member"] for f in facts(folder, "Published")]
     assert len(published) == len(set(published))

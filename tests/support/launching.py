@@ -1,4 +1,4 @@
-"""A launcher that records its warnings, and members started with it."""
+"""Members started by a real Launcher: what the tests of the launcher, of forks and of a member's surroundings share."""
 
 from __future__ import annotations
 

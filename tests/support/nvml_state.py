@@ -1,4 +1,4 @@
-"""The state of the stub of NVML (nvml_stub.c), written anew, as a whole, at each change."""
+"""The state of the stub of NVML (nvml_stub.c): a file that is rewritten, as a whole, at each change."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-#: gone when the tests are
+#: deleted when the tests end
 _COMPILED = TemporaryDirectory(prefix="nvml")
 STUB = Path(__file__).with_name("nvml_stub.c")
 
 
 @cache
 def library(*options: str) -> Path:
-    """The stub, compiled; with -DOLD, what an old driver lacks is left out."""
+    """The stub, compiled; with -DOLD, without what an old driver lacks."""
     path = Path(_COMPILED.name, "".join(options) or "new", "libnvidia-ml.so.1")
     path.parent.mkdir()
     soname = [] if "-DNO_SONAME" in options else ["-Wl,-soname,libnvidia-ml.so.1"]
@@ -26,7 +26,7 @@ def library(*options: str) -> Path:
 
 
 class State:
-    """Lines, by what they are about: `set` replaces them. environ: what a process must be told to see this state."""
+    """Lines, by what they are about: `set` replaces them. environ: what makes a process see this state."""
 
     def __init__(self, path: Path, *gpus: str, names: str = "NVIDIA A100", total: int = 40960) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class State:
         os.replace(beside, self.path)
 
     def set(self, *lines: str) -> None:
-        """Say something once: "mem UUID …" in place of what was said of that memory before."""
+        """Write lines, as "mem UUID …", in place of the earlier ones about the same."""
         for line in lines:
             word, *rest = line.split()
             key = f"{word} {rest[1]}" if word == "gpu" else f"{word} {rest[0]}" if word in ONE else line
@@ -61,5 +61,5 @@ class State:
         self.write()
 
 
-#: what is said of a GPU once, the last word holding
+#: words of which a GPU has one line, the last
 ONE = ("mem", "linger", "now", "mode", "cpus", "recovery")

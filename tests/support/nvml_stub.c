@@ -1,22 +1,22 @@
 /* A libnvidia-ml.so.1 for machines without a GPU, so that the tests meet the real binding.
  *
  * Its state is a text file named by NVML_STUB_STATE, and every file in the folder of that name with ".d" behind it; all
- * are read anew on each call, so a test, or a member that plays having a GPU, can change them live. One line each:
+ * are read again at each call, so a test, or a member that pretends to use a GPU, can change them live. One line each:
  *
  *     init 18                     nvmlInit and nvmlDeviceGetCount answer this error (0 or absent: success)
- *     gpu 0 GPU-uuid Some Name    one line for each GPU: the error of whatever is asked of it, its UUID, its name
+ *     gpu 0 GPU-uuid Some Name    one line for each GPU: the error of every call about it, its UUID, its name
  *     mig GPU-uuid MIG-uuid       an instance on it, which makes it a card in MIG mode; "mig GPU-uuid -": none is set up
- *     mem UUID 40960 500 300      MiB: total, used by nobody's process, reserved by the driver
- *     proc UUID 1234 6000         a process that computes there and its MiB, for as long as it lives; -1: not told
+ *     mem UUID 40960 500 300      MiB: total, used by no process, reserved by the driver
+ *     proc UUID 1234 6000         a process that computes there and its MiB, for as long as it lives; -1: unknown
  *     ghost UUID 1234 6000        the same, alive or not: a pid of another namespace
  *     draw UUID 1234              a process that draws there
  *     linger UUID 3000            milliseconds that the memory of a process stays used after its end
  *     now UUID 93 61              utilisation in percent, degrees Celsius
  *     mode UUID 3                 compute mode
  *     cpus UUID f                 the cores near it, as a hexadecimal mask
- *     near UUID UUID 10           how far two are apart; 50 where nothing is said
- *     event UUID 8 79             an event: its type, its data; each line is told once
- *     recovery UUID 1             what is to be done before it works again
+ *     near UUID UUID 10           how far two are apart; 50 without such a line
+ *     event UUID 8 79             an event: its type, its data; each line is reported once
+ *     recovery UUID 1             what must be done before it works again
  *     slow 200                    milliseconds that taking a sample lasts
  *
  * With -DOLD it lacks what an old driver lacks. A handle is the place in the table plus one.
@@ -67,10 +67,10 @@ static u64 dead_for(unsigned pid) {
 }
 
 static Gpu *by_uuid(State *s, const char *uuid) {
-    static Gpu nobody;
+    static Gpu none;
     for (int i = 0; i < s->count; i++)
         if (!strcmp(s->gpus[i].uuid, uuid)) return &s->gpus[i];
-    return &nobody;
+    return &none;
 }
 
 static Gpu *added(State *s) {
@@ -327,7 +327,7 @@ int nvmlDeviceRegisterEvents(void *handle, u64 types, void *set) {
     return SUCCESS;
 }
 typedef struct { void *device; u64 type, data; unsigned instance, compute; } Data;
-static unsigned told;
+static unsigned reported;
 int nvmlEventSetWait_v2(void *set, Data *data, unsigned timeout) {
     State s;
     int error = load(&s);
@@ -335,9 +335,9 @@ int nvmlEventSetWait_v2(void *set, Data *data, unsigned timeout) {
     if (error) return error;
     for (unsigned i = 0; i < watched; i++) /* one that is lost is all that is heard of */
         if (by_uuid(&s, registered[i])->error == GPU_IS_LOST) return GPU_IS_LOST;
-    if (told > (unsigned)s.events) told = 0; /* another test's state */
-    if (told == (unsigned)s.events) return TIMEOUT;
-    Event *event = &s.event[told++];
+    if (reported > (unsigned)s.events) reported = 0; /* another test's state */
+    if (reported == (unsigned)s.events) return TIMEOUT;
+    Event *event = &s.event[reported++];
     *data = (Data){(void *)(size_t)(by_uuid(&s, event->gpu) - s.gpus + 1), event->type, event->data, 0, 0};
     return SUCCESS;
 }

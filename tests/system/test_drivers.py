@@ -1,4 +1,4 @@
-"""Whole runs on drivers that are old, forbid, hang, lose GPUs and find them again; all through the real binding."""
+"""Whole runs on drivers that are old, forbid, hang, lose GPUs and find them again, through the real binding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_old_driver_trains_all_the_same(machine: Callable[..., Machine]) -> N
 @pytest.mark.parametrize(
     ("error", "sentence"), [(4, "Insufficient Permissions"), (18, "version mismatch"), (9, "Driver Not")]
 )
-def test_a_driver_that_refuses_is_told_in_one_sentence(
+def test_a_driver_that_refuses_is_reported_in_one_sentence(
     machine: Callable[..., Machine], error: int, sentence: str
 ) -> None:
     m = machine(A)
@@ -44,7 +44,7 @@ def test_a_driver_that_refuses_is_told_in_one_sentence(
     assert refused.status == 2
     assert sentence.casefold() in refused.err.casefold()
     assert refused.err.count("\n") <= 2
-    assert not list((m.folder / "runs").iterdir()), "nothing was begun"
+    assert not list((m.folder / "runs").iterdir()), "no run was begun"
     shown = m.cli("gpus", "--nvml-library", m.driver)
     assert sentence.casefold() in shown.out.casefold()
     assert "Traceback" not in shown.out + shown.err
@@ -70,7 +70,7 @@ def test_while_nvml_hangs_nothing_is_given_out(machine: Callable[..., Machine]) 
     until(lambda: m.on(A) == 1)
     m.state.set("slow 14000")
     until(lambda: m.row(A).get("reason") == "NVML does not answer")
-    assert m.on(A) == 1, "who trains goes on"
+    assert m.on(A) == 1, "the member goes on"
     m.unsay("hold")
     until(lambda: (m.notice()["waiting"] or {}).get("why") == {"0": "NVML does not answer"})
     assert m.on(A) == 0
@@ -113,7 +113,7 @@ def test_a_gpu_that_comes_back_and_one_that_appears_are_used(machine: Callable[.
     assert m.summary()["slots"] == 3
 
 
-def test_what_a_killed_run_left_is_not_taken_for_the_truth(machine: Callable[..., Machine]) -> None:
+def test_what_a_killed_run_left_behind_is_not_believed(machine: Callable[..., Machine]) -> None:
     m = machine(A, B, population=20, generations=1)
     m.say("hold")
     run = m.begin()
@@ -121,10 +121,10 @@ def test_what_a_killed_run_left_is_not_taken_for_the_truth(machine: Callable[...
     drain = start("gpus", "--drain", "r", "0", cwd=m.folder, env=m.env)
     until(lambda: m.row(A)["state"] == "drained")
     kill_hard(run)
-    assert "r goes on no more" in drain.communicate(timeout=60)[1], "nobody waits for a dead run"
+    assert "r is no longer running" in drain.communicate(timeout=60)[1], "drain does not wait for a dead run"
     assert (m.folder / "runs/r/gpus.json").exists()
-    told = m.cli("gpus", "--nvml-library", m.driver, "--json").json
-    assert [row["runs"] for row in told["gpus"]] == [[], []]
+    inventory = m.cli("gpus", "--nvml-library", m.driver, "--json").json
+    assert [row["runs"] for row in inventory["gpus"]] == [[], []]
     assert m.cli("gpus", "--drain", "r", "0").status == 2
     m.unsay("hold")
     resumed = m.cli("resume", "r")
@@ -147,7 +147,7 @@ def test_a_run_that_was_begun_on_gpus_does_not_go_on_on_the_cpu_unasked(machine:
     assert m.cli("resume", "r", "--gpus", "none").status == 0
 
 
-def test_a_gpu_that_is_returned_while_somebody_waits_for_it(machine: Callable[..., Machine]) -> None:
+def test_a_gpu_that_is_returned_while_a_command_waits_for_it(machine: Callable[..., Machine]) -> None:
     m = machine(A, B, population=20, generations=1)
     m.say("hold")
     run = m.begin()
@@ -158,7 +158,7 @@ def test_a_gpu_that_is_returned_while_somebody_waits_for_it(machine: Callable[..
     drain = start("gpus", "--drain", "r", "0", cwd=m.folder, env=m.env)
     until(lambda: m.row(A)["state"] == "drained")
     assert m.cli("gpus", "--return", "r", A).status == 0
-    assert "somebody has returned it meanwhile" in drain.communicate(timeout=60)[1]
+    assert "another command has returned it meanwhile" in drain.communicate(timeout=60)[1]
     m.unsay("hold")
     ended(run)
 
@@ -183,7 +183,7 @@ def test_a_desktop_may_use_what_it_is_allowed_to(machine: Callable[..., Machine]
     refused = m.launch()
     assert refused.status == 2
     assert (
-        "1.5 GiB of its memory are used by somebody else (if that is a desktop: --others-may-use SIZE)" in refused.err
+        "1.5 GiB of its memory are used by other programs (if that is a desktop: --others-may-use SIZE)" in refused.err
     )
     assert m.launch("--others-may-use", "2GiB").status == 0
     bad = m.cli("launch", PLAYING, "--nvml-library", m.driver, "--others-may-use", "2")
@@ -192,27 +192,30 @@ def test_a_desktop_may_use_what_it_is_allowed_to(machine: Callable[..., Machine]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--vram", "6"), "--vram: got '6'; must be an amount of at least 1MiB with its unit"),
         (("--share", "0"), "gpbt-async: --share: got 0; must be a whole number of at least 1"),
         (("--slots", "2", "--share", "2"), "--share is about GPUs, and --slots 2 asks for the CPU"),
         (("--gpus", "none", "--wait-for-gpus"), "--wait-for-gpus is about GPUs, and --gpus none asks for the CPU"),
-        (("--xid", "79=member", "--xid", "79=card"), "--xid 79=card: it was said to be the doing of member, too"),
+        (("--xid", "79=member", "--xid", "79=card"), "--xid 79=card: member is blamed for it already; give only one"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(machine: Callable[..., Machine], options: tuple[str, ...], told: str) -> None:
+def test_options_that_contradict_one_another_are_refused(
+    machine: Callable[..., Machine], options: tuple[str, ...], message: str
+) -> None:
     done = machine(A).launch(*options)
     assert done.status == 2
-    assert told in done.err
+    assert message in done.err
 
 
 MIXED = """
 import asyncio, json, os, sys
-from gpbt_async.devices import Wanted, discover
+from gpbt_async.devices.discovery import discover
+from gpbt_async.devices.request import DeviceRequest
 
 async def main():
-    cards = await discover(Wanted(population=6, nvml_library=sys.argv[1]), os.environ, warn=print)
+    cards = await discover(DeviceRequest(population=6, nvml_library=sys.argv[1]), os.environ, warn=print)
     log = []
 
     async def member(name, need):

@@ -1,4 +1,4 @@
-"""The fault drill (bench/faults.py) with a few seeds of each kind of fault: crash, resume, judge."""
+"""The fault drill (bench/faults.py) with a few seeds of each kind of fault: crash, resume, check."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def play(seed: int, kinds: set[str], tmp_path: Path) -> faults.Result:
     return result
 
 
-@pytest.mark.parametrize("kind", [kind for kind in faults.BLOWS if kind not in faults.ON_REQUEST])
-def test_a_blow(kind: str, tmp_path: Path) -> None:
-    """Some lie in wait for a moment, and may miss it on a busy machine: then another run, until one is struck."""
+@pytest.mark.parametrize("kind", [kind for kind in faults.KILLS if kind not in faults.ON_REQUEST])
+def test_a_kill(kind: str, tmp_path: Path) -> None:
+    """Some kills wait for a moment, and may miss it on a busy machine: then another run, until one happens."""
     assert any(play(seed, {kind}, tmp_path).faults.get(kind, 0) for seed in range(1, 11))
 
 
@@ -52,28 +52,28 @@ def test_a_blow(kind: str, tmp_path: Path) -> None:
 SEED = {"gone": 4}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in faults.DAMAGE if kind not in faults.ON_REQUEST])
-def test_damage_between_crash_and_resume(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in faults.DISK_FAULTS if kind not in faults.ON_REQUEST])
+def test_a_disk_fault_between_crash_and_resume(kind: str, tmp_path: Path) -> None:
     assert play(SEED.get(kind, 1), {kind}, tmp_path).faults[kind] >= 1
 
 
-DEEDS = [kind for kind in faults.DEEDS if kind != "hangs"]
-FOURS = [tuple(DEEDS[i : i + 4]) for i in range(0, len(DEEDS), 4)]
+MISBEHAVIOURS = [kind for kind in faults.MISBEHAVIOURS if kind != "hangs"]
+FOURS = [tuple(MISBEHAVIOURS[i : i + 4]) for i in range(0, len(MISBEHAVIOURS), 4)]
 
 
-@pytest.mark.parametrize("deeds", [*FOURS, ("hangs",)], ids="-".join)
-def test_members_misbehave(deeds: tuple[str, ...], tmp_path: Path) -> None:
-    assert play(2, set(deeds), tmp_path).faults == dict.fromkeys(deeds, 1)
+@pytest.mark.parametrize("kinds", [*FOURS, ("hangs",)], ids="-".join)
+def test_members_misbehave(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    assert play(2, set(kinds), tmp_path).faults == dict.fromkeys(kinds, 1)
 
 
 @pytest.mark.parametrize("seed", [4])
 def test_everything_at_once(seed: int, tmp_path: Path) -> None:
-    kinds = set(faults.possible()) - {"rival"}  # which takes the patience of a lock, and has been seen above
+    kinds = set(faults.possible()) - {"rival"}  # which waits for the lock's timeout, and is tested above
     assert sum(play(seed, kinds, tmp_path).faults.values()) >= 3
 
 
-def test_a_wrong_run_is_told_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the judge says is what the drill says, and the folder stays for who wants to look."""
+def test_a_run_that_is_wrong_is_reported_and_its_folder_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drill reports what the check says, and the folder stays for a person to look at."""
     monkeypatch.setattr(faults, "check_run", lambda *_: ["this is wrong"])
     result = faults.drill(1, {"raises_before"}, tmp_path)
     assert result.wrong == ["this is wrong"]
@@ -88,19 +88,19 @@ def test_a_seed_is_a_plan() -> None:
     assert faults.draw(7, kinds) != faults.draw(8, kinds)
 
 
-def test_who_was_trained_again() -> None:
-    """After a death: those that were training when it came, and no one who failed by himself or had been trained."""
+def test_members_trained_again_after_a_death() -> None:
+    """After a death: members that were training then, and none that failed by itself or had been trained."""
 
     def fact(kind: str, member: int = 0) -> dict[str, object]:
         return {"fact": kind, "member": member}
 
-    told = [fact("Opened"), fact("Started", 0), fact("Started", 1), fact("Failed", 0), fact("Started", 0)]
-    told += [fact("Trained", 1), fact("Started", 2)]
-    assert list(faults.trained_again(told)) == []
-    told += [fact("Opened"), fact("Started", 2), fact("Published", 1), fact("Opened"), fact("Started", 0)]
-    assert list(faults.trained_again(told)) == [2, 0]
-    told += [fact("Started", 2)]
-    assert list(faults.trained_again(told)) == [2, 1]
+    journal = [fact("Opened"), fact("Started", 0), fact("Started", 1), fact("Failed", 0), fact("Started", 0)]
+    journal += [fact("Trained", 1), fact("Started", 2)]
+    assert list(faults.trained_again(journal)) == []
+    journal += [fact("Opened"), fact("Started", 2), fact("Published", 1), fact("Opened"), fact("Started", 0)]
+    assert list(faults.trained_again(journal)) == [2, 0]
+    journal += [fact("Started", 2)]
+    assert list(faults.trained_again(journal)) == [2, 1]
 
 
 # ---- what the drill has found, without chance
@@ -114,7 +114,7 @@ async def test_two_members_being_started_outlive_the_guardian(tmp_path: Path) ->
         os.kill(guardian, signal.SIGSTOP)
         until(lambda: faults.state(guardian) == "T")
         starts = [asyncio.create_task(launcher.start(begin(tmp_path, n, do="returns"))) for n in range(2)]
-        await asyncio.sleep(0)  # both have asked, nobody is answered
+        await asyncio.sleep(0)  # both have asked, neither is answered
         os.kill(guardian, signal.SIGKILL)
         workers = await asyncio.gather(*starts, return_exceptions=True)
         for worker in workers:

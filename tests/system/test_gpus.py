@@ -1,4 +1,4 @@
-"""Whole runs on GPUs that are a library of ours (nvml_stub.c), through the real binding: sharing, trouble, return."""
+"""Whole runs on a stub of the driver's library (nvml_stub.c), through the real binding: sharing, faults, draining."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def test_the_first_members_peak_decides_how_many_share_and_an_oom_lowers_it(mach
     assert all("out of GPU memory beside other members" in fact["reason"] for fact in lost)
     assert m.facts("Failed") == []
     after = [entry for entry in log if entry.attempt > 1]
-    assert after, "who ran out of memory was tried again"
+    assert after, "the members that ran out of memory were tried again"
     last = max(i for i, entry in enumerate(log) if entry.attempt > 1)
     assert crowd(log[last + 1 :]).get(A, 0) <= 2
 
 
-def test_what_a_member_needs_must_be_free(machine: Callable[..., Machine]) -> None:
+def test_the_memory_that_a_member_needs_must_be_free(machine: Callable[..., Machine]) -> None:
     m = machine(A, population=6, generations=1)
     m.state.set(f"mem {A} 40960 700 300")
     done = m.launch("--vram", "12GiB")
@@ -90,7 +90,7 @@ def test_what_a_member_needs_must_be_free(machine: Callable[..., Machine]) -> No
     assert "'lots'" in bad.err
 
 
-# ---- other people
+# ---- other programs
 
 
 def test_a_gpu_that_is_taken_is_refused_or_waited_for(machine: Callable[..., Machine]) -> None:
@@ -106,7 +106,7 @@ def test_a_gpu_that_is_taken_is_refused_or_waited_for(machine: Callable[..., Mac
     assert "process 1" in m.cli("status", "r").out
     m.state.drop("proc")
     m.state.set(f"mem {A} 40960 9000 0")  # gone, but its memory is not
-    until(lambda: "8.8 GiB of its memory are used by somebody else" in m.row(A).get("reason", ""))
+    until(lambda: "8.8 GiB of its memory are used by other programs" in m.row(A).get("reason", ""))
     assert m.log() == []
     m.state.set(f"mem {A} 40960 500 0")
     ended(run)
@@ -116,16 +116,16 @@ def test_a_gpu_that_is_taken_is_refused_or_waited_for(machine: Callable[..., Mac
     assert again.status == 0, again.err
 
 
-def test_who_comes_later_is_given_way_to(machine: Callable[..., Machine]) -> None:
+def test_a_program_that_comes_later_gets_the_gpu(machine: Callable[..., Machine]) -> None:
     m = machine(A, B, population=4, generations=2)
     m.say("hold")
     run = m.begin()
     until(lambda: m.on(A) and m.on(B))
     m.state.add(f"proc {A} 1 6000")
     until(lambda: m.row(A)["state"] == "busy")
-    assert m.on(A) == 1, "who trains there goes on"
+    assert m.on(A) == 1, "the member there goes on"
     shown = m.cli("gpus", "--nvml-library", library()).out
-    assert "GPU 0 A100  busy" in shown, "what the run knows, the machine's list tells too"
+    assert "GPU 0 A100  busy" in shown, "the list of the machine shows what the run knows"
     assert "process 1 (" in shown
     before = len(m.log())
     m.unsay("hold")
@@ -144,7 +144,7 @@ def test_memory_that_comes_back_late_is_waited_for(machine: Callable[..., Machin
     assert times["Started", 1] - times["Trained", 0] >= 2.9
 
 
-# ---- trouble
+# ---- faults
 
 
 def test_a_lost_gpu_costs_its_members_nothing_but_time(machine: Callable[..., Machine]) -> None:
@@ -189,7 +189,7 @@ def test_an_xid_is_the_members_fault_or_the_cards(
         assert f"set aside: Xid {xid}" in err
     else:
         assert not lost
-        assert f"GPU 0 NVIDIA A100: Xid {xid}, the doing of a member" in err
+        assert f"GPU 0 NVIDIA A100: Xid {xid}, the fault of a member" in err
     assert m.summary()["members"]["finished"] == 4
 
 
@@ -231,14 +231,14 @@ def test_drained_at_once_its_members_move(machine: Callable[..., Machine]) -> No
     assert "was drained" in lost["reason"]
 
 
-# ---- what `gpus` tells
+# ---- what `gpus` shows
 
 
-def test_gpus_tells_what_is_there_and_why_not(machine: Callable[..., Machine]) -> None:
+def test_gpus_shows_what_is_there_and_why_not(machine: Callable[..., Machine]) -> None:
     m = machine(A, B, C)
     m.state.set(f"now {A} 93 61", f"mode {B} 2", f"gpu 15 {C} x")
-    told = m.cli("gpus", "--nvml-library", library(), "--json").json
-    a, b, c = told["gpus"]
+    inventory = m.cli("gpus", "--nvml-library", library(), "--json").json
+    a, b, c = inventory["gpus"]
     assert (a["utilisation"], a["temperature"], a["would_use"]) == (93, 61, True)
     assert "PROHIBITED" in b["reason"]
     assert "GPU is lost" in c["reason"]

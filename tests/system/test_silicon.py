@@ -1,6 +1,6 @@
-"""On a machine that has a GPU, its driver and a torch that uses it: what a stub of NVML cannot show. Skipped elsewhere.
+"""What a stub of NVML cannot show, on a machine with a GPU, its driver and a torch that uses it. Skipped elsewhere.
 
-Nobody who wrote these had such a machine: a failure here may be the test's fault, and is worth telling us either way.
+These were written without such a machine: a failure may be the fault of the test, and is worth a report either way.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ def nvidia_smi(*query: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def gpus() -> Iterator[dict[str, int]]:
-    """MiB by UUID, as the driver's own tool tells; for one process at a time, as runs take each other for strangers."""
+    """MiB by UUID, by the driver's own tool; for one test process at a time, as a run takes another for a stranger."""
     if shutil.which("nvidia-smi") is None:
         pytest.skip("no NVIDIA GPU here")
-    told = {uuid: int(total) for uuid, total in nvidia_smi("--query-gpu=uuid,memory.total")}
+    found = {uuid: int(total) for uuid, total in nvidia_smi("--query-gpu=uuid,memory.total")}
     torch = pytest.importorskip("torch")
-    if not told or not torch.cuda.is_available():
+    if not found or not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU that this torch can use")
     with (Path(tempfile.gettempdir()) / f"gpbt-async-tests-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield told
+        yield found
 
 
 def test_gpus_agrees_with_nvidia_smi(gpus: dict[str, int], tmp_path: Path) -> None:
-    told = cli("gpus", "--json", cwd=tmp_path).json
-    assert {row["uuid"]: row["total"] >> 20 for row in told["gpus"]} == gpus
+    machine = cli("gpus", "--json", cwd=tmp_path).json
+    assert {row["uuid"]: row["total"] >> 20 for row in machine["gpus"]} == gpus
 
 
 def test_each_member_sees_its_gpu_only_and_its_memory_is_seen(gpus: dict[str, int], tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_each_member_sees_its_gpu_only_and_its_memory_is_seen(gpus: dict[str, in
     said = [line.split() for log in folder.glob("members/*/log.txt") for line in log.read_text().splitlines()]
     seen = [words for words in said if words[:1] == ["saw"]]
     assert len(seen) == 6
-    assert all(count == "1" and uuid == told and uuid in gpus for _, count, uuid, _, told in seen)
+    assert all(count == "1" and uuid == pinned and uuid in gpus for _, count, uuid, _, pinned in seen)
 
 
 def test_auto_measures_what_members_take(gpus: dict[str, int], tmp_path: Path) -> None:

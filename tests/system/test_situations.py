@@ -1,4 +1,4 @@
-"""Scripts that run, end with 0 and mean nothing: each is found by name; and its sound sister is not.
+"""Scripts that end with status 0 and mean nothing: each has its finding, and its sound version has none.
 
 Every case is a whole run of an ordinary script, made unsound in one place.
 """
@@ -325,7 +325,7 @@ CASES: dict[str, tuple[str, set[str]]] = {
     "saved before training and after": (
         TORCH + SAVED_FIRST.replace("{again}", "gpbt.torch.save(member, model, optimizer)"), set(),
     ),
-    "the parent's weights are loaded and not used": (NUMPY + FRESH.replace("{w}", "_"), set()),  # scores cannot tell
+    "the parent's weights are loaded and not used": (NUMPY + FRESH.replace("{w}", "_"), set()),  # scores do not show it
     "the parent's weights are used": (NUMPY + FRESH.replace("{w}", "w"), set()),
     "reported before training": (
         NUMPY + EARLY.replace("{before}", "member.report(mse=mse(w))").replace("{after}", ""), {"GPBT019"},
@@ -374,12 +374,12 @@ def _one(name: str) -> Any:
     return pytest.param(name, marks=[pytest.mark.extended] if heavy and name not in ALWAYS else [])
 
 
-def test_what_is_always_run_is_there() -> None:
+def test_the_situations_that_always_run_exist() -> None:
     assert set(CASES) >= ALWAYS
 
 
 @pytest.mark.parametrize("name", [_one(name) for name in CASES])
-def test_what_means_nothing_is_found_and_what_is_sound_is_not(name: str, tmp_path: Path) -> None:
+def test_a_meaningless_script_has_findings_and_a_sound_one_has_none(name: str, tmp_path: Path) -> None:
     text, expected = CASES[name]
     for package in ("torch", "sklearn"):
         used = f"import {package}" in text or f"from {package}" in text
@@ -399,29 +399,29 @@ def test_what_means_nothing_is_found_and_what_is_sound_is_not(name: str, tmp_pat
 # ---- what torch loads, in one process
 
 
-def test_a_hyperparameter_is_an_optimizers_if_its_name_is() -> None:
-    from gpbt_async.member.loads import _called
+def test_names_of_hyperparameters_that_fit_an_optimizers_option() -> None:
+    from gpbt_async.member.load_watch import _fits
 
     for name, *where in (
         ("lr", "lr"), ("learning_rate", "lr"), ("head_lr", "lr"), ("optimizer.lr", "lr"), ("bodyLearningRate", "lr"),
         ("wd", "weight_decay"), ("l_weight_decay", "weight_decay"), ("beta1", "betas", 0), ("adam_beta_2", "betas", 1),
         ("momentum", "momentum"),
     ):  # fmt: skip
-        assert _called(name, *where), name  # type: ignore[arg-type]
+        assert _fits(name, *where), name  # type: ignore[arg-type]
     for name, *where in (
         ("dropout", "lr"), ("lr_decay", "lr"), ("min_lr", "lr"), ("lr_decay", "weight_decay"), ("beta2", "betas", 0),
         ("momentum", "lr"), ("rate", "lr"), ("clr", "lr"),
     ):  # fmt: skip
-        assert not _called(name, *where), name  # type: ignore[arg-type]
+        assert not _fits(name, *where), name  # type: ignore[arg-type]
 
 
-def test_a_model_that_nothing_was_loaded_into_is_not_kept_alive() -> None:
+def test_a_model_with_an_unmatched_state_is_not_kept_alive() -> None:
     torch = pytest.importorskip("torch")
-    from gpbt_async.member import loads, telemetry
+    from gpbt_async.member import load_watch, telemetry
     from gpbt_async.member.config import MemberConfig
 
     def load(model: Any, state: Any) -> None:
-        loads._load_module(now, model, state, lambda: model.load_state_dict(state, strict=False))
+        load_watch._load_module(now, model, state, lambda: model.load_state_dict(state, strict=False))
 
     now = telemetry.Telemetry(MemberConfig({"lr": 0.1}))
     good = torch.nn.Linear(1, 1).state_dict()
@@ -438,13 +438,13 @@ def test_a_model_that_nothing_was_loaded_into_is_not_kept_alive() -> None:
     assert now.to_json()["findings"] == []
 
 
-def test_a_rollback_after_the_first_step_is_no_finding_and_remedies_name_what_was_lost() -> None:
+def test_a_rollback_is_no_finding_and_remedies_name_the_lost_option() -> None:
     torch = pytest.importorskip("torch")
-    from gpbt_async.member import loads, telemetry
+    from gpbt_async.member import load_watch, telemetry
     from gpbt_async.member.config import MemberConfig
 
     def load(optimizer: Any, state: Any) -> None:
-        loads._load_optimizer(now, optimizer, state, lambda: optimizer.load_state_dict(state))
+        load_watch._load_optimizer(now, optimizer, state, lambda: optimizer.load_state_dict(state))
 
     weight = torch.nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)
@@ -467,8 +467,8 @@ def test_a_rollback_after_the_first_step_is_no_finding_and_remedies_name_what_wa
             assert found["wd"].endswith(after + "group['weight_decay'] = member.config['wd']")
 
 
-def test_nothing_of_ours_raises_in_a_scripts_load() -> None:
-    from gpbt_async.member import loads
+def test_the_load_watch_never_raises_into_a_script() -> None:
+    from gpbt_async.member import load_watch
 
     class Hostile:
         def __getattr__(self, name: str) -> Any:
@@ -477,7 +477,7 @@ def test_nothing_of_ours_raises_in_a_scripts_load() -> None:
     def fails() -> None:
         raise KeyError("the script's")
 
-    for load in (loads._load_module, loads._load_optimizer, loads._load_scheduler):
+    for load in (load_watch._load_module, load_watch._load_optimizer, load_watch._load_scheduler):
         assert load(Hostile(), Hostile(), Hostile(), lambda: 7) == 7  # type: ignore[arg-type]
         with pytest.raises(KeyError, match="the script's"):
             load(Hostile(), Hostile(), Hostile(), fails)  # type: ignore[arg-type]

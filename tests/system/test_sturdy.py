@@ -1,4 +1,4 @@
-"""Whole runs that meet a full disk, members that hang, and checkpoints that are not what they were."""
+"""Whole runs that meet a full disk, members that hang, and checkpoints that were damaged."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fill(place: Path, leave: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("leave", [0, 300 << 10], ids=["nothing left", "some left"])
-def test_a_full_disk_is_waited_for(small: Path, leave: int) -> None:
+def test_a_run_waits_for_a_full_disk(small: Path, leave: int) -> None:
     folder = small / "runs" / "r"
     (small / "hold").touch()
     run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=small, env={"KIB": "500", "POPULATION": "8"})
@@ -59,15 +59,15 @@ def test_a_full_disk_is_waited_for(small: Path, leave: int) -> None:
     hog = fill(small, leave)
     (small / "hold").unlink()
     until(lambda: facts(folder, "Paused"))
-    told = cli("status", "r", cwd=small).out
-    assert "members wait: " in told
-    assert "iB free, and " in told
+    status = cli("status", "r", cwd=small).out
+    assert "members wait: " in status
+    assert "iB free, and " in status
     hog.unlink()
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
-    assert "members wait no more for room on the disk" in err
+    assert "members no longer wait for room on the disk" in err
     check_folder(folder, 8, 3)
-    assert not facts(folder, "Failed"), "a full disk is nobody's failure"
+    assert not facts(folder, "Failed"), "a full disk is no member's failure"
     assert json.loads((folder / "summary.json").read_text())["idle_s"]["disk"] > 0
 
 
@@ -86,7 +86,7 @@ def test_a_checkpoint_that_does_not_fit_is_written_again_once_it_does(small: Pat
     assert {fact["reason"].partition(" (")[0] for fact in facts(folder, "Lost")} == {"the disk is full"}
 
 
-def test_a_run_whose_disk_is_full_can_be_stopped_and_taken_up_again(small: Path) -> None:
+def test_a_run_whose_disk_is_full_can_be_stopped_and_resumed(small: Path) -> None:
     folder = small / "runs" / "r"
     (small / "hold").touch()
     run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=small, env={"KIB": "500"})
@@ -108,7 +108,7 @@ def test_a_run_whose_disk_is_full_can_be_stopped_and_taken_up_again(small: Path)
     check_folder(folder, 6, 3)
 
 
-def test_a_summary_that_does_not_fit_is_waited_for(tmp_path: Path) -> None:
+def test_a_run_waits_for_room_for_its_summary(tmp_path: Path) -> None:
     """Everything is trained; only the last words find no room."""
     folder = tmp_path / "runs" / "r"
     (tmp_path / "hold").touch()
@@ -122,13 +122,13 @@ def test_a_summary_that_does_not_fit_is_waited_for(tmp_path: Path) -> None:
     check_folder(folder, 6, 3)
 
 
-def test_on_a_read_only_disk_a_run_can_be_looked_at_and_is_not_taken_up(small: Path) -> None:
+def test_on_a_read_only_disk_a_run_can_be_looked_at_and_is_not_resumed(small: Path) -> None:
     folder = small / "runs" / "r"
     run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=small)
     until(lambda: facts(folder, "Published"))
     kill_hard(run)
     until(lambda: not alive(run_id(folder)))
-    # who is gone by its environment may still be closing its files
+    # a process whose environment is gone may still be closing its files
     until(lambda: subprocess.run(["mount", "-o", "remount,ro", small], capture_output=True).returncode == 0)
     for refused in (cli("resume", "r", cwd=small), cli("launch", STURDY, cwd=small), cli("clean", "r", cwd=small)):
         assert refused.status == 2
@@ -221,7 +221,7 @@ def interrupted(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone"])
-def test_nobody_trains_on_from_a_checkpoint_that_is_not_what_it_was(tmp_path: Path, damage: str) -> None:
+def test_no_member_begins_from_a_checkpoint_that_was_damaged(tmp_path: Path, damage: str) -> None:
     folder = interrupted(tmp_path)
     victim = (folder / "best").resolve() / "checkpoint" / "weights"
     if damage == "gone":
@@ -245,17 +245,17 @@ def test_nobody_trains_on_from_a_checkpoint_that_is_not_what_it_was(tmp_path: Pa
     assert [path.parent.name for path in folder.glob("members/*/checkpoint")] == [f"{summary['best_member']:04}"]
 
 
-def test_a_finished_runs_best_that_is_damaged_is_told(tmp_path: Path) -> None:
+def test_a_finished_runs_best_that_is_damaged_is_reported(tmp_path: Path) -> None:
     assert cli("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path).status == 0
     assert cli("resume", "r", cwd=tmp_path).status == 0
     weights = tmp_path / "runs" / "r" / "best" / "checkpoint" / "weights"
     weights.chmod(0o644)
     good = weights.read_bytes()
     weights.write_bytes(good[:-1])
-    told = cli("resume", "r", cwd=tmp_path)
-    assert told.status == 2
-    assert "weights has " in told.err
-    assert "it is the run's best; bring it back" in told.err
+    resumed = cli("resume", "r", cwd=tmp_path)
+    assert resumed.status == 2
+    assert "weights has " in resumed.err
+    assert "it is the run's best; bring it back" in resumed.err
     exported = cli("best", "r", "--export", tmp_path / "out", cwd=tmp_path)
     assert exported.status == 2
     here = weights.parent.resolve() / "weights"
@@ -267,7 +267,7 @@ def test_a_finished_runs_best_that_is_damaged_is_told(tmp_path: Path) -> None:
     assert cli("best", "r", "--export", tmp_path / "out", cwd=tmp_path).status == 0
 
 
-def test_a_script_that_was_edited_is_refused_unless_that_is_wanted(tmp_path: Path) -> None:
+def test_a_script_that_was_edited_is_refused_unless_an_option_accepts_it(tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text(STURDY.read_text())
     run = start("launch", script, "--name", "r", "--slots", 2, cwd=tmp_path)
@@ -287,7 +287,7 @@ def test_a_script_that_was_edited_is_refused_unless_that_is_wanted(tmp_path: Pat
     check_folder(tmp_path / "runs" / "r", 6, 3)
 
 
-def test_a_run_in_which_nothing_works_any_more_fails_early_and_goes_on_when_that_is_mended(tmp_path: Path) -> None:
+def test_a_run_in_which_every_member_fails_ends_early_and_can_be_resumed_once_mended(tmp_path: Path) -> None:
     folder, gone = tmp_path / "runs" / "r", tmp_path / "gone"
     (tmp_path / "hold children").touch()
     run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
@@ -297,11 +297,11 @@ def test_a_run_in_which_nothing_works_any_more_fails_early_and_goes_on_when_that
     gone.touch()
     failed = cli("resume", "r", cwd=tmp_path)
     assert failed.status == 1
-    assert "members that ended since the run was taken up failed; the first: member" in failed.err
+    assert "members that ended since the run was resumed failed; the first: member" in failed.err
     assert failed.err.count("Traceback (most recent call last)") == 1, "the first one, once"
     assert "mend what made it fail, and go on: gpbt-async resume r --retry-failed (and --changed" in failed.err
-    told = cli("status", "r", cwd=tmp_path).out
-    assert "failed members can be tried again: gpbt-async resume r --retry-failed" in told
+    status = cli("status", "r", cwd=tmp_path).out
+    assert "failed members can be tried again: gpbt-async resume r --retry-failed" in status
     published = facts(folder, "Published")
     gone.unlink()
     again = cli("resume", "r", cwd=tmp_path)
@@ -332,7 +332,7 @@ def test_a_guardian_that_was_stopped_when_its_scheduler_was_killed_does_not_hold
     check_folder(folder, 6, 3)
 
 
-def test_a_script_that_never_works_can_be_mended_too(tmp_path: Path) -> None:
+def test_a_script_that_never_worked_can_be_mended_too(tmp_path: Path) -> None:
     (tmp_path / "gone").touch()
     assert cli("launch", STURDY, "--name", "r", cwd=tmp_path).status == 1
     refused = cli("clean", "r", cwd=tmp_path)
@@ -343,7 +343,7 @@ def test_a_script_that_never_works_can_be_mended_too(tmp_path: Path) -> None:
     check_folder(tmp_path / "runs" / "r", 6, 3)
 
 
-def test_checkpoints_that_were_moved_away_are_asked_for_before_anything_is_done(tmp_path: Path) -> None:
+def test_a_resume_asks_for_checkpoints_that_were_moved_away_before_it_starts(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "r"
     (tmp_path / "hold children").touch()
     run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
@@ -386,11 +386,11 @@ def test_a_run_goes_on_elsewhere(tmp_path: Path) -> None:
     assert cli("resume", "r", cwd=second).status == 0, "it knows where it is now"
 
 
-def test_clean_leaves_the_best_and_what_tells_of_it(tmp_path: Path) -> None:
+def test_clean_leaves_the_best_and_what_describes_it(tmp_path: Path) -> None:
     folder = interrupted(tmp_path)
     early = cli("clean", "r", cwd=tmp_path)
     assert early.status == 2
-    assert "r has not finished: go on with it (gpbt-async resume r), or delete all of it: --everything" in early.err
+    assert "r has not finished: continue it (gpbt-async resume r), or delete all of it: --everything" in early.err
     (tmp_path / "hold").touch()
     run = start("resume", "r", cwd=tmp_path)
     until(lambda: len(facts(folder, "Opened")) == 2)
@@ -414,7 +414,7 @@ def test_clean_leaves_the_best_and_what_tells_of_it(tmp_path: Path) -> None:
 
 
 def test_another_disk_that_is_full_fails_the_member_and_is_named(small: Path, tmp_path: Path) -> None:
-    """The run's own disk has all the room in the world, so nobody waits for room there."""
+    """The run's own disk has all the room in the world, so no member waits for room there."""
     script = tmp_path / "cache.py"
     script.write_text(
         "import gpbt_async as gpbt\n"
@@ -479,7 +479,7 @@ def test_a_shells_own_background_jobs_are_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["deleted", "moved"])
 def test_a_folder_that_is_taken_away_ends_its_run_in_one_sentence(tmp_path: Path, how: str) -> None:
-    """The members hang in training: nobody but us looks at the folder."""
+    """The members hang in training: only the scheduler looks at the folder."""
     (tmp_path / "hold").touch()
     run = start("launch", STURDY, "--name", "r", "--slots", 2, cwd=tmp_path)
     folder = tmp_path / "runs" / "r"
@@ -512,7 +512,7 @@ def finished(tmp_path: Path) -> Path:
     return tmp_path / "runs" / "r"
 
 
-def test_an_export_onto_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(finished: Path, small: Path) -> None:
+def test_an_export_onto_a_full_disk_fails_in_a_sentence_and_leaves_nothing(finished: Path, small: Path) -> None:
     done = cli("best", "r", "--export", small / "out", cwd=finished.parent.parent)
     assert done.status == 2
     assert done.err == (
@@ -522,7 +522,7 @@ def test_an_export_onto_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(fin
     assert os.listdir(small) == []
 
 
-def test_a_best_whose_checkpoint_was_deleted_by_hand_is_told(finished: Path) -> None:
+def test_a_best_whose_checkpoint_was_deleted_by_hand_is_reported(finished: Path) -> None:
     checkpoint = (finished / "best").resolve() / "checkpoint"
     shutil.rmtree(checkpoint)
     for more in ([], ["--json"], ["--export", "out"]):
@@ -531,30 +531,30 @@ def test_a_best_whose_checkpoint_was_deleted_by_hand_is_told(finished: Path) -> 
         assert f"its checkpoint is gone: {checkpoint} was deleted or moved by hand" in done.err
 
 
-def test_what_is_damaged_or_taken_is_told_with_what_to_do(finished: Path) -> None:
+def test_a_damaged_or_locked_run_is_reported_with_a_remedy(finished: Path) -> None:
     here = finished.parent.parent
     journal, declared = (finished / "journal.jsonl").read_bytes(), (finished / "experiment.json").read_bytes()
     copy = "bring it back from a copy"
 
-    def told(said: str) -> None:
+    def refused(sentence: str) -> None:
         for word in ("resume", "status", "best"):
             done = cli(word, "r", cwd=here)
             assert done.status == 2
-            assert said in done.err
+            assert sentence in done.err
             assert "Traceback" not in done.err
 
     (finished / "journal.jsonl").write_bytes(journal.replace(b"Trained", b"Trainee", 1))
-    told("bring the journal back from a copy, or launch anew; what was best so far stands in")
+    refused("bring the journal back from a copy, or launch anew; what was best so far stands in")
     (finished / "journal.jsonl").unlink()
-    told(f"journal.jsonl is missing: {copy}, or launch anew")
+    refused(f"journal.jsonl is missing: {copy}, or launch anew")
     (finished / "journal.jsonl").touch()
-    told("journal.jsonl is empty, but there are ")
+    refused("journal.jsonl is empty, but there are ")
     (finished / "journal.jsonl").write_bytes(journal)
     for damaged in (b"{", b"{}", b"\xff"):
         (finished / "experiment.json").write_bytes(damaged)
-        told(copy)
+        refused(copy)
     (finished / "experiment.json").unlink()
-    told(f"experiment.json is missing: {copy}, or launch anew")
+    refused(f"experiment.json is missing: {copy}, or launch anew")
     (finished / "experiment.json").write_bytes(declared)
     (finished / "journal.jsonl").write_bytes(b"".join(journal.splitlines(keepends=True)[:5]))
     (here / "hold").touch()

@@ -40,7 +40,7 @@ def _one(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", [_one(name) for name in NEEDS])
-def test_a_sound_script_trains_and_nothing_is_found(name: str, tmp_path: Path) -> None:
+def test_a_sound_script_trains_without_findings(name: str, tmp_path: Path) -> None:
     missing = [package for package in NEEDS[name].split() if importlib.util.find_spec(package) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed")

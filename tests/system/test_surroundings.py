@@ -38,14 +38,14 @@ async def trained_by(folder: Path, text: str, start: str | None = None, **config
         ("import pdb; pdb.set_trace()", f"BdbQuit (a debugger was started, and {WHERE})"),
     ],
 )
-async def test_what_needs_a_terminal_fails_at_once(tmp_path: Path, start: str | None, line: str, error: str) -> None:
+async def test_debuggers_and_questions_fail_at_once(tmp_path: Path, start: str | None, line: str, error: str) -> None:
     worker = await trained_by(tmp_path, f"def train(member):\n    {line}\n    member.report(score=1)\n", start)
     assert (worker.outcome.how, worker.outcome.error) == ("raised", error)
     assert worker.outcome.where is not None
     assert worker.outcome.where.startswith("mine.py:")
 
 
-async def test_an_end_of_another_file_is_no_question(tmp_path: Path) -> None:
+async def test_the_end_of_another_file_is_not_taken_for_a_question(tmp_path: Path) -> None:
     text = "import pickle\ndef train(member):\n    open('empty', 'w').close()\n    pickle.load(open('empty', 'rb'))\n"
     worker = await trained_by(tmp_path, text)
     assert worker.outcome.error == "EOFError: Ran out of input"
@@ -63,7 +63,7 @@ async def test_pythonbreakpoint_is_respected(
 
 
 @pytest.mark.parametrize("line", ["breakpoint()", "input()"])
-async def test_the_top_level_has_no_terminal_either(tmp_path: Path, line: str) -> None:
+async def test_the_scripts_top_level_has_no_terminal_either(tmp_path: Path, line: str) -> None:
     async with Open(tmp_path) as launcher:
         with pytest.raises(ScriptError, match="gpbt-async try SCRIPT") as caught:
             await launcher.open_script(write(tmp_path, f"x = 1\n{line}\n"))
@@ -77,7 +77,7 @@ import functools, threading, time
 from concurrent.futures import ThreadPoolExecutor
 release = threading.Event()
 """
-#: what is started in `train`, and the names of the threads that are told of
+#: what is started in `train`, and the names of the threads that are reported
 LEFT = {
     "a thread": ("threading.Thread(target=wait, name='saver').start()", ["saver"]),
     "of a partial": ("threading.Thread(target=functools.partial(wait), name='saver').start()", ["saver"]),
@@ -92,7 +92,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize(("line", "names"), LEFT.values(), ids=LEFT)
-async def test_threads_of_the_users_that_are_left_are_told(tmp_path: Path, line: str, names: list[str]) -> None:
+async def test_threads_that_the_user_leaves_are_reported(tmp_path: Path, line: str, names: list[str]) -> None:
     text = HEAD + "def wait():\n    release.wait(0.3)\n"
     text += f"def train(member):\n    member.report(score=1)\n    {line}\n"
     worker = await trained_by(tmp_path, text)
@@ -101,7 +101,7 @@ async def test_threads_of_the_users_that_are_left_are_told(tmp_path: Path, line:
     assert worker.end.telemetry["threads"] == names
 
 
-async def test_threads_of_libraries_are_no_finding(tmp_path: Path) -> None:
+async def test_threads_of_libraries_are_not_reported(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     text = """
 import torch
@@ -128,7 +128,7 @@ def train(member):
 
 
 @pytest.mark.parametrize("start", [None, "exec"])
-async def test_what_a_dataloaders_workers_read_is_read(tmp_path: Path, start: str | None) -> None:
+async def test_reads_in_a_dataloaders_workers_count(tmp_path: Path, start: str | None) -> None:
     pytest.importorskip("torch")
     text = """
 import torch
@@ -149,7 +149,7 @@ def train(member):
     assert worker.end.telemetry["read"] == ["p"]
 
 
-async def test_what_forked_processes_read_is_read(tmp_path: Path) -> None:
+async def test_reads_in_forked_processes_count(tmp_path: Path) -> None:
     text = """
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -169,7 +169,7 @@ def train(member):
     assert worker.end.telemetry["read"] == ["p"]
 
 
-async def test_what_is_sent_to_a_process_is_read(tmp_path: Path) -> None:
+async def test_a_config_sent_to_a_process_counts_as_read(tmp_path: Path) -> None:
     """A pickled config is a plain dict, so all of it counts as read: better no finding than a wrong one."""
     text = """
 import multiprocessing

@@ -418,7 +418,7 @@ def test_a_script_may_say_where_its_searcher_and_tracker_are(tmp_path: Path) -> 
         assert f"--to {to}: {words}" in done.err
     assert sorted(os.listdir(told.parent)) == before
     again = cli("replay", "afar-1", cwd=tmp_path / "here")
-    assert "the replay is told to mine:Told, as afar-1 is; --track none: to nobody" in again.err
+    assert "the replay reports to mine:Told, as afar-1 does; --track none prevents that" in again.err
 
 
 def test_a_call_that_does_not_return_is_reported_once() -> None:

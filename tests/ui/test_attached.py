@@ -60,7 +60,7 @@ def test_a_run_is_watched_to_its_end_and_left_alone_before(tmp_path: Path) -> No
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=30)
     assert (first.returncode, running.poll()) == (130, None)
-    assert "held-1 goes on; to stop it: gpbt-async stop held-1" in err
+    assert "held-1 continues; to stop it: gpbt-async stop held-1" in err
 
     attached = Attached(RunFolder.open(folder))
     entered = {fact["member"]: fact["t"] for fact in facts(folder, "Entered")}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser import Browser, found
+from hostile import EVIL, hostile
 from run_factory import embellished, settings, simulated, write
-from test_report import EVIL, _evil
-from test_serve import TOKEN, Server, going_on, served
+from web_pages import TOKEN, Server, going_on, served
 
 from gpbt_async import events
 from gpbt_async.storage.folder import RunFolder
@@ -92,9 +92,9 @@ def test_a_page_follows_its_run_and_steers_it(browser: Browser, tmp_path: Path) 
         journal.append(events.Paused(t=facts[-20].t, reason="somebody has paused the run", by_hand=True))
         browser.until("document.getElementById('state').textContent === 'paused'")
         assert text(browser, "pause") == "Go on"
-        assert "no member begins" in text(browser, "now-waiting")
+        assert "no new member starts" in text(browser, "now-waiting")
         free = "free_slots: 1, free_until: 'the searcher', free_since: Date.now() / 1000 + G.ahead - 7200"
-        browser.do(f"Object.assign(S.now, {{ {free} }}), G.tell(S, false)")
+        browser.do(f"Object.assign(S.now, {{ {free} }}), G.update(S, false)")
         assert "; 1 free, waiting for the searcher 2 h 0 min ago" in text(browser, "now-lead")
         browser.do("document.getElementById('stop').click()")
         assert "gpbt-async resume" in text(browser, "really")
@@ -163,26 +163,26 @@ def test_a_failed_run_says_how_to_go_on(browser: Browser, tmp_path: Path) -> Non
         opened(browser, server)
         said = text(browser, "notice")
     assert "The run has failed: " in said
-    assert f"With the cause mended, 4 failed members can be tried again: gpbt-async resume {folder.typed} --" in said
+    assert f"Once the cause is fixed, 4 failed members can be tried again: gpbt-async resume {folder.typed} --" in said
 
 
 def test_nothing_the_user_names_becomes_markup_in_a_live_page(browser: Browser, tmp_path: Path) -> None:
-    s = _evil(settings(population=6, generations=2))
-    told = []
+    s = hostile(settings(population=6, generations=2))
+    evil = []
     for fact in embellished(simulated(s, 2, fail=0.3).facts):
         if isinstance(fact, events.Trained):
             fact = replace(fact, metrics={EVIL: fact.score, "__proto__": 1.0})
         elif isinstance(fact, events.Failed):
             fact = replace(fact, reason=EVIL)
-        told.append(fact)
-    folder = write(tmp_path / "evil", s, told[:-30], members=12)
+        evil.append(fact)
+    folder = write(tmp_path / "evil", s, evil[:-30], members=12)
     with served(folder.path) as server, going_on(RunFolder(folder.path)) as journal:
         opened(browser, server)
         browser.until("document.getElementById('tree')?.data?.length")
         browser.do("G.show(0)")
-        for fact in told[-30:]:
+        for fact in evil[-30:]:
             journal.append(fact)
-        browser.until(f"S.run.told >= {told[-1].t}")
+        browser.until(f"S.run.told >= {evil[-1].t}")
         browser.do("document.getElementById('failures').scrollIntoView()")
         browser.until("document.getElementById('importance').childElementCount > 0")
         assert "onerror=alert(1)" in text(browser, "failures")

@@ -1,4 +1,4 @@
-"""The view: wording, frames as plain data, what rich makes of them, plain lines, and that it never harms a run."""
+"""The view: texts, frames as plain data, their drawing by rich, plain lines, and that the view never harms a run."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import pytest
 from engine_driver import Driver, settings
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from gpbt_async import events, formatting
@@ -29,7 +30,6 @@ from gpbt_async.analysis.usage import Usage
 from gpbt_async.devices.slots import CpuPool, Slot
 from gpbt_async.space import Choice, Float, Space
 from gpbt_async.storage.folder import RunFolder
-from gpbt_async.ui import frame as frame_module
 from gpbt_async.ui import terminal as terminal_module
 from gpbt_async.ui import text as text_module
 from gpbt_async.ui.frame import ViewState, frame
@@ -37,7 +37,7 @@ from gpbt_async.ui.terminal import FAILURES, HEARTBEAT, PACE, Plain, closing
 from gpbt_async.ui.text import unstyled
 
 
-class Telling(Driver):
+class EventfulDriver(Driver):
     """A Driver with slots that differ, members that enter, and a clock that goes on by a second a fact."""
 
     fake: FakeRun
@@ -62,7 +62,7 @@ class FakeRun:
         if "score_of" in dice:
             dice["score"] = dice.pop("score_of")
         self.settings = settings(**changes)
-        self.driver = Telling(self.settings, slots, random.Random(1), **dice)
+        self.driver = EventfulDriver(self.settings, slots, random.Random(1), **dice)
         self.driver.fake = self
         self.engine = self.driver.engine
         self.usage = Usage()
@@ -111,7 +111,7 @@ def output(console: Console) -> str:
     return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", console.file.getvalue())
 
 
-# ---- wording
+# ---- texts
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def output(console: Console) -> str:
         ("relu", "relu"),
     ],
 )
-def test_number(value: object, text: str) -> None:
+def test_numbers_as_text(value: object, text: str) -> None:
     assert formatting.number(value) == text
 
 
@@ -156,7 +156,7 @@ def test_any_number_is_short_and_true(value: float) -> None:
     ("seconds", "text"),
     [(-1, "0:00"), (0.9, "0:00"), (61, "1:01"), (3599, "59:59"), (3600, "1:00:00"), (90061, "1 d 1 h")],
 )
-def test_duration(seconds: float, text: str) -> None:
+def test_durations_as_text(seconds: float, text: str) -> None:
     assert formatting.duration(seconds) == text
 
 
@@ -199,18 +199,10 @@ def test_bar_is_whole_and_hides_nothing(counts: list[int], cells: int) -> None:
     assert all((share > 0) == (count > 0) for share, count in zip(shares, counts, strict=True))
 
 
-@given(st.lists(st.tuples(st.text(max_size=9), st.just(""))), st.integers(0, 30))
-def test_fit(line: text_module.Line, width: int) -> None:
-    text = unstyled(line)
-    fitted = unstyled(text_module.fit(line, width))
-    assert len(fitted) <= width
-    assert fitted == text if len(text) <= width else text.startswith(fitted[:-1])
-
-
 # ---- frames
 
 
-def test_a_slot_whose_member_waits_for_the_end_of_a_pause_says_so() -> None:
+def test_a_slot_shows_that_its_member_waits_for_the_end_of_a_pause() -> None:
     run = FakeRun(turns=9)
     member = next(m for m in run.engine.training)
     member.slot = None
@@ -220,7 +212,7 @@ def test_a_slot_whose_member_waits_for_the_end_of_a_pause_says_so() -> None:
     assert not any(line.endswith("starting") for line in run.texts())
 
 
-def test_during_a_pause_nothing_is_told_that_stands_still() -> None:
+def test_during_a_pause_the_view_shows_no_figures_that_would_not_change() -> None:
     run = running()
     trains = sum(m.slot is not None for m in run.engine.training)
     run.usage.by_hand = "somebody has paused the run"
@@ -234,7 +226,7 @@ def test_during_a_pause_nothing_is_told_that_stands_still() -> None:
     assert run.known().crowd() == ["0 training", f"{len(run.engine.training)} waiting"]
 
 
-def test_before_anything() -> None:
+def test_the_frame_before_the_first_member() -> None:
     run = FakeRun(turns=0)
     assert run.texts() == [
         "digits-1  loss, lower is better  0:01",
@@ -263,7 +255,7 @@ def running(**more: Any) -> FakeRun:
     return run
 
 
-def test_while_it_runs() -> None:
+def test_the_frame_of_a_running_run() -> None:
     run = running()
     member = run.engine.training[0]
     assert member.parent is not None
@@ -291,7 +283,7 @@ def test_configs_get_their_own_row_where_there_is_room() -> None:
 
 @pytest.mark.parametrize("slots", [1, 40])
 @pytest.mark.parametrize("turns", [0, 5, 150, None])
-def test_it_fits_in_every_terminal(slots: int, turns: int | None) -> None:
+def test_a_frame_fits_in_every_terminal(slots: int, turns: int | None) -> None:
     long = Space({f"a_rather_long_name_{i}": Choice(["x" * 200, "日本" * 50, i]) for i in range(20)})
     run = FakeRun(
         slots=slots,
@@ -309,12 +301,12 @@ def test_it_fits_in_every_terminal(slots: int, turns: int | None) -> None:
     for width, height in itertools.product([1, 20, 80, 120], [1, 5, 24, 60]):
         lines = frame(known, width, height)
         assert len(lines) <= max(1, height - 1)
-        assert all(len(unstyled(line)) <= width for line in lines)
         console = terminal(width=width, height=height)
-        console.print(terminal_module._Picture(lines, formatting.clean))
+        console.print(terminal_module.picture(lines))
         shown = output(console)
         assert "\x1b" not in shown
         assert shown.count("\n") == len(lines)
+        assert all(cell_len(line) <= width for line in shown.split("\n")), "a wide character takes two cells"
 
 
 def test_many_slots_are_counted() -> None:
@@ -368,7 +360,7 @@ def test_a_frame_is_cheap() -> None:
     run = running(slots=16, population=40, generations=10)
     known = run.known()
     console = Console(file=io.StringIO(), width=120, height=50, force_terminal=True)
-    screen = terminal_module._Screen(known, console)
+    screen = terminal_module.Screen(known, console)
     screen.open()
     assert screen._live is not None
     screen._draw(screen._live)
@@ -403,10 +395,10 @@ async def test_the_screen_ends_with_the_generations_and_the_closing() -> None:
     assert "\x1b[?25h" in console.file.getvalue(), "the cursor is shown again"
 
 
-async def test_it_draws_when_something_changed_and_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_screen_draws_after_a_change_and_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(terminal_module.time, "monotonic", lambda: clock[0])
-    screen = terminal_module._Screen(FakeRun(turns=3).known(), terminal())
+    screen = terminal_module.Screen(FakeRun(turns=3).known(), terminal())
     drawn: list[float] = []
     monkeypatch.setattr(screen, "_draw", lambda live: (drawn.append(clock[0]), setattr(screen, "_old", False),
                                                        setattr(screen, "_drawn", clock[0])))  # fmt: skip
@@ -422,10 +414,10 @@ async def test_it_draws_when_something_changed_and_once_a_second(monkeypatch: py
     screen.give_up()
 
 
-def test_a_narrowed_terminal_is_climbed_over() -> None:
+def test_in_a_narrowed_terminal_the_wrapped_frame_is_erased() -> None:
     run = running()
     console = terminal(width=80)
-    screen = terminal_module._Screen(run.known(), console)
+    screen = terminal_module.Screen(run.known(), console)
     screen.open()
     wrapped = sum((len(unstyled(line)) - 1) // 30 for line in screen._lines if line)
     before = len(console.file.getvalue())  # type: ignore[attr-defined]
@@ -439,13 +431,13 @@ def test_a_narrowed_terminal_is_climbed_over() -> None:
     assert abs(climbed - (wrapped + rows - 1)) <= 12  # the frame before was as high, or a little higher
 
 
-def test_ascii_where_there_is_nothing_else() -> None:
+def test_a_terminal_without_unicode_gets_ascii() -> None:
     class Latin(io.StringIO):
         encoding = "iso-8859-1"  # type: ignore[assignment]
 
     run = running()
     console = terminal(file=Latin())
-    screen = terminal_module._Screen(run.known(), console)
+    screen = terminal_module.Screen(run.known(), console)
     screen.open()
     run.end("interrupted")
     screen.close()
@@ -464,8 +456,8 @@ async def lines_of(run: FakeRun, **more: Any) -> list[str]:
     return [re.sub(r"^\[[\d:]+\]", "[t]", line) for line in file.getvalue().splitlines()]
 
 
-class Unheard(FakeRun):
-    """A run that ends only after the view has been told of everything, as a real one does."""
+class LiveRun(FakeRun):
+    """A run that ends only after the view has received every event, as a real run does."""
 
     engine: Any
 
@@ -474,11 +466,11 @@ class Unheard(FakeRun):
         self.reason = ""
 
     async def __aiter__(self) -> Any:
-        told = 0
+        sent = 0
         while True:
-            while told < len(self.events):
-                yield self.events[told]
-                told += 1
+            while sent < len(self.events):
+                yield self.events[sent]
+                sent += 1
             if not self.driver.turn():
                 break
         assert self.engine.ended
@@ -494,7 +486,7 @@ def linear(path: tuple[int, ...], config: dict[str, Any]) -> float:
 
 async def test_plain_lines_of_a_whole_run() -> None:
     one = Space({"lr": Float(0.25, 0.5), "act": Choice(["relu", "tanh"])})
-    run = Unheard(
+    run = LiveRun(
         slots=1, population=2, generations=2, space=one, evidence=1.0,
         searcher=lambda ask: {"lr": 0.25, "act": "relu"}, score_of=linear,
     )  # fmt: skip
@@ -520,21 +512,21 @@ async def test_plain_lines_of_a_whole_run() -> None:
     assert lines[13:] == ["  folder    runs/digits-1"]
 
 
-async def test_plain_failures_are_told_and_then_counted() -> None:
-    run = Unheard(slots=2, population=12, generations=2, fail=1.0, attempts=1)
+async def test_plain_lines_show_the_first_failures_and_then_count() -> None:
+    run = LiveRun(slots=2, population=12, generations=2, fail=1.0, attempts=1)
     lines = await lines_of(run)
     assert lines[1:5] == [f"[t] member {i} failed for good (attempt 1): boom" for i in (0, 1, 2, 3)]
     assert any(re.fullmatch(r"digits-1 has failed: all of \d+ members failed; .*: boom", line) for line in lines)
-    run = Unheard(slots=2, population=12, generations=2, fail=1.0, attempts=3)
+    run = LiveRun(slots=2, population=12, generations=2, fail=1.0, attempts=3)
     lines = await lines_of(run)
     assert sum(line.startswith("[t] member ") for line in lines) == FAILURES
     assert any(re.fullmatch(r"\[t\] member \d failed \(attempt [12]\): boom", line) for line in lines)
-    assert lines.count("[t] further failures are not told, only counted") == 1
+    assert lines.count("[t] further failures are only counted") == 1
 
 
-async def test_quiet_tells_of_trouble_only() -> None:
-    assert await lines_of(Unheard(population=2), quiet=True) == []
-    run = Unheard(slots=1, population=1, generations=1, nan=1.0)
+async def test_quiet_shows_only_warnings_and_failures() -> None:
+    assert await lines_of(LiveRun(population=2), quiet=True) == []
+    run = LiveRun(slots=1, population=1, generations=1, nan=1.0)
     run.warnings.append("no GPU")
     assert await lines_of(run, quiet=True) == [
         "[t] warning: no GPU",
@@ -543,7 +535,7 @@ async def test_quiet_tells_of_trouble_only() -> None:
     ]
 
 
-async def test_a_resumed_run_does_not_tell_its_past_again() -> None:
+async def test_a_resumed_run_does_not_show_its_past_again() -> None:
     run = running()
     settled = run.known().settled
     file = io.StringIO()
@@ -576,12 +568,12 @@ def test_progress_lines_come_at_their_pace() -> None:
     assert after(1) == 1
     last = file.getvalue().splitlines()[-1]
     assert re.fullmatch(
-        r"\[10:30\] \d of 18 members, \d+ % of 2 slots used, [\d.]+ members/min, 0 training, 2 waiting, about .* left",
+        r"\[10:30\] \d of 18 members, \d+ % of 2 slots used, [\d.]+ members/min, 1 training, 1 waiting, about .* left",
         last,
     )
 
 
-def test_an_interrupted_run_tells_how_to_go_on() -> None:
+def test_an_interrupted_run_shows_how_to_go_on() -> None:
     run = running()
     run.end("interrupted")
     first = unstyled(closing(run.known())[0])
@@ -592,7 +584,7 @@ def test_an_interrupted_run_tells_how_to_go_on() -> None:
     assert "was interrupted: the launcher died; to go on" in unstyled(closing(run.known())[0])
 
 
-def test_other_metrics_of_the_best_are_told() -> None:
+def test_the_closing_lines_have_the_best_members_other_metrics() -> None:
     run = FakeRun(turns=None)
     best = run.engine.best
     assert best is not None
@@ -601,20 +593,20 @@ def test_other_metrics_of_the_best_are_told() -> None:
     assert "  metrics   test_accuracy 0.975, epoch 3" in texts
 
 
-# ---- it harms nobody
+# ---- the view never harms a run
 
 
 async def test_a_view_that_fails_does_not_end_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(frame_module, "frame", lambda *_: 1 / 0)
-    run = Unheard(population=2)
+    monkeypatch.setattr(terminal_module, "frame", lambda *_: 1 / 0)
+    run = LiveRun(population=2)
     await terminal_module.show(run, console=terminal())  # type: ignore[arg-type]
     assert run.how == "finished"
     assert capsys.readouterr().err.count("the display failed; the run goes on without it") == 1
 
 
-async def test_a_reader_that_does_not_read_holds_nothing_up() -> None:
+async def test_a_reader_that_does_not_read_does_not_delay_the_run() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     with contextlib.suppress(BlockingIOError):
@@ -659,8 +651,8 @@ def test_missed_and_repeated_events_do_no_harm() -> None:
     assert known.hear(events.Warned(t=0, text="once")) == "once"
     assert known.hear(events.Warned(t=0, text="once")) == ""
     for reason in ("somebody has paused the run", "") * 2:
-        told = known.hear(events.Paused(t=0, reason=reason, by_hand=True))
-        assert told.startswith(reason or "the pause is over")
+        sent = known.hear(events.Paused(t=0, reason=reason, by_hand=True))
+        assert sent.startswith(reason or "the pause is over")
 
 
 def test_rich_is_imported_only_for_a_terminal() -> None:

@@ -1,9 +1,8 @@
-"""The live pages, asked for as a browser would: who is let in, what is told and when, what can be steered."""
+"""The live pages as a browser requests them: access, the story and its patches, commands to a run."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import json
 import math
@@ -12,7 +11,6 @@ import shutil
 import signal
 import socket
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,44 +21,25 @@ from hypothesis import strategies as st
 from run_factory import embellished, settings, simulated, write
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from web_pages import BEARER, TOKEN, Server, going_on, patched, served
 
 from gpbt_async import events as events_module
-from gpbt_async.analysis import story as story_module
 from gpbt_async.analysis.reader import RunReader
 from gpbt_async.analysis.story import story
 from gpbt_async.errors import ExperimentError, MissingExtra
 from gpbt_async.storage.folder import RunFolder
-from gpbt_async.storage.journal import Journal
 from gpbt_async.ui import live, web_server
-from gpbt_async.ui.live import difference, encoded
+from gpbt_async.ui.live import difference, page_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from gpu_machine import Machine
 
     from gpbt_async.events import Fact
 
-TOKEN = "let-me-in-0123456789"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-
-
 # ---- patches
-
-
-def patched(old: Any, patch: Any) -> Any:
-    """As stream.js does it."""
-    if "=" in patch:
-        return patch["="]
-    if "k" in patch:
-        return {**old, **{name: patched(old[name], each) for name, each in patch["k"].items()}}
-    if "l" in patch:
-        return [patched(item, patch["l"][str(i)]) if str(i) in patch["l"] else item for i, item in enumerate(old)]
-    new = (list(old) + [None] * patch["n"])[: patch["n"]]
-    for at, value in zip(patch["i"], patch["v"], strict=True):
-        new[at] = value
-    return new
 
 
 PLAIN = st.recursive(
@@ -71,7 +50,7 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN, PLAIN)
-def test_a_patch_makes_the_one_of_the_other(old: Any, new: Any) -> None:
+def test_a_patch_turns_one_value_into_the_other(old: Any, new: Any) -> None:
     patch = difference(old, new)
     made = old if patch is None else patched(old, json.loads(json.dumps(patch)))
     assert same(made) == same(new)
@@ -91,80 +70,7 @@ def test_a_patch_of_a_column_that_grew_is_small() -> None:
     assert difference(old, new) == {"k": {"a": {"n": 5001, "i": [100, 5000], "v": [-1.0, 7.0]}}}
 
 
-# ---- a server, and who asks it
-
-
-class Server:
-    """The application in a thread of its own, at a port of its own."""
-
-    def __init__(self, made: Starlette) -> None:
-        self.listening = web_server._listen(0)
-        self.port = self.listening.getsockname()[1]
-        self._server = web_server._server(made)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.listening]})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(20)
-        assert not self._thread.is_alive(), "open pages hold nothing up"
-        self.listening.close()
-
-    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, headers={name.replace("_", "-"): v for name, v in headers.items()})
-            answer = connection.getresponse()
-            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read().decode()
-        finally:
-            connection.close()
-
-    def events(self, path: str) -> Stream:
-        return Stream(self.port, path)
-
-
-class Stream:
-    """What is told of a run, as a page keeps it."""
-
-    def __init__(self, port: int, path: str) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        self._connection.request("GET", path, headers=BEARER)
-        self._answer = self._connection.getresponse()
-        assert self._answer.status == 200
-        assert self._answer.getheader("content-type", "").startswith("text/event-stream")
-        self.story: Any = None
-        self.sizes: list[int] = []
-
-    def until(self, what: Callable[[Any], Any]) -> Any:
-        """The first story of which it is true."""
-        while self.story is None or not what(self.story):
-            line = self._answer.readline().decode().rstrip("\n")
-            if line.startswith("event: "):
-                kind, data = line[7:], self._answer.readline().decode().removeprefix("data: ")
-                self.sizes.append(len(data))
-                self.story = json.loads(data) if kind == "story" else patched(self.story, json.loads(data))
-        return self.story
-
-    def close(self) -> None:
-        self._answer.close()
-        self._connection.close()
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[Server]:
-    server = Server(web_server.app(folder, token=TOKEN))
-    try:
-        yield server
-    finally:
-        server.close()
-
-
-@contextlib.contextmanager
-def going_on(folder: RunFolder) -> Iterator[Journal]:
-    """Hold the run's lock, as if somebody ran it."""
-    with open(folder.lock_file, "w") as lock, Journal.open(folder.journal) as journal:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield journal
+# ---- fixtures
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +87,10 @@ def runs(tmp_path: Path, made: list[Fact]) -> Path:
     return tmp_path / "runs"
 
 
-# ---- who is let in
+# ---- access
 
 
-def test_who_does_not_know_the_token_or_asks_under_another_name_is_refused(runs: Path) -> None:
+def test_requests_without_the_token_or_for_another_host_are_refused(runs: Path) -> None:
     with served(runs) as server:
         here = f"127.0.0.1:{server.port}"
         for path in ("/", "/events", "/runs/done/", "/runs/done/events", "/assets/core.js", "/runs/done/members/1"):
@@ -220,10 +126,10 @@ def test_who_does_not_know_the_token_or_asks_under_another_name_is_refused(runs:
             assert status == 409
             assert "half is not running" in json.loads(text)["error"]
         assert server.ask("/", "DELETE", **BEARER)[0] == 405
-        assert server.ask("/runs/half/stop", **BEARER)[0] == 405, "whoever only looks stops nothing"
+        assert server.ask("/runs/half/stop", **BEARER)[0] == 405, "a GET stops nothing"
 
 
-def test_only_what_is_there_is_given_away(runs: Path) -> None:
+def test_only_runs_members_and_assets_are_served(runs: Path) -> None:
     (runs.parent / "secret").write_text("secret")
     (runs / "link").symlink_to(runs.parent)
     with served(runs) as server:
@@ -251,7 +157,7 @@ def test_only_what_is_there_is_given_away(runs: Path) -> None:
                 assert word not in text
 
 
-def test_a_token_that_is_none_and_extras_that_are_missing(runs: Path, monkeypatch: Any) -> None:
+def test_bad_tokens_and_missing_extras_raise(runs: Path, monkeypatch: Any) -> None:
     for token in ("", "short", "with a space in it, and long", "ünïcödé-" * 4):
         with pytest.raises(ExperimentError, match="token: got"):
             web_server.app(runs, token=token)
@@ -267,35 +173,37 @@ def test_a_token_that_is_none_and_extras_that_are_missing(runs: Path, monkeypatc
         web_server._server(made)
 
 
-# ---- what is told
+# ---- the story
 
 
 def plain(reading: RunReader) -> Any:
     """The story as a page gets it, without what is not the journal's."""
-    told = json.loads(encoded(story(reading)))
-    return {name: told[name] for name in told if name != "importance"}
+    latest = json.loads(page_json(story(reading)))
+    return {name: latest[name] for name in latest if name != "importance"}
 
 
-def test_facts_are_told_as_they_come(runs: Path, made: list[Fact]) -> None:
+def test_facts_reach_the_page_as_they_are_written(runs: Path, made: list[Fact]) -> None:
     folder, rest = RunFolder(runs / "half"), made[len(made) // 2 :]
     with served(runs) as server, going_on(folder) as journal:
         stream = server.events("/runs/half/events")
-        told = stream.until(lambda told: told.get("run"))
-        assert told["run"]["state"] == "running"
-        assert told["now"]["training"]
-        assert told["problem"] == ""
+        latest = stream.until(lambda latest: latest.get("run"))
+        assert latest["run"]["state"] == "running"
+        assert latest["now"]["training"]
+        assert latest["problem"] == ""
         for i, fact in enumerate(rest):
             journal.append(fact)
             if i % 8 == 0:
-                stream.until(lambda told, t=fact.t: told["run"]["told"] >= t)
-        told = stream.until(lambda told: told["timeline"] == plain(RunReader(folder, history=True))["timeline"])
+                stream.until(lambda latest, t=fact.t: latest["run"]["told"] >= t)
+        latest = stream.until(lambda latest: latest["timeline"] == plain(RunReader(folder, history=True))["timeline"])
         held = plain(RunReader(folder, history=True))
-        assert {name: told[name] for name in held} == held
+        assert {name: latest[name] for name in held} == held
         assert max(stream.sizes[1:]) < stream.sizes[0]
         stream.close()
 
 
-def test_what_goes_on_does_not_age(tmp_path: Path, made: list[Fact], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_present_activity_does_not_change_with_the_clock(
+    tmp_path: Path, made: list[Fact], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Or a patch would go out each second though nothing happens."""
     asked = [i for i, fact in enumerate(made) if isinstance(fact, events_module.Suggested)]
     folder = write(tmp_path / "r", settings(population=10, generations=3), made[: asked[2]])
@@ -308,29 +216,29 @@ def test_what_goes_on_does_not_age(tmp_path: Path, made: list[Fact], monkeypatch
     assert made[0].t <= now["free_since"] <= made[-1].t
 
 
-def test_the_log_of_who_has_ended_is_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_of_an_ended_member_is_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def traceback(folder: RunFolder, kind: dict[str, Any]) -> str:
         read.append(kind["reason"])
         return ""
 
-    monkeypatch.setattr(story_module, "traceback", traceback)
+    monkeypatch.setattr(live, "traceback", traceback)
     followed = live.FollowedRun(RunFolder(runs / "done"))
     for _ in range(2):
         followed._look()
-        assert followed.told is not None
-        assert followed._reading is not None
-        followed._tell(followed._reading, news=True)
-    kinds = [kind["reason"] for kind in followed.told["failures"]["list"]]
+        assert followed.latest is not None
+        assert followed._reader is not None
+        followed._update(followed._reader, news=True)
+    kinds = [kind["reason"] for kind in followed.latest["failures"]["list"]]
     assert read == kinds != []
-    first = followed.told["failures"]["list"][0]["members"][0]
-    followed._reading.engine.tree.members[first].attempt += 1  # it was tried again
-    followed._tell(followed._reading, news=True)
+    first = followed.latest["failures"]["list"][0]["members"][0]
+    followed._reader.engine.tree.members[first].attempt += 1  # it was tried again
+    followed._update(followed._reader, news=True)
     assert read == [*kinds, kinds[0]]
 
 
-def test_the_end_of_a_run_is_told(runs: Path, made: list[Fact]) -> None:
+def test_the_end_of_a_run_reaches_the_page(runs: Path, made: list[Fact]) -> None:
     folder = RunFolder(runs / "half")
     with served(folder.path) as server:
         status, headers, _ = server.ask(f"/?token={TOKEN}")
@@ -338,74 +246,74 @@ def test_the_end_of_a_run_is_told(runs: Path, made: list[Fact]) -> None:
         assert server.ask("/runs/done/", **BEARER)[0] == 404, "only this one is served"
         stream = server.events("/runs/half/events")
         with going_on(folder) as journal:
-            stream.until(lambda told: told["run"]["state"] == "running")
+            stream.until(lambda latest: latest["run"]["state"] == "running")
             for fact in made[len(made) // 2 :]:
                 journal.append(fact)
-        told = stream.until(lambda told: told["run"]["state"] == "finished")
-        assert told["importance"] == json.loads(encoded(story(RunReader(folder, history=True))))["importance"]
+        latest = stream.until(lambda latest: latest["run"]["state"] == "finished")
+        assert latest["importance"] == json.loads(page_json(story(RunReader(folder, history=True))))["importance"]
         stream.close()
 
 
-def test_a_run_that_vanishes_or_is_damaged_says_so(runs: Path) -> None:
+def test_the_page_says_that_a_run_is_gone_or_damaged(runs: Path) -> None:
     folder = RunFolder(runs / "half")
     with served(runs) as server:
         stream = server.events("/runs/half/events")
-        stream.until(lambda told: told["run"]["state"] == "interrupted")
+        stream.until(lambda latest: latest["run"]["state"] == "interrupted")
         folder.path.rename(runs.parent / "away")
-        told = stream.until(lambda told: told["problem"])
-        assert told["problem"].startswith(f"{folder.path} is not there any more: it was moved or deleted.")
-        assert told["run"]["name"] == "half", "what was seen last stays"
+        latest = stream.until(lambda latest: latest["problem"])
+        assert latest["problem"].startswith(f"{folder.path} is not there any more: it was moved or deleted.")
+        assert latest["run"]["name"] == "half", "the last state stays"
         (runs.parent / "away").rename(folder.path)
-        stream.until(lambda told: not told["problem"])
+        stream.until(lambda latest: not latest["problem"])
         with open(folder.journal, "ab") as file:
             file.write(b"no fact\n")
-        told = stream.until(lambda told: told["problem"])
-        assert "bring the journal back from a copy" in told["problem"]
+        latest = stream.until(lambda latest: latest["problem"])
+        assert "bring the journal back from a copy" in latest["problem"]
         shutil.rmtree(folder.path)
-        stream.until(lambda told: "is not there any more" in told["problem"])
+        stream.until(lambda latest: "is not there any more" in latest["problem"])
         stream.close()
 
 
-def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path: Path, made: list[Fact]) -> None:
+def test_a_folder_may_be_served_before_its_first_run(tmp_path: Path, made: list[Fact]) -> None:
     """As an application does that mounts the pages before it launches the run."""
     with served(tmp_path / "later" / "r") as server:
         assert server.ask("/", **BEARER)[0] == 200
         stream = server.events("/events")
-        assert stream.until(lambda told: True)["runs"] == []
+        assert stream.until(lambda latest: True)["runs"] == []
         (tmp_path / "later").mkdir()
         write(tmp_path / "later" / "r", settings(population=10, generations=3), made[:40])
-        stream.until(lambda told: [run.get("state") for run in told["runs"]] == ["interrupted"])
+        stream.until(lambda latest: [run.get("state") for run in latest["runs"]] == ["interrupted"])
         assert server.ask("/", **BEARER)[1]["location"] == "runs/r/"
         assert server.ask("/runs/r/", **BEARER)[0] == 200
         stream.close()
 
 
-def test_all_runs_are_listed_and_new_ones_show_up(runs: Path, made: list[Fact]) -> None:
+def test_all_runs_are_listed_and_new_ones_appear(runs: Path, made: list[Fact]) -> None:
     with served(runs) as server:
         stream = server.events("/events")
-        told = stream.until(lambda told: all("state" in run for run in told["runs"]))
-        assert [(run["run"], run["state"]) for run in told["runs"]] == [("done", "finished"), ("half", "interrupted")]
-        assert (told["runs"][0]["members"], told["runs"][0]["of"]) == (30, 30)
-        assert told["runs"][0]["score"] == pytest.approx(
+        latest = stream.until(lambda latest: all("state" in run for run in latest["runs"]))
+        assert [(run["run"], run["state"]) for run in latest["runs"]] == [("done", "finished"), ("half", "interrupted")]
+        assert (latest["runs"][0]["members"], latest["runs"][0]["of"]) == (30, 30)
+        assert latest["runs"][0]["score"] == pytest.approx(
             RunReader(RunFolder(runs / "done")).engine.best.score, rel=1e-6
         )
         (runs / "half" / "journal.jsonl").write_text("damaged\n")
-        write(runs / "anew", settings(population=10, generations=3), made[:40])
-        with going_on(RunFolder(runs / "anew")) as journal:
-            told = stream.until(lambda told: "running" in [run.get("state") for run in told["runs"]])
-            assert [run["run"] for run in told["runs"]] == ["anew", "done", "half"]
-            before = told["runs"][0]["members"]
+        write(runs / "another", settings(population=10, generations=3), made[:40])
+        with going_on(RunFolder(runs / "another")) as journal:
+            latest = stream.until(lambda latest: "running" in [run.get("state") for run in latest["runs"]])
+            assert [run["run"] for run in latest["runs"]] == ["another", "done", "half"]
+            before = latest["runs"][0]["members"]
             for fact in made[40:100]:
                 journal.append(fact)
-            stream.until(lambda told: told["runs"][0]["members"] > before)
-        told = stream.until(lambda told: told["runs"][2]["state"] == "damaged")
-        assert "not as it was written" in told["runs"][2]["error"]
-        shutil.rmtree(runs / "anew")
-        stream.until(lambda told: [run["run"] for run in told["runs"]] == ["done", "half"])
+            stream.until(lambda latest: latest["runs"][0]["members"] > before)
+        latest = stream.until(lambda latest: latest["runs"][2]["state"] == "damaged")
+        assert "not as it was written" in latest["runs"][2]["error"]
+        shutil.rmtree(runs / "another")
+        stream.until(lambda latest: [run["run"] for run in latest["runs"]] == ["done", "half"])
         stream.close()
 
 
-def test_a_browser_that_does_not_read_holds_nobody_up(runs: Path, made: list[Fact]) -> None:
+def test_a_browser_that_does_not_read_delays_no_other(runs: Path, made: list[Fact]) -> None:
     folder = RunFolder(runs / "half")
     with served(runs) as server, going_on(folder) as journal:
         asleep = socket.socket()
@@ -416,12 +324,12 @@ def test_a_browser_that_does_not_read_holds_nobody_up(runs: Path, made: list[Fac
         stream = server.events("/runs/half/events")
         for fact in made[len(made) // 2 :]:
             journal.append(fact)
-        stream.until(lambda told: told["run"]["told"] == made[-1].t)
+        stream.until(lambda latest: latest["run"]["told"] == made[-1].t)
         stream.close()
         asleep.close()
 
 
-def test_it_can_be_part_of_an_application(runs: Path) -> None:
+def test_the_pages_can_be_mounted_in_an_application(runs: Path) -> None:
     made = web_server.app(runs, token=TOKEN)
     outer = Starlette(routes=[Mount("/train/gpbt", made)])
     outer.state.pages = made.state.pages
@@ -435,7 +343,7 @@ def test_it_can_be_part_of_an_application(runs: Path) -> None:
         assert server.ask("/train/gpbt/runs/done/", Cookie=cookie)[0] == 200
         assert server.ask("/train/gpbt/assets/core.js")[0] == 401
         stream = server.events("/train/gpbt/runs/done/events")
-        assert stream.until(lambda told: True)["run"]["state"] == "finished"
+        assert stream.until(lambda latest: True)["run"]["state"] == "finished"
         stream.close()
     finally:
         server.close()
@@ -474,7 +382,7 @@ def test_a_real_run_is_paused_goes_on_and_is_stopped(tmp_path: Path) -> None:
         until(lambda: len(facts(folder, "Entered")) == 4)
         assert post("explode") == (
             409,
-            {"error": "'explode' is nothing a run can be asked: stop, pause, go-on, drain, drain-now, return"},
+            {"error": "'explode' is no command: stop, pause, go-on, drain, drain-now, return"},
         )
         assert "uses no GPU" in post("drain?gpu=0")[1]["error"]
         assert post("stop")[0] == 200
@@ -489,7 +397,7 @@ def test_a_real_run_is_paused_goes_on_and_is_stopped(tmp_path: Path) -> None:
         server.send_signal(signal.SIGINT)
         out, err = server.communicate(timeout=60)
         assert (server.returncode, out) == (0, "")
-        assert "until Ctrl-C; the runs know nothing of it" in err
+        assert "until Ctrl-C, which does not affect the runs" in err
         assert token not in err
     finally:
         for process in (run, server):
@@ -507,12 +415,12 @@ def test_a_gpu_is_drained_and_returned(machine: Callable[..., Machine]) -> None:
     until(lambda: len(facts(folder, "Entered")) == 1)
     with served(folder) as server:
         stream = server.events("/runs/r/events")
-        rows = stream.until(lambda told: told["now"]["gpus"] and told["now"]["gpus"][0]["members"])["now"]["gpus"]
+        rows = stream.until(lambda latest: latest["now"]["gpus"] and latest["now"]["gpus"][0]["members"])["now"]["gpus"]
         assert (rows[0]["uuid"], rows[0]["members"], rows[0]["state"]) == (A, [0], "in use")
         assert server.ask(f"/runs/r/drain?gpu={A}", "POST", **BEARER)[0] == 200
-        stream.until(lambda told: told["now"]["gpus"] and told["now"]["gpus"][0]["state"] == "drained")
+        stream.until(lambda latest: latest["now"]["gpus"] and latest["now"]["gpus"][0]["state"] == "drained")
         assert server.ask(f"/runs/r/return?gpu={A}", "POST", **BEARER)[0] == 200
-        stream.until(lambda told: told["now"]["gpus"] and told["now"]["gpus"][0]["state"] == "in use")
+        stream.until(lambda latest: latest["now"]["gpus"] and latest["now"]["gpus"][0]["state"] == "in use")
         for wrong in ("GPU-nonesuch", "", "x%0astop"):
             status, _, text = server.ask(f"/runs/r/drain?gpu={wrong}", "POST", **BEARER)
             assert status == 409

@@ -30,7 +30,7 @@
     plot(element, traces, { height: 420, shapes: [...shapes, ...ring("score")], uirevision: time + ":" + log, xaxis: { title: { text: time ? name + " since the run began" : "intervals trained by all members" }, rangemode: "tozero" },
       yaxis: { title: { text: plain(S.run.metric, 40) }, type: log ? "log" : "linear", range: [room[0] - margin, room[1] + margin], ...(log ? { dtick: room[1] - room[0] > 1.5 ? 1 : "D2" } : {}) } });
   }
-  function say() {
+  function update() {
     ids = [];
     for (let id = 0; id < N; id++) if (finite(M.score[id]) && M.order[id] !== null) ids.push(id);
     [seconds, name] = unit(S.timeline.total);
@@ -39,11 +39,11 @@
     else if (!positive) $("score-y").value = "linear";
     $("score-lead").textContent = "Every member that ended with a score; the line is the best so far, the rings are the winning lineage."
       + (scores.length > 40 ? " The worst 3 % may lie beyond the scale: zoom out to see them." : "")
-      + (S.timeline.sessions.length > 1 ? " Dotted: the run was resumed; the time in between is left out." : "");
+      + (S.timeline.sessions.length > 1 ? " Dotted lines: the run was resumed; the time in between is left out." : "");
   }
-  G.parts.push(say);
+  G.parts.push(update);
 
-  // ---- by keyboard: along the order in which they ended, and from better to worse
+  // ---- by keyboard: in the order in which members ended, and from better to worse
   G.walks.score = {
     at: (id) => (finite(M.score[id]) && M.order[id] !== null ? [x(id), M.score[id]] : null),
     start: () => best() ?? ids[0],
@@ -101,8 +101,8 @@
   G.parts.push(() => {
     for (let i = $("schedule").childElementCount; i < S.space.length; i++) add(i);
     $("schedule-lead").textContent = S.lineage.length
-      ? "What the best member's ancestors trained with, generation by generation; behind it the whole population" + (N <= 1500 ? "." : ": half of it in the darker band, 90 % in the lighter one, the dotted line is the median.") + " Squares: the share of each option."
-      : "There is no winning lineage yet: nobody has finished.";
+      ? "The values of the best member's ancestors, generation by generation; in grey the whole population" + (N <= 1500 ? "." : ": half of it in the darker band, 90 % in the lighter one, the dotted line is the median.") + " Squares show the share of each option."
+      : "There is no winning lineage yet: no member has finished.";
   });
 }
 
@@ -125,7 +125,7 @@
     const at = powers(d.low, d.high);
     return { label, values: values.map(Math.log10), range: [Math.log10(d.low), Math.log10(d.high)], tickvals: at, ticktext: at.map((p) => number(10 ** p, 2)) };
   }
-  // a page that follows a run draws again and again, and so not all of very many: the best tenth, and others evenly
+  // a live page redraws often, so of very many lines it draws the best tenth, and others evenly
   const MOST = 2000;
   function drawn(all) {
     if (!G.live || all.length <= MOST) return all;
@@ -135,13 +135,13 @@
   }
 
   chart("parallel", (element) => {
-    if (ids.length < 2) return nothing(element, "Two members with a score are needed.");
-    if (!WEBGL) return nothing(element, "This chart needs WebGL, which this browser does not offer; the table below has the best.");
-    const log = G.decades, told = ids.map((id) => (log ? Math.log10(M.score[id]) : M.score[id]));
-    const ordered = told.slice().sort((a, b) => (S.run.mode === "max" ? b - a : a - b)), limit = ordered[Math.max(1, Math.floor(ordered.length / 10)) - 1];
+    if (ids.length < 2) return nothing(element, "This chart needs two members with a score.");
+    if (!WEBGL) return nothing(element, "This chart needs WebGL, which this browser does not have; the table below has the best members.");
+    const log = G.decades, values = ids.map((id) => (log ? Math.log10(M.score[id]) : M.score[id]));
+    const ordered = values.slice().sort((a, b) => (S.run.mode === "max" ? b - a : a - b)), limit = ordered[Math.max(1, Math.floor(ordered.length / 10)) - 1];
     const range = [Math.min(ordered[0], ordered[Math.floor(0.97 * (ordered.length - 1))]), Math.max(ordered[0], ordered[Math.floor(0.97 * (ordered.length - 1))])];
     const step = (range[1] - range[0]) || 1, at = Array.from({ length: 6 }, (_, k) => range[0] + (k * step) / 5);
-    const score = { label: plain(S.run.metric, 16), values: told.map((v) => Math.min(Math.max(v, range[0]), range[1])), range, tickvals: at, ticktext: at.map((v) => number(log ? 10 ** v : v, 3)),
+    const score = { label: plain(S.run.metric, 16), values: values.map((v) => Math.min(Math.max(v, range[0]), range[1])), range, tickvals: at, ticktext: at.map((v) => number(log ? 10 ** v : v, 3)),
       ...(ids.length > 30 ? { constraintrange: [Math.min(ordered[0], limit), Math.max(ordered[0], limit)] } : {}) };
     const generation = { label: "generation", values: ids.map((id) => M.generation[id]), range: [0, Math.max(1, S.run.generations - 1)], ...integers(S.run.generations) };
     element.style.minWidth = 90 * (S.space.length + 2) + "px";
@@ -154,8 +154,8 @@
     const all = [];
     for (let id = 0; id < N; id++) if (finite(M.score[id]) && M.state[id] !== "waiting") all.push(id);
     ids = drawn(all);
-    $("parallel-lead").textContent = "One line a member with a score, coloured as in the tree. Drag along an axis to keep what lies in between" + (ids.length > 30 ? " (the best tenth by score to begin with)" : "") + ", click the axis to undo; drag a name to move its axis."
-      + (ids.length < all.length ? ` Drawn are ${ids.length.toLocaleString("en")} of ${all.length.toLocaleString("en")}, the best tenth among them; the report draws all.` : "");
+    $("parallel-lead").textContent = "One line for each member with a score, coloured as in the tree. Drag along an axis to select a range" + (ids.length > 30 ? " (at first the best tenth by score)" : "") + ", click the axis to undo; drag a name to move its axis."
+      + (ids.length < all.length ? ` ${ids.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} are drawn, with the best tenth among them; the report draws all.` : "");
     const top = all.filter((id) => M.state[id] === "finished").sort(better).slice(0, 20);
     fill($("leaders"), make("table", {},
       make("tr", {}, make("th", {}, "member"), make("th", { class: "n" }, "generation"), make("th", { class: "n" }, S.run.metric), S.space.map((d) => make("th", { class: "n" }, d.name))),
@@ -170,22 +170,22 @@
   let names = [];
   const value = (r, k) => (k === 0 ? r.parent : r.shares[k - 1]), trend = (r, k) => (k === 0 ? null : r.trends[k - 1]);
   const arrow = (t) => (t === null || Math.abs(t) < 0.15 ? "" : t > 0 ? " ↑" : " ↓");
-  const told = (r, k) => `${names[k]}, ${r.generation === null ? "all generations together" : "generation " + r.generation}<br>${value(r, k) === null ? "cannot be told" : `explains <b>${percent(value(r, k))}</b> of the ranks' variance`}`
+  const text = (r, k) => `${names[k]}, ${r.generation === null ? "all generations together" : "generation " + r.generation}<br>${value(r, k) === null ? "unknown" : `explains <b>${percent(value(r, k))}</b> of the ranks' variance`}`
     + (trend(r, k) === null ? "" : `<br>rank correlation with being better: ${trend(r, k).toFixed(2)}`) + `<br>${counted(r.members, "member")} compared`;
 
   chart("importance", (element) => {
     const all = S.importance.find((r) => r.generation === null), each = S.importance.filter((r) => r.generation !== null), some = each.some(tells);
     names = ["which parent", ...S.space.map((d) => d.name)].map((n) => plain(n));
-    // by number: a category called as one of JavaScript's own would be lost
+    // by number: a category with the name of one of JavaScript's own properties would be lost
     const named = { tickvals: names.map((_, k) => k), ticktext: ["which parent", ...S.space.map((d) => plain(d.name, 24))], range: [names.length - 0.5, -0.5], showgrid: false, zeroline: false };
-    if (!all || !tells(all)) return nothing(element, "Too few members with a sibling and a score: ten are needed.");
+    if (!all || !tells(all)) return nothing(element, "This chart needs ten members with a sibling and a score.");
     const rows = names.map((_, k) => k), shares = rows.map((k) => value(all, k)), bars = { type: "bar", orientation: "h", y: rows, x: shares, text: rows.map((k) => (shares[k] === null ? "" : percent(shares[k]) + arrow(trend(all, k)))),
-      textposition: "outside", cliponaxis: false, hovertext: rows.map((k) => told(all, k)), hoverinfo: "text", marker: { color: rows.map((k) => (k ? (dark() ? "#6d8fc9" : "#3b5c96") : css("faint"))) }, width: 0.6 };
+      textposition: "outside", cliponaxis: false, hovertext: rows.map((k) => text(all, k)), hoverinfo: "text", marker: { color: rows.map((k) => (k ? (dark() ? "#6d8fc9" : "#3b5c96") : css("faint"))) }, width: 0.6 };
     const traces = [bars], most = Math.max(0.05, ...shares);
     const more = { height: 96 + 34 * names.length, margin: { l: 110, r: 10, t: 34, b: 44 }, bargap: 0.3, yaxis: named,
       xaxis: { domain: [0, some ? 0.26 : 0.6], range: [0, 1.35 * most], tickformat: ".0%", nticks: 4, title: { text: "all generations" }, zeroline: false } };
     if (some) {
-      traces.push({ type: "heatmap", xaxis: "x2", x: each.map((r) => r.generation), y: rows, z: rows.map((k) => each.map((r) => value(r, k))), hovertext: rows.map((k) => each.map((r) => told(r, k))), hoverinfo: "text",
+      traces.push({ type: "heatmap", xaxis: "x2", x: each.map((r) => r.generation), y: rows, z: rows.map((k) => each.map((r) => value(r, k))), hovertext: rows.map((k) => each.map((r) => text(r, k))), hoverinfo: "text",
         text: rows.map((k) => each.map((r) => (value(r, k) === null || each.length > 16 ? "" : percent(value(r, k)) + arrow(trend(r, k))))), texttemplate: "%{text}", zmin: 0, zmax: 1, hoverongaps: false,
         xgap: each.length > 60 ? 0 : 2, ygap: 2, colorscale: dark() ? [[0, "#1e232b"], [0.15, "#20456e"], [0.5, "#7c7b78"], [1, "#fee838"]] : [[0, "#f0f2f5"], [0.15, "#c9d3e4"], [0.5, "#5a6f9e"], [1, "#00224e"]],
         colorbar: { thickness: 12, len: 0.9, outlinewidth: 0, tickformat: ".0%" } });
@@ -193,6 +193,6 @@
     }
     plot(element, traces, more, false);
   });
-  $("importance-lead").textContent = "How much of the difference between siblings each hyperparameter explains by itself: the share of the variance of their score ranks in a one-way analysis over bins of equal counts, less what chance explains (ε²). "
-    + "Siblings are compared with siblings, because most of a score is inherited: the first row is the share of the ranks' variance between families. ↑ ↓: more of it, or less, was better. Interactions are not seen; few members make it noisy, and a local search tries only a little on either side.";
+  $("importance-lead").textContent = "How much of the difference between siblings each hyperparameter explains by itself: the share of the variance of their score ranks in a one-way analysis over bins of equal counts, minus what chance explains (ε²). "
+    + "Siblings are compared with siblings, because most of a score is inherited: the first row is the share of the ranks' variance between families. ↑ ↓: larger, or smaller, values were better. Interactions are not covered; few members make the result noisy, and a local search tries only small changes.";
 }

@@ -1,7 +1,7 @@
 "use strict";
-// What all of the page shares: the story, numbers and times in words, colours. User's text is only ever set as text.
-// A story is *told* (G.tell): once on a page that stands alone, again and again on one that follows a run. Whatever
-// depends on it is worked out then (below), said anew by each of G.parts, and drawn anew by the charts in view.
+// What the whole page shares: the story, numbers and times as text, colours. The user's texts are only ever set as text.
+// G.update takes in a story: once in a report, again and again on a page that follows a run. It computes what depends on
+// the story, calls each of G.parts to update its texts, and redraws the charts in view.
 
 const G = { charts: [], parts: [], walks: {}, selected: null, live: false };
 let S = null, M = null, N = 0;
@@ -20,7 +20,7 @@ function make(tag, attributes, ...children) {
   return element;
 }
 
-/** Give an element these children, unless it has just such ones; what had the focus in it keeps it. */
+/** Give an element these children, unless its own are equal; the focus stays. */
 function fill(element, ...children) {
   const fresh = element.cloneNode(false);
   fresh.append(...children.flat(Infinity).filter((c) => c !== null && c !== undefined));
@@ -71,15 +71,15 @@ function unit(total) {
   return total > 180 ? [60, "minutes"] : [1, "seconds"];
 }
 
-// ---- who is who
+// ---- members
 
 const path = (id) => (M.parent[id] === null ? "" : path(M.parent[id]) + "/") + M.index[id];
 let WON = new Set(), SIZES = [], CHILDREN = [];
 const better = (a, b) => (S.run.mode === "max" ? M.score[b] - M.score[a] : M.score[a] - M.score[b]);
 const best = () => S.lineage[S.lineage.length - 1];
 
-/** Take in a story: work out what many ask for, have each part of the page say its own, and draw what is in view. */
-G.tell = (story, draw = true) => {
+/** Take in a story: compute what several parts need, have each part update its texts, and draw the charts in view. */
+G.update = (story, draw = true) => {
   S = story;
   M = S.members;
   N = M.generation.length;
@@ -109,10 +109,10 @@ function hover(id) {
 // ---- colours
 
 const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
-// Okabe and Ito's, which people with any kind of colour blindness tell apart
+// by Okabe and Ito: distinct for people with any kind of colour blindness
 const CAUSES = { start: "#0072b2", searcher: "#e69f00", checkpoint: "#56b4e9", evidence: "#cc79a7", device: "#d55e00", disk: "#8c510a", paused: "#f0e442", no_work: "#9aa3ad" };
 const CAUSE = { start: "starting or ending a process", searcher: "waiting for the searcher", checkpoint: "waiting for a checkpoint",
-  evidence: "waiting for evidence of the generation above", device: "no GPU may be used", disk: "no room on the disk", paused: "paused by hand", no_work: "nothing to do" };
+  evidence: "waiting for members of the generation above", device: "no usable GPU", disk: "no room on the disk", paused: "paused by hand", no_work: "nothing to do" };
 
 const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
 
@@ -151,8 +151,8 @@ function goodness(id, by = "score") {
 /** The legend of goodness for a Plotly colour axis. */
 function goodnessAxis(by = "score") {
   const at = [0, 0.25, 0.5, 0.75, 1];
-  const told = (t) => number(G.decades ? Math.exp(WORST + t * (BEST - WORST)) : WORST + t * (BEST - WORST), 3);
-  const text = by === "rank" ? at.map((t) => (t === 1 ? "best" : t === 0 ? "last" : "")) : at.map((t) => (t ? "" : "worse than ") + told(t));
+  const label = (t) => number(G.decades ? Math.exp(WORST + t * (BEST - WORST)) : WORST + t * (BEST - WORST), 3);
+  const text = by === "rank" ? at.map((t) => (t === 1 ? "best" : t === 0 ? "last" : "")) : at.map((t) => (t ? "" : "worse than ") + label(t));
   return { cmin: 0, cmax: 1, colorscale: ramp(), showscale: scores.length > 0, colorbar: {
     title: { text: plain(by === "rank" ? "rank" : S.run.metric, 24), side: "right" }, tickvals: at, ticktext: text, thickness: 12, len: 0.7, outlinewidth: 0, tickfont: { size: 11 } } };
 }
@@ -180,7 +180,7 @@ function chart(id, draw) {
   return entry;
 }
 
-// One chart a turn, so that the page goes on answering; one that others have pushed out of sight meanwhile can wait.
+// One chart a turn, so that the page stays responsive; a chart that is out of sight by now can wait.
 const queue = [];
 function later(entry) {
   if (queue.includes(entry)) return;
@@ -188,7 +188,7 @@ function later(entry) {
     const began = performance.now(), here = queue[0];
     if (!here.drawn && S && (here.near || !G.watcher)) here.draw();
     queue.shift();
-    // the first time takes longer, and says nothing of the next
+    // the first time takes longer than the next ones, and does not count
     if (here.known) G.spent = (G.spent || 0) + performance.now() - began;
     here.known = true;
     if (queue.length) setTimeout(next); else if (G.drawn) G.drawn();
@@ -208,21 +208,21 @@ G.watcher = "IntersectionObserver" in window ? new IntersectionObserver((seen) =
   }
 }, { rootMargin: "200px" }) : null;
 
-/** Draw again what is in view now, and the rest when it is scrolled to. */
+/** Redraw the charts in view now, and the others when they are scrolled to. */
 G.redraw = () => G.begun && G.charts.forEach((c) => {
   c.drawn = false;
   if (!G.watcher || c.near) later(c);
 });
 
-/** Draw, and have a click on whatever has a member as its customdata show that member. */
+/** Draw; a click on a point with a member as its customdata shows that member. */
 function plot(element, traces, more, bar = true) {
   const first = !element.classList.contains("js-plotly-plot");
   if (first) element.replaceChildren();
   Object.assign(element.style, { height: more.height + "px", minHeight: "0" });
   Plotly.react(element, traces, layout({ uirevision: element.id, ...more }), bar ? CONFIG : { ...CONFIG, displayModeBar: false });
   if (first) element.on("plotly_click", (event) => {
-    const found = event.points.map((p) => p.customdata).find((x) => Number.isInteger(x));
-    if (found !== undefined) G.show(found);
+    const member = event.points.map((p) => p.customdata).find((x) => Number.isInteger(x));
+    if (member !== undefined) G.show(member);
   });
 }
 

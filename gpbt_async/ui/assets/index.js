@@ -1,8 +1,8 @@
 "use strict";
-// All runs in a folder: those that go on first, then the last that were heard of.
+// All runs in a folder: those that go on first, then the others, the latest first.
 
 {
-  let told = null;
+  let latest = null;
 
   function ago(t) {
     const s = Math.max(0, Date.now() / 1000 - t);
@@ -11,7 +11,7 @@
 
   function row(r) {
     const link = make("a", { href: `runs/${encodeURIComponent(r.run)}/` }, r.run);
-    if (!r.state) return make("tr", {}, make("td", {}, link), make("td", { class: "dim", colspan: "5" }, "is being read …"));
+    if (!r.state) return make("tr", {}, make("td", {}, link), make("td", { class: "dim", colspan: "5" }, "reading …"));
     const state = make("span", { class: "badge " + (r.paused_by_hand ? "paused" : r.state) }, r.paused_by_hand ? "paused" : r.state);
     if (r.error) return make("tr", {}, make("td", {}, link), make("td", {}, state), make("td", { class: "dim", colspan: "4" }, r.error));
     return make("tr", {}, make("td", {}, link), make("td", {}, state),
@@ -20,17 +20,17 @@
       make("td", { class: "dim" }, r.t === null ? "" : ago(r.t)));
   }
 
-  function say() {
-    if (!told) return;
+  function update() {
+    if (!latest) return;
     const order = (r) => [r.state === "running" ? 0 : 1, -(r.t || 0)];
-    const runs = told.runs.slice().sort((a, b) => order(a)[0] - order(b)[0] || order(a)[1] - order(b)[1]);
-    $("path").textContent = told.path;
+    const runs = latest.runs.slice().sort((a, b) => order(a)[0] - order(b)[0] || order(a)[1] - order(b)[1]);
+    $("path").textContent = latest.path;
     $("none").hidden = runs.length > 0;
-    $("none").textContent = `There is no run in ${told.path} yet. One that is launched shows up here.`;
-    fill($("runs"), runs.length ? make("tr", {}, make("th", {}, "run"), make("th", {}, "state"), make("th", { class: "n" }, "best score"), make("th", {}, "metric"), make("th", {}, "progress"), make("th", {}, "last news")) : null, runs.map(row));
+    $("none").textContent = `There is no run in ${latest.path} yet. New runs appear here.`;
+    fill($("runs"), runs.length ? make("tr", {}, make("th", {}, "run"), make("th", {}, "state"), make("th", { class: "n" }, "best score"), make("th", {}, "metric"), make("th", {}, "progress"), make("th", {}, "last change")) : null, runs.map(row));
     document.documentElement.dataset.ready = "true";
   }
 
-  setInterval(say, 10000);
-  follow((story) => { told = story; say(); }, (text) => { $("link").textContent = text; });
+  setInterval(update, 10000);
+  follow((index) => { latest = index; update(); }, (text) => { $("link").textContent = text; });
 }

@@ -1,13 +1,13 @@
 "use strict";
-// A page that follows a run. What is told in words is told at once; charts are drawn at most a quarter of the time. What
-// members have left is asked for when somebody looks, and what a person wants of the run is posted.
+// A page that follows a run. Texts are updated at once; drawing charts takes at most a quarter of the time. A member's log
+// and scores are fetched when its panel is open, and commands to the run are posted.
 
 {
   G.live = true;
   G.ahead = 0;
   const steer = document.querySelector('meta[name="gpbt-steer"]').content;
 
-  // ---- what comes
+  // ---- the story
 
   let trouble = "";
   function link() {
@@ -16,10 +16,10 @@
     $("link").classList.toggle("failed", trouble !== "");
   }
 
-  function told(story, more) {
+  function receive(story, more) {
     G.problem = story.problem;
     if (story.clock) G.ahead = story.clock - Date.now() / 1000;
-    if (story.run) G.tell(story, more);
+    if (story.run) G.update(story, more);
     else fill($("notice"), make("p", { class: "notice", role: "status" }, G.problem));
     link();
     document.documentElement.dataset.ready = "true";
@@ -42,43 +42,43 @@
   };
   document.addEventListener("DOMContentLoaded", () => G.begin());
 
-  // ---- what members have left
+  // ---- logs and scores of members
 
-  const left = new Map();
-  async function ask(id, entry) {
-    entry.asked = true;
+  const outputs = new Map();
+  async function load(id, entry) {
+    entry.loading = true;
     try {
       const answer = await fetch(`members/${id}?metric=${encodeURIComponent(S.run.metric)}`);
       if (answer.ok) Object.assign(entry, await answer.json());
-    } catch { /* the server is away, which is told elsewhere */ }
-    entry.asked = false;
+    } catch { /* the server is away, which the page shows elsewhere */ }
+    entry.loading = false;
     G.panel();
   }
-  G.left = (id) => {
+  G.outputs = (id) => {
     const stage = `${M.state[id]}:${M.attempts[id]}`;
-    let entry = left.get(id);
-    if (!entry) { if (left.size > 200) left.clear(); left.set(id, entry = {}); }
-    if (entry.stage !== stage && !entry.asked) { entry.stage = stage; ask(id, entry); }
+    let entry = outputs.get(id);
+    if (!entry) { if (outputs.size > 200) outputs.clear(); outputs.set(id, entry = {}); }
+    if (entry.stage !== stage && !entry.loading) { entry.stage = stage; load(id, entry); }
     return { log: entry.log, curve: entry.curve };
   };
   setInterval(() => {
-    const entry = left.get(G.selected);
-    if (entry && !entry.asked && !document.hidden && M.state[G.selected] === "training") ask(G.selected, entry);
+    const entry = outputs.get(G.selected);
+    if (entry && !entry.loading && !document.hidden && M.state[G.selected] === "training") load(G.selected, entry);
   }, 2000);
 
-  // ---- steering
+  // ---- commands to the run
 
   const refused = $("refused");
   let fading = null;
   G.steer = async (word, gpu = "") => {
     refused.hidden = true;
-    let told = "";
+    let problem = "";
     try {
       const answer = await fetch(`${word}?gpu=${encodeURIComponent(gpu)}`, { method: "POST", headers: { "X-GPBT-Steer": steer } });
-      if (!answer.ok) told = await answer.text().then((text) => { try { return JSON.parse(text).error; } catch { return text; } });
-    } catch { told = "the server does not answer"; }
-    refused.textContent = told;
-    refused.hidden = !told;
+      if (!answer.ok) problem = await answer.text().then((text) => { try { return JSON.parse(text).error; } catch { return text; } });
+    } catch { problem = "the server does not answer"; }
+    refused.textContent = problem;
+    refused.hidden = !problem;
     clearTimeout(fading);
     fading = setTimeout(() => { refused.hidden = true; }, 15000);
   };
@@ -86,5 +86,5 @@
   $("stop").addEventListener("click", () => { $("really-resume").textContent = "gpbt-async resume " + S.now.typed; $("really").returnValue = ""; $("really").showModal(); });
   $("really").addEventListener("close", () => { if ($("really").returnValue === "stop") G.steer("stop"); });
 
-  follow(told, (text) => { trouble = text; link(); });
+  follow(receive, (text) => { trouble = text; link(); });
 }

@@ -9,14 +9,14 @@
     $("name").textContent = R.name;
     badge.textContent = paused ? "paused" : R.state;
     badge.className = "badge " + (paused ? "paused" : R.state);
-    const told = R.told === null ? "" : new Date(R.told * 1000).toLocaleString();
+    const last = R.told === null ? "" : new Date(R.told * 1000).toLocaleString();
     const notices = {
-      running: G.live ? "" : `The run was going on when this was written; its last news is of ${told}. Write the report again for newer ones.`,
+      running: G.live ? "" : `The run was going on when this report was written; its last event was at ${last}. Write the report again for newer data.`,
       interrupted: `The run was interrupted and can be resumed${R.reason ? ": " + R.reason : "."}` + (G.live ? ` Go on with: gpbt-async resume ${S.now.typed}` : ""),
       failed: `The run has failed: ${R.reason}`,
     };
     const which = G.live && (S.now.to_retry ? counted(S.now.to_retry, "failed member") : S.now.reopens && "what has failed");
-    const retry = which ? `With the cause mended, ${which} can be tried again: gpbt-async resume ${S.now.typed} --retry-failed` : "";
+    const retry = which ? `Once the cause is fixed, ${which} can be tried again: gpbt-async resume ${S.now.typed} --retry-failed` : "";
     const findings = (S.summary.findings || []).map((f) => make("p", { class: "notice", role: "status" }, make("b", {}, `${f.code}: `), f.text, f.remedy ? make("span", { class: "dim" }, ` – ${f.remedy}`) : null));
     fill($("notice"), [G.problem || "", notices[R.state] || "", retry].filter((text) => text).map((text) => make("p", { class: "notice", role: "status" }, text)), findings);
   }
@@ -31,7 +31,7 @@
     const most = Object.entries(total.idle_s).sort((a, b) => b[1] - a[1]).find(([, v]) => v > 0);
     const done = make("div", { class: "bar", "aria-hidden": "true" }, make("span", { class: "done", style: `width:${((100 * settled) / of).toFixed(2)}%` }));
     fill($("tiles"),
-      tile(`best ${R.metric} (${R.mode})`, number(total.score, 5), id === undefined ? "nobody has finished yet" : make("button", { class: "plain", click: () => G.show(best()) }, `member ${id}, generation ${M.generation[id]}`)),
+      tile(`best ${R.metric} (${R.mode})`, number(total.score, 5), id === undefined ? "no member has finished yet" : make("button", { class: "plain", click: () => G.show(best()) }, `member ${id}, generation ${M.generation[id]}`)),
       tile("members", [settled.toLocaleString("en"), settled === of ? null : make("small", {}, ` of ${of.toLocaleString("en")}`)], rest.length ? rest.join(", ") : "nothing failed", R.state === "running" ? done : null),
       tile("generations", String(R.generations), `${counted(R.population, "member")} each, ${counted(R.parents, "parent")}`),
       tile(R.state === "running" ? "trains for" : "took", duration(total.wall_s), `${counted(total.slots, "slot")}; ${duration(total.busy_s)} of training`),
@@ -50,10 +50,10 @@
     const F = S.failures, table = $("failures"), open = new Set([...table.querySelectorAll("details[open]")].map((d) => d.dataset.of));
     const sums = [[F.attempts.failed, "attempt", "failed"], [F.attempts["no score"], "training", "ended without a finite score"], [F.attempts.lost, "attempt", "lost through no fault of the member"]].filter(([n]) => n);
     $("failures-lead").textContent = sums.length
-      ? sums.map(([n, what, how]) => `${counted(n, what)} ${how}`).join("; ") + ". A member is tried again until its attempts are used up; reasons that differ in numbers only are told once."
+      ? sums.map(([n, what, how]) => `${counted(n, what)} ${how}`).join("; ") + ". A member is tried again until its attempts are used up; reasons that differ only in numbers are shown once."
       : "Nothing has failed.";
     const traceback = (f, text) => text && make("details", { "data-of": f.reason, ...(open.has(f.reason) ? { open: "" } : {}) }, make("summary", {}, text.split("\n").slice(1, 2).map((l) => l.trim())[0] || "traceback"), make("pre", {}, text));
-    fill(table, F.list.length ? make("table", {}, make("tr", {}, ["what", "attempts", "members that failed for good", "reason, and the traceback's end", "members"].map((h, i) => make("th", i === 1 || i === 2 ? { class: "n" } : {}, h))),
+    fill(table, F.list.length ? make("table", {}, make("tr", {}, ["what", "attempts", "members that failed for good", "reason, and end of the traceback", "members"].map((h, i) => make("th", i === 1 || i === 2 ? { class: "n" } : {}, h))),
       F.list.map((f, i) => make("tr", {}, make("td", {}, kind[f.kind] || f.kind), make("td", { class: "n" }, f.attempts.toLocaleString("en")), make("td", { class: "n" }, String(f.for_good)),
         make("td", {}, f.reason, traceback(f, S.remains.tracebacks[i]) || null),
         make("td", {}, f.members.slice(0, 8).map((id) => [make("button", { class: "plain", click: () => G.show(id) }, String(id)), " "]), f.attempts > 8 && f.members.length > 8 ? "…" : "")))) : null,
@@ -61,11 +61,11 @@
   }
   G.parts.push(head, tiles, failures);
 
-  document.addEventListener("theme", () => { if (S) G.tell(S); });
+  document.addEventListener("theme", () => { if (S) G.update(S); });
 
-  // a page that stands alone carries its story
+  // a report contains its story
   if ($("story")) {
-    G.tell(JSON.parse($("story").textContent));
+    G.update(JSON.parse($("story").textContent));
     document.documentElement.dataset.ready = "true";
   }
 }

@@ -1,5 +1,5 @@
 "use strict";
-// What the run does just now: who trains in which slot, what waits and for what, its GPUs. Only on a page that is live.
+// The run's present activity: which member trains in which slot, what waits and for what, the GPUs. Only on live pages.
 
 {
   const MOST = 64, slots = $("now-slots"), chips = new Map();
@@ -11,14 +11,14 @@
   const ago = (t) => ` ${duration(Math.floor(since(Number(t))))} ago`;
 
   function chip(t) {
-    const told = JSON.stringify([t, M.rank[t.member], dark()]);
+    const state = JSON.stringify([t, M.rank[t.member], dark()]);
     let element = chips.get(t.slot);
     if (!element) {
       element = make("button", { class: "chip", click: () => G.show(Number(element.dataset.member)) });
       chips.set(t.slot, element);
     }
-    if (element.dataset.told !== told) {
-      Object.assign(element.dataset, { told, member: t.member, since: t.since ?? "" });
+    if (element.dataset.state !== state) {
+      Object.assign(element.dataset, { state, member: t.member, since: t.since ?? "" });
       element.replaceChildren(make("span", { class: "dim" }, "slot " + t.slot), make("b", {}, "member " + t.member), make("span", { class: "dim" }, "generation " + M.generation[t.member] + (t.attempt > 1 ? `, attempt ${t.attempt}` : "")),
         make("span", { class: "n" }, t.score === null ? "" : number(t.score)), make("time", {}, ""));
     }
@@ -38,16 +38,16 @@
     const button = (word, label, row, title) => make("button", { click: () => G.steer(word, row.uuid), title, "aria-label": `${label} GPU ${row.gpu}` }, label);
     const state = (row) => ({ ok: "free", faulty: "set aside", dirty: "set aside" }[row.state] || row.state);
     return make("table", {}, make("tr", {}, ["GPU", "", "state", "members", "memory free", "load", "", ""].map((h) => make("th", {}, h))), rows.map((row) => make("tr", {},
-      make("td", {}, make("b", {}, row.gpu)), make("td", {}, row.name), make("td", { class: row.state === "faulty" ? "failed" : "" }, state(row) + (row.leaving ? ", being left" : "")),
+      make("td", {}, make("b", {}, row.gpu)), make("td", {}, row.name), make("td", { class: row.state === "faulty" ? "failed" : "" }, state(row) + (row.leaving ? ", being drained" : "")),
       make("td", {}, row.members.map((id) => [make("button", { class: "plain", click: () => G.show(id) }, String(id)), " "])),
       make("td", {}, row.total && row.used !== null ? `${bytes(Math.max(0, row.total - row.used))} of ${bytes(row.total)}` : "–"),
       make("td", {}, [row.utilisation === null ? "" : row.utilisation + " %", row.temperature === null ? "" : row.temperature + " °C"].filter((x) => x).join(", ")),
       make("td", { class: "dim" }, row.reason || ""),
-      make("td", {}, row.state === "drained" ? button("return", "return", row, "Let the run use it again") : [button("drain", "drain", row, "No member begins there; those that train there go on"), " ",
-        row.members.length ? button("drain-now", "now", row, "Its members move at once: their interval is lost") : null]))));
+      make("td", {}, row.state === "drained" ? button("return", "return", row, "Let the run use it again") : [button("drain", "drain", row, "No new member starts there; members in training go on"), " ",
+        row.members.length ? button("drain-now", "now", row, "Its members leave at once and lose their interval") : null]))));
   }
 
-  function say() {
+  function update() {
     const W = S.now, running = S.run.state === "running";
     $("now-section").hidden = $("steer").hidden = !running;
     if (!running) return $("really").close();
@@ -59,20 +59,20 @@
       if (at >= 0) shown[at].focus({ preventScroll: true });
     }
     clock();
-    const words = [`${W.training.length} of ${counted(W.slots, "slot")} train${W.training.length === 1 ? "s" : ""}`];
-    if (W.training.length > MOST) words.push(`the first ${MOST} are shown`);
-    if (W.free_slots) words.push(`${W.free_slots} free, waiting for ${W.free_until}`);
-    fill($("now-lead"), words.join("; "), W.free_since === null ? null : make("time", { "data-since": W.free_since }, ago(W.free_since)));
+    const texts = [`${W.training.length} of ${counted(W.slots, "slot")} ${W.training.length === 1 ? "trains" : "train"}`];
+    if (W.training.length > MOST) texts.push(`the first ${MOST} are shown`);
+    if (W.free_slots) texts.push(`${W.free_slots} free, waiting for ${W.free_until}`);
+    fill($("now-lead"), texts.join("; "), W.free_since === null ? null : make("time", { "data-since": W.free_since }, ago(W.free_since)));
     const why = W.waiting_for_gpus ? Object.entries(W.waiting_for_gpus.why).map(([gpu, reason]) => `GPU ${gpu}: ${reason}`).join("; ") : "";
     fill($("now-waiting"),
-      W.paused ? make("li", { class: "why" }, W.paused_by_hand ? `${W.paused}: no member begins, those that train go on.` : `Members wait: ${W.paused}`) : null,
+      W.paused ? make("li", { class: "why" }, W.paused_by_hand ? `${W.paused}: no new member starts, members in training go on.` : `Members wait: ${W.paused}`) : null,
       W.waiting_for_gpus ? make("li", { class: "why" }, `Waiting for a GPU${why ? ": " + why : ""}`) : null,
       W.waiting.map((w) => make("li", {}, make("button", { class: "plain", click: () => G.show(w.member) }, `member ${w.member}`), ` waits for ${w.for}` + (w.after ? ` (after ${crop(w.after, 160)})` : ""))),
       W.waiting_count > W.waiting.length ? make("li", { class: "dim" }, `and ${W.waiting_count - W.waiting.length} more`) : null);
     fill($("now-gpus"), gpus(W.gpus));
     $("pause").textContent = W.paused_by_hand ? "Go on" : "Pause";
-    $("pause").title = W.paused_by_hand ? "Begin members again" : "Begin no member; those that train go on";
+    $("pause").title = W.paused_by_hand ? "Start members again" : "Start no new member; members in training go on";
   }
-  G.parts.push(say);
+  G.parts.push(update);
   setInterval(() => { if (S && S.run.state === "running") clock(); }, 1000);
 }

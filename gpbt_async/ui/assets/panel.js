@@ -1,13 +1,13 @@
 "use strict";
-// One member beside the charts: what it is, its parent's config beside its own, metrics, curve, log. All by keyboard, too.
+// One member beside the charts: its config and its parent's, metrics, curve, log. All by keyboard, too.
 
 {
   const panel = $("panel");
   let before = null, shown = "";
 
-  // What a member left: on a page that stands alone, what was put into it; else it is asked for (live.js).
+  // A member's log and scores: in a report they are part of the page, else they are fetched (live.js).
   let logs = null, curves = null;
-  G.left ??= (id) => {
+  G.outputs ??= (id) => {
     logs ??= new Map(S.remains.logs);
     curves ??= new Map(S.remains.curves);
     return { log: logs.get(id), curve: curves.get(id) };
@@ -36,20 +36,20 @@
 
   function metrics(id) {
     const parent = M.parent[id], rows = S.metrics.map((name, i) => [name, M.metrics[i][id], parent === null ? null : M.metrics[i][parent]]).filter((r) => r[1] !== null);
-    if (!rows.length) return make("p", { class: "dim" }, "It has not ended with any.");
+    if (!rows.length) return make("p", { class: "dim" }, "None.");
     return make("table", {}, rows.map(([name, own, old]) => make("tr", {}, make("td", {}, name), make("td", { class: "n" }, number(own, 6)), parent === null ? null : make("td", { class: "n dim" }, number(old, 6)))));
   }
 
-  /** The score as it was reported, the parent's before it in grey. */
+  /** The reported scores; the parent's before them in grey. */
   function curve(id) {
-    const own = G.left(id).curve, old = M.parent[id] === null ? undefined : G.left(M.parent[id]).curve;
+    const own = G.outputs(id).curve, old = M.parent[id] === null ? undefined : G.outputs(M.parent[id]).curve;
     if (!own || own.filter(finite).length < 2) return null;
     const joined = [...(old || []), ...own], usable = joined.filter(finite), low = Math.min(...usable), high = Math.max(...usable);
     const W = 380, H = 90, x = (i) => 4 + (i * (W - 8)) / (joined.length - 1), y = (v) => H - 6 - ((v - low) / (high - low || 1)) * (H - 12);
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
     svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", "Score as it was reported");
+    svg.setAttribute("aria-label", "Reported scores");
     const line = (from, values, colour) => {
       const points = values.map((v, i) => (finite(v) ? `${x(from + i).toFixed(1)},${y(v).toFixed(1)}` : null)).filter((p) => p).join(" ");
       const element = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
@@ -58,24 +58,24 @@
     };
     if (old) line(0, old, css("faint"));
     line(old ? old.length : 0, own, css("accent"));
-    return [make("h3", {}, "Score as it was reported" + (old ? ", after its parent's" : "")), svg, make("div", { class: "dim" }, `from ${number(low)} to ${number(high)}`)];
+    return [make("h3", {}, "Reported scores" + (old ? ", after its parent's" : "")), svg, make("div", { class: "dim" }, `from ${number(low)} to ${number(high)}`)];
   }
 
   function why(id) {
-    const words = [STATE[M.state[id]]];
-    if (M.rank[id] !== null) words.push(`${ordinal(M.rank[id] + 1)} of its generation`);
-    if (WON.has(id)) words.push(id === best() ? "the best of the run" : "in the winning lineage");
-    return words.join(" · ");
+    const texts = [STATE[M.state[id]]];
+    if (M.rank[id] !== null) texts.push(`${ordinal(M.rank[id] + 1)} of its generation`);
+    if (WON.has(id)) texts.push(id === best() ? "the best of the run" : "in the winning lineage");
+    return texts.join(" · ");
   }
 
-  /** All that the panel says of a member, to tell whether it has to say something else now. */
-  const facts = (id) => JSON.stringify([id, Object.values(M).map((c) => (c.length === N && !Array.isArray(c[0]) ? c[id] : c.map((column) => [column[id], column[M.parent[id]]]))), around(id).child, CHILDREN[id].length, WON.has(id), id === best(), G.left(id), dark()]);
+  /** Everything that the panel shows of a member, to see whether it has changed. */
+  const facts = (id) => JSON.stringify([id, Object.values(M).map((c) => (c.length === N && !Array.isArray(c[0]) ? c[id] : c.map((column) => [column[id], column[M.parent[id]]]))), around(id).child, CHILDREN[id].length, WON.has(id), id === best(), G.outputs(id), dark()]);
 
   function render(id) {
     const now = facts(id);
     if (now === shown) return;
     shown = now;
-    const a = around(id), log = G.left(id).log, [seconds, name] = unit(S.timeline.total), top = panel.scrollTop;
+    const a = around(id), log = G.outputs(id).log, [seconds, name] = unit(S.timeline.total), top = panel.scrollTop;
     const inside = panel.contains(document.activeElement) ? [...panel.querySelectorAll("button, pre")].indexOf(document.activeElement) : -1;
     panel.replaceChildren(...[
       make("button", { class: "close", click: G.hide, "aria-label": "Close" }, "✕"),
@@ -86,11 +86,11 @@
         make("span", { class: "dim" }, `${a.siblings.indexOf(id) + 1} of ${counted(a.siblings.length, "sibling")}`)),
       make("h3", {}, "Config"), configs(id), make("h3", {}, "Metrics"), metrics(id), curve(id),
       make("h3", {}, "Training"),
-      make("table", { class: "facts" }, [["in train", M.seconds[id] === null ? "–" : duration(M.seconds[id])], ["slot", M.slot[id] === null ? "–" : String(M.slot[id])], ["attempts", String(M.attempts[id])],
-        ["ended", M.ended[id] === null ? "–" : `${number(M.ended[id] / seconds, 4)} ${name} after the run began, as number ${M.order[id]}`]].map(([k, v]) => make("tr", {}, make("td", {}, k), make("td", {}, v)))),
-      M.reason[id] ? [make("h3", {}, M.state[id] === "failed" ? "Why it failed" : "An attempt of it failed"), make("pre", {}, M.reason[id])] : null,
-      make("h3", {}, "End of its log"),
-      log === undefined ? make("p", { class: "dim" }, G.live ? "…" : `Not in this report; if it is kept, it is members/${String(id).padStart(4, "0")}/log.txt in the run's folder.`) : log === "" ? make("p", { class: "dim" }, "It has none.") : make("pre", { tabindex: "0" }, log),
+      make("table", { class: "facts" }, [["time in training", M.seconds[id] === null ? "–" : duration(M.seconds[id])], ["slot", M.slot[id] === null ? "–" : String(M.slot[id])], ["attempts", String(M.attempts[id])],
+        ["ended", M.ended[id] === null ? "–" : `${number(M.ended[id] / seconds, 4)} ${name} after the run began, as the ${ordinal(M.order[id])}`]].map(([k, v]) => make("tr", {}, make("td", {}, k), make("td", {}, v)))),
+      M.reason[id] ? [make("h3", {}, M.state[id] === "failed" ? "Why it failed" : "Why an attempt failed"), make("pre", {}, M.reason[id])] : null,
+      make("h3", {}, "End of the log"),
+      log === undefined ? make("p", { class: "dim" }, G.live ? "…" : `Not in this report; see members/${String(id).padStart(4, "0")}/log.txt in the run's folder, if it is kept.`) : log === "" ? make("p", { class: "dim" }, "The log is empty.") : make("pre", { tabindex: "0" }, log),
     ].flat(2).filter((x) => x !== null));
     panel.scrollTop = top;
     if (inside >= 0) [...panel.querySelectorAll("button, pre")][inside]?.focus({ preventScroll: true });
@@ -133,18 +133,18 @@
   $("find").addEventListener("submit", (event) => {
     event.preventDefault();
     const wanted = $("wanted").value.trim(), last = best();
-    let found = /^[0-9]+$/.test(wanted) && Number(wanted) < N ? Number(wanted) : wanted === "best" ? last : undefined;
-    if (found === undefined && wanted.includes("/")) {
+    let member = /^[0-9]+$/.test(wanted) && Number(wanted) < N ? Number(wanted) : wanted === "best" ? last : undefined;
+    if (member === undefined && wanted.includes("/")) {
       let here;
       for (const part of wanted.split("/")) {
         const children = here === undefined ? [...Array(N).keys()].filter((m) => M.parent[m] === null) : CHILDREN[here];
         here = children.find((m) => M.index[m] === Number(part));
         if (here === undefined) break;
       }
-      found = here;
+      member = here;
     }
-    $("wanted").setCustomValidity(found === undefined ? `No such member: ${N ? "0 to " + (N - 1) : "there is none yet"}, a path such as 0/3/1, or best.` : "");
-    if (found === undefined) $("wanted").reportValidity(); else G.show(found);
+    $("wanted").setCustomValidity(member !== undefined ? "" : N ? `No such member: enter 0 to ${N - 1}, a path such as 0/3/1, or best.` : "There is no member yet.");
+    if (member === undefined) $("wanted").reportValidity(); else G.show(member);
   });
   $("wanted").addEventListener("input", () => $("wanted").setCustomValidity(""));
 }

@@ -1,5 +1,5 @@
 "use strict";
-// What each slot did: above, how all slots' time was spent; below, a row a slot, a bar a member, idle time by cause.
+// The slots' time: above, how all slots were used; below, a row for each slot, a bar for each member, idle time by cause.
 
 {
   const MOST = 64, BUCKETS = 9;
@@ -7,22 +7,22 @@
 
   /** Segments as one line with gaps; three points each, so that the pointer finds one. */
   function segments(list, text, custom) {
-    const x = [], y = [], told = [], who = [];
+    const x = [], y = [], texts = [], members = [];
     for (const s of list) {
       x.push(s.begin / seconds, (s.begin + s.end) / 2 / seconds, s.end / seconds, null);
       y.push(s.slot, s.slot, s.slot, null);
       const t = text(s);
-      told.push(t, t, t, "");
-      const w = custom ? s.member : null;
-      who.push(w, w, w, null);
+      texts.push(t, t, t, "");
+      const member = custom ? s.member : null;
+      members.push(member, member, member, null);
     }
-    return { x, y, hovertext: told, customdata: who, hoverinfo: "text", mode: "lines", xaxis: "x", yaxis: "y2" };
+    return { x, y, hovertext: texts, customdata: members, hoverinfo: "text", mode: "lines", xaxis: "x", yaxis: "y2" };
   }
 
   function rows(from) {
-    const found = [];
-    for (let i = 0; i < from.slot.length; i++) if (from.slot[i] < shown) found.push({ slot: from.slot[i], begin: from.begin[i], end: from.end[i], member: from.member ? from.member[i] : null });
-    return found;
+    const bars = [];
+    for (let i = 0; i < from.slot.length; i++) if (from.slot[i] < shown) bars.push({ slot: from.slot[i], begin: from.begin[i], end: from.end[i], member: from.member ? from.member[i] : null });
+    return bars;
   }
 
   function draw(element) {
@@ -40,7 +40,7 @@
       const good = bar.member === null ? null : goodness(bar.member);
       buckets[good !== null ? Math.min(BUCKETS - 1, Math.floor(good * BUCKETS)) : bar.member !== null && M.state[bar.member] === "failed" ? BUCKETS : BUCKETS + 1].push(bar);
     }
-    // a hair shorter than they are, so that one bar can be told from the next
+    // a hair shorter than they are, so that one bar is distinct from the next
     const hair = T.busy.slot.length / shown < 250 ? T.total / 1600 : 0;
     buckets.forEach((list, i) => {
       if (!list.length) return;
@@ -55,20 +55,20 @@
       yaxis2: { domain: [0, gantt / all], range: [shown - 0.5, -0.5], fixedrange: true, title: { text: "slot" }, showgrid: false, zeroline: false, dtick: Math.max(1, Math.ceil(18 / height)), anchor: "x" } });
   }
 
-  function say() {
+  function update() {
     T = S.timeline;
     [seconds, name] = unit(T.total);
     shown = Math.min(T.slots, MOST);
     causes = Object.keys(CAUSES).filter((c) => S.summary.idle_s[c] > 0);
     const offered = S.summary.busy_s + Object.values(S.summary.idle_s).reduce((a, b) => a + b, 0);
-    $("slots-lead").textContent = `The slots trained ${percent(S.summary.utilisation)} of the time. Above: all slots together. Below: a row a slot; thick bars are members, coloured by their score, thin ones are idle time by its cause. Drag sideways to zoom.`
-      + (T.slots > MOST ? ` The first ${MOST} of ${T.slots} slots are drawn; the area above has all.` : "") + (T.sessions.length > 1 ? " Dotted: the run was resumed; the time in between is left out." : "");
+    $("slots-lead").textContent = `The slots trained ${percent(S.summary.utilisation)} of the time. Above: all slots together. Below: a row for each slot; thick bars are members, coloured by score, thin bars are idle time, coloured by cause. Drag sideways to zoom.`
+      + (T.slots > MOST ? ` The first ${MOST} of ${T.slots} slots are drawn; the area above covers all.` : "") + (T.sessions.length > 1 ? " Dotted lines: the run was resumed; the time in between is left out." : "");
     const busy = make("span", {}, make("i", { style: `background:${dark() ? "#2f6f62" : "#7cc4b0"}` }), `training ${offered ? percent(S.summary.busy_s / offered) : "–"}`);
     fill($("slots-key"), busy, causes.map((c) => make("span", {}, make("i", { style: `background:${CAUSES[c]};height:6px` }), `${CAUSE[c]} ${percent(S.summary.idle_s[c] / offered)}`)));
   }
-  G.parts.push(say);
+  G.parts.push(update);
 
-  // ---- by keyboard: along a slot, and to who trained in another one at the time
+  // ---- by keyboard: along a slot, and to the member that trained in another slot at the time
   const bars = () => rows(T.busy).filter((b) => b.member !== null).sort((a, b) => a.begin - b.begin);
   const bar = (id) => { const own = bars().filter((b) => b.member === id); return own[own.length - 1]; };
   G.walks.slots = {

@@ -1,5 +1,5 @@
 "use strict";
-// The page answers already; now that it has been painted, plotly is taken in, which takes a moment, and charts are drawn.
+// The page is painted and responsive; now load plotly, which takes a moment, and draw the charts.
 
 requestAnimationFrame(() => setTimeout(() => {
   const script = document.createElement("script");

@@ -1,8 +1,8 @@
 "use strict";
-// What the server tells, as it comes: a story, whole at first, then patches of it (patches.py). A page that nobody sees
-// is not followed: browsers allow few connections to one server, and nothing is to be done for nobody.
+// Receives the story from the server: whole at first, then as patches (live.py). A hidden page disconnects, as browsers
+// allow few connections to one server, and the server then has nothing to do.
 
-// the token is in the cookie by now, and need not stand in the address
+// the token is in the cookie by now, and not needed in the address
 if (location.search) history.replaceState(null, "", location.pathname + location.hash);
 
 function patched(old, patch) {
@@ -17,9 +17,9 @@ function patched(old, patch) {
   return old;
 }
 
-/** told: given the story whenever there is something new, and whether that is more than what goes on just now.
-    trouble: given a sentence, empty when all is well. */
-function follow(told, trouble) {
+/** receive: called with the story whenever it is new, and whether more than "now" and "clock" has changed.
+    trouble: called with a sentence, "" if all is well. */
+function follow(receive, trouble) {
   let story = null, pending = [], whole = false, due = null, source = null;
   const soon = () => {
     due ??= setTimeout(() => {
@@ -28,7 +28,7 @@ function follow(told, trouble) {
       for (const patch of pending) story = patched(story, patch);
       pending = [];
       whole = false;
-      told(story, more);
+      receive(story, more);
     }, 50);
   };
   const leave = () => { source?.close(); source = null; };
@@ -41,7 +41,7 @@ function follow(told, trouble) {
     source.addEventListener("error", () => {
       if (source.readyState !== EventSource.CLOSED) return trouble("the server does not answer: trying again …");
       leave();
-      trouble("the server does not know this page any more: open the address it has printed last");
+      trouble("the server has restarted: open the address that it printed last");
     });
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? leave() : begin()));

@@ -1,11 +1,11 @@
 "use strict";
-// Light or dark, as the system has it or as was chosen here before: known before anything is drawn. What was drawn hears
-// of a change by the event "theme".
+// Light or dark, as in the system or as chosen here before; set before anything is drawn. The event "theme" announces a
+// change.
 
 {
   const root = document.documentElement, media = matchMedia("(prefers-color-scheme: dark)");
   let chosen = null;
-  try { chosen = localStorage.getItem("gpbt-theme"); } catch { /* a page from a file may keep nothing */ }
+  try { chosen = localStorage.getItem("gpbt-theme"); } catch { /* a page from a file may not store anything */ }
 
   function set() {
     const wanted = chosen || (media.matches ? "dark" : "light"), changed = root.dataset.theme !== wanted, button = document.getElementById("theme");

@@ -42,10 +42,10 @@
   function strips(by) {
     const rows = Math.max(...SIZES), columns = 2 * count - 1;
     const blank = () => Array.from({ length: rows }, () => new Array(columns).fill(null));
-    const good = blank(), other = blank(), who = blank(), text = blank();
+    const good = blank(), other = blank(), members = blank(), text = blank();
     for (let id = 0; id < N; id++) {
       const row = M.place[id] + Math.floor((rows - SIZES[M.generation[id]]) / 2), column = 2 * M.generation[id];
-      who[row][column] = id;
+      members[row][column] = id;
       const value = goodness(id, by);
       if (value === null) other[row][column] = M.state[id] === "failed" ? 1 : 0; else good[row][column] = value;
       text[row][column] = hover(id);
@@ -53,7 +53,7 @@
     const x = [];
     for (let g = 0; g < count; g++) x.push(g - wide, g + wide);
     const edges = Array.from({ length: rows + 1 }, (_, i) => rows / 2 - i);
-    const common = { type: "heatmap", x, y: edges, customdata: who, text, hoverinfo: "text", hoverongaps: false, xgap: 0, ygap: 0 };
+    const common = { type: "heatmap", x, y: edges, customdata: members, text, hoverinfo: "text", hoverongaps: false, xgap: 0, ygap: 0 };
     const axis = goodnessAxis(by);
     return [
       { ...common, z: good, zmin: 0, zmax: 1, colorscale: axis.colorscale, colorbar: axis.colorbar, showscale: axis.showscale },
@@ -103,18 +103,18 @@
       yaxis: { visible: false, fixedrange: false, range: [-S.run.population * 0.51 - 0.8, S.run.population * 0.51 + 0.4] } });
   }
 
-  function say() {
-    const few = N <= 1500 && S.run.population <= 60, families = `Each child begins with its parent's weights. Siblings stand together, the best on top, families in the order of their parents.`;
-    $("tree-lead").textContent = families + (few ? "" : ` ${counted(N, "member")}: one thin line of colour each; a ribbon leads from a parent to its children.`)
-      + " The winning lineage is drawn out and ends in the star. Click a member for its config, metrics and log; drag to zoom, double-click to go back.";
+  function update() {
+    const few = N <= 1500 && S.run.population <= 60, families = `Each child begins with its parent's weights. Siblings are side by side, the best on top, families in the order of their parents.`;
+    $("tree-lead").textContent = families + (few ? "" : ` ${counted(N, "member")}: one thin coloured line each; a ribbon leads from a parent to its children.`)
+      + " The winning lineage is highlighted and ends in the star. Click a member for its config, metrics and log; drag to zoom, double-click to zoom out.";
     const keys = few ? [["●", "finished"], ["▼", "stopped early"], ["✕", "failed"], ["◇", "training"], ["○", "waiting"], ["★", "the best, and its lineage"]]
       : [["★", "the best, and its lineage"], ["red", "failed"], ["grey", "without a score yet"]];
     fill($("tree-key"), keys.map(([sign, text]) => make("span", {}, sign + " " + text)));
   }
-  G.parts.push(say);
+  G.parts.push(update);
 
   // ---- by keyboard: up and down its generation, left to its parent, right to its best child
-  const column = (id) => { const found = []; for (let m = 0; m < N; m++) if (M.generation[m] === M.generation[id]) found[M.place[m]] = m; return found; };
+  const column = (id) => { const all = []; for (let m = 0; m < N; m++) if (M.generation[m] === M.generation[id]) all[M.place[m]] = m; return all; };
   G.walks.tree = {
     at: (id) => [M.generation[id], y(id)],
     start: () => best() ?? (N ? 0 : undefined),

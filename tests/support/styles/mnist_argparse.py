@@ -1,4 +1,4 @@
-"""PyTorch's MNIST example: argparse, train() and test(), DataLoaders, StepLR made anew per interval; on digits."""
+"""PyTorch's MNIST example: argparse, train() and test(), DataLoaders, StepLR recreated per interval; on digits."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""scikit-learn: MLPClassifier by partial_fit, made anew from its config, with the parent's weights put into it."""
+"""scikit-learn: MLPClassifier by partial_fit, recreated from its config, with the parent's weights put into it."""
 
 import numpy as np
 from sklearn.datasets import load_iris

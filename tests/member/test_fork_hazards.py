@@ -1,4 +1,4 @@
-"""What a fork does not survive: native threads of the script's import are found, and a fork that hangs is, too."""
+"""What does not survive a fork: native threads of the script's import are found, and so is a fork that hangs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from launching import DECLARE, Open, reported, trained, write
 from scripts.harness import begin
 
-from gpbt_async.member import importer
+from gpbt_async.member import fork_hazards
 from gpbt_async.processes import deadlock, linux, wire
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ async def test_native_threads_at_import_mean_fresh_processes(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("pool")
-async def test_threads_of_an_embedding_applications_module_are_placed_too(tmp_path: Path) -> None:
+async def test_the_line_is_named_in_an_embedding_applications_module_too(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     file = write(tmp_path / "mine", NATIVE, "inner.py")
     target = {"file": str(file), "module": "mine.inner", "qualname": "train", "sys_path": [str(tmp_path), *sys.path]}
@@ -142,7 +142,7 @@ async def test_harmless_imports_keep_the_fork(tmp_path: Path, text: str) -> None
     assert launcher.said == []
 
 
-async def test_arrow_works_on_in_a_fork(tmp_path: Path) -> None:
+async def test_arrow_works_in_a_fork(tmp_path: Path) -> None:
     """Why its threads are held for harmless: its pools were used before the fork, and are used in it."""
     pytest.importorskip("pyarrow.parquet")
     text = """
@@ -181,10 +181,10 @@ def test_a_threads_library_is_found_on_its_stack() -> None:
     pytest.importorskip("torch")
     code = """
 import torch
-from gpbt_async import importing
+from gpbt_async.member import fork_hazards
 torch.set_num_threads(2)
 torch.ones(1 << 20).add(1)
-while "libgomp" not in [importing.hazard(task) for task in importing.native()]:
+while "libgomp" not in [fork_hazards.hazard(task) for task in fork_hazards.native()]:
     torch.ones(1 << 20).add(1)  # it spins for a moment before it waits
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -230,7 +230,7 @@ def run_both(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         sys.modules[name] = type(sys)(name)
         sys.modules[name].__dict__.update(names)
     try:
-        codes = importer.statements(path.read_bytes(), str(path))
+        codes = fork_hazards.statements(path.read_bytes(), str(path))
         assert codes is not None
         for _, code in codes:
             exec(code, sys.modules["split"].__dict__)
@@ -269,12 +269,12 @@ def shape(code: CodeType) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("module", [importer, deadlock, wire])
+@pytest.mark.parametrize("module", [fork_hazards, deadlock, wire])
 def test_the_statements_of_a_file_are_its_code(module: ModuleType) -> None:
     file = module.__file__
     assert file is not None
     source = Path(file).read_bytes()
-    codes = importer.statements(source, file)
+    codes = fork_hazards.statements(source, file)
     assert codes is not None
     whole = shape(compile(source, file, "exec", dont_inherit=True))
     assert [each for _, code in codes for each in shape(code)] == whole
@@ -289,13 +289,13 @@ def test_a_syntax_error_comes_before_anything_has_run(line: str) -> None:
     with pytest.raises(SyntaxError) as pythons:
         compile(text, "mine.py", "exec", dont_inherit=True)
     with pytest.raises(SyntaxError) as caught:
-        importer.statements(text, "mine.py")
+        fork_hazards.statements(text, "mine.py")
     assert (caught.value.msg, caught.value.lineno) == (pythons.value.msg, 2)
 
 
 def test_a_syntax_warning_is_given_once() -> None:
     with pytest.warns(SyntaxWarning) as given:
-        importer.statements(b"x = 1\ny = 1 is 1\n", "mine.py")
+        fork_hazards.statements(b"x = 1\ny = 1 is 1\n", "mine.py")
     assert [warning.lineno for warning in given] == [2]
 
 
@@ -335,8 +335,8 @@ async def test_a_fork_that_hangs_is_started_afresh(tmp_path: Path, text: str, in
 
 
 @pytest.mark.usefixtures("pool")
-async def test_the_others_train_on(tmp_path: Path) -> None:
-    """A member that hangs takes nobody with it, and the zygote ends with the last of its forks."""
+async def test_other_members_train_on_when_a_fork_hangs(tmp_path: Path) -> None:
+    """A hanging member does not disturb others, and the zygote ends with the last of its forks."""
     text = NATIVE.replace("def train(member):", "def train(member):\n    if member.id: return wait(member)")
     text += "\ndef wait(member):\n    member.report(score=0)\n    open(member.config['fifo']).read()\n"
     os.mkfifo(tmp_path / "fifo")
@@ -358,7 +358,7 @@ async def test_the_others_train_on(tmp_path: Path) -> None:
             await asyncio.wait([zygote._end])
 
 
-async def test_a_fork_that_hangs_before_it_can_speak(tmp_path: Path) -> None:
+async def test_a_fork_that_hangs_before_hello(tmp_path: Path) -> None:
     text = "import os, threading\nlock = threading.Lock()\nlock.acquire()\n"
     text += "os.register_at_fork(after_in_child=lambda: lock.acquire())\ndef train(m): m.report(score=1)\n"
     async with Open(tmp_path) as launcher:
@@ -371,7 +371,7 @@ async def test_a_fork_that_hangs_before_it_can_speak(tmp_path: Path) -> None:
     assert said.startswith("a forked member hung after its fork and was killed (its only thread")
 
 
-async def test_openmp_that_was_poisoned_at_import_and_is_insisted_on(tmp_path: Path) -> None:
+async def test_forks_that_a_user_insists_on_after_openmp_at_import(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     text = "import torch\ntorch.set_num_threads(2)\ntorch.ones(1 << 20).add(1)\n"
     text += "def train(member):\n torch.set_num_threads(2)\n member.report(score=torch.ones(1 << 20).add(1).mean())\n"
@@ -451,13 +451,13 @@ def stands(pid: int) -> deadlock.Stand | None:
 
 
 @pytest.mark.parametrize("process", SOUND.values(), ids=SOUND, indirect=True)
-def test_who_may_go_on_is_not_deadlocked(process: subprocess.Popen[str]) -> None:
+def test_a_process_that_can_go_on_is_not_deadlocked(process: subprocess.Popen[str]) -> None:
     assert stands(process.pid) is None
 
 
 @pytest.mark.skipif(deadlock._FUTEX is None, reason="the number of futex is not known here")
 @pytest.mark.parametrize("process", DEAD.values(), ids=DEAD, indirect=True)
-def test_who_cannot_go_on_is_deadlocked(process: subprocess.Popen[str]) -> None:
+def test_a_process_that_cannot_go_on_is_deadlocked(process: subprocess.Popen[str]) -> None:
     seen = stands(process.pid)
     assert seen is not None
     assert seen.known
@@ -466,8 +466,8 @@ def test_who_cannot_go_on_is_deadlocked(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.skipif(deadlock._FUTEX is None, reason="the number of futex is not known here")
 @pytest.mark.parametrize("process", [RELATIVE.replace("{limit}", "100, 0")], ids=["100 s"], indirect=True)
-def test_who_is_asleep_does_not_look_again_and_again(process: subprocess.Popen[str]) -> None:
-    """It waits with a relative limit, as one that polls does, and stands as still; but it has not run in between."""
+def test_a_sleeping_process_is_not_deadlocked(process: subprocess.Popen[str]) -> None:
+    """It waits with a relative limit, as a polling process does; but it has not run in between."""
     for _ in range(20):
         first = deadlock.look(process.pid)
         time.sleep(0.5)  # what is asked is what it does for a while
@@ -482,7 +482,7 @@ def test_who_is_asleep_does_not_look_again_and_again(process: subprocess.Popen[s
 
 
 @pytest.mark.parametrize("process", [DEAD["an event"]], ids=["an event"], indirect=True)
-def test_where_the_kernel_hides_the_call_the_proof_is_weak(
+def test_the_evidence_is_weak_if_the_kernel_hides_the_call(
     process: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deadlock, "_FUTEX", None)
@@ -509,7 +509,7 @@ async def test_a_member_that_sleeps_in_a_wait_with_a_relative_limit_lives(
 
 
 @pytest.mark.parametrize("lives", [False, True])
-async def test_weak_evidence_is_none_once_a_fork_has_lived(
+async def test_weak_evidence_does_not_count_once_a_fork_has_lived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: bool
 ) -> None:
     monkeypatch.setattr(deadlock, "_FUTEX", None)
@@ -524,7 +524,7 @@ async def test_weak_evidence_is_none_once_a_fork_has_lived(
     assert worker.outcome.how == ("returned" if lives else "lost")
 
 
-def test_who_is_gone_is_not_deadlocked() -> None:
+def test_a_process_that_has_ended_is_not_deadlocked() -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
         assert deadlock.look(gone.pid) is None
@@ -581,7 +581,7 @@ def test_a_run_goes_on_without_forks(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("pool")
-def test_a_run_whose_start_nobody_chose_is_resumed_as_such(tmp_path: Path) -> None:
+def test_a_run_with_the_default_start_is_resumed_with_it(tmp_path: Path) -> None:
     write(tmp_path, NATIVE + RUN)
     out = launched(tmp_path)
     assert "so members start as fresh processes" in out

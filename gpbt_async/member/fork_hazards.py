@@ -1,16 +1,16 @@
-"""The zygote's import of a script, statement by statement: which line starts native threads.
+"""What a script starts while the zygote imports it that does not survive a fork: native threads, and CUDA.
 
-A fork copies one thread. A library that has started threads of its own before the fork (OpenMP with two threads, XLA,
-a C++ pool) waits in the forked member for threads that are not there. So the zygote looks, after each statement at
-the top level of the script, whether there are threads in this process that are not Python's; where there are, the
-launcher starts members afresh, and names the line. Python's own threads are no such hazard: the interpreter is made
-for the loss of them.
+A fork copies one thread. If a library started threads of its own before the fork (OpenMP with two threads, XLA, a C++
+pool), the forked member waits for threads that are not there. So the zygote imports the script statement by statement
+and looks after each one whether this process has threads that are not Python's. If it has, the launcher starts members
+in fresh interpreters instead, and names the line. Python's own threads are no such hazard: the interpreter is made for
+their loss. CUDA does not survive a fork either, and the line that initialises it is remembered in the same way.
 
 Each statement is a code object of its own, with the file's name and its line, so that tracebacks, `inspect` and
 `linecache` see what they always see. The surprises: a text that stands alone would become the module's docstring,
 wherever it stands; and a thread that has been joined is still listed for a moment, so only those that stay count.
 
-Some threads survive a fork, as their library starts them again in the child, or does without them: Arrow's, jemalloc's,
+Some threads do survive, because their library starts them again in the child or does without them: Arrow's, jemalloc's,
 tokenizers', those of scipy's FFT. A thread's library is found on its stack: the shared objects that it returns to.
 """
 
@@ -28,9 +28,11 @@ from contextlib import suppress
 from importlib.machinery import PathFinder, SourceFileLoader
 from typing import TYPE_CHECKING, Any
 
-from . import script
+from . import hooks, script
+from .user_code import place, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType, ModuleType
 
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 SAFE = frozenset({"libarrow", "libparquet", "pypocketfft", "_pocketfft", "tokenizers"})
 #: threads known by their name alone
 SAFE_NAMES = frozenset({"jemalloc_bg_thd"})
-#: what tokenizers is told while the script is imported: it starts no threads then, and members may. Users write "false"
+#: TOKENIZERS_PARALLELISM during the import: no threads then; members may start them. (Users write "false")
 ALONE = "off"
 #: seconds that a thread which has ended may still be listed
 GHOST = 0.05
@@ -46,22 +48,22 @@ GHOST = 0.05
 _STACK = 4096
 _EVERYWHERE = re.compile(r"ld-|libc[.-]|libm[.-]|libpthread|libstdc\+\+|libgcc_s|\[")
 _PYTHON = re.compile(r"(lib)?python\d*(\.\d+)*t?($|\.)")
-#: module-level annotations are gathered by one function of the whole module from here on (PEP 649)
+#: one function of the whole module gathers its annotations (PEP 649)
 _ANNOTATIONS_ARE_WHOLE = sys.version_info >= (3, 14)
 
 
-class Importing:
-    """A context in which scripts are imported statement by statement. file: of the module to be imported so."""
+class StatementImporter:
+    """A context in which the module in `file` is imported statement by statement."""
 
     def __init__(self, file: str) -> None:
         self._file = file
-        #: thread → the statement after which it was seen first
+        #: thread id → the statement after which the thread was first seen
         self._places: dict[int, str] = {}
 
-    def __enter__(self) -> Importing:
+    def __enter__(self) -> StatementImporter:
         script.execute = self._execute
-        found = [i for i, finder in enumerate(sys.meta_path) if finder is PathFinder]
-        sys.meta_path.insert(found[0] if found else len(sys.meta_path), self)
+        places = [i for i, finder in enumerate(sys.meta_path) if finder is PathFinder]
+        sys.meta_path.insert(places[0] if places else len(sys.meta_path), self)
         if "TOKENIZERS_PARALLELISM" not in os.environ:
             os.environ["TOKENIZERS_PARALLELISM"] = ALONE
         return self
@@ -74,7 +76,7 @@ class Importing:
             del os.environ["TOKENIZERS_PARALLELISM"]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """What the path finder would find; the file of ours with a loader that goes statement by statement."""
+        """What the path finder finds; for our file, with a loader that executes statement by statement."""
         if name.rpartition(".")[2] != os.path.splitext(os.path.basename(self._file))[0]:
             return None
         spec = PathFinder.find_spec(name, path, target)
@@ -102,10 +104,10 @@ class Importing:
                 self._places.setdefault(int(task), place)
 
     def threads(self) -> dict[str, Any] | None:
-        """The native threads that stay and do not survive a fork: {count, libraries, place}; None without any.
+        """The native threads that stay and do not survive a fork: {count, libraries, place}; None if there are none.
 
-        libraries: their names, as far as they can be told. place: `file:line: source` of the statement that started
-        the first of them; empty if no statement of the script did.
+        libraries: their names, where known. place: `file:line: source` of the statement that started the first of
+        them; "" if no statement of the script did.
         """
         until = time.monotonic() + GHOST
         while (unsafe := [(task, library) for task in native() if (library := hazard(task)) is not None]) and (
@@ -119,17 +121,17 @@ class Importing:
         return {
             "count": len(unsafe),
             "libraries": sorted({library for _, library in unsafe if library}),
-            "place": script.quoted(file, int(line), ": ") if line else "",
+            "place": quoted(file, int(line)) if line else "",
         }
 
 
 def statements(source: bytes, file: str) -> list[tuple[int, CodeType]] | None:
-    """Line and code of each statement at a module's top level. None where the module must stay whole.
+    """Line and code of each statement at a module's top level; None if the module must be executed whole.
 
-    Raises SyntaxError before anything of it has run.
+    Raises SyntaxError before any statement has run.
     """
     tree = ast.parse(source, file)
-    # the whole first: what Python refuses in a module only (a late __future__ or global) no statement alone shows
+    # the whole first: some errors (a late __future__ or global) show in no single statement
     compile(tree, file, "exec", dont_inherit=True)
     if _ANNOTATIONS_ARE_WHOLE and any(isinstance(node, ast.AnnAssign) for node in ast.walk(tree)):
         return None
@@ -161,35 +163,35 @@ _FUTURE = _future_flags()
 def native() -> list[int]:
     """The threads of this process that are not Python's."""
     tasks = [int(task) for task in os.listdir("/proc/self/task")]
-    if len(tasks) <= len(sys._current_frames()):  # also knows those that were started without `threading`
+    if len(tasks) <= len(sys._current_frames()):  # includes threads started without `threading`
         return []
     own = {thread.native_id for thread in threading.enumerate()} | {os.getpid()}
     return [task for task in tasks if task not in own]
 
 
 def hazard(task: int) -> str | None:
-    """The library of a native thread, "" if it cannot be told; None if the thread has ended or survives a fork."""
+    """The library of a native thread, "" if unknown; None if the thread has ended or survives a fork."""
     try:
         with open(f"/proc/self/task/{task}/comm") as file:
             name = file.read().strip()
         if name in SAFE_NAMES:
             return None
-        found = owner(task)
+        library = owner(task)
     except (OSError, ValueError):
         return "" if os.path.exists(f"/proc/self/task/{task}") else None
-    return None if found in SAFE or _PYTHON.match(found) else found
+    return None if library in SAFE or _PYTHON.match(library) else library
 
 
 def owner(task: int) -> str:
-    """The shared object that a waiting thread of this process most often returns to; "" if it cannot be told."""
+    """The shared object that a waiting thread of this process most often returns to; "" if unknown."""
     with open(f"/proc/self/task/{task}/syscall") as file:
-        words = file.read().split()
-    if len(words) < 3:  # it runs
+        fields = file.read().split()
+    if len(fields) < 3:  # it runs
         return ""
     with open("/proc/self/maps") as file:
         areas = [line.split(maxsplit=5) for line in file]
     code = [(*_range(area[0]), area[5].strip()) for area in areas if "x" in area[1] and len(area) > 5]
-    low = int(words[-2], 16)
+    low = int(fields[-2], 16)
     with open("/proc/self/mem", "rb", buffering=0) as memory:
         stack = os.pread(memory.fileno(), _STACK, low)
     counts: Counter[str] = Counter()
@@ -197,8 +199,8 @@ def owner(task: int) -> str:
         for start, end, path in code:
             if start <= value < end:
                 counts[os.path.basename(path)] += 1
-    known = [name for name, _ in counts.most_common() if not _EVERYWHERE.match(name)]
-    return _short(known[0]) if known else ""
+    libraries = [name for name, _ in counts.most_common() if not _EVERYWHERE.match(name)]
+    return _short(libraries[0]) if libraries else ""
 
 
 def _range(text: str) -> tuple[int, int]:
@@ -213,6 +215,30 @@ def _short(name: str) -> str:
 
 
 def python_threads() -> list[str]:
-    """The names of Python's threads beside the main one, without those that a fork does not miss (tqdm's monitor)."""
+    """The names of Python's threads but the main one, and but tqdm's monitor, which a forked member does not need."""
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     return [thread.name for thread in others if type(thread).__module__.partition(".")[0] != "tqdm"]
+
+
+def watch_cuda() -> Callable[[], str | None]:
+    """Remember which of the user's lines initialises CUDA; the returned function names it, None before that."""
+    first: list[str] = []
+
+    def wrap(cuda: Any) -> None:
+        real = cuda._lazy_init
+
+        def lazy_init(*args: Any, **kwargs: Any) -> Any:
+            if not first and not cuda.is_initialized():
+                first.append(place(sys._getframe(1), "torch") or "?")
+            return real(*args, **kwargs)
+
+        cuda._lazy_init = lazy_init
+
+    def initialised() -> str | None:
+        cuda: Any = sys.modules.get("torch.cuda")
+        if cuda is None or not cuda.is_initialized():
+            return None
+        return first[0] if first else "a line of the script"
+
+    hooks.after_import("torch.cuda", wrap)
+    return initialised

@@ -7,12 +7,13 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engine_driver import SPACE, Driver, drivers, settings, snapshot
+from engine_driver import SPACE, Driver, settings, snapshot
 from harness import cli, facts, kill_hard, start, until
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from run_checker import check_run
+from strategies import drivers
 
 import gpbt_async as gpbt
 from gpbt_async import codec, events
@@ -21,7 +22,7 @@ from gpbt_async.engine.adoption import ADOPTABLE, Adoption, unfit
 from gpbt_async.engine.engine import Engine
 from gpbt_async.engine.tree import State
 from gpbt_async.errors import ExperimentError, JournalError
-from gpbt_async.scheduler.changes import described, differences
+from gpbt_async.scheduler.edits import described, differences
 from gpbt_async.space import Choice, Dimension, Float, Int, Space
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ CHANGES = st.fixed_dictionaries(
 @hypothesis_settings(deadline=None)
 @given(drivers(), st.lists(st.tuples(st.integers(0, 40), CHANGES, st.booleans()), max_size=4))
 def test_bounds_may_change_along_a_run(driver: Driver, resumes: list[tuple[int, dict[str, Any], bool]]) -> None:
-    """Killed anywhere and taken up with another space, any number of times: all that is used lies inside that one."""
+    """Killed anywhere and resumed with another space, any number of times: all that is used lies inside that one."""
 
     def check(d: Driver, commands: list[Command]) -> None:
         space = d.engine.settings.space
@@ -102,8 +103,8 @@ def test_bounds_may_change_along_a_run(driver: Driver, resumes: list[tuple[int, 
     assert asks == driver.asks
     assert again.settings == engine.settings
     # readers look at members of every space
-    for told in importances([g.members for g in engine.tree.generations], engine.adoption.hull):
-        assert len(told.shares) == len(SPACE)
+    for importance in importances([g.members for g in engine.tree.generations], engine.adoption.hull):
+        assert len(importance.shares) == len(SPACE)
     assert all(engine.adoption.hull.holds(member.config) for member in engine.tree.members)
 
 
@@ -176,7 +177,7 @@ def test_names_kinds_and_options_stay(now: dict[str, Dimension | None], why: str
         {"early_stop": 3},
     ],
 )
-def test_what_no_scheduler_of_ours_adopts_is_a_damaged_journal(changes: dict[str, Any]) -> None:
+def test_a_journal_that_adopts_what_no_scheduler_would_is_damaged(changes: dict[str, Any]) -> None:
     engine = Engine(settings())
     with pytest.raises(JournalError, match="adopted"):
         engine.handle(adopted(**changes))
@@ -203,7 +204,7 @@ def test_fields_that_are_adopted_are_fields() -> None:
     assert adoption.fit({"lr": 99.0}) == {"lr": 99.0}, "where no other space was adopted nothing is looked at"
 
 
-# ---- what is said
+# ---- sentences
 
 
 def test_every_field_that_differs_is_named_with_both_values() -> None:
@@ -231,9 +232,11 @@ def test_options_of_the_command_line_are_no_edits() -> None:
     declared, launched = settings(), settings(population=3, attempts=5)
     assert differences(declared.to_json(), declared.to_json(), launched, (), script=True) == ([], {})
     now = settings(attempts=5)
-    assert differences(declared.to_json(), now.to_json(), launched, (), script=True) == ([], {}), "as it was told"
-    (told,), _ = differences(declared.to_json(), settings(attempts=2).to_json(), launched, (), script=True)
-    assert "attempts was 3 and is 2 in the script now: the run goes on with 5, as it was told; --adopt attempts" in told
+    assert differences(declared.to_json(), now.to_json(), launched, (), script=True) == ([], {}), "as an option says"
+    (sentence,), _ = differences(declared.to_json(), settings(attempts=2).to_json(), launched, (), script=True)
+    assert (
+        "attempts was 3 and is 2 in the script now: the run goes on with 5, by an option; --adopt attempts" in sentence
+    )
 
 
 @pytest.mark.parametrize(
@@ -312,14 +315,14 @@ def test_a_resume_names_what_was_edited_and_goes_on_as_before(tmp_path: Path) ->
     both = "space.lr was Float(0.1, 0.5, log=True) and is Float(0.001, 0.2, log=True) in the script now"
     assert f"{both}: the run goes on with the former; --adopt space takes the new one" in done.err
     assert "population was 6 and is 9 in the script now: the run goes on with the former (the tree" in done.err
-    assert "attempts was 3 and is 2 in the script now: the run goes on with 5, as it was told" in done.err
+    assert "attempts was 3 and is 2 in the script now: the run goes on with 5, by an option" in done.err
     folder = tmp_path / "runs" / "r"
     assert facts(folder, "Adopted") == []
     assert all(f["config"]["lr"] >= 0.1 for f in facts(folder, "Started"))
     assert check_run(folder) == []
 
 
-def test_an_adopted_space_holds_whatever_is_killed_when(tmp_path: Path) -> None:
+def test_an_adopted_space_holds_whenever_the_run_is_killed(tmp_path: Path) -> None:
     killed(tmp_path)
     folder = tmp_path / "runs" / "r"
     script(tmp_path / "mine.py", 1e-3, 0.05, ACTS=["b", "c", "a"])
@@ -334,10 +337,10 @@ def test_an_adopted_space_holds_whatever_is_killed_when(tmp_path: Path) -> None:
     done = cli("resume", "r", cwd=tmp_path)
     assert done.status == 0, done.err
     assert "space.lr" not in done.err, "it is what the script declares"
-    told = facts(folder)
-    (n,) = [i for i, fact in enumerate(told) if fact["fact"] == "Adopted"]
-    before = [f["config"] for f in told[:n] if f["fact"] == "Started"]
-    after = [f["config"] for f in told[n:] if f["fact"] == "Started"]
+    journal = facts(folder)
+    (n,) = [i for i, fact in enumerate(journal) if fact["fact"] == "Adopted"]
+    before = [f["config"] for f in journal[:n] if f["fact"] == "Started"]
+    after = [f["config"] for f in journal[n:] if f["fact"] == "Started"]
     assert all(0.1 <= config["lr"] <= 0.5 for config in before)
     assert all(1e-3 <= config["lr"] <= 0.05 for config in after)
     assert len(after) >= 12
@@ -355,16 +358,15 @@ def test_an_adopted_space_holds_whatever_is_killed_when(tmp_path: Path) -> None:
     assert replayed.status == 0, replayed.err
 
 
-def test_who_is_clipped_is_said(tmp_path: Path) -> None:
+def test_members_whose_configs_are_clipped_are_named(tmp_path: Path) -> None:
     killed(tmp_path)
     (tmp_path / "hold" / "2").unlink()
     script(tmp_path / "mine.py", 1e-3, 0.05)
     done = cli("resume", "r", "--changed-script", "--adopt", "space", cwd=tmp_path)
     assert done.status == 0, done.err
     assert "in the script now: adopted from now on" in done.err
-    assert (
-        "14 members lie outside the adopted space: members 12, 13, to be trained yet, train with a clipped one; "
-        in (done.err)
+    assert "14 members lie outside the adopted space: members 12, 13, not trained yet, train with a clipped one; " in (
+        done.err
     )
     again = cli("resume", "r", "--adopt", "space", cwd=tmp_path)
     assert again.status == 0

@@ -1,6 +1,6 @@
 """Learning-rate schedulers: whatever the order, the course of every group is that of the config's learning rate.
 
-What is right is told by optimizers that were made with the config's learning rate, and never saw gpbt.
+The reference are optimizers that were made with the config's learning rate, without gpbt.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def test_all_of_hugging_faces_schedulers_are_here() -> None:
 @pytest.mark.parametrize("kind", [SGD, Adam])
 @pytest.mark.parametrize("order", ["before", "after", "passed"])
 @pytest.mark.parametrize("make", ways())
-def test_whatever_the_order_the_course_is_the_configs(
+def test_in_any_order_the_learning_rates_are_the_configs(
     make: Any, order: str, kind: Any, groups: int, tmp_path: Path
 ) -> None:
     with warnings.catch_warnings():
@@ -163,7 +163,7 @@ def test_whatever_the_order_the_course_is_the_configs(
 
 
 @pytest.mark.parametrize("make", ways())
-def test_one_that_has_stepped_goes_on_as_if_it_had_been_the_configs(make: Any) -> None:
+def test_a_scheduler_that_has_stepped_continues_as_if_made_with_the_config(make: Any) -> None:
     """As `Along` applies an interval's config in the middle of a training."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -207,7 +207,7 @@ def begin(of: Any, where: Path, read: tuple[str, ...] = (), **config: Any) -> gp
     return made
 
 
-def test_one_that_is_none_of_torchs_is_refused_if_it_was_made_before(tmp_path: Path) -> None:
+def test_a_foreign_scheduler_that_was_made_before_is_refused(tmp_path: Path) -> None:
     mine = optimizer(SGD, [SCRIPTS])
     theirs = CosineScheduler(mine)
     with pytest.raises(ValueError, match=r"CosineScheduler was made before gpbt.torch.begin .* make it after begin"):
@@ -221,7 +221,7 @@ def test_one_that_is_none_of_torchs_is_refused_if_it_was_made_before(tmp_path: P
     assert later.param_groups[0]["lr"] == pytest.approx(LR / 2)
 
 
-def test_what_only_holds_an_optimizer_is_none(tmp_path: Path) -> None:
+def test_an_object_that_only_holds_an_optimizer_is_not_a_scheduler(tmp_path: Path) -> None:
     class Trainer:
         def __init__(self, optimizer: Any) -> None:
             self.optimizer = optimizer
@@ -235,7 +235,7 @@ def test_what_only_holds_an_optimizer_is_none(tmp_path: Path) -> None:
     assert holding[0].optimizer.param_groups[0]["lr"] == LR
 
 
-def test_one_that_has_copied_nothing_is_accepted(tmp_path: Path) -> None:
+def test_a_foreign_scheduler_that_has_copied_nothing_is_accepted(tmp_path: Path) -> None:
     class WarmupDecay:
         """Multiplies what it finds; its counter equals no learning rate."""
 
@@ -283,7 +283,7 @@ def test_one_that_has_copied_nothing_is_accepted(tmp_path: Path) -> None:
 def test_swalr_is_refused_and_may_be_built_from_the_config(tmp_path: Path) -> None:
     before, after, own = (optimizer(SGD, [SCRIPTS]) for _ in range(3))
     swa = swa_utils.SWALR(before, swa_lr=0.01)
-    with pytest.raises(ValueError, match=r"SWALR \(test_schedulers.py:\d+\) brings .* member.config\['lr'\]"):
+    with pytest.raises(ValueError, match=r"SWALR \(test_lr_schedulers.py:\d+\) brings .* member.config\['lr'\]"):
         begin(before, tmp_path, lr=LR)
     begin(after, tmp_path, learning_rate=LR)
     with pytest.raises(ValueError, match=r"SWALR .* member.config\['learning_rate'\]"):
@@ -320,7 +320,7 @@ def test_momentum_is_never_overwritten_silently(make: str, kind: Any, driven: st
     assert max(lr for (lr,) in course(other, kept, 9)) <= LR
 
 
-def test_a_script_that_reads_the_learning_rate_cycles_as_it_likes(tmp_path: Path) -> None:
+def test_a_script_that_reads_the_learning_rate_may_cycle_it(tmp_path: Path) -> None:
     for order in ("before", "after"):
         made, mine = member(tmp_path, {"lr": LR}), optimizer(SGD, [SCRIPTS])
         if order == "after":
@@ -369,7 +369,7 @@ def test_an_optimizer_around_another(begun: str, scheduled: str, tmp_path: Path)
     assert max(lr for (lr,) in course(outer, cycle, 9)) == pytest.approx(LR, rel=0.05)
 
 
-def test_accelerates_wrappers_are_seen_through(tmp_path: Path) -> None:
+def test_accelerates_wrappers_are_unwrapped(tmp_path: Path) -> None:
     accelerate = pytest.importorskip("accelerate")
     mine = optimizer(SGD, [SCRIPTS])
     scheduler = lr_scheduler.ExponentialLR(mine, 0.5)
@@ -392,7 +392,7 @@ def test_a_tensor_as_learning_rate_stays_one(tmp_path: Path) -> None:
     assert max(each for (each,) in course(mine, cycle, 9)) == pytest.approx(LR, rel=0.05)
 
 
-def test_a_loaded_state_brings_no_learning_rate_back(tmp_path: Path) -> None:
+def test_a_loaded_state_does_not_restore_the_learning_rate(tmp_path: Path) -> None:
     """The parent's momenta, and the config's hyperparameters: `optimizer.load_state_dict` has both of the parent."""
     parent = Adam([nn.Parameter(torch.zeros(2, 2))], lr=0.7, betas=(0.5, 0.9), weight_decay=0.3)
     course(parent, lr_scheduler.LinearLR(parent, 1.0, 0.0, total_iters=3), 4)
@@ -412,7 +412,7 @@ def test_a_loaded_state_brings_no_learning_rate_back(tmp_path: Path) -> None:
     assert mine.param_groups[0]["lr"] == pytest.approx(LR / 2)
 
 
-def test_a_state_that_was_loaded_before_begin_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_state_loaded_before_begin_has_no_effect(tmp_path: Path) -> None:
     parent = optimizer(SGD, [0.7])
     course(parent, lr_scheduler.LinearLR(parent, 1.0, 0.0, total_iters=3), 4)
     mine = optimizer(SGD, [SCRIPTS])
@@ -421,7 +421,7 @@ def test_a_state_that_was_loaded_before_begin_leaves_no_trace(tmp_path: Path) ->
     assert [lr for (lr,) in course(mine, lr_scheduler.StepLR(mine, 2, gamma=0.5), 3)] == [LR, LR, LR / 2]
 
 
-def test_a_group_that_is_added_later_gets_the_configs_unless_it_says_its_own(tmp_path: Path) -> None:
+def test_a_group_added_later_gets_the_configs_value_unless_it_has_its_own(tmp_path: Path) -> None:
     mine = Adam([nn.Parameter(torch.zeros(2, 2))], lr=SCRIPTS)
     begin(mine, tmp_path, lr=LR, beta1=0.5, weight_decay=0.2)
     mine.add_param_group({"params": [nn.Parameter(torch.zeros(2, 2))]})
@@ -450,7 +450,7 @@ def test_another_config_reaches_all_groups_after_one_was_added(stepped: int) -> 
 @pytest.mark.parametrize(
     "make", [lambda of: lr_scheduler.OneCycleLR(of, 0.1, 10), lambda of: lr_scheduler.LambdaLR(of, abs)]
 )
-def test_a_group_that_a_scheduler_does_not_know_is_no_error_of_ours(make: Any) -> None:
+def test_a_group_unknown_to_a_scheduler_raises_no_error_of_ours(make: Any) -> None:
     mine = optimizer(SGD, [SCRIPTS])
     scheduler = make(mine)
     scheduler.last_epoch = 1
@@ -460,7 +460,7 @@ def test_a_group_that_a_scheduler_does_not_know_is_no_error_of_ours(make: Any) -
 
 
 @pytest.mark.parametrize("keep", [lambda state: state, copy.deepcopy, "file"])
-def test_a_scripts_own_rollback_is_torchs(keep: Any, tmp_path: Path) -> None:
+def test_a_scripts_own_rollback_works_as_in_torch(keep: Any, tmp_path: Path) -> None:
     mine = Adam([nn.Parameter(torch.zeros(2))], lr=SCRIPTS)
     parents = {**(foreign := mine.state_dict()), "param_groups": [{**foreign["param_groups"][0], "weight_decay": 0.7}]}
     begin(mine, tmp_path, lr=LR, weight_decay=0.1)
@@ -503,13 +503,13 @@ def test_two_optimizers_with_a_scheduler_each(tmp_path: Path) -> None:
     assert [lr for (lr,) in course(other, both[1], 2)] == pytest.approx([LR, LR / 10])
 
 
-def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
-    from gpbt_async.member import optimizers, schedulers
+def test_deleted_optimizers_and_schedulers_are_forgotten(tmp_path: Path) -> None:
+    from gpbt_async.member import lr_schedulers, optimizers
 
     mine = optimizer(SGD, [SCRIPTS])
     scheduler = lr_scheduler.ExponentialLR(mine, 0.5)
     begin(mine, tmp_path, lr=LR)
-    before = len(schedulers._made), len(optimizers._governed)
+    before = len(lr_schedulers._made), len(optimizers._governed)
     del mine, scheduler
     gc.collect()
-    assert (len(schedulers._made), len(optimizers._governed)) < before
+    assert (len(lr_schedulers._made), len(optimizers._governed)) < before

@@ -1,22 +1,22 @@
-"""Libraries that know a dict by its exact type: told what a member's config is, once they are there.
+"""Libraries that know a dict by its exact type learn what a member's config is, once they are imported.
 
-YAML would refuse to write a config, and JAX and torch would take the whole of it for one leaf of a tree. OmegaConf has
-no way to be told: `remedies` knows its error.
+Without this YAML would refuse to write a config, and JAX and torch would take the whole of it for one leaf of a tree.
+OmegaConf cannot be taught: a script gives it `dict(member.config)`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import script
+from . import hooks
 from .config import MemberConfig, peek
 
 
 def watch() -> None:
     """From now on, in this process and those forked from it."""
-    script.after_import("yaml.representer", _yaml)
-    script.after_import("jax.tree_util", _jax)
-    script.after_import("torch.utils._pytree", _torch)
+    hooks.after_import("yaml.representer", _yaml)
+    hooks.after_import("jax.tree_util", _jax)
+    hooks.after_import("torch.utils._pytree", _torch)
 
 
 def _yaml(representer: Any) -> None:

@@ -1,9 +1,10 @@
-"""What an experiment declared when its run began, what it declares now, and what is done about each difference.
+"""Edits: what an experiment declares at a resume otherwise than when its run began, and what is done about each.
 
-A run goes on as it was begun. An edited script may declare something else, and to train on in silence by the former
-declaration would mislead who edited it. So each field that differs is named with both values; some may be adopted
-(adoption.py), the others are refused with the reason. Options of the command line came after the declaration and are
-no edits: declarations are compared, and the settings in force (current) are only told where they differ from both.
+A run goes on as it began. An edited script may declare something else, and to train on in silence by the former
+declaration would mislead the person who edited it. So a warning names each field that differs, with both values; some
+may be adopted (engine/adoption.py), and the others are refused with the reason. Options of the command line came after
+the declaration and are no edits: declarations are compared with each other, and the settings in force are named only
+where they differ from both.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _WHY = {
     **dict.fromkeys(("schedule", "evidence"), "generations have opened by it"),
     **dict.fromkeys(("searcher", "history"), "configs were chosen by it"),
     "seed": "every member's seed comes from it",
-    "resources": "a resume takes --gpus, --share and --vram",
+    "resources": "a resume has --gpus, --share and --vram for it",
 }
 #: no fields of their own: a preset's are named one by one, and the training function is the script's, whatever its name
 _NOT_COMPARED = ("target", "preset", "replay", "mode_given")
@@ -39,18 +40,15 @@ def compare(
     record: RunConfig, engine: Engine, now: Mapping[str, Any], adopt: Sequence[str], script: bool,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
-    """Say of a run that is taken up what is declared otherwise now (as JSON); the fields to adopt.
+    """Warn of what a run that is resumed declares otherwise now; the fields to adopt, as JSON.
 
-    record, lineage: of the run. The rest as of `differences`, and raises what that raises.
+    record, engine: of the run. The rest, and what it raises, as of `differences`.
     """
-    begun = record.declared
-    if begun is None:  # of an earlier version: only of these fields is it certain that no option has changed them
-        flat = engine.settings.to_json()
-        begun = {name: flat[name] for name in ("space", "score", "mode")}
-    said, changes = differences({**begun, **engine.adoption.fields}, now, engine.settings, adopt, script=script)
-    if "space" in changes and (told := outside(engine, Space.from_json(changes["space"]))):
-        said.append(told)
-    for sentence in said:
+    began = {**(record.declared or {}), **engine.adoption.fields}
+    sentences, changes = differences(began, now, engine.settings, adopt, script=script)
+    if "space" in changes:
+        sentences.append(outside(engine, Space.from_json(changes["space"])))
+    for sentence in filter(None, sentences):
         warn(sentence)
     return changes
 
@@ -58,54 +56,59 @@ def compare(
 def differences(
     was: Mapping[str, Any], now: Mapping[str, Any], current: Settings, adopt: Sequence[str], *, script: bool
 ) -> tuple[list[str], dict[str, Any]]:
-    """Sentences about all that differs, and the fields to adopt, as JSON.
+    """A sentence about each field that differs, and the fields to adopt, as JSON.
 
     was, now: declarations as JSON. current: the settings in force. adopt: names of fields. script: the declaration is a
     script's, not an application's. Raises ExperimentError when a field cannot be adopted.
     """
     where = "in the script" if script else "in the experiment"
     inforce = current.to_json()
-    said: list[str] = []
-    changes: dict[str, Any] = {}
+    sentences: list[str] = []
     for name in adopt:
-        if name not in ADOPTABLE:
-            why = f": {_WHY[name]}" if name in _WHY else ""
-            wrong = f"cannot be adopted by a run under way{why}" if name in inforce else "is no field of an experiment"
-            raise ExperimentError(f"{_option(name, script)}: {name} {wrong}; adopted can be {', '.join(ADOPTABLE)}")
-        if problem := _problem(name, current, now):
-            raise ExperimentError(f"{_option(name, script)}: {problem}; begin a new run for it")
-        if now[name] != inforce[name]:
-            changes[name] = now[name]
+        _refuse(name, now, current, inforce, script)
+    changes = {name: now[name] for name in adopt if now[name] != inforce[name]}
     for name in now:
         if name in _NOT_COMPARED or name not in was or (was[name] == now[name] and name not in changes):
             continue
         if name in changes:
             done = "adopted from now on"
         elif now[name] == inforce[name]:
-            continue  # an option of the command line said the same, or it was adopted before
+            continue  # an option of the command line has the same value, or it was adopted before
         elif name not in ADOPTABLE:
             done = f"{_kept(was[name], inforce[name])} ({_WHY.get(name, 'it cannot change along a run')})"
         elif problem := _problem(name, current, now):
             done = f"{_kept(was[name], inforce[name])}: {problem}"
         else:
             done = f"{_kept(was[name], inforce[name])}; {_option(name, script)} takes the new one"
-        said.append(f"{_both(name, inforce if name in changes else was, now, where)}: {done}")
-    return said, changes
+        sentences.append(f"{_both(name, inforce if name in changes else was, now, where)}: {done}")
+    return sentences, changes
+
+
+def _refuse(name: str, now: Mapping[str, Any], current: Settings, inforce: Mapping[str, Any], script: bool) -> None:
+    """Raises ExperimentError when the field cannot be adopted."""
+    if name not in ADOPTABLE:
+        why = f": {_WHY[name]}" if name in _WHY else ""
+        wrong = f"cannot be adopted by a run under way{why}" if name in inforce else "is no field of an experiment"
+        raise ExperimentError(f"{_option(name, script)}: {name} {wrong}; adopted can be {', '.join(ADOPTABLE)}")
+    if problem := _problem(name, current, now):
+        raise ExperimentError(f"{_option(name, script)}: {problem}; begin a new run for it")
 
 
 def outside(engine: Engine, space: Space) -> str:
-    """In a sentence: which members' configs lie outside a space that is to be adopted, and what becomes of them."""
+    """A sentence: which members' configs lie outside a space that is to be adopted, and what is done about them."""
     members = [m for m in engine.tree.members if not space.holds(m.config)]
     waiting = [m.id for m in members if not m.state.settled and m.state.value != "trained"]
     stored = [m.id for m in members if m.id in engine.stored]
-    told = []
+    if not members:
+        return ""
+    effects = []
     if waiting:
-        told.append(f"{_members(waiting)}, to be trained yet, train{'s' * (len(waiting) == 1)} with a clipped one")
+        effects.append(f"{_members(waiting)}, not trained yet, train{'s' * (len(waiting) == 1)} with a clipped one")
     if stored:
-        told.append(f"what {_members(stored)} hand{'s' * (len(stored) == 1)} down to children is clipped")
+        effects.append(f"what {_members(stored)} hand{'s' * (len(stored) == 1)} down to children is clipped")
     many = f"the config{'s' * (len(members) > 1)} of {len(members)} member{'s' * (len(members) > 1)}"
     lie = "lie" if len(members) > 1 else "lies"
-    return f"{many} {lie} outside the adopted space" + (f": {'; '.join(told)}" if told else "") if members else ""
+    return f"{many} {lie} outside the adopted space" + (f": {'; '.join(effects)}" if effects else "")
 
 
 def _members(ids: list[int]) -> str:
@@ -114,7 +117,7 @@ def _members(ids: list[int]) -> str:
 
 
 def _problem(name: str, current: Settings, now: Mapping[str, Any]) -> str:
-    """Why a field that can be adopted cannot be, as it is declared now."""
+    """Why a field that a run may adopt cannot be adopted as it is declared now; empty if it can be."""
     if name == "space":
         return unfit(current.space, Space.from_json(now["space"]))
     if name == "command" and (current.command is None) != (now["command"] is None):
@@ -127,22 +130,22 @@ def _option(name: str, script: bool) -> str:
 
 
 def _kept(was: Any, inforce: Any) -> str:
-    return "the run goes on with the former" if was == inforce else f"the run goes on with {inforce!r}, as it was told"
+    return "the run goes on with the former" if was == inforce else f"the run goes on with {inforce!r}, by an option"
 
 
 def _both(name: str, was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> str:
     """Both values of a field; of a space, of each hyperparameter that differs."""
     if name != "space":
         return f"{name} was {was[name]!r} and is {now[name]!r} {where} now"
-    told = []
-    for each in {**was["space"], **now["space"]}:
-        old, new = was["space"].get(each), now["space"].get(each)
+    sentences = []
+    for hyperparameter in {**was["space"], **now["space"]}:
+        old, new = was["space"].get(hyperparameter), now["space"].get(hyperparameter)
         if old == new:
             continue
         before = f"was {described(old)}" if old is not None else "was not there"
         after = f"is {described(new)} {where} now" if new is not None else f"is not {where} any more"
-        told.append(f"space.{each} {before} and {after}")
-    return "; ".join(told) if told else f"the order of the space has changed {where}"
+        sentences.append(f"space.{hyperparameter} {before} and {after}")
+    return "; ".join(sentences) or f"the order of the space has changed {where}"
 
 
 def described(dimension: Mapping[str, Any]) -> str:
