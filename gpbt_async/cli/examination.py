@@ -108,7 +108,7 @@ class Examination:
                 sizes = [row.total for row in self._pool.rows() if row.total]
                 check_up.expected = expect(check_up, self._folder.path.parent, sizes)
         check_up.notes = self._notes
-        check_up.trouble = [Problem(warning.text, warning.remedy) for warning in self._trouble]
+        check_up.trouble = [Problem(advice.text, advice.remedy) for advice in self._trouble]
         check_up.warnings = warnings(check_up)
         return check_up
 

@@ -58,7 +58,7 @@ class Admission:
         return len(self._queued)
 
     def pause(self, on: bool) -> None:
-        """Begin no member from now on; or (on=False) begin members again."""
+        """Let no member through from now on, or (False) let them through again."""
         if self.paused != on:
             self._open.clear() if on else self._open.set()
             self.on_change(on)

@@ -123,15 +123,15 @@ class Run:
             track=None if track is None else tuple(track),
         )  # fmt: skip
         self._clock = Clock()
+        self._listeners: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self.warnings: list[str] = []
         request = RunRequest(
             experiment=experiment, folder=folder, resume=resume, options=options, runs=runs, adopt=adopt,
             changed_script=changed_script, retry_failed=retry_failed, changes=dict(changes or {}), again=again,
         )  # fmt: skip
         self._startup = Startup(request, self._clock, self.warn)
         self._retry, self._strict, self._silence = retry_failed, strict, silenced(silence)
-        self._listeners: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._stack = contextlib.AsyncExitStack()
-        self.warnings: list[str] = []
 
     # ---- what it is, and its results
 

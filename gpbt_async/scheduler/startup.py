@@ -273,8 +273,9 @@ class Startup:
     async def _launcher(self, folder: RunFolder, lock: Lock, record: RunConfig, stack: AsyncExitStack) -> Launcher:
         # the mark of its processes: a copy of the folder has the same id, and must not be taken for it
         mark = f"{record.run}-{folder.place()}"
-        start = record.options.start
-        launcher = Launcher(mark, cwd=record.cwd, start=start, log=lambda warning: self._warn(str(warning)))
+        launcher = Launcher(
+            mark, cwd=record.cwd, start=record.options.start, log=lambda advice: self._warn(str(advice))
+        )
         await stack.enter_async_context(launcher)
         launcher.hold(lock.fileno())
         return launcher

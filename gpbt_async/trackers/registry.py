@@ -67,7 +67,7 @@ class Spec:
         return self.to
 
     def check(self, path: Iterable[str] = ()) -> None:
-        """Raises MissingExtra, or ExperimentError for a missing module or a bad destination. path: to look for it."""
+        """path: folders of modules. Raises MissingExtra, and ExperimentError for a bad module or destination."""
         option = f"{self.option} {self}"
         if not self.own:
             top = self.kind.partition(".")[0]

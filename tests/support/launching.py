@@ -1,4 +1,4 @@
-"""Members started by a real Launcher: what the tests of the launcher, of forks and of a member's surroundings share."""
+"""A launcher that records its warnings, and members started with it."""
 
 from __future__ import annotations
 
