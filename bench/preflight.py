@@ -34,7 +34,7 @@ def bare(members: list[Node]) -> None:
         config = dict(member.config)
         for name in config:
             config[name]
-        wire.decode(wire.encode(wire.End("returned", 1.0)))
+        wire.decode(wire.encode(wire.End(wire.Exit.RETURNED, 1.0)))
 
 
 def checked(settings: Settings, members: list[Node]) -> None:
@@ -45,7 +45,7 @@ def checked(settings: Settings, members: list[Node]) -> None:
         for name in member.config:
             config[name]
         telemetry.parent_seen = telemetry.parent_used = True
-        end = wire.decode(wire.encode(wire.End("returned", 1.0, telemetry=telemetry.to_json())))
+        end = wire.decode(wire.encode(wire.End(wire.Exit.RETURNED, 1.0, telemetry=telemetry.to_json())))
         assert isinstance(end, wire.End)
         found = [*checks.heard(member, end.telemetry), *checks.scored(member, member.id / 7, {"loss": 1.0})]
         found += checks.saved(member, 1 << 20, str(member.id))

@@ -1,175 +1,181 @@
-"""Facts as JSON and back: every field is looked at, as what follows counts on facts being what they declare."""
+"""The codec: dataclasses as JSON and back, by the annotations of their fields.
+
+`encoded` and `decoded` are for any dataclass whose fields are annotated with scalars, literals, unions, mappings,
+tuples, other dataclasses, or classes with a `to_json` and a `from_json`. `Annotated[int, test]` also holds a value to
+`test`. `to_json` and `from_json` are for facts, which carry their class's name under "fact".
+
+Every field is checked when it is read, because what follows counts on facts of the declared types, also when a journal
+is damaged. JSON has no NaN and no infinities: a float travels as "NaN", "Infinity" or "-Infinity" where it is one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import re
+from collections.abc import Callable, Mapping
+from functools import cache
 from sys import intern
-from typing import TYPE_CHECKING, Any
-
-from .events import (
-    MOST_SLOTS,
-    Adopted,
-    Capacity,
-    Closed,
-    Damaged,
-    Discarded,
-    Entered,
-    Fact,
-    Failed,
-    Found,
-    Judged,
-    Lost,
-    Opened,
-    Paused,
-    Published,
-    Reported,
-    Sampled,
-    Scored,
-    Started,
-    StoppedEarly,
-    Suggested,
-    Trained,
-)
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from .events import Fact
 
+T = TypeVar("T")
+#: makes JSON of a field's value; None where the value is JSON already
+Encode = Callable[[Any], Any]
+#: makes a field's value of JSON, given its name. Raises ValueError
+Decode = Callable[[str, Any], Any]
 
-_FACTS: dict[str, type[Fact]] = {
-    c.__name__: c
-    for c in (
-        Opened, Capacity, Sampled, Suggested, Started, Entered, Scored, Judged, Trained, StoppedEarly, Published,
-        Failed, Lost, Damaged, Paused, Adopted, Found, Discarded, Closed,
-    )
-}  # fmt: skip
+_NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
 def to_json(fact: Fact) -> dict[str, Any]:
-    """A flat JSON object: the fact's name under "fact", then its fields; of what only listeners are told, too.
-
-    Non-finite numbers, which JSON lacks, are written as the strings "NaN", "Infinity", "-Infinity"; they occur only
-    in scores and metrics.
-    """
-    flat: dict[str, Any] = {"fact": type(fact).__name__}
-    for each in dataclasses.fields(fact):
-        flat[each.name] = getattr(fact, each.name)
-    if isinstance(fact, Trained | StoppedEarly | Judged):
-        flat["score"] = _spell(fact.score)
-    if isinstance(fact, Trained | StoppedEarly | Reported):
-        flat["metrics"] = {name: _spell(value) for name, value in fact.metrics.items()}
-    return flat
+    """A fact as a flat JSON object: its name under "fact", then its fields."""
+    return {"fact": type(fact).__name__, **encoded(fact)}
 
 
 def from_json(flat: Mapping[str, Any]) -> Fact:
-    """The fact a JSON object tells. Raises ValueError when it is none; unknown fields are ignored.
-
-    Every field is looked at: what follows (the engine, the account) counts on facts being of the types they declare.
-    """
+    """The fact of the journal that a JSON object holds. Raises ValueError when it is none; ignores unknown fields."""
     name = flat.get("fact")
-    kind = _FACTS.get(name) if isinstance(name, str) else None
+    kind = facts().get(name) if isinstance(name, str) else None
     if kind is None:
         raise ValueError(f"{name!r:.80} is no fact")
-    fields = {f.name: flat[f.name] for f in dataclasses.fields(kind) if f.name in flat}
-    if kind is Found and fields.get("member", 0) is None:  # of no member
-        del fields["member"]
-    for name, value in fields.items():
-        fields[name] = _CHECKS[name](name, value)
-    if kind is Judged and fields.get("score") is None:
-        raise ValueError("Judged without a score")
+    return decoded(kind, flat)
+
+
+@cache
+def facts() -> dict[str, type[Fact]]:
+    """The facts of the journal, by name."""
+    from . import events
+
+    bases = (events.Fact, events.OfMember, *events.LISTENERS_ONLY)
+    kinds = [kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Fact)]
+    return {kind.__name__: kind for kind in kinds if kind not in bases}
+
+
+def encoded(value: Any) -> dict[str, Any]:
+    """A dataclass as a JSON object."""
+    flat: dict[str, Any] = {}
+    for name, encode, _ in _fields(type(value)):
+        field = getattr(value, name)
+        flat[name] = field if encode is None or field is None else encode(field)
+    return flat
+
+
+def decoded(kind: type[T], flat: Mapping[str, Any]) -> T:
+    """A dataclass of a JSON object. Raises ValueError for a wrong or missing field; ignores unknown ones."""
+    values = {name: decode(name, flat[name]) for name, _, decode in _fields(kind) if name in flat}
     try:
-        return kind(**fields)
+        return kind(**values)
     except TypeError as error:
         raise ValueError(str(error)) from None
+
+
+_FIELDS: dict[type[Any], tuple[tuple[str, Encode | None, Decode], ...]] = {}
+
+
+def _fields(kind: type[Any]) -> tuple[tuple[str, Encode | None, Decode], ...]:
+    if kind not in _FIELDS:
+        hints = get_type_hints(kind, include_extras=True)
+        _FIELDS[kind] = tuple((field.name, *_codec(hints[field.name])) for field in dataclasses.fields(kind))
+    return _FIELDS[kind]
+
+
+def _codec(hint: Any) -> tuple[Encode | None, Decode]:
+    """How values with this annotation are written and read. None is left to `encoded`."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return None, lambda name, value: value
+    if origin is Annotated:
+        encode, decode = _codec(args[0])
+        return encode, _tested(decode, args[1])
+    if origin in (Union, UnionType):
+        others = [each for each in args if each is not NoneType]
+        if len(others) > 1:  # a scalar
+            return None, _one_of(*args)
+        encode, decode = _codec(others[0])
+        return encode, lambda name, value: None if value is None else decode(name, value)
+    if origin is Literal:
+        return None, _tested(lambda name, value: value, args.__contains__)
+    if origin in (dict, Mapping):
+        return _mapping(*_codec(args[1]))
+    if origin is tuple:
+        return _tuple(*_codec(args[0]))
+    if hint is float:
+        return _spelled, _number
+    if hint in (int, str, bool):
+        return None, _one_of(hint)
+    if hasattr(hint, "from_json"):
+        return hint.to_json, lambda name, value: hint.from_json(value)
+    return encoded, lambda name, value: decoded(hint, _json_object(name, value))
 
 
 def _wrong(name: str, value: object) -> ValueError:
     return ValueError(f"{name} is {value!r:.80}")
 
 
-def _whole(name: str, value: Any, most: int = (1 << 63) - 1) -> int:
-    if type(value) is not int or not 0 <= value <= most:
-        raise _wrong(name, value)
-    return value
+def _tested(decode: Decode, test: Callable[[Any], bool]) -> Decode:
+    def tested(name: str, value: Any) -> Any:
+        result = decode(name, value)
+        if not test(result):
+            raise _wrong(name, value)
+        return result
+
+    return tested
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong(name, value)
-    return value
+def _one_of(*kinds: type) -> Decode:
+    """Of exactly one of these types: True is an int to Python, and none to us."""
 
-
-def _seconds(name: str, value: Any) -> float:
-    if type(value) is float and value - value == 0.0:
+    def check(name: str, value: Any) -> Any:
+        if type(value) not in kinds:
+            raise _wrong(name, value)
         return value
-    return float(_whole(name, value))
+
+    return check
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong(name, value)
-    return value
+def _number(name: str, value: Any) -> float:
+    if type(value) is float:
+        return value
+    try:
+        return _NON_FINITE[value] if isinstance(value, str) else float(_one_of(int)(name, value))
+    except (KeyError, OverflowError):
+        raise _wrong(name, value) from None
 
 
-def _path(name: str, value: Any) -> str:
-    if not _PATH.fullmatch(_text(name, value)):
-        raise _wrong(name, value)
-    return str(value)
+def _spelled(value: float) -> float | str:
+    if value - value == 0.0:
+        return value
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
-def _map(name: str, value: Any) -> dict[str, Any]:
+def _json_object(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _wrong(name, value)
     return value
 
 
-def _scalars(name: str, value: Any) -> dict[str, Any]:
-    for each in _map(name, value).values():
-        if not isinstance(each, str | int | float | None):
-            raise _wrong(name, each)
-    return {intern(each): scalar for each, scalar in value.items()}
+def _mapping(encode: Encode | None, decode: Decode) -> tuple[Encode, Decode]:
+    def encode_all(value: Mapping[str, Any]) -> dict[str, Any]:
+        if encode is None:
+            return dict(value)
+        return {key: item if item is None else encode(item) for key, item in value.items()}
+
+    def decode_all(name: str, value: Any) -> dict[str, Any]:
+        # a run keeps the metrics and configs of all its members, under the same few names
+        return {intern(key): decode(name, item) for key, item in _json_object(name, value).items()}
+
+    return encode_all, decode_all
 
 
-def _number(name: str, value: Any) -> float:
-    """One that may be spelled, as `to_json` does where it is not finite."""
-    if isinstance(value, str | int | float):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            pass
-    raise _wrong(name, value)
+def _tuple(encode: Encode | None, decode: Decode) -> tuple[Encode, Decode]:
+    def encode_all(value: tuple[Any, ...]) -> list[Any]:
+        return list(value) if encode is None else [encode(item) for item in value]
 
+    def decode_all(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise _wrong(name, value)
+        return tuple(decode(name, item) for item in value)
 
-def _numbers(name: str, value: Any) -> dict[str, float]:
-    return {intern(each): _number(name, number) for each, number in _map(name, value).items()}
-
-
-def _gpus(name: str, value: Any) -> tuple[dict[str, Any], ...]:
-    if not isinstance(value, list):
-        raise _wrong(name, value)
-    return tuple(_map(name, each) for each in value)
-
-
-_PATH = re.compile("(?:[0-9]{1,18}(?:/[0-9]{1,18})*)?")
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(("member", "attempt", "pid", "generation", "asked", "size", "unread"), _whole),
-    "slots": lambda name, value: _whole(name, value, MOST_SLOTS),
-    "slot": lambda name, value: _whole(name, value, MOST_SLOTS - 1),
-    "parent": lambda name, value: None if value is None else _whole(name, value),
-    "score": lambda name, value: None if value is None else _number(name, value),
-    **dict.fromkeys(("t", "seconds"), _seconds),
-    **dict.fromkeys(("version", "reason", "digest", "how", "code", "subject", "text", "remedy"), _text),
-    **dict.fromkeys(("retry", "by_hand", "certain"), _flag),
-    "path": _path,
-    "config": _scalars,
-    "measures": _scalars,
-    "settings": _map,
-    "metrics": _numbers,
-    "gpus": _gpus,
-}
-
-
-def _spell(value: float | None) -> float | str | None:
-    if value is None or value - value == 0.0:
-        return value
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    return encode_all, decode_all

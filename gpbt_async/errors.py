@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 
 
 def _called_from() -> str:
@@ -40,16 +41,15 @@ def _called_from() -> str:
     return ""
 
 
-class Advice(str):
-    """A warning and what to do about it: one text for a log; `what` and `remedy` for who shows them apart."""
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Something a person should know, that stops nothing; remedy: what to do about it, if that is known."""
 
-    what: str
-    remedy: str
+    text: str
+    remedy: str = ""
 
-    def __new__(cls, what: str, remedy: str) -> Advice:
-        text = super().__new__(cls, f"{what}: {remedy}")
-        text.what, text.remedy = what, remedy
-        return text
+    def __str__(self) -> str:
+        return f"{self.text}: {self.remedy}" if self.remedy else self.text
 
 
 class GPBTError(Exception):

@@ -2,29 +2,35 @@
 
 A **fact** has happened: past tense, one JSON line of the journal, never changed afterwards. A **command** is what the
 engine wants done: an imperative, never journaled, because it can always be derived from the facts again
-(`Lineage.outstanding`), and harmless to perform twice. Each performance of a command ends in a fact.
+(`Engine.outstanding`), and harmless to perform twice. Each performance of a command ends in a fact.
 
-This file is the first page to read: all that can happen in a run stands here. `t` is the time the scheduler stamped
-the fact with, in seconds since the epoch; members are named by their id, the order in which they were issued.
+This file is the first page to read: it lists all that can happen in a run. `t` is the time at which the scheduler
+stamped the fact, in seconds since the epoch; members are named by their id, the order in which they were created.
 
-`Reported` is told to listeners as it comes, but is not journaled: a training loop may report a thousand times a
-second, and the member has written the line to its own metrics.jsonl before it sent it. The one report that decides
-something, the first when early stopping is on, is journaled as `Judged`.
+Listeners receive `Reported` as it comes, but it is not journaled: a training loop may report a thousand times a second,
+and the member has written the line to its own metrics.jsonl before it sent it. The one report that decides something,
+the first when early stopping is on, is journaled as `Judged`.
+
+The annotations are data: `codec` reads and checks the journal by them.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping  # noqa: TC003 (the codec evaluates annotations)
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from .space import Config  # noqa: TC001
 
-    from .space import Config
-
-
-#: more slots than any machine has; who counts them one by one must not be sent counting by a damaged journal
+#: more slots than any machine has: a damaged journal must not make anything count further
 MOST_SLOTS = 1 << 16
+
+Count = Annotated[int, range(1 << 63).__contains__]
+Seconds = Annotated[float, math.isfinite]
+#: a member's place in the tree, "3/0/2"
+PathText = Annotated[str, re.compile("(?:[0-9]{1,18}(?:/[0-9]{1,18})*)?").fullmatch]
 
 # ---- facts
 
@@ -33,27 +39,27 @@ MOST_SLOTS = 1 << 16
 class Fact:
     """Something that happened at time `t`."""
 
-    t: float
+    t: Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfMember(Fact):
     """Something that happened to a member, in its attempt number `attempt`."""
 
-    member: int
-    attempt: int
+    member: Count
+    attempt: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened(Fact):
-    """A scheduler took the run up with `slots` slots. Whatever was training before is lost and starts again.
+    """A scheduler began or resumed the run with `slots` slots. Members that were training before start again.
 
-    retry: whoever failed for good in the last two generations gets all attempts again, and so does a run that failed.
+    retry: members of the last two generations that failed for good get all attempts again, and a failed run goes on.
     """
 
-    slots: int
+    slots: Annotated[int, range(MOST_SLOTS + 1).__contains__]
     version: str
-    pid: int
+    pid: Count
     retry: bool = False
 
 
@@ -61,14 +67,14 @@ class Opened(Fact):
 class Capacity(Fact):
     """From now on `slots` members may train at once: a GPU was taken away or came back, or more fit, or fewer."""
 
-    slots: int
+    slots: Annotated[int, range(MOST_SLOTS + 1).__contains__]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled(Fact):
-    """How the GPUs were: for each, by name, its label, state, members, bytes, utilisation in percent, °C (nvml.Sample).
+    """The GPUs' condition: of each, by name, label, state, members, bytes, utilisation in percent, °C (nvml.Sample).
 
-    Decides nothing; for who reads how busy the GPUs were.
+    Decides nothing; reports of how busy the GPUs were are made of it.
     """
 
     gpus: tuple[Mapping[str, Any], ...]
@@ -76,25 +82,25 @@ class Sampled(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggested(Fact):
-    """A searcher answered the ask for the child at `path` ("3/0/2"), read off the tree after `asked` facts.
+    """A searcher answered the ask for the child at `path` ("3/0/2"), which was read off the tree after `asked` facts.
 
-    Not used if the ask has been withdrawn since, even if the same child has then been asked for anew.
+    Not used if the ask has been withdrawn since, even if the same child has been asked for again.
     """
 
-    path: str
-    generation: int
+    path: PathText
+    generation: Count
     config: Config
-    asked: int
+    asked: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started(OfMember):
-    """A process began `attempt` (from 1) of `member` in `slot`. Repeats path, parent, config for the reader's sake."""
+    """A process began `attempt` (from 1) of `member` in `slot`. Repeats path, parent and config for human readers."""
 
-    slot: int
-    pid: int
-    path: str
-    parent: int | None
+    slot: Annotated[int, range(MOST_SLOTS).__contains__]
+    pid: Count
+    path: PathText
+    parent: Count | None
     config: Config
 
 
@@ -105,9 +111,9 @@ class Entered(OfMember):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored(OfMember):
-    """The member has reported the score: the first to do so since the run was taken up, so the script does report it.
+    """The member has reported the score, as the first in this session: the script does report it.
 
-    Not told of a report that is told as Judged, nor once a member has trained to its end with a score.
+    Left out where a Judged says the same, and once a member has trained to its end with a score.
     """
 
 
@@ -120,11 +126,11 @@ class Judged(OfMember):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppedEarly(OfMember):
-    """The member ended early, as it was told, after `seconds` in `train`; `score` is the last one reported."""
+    """The member ended early, by the verdict, after `seconds` in `train`; `score` is the last one reported."""
 
     score: float | None
     metrics: Mapping[str, float]
-    seconds: float
+    seconds: Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,27 +143,27 @@ class Trained(OfMember):
 
     score: float | None
     metrics: Mapping[str, float]
-    seconds: float
-    unread: int = 0
+    seconds: Seconds
+    unread: Count = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published(OfMember):
     """The member's checkpoint is whole and durable: the member has finished and may be a parent."""
 
-    size: int
+    size: Count
     digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(OfMember):
-    """An attempt failed by its own doing: an exception, an exit, a checkpoint that could not be published.
+    """An attempt failed through its own fault: an exception, an exit, a checkpoint that could not be published.
 
     certain: another attempt would fail in the same way, so there is none: the member has failed for good.
     """
 
     reason: str
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     certain: bool = False
 
 
@@ -165,44 +171,44 @@ class Failed(OfMember):
 class Lost(OfMember):
     """An attempt ended through no fault of the member; it starts again, and the attempt does not count.
 
-    (Ten in a row count as one that failed: lineage.LOSSES.)
+    (Ten in a row count as one that failed: engine.LOST_MOST.)
     """
 
     reason: str
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damaged(OfMember):
-    """A published checkpoint is not on the disk as it was published: nobody trains on from it, and it is no best."""
+    """A published checkpoint is no longer on the disk as it was published: it is no parent and no best any more."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paused(Fact):
-    """No member begins from now on, for lack of room on the disk; with an empty reason they begin again.
+    """No member begins from now on, because the disk is full; with an empty reason members begin again.
 
-    by_hand: because a person asked for it, which is a pause of its own beside the other, and ends with the session.
-    Decides nothing; those that train go on.
+    by_hand: because a person asked for it; this pause is independent of the other, and ends with the session. Decides
+    nothing; members that train go on.
     """
 
     reason: str
     by_hand: bool = False
 
-    def told(self, typed: str) -> str:
-        """It in a sentence for people. typed: the run as it is typed into a shell."""
+    def sentence(self, typed: str) -> str:
+        """The fact for people. typed: the run as it is typed into a shell."""
         if self.by_hand:
             until = f"{self.reason}: no member begins until `gpbt-async pause {typed} --end`"
             return until if self.reason else "the pause is over: members begin again"
-        return f"members wait: {self.reason}" if self.reason else "members wait no more for room on the disk"
+        return f"members wait: {self.reason}" if self.reason else "members no longer wait for room on the disk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted(Fact):
-    """From now on these fields of the settings are what the edited script declares (adoption.ADOPTABLE).
+    """From now on these fields of the settings are those of the edited script (adoption.ADOPTABLE).
 
-    settings: by name, as JSON. Told between two sessions, before Opened. A config outside a new space is clipped
+    settings: by name, as JSON. Comes between two sessions, before Opened. A config outside a new space is clipped
     wherever it is used again.
     """
 
@@ -220,21 +226,21 @@ class Found(Fact):
     subject: str
     text: str
     remedy: str
-    member: int | None = None
+    member: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discarded(Fact):
     """The member's checkpoint is gone from the disk; nothing can need it any more."""
 
-    member: int
+    member: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closed(Fact):
     """The scheduler left the run: finished, failed (with the reason), or interrupted and resumable.
 
-    measures: what the run's choices came to so far (results.measures), for who reads the journal alone.
+    measures: how well the run's choices worked so far (results.measures), for readers of the journal alone.
     """
 
     how: Literal["finished", "failed", "interrupted"]
@@ -242,7 +248,7 @@ class Closed(Fact):
     measures: Mapping[str, float | None] = field(default_factory=dict)
 
 
-# ---- told to listeners, never journaled
+# ---- for listeners only, never journaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,19 +267,20 @@ class Missed(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warned(Fact):
-    """Something a person should know, in one sentence."""
+    """A warning for people, in one sentence."""
 
     text: str
 
 
 Event = Fact
+LISTENERS_ONLY: tuple[type[Fact], ...] = (Reported, Missed, Warned)
 
 # ---- commands
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Something the engine wants done. Performing it twice does no harm."""
+    """Something that the engine wants done. Performing it twice does no harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +293,6 @@ class Suggest(Command):
     path: tuple[int, ...]
     generation: int
     since: int
-    name: ClassVar[str] = "suggest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +305,7 @@ class Start(Command):
 
 @dataclass(frozen=True, slots=True)
 class Verdict(Command):
-    """Answer the member's first report: go on, or stop; a member told to stop ends in StoppedEarly."""
+    """Answer the member's first report: go on, or stop, which ends in StoppedEarly."""
 
     member: int
     attempt: int

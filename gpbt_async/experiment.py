@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .codec import decoded, encoded
 from .declaration import standalone
 from .declaration.arguments import checked, one_of, plain, real, whole
 from .declaration.direction import direction
@@ -21,7 +22,7 @@ from .declaration.target import Target as Target
 from .declaration.target import target_of as target_of
 from .errors import ExperimentError
 from .findings import CATALOGUE, known
-from .schedule import Schedule
+from .schedule import Schedule  # noqa: TC001 (the codec evaluates annotations)
 from .space import Dimension, Scalar, Space
 
 if TYPE_CHECKING:
@@ -130,28 +131,12 @@ class Settings:
             raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None
 
     def to_json(self) -> dict[str, Any]:
-        flat = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        r = self.resources
-        flat["space"] = self.space.to_json()
-        flat["resources"] = {"gpus": r.gpus, "share": r.share, "vram": r.vram, "cpus": r.cpus}
-        flat["early_stop"] = list(self.early_stop)
-        flat["silence"] = list(self.silence)
-        flat["command"] = list(self.command) if self.command else None
-        flat["target"] = self.target.to_json() if self.target else None
-        flat["replay"] = self.replay.to_json() if self.replay else None
-        return flat
+        return encoded(self)
 
     @classmethod
     def from_json(cls, flat: Mapping[str, Any]) -> Settings:
-        fields = {name: flat[name] for name in cls.__dataclass_fields__ if name in flat}
-        fields["space"] = Space.from_json(flat["space"])
-        fields["resources"] = Resources(**flat["resources"])
-        fields["early_stop"] = tuple(flat.get("early_stop") or ())
-        fields["silence"] = tuple(flat.get("silence") or ())
-        fields["command"] = tuple(flat["command"]) if flat.get("command") else None
-        fields["target"] = Target.from_json(flat["target"]) if flat.get("target") else None
-        fields["replay"] = Schedule.from_json(flat["replay"]) if flat.get("replay") else None
-        return cls(**fields)
+        """Raises ExperimentError, KeyError, TypeError and ValueError when they are damaged."""
+        return decoded(cls, flat)
 
 
 class _Default(str):

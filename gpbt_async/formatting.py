@@ -62,6 +62,11 @@ def clean(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
+def one_line(text: str, most: int) -> str:
+    """A text on one line, of at most about `most` characters."""
+    return shorten(" ".join(clean(text).split()), most)
+
+
 def error_line(error: BaseException) -> str:
     """An exception's class and text."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -37,7 +37,6 @@ ROOT = Path(__file__).parent.parent
 PACKAGE, README = ROOT / "gpbt_async", ROOT / "README.md"
 DOCUMENTS = [README, *(PACKAGE / "guides" / f"{name}.md" for name in guide.NAMES)]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 COMMANDS: dict[str, Any] = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
 #: what variables of these names hold, wherever they are shown
 HOLDS: dict[str, Any] = {
@@ -405,9 +404,13 @@ def rows(text: str, head: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:ends]]
 
 
-def test_all_modules_are_named() -> None:
-    told = {name for cell, *_ in rows(read("inside"), "| rooms") for name in re.findall(r"`(\w+)`", cell)}
-    assert told == MODULES
+def test_every_folder_is_named_and_every_file_that_is_named_exists() -> None:
+    package = Path(gpbt.__file__).parent
+    named = {name for cell, *_ in rows(read("inside"), "| folder") for name in re.findall(r"`(\w+)/`", cell)}
+    assert named == {path.parent.name for path in package.glob("*/__init__.py")}
+    files = [file for _, cell in rows(read("inside"), "| question") for file in re.findall(r"`([\w/]+\.py)`", cell)]
+    assert len(files) >= 20
+    assert [file for file in files if not (package / file).is_file()] == []
     benches = {name for cell, *_ in rows(read("inside"), "| `bench/`") for name in re.findall(r"`(\w+)[./]", cell)}
     assert benches == {path.stem for path in (ROOT / "bench").glob("*.py")} - {"__init__"} | {"quality"}
 

@@ -5,12 +5,13 @@ help, and nothing else runs when it is imported, because `--help` and Tab import
 inside the command:
 
     launch resume replay watch   foreground: a Run driven to its end, with signals and a live view
-    doctor                       examination trains the members with probes; diagnosis judges the figures
+    doctor                       examination trains members with probes, measurements records, diagnosis judges
     plan                         forecast: the run on a virtual clock; the doctor uses it, too
     try                          trial: one member in this process
     gpus                         inventory: what NVML sees, and what a run would use of it
 
-`options` holds every option that two commands share, `output` what they print with, `app` the list of commands.
+`options` holds every option that two commands share, `completion` what Tab offers, `output` what commands print with,
+`app` the list of commands.
 Belongs elsewhere: anything that a program would use without a command line (scheduler, analysis), and how a run looks
 in a terminal (ui). The waist is `app.main`; nothing below imports this folder.
 """

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..declaration.options import RunOptions
-    from .forecast import Expected
-    from .measurements import CheckUp, Problem, TrainedInterval
+    from .examination import Examination
+    from .measurements import CheckUp, Expected, Problem, TrainedInterval
+
+Repeat = Annotated[
+    bool, typer.Option("--repeat", help="Train the first member twice, to see whether it is deterministic.")
+]
 
 
 @takes(
@@ -27,9 +31,7 @@ def doctor(
     script: Script,
     *,
     as_module: AsModule = False,
-    repeat: Annotated[
-        bool, typer.Option("--repeat", help="Train the first member twice, to see whether it is deterministic.")
-    ] = False,
+    repeat: Repeat = False,
     seed: Seed = 0,
     sets: Sets = None,
     changes: dict[str, Any],
@@ -50,29 +52,28 @@ def doctor(
       gpbt-async doctor train.py --repeat --set lr=0.01  # is it deterministic?
     """
     from ..declaration.address import find
-    from ..processes import linux
     from .examination import Examination
+
+    address = find(script, module=as_module)
+    examination = Examination(
+        address, runs=runs, options=options, changes=changes, sets=sets or [], seed=seed, repeat=repeat, progress=say
+    )
+    check_up = _examined(examination)
+    emit(check_up, text, as_json)
+    found = any(problem.code for problem in check_up.warnings)
+    raise SystemExit(1 if check_up.failed else 2 if strict and found else 0)
+
+
+def _examined(examination: Examination) -> CheckUp:
+    from ..processes import linux
     from .foreground import foreground
 
     linux.be_alone()
     try:
-        examination = Examination(
-            find(script, module=as_module),
-            runs=runs,
-            options=options,
-            changes=changes,
-            sets=sets or [],
-            seed=seed,
-            repeat=repeat,
-            tell=say,
-        )
-        check_up = foreground(examination.run())
+        return foreground(examination.run())
     except KeyboardInterrupt:
         say("interrupted; nothing is left behind")
         raise SystemExit(130) from None
-    emit(check_up, text, as_json)
-    found = any(problem.code for problem in check_up.warnings)
-    raise SystemExit(1 if check_up.failed else 2 if strict and found else 0)
 
 
 # ---- for people

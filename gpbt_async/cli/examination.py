@@ -19,7 +19,6 @@ import math
 import os
 import random
 import secrets
-import statistics
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -35,15 +34,16 @@ from ..experiment import Settings
 from ..preflight.checks import Preflight
 from ..processes import wire
 from ..processes.launcher import Launcher
+from ..processes.outcome import tail_of
 from ..processes.program import missing
-from ..processes.worker import tail_of, uncancelled
+from ..processes.worker import uncancelled
 from ..scheduler.admission import Briefing
 from ..scheduler.member_session import MemberSession
 from ..storage.checkpoints import CheckpointError, CheckpointStore
 from ..storage.files import bytes_below, explained
 from ..storage.folder import RunFolder
-from . import forecast
 from .diagnosis import warnings
+from .forecast import expect
 from .measurements import CheckUp, Problem, TrainedInterval
 from .probes import Touches, Vitals
 from .trial import fixed
@@ -68,7 +68,7 @@ LINES = 30
 class Examination:
     """`run` it once. runs: where the runs would be. options, changes: as of a launch. sets, seed: of the config.
 
-    repeat: train the first member twice. tell: gets a line about each step.
+    repeat: train the first member twice. progress: gets a line about each step.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class Examination:
         sets: Sequence[str],
         seed: int,
         repeat: bool,
-        tell: Callable[[str], None],
+        progress: Callable[[str], None],
     ) -> None:
         self._script, self._runs = script, Path(os.path.abspath(runs))
         self._options, self._changes = options, changes
         self._sets, self._seed, self._repeat = sets, seed, repeat
-        self._tell = tell
+        self._progress = progress
         #: warnings of the devices; and of the launcher and the members
         self._notes: list[str] = []
-        self._trouble: list[str] = []
+        self._trouble: list[Advice] = []
         self._folder: RunFolder
         self._store: CheckpointStore
         self._launcher: Launcher
@@ -105,9 +105,10 @@ class Examination:
             check_up = await self._open(stack)
             await self._train_family(check_up)
             if not check_up.failed:
-                check_up.expected = self._expect(check_up)
+                sizes = [row.total for row in self._pool.rows() if row.total]
+                check_up.expected = expect(check_up, self._folder.path.parent, sizes)
         check_up.notes = self._notes
-        check_up.trouble = [_problem(warning) for warning in self._trouble]
+        check_up.trouble = [Problem(advice.text, advice.remedy) for advice in self._trouble]
         check_up.warnings = warnings(check_up)
         return check_up
 
@@ -128,14 +129,14 @@ class Examination:
         try:
             await uncancelled(self._store.discard(place))
         except CheckpointError as error:
-            self._tell(str(error))
+            self._progress(str(error))
 
     async def _open(self, stack: AsyncExitStack) -> CheckUp:
         """Import the script and find the slots."""
         cwd = os.getcwd()
         self._launcher = Launcher(secrets.token_hex(8), cwd=cwd, start=self._options.start, log=self._trouble.append)
         await stack.enter_async_context(self._launcher)
-        self._tell(f"importing {self._script.typed}")
+        self._progress(f"importing {self._script.typed}")
         began = time.monotonic()
         declared = await self._launcher.open_script(self._script)
         imported = time.monotonic() - began
@@ -170,7 +171,7 @@ class Examination:
 
     async def _train_family(self, c: CheckUp) -> None:
         for who, member in self._family(c.settings):
-            self._tell(f"training the {who}" + (f": {member.config}" if who in ("member", "second member") else ""))
+            self._progress(f"training the {who}" + (f": {member.config}" if who in ("member", "second member") else ""))
             interval = c.members[who] = await self._train(who, member, c)
             if who != "repeat":
                 c.findings += self._findings(member, interval)
@@ -236,7 +237,7 @@ class Examination:
         if parents is not None:
             interval.read = None if parents.missed else sorted(parents.opened)
             interval.changed = sorted(parents.changed | parents.written)
-        interval.error = "" if worker.outcome.how == "returned" else session.why(worker.outcome)
+        interval.error = "" if worker.outcome.how is wire.Exit.RETURNED else session.why(worker.outcome)
         interval.died = bool(interval.error)
         interval.error = interval.error or _unscored(interval, c.settings.score)
         if not interval.error:
@@ -274,9 +275,8 @@ class Examination:
                     case wire.End(telemetry=telemetry):
                         interval.telemetry = telemetry
                         vitals.look()
-                    case wire.Notice(text, remedy):
-                        warning = f"the {interval.who}: {text}"
-                        self._trouble.append(Advice(warning, remedy) if remedy else warning)
+                    case Advice(text, remedy):
+                        self._trouble.append(Advice(f"the {interval.who}: {text}", remedy))
         finally:
             looking.cancel()
             await asyncio.wait([looking])
@@ -310,21 +310,6 @@ class Examination:
             interval.publish_s = time.monotonic() - began
             interval.checkpoint_bytes, interval.digest = published.size, published.digest
 
-    def _expect(self, c: CheckUp) -> forecast.Expected:
-        pair = (c.member, c.child)
-        needs = forecast.Needs(
-            start=min((m.start_s for m in pair if m.start_s is not None), default=0.0),
-            # only the child's: the first members also import what is imported when it is first used
-            train=max(1e-6, c.child.seconds),
-            publish=statistics.mean(m.publish_s for m in pair),
-            checkpoint=max(m.checkpoint_bytes for m in pair),
-            files=max(m.other_bytes for m in pair),
-            memory=max(m.private for m in pair),
-        )
-        sizes = [row.total for row in self._pool.rows() if row.total]
-        above = self._folder.path.parent
-        return forecast.expect(c.settings, max(1, c.slots), needs, import_s=c.import_s, runs=above, gpu_bytes=sizes)
-
 
 def _ender(worker: Worker, ending: list[asyncio.Task[None]]) -> Callable[[str], object]:
     """Ends the member, with a reason, in a task that is put into `ending`."""
@@ -344,7 +329,3 @@ def _other(dimension: Dimension, value: Scalar) -> Scalar:
     unit = dimension.to_unit(value)
     others = (dimension.from_unit((unit + shift) % 1.0) for shift in (0.5, 0.25, 0.75, 0.9, 0.1))
     return next((other for other in others if other != value), value)
-
-
-def _problem(warning: str) -> Problem:
-    return Problem(warning.what, warning.remedy) if isinstance(warning, Advice) else Problem(warning, "")

@@ -16,7 +16,7 @@ import math
 import random
 import shutil
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.reader import RunReader, open_run
@@ -24,6 +24,7 @@ from ..engine.tree import State
 from ..errors import ExperimentError
 from ..experiment import Settings
 from ..simulate import Simulation, VirtualInterval
+from .measurements import Expected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ..declaration.address import Address
     from ..engine.tree import Node
     from ..space import Config
+    from .measurements import CheckUp
 
     Draw = Callable[[random.Random], float]
 
@@ -72,9 +74,6 @@ class Forecast:
     idle: dict[str, float]
     checkpoints: int
     simulated_runs: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def plan(
@@ -190,70 +189,38 @@ def _any_of(durations: Sequence[float]) -> Draw:
 # ---- for the doctor
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What one member has shown: seconds to start, to train and to publish; bytes of its checkpoint, of its other
-    files, and of memory that it does not share.
-    """
-
-    start: float
-    train: float
-    publish: float
-    checkpoint: int
-    files: int
-    memory: int
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What a run would take if all its members were alike. wall_s includes the import of the script. Bytes are those of
-    the peak, and what is free now. gpu_bytes: the memory of each GPU.
-    """
-
-    population: int
-    generations: int
-    schedule: str
-    slots: int
-    wall_s: float
-    at_most: bool
-    checkpoints: int
-    disk_bytes: int
-    disk_free: int
-    memory_bytes: int
-    memory_free: int
-    gpu_bytes: list[int]
-
-
-def expect(
-    settings: Settings, slots: int, needs: Needs, *, import_s: float, runs: Path, gpu_bytes: list[int]
-) -> Expected:
-    """runs: a folder on the disk that the runs would use."""
+def expect(c: CheckUp, runs: Path, gpu_bytes: list[int]) -> Expected:
+    """What a run would take if all its members were like those of the check-up. runs: a folder on the runs' disk."""
     import psutil
 
-    wall, kept = _course(settings, slots, needs)
+    settings, slots, pair = c.settings, max(1, c.slots), (c.member, c.child)
+    # only the child's: the first members also import what is imported when it is first used
+    seconds = max(1e-6, c.child.seconds)
+    start = min((m.start_s for m in pair if m.start_s is not None), default=0.0)
+    wall, kept = _course(settings, slots, seconds, start, statistics.mean(m.publish_s for m in pair))
+    members = settings.population * settings.generations
     return Expected(
         population=settings.population,
         generations=settings.generations,
         schedule=settings.schedule,
         slots=slots,
-        wall_s=import_s + wall,
+        wall_s=c.import_s + wall,
         at_most=bool(settings.early_stop),
         checkpoints=kept,
-        disk_bytes=(kept + slots) * needs.checkpoint + settings.population * settings.generations * needs.files,
+        disk_bytes=(kept + slots) * max(m.checkpoint_bytes for m in pair) + members * max(m.other_bytes for m in pair),
         disk_free=shutil.disk_usage(runs).free,
-        memory_bytes=slots * needs.memory,
+        memory_bytes=slots * max(m.private for m in pair),
         memory_free=psutil.virtual_memory().available,
         gpu_bytes=gpu_bytes,
     )
 
 
-def _course(settings: Settings, slots: int, needs: Needs) -> tuple[float, int]:
-    """Seconds of wall time, and the most checkpoints that are kept at a time."""
+def _course(settings: Settings, slots: int, seconds: float, start: float, publish: float) -> tuple[float, int]:
+    """Seconds of wall time, and the most checkpoints that are kept at a time. seconds: of an interval."""
     first = settings.replaced(generations=min(settings.generations, max(3, FEW_MEMBERS // settings.population)))
     if first.population * first.generations > MEMBERS or slots > MOST_SLOTS:  # too many to simulate
         width = min(slots, settings.population)
-        wall = settings.population * settings.generations * (needs.train + needs.start) / width
-        return wall, 2 * settings.parents + width
-    draw = log_normal(needs.train, SPREAD)
-    result = forecast(first, slots, needs.train, draw, FEW_SEEDS, start=needs.start, publish=needs.publish)
+        return settings.population * settings.generations * (seconds + start) / width, 2 * settings.parents + width
+    draw = log_normal(seconds, SPREAD)
+    result = forecast(first, slots, seconds, draw, FEW_SEEDS, start=start, publish=publish)
     return result.wall_s * settings.generations / first.generations, result.checkpoints

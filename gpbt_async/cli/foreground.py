@@ -122,11 +122,11 @@ def _signals(handler: Callable[[], object], *numbers: int) -> Iterator[None]:
 
 async def attended(folder: RunFolder, quiet: bool) -> int:
     """Show a run of another process until it is over; the exit status that it has there."""
-    said = quiet
+    announced = quiet
     while folder.locked() is not None and not folder.experiment.is_file():
-        if not said:
+        if not announced:
             say(f"{folder.name} is importing its script")
-        said = True
+        announced = True
         await asyncio.sleep(LOOK)
     run = Attached(folder.open(folder.path))
     await show(run, quiet=quiet, view=run.memory(clock()))

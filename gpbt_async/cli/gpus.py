@@ -15,6 +15,7 @@ from .output import emit, say
 
 if TYPE_CHECKING:
     from ..devices.nvml import GPU
+    from ..storage.control import ControlRequest
     from ..storage.folder import RunFolder
     from ..storage.gpu_report import DeviceStatus
 
@@ -45,6 +46,7 @@ def gpus(
       gpbt-async gpus --return train-1 2
     """
     from ..analysis.reader import open_run
+    from ..storage.control import ControlRequest
     from . import inventory
 
     if drain is None and give_back is None:
@@ -57,25 +59,26 @@ def gpus(
     if gpus is not None or as_json:
         raise ExperimentError("--gpus and --json belong to the list of GPUs, which --drain and --return do not show")
     run, gpu = drain or give_back or ("", "")
-    say(ask(open_run(run, runs), "return" if drain is None else "drain-now" if now else "drain", gpu))
+    taking = ControlRequest.DRAIN_NOW if now else ControlRequest.DRAIN
+    say(ask(open_run(run, runs), ControlRequest.RETURN if drain is None else taking, gpu))
 
 
-def ask(folder: RunFolder, word: str, gpu: str) -> str:
-    """Ask a run to leave a GPU ("drain", "drain-now") or to use it again ("return"), and wait until it has.
+def ask(folder: RunFolder, request: ControlRequest, gpu: str) -> str:
+    """Ask a run to leave a GPU, or to use it again, and wait until it has.
 
-    Returns what happened. Raises DeviceError when the run has no such GPU, or does not go on.
+    Returns a sentence for the user. Raises DeviceError when the run has no such GPU, or is not running.
     """
     from ..storage.gpu_report import DeviceState, read_gpus
 
     wanted = _matching(folder, gpu)
     for uuid in wanted:
-        if not folder.tell(f"{word} {uuid}"):
-            raise DeviceError(f"{folder.name} does not listen: it has just ended")
+        if not folder.tell(f"{request} {uuid}"):
+            raise DeviceError(f"{folder.name} does not take requests: it has just ended")
     drained_before = False
     while (report := read_gpus(folder)) is not None:
         asked = [status for status in report.gpus if status.uuid in wanted]
         drained = all(status.state in (DeviceState.DRAINED, DeviceState.FAULTY) for status in asked)
-        if word == "return":
+        if request == "return":
             if not any(status.state == DeviceState.DRAINED for status in asked):
                 return f"{folder.name} uses GPU {gpu} again"
         elif drained and not any(status.members or status.leaving for status in asked):

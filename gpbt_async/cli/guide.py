@@ -40,7 +40,7 @@ def title(name: str) -> str:
 
 
 def guide(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A guide; if left out, they are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A guide; if left out, they are listed.")] = None,
 ) -> None:
     """Print a guide, or list the guides.
 

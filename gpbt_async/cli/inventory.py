@@ -1,6 +1,6 @@
-"""`gpbt-async gpus`: the GPUs of this machine, what a run would use of them, and why not the rest.
+"""The inventory of the machine's GPUs: what a run would use of them, and why not the rest. Behind `gpbt-async gpus`.
 
-It opens NVML, samples once, and closes it; what runs hold is read from their gpus.json. A driver that fails is not an
+It opens NVML, samples once, and closes it. What runs hold is read from their gpus.json. A driver that fails is not an
 error here: it is what this command has to report, in one sentence.
 """
 
@@ -147,7 +147,7 @@ def _machine_gpu(gpu: GPU, sample: Sample | str | None, reason: str, runs: Seque
 
 
 def _what(pid: int) -> str:
-    return linux.told(pid) if linux.exists(pid) else "not of this pid namespace"
+    return linux.program_and_owner(pid) if linux.exists(pid) else "not of this pid namespace"
 
 
 def text(inventory: Inventory) -> str:

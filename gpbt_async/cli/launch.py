@@ -76,23 +76,27 @@ def new_folder(name: str | None, runs: Path) -> Path | None:
     return runs / check_name(name) if name is not None else None
 
 
+Adopt = Annotated[
+    list[str] | None,
+    option(
+        "--adopt",
+        metavar="FIELD",
+        help="Adopt this field from the edited script, such as space. May be repeated, or given with commas.",
+    ),
+]
+Retry = Annotated[
+    bool, typer.Option("--retry-failed", help="Try the members that failed last again; fix the cause first.")
+]
+
+
 @takes(options=MACHINE)
 def resume(
     run: RunName,
     *,
     script: Moved = None,
     changed: Changed = False,
-    adopt: Annotated[
-        list[str] | None,
-        option(
-            "--adopt",
-            metavar="FIELD",
-            help="Adopt this field from the edited script, such as space. May be repeated, or given with commas.",
-        ),
-    ] = None,
-    retry: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the members that failed last again; fix the cause first.")
-    ] = False,
+    adopt: Adopt = None,
+    retry: Retry = False,
     options: RunOptions,
     silence: Silence = None,
     strict: Strict = False,
@@ -104,6 +108,8 @@ def resume(
 
     RUN continues from its journal and checkpoints. A failed run needs --retry-failed. Repeating this does no harm.
 
+    Options such as --gpus and --disk stay as they were, unless you give them again. `gpbt-async status RUN` shows them.
+
     Examples:
       gpbt-async resume train-1
       gpbt-async resume train-1 --retry-failed --changed-script  # after fixing the script
@@ -114,7 +120,7 @@ def resume(
     from ..storage.folder import locate
     from .foreground import drive
 
-    run_object = Run(
+    resumed = Run(
         script,
         locate(run, runs),
         resume="must",
@@ -125,4 +131,4 @@ def resume(
         strict=strict,
         **arguments(options),
     )
-    drive(run_object, quiet, as_json)
+    drive(resumed, quiet, as_json)

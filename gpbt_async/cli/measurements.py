@@ -1,11 +1,11 @@
-"""What the doctor measures: one record per member, and one of the whole check-up. diagnosis.py judges them.
+"""What the doctor measures: one record per member, one of the whole check-up, and what a run would then take.
 
-`to_json` of both is what `gpbt-async doctor --json` prints.
+diagnosis.py judges them. `CheckUp.to_json` is what `gpbt-async doctor --json` prints.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from ..experiment import Settings
     from ..findings import Finding
-    from .forecast import Expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +89,26 @@ class TrainedInterval:
         return flat | {"first_score": ends[0], "score": ends[1]}
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a run would take if all its members were alike. wall_s includes the import of the script. Bytes are those of
+    the peak, and what is free now. gpu_bytes: the memory of each GPU.
+    """
+
+    population: int
+    generations: int
+    schedule: str
+    slots: int
+    wall_s: float
+    at_most: bool
+    checkpoints: int
+    disk_bytes: int
+    disk_free: int
+    memory_bytes: int
+    memory_free: int
+    gpu_bytes: list[int]
+
+
 @dataclass(slots=True)
 class CheckUp:
     """All of one check-up.
@@ -129,29 +148,19 @@ class CheckUp:
 
     def to_json(self) -> dict[str, Any]:
         s = self.settings
-        return {
-            "script": self.script,
+        flat = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("settings", "members")}
+        if not self.failed:
+            del flat["failed"]
+        if self.expected is None:
+            del flat["expected"]
+        declared = {name: getattr(s, name) for name in ("mode", "generations", "stall_timeout", "member_timeout")}
+        return flat | {
             "command": s.command is not None,
             "metric": s.score,
-            "mode": s.mode,
-            "generations": s.generations,
+            **declared,
             "early_stop": list(s.early_stop),
-            "stall_timeout": s.stall_timeout,
-            "member_timeout": s.member_timeout,
-            "import_s": self.import_s,
-            "cuda_at_import": self.cuda_at_import,
-            "slots": self.slots,
-            "device": self.device,
-            "slot": self.slot,
-            "slot_threads": self.slot_threads,
             **{who: member.to_json() for who, member in self.members.items()},
             "scores": {who: member.scores for who, member in self.members.items()},
-            "parent_damaged": self.parent_damaged,
-            **({"failed": self.failed} if self.failed else {}),
-            "fork_safe": self.fork_safe,
-            "start": self.start,
-            **({"expected": asdict(self.expected)} if self.expected is not None else {}),
-            "notes": self.notes,
             "trouble": [problem.to_json() for problem in self.trouble],
             "findings": [{"code": f.code, "what": f.text, "remedy": f.remedy} for f in self.findings],
             "warnings": [problem.to_json() for problem in self.warnings],

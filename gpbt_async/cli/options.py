@@ -80,7 +80,7 @@ RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run: a name under --runs, or a path.", autocompletion=runs)
 ]
 AnyRun = Annotated[
-    str | None, typer.Argument(metavar="[RUN]", help="One run; all of them if left out.", autocompletion=runs)
+    str | None, typer.Argument(metavar="RUN", help="One run; all of them if left out.", autocompletion=runs)
 ]
 Script = Annotated[
     str,

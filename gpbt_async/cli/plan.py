@@ -15,33 +15,37 @@ from .output import emit, span
 if TYPE_CHECKING:
     from .forecast import Forecast
 
+Slots = Annotated[
+    int, typer.Option("--slots", "--gpus", metavar="N", parser=whole("--slots"), help="Number of slots, or of GPUs.")
+]
+From = Annotated[
+    str | None,
+    option("--from", metavar="RUN", help="Take intervals' durations from RUN.", autocompletion=completion.runs),
+]
+Seconds = Annotated[
+    float | None,
+    option("--seconds", metavar="S", parser=real("--seconds"), help="An interval takes S seconds on average."),
+]
+Spread = Annotated[
+    float,
+    typer.Option(
+        "--spread",
+        metavar="SHARE",
+        parser=real("--spread", ""),
+        help="With --seconds: the standard deviation, as a share of the average.",
+    ),
+]
+
 
 @takes(changes=("population", "generations", "ratio", "evidence", "schedule", "seed"))
 def plan(
     script: Script,
     *,
     as_module: AsModule = False,
-    slots: Annotated[
-        int,
-        typer.Option("--slots", "--gpus", metavar="N", parser=whole("--slots"), help="Number of slots, or of GPUs."),
-    ] = 1,
-    run: Annotated[
-        str | None,
-        option("--from", metavar="RUN", help="Take intervals' durations from RUN.", autocompletion=completion.runs),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        option("--seconds", metavar="S", parser=real("--seconds"), help="An interval takes S seconds on average."),
-    ] = None,
-    spread: Annotated[
-        float,
-        typer.Option(
-            "--spread",
-            metavar="SHARE",
-            parser=real("--spread", ""),
-            help="With --seconds: the standard deviation, as a share of the average.",
-        ),
-    ] = 0.3,
+    slots: Slots = 1,
+    run: From = None,
+    seconds: Seconds = None,
+    spread: Spread = 0.3,
     changes: dict[str, Any],
     runs: Runs = Path("runs"),
     as_json: Json = False,

@@ -25,31 +25,33 @@ if TYPE_CHECKING:
 #: more replays than this are a typing error
 MOST = 1000
 
+Seeds = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        metavar="K",
+        parser=whole("--seeds", f"from 1 to {MOST}"),
+        help="Number of replays, each with its own seed.",
+    ),
+]
+SameSeeds = Annotated[bool, typer.Option("--same-seeds", help="One more replay, with the seeds that the original had.")]
+ReplaySeed = Annotated[
+    int | None,
+    option(
+        "--seed",
+        parser=whole("--seed", "of at least 0"),
+        help="Seed of the replays. Default: derived from RUN's seed, the same each time.",
+    ),
+]
+
 
 @takes(options=[name for name in MACHINE if name not in ("share", "vram")])
 def replay(
     run: RunName,
     *,
-    seeds: Annotated[
-        int,
-        typer.Option(
-            "--seeds",
-            metavar="K",
-            parser=whole("--seeds", f"from 1 to {MOST}"),
-            help="Number of replays, each with its own seed.",
-        ),
-    ] = 1,
-    same: Annotated[
-        bool, typer.Option("--same-seeds", help="One more replay, with the seeds that the original had.")
-    ] = False,
-    seed: Annotated[
-        int | None,
-        option(
-            "--seed",
-            parser=whole("--seed", "of at least 0"),
-            help="Seed of the replays. Default: derived from RUN's seed, the same each time.",
-        ),
-    ] = None,
+    seeds: Seeds = 1,
+    same: SameSeeds = False,
+    seed: ReplaySeed = None,
     name: Name = None,
     script: Moved = None,
     changed: Changed = False,
@@ -74,12 +76,7 @@ def replay(
     from .foreground import drive
 
     original = RunReader(open_run(run, runs))
-    if original.state == "running" and original.engine.best is not None:
-        best = f"the replay follows its best member so far, {original.engine.best.id}"
-        say(f"{original.folder.name} is still running: {best}; a better one may follow")
-    if options.track is None and original.record.options.track:
-        trackers = ", ".join(original.record.options.track)
-        say(f"the replay reports to {trackers}, as {original.folder.name} does; --track none prevents that")
+    _announce(original, options)
     replayed = Run(
         script,
         new_folder(name, runs),
@@ -90,6 +87,17 @@ def replay(
         **arguments(options),
     )
     drive(replayed, quiet, as_json)
+
+
+def _announce(original: RunReader, options: RunOptions) -> None:
+    """Say what a person may not expect."""
+    name = original.folder.name
+    if original.state == "running" and original.engine.best is not None:
+        best = f"the replay follows its best member so far, {original.engine.best.id}"
+        say(f"{name} is still running: {best}; a better one may follow")
+    if options.track is None and original.record.options.track:
+        trackers = ", ".join(original.record.options.track)
+        say(f"the replay reports to {trackers}, as {name} does; --track none prevents that")
 
 
 def changes(original: RunReader, seeds: int = 1, *, same: bool = False, seed: int | None = None) -> dict[str, Any]:

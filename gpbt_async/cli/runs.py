@@ -55,7 +55,7 @@ def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None
     """Show the live view of a run that was started elsewhere.
 
     It is the view that `launch` shows. Ctrl-C stops watching; the run continues. If RUN is over, its last state is
-    shown. The exit status is the run's.
+    shown. The exit status is that of the run.
 
     Examples:
       gpbt-async watch train-1
@@ -82,13 +82,13 @@ def stop(run: RunName, runs: Runs = Path("runs")) -> None:
       gpbt-async stop train-1
     """
     from ..analysis.reader import open_run
-    from ..storage.control import send
+    from ..storage.control import ControlRequest, send
 
     folder = open_run(run, runs)
     if folder.locked() is None:
         say(f"{folder.name} is not running")
         return
-    send(folder, "stop")
+    send(folder, ControlRequest.STOP)
     for _ in _until_timeout(folder, "stop", "kill -9 it: the run can be resumed, and nothing is lost"):
         if folder.locked() is None:
             break
@@ -122,13 +122,13 @@ def pause(
       gpbt-async pause train-1 --end
     """
     from ..analysis.reader import RunReader, open_run
-    from ..storage.control import GO_ON, PAUSE, send
+    from ..storage.control import ControlRequest, send
 
     folder = open_run(run, runs)
-    word = GO_ON if end else PAUSE
-    send(folder, word)
+    request = ControlRequest.GO_ON if end else ControlRequest.PAUSE
+    send(folder, request)
     reader = RunReader(folder)
-    for _ in _until_timeout(folder, word, "try again"):
+    for _ in _until_timeout(folder, request, "try again"):
         reader.more()
         if bool(reader.usage.by_hand) != end:
             break

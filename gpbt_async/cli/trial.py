@@ -1,13 +1,14 @@
-"""`gpbt-async try SCRIPT`: one member in the foreground, for people who write training scripts.
+"""A trial: one member of a script in the foreground, in this very process. Behind `gpbt-async try`.
 
-The script is imported and its function called in this very process: prints appear, breakpoints work, a profiler sees
-everything, an exception is the script's own traceback. No zygote, no journal, no slot. It is the one place besides
-the zygote where a user's script is imported, and it is the whole process, so nothing else can be disturbed by it.
+Output appears at once, breakpoints work, a profiler sees everything, and an exception is the script's own traceback.
+There is no zygote, no journal, no slot. This is the one place besides the zygote that imports a user's script; the
+process does nothing else, so the script can disturb nothing.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 import tempfile
@@ -16,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..declaration.address import Address, find
 from ..declaration.foreign import scalar
 from ..engine import tree
 from ..errors import ExperimentError, ScriptError, Stopped
@@ -27,24 +27,24 @@ from ..member.api import Member
 from ..member.config import peek
 from ..preflight.checks import Preflight
 from ..space import Choice
+from .output import say
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from ..declaration.address import Address
+    from ..findings import Finding
     from ..space import Config, Dimension, Scalar, Space
 
 
-def attempt(
-    given: str | os.PathLike[str], *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None
-) -> int:
+def attempt(address: Address, *, seed: int, sets: list[str], parent: Path | None, checkpoint: Path | None) -> int:
     """Train one member of the script's experiment; 0 if it reported a finite score. Raises ExperimentError."""
     member_main.watch()
-    settings, train = _load(find(given))
+    settings, train = _load(address)
     if train is None:
-        raise ExperimentError("try runs a training function; this experiment declares a command: run it by hand")
+        raise ExperimentError("try trains a function, and this experiment declares a command: run it by hand")
     if parent is not None and not parent.is_dir():
-        raise ExperimentError(f"--parent {parent}: is not a folder")
+        raise ExperimentError(f"--parent {parent}: there is no such folder")
     config = fixed(settings.space.sample(random.Random(seed)), sets, settings.space)
     where = checkpoint if checkpoint is not None else Path(tempfile.mkdtemp(prefix="gpbt-try-"))
     where.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def attempt(
         return _train(settings, train, config, seed, parent, where)
     finally:
         if checkpoint is None:
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # it is not empty
                 where.rmdir()
 
 
@@ -82,36 +82,40 @@ def _train(
     except Exception as error:
         member_main.print_traceback(error)
         return 1
-    _say_findings(settings, member)
     seconds = time.monotonic() - began
-    files = [p for p in where.rglob("*") if p.is_file()]
-    size = sum(p.stat().st_size for p in files)
-    kept = f"checkpoint {where} ({len(files)} files, {size / 1e6:.2f} MB)" if files else "nothing in the checkpoint"
+    for finding in _findings(settings, member):
+        say(finding.sentence)
+    return _summary(settings.score, reported, seconds, where)
+
+
+def _summary(name: str, reported: dict[str, float], seconds: float, where: Path) -> int:
+    """Print how it went; the exit status."""
+    files = [path for path in where.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    kept = f"checkpoint {where} ({len(files)} files, {size / 1e6:.2f} MB)" if files else "the checkpoint is empty"
     print(f"trained in {seconds:.2f} s; {kept}")
-    score = reported.get(settings.score)
-    if score is None or score - score != 0:
-        told = f"reported {', '.join(reported)}" if reported else "reported nothing"
-        print(f"gpbt-async: no finite {settings.score!r}: it is {score}; {told}", file=sys.stderr)
+    score = reported.get(name)
+    if score is None or not math.isfinite(score):
+        say(f"no finite {name!r}: it is {score}; reported {', '.join(reported) or 'nothing'}")
         return 1
     if not files:
-        print("gpbt-async: the checkpoint is empty: children would start from nothing", file=sys.stderr)
-    print(f"score   {settings.score}={score}")
+        say("the checkpoint is empty: children would start from nothing")
+    print(f"score   {name}={score}")
     return 0
 
 
-def _say_findings(settings: Settings, member: Member) -> None:
-    """What the pre-flight of a run would say of this one member."""
-    checks, seen = Preflight(settings), member.telemetry.to_json()  # before we look at member.parent ourselves
+def _findings(settings: Settings, member: Member) -> Iterator[Finding]:
+    """What the pre-flight of a run would report of this one member."""
+    checks, telemetry = Preflight(settings), member.telemetry.to_json()  # before we look at member.parent ourselves
     parent = tree.Node(0, (), 0, 0, None, {}, 0) if member.parent is not None else None
     id = 0 if parent is None else 1
-    known = tree.Node(id, (), 0, id, parent, peek(member.config), member.seed)
-    for found in (*checks.declared(), *checks.heard(known, seen)):
-        print(f"gpbt-async: {found.sentence}", file=sys.stderr)
+    node = tree.Node(id, (), 0, id, parent, peek(member.config), member.seed)
+    yield from (*checks.declared(), *checks.heard(node, telemetry))
 
 
 def _load(address: Address) -> tuple[Settings, Callable[[Any], object] | None]:
     address.check()
-    sys.argv[:] = [address.file]  # as in a run: a script that parses its arguments is not to be given ours
+    sys.argv[:] = [address.file]  # as in a run: a script that parses its arguments must not get ours
     try:
         loaded = script.load(address.to_json())
     except (Exception, SystemExit) as error:
@@ -121,11 +125,11 @@ def _load(address: Address) -> tuple[Settings, Callable[[Any], object] | None]:
 
 
 def fixed(config: Config, sets: Sequence[str], space: Space) -> Config:
-    """The config with what `--set NAME=VALUE` says. Raises ExperimentError."""
+    """The config with the values of `--set NAME=VALUE`. Raises ExperimentError."""
     for pair in sets:
         name, equals, text = pair.partition("=")
         if not equals or name not in space.names:
-            raise ExperimentError(f"--set {pair}: must be NAME=VALUE, a name of {', '.join(space.names)}")
+            raise ExperimentError(f"--set {pair}: must be NAME=VALUE, with NAME one of {', '.join(space.names)}")
         if name not in space:
             config[name] = _constant(pair, text, space.constants[name])
             continue
@@ -140,17 +144,17 @@ def fixed(config: Config, sets: Sequence[str], space: Space) -> Config:
 
 
 def _value(text: str, dimension: Dimension) -> Any:
-    """What was typed: JSON, or a number in any way Python takes one (.1, 1e-3), or else a text."""
+    """JSON, or else a number as Python writes it (.1, 1e-3), or else the text itself."""
     with suppress(ValueError):
         return json.loads(text)
-    if not (isinstance(dimension, Choice) and text in dimension.options):  # one may be called "inf"
+    if not (isinstance(dimension, Choice) and text in dimension.options):  # an option may be called "inf"
         with suppress(ValueError):
             return float(text)
     return text
 
 
 def _constant(pair: str, text: str, was: Scalar) -> Scalar:
-    """Another value for a constant, of its kind; for None any. Raises ExperimentError."""
+    """Another value of the same type for a constant; of any type for None. Raises ExperimentError."""
     value: Any = text
     if not isinstance(was, str):
         with suppress(ValueError):
@@ -158,5 +162,5 @@ def _constant(pair: str, text: str, was: Scalar) -> Scalar:
         if isinstance(was, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
     if not scalar(value) or (was is not None and type(value) is not type(was)):
-        raise ExperimentError(f"--set {pair}: must be of the kind of the constant {was!r}")
+        raise ExperimentError(f"--set {pair}: must have the type of the constant {was!r}")
     return value  # type: ignore[no-any-return]

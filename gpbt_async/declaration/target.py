@@ -12,10 +12,11 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..codec import encoded
 from ..errors import ExperimentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 
 #: how a training function begins
@@ -38,11 +39,7 @@ class Target:
     sys_path: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"file": self.file, "module": self.module, "qualname": self.qualname, "sys_path": list(self.sys_path)}
-
-    @classmethod
-    def from_json(cls, t: Mapping[str, Any]) -> Target:
-        return cls(t["file"], t["module"], t["qualname"], tuple(t["sys_path"]))
+        return encoded(self)
 
 
 def target_of(train: Callable[[Any], object]) -> Target:

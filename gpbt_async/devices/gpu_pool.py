@@ -313,7 +313,7 @@ class GpuPool(Pool):
             return "left over"
         if not linux.exists(pid):
             return "ghost"
-        process = linux.told(pid)
+        process = linux.program_and_owner(pid)
         # the server of MPS stands for all its clients, and stays when they go
         return "ghost" if process.startswith("nvidia-cuda-mps") else f"process {pid} ({process})"
 

@@ -177,7 +177,7 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
         assert train is not None
     except BaseException as error:
         fault, remedy = _diagnosed(error, member)
-        end = wire.End("raised", time.monotonic(), script.refusal(error), remedy=remedy, fault=fault)
+        end = wire.End(wire.Exit.RAISED, time.monotonic(), script.refusal(error), remedy=remedy, fault=fault)
         print(end.error, file=sys.stderr)
     else:
         seed(begin.seed, begin.device)
@@ -189,7 +189,7 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
     _leave()
     with contextlib.suppress(OSError):
         sock.sendall(wire.encode(wire.Clean()))
-    return 0 if end.how != "raised" else 1
+    return int(end.how is wire.Exit.RAISED)
 
 
 def run(train: Callable[[Any], object], member: Member) -> wire.End:
@@ -199,7 +199,7 @@ def run(train: Callable[[Any], object], member: Member) -> wire.End:
     try:
         train(member)
     except Stopped:
-        return wire.End("stopped", time.monotonic())
+        return wire.End(wire.Exit.STOPPED, time.monotonic())
     except SystemExit as error:
         if error.code not in (None, 0):
             return _raised(error, member)
@@ -207,7 +207,7 @@ def run(train: Callable[[Any], object], member: Member) -> wire.End:
         return _raised(error, member)
     at = time.monotonic()
     member.telemetry.threads = left_running(before)
-    return wire.End("returned", at, telemetry=_telemetry(member))
+    return wire.End(wire.Exit.RETURNED, at, telemetry=_telemetry(member))
 
 
 def left_running(before: set[threading.Thread]) -> list[str]:
@@ -248,7 +248,7 @@ def _raised(error: BaseException, member: Member) -> wire.End:
         print_traceback(error)
         if remedy:
             print(f"{REMEDY}{remedy}", file=sys.stderr, flush=True)
-    return wire.End("raised", at, failure.described(error) + breakpoints.advice(error), place, remedy, fault)
+    return wire.End(wire.Exit.RAISED, at, failure.described(error) + breakpoints.advice(error), place, remedy, fault)
 
 
 def _diagnosed(error: BaseException, member: Member) -> tuple[str, str]:

@@ -23,7 +23,7 @@ import time
 from typing import Any, NoReturn
 
 from ..errors import ExperimentError
-from ..processes import guardian_main, linux
+from ..processes import linux
 from . import breakpoints, fork_hazards, hooks, member_main, script, user_code
 
 
@@ -90,7 +90,7 @@ class Server:
         self.line = line
         self.script = loaded
         self.reaper = linux.Reaper()
-        self.wakeup = guardian_main.wake_on_child()
+        self.wakeup = linux.wake_on_child()
         #: native threads run, and the user wants forks all the same
         self.native = native
         self.threads_reported = native
@@ -105,9 +105,9 @@ class Server:
                 self.handle(message)
             for pid, status in self.reaper.reap():
                 self.line.send({"op": "exit", "pid": pid, "status": status})
-            ready = guardian_main.wait(self.line.sock.fileno(), self.wakeup)
+            ready = linux.wait(self.line.sock.fileno(), self.wakeup)
             if self.wakeup in ready:
-                guardian_main.drain(self.wakeup)
+                linux.drain(self.wakeup)
             received = self.line.receive() if self.line.sock.fileno() in ready else []
             if received is None:
                 return

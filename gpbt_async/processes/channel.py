@@ -1,7 +1,7 @@
-"""The scheduler's end of its socketpairs to guardian and zygote: JSON lines and descriptors, inside the event loop.
+"""The scheduler's end of its sockets to guardian and zygote: JSON lines and descriptors, inside the event loop.
 
-Sends never wait and never fail: what the socket does not take now is sent when it can, and what a dead process no
-longer reads is told by `ended`, which is called once. Received descriptors belong to whoever handles the message.
+Sends never wait and never fail: what the socket does not take now is sent when it can, and that the other side has died
+is reported by `ended`, which is called once. Received descriptors belong to the handler of their message.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 class Channel:
+    """handle: called with each message and its descriptors. ended: called once, when the other side is gone."""
+
     def __init__(
         self,
         sock: socket.socket,
@@ -35,7 +37,7 @@ class Channel:
         self._loop.add_reader(sock, self._readable)
 
     def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
-        """Send, now or soon; the descriptors are the caller's to close at once."""
+        """Send, now or soon. The caller may close the descriptors at once."""
         if self.open:
             self._unsent.append((linux.pack(message, fds), [os.dup(fd) for fd in fds or ()]))
             if len(self._unsent) == 1:
@@ -50,7 +52,7 @@ class Channel:
             except BlockingIOError:
                 sent = -1
             except OSError:
-                self._discard()  # the other side is gone; reading says so in a moment
+                self._discard()  # the other side is gone; _readable sees that in a moment
                 break
             if sent >= 0:
                 _close(fds)  # they travel with the first byte
@@ -76,7 +78,7 @@ class Channel:
         self._unsent.clear()
 
     def close(self) -> None:
-        """Our end is closed, which both zygote and guardian take as the order to end."""
+        """Close our end, which is the order to end for both zygote and guardian."""
         if self.open:
             self.open = False
             self._discard()

@@ -1,19 +1,19 @@
 """The proof that a forked member hangs for ever: every thread of it waits for another thread of it.
 
-A fork copies one thread and every lock as it was. A member whose library waits for a thread, or a lock's holder, that
-was not copied makes no sound and uses no CPU, just like one that waits for a download. The kernel knows the difference:
-a futex in memory that is not shared can be woken by the same process only, so when all its threads wait for one,
-without a time limit, none of them has run between two looks, and no signal handler of its own could run, nothing can
-ever happen again. No sound member looks so, however long it is silent.
+A fork copies one thread, and every lock in its state of the moment. A member whose library waits for a thread, or for
+the holder of a lock, that was not copied makes no sound and uses no CPU, just like one that waits for a download. The
+kernel knows the difference. A futex in memory that is not shared can be woken by the same process only. So when all its
+threads wait for one, without a time limit, none of them has run between two looks, and no signal handler of its own
+could run, nothing can ever happen again. No sound member looks like that, however long it is silent.
 
 Some libraries (XLA) look at their futex a few times a second instead. They do so with a relative limit, as neither
-glibc nor Python does; a process that does nothing else in all of its threads, look after look, has nothing that could
+glibc nor Python does. A process that does nothing else in all of its threads, look after look, has nothing that could
 change what it looks at. Each such thread must have run between two looks: one that has not is asleep until its limit
 is over, which proves nothing. This is the weaker proof: a member whose threads only ask for the state of a file between
 such waits looks the same. On musl every wait with a limit is a relative one, so there none counts as looking again.
 A member that spins instead (OMP_WAIT_POLICY=active) cannot be told from one that works.
 
-Pure reading of /proc, and a timer for each forked member, which reads nothing while the member is heard of.
+This module only reads /proc, with a timer for each forked member, which reads nothing while messages come.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 
-#: seconds of silence before the first look, of one that has said Hello, and of one that has not; and between looks
+#: seconds of silence before the first look: after Hello, and before it; and seconds between looks
 SILENCE, MUTE, PERIOD = 3.0, 1.0, 1.0
-#: seconds between two looks that prove a deadlock: of all waiting without limit, of some looking again and again, and
-#: of what is seen where the kernel does not say what a thread waits for
+#: seconds between two looks that prove a deadlock: if all threads wait without limit, if some look again and again, and
+#: where the kernel does not say what a thread waits for
 UNLIMITED, POLLING, WEAK = 2.0, 3.0, 6.0
 #: the number of the futex call
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}.get(platform.machine())
@@ -50,10 +50,10 @@ _WAKING = sum(1 << (number - 1) for number in (1, 10, 12, 14, 26, 27, 29, *range
 
 
 class Stand(NamedTuple):
-    """How a process stands that may be deadlocked.
+    """The state of a process that may be deadlocked.
 
-    threads: of each its number, what it waits for, and how often it was scheduled (None for one that polls).
-    polls: of each that waits with a limit, how often it was scheduled. known: the kernel says what they wait for.
+    threads: for each its number, what it waits for, and how often it was scheduled (None for one that polls).
+    polls: for each that waits with a limit, how often it was scheduled. known: the kernel says what they wait for.
     """
 
     threads: tuple[tuple[int, str, int | None], ...]
@@ -68,24 +68,23 @@ class Stand(NamedTuple):
         return bool(self.polls)
 
     def still(self, before: Stand) -> bool:
-        """Whether nothing has moved since that look, but those that poll, all of which have looked again."""
+        """Whether nothing has moved since that look but the threads that poll, all of which have looked again."""
         polled = all(now > then for now, then in zip(self.polls, before.polls, strict=False))
         return self._replace(polls=()) == before._replace(polls=()) and polled
 
     @property
     def needed(self) -> float:
-        """Seconds for which it must stand so."""
+        """Seconds that the process must stay like this to count as deadlocked."""
         return UNLIMITED if self.known and not self.polling else POLLING if self.known else WEAK
 
-    @property
-    def words(self) -> str:
+    def __str__(self) -> str:
         count = len(self.threads)
-        who = "its only thread waits" if count == 1 else f"all its {count} threads wait"
-        return f"{who} for another that is not there" if self.known else f"{who} for a lock, and nothing moves"
+        waits = "its only thread waits" if count == 1 else f"all its {count} threads wait"
+        return f"{waits} for another that is not there" if self.known else f"{waits} for a lock, and nothing moves"
 
 
 def look(pid: int) -> Stand | None:
-    """How the process stands; None when it may still go on by itself, or has gone."""
+    """The state of the process; None when it may still go on by itself, or is gone."""
     try:
         return _look(pid)
     except (OSError, ValueError, IndexError):
@@ -96,7 +95,7 @@ def _look(pid: int) -> Stand | None:
     threads: list[tuple[int, str, int | None]] = []
     polled: list[int] = []
     ticks, known = 0, True
-    # the first thread first: of one that computes, it is all that is read
+    # the first thread first: if it computes, nothing else is read
     for task in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
         here = f"/proc/{pid}/task/{task}"
         fields = _read(f"{here}/stat").rpartition(")")[2].split()
@@ -106,12 +105,12 @@ def _look(pid: int) -> Stand | None:
         wait = _wait(pid, here)
         if wait is None:
             return None
-        what, polls = wait
-        known &= what != ""
+        waits_for, polls = wait
+        known &= waits_for != ""
         switches = _switches(here)
         if polls:
             polled.append(switches)
-        threads.append((task, what, None if polls else switches))
+        threads.append((task, waits_for, None if polls else switches))
     if _caught(pid) & _WAKING or linux.children(pid):
         return None
     read = ""
@@ -132,20 +131,20 @@ def _wait(pid: int, here: str) -> tuple[str, bool] | None:
         call = ""
     if not call or _FUTEX is None:
         return ("", False) if _read(f"{here}/wchan").startswith("futex") else None
-    words = call.split()
-    if words[0] != str(_FUTEX):
+    fields = call.split()
+    if fields[0] != str(_FUTEX):
         return None
-    address, operation, limit = int(words[1], 16), int(words[2], 16), int(words[4], 16)
+    address, operation, limit = int(fields[1], 16), int(fields[2], 16), int(fields[4], 16)
     if operation & 127 not in _WAITS or not (operation & _PRIVATE or _unshared(pid, address)):
         return None
     if limit and (operation & 127 != _WAIT or _MUSL):
         return None  # Python's and the C library's own, with a time limit
-    # the last two are where its stack and its code stand
-    return " ".join([*words[:4], *words[-2:]]), bool(limit)
+    # the last two are the stack pointer and the program counter
+    return " ".join([*fields[:4], *fields[-2:]]), bool(limit)
 
 
 def _unshared(pid: int, address: int) -> bool:
-    """Is this memory the process's alone? Then so is a futex in it, whatever it is called (one joins a thread so)."""
+    """Is this memory private to the process? Then so is a futex in it that is not marked so (pthread_join's is not)."""
     for line in _read(f"/proc/{pid}/maps").splitlines():
         area, permissions, _ = line.split(maxsplit=2)
         start, _, end = area.partition("-")
@@ -159,7 +158,7 @@ def _switches(here: str) -> int:
 
 
 def _caught(pid: int) -> int:
-    """The signals that it has handlers for, as bits."""
+    """The signals that the process has handlers for, as bits."""
     return next(int(line.split()[1], 16) for line in _read(f"/proc/{pid}/status").splitlines() if "SigCgt" in line)
 
 
@@ -169,13 +168,13 @@ def _read(path: str) -> str:
 
 
 class DeadlockWatch:
-    """Looks at a forked member from now until its training ends. hangs: told once, what was seen.
+    """Looks at a forked member from now until its training ends. hangs: called once, with what proves the deadlock.
 
-    lives: whether a forked member of this run has ever been heard of; then weak evidence is none.
+    forks_live: whether a forked member of this run has ever sent a report; then weak evidence counts as none.
     """
 
-    def __init__(self, worker: Worker, hangs: Callable[[str], object], lives: Callable[[], bool]) -> None:
-        self._worker, self._hangs, self._lives = worker, hangs, lives
+    def __init__(self, worker: Worker, hangs: Callable[[str], object], forks_live: Callable[[], bool]) -> None:
+        self._worker, self._hangs, self._forks_live = worker, hangs, forks_live
         self._loop = asyncio.get_running_loop()
         self._stand: Stand | None = None
         self._since = 0.0
@@ -191,13 +190,13 @@ class DeadlockWatch:
             self._stand = None
         else:
             pause = PERIOD
-            seen = look(worker.pid)
-            if seen is not None and not seen.known and self._lives():
-                seen = None
-            if seen is None or self._stand is None or not seen.still(self._stand):
+            stand = look(worker.pid)
+            if stand is not None and not stand.known and self._forks_live():
+                stand = None
+            if stand is None or self._stand is None or not stand.still(self._stand):
                 self._since = now
-            elif now - self._since >= seen.needed:
-                self._hangs(f"{seen.words}, and has not moved for {now - self._since:.0f} s")
+            elif now - self._since >= stand.needed:
+                self._hangs(f"{stand}, and has not moved for {now - self._since:.0f} s")
                 return
-            self._stand = seen
+            self._stand = stand
         self._loop.call_later(pause, self._turn)

@@ -1,10 +1,10 @@
-"""The scheduler's side of the guardian: start it, have it start processes, know when they are gone, end it.
+"""Our handle on the guardian: start it, have it start processes, know when they are gone, end it.
 
-The only place where the scheduler itself starts a process, and it starts this one only. What the guardian starts is
-told as a Child: a pid, a pidfd opened before the pid could be anybody else's, and a future that is done once the child
-*and everything it started* is gone. The surprise: "gone" must come true even if the guardian is killed, so the loss of
-the guardian is answered with a sweep through the whole machine for the run's mark, and then all is gone by decree,
-with Lost in place of an exit status.
+The guardian is the only process that the scheduler starts itself. What the guardian starts is handed out as a Child: a
+pid, a pidfd opened before the pid can be reused, and a future that is done once the child *and everything it started*
+is gone. The surprise: "gone" must come true even if the guardian is killed. So when the guardian is lost, the whole
+machine is searched for processes with the run's mark, which are killed, and every child counts as gone, with
+AncestorDied in place of an exit status.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import LaunchError
+from ..errors import Advice, LaunchError
 from . import linux
 from .channel import Channel, wait_readable
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: the folder that holds this package
 HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-#: seconds until a guardian that does not answer is told to go on, and as many more until it is killed
+#: seconds until a guardian that does not answer gets SIGCONT, and as many more until it is killed
 ANSWER = 10.0
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from gpbt_async.processes.guardian_main import main; \
 main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))"
@@ -39,13 +39,13 @@ class Child(NamedTuple):
 
     pid: int
     pidfd: int
-    gone: asyncio.Future[int | linux.HelperLost]
+    gone: asyncio.Future[int | linux.AncestorDied]
 
 
 class Guardian:
-    """One run's guardian, started again after its death by `start`. output: where it and its helpers may write."""
+    """One run's guardian; `start` starts it again after its death. output: the descriptor that it may write to."""
 
-    def __init__(self, run_id: str, cwd: str, output: int, log: Callable[[str], object]) -> None:
+    def __init__(self, run_id: str, cwd: str, output: int, log: Callable[[Advice], object]) -> None:
         self.run_id = run_id
         self.cwd = cwd
         self.output = output
@@ -56,7 +56,7 @@ class Guardian:
         self._process: subprocess.Popen[bytes] | None = None
         self._tags = 0
         self._spawning: dict[int, asyncio.Future[Child]] = {}
-        self._gone: dict[int, asyncio.Future[int | linux.HelperLost]] = {}
+        self._gone: dict[int, asyncio.Future[int | linux.AncestorDied]] = {}
         self._held: list[int] = []
 
     @property
@@ -68,14 +68,14 @@ class Guardian:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Call from the loop's own thread: what dies with its parent dies with the *thread* that started it.
+        """Call in the event loop's thread: what dies with its parent dies with the *thread* that started it.
 
         Raises LaunchError, caused by an OSError, when the machine refuses.
         """
         ours, theirs = socket.socketpair()
         argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, HOME, str(theirs.fileno()), self.run_id, str(os.getpid())]
         try:
-            # in no folder of anybody's: the run's may be deleted or unmounted, and the guardian goes on
+            # not in the run's folder, which may be deleted or unmounted while the guardian goes on
             self._process = subprocess.Popen(
                 argv, cwd="/", pass_fds=[theirs.fileno()], start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.output,
@@ -105,10 +105,10 @@ class Guardian:
         log: str | None = None,
         cwd: str | None = None,
     ) -> Child:
-        """Start a program in a session of its own. env: beside the scheduler's. fds: number there → ours here.
+        """Start a program in a session of its own. env: beside the scheduler's. fds: number there → number here.
 
-        Raises LaunchError, for a cwd that is not there too, and when the guardian dies or has to be killed. A program
-        that cannot be exec'd is told in its log, and exits with status 127.
+        Raises LaunchError, also for a cwd that does not exist, and when the guardian dies or has to be killed. A
+        program that cannot be exec'd exits with status 127, and its log says why.
         """
         if self._channel is None:
             raise LaunchError("the guardian is gone")
@@ -125,25 +125,25 @@ class Guardian:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
-                child = future.result()  # came in the same turn of the loop: nobody else knows of it
+                child = future.result()  # came in the same turn of the loop, and has no other owner
                 linux.kill_tree(child.pid, child.pidfd)
                 os.close(child.pidfd)
-            future.cancel()  # what comes for it now is killed
+            future.cancel()  # a child that comes for it from now on is killed
             raise
 
     async def _answered(self, future: asyncio.Future[Child]) -> None:
-        """Wait for its answer; not for ever, as somebody may have stopped it (SIGSTOP, a debugger)."""
+        """Wait for the guardian's answer; not for ever, as it may have been stopped (SIGSTOP, a debugger)."""
         channel, pid = self._channel, self.pid
         assert pid is not None
         for woken in (False, True):
             await asyncio.wait([future], timeout=ANSWER)
             if future.done() or channel is not self._channel:
                 return
-            if not woken:  # its death costs every member its interval
-                self._log(f"the guardian (process {pid}) does not answer: telling it to go on (SIGCONT)")
+            if not woken:  # killing it would cost every member its interval
+                self._log(Advice(f"the guardian (process {pid}) does not answer: sending it SIGCONT"))
                 self._wake()
         self.fate = f"did not answer for {2 * ANSWER:g} s and was killed"
-        linux.kill(pid)  # from here on it is a guardian that has died
+        linux.kill(pid)  # `_lost` does the rest
 
     def _wake(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -161,7 +161,7 @@ class Guardian:
             return
         gone = asyncio.get_running_loop().create_future()
         self._gone[message["pid"]] = gone
-        if future.done():  # whoever asked was cancelled meanwhile
+        if future.done():  # the caller was cancelled meanwhile
             linux.kill_tree(message["pid"], fds[0])
             os.close(fds[0])
         else:
@@ -175,8 +175,8 @@ class Guardian:
             if not future.done():
                 future.set_exception(LaunchError("the guardian died"))
         self._spawning.clear()
-        # its children die with it, theirs with them; what escapes that is marked with the run's id. Twice: what was
-        # just being forked during the first look is there at the second
+        # its children die with it, theirs with them; what escapes that has the run's mark. Twice, since a process that
+        # was being forked during the first search is visible in the second
         linux.sweep(self.run_id)
         linux.sweep(self.run_id)
         self._all_gone()
@@ -184,7 +184,7 @@ class Guardian:
     def _all_gone(self) -> None:
         for gone in self._gone.values():
             if not gone.done():
-                gone.set_result(linux.HelperLost("guardian"))
+                gone.set_result(linux.AncestorDied("guardian"))
         self._gone.clear()
 
     def kill_below(self) -> None:
@@ -195,7 +195,7 @@ class Guardian:
 
     async def reap(self, within: float) -> None:
         """Wait for a guardian that is dead or about to be."""
-        self._wake()  # one that was stopped cleans nothing up
+        self._wake()  # while it is stopped, it does not clean up
         process, self._process = self._process, None
         if process is None:
             return
@@ -205,11 +205,12 @@ class Guardian:
                 over = await wait_readable(pidfd, within)
                 os.close(pidfd)
                 if not over:
-                    self._log(f"the guardian (process {process.pid}) is still cleaning up: something cannot be killed")
-                    process.returncode = 0  # no longer ours to wait for
+                    stuck = f"the guardian (process {process.pid}) is still cleaning up: something cannot be killed"
+                    self._log(Advice(stuck))
+                    process.returncode = 0  # so that Popen does not wait for it either
                     return
             process.wait()
-        # what escaped it and bears no mark has fallen to us, if to anybody we know
+        # what escaped it and has no mark may have fallen to us as orphans
         linux.kill_fallen(0.5)
 
     async def close(self, within: float) -> None:

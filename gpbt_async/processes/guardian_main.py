@@ -5,12 +5,12 @@ start in milliseconds, and have no way to fail. It is the parent of the zygote a
 session so that the terminal's Ctrl-C does not reach it, and holds one end of a socketpair to the scheduler.
 
 In: {op: spawn, tag, argv, env, cwd, log, at} with descriptors, which the child finds at the numbers `at`; {op: hold}
-with a descriptor it keeps open to its end. Out: {op: spawned, tag, pid} with a pidfd; {op: failed, tag, error};
-{op: exit, pid, status} once a child *and everything it started* is gone.
+with a descriptor that stays open until the guardian ends. Out: {op: spawned, tag, pid} with a pidfd; {op: failed, tag,
+error}; {op: exit, pid, status} once a child *and everything it started* is gone.
 
-The surprise is the end: when the scheduler's end of the socketpair closes, however that came, the guardian kills all
+The surprise is the end: when the scheduler's end of the socketpair closes, for whatever reason, the guardian kills all
 that is below it until it has no child, then all that is marked with the run's id, and only then ends. The run's lock
-file is among what it holds, so nobody can resume the run before that.
+file is among what it holds, so the run cannot be resumed before that.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ import os
 import select
 import signal
 import socket
-import sys
 from typing import Any
 
 from . import linux
 
-#: descriptors on their way to a child wait above any number the child may want
+#: descriptors for a child are moved above any number that the child wants them at
 _ABOVE = 200
 
 
@@ -35,7 +34,7 @@ def main(control: int, run: str, scheduler: int) -> None:
     linux.adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    wakeup = wake_on_child()
+    wakeup = linux.wake_on_child()
     line = linux.Line(socket.socket(fileno=control))
     reaper = linux.Reaper()
     with contextlib.suppress(Exception):  # whatever happens, the clean-up happens
@@ -47,36 +46,14 @@ def main(control: int, run: str, scheduler: int) -> None:
     _clean_up(run, wakeup)
 
 
-def wake_on_child() -> int:
-    """A descriptor that becomes readable when a child changes state: SIGCHLD for a select loop."""
-    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    return read
-
-
-def wait(*fds: int) -> list[int]:
-    """Those of the descriptors that have something to read, once one has."""
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return [fd for fd, _event in poll.poll()]
-
-
-def drain(fd: int) -> None:
-    with contextlib.suppress(BlockingIOError):
-        while os.read(fd, 4096):
-            pass
-
-
 def _serve(line: linux.Line, reaper: linux.Reaper, wakeup: int, death: int) -> None:
     held: list[int] = []
     while True:
-        ready = wait(line.sock.fileno(), wakeup, death)
+        ready = linux.wait(line.sock.fileno(), wakeup, death)
         if death in ready:
             return
         if wakeup in ready:
-            drain(wakeup)
+            linux.drain(wakeup)
         if line.sock.fileno() in ready:
             messages = line.receive()
             if messages is None:
@@ -88,7 +65,7 @@ def _serve(line: linux.Line, reaper: linux.Reaper, wakeup: int, death: int) -> N
 
 
 class NoFolder(Exception):
-    """There is no such folder to work in. Told before the fork: afterwards only the log could tell."""
+    """There is no such folder to work in. Found before the fork: after it only the log could say so."""
 
 
 def _handle(line: linux.Line, reaper: linux.Reaper, held: list[int], message: dict[str, Any], fds: list[int]) -> None:
@@ -131,7 +108,7 @@ def _spawn(message: dict[str, Any], fds: list[int]) -> int:
     try:
         _become(guardian, argv, env, cwd, log, list(zip(fds, at, strict=True)))
     except BaseException as error:
-        # exec failed after the answer was sent: it ends up, as with a shell, in the log and in the exit status
+        # exec failed, and the answer has been sent: the error goes, as a shell's does, to the log and the exit status
         os.write(2, f"gpbt-async: cannot start {argv[0]}: {error}\n".encode())
     finally:
         os._exit(127)
@@ -167,19 +144,11 @@ def _become(
 def _clean_up(run: str, wakeup: int) -> None:
     """Kill until nothing is left, however long that takes: the lock we hold promises exactly that."""
     while True:
-        for pid in linux.descendants(os.getpid()):
-            linux.kill(pid)
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+        if linux.kill_and_reap():
             # a death wakes us; what the dying forked last may come without one, so do not wait long
             select.select([wakeup], [], [], 0.02)
-            drain(wakeup)
-        except ChildProcessError:
-            if not linux.sweep(run):
-                return
+            linux.drain(wakeup)
+        elif linux.sweep(run):
             select.select([], [], [], 0.005)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+        else:
+            return

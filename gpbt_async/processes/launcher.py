@@ -1,9 +1,9 @@
-"""Starts everything a run consists of: the guardian, below it the zygote, and members, forked or exec'd.
+"""Starts everything a run consists of: the guardian, below it the zygote and helpers, and members, forked or exec'd.
 
-The scheduler's one way to a new process, and the place for what to do when one does not come to life: guardian and
-zygote are started again after their death, a fork that hangs is killed (deadlock.py), and members start as fresh
-processes from then on, as they do when the script touches CUDA or starts native threads while it is imported. Each of
-these is said once.
+The launcher is the scheduler's one way to a new process, and decides what to do when one does not come to life. It
+starts guardian and zygote again after their death, and kills a fork that hangs (deadlock.py). Members start as fresh
+processes from then on, and also if the script touches CUDA or starts native threads while it is imported. Each of these
+is reported once.
 
 Leaving the context means that no process of the run is alive. The surprise is how little of that is done here: the
 launcher closes two sockets and waits for the guardian to end, which it does only when nothing is left to kill.
@@ -25,7 +25,7 @@ from ..declaration.address import Address
 from ..errors import Advice, LaunchError
 from . import deadlock, linux, wire
 from .guardian import HOME, Guardian
-from .program import Program, fill
+from .program import Program
 from .worker import Worker, uncancelled
 from .zygote import PATH, Zygote, ZygoteDied, file_of, unforkable
 
@@ -33,24 +33,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 
-__all__ = ["Launcher", "fill"]
-
 _MEMBER = (
     PATH
     + "from gpbt_async.member.member_main import main; what = sys.argv[2]; sys.argv[:] = sys.argv[3:]; main(3, what)"
 )
-#: guardians and zygotes that may die in a row, without a member returning between, before we give up
+#: guardians and zygotes that may die in a row, no member returning in between, before the run is given up
 DEATHS = 3
-#: how long the kernel may take to kill everything
+#: seconds the kernel may take to kill everything
 DEADLINE = 5.0
 
 
 class Launcher:
-    """An async context manager. run_id marks every process of the run (GPBT_RUN). log: told what a person should know.
+    """An async context manager. run_id marks every process of the run (GPBT_RUN). log: called with every warning.
 
     start: "exec" = fresh processes; "zygote" = forks, even of a script that has native threads; None = forks where they
-    are safe. A fork that provably hangs ends forking in any case. hello_timeout: how long a process may take to speak.
-    grace: from SIGTERM to SIGKILL.
+    are safe. A fork that provably hangs ends forking in any case. hello_timeout: seconds a process may take to send its
+    first message. grace: seconds from SIGTERM to SIGKILL.
     """
 
     def __init__(
@@ -61,9 +59,9 @@ class Launcher:
         start: str | None = None,
         hello_timeout: float = 10.0,
         grace: float = 2.0,
-        log: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
+        log: Callable[[Advice], object] = lambda warning: print(warning, file=sys.stderr),
     ) -> None:
-        #: members start as fresh processes: asked for, or fallen back to
+        #: whether members start as fresh processes, by choice or as the fallback
         self.exec = start == "exec"
         self._insists = start == "zygote"
         self._hello_timeout = hello_timeout
@@ -76,17 +74,17 @@ class Launcher:
         self._what: dict[str, Any] | None = None  # what the zygote imports; None: members are programs
         self._spares = 1
         self._log_path: str | None = None
-        self._starting = 0  # members asked for that have neither entered nor failed
+        self._starting = 0  # members that have been requested, and have neither entered training nor failed
         self._deaths = 0
         self._warms = True
         self._mute = 0
-        self._forks_live = False  # one has reported, or returned
+        self._forks_live = False  # whether one has reported, or returned
         self._mending = asyncio.Lock()
 
     # -- the context
 
     async def __aenter__(self) -> Launcher:
-        # what is left of an earlier life of this run, if its guardian was killed as well
+        # what an earlier session of this run has left, if its guardian was killed as well
         linux.sweep(self._guardian.run_id)
         try:
             self._guardian.start()
@@ -110,21 +108,21 @@ class Launcher:
         self._zygote = self._retired = None
 
     def kill(self) -> None:
-        """End every process of the run now, without grace. Workers are told of the deaths as of any other."""
+        """End every process of the run now, without grace. Workers see these deaths like any other."""
         self._guardian.kill_below()
 
     def pids(self) -> dict[str, int | None]:
         return {"guardian": self._guardian.pid, "zygote": self._zygote.pid if self._zygote is not None else None}
 
-    # -- what there is to start from
+    # -- the script
 
     async def open_script(self, script: Address | str | os.PathLike[str]) -> dict[str, Any]:
         """Import the script; its declaration: experiment (JSON), variable, cuda, and the files it has imported.
 
         Takes as long as the import does. Raises ScriptError or ExperimentError with one message for a person.
         """
-        known = script if isinstance(script, Address) else Address(os.path.abspath(script))
-        return await self._open(known.to_json())
+        address = script if isinstance(script, Address) else Address(os.path.abspath(script))
+        return await self._open(address.to_json())
 
     async def open_target(self, target: Mapping[str, Any]) -> dict[str, Any]:
         """Import what an application's own experiment trains (Target as JSON). Raises ScriptError."""
@@ -144,11 +142,11 @@ class Launcher:
             self.exec = not forks
             self._log(advice)
         if self.exec or (declaration["experiment"] or {}).get("command"):
-            self._end_zygote()  # it has told all it knows, and would only hold memory, a GPU's perhaps
+            self._end_zygote()  # not needed any more, and it would hold memory, a GPU's perhaps
         return declaration
 
     async def _imported(self) -> dict[str, Any] | None:
-        """Import the script; None to try again, as somebody has killed what imported it."""
+        """Import the script; None to try again, because the process that imported it was killed."""
         try:
             return await self._start_zygote()
         except (LaunchError, ZygoteDied) as error:
@@ -176,7 +174,7 @@ class Launcher:
         self._guardian.hold(fd)
 
     def log_to(self, path: str | os.PathLike[str]) -> None:
-        """Where the zygote's output goes, what it has written so far included."""
+        """The file for the zygote's output, including what it has written so far."""
         self._log_path = os.fspath(path)
         if self._zygote is not None:
             self._zygote.log_to(self._log_path)
@@ -190,9 +188,9 @@ class Launcher:
     async def spawn_helper(
         self, argv: Sequence[str], env: Mapping[str, str], log: str | None = None
     ) -> tuple[socket.socket, int]:
-        """A program below the guardian, whose descriptor 3 is the other end of the socket. Returns socket and pidfd.
+        """Start a program below the guardian whose descriptor 3 is a socket; our end of it, and the pidfd.
 
-        log: the file its output goes to; else it goes where the zygote's goes.
+        log: the file its output goes to; by default it goes where the zygote's goes.
         """
         while True:
             await self._mend(False)
@@ -211,9 +209,9 @@ class Launcher:
     # -- members
 
     async def start(self, begin: wire.Begin, *, argv: Sequence[str] | None = None) -> Worker:
-        """A member's process, told to begin. argv: a program instead of the training function.
+        """Start a member's process, and send it Begin. argv: a program instead of the training function.
 
-        Raises LaunchError when no process can be had, ScriptError when the script can no longer be imported.
+        Raises LaunchError when no process can be started, ScriptError when the script can no longer be imported.
         """
         begin = replace(begin, env={**self._standard(begin), **begin.env})
         self._starting += 1
@@ -223,22 +221,22 @@ class Launcher:
                 worker = await self._attempt(begin, argv)
         finally:
             if worker is None:
-                self._settled(False)
-        worker.on_first = self._settled
+                self._start_ended(False)
+        worker.on_first = self._start_ended
         worker.on_returned = self._lives
         try:
             worker.begin(begin)
-        except BaseException:  # a config that is longer than a message may be
+        except BaseException:  # a config may be longer than a message
             worker.kill()
             worker.close()
-            self._settled(False)
+            self._start_ended(False)
             raise
         if self._zygote is not None:
             self._zygote.keep()
         return worker
 
     async def _attempt(self, begin: wire.Begin, argv: Sequence[str] | None) -> Worker | None:
-        """A worker that has said Hello; None to try again."""
+        """A worker that has sent Hello; None to try again."""
         forked = argv is None and not self.exec
         guardian, zygote = self._guardian.pid, self._zygote
         try:
@@ -248,42 +246,45 @@ class Launcher:
                 return await self._program(begin, argv)
             if not forked:
                 return await self._greeted(await self._executed(begin))
-            if self.exec or self._zygote is None:
-                return None  # a fork hung while this one waited, and ended forking
-            worker = await self._zygote.take()
-            worker.on_life = self._fork_lives
-            deadlock.DeadlockWatch(worker, lambda seen: self._hangs(worker, seen), lambda: self._forks_live)
-            return await self._greeted(worker)
+            return await self._forked()
         except LaunchError as error:
             if isinstance(error.__cause__, OSError):
-                raise  # not even a guardian
-            alive = self._guardian.alive and self._guardian.pid == guardian  # not one that another has started since
+                raise  # not even a guardian can be started
+            alive = self._guardian.alive and self._guardian.pid == guardian  # not one that was started since
             alive &= not forked or (zygote is not None and zygote.alive and zygote is self._zygote)
             if alive or self._deaths > DEATHS:
-                raise  # nobody died, so the machine refuses; or too many did
+                raise  # if neither died, the machine refuses
             return None
+
+    async def _forked(self) -> Worker | None:
+        if self.exec or self._zygote is None:
+            return None  # a fork hung while this one waited, and ended forking
+        worker = await self._zygote.take()
+        worker.on_life = self._fork_lives
+        deadlock.DeadlockWatch(worker, lambda evidence: self._hangs(worker, evidence), lambda: self._forks_live)
+        return await self._greeted(worker)
 
     async def _greeted(self, worker: Worker) -> Worker | None:
         try:
-            # a fork has only to speak, and of two that do not, the run is to know within the time of one
+            # a fork has only to send Hello; half the time, as forking ends after two that do not
             await asyncio.wait([worker.hello], timeout=self._hello_timeout / (1 + worker.forked))
             if worker.hello.done() and worker.hello.result() and not worker.dead:
                 self._mute = 0
                 return worker
-            await self._unheard(worker)
+            await self._silent(worker)
         except BaseException:
             worker.kill()
             worker.close()
             raise
         return None
 
-    async def _unheard(self, worker: Worker) -> None:
-        """The hello-watchdog: what hangs is killed, and after two in a row we stop forking."""
+    async def _silent(self, worker: Worker) -> None:
+        """A process has sent no Hello in time: kill it, and after two in a row stop forking."""
         died = worker.dead
         async with worker:
             worker.kill()
-        if worker.outcome.how == "lost":
-            return  # it died with the zygote, which is counted elsewhere
+        if worker.outcome.how is wire.Exit.LOST:
+            return  # it died with the zygote, whose deaths _mend counts
         self._mute += 1
         if self._mute < 2:
             return
@@ -292,16 +293,16 @@ class Launcher:
             raise LaunchError(f"a member's process {how} before it could begin; its log may say why")
         self._stop_forking(f"a forked member {how} before it could begin, twice", "")
 
-    def _hangs(self, worker: Worker, seen: str) -> None:
+    def _hangs(self, worker: Worker, evidence: str) -> None:
         """A fork is deadlocked: it is lost, and so would be the next."""
-        worker.lose(f"hung after its fork: {seen}")
-        who = f"member {worker.member}" if worker.begun is not None else "a forked member"
+        worker.lose(f"hung after its fork: {evidence}")
+        name = f"member {worker.member}" if worker.begun is not None else "a forked member"
         self._stop_forking(
-            f"{who} hung after its fork and was killed ({seen})",
-            " (a lock of its own that nothing releases looks so, too)",
+            f"{name} hung after its fork and was killed ({evidence})",
+            " (a lock of the script's own that is never released looks the same)",
         )
 
-    def _stop_forking(self, why: str, perhaps: str) -> None:
+    def _stop_forking(self, why: str, caveat: str) -> None:
         """From now on members are fresh processes; those that train already go on."""
         self._mute = 0
         if self.exec:
@@ -311,10 +312,10 @@ class Launcher:
             self._zygote.retire()
             self._retired, self._zygote = self._zygote, None
         slower = f"{why}: members start as fresh processes from now on, which is slower"
-        self._log(Advice(slower, f"move what starts threads at the top level of the script into train{perhaps}"))
+        self._log(Advice(slower, f"move what starts threads at the top level of the script into train{caveat}"))
 
     async def _executed(self, begin: wire.Begin) -> Worker:
-        """A fresh interpreter; its environment is given at once, as its script may touch CUDA while it is imported."""
+        """A fresh interpreter. It gets its environment at once, as the script may touch CUDA while it is imported."""
         assert self._what is not None
         threads = dict.fromkeys(linux.THREADS, str(begin.threads)) if begin.threads is not None else {}
         argv = [sys.executable, "-P", "-c", _MEMBER, HOME, json.dumps(self._what), file_of(self._what)]
@@ -332,7 +333,7 @@ class Launcher:
     async def _program(self, begin: wire.Begin, argv: Sequence[str]) -> Worker:
         child = await self._guardian.spawn(argv, begin.env, log=begin.log, cwd=begin.cwd)
         if begin.cpus:
-            with contextlib.suppress(OSError):  # it may have ended already
+            with contextlib.suppress(OSError):  # the program may have ended already
                 os.sched_setaffinity(child.pid, begin.cpus)
         return Program(
             child.pid, child.pidfd, None, child.gone, grace=self._grace, warn=self._log, metrics=begin.metrics
@@ -351,23 +352,23 @@ class Launcher:
             "GPBT_METRICS": begin.metrics,
         }
 
-    def _settled(self, entered: bool) -> None:
-        """A member has entered, or will not. Once none is on its way, the zygote has time to warm up."""
+    def _start_ended(self, entered: bool) -> None:
+        """A member has entered training, or never will. Once none is on its way, the zygote has time to warm up."""
         self._starting -= 1
         if entered and not self._starting and self._zygote is not None:
             self._zygote.warm()
 
     def _lives(self) -> None:
-        """A member has come to its end: what it hangs on lives long enough."""
+        """A member has returned: guardian and zygote live long enough."""
         self._deaths = 0
 
     def _fork_lives(self) -> None:
         self._forks_live = True
 
-    # -- what died
+    # -- deaths of guardian and zygote
 
     async def _mend(self, forked: bool) -> None:
-        """Start again what died: the guardian, the zygote. Raises LaunchError when that has no end."""
+        """Start the guardian and the zygote again if they died. Raises LaunchError after too many deaths."""
         async with self._mending:
             if not self._guardian.alive:
                 self._count_death(f"guardian {self._guardian.fate}")
@@ -377,17 +378,17 @@ class Launcher:
                 if self._zygote is not None:
                     self._warms &= not self._zygote.hung_warming
                     await self._zygote.ended(DEADLINE)
-                    if not self._zygote.lost:  # with the guardian, which is counted
+                    if not self._zygote.lost:  # else it died with the guardian, whose death is counted
                         self._count_death(f"zygote {self._zygote.fate}")
                 self._end_zygote()
                 try:
                     await self._start_zygote()
-                except ZygoteDied as error:  # the script could be imported before
+                except ZygoteDied as error:  # the script could be imported before, so it is not the script's fault
                     raise LaunchError(str(error)) from None
 
     def _count_death(self, fate: str) -> None:
         self._deaths += 1
         if self._deaths > DEATHS:
-            words = self._zygote.last_words() if self._zygote is not None else ""
-            raise LaunchError(f"the {fate} {self._deaths} times in a row{words}")
-        self._log(f"the {fate}; starting it again")
+            output = self._zygote.last_output() if self._zygote is not None else ""
+            raise LaunchError(f"the {fate} {self._deaths} times in a row{output}")
+        self._log(Advice(f"the {fate}; starting it again"))

@@ -1,11 +1,11 @@
-"""Processes and the kernel: who descends from whom, how to kill a tree, file descriptors sent over a socket.
+"""Processes and the kernel: process trees and how to kill them, children's deaths, descriptors sent over a socket.
 
 Standard library only and no asyncio: the guardian runs this with `python -I -S`. Nothing here knows what a member is.
 
 The surprise is PR_SET_CHILD_SUBREAPER: the orphans of a process become children of its nearest ancestor that has
 the flag. Guardian, zygote and every member have it. So what a *live* member's helpers leave behind hangs below that
 member, and any child of guardian or zygote that these did not start is the orphan of a dead member: kill it, until
-none is left. A new session or a double fork does not escape this, and nothing has to be attributed to anybody.
+none is left. A new session or a double fork does not escape this, and no orphan has to be attributed to a member.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import time
@@ -23,22 +24,22 @@ from typing import Any, NamedTuple
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-#: who asks them: OpenMP, and the linear algebra libraries below numpy
+#: read by OpenMP, and by the linear algebra libraries below numpy
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 #: GLIBC_TUNABLES that make malloc ask for huge pages, of which a fork copies one entry instead of 512
 HUGE_HEAP = "glibc.malloc.hugetlb=1"
 
-#: whether every child of this process is a run's (the command line's is; an application has its own)
+#: whether every child of this process belongs to a run (of a command, yes; an application has children of its own)
 alone = False
 _libc = ctypes.CDLL(None, use_errno=True)
 _MOST_FDS = 16
 
 
-class HelperLost(NamedTuple):
-    """In place of an exit status: it died because `who`, above it, did, and nobody saw how."""
+class AncestorDied(NamedTuple):
+    """In place of an exit status, which nothing could collect: the process died because the one above it did."""
 
-    who: str
+    ancestor: str
 
 
 def prctl(option: int, value: int) -> None:
@@ -58,9 +59,9 @@ def adopt_orphans() -> None:
 
 
 def be_alone() -> None:
-    """Say that this process is ours alone: its children are a run's, and so is whatever falls to it as a subreaper.
+    """Declare that this process serves runs only: its children belong to one, and so do orphans that fall to it.
 
-    Not so if it has children already: a shell that became us (`tensorboard & exec gpbt-async ...`) has left us its own.
+    Without effect if it has children already: a shell that became us (`tensorboard & exec gpbt-async ...`) has some.
     """
     global alone
     alone = not children(os.getpid())
@@ -77,47 +78,45 @@ def die_with(parent: int) -> None:
 
 def children(pid: int) -> list[int]:
     """The living and the zombie children of a process. A process that is gone has none."""
-    found: list[int] = []
+    pids: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                found += map(int, file.read().split())
+                pids += map(int, file.read().split())
     except FileNotFoundError:
-        return found if not os.path.exists(f"/proc/{pid}/task") else _children_by_scan(pid)
+        return pids if not os.path.exists(f"/proc/{pid}/task") else _children_by_scan(pid)
     except ProcessLookupError:
         pass
-    return found
+    return pids
 
 
 def _children_by_scan(pid: int) -> list[int]:
     """For kernels without CONFIG_PROC_CHILDREN."""
-    found = []
-    for entry in _pids():
-        with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", "rb") as file:
+    return [child for child in _pids() if _parent(child) == pid]
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
             # the name, in parentheses, may hold anything; the parent is the second field behind it
-            if int(file.read().rpartition(b")")[2].split()[1]) == pid:
-                found.append(entry)
-    return found
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def descendants(pid: int) -> list[int]:
     """Children, their children and so on, parents first."""
-    found = children(pid)
-    for each in found:  # grows while we walk
-        found += children(each)
-    return found
+    pids = children(pid)
+    for below in pids:  # grows while we walk
+        pids += children(below)
+    return pids
 
 
 def ancestors(pid: int) -> list[int]:
     """Its parent, the parent's parent and so on, as far as can be seen."""
     above: list[int] = []
-    while pid > 1 and len(above) < 64:
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                pid = int(file.read().rpartition(b")")[2].split()[1])
-        except OSError:
-            break
-        above.append(pid)
+    while pid > 1 and len(above) < 64 and (parent := _parent(pid)) is not None:
+        above.append(pid := parent)
     return above
 
 
@@ -132,16 +131,16 @@ def exists(pid: int) -> bool:
     return True
 
 
-def told(pid: int) -> str:
-    """What it is and whose, for people: "python of alice"; as much of it as can be seen."""
+def program_and_owner(pid: int) -> str:
+    """ "python of alice", or as much of it as can be seen."""
     import pwd
 
-    words = "unknown"
+    text = "unknown"
     with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as file:
-        words = file.read().strip()
+        text = file.read().strip()
     with contextlib.suppress(OSError, KeyError):
-        words += f" of {pwd.getpwuid(os.stat(f'/proc/{pid}').st_uid).pw_name}"
-    return words
+        text += f" of {pwd.getpwuid(os.stat(f'/proc/{pid}').st_uid).pw_name}"
+    return text
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
@@ -152,7 +151,7 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 def kill_tree(pid: int, pidfd: int | None = None) -> None:
     """SIGKILL a process and everything below it. What it forked meanwhile becomes its reaper's: call again.
 
-    pidfd: of a process that may have been reaped already, so that the pid may be somebody else's by now.
+    pidfd: needed where the process may have been reaped already, so that the pid may be another's by now.
     """
     below = descendants(pid)
     if pidfd is None:
@@ -161,9 +160,9 @@ def kill_tree(pid: int, pidfd: int | None = None) -> None:
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except ProcessLookupError:
-            return  # so who was below that pid a moment ago is unknown
-    for each in below:
-        kill(each)
+            return  # the pid may have been another's when we looked below it
+    for descendant in below:
+        kill(descendant)
 
 
 def kill_below() -> None:
@@ -172,48 +171,77 @@ def kill_below() -> None:
         for pid in descendants(os.getpid()):
             kill(pid)
         try:
-            # one at a time: what a dying process forked last is ours only after its death, so look again after each
+            # one at a time: what a dying process forked last falls to us only after its death, so look again after each
             os.waitpid(-1, 0)
         except ChildProcessError:
             return
 
 
+def kill_and_reap() -> bool:
+    """One round: kill everything below this process, and reap what is dead. False if it has no child left."""
+    for pid in descendants(os.getpid()):
+        kill(pid)
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
 def kill_fallen(within: float) -> None:
-    """Where we are alone: kill and reap all below this process, for so many seconds at most."""
+    """Where this process serves runs only: kill and reap all below it, for so many seconds at most."""
     deadline = time.monotonic() + within
     while alone and time.monotonic() < deadline:
-        below = descendants(os.getpid())
-        for pid in below:
-            kill(pid)
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
+        if not kill_and_reap():
             return
         time.sleep(0.001)
 
 
 def marked(run: str) -> list[int]:
-    """Every other process whose environment says GPBT_RUN=run: what left our tree, however it did."""
+    """Every other process whose environment has GPBT_RUN=run, even one that has left our process tree."""
     mark = b"GPBT_RUN=" + os.fsencode(run)
-    found = []
+    pids = []
     for pid in _pids():
         with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
             if pid != os.getpid() and mark in file.read().split(b"\0"):
-                found.append(pid)
-    return found
+                pids.append(pid)
+    return pids
 
 
 def sweep(run: str) -> int:
     """SIGKILL every process marked with the run; how many there were."""
-    found = marked(run)
-    for pid in found:
+    pids = marked(run)
+    for pid in pids:
         kill(pid)
-    return len(found)
+    return len(pids)
 
 
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def wake_on_child() -> int:
+    """A descriptor that becomes readable when a child changes state: SIGCHLD for a loop that polls."""
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    return read
+
+
+def wait(*fds: int) -> list[int]:
+    """Those of the descriptors that have something to read, once one has."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _event in poll.poll()]
+
+
+def drain(fd: int) -> None:
+    """Read a descriptor empty that does not block."""
+    with contextlib.suppress(BlockingIOError):
+        while os.read(fd, 4096):
+            pass
 
 
 class Line:
@@ -226,7 +254,7 @@ class Line:
     __slots__ = ("_data", "_fds", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
-        # whoever inherited this end would keep the talk from ending, and its end is what tells a death
+        # the other side learns of our death by the end of the stream, which a process that inherited this would prevent
         sock.set_inheritable(False)
         self.sock = sock
         self._data = bytearray()
@@ -240,7 +268,7 @@ class Line:
             self.sock.sendall(data[sent:])
 
     def receive(self) -> list[tuple[dict[str, Any], list[int]]] | None:
-        """What has come, possibly nothing yet; None at the end. A line that is no JSON object is left out."""
+        """The messages that have come, possibly none; None at the end. A line that is no JSON object is left out."""
         try:
             data, ancillary, _flags, _address = self.sock.recvmsg(
                 1 << 16, socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize), socket.MSG_CMSG_CLOEXEC
@@ -260,7 +288,7 @@ class Line:
         return self._split()
 
     def _split(self) -> list[tuple[dict[str, Any], list[int]]]:
-        found = []
+        messages = []
         *lines, rest = self._data.split(b"\n")
         self._data = rest
         for line in lines:
@@ -269,9 +297,9 @@ class Line:
                 count = max(0, int(message.get("fds", 0)))
             except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
                 continue
-            found.append((message, self._fds[:count]))
+            messages.append((message, self._fds[:count]))
             del self._fds[:count]
-        return found
+        return messages
 
     def close(self) -> None:
         for fd in self._fds:
@@ -287,27 +315,27 @@ def pack(message: dict[str, Any], fds: list[int] | None = None) -> bytes:
 class Reaper:
     """The children of a subreaper: its own by pid, and strays, which are killed.
 
-    own: pid → status, None while it lives. An own child is told as ended only once no stray is left, because some of
-    them may be its leftovers: told means "it and everything it started is gone".
+    An own child is reported as ended only once no stray is left, because strays may be its leftovers: ended means "it
+    and everything it started is gone".
     """
 
-    __slots__ = ("_household", "_own")
+    __slots__ = ("_earlier", "_own")
 
     def __init__(self) -> None:
-        self._own: dict[int, int | None] = {}
+        self._own: dict[int, int | None] = {}  # pid → exit status, None while it lives
         # what a script started while it was imported (a data server, multiprocessing's tracker) is no stray
-        self._household = set(children(os.getpid()))
+        self._earlier = set(children(os.getpid()))
 
     def add(self, pid: int) -> None:
         self._own[pid] = None
 
     def discard(self) -> None:
-        """Forget everything: for a fork of the reaper, whose children these are not."""
+        """Forget all children: a fork of the reaper's process does not have them."""
         self._own.clear()
-        self._household.clear()
+        self._earlier.clear()
 
     def reap(self) -> list[tuple[int, int]]:
-        """Collect the dead; (pid, exit status or minus the signal) of those that ended and left nothing behind."""
+        """Collect the dead: (pid, exit status or minus the signal) of those that ended and left nothing behind."""
         for pid, status in self._own.items():
             if status is None:
                 self._own[pid] = _collect(pid)
@@ -321,12 +349,12 @@ class Reaper:
 
     def _kill_strays(self) -> bool:
         """True while strays are left; their deaths raise SIGCHLD, and `reap` is called again."""
-        while strays := [pid for pid in children(os.getpid()) if pid not in self._own and pid not in self._household]:
+        while strays := [pid for pid in children(os.getpid()) if pid not in self._own and pid not in self._earlier]:
             for pid in strays:
                 kill_tree(pid)
             if None in [_collect(pid) for pid in strays]:
                 return True
-            # all were dead by now, some perhaps since we listed them: what they left is ours since then. Look again
+            # all are dead, some perhaps since we listed them: what they left has fallen to us since then. Look again
         return False
 
 
@@ -335,5 +363,5 @@ def _collect(pid: int) -> int | None:
     try:
         done, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
-        return 0  # somebody else's code collected it
+        return 0  # other code in this process has collected it
     return os.waitstatus_to_exitcode(status) if done else None

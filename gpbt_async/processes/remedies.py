@@ -1,24 +1,25 @@
 """What to do about a failure, and whether another attempt can help: a small table of errors that people meet.
 
-`remedy` and `fault` look at the exception itself, in the member's process, where its class, its causes, the file it
-names and the file systems are at hand; what they find travels in the member's End. `remedy_for` has the text alone, of
-a program or of a process that died. An error that is not known here has no remedy: none is better than a wrong one.
+member/failure.py looks at the exception itself, in the member's process, where its class, its causes, the file it names
+and the file systems are at hand; what it finds travels in the member's End. `remedy_for` has the text alone: of a
+program, or of a process that died. An unknown error has no remedy: none is better than a wrong one.
 
-Whether to try again is the surroundings' doing or the script's. Files, networks, memory, GPUs and other processes come
-and go: what they raise gets all its attempts, even in the same words. All else is tried a second time, and what fails
-twice in the same words at the same line would fail for ever. One kind is known for certain at once: a model that does
-not fit the weights it loads, as the config and the parent, which decide it, are the same in every attempt.
+Whether to try again depends on whether the surroundings or the script caused the failure. Files, networks, memory, GPUs
+and other processes come and go: what they raise gets all its attempts, even in the same words. All else is tried a
+second time, and what fails twice in the same words at the same line would fail for ever. One kind is certain at once: a
+model that does not fit the weights it loads, since the config and the parent decide that, and are the same in every
+attempt.
 """
 
 from __future__ import annotations
 
 import re
 
-#: whose doing a failure is: the surroundings' of the moment; the script's, for ever; or lack of room, on the run's own
-#: disk or elsewhere; "" = not known
+#: what caused a failure: the surroundings, for the moment; the script, for ever; or lack of room, on the run's own disk
+#: or elsewhere; "" = not known
 PASSING, LASTING, DISK, ELSEWHERE = "passing", "lasting", "disk", "elsewhere"
 FAULTS = (PASSING, LASTING, DISK, ELSEWHERE)
-#: characters of a remedy
+#: most characters of a remedy
 LONGEST = 300
 
 #: the weights do not fit the model: PyTorch, its optimizers, Flax, Keras
@@ -39,7 +40,7 @@ _SHM = (
 _OOM = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|RESOURCE_EXHAUSTED"
 )
-#: how an error's text begins to be known → what to do about it; the first that is found
+#: pattern of an error's text → remedy; the first that matches counts
 TABLE: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"Weights only load failed|weights_only"),
@@ -108,7 +109,7 @@ TABLE: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
 )  # fmt: skip
 
-#: texts of errors that come and go, whatever their class
+#: texts of errors that come and go, of any class
 _PASSES = re.compile(
     r"CUDA|CUDNN|CUBLAS|NCCL|\bHIP\b|out of memory|allocate memory|shared memory|DataLoader worker|timed? ?out|"
     r"connection|Too many open files|temporar|Broken pipe|is locked|server error|rate limit|\bHTTP|"
@@ -118,19 +119,19 @@ _PASSES = re.compile(
 
 
 def lasting(text: str) -> bool:
-    """Is it an error that depends on the config and the parent alone, so that every attempt would raise it?"""
+    """Does the error depend on the config and the parent alone, so that every attempt would raise it?"""
     return _SHAPE.search(text) is not None
 
 
 def remedy_for(reason: str) -> str:
-    """The same of an error's text alone, or of the way in which a process died."""
+    """The remedy for an error's text, or for the way in which a process died; "" if none is known."""
     if lasting(reason):
         return SHAPE
-    return next((what for known, what in TABLE if known.search(reason)), "")
+    return next((remedy for pattern, remedy in TABLE if pattern.search(reason)), "")
 
 
 def same(reason: str, before: str) -> bool:
-    """Are two reasons of one member's attempts the same, but for addresses and the number of the attempt?"""
+    """Are two failures' reasons the same, apart from addresses and the number of the attempt?"""
     return _bare(reason) == _bare(before)
 
 

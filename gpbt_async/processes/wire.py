@@ -1,19 +1,19 @@
-"""What scheduler and member say to each other: frozen messages, each one line of strict JSON.
+"""The messages between the scheduler and a member: frozen dataclasses, each one line of strict JSON.
 
-Pure: no file, no socket, no clock; bytes in, messages out. Both sides speak from here, so a change of the vocabulary
+Pure: no file, no socket, no clock; bytes in, messages out. Both sides import this module, so a change of the vocabulary
 is a change of VERSION. The surprise: JSON has no NaN, and a diverged loss is a perfectly good thing to report, so
 numbers that are not finite travel as the strings "NaN", "Infinity" and "-Infinity" and come back as floats.
 
-A member opens with Hello and blocks until Begin; it says Enter just before the training function, Report as often
-as it likes, End the moment the function returns, and Clean once nothing it started is left. The scheduler says Begin,
-at most once Go (the verdict on a first report that waits for one), and at most once Stop. A Notice never crosses the
-wire as a line: the scheduler's side makes it for whoever iterates.
+A member opens with Hello and waits for Begin. It sends Enter just before the training function, Report as often as it
+likes, End the moment the function is over, and Clean once nothing it started is left. The scheduler sends Begin, at
+most once Go (the verdict on a first report that waits for one), and at most once Stop.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from math import isfinite
 from sys import intern
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -39,7 +39,18 @@ NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float(
 
 
 class WireError(LaunchError):
-    """The other side sent what is no message: not JSON, unknown, incomplete, of another version, or too long."""
+    """What the other side sent is no message: not JSON, unknown, incomplete, of another version, or too long."""
+
+
+class Exit(StrEnum):
+    """How an attempt ended: what a member says of itself, or, of the last two, what the scheduler found."""
+
+    RETURNED = "returned"
+    STOPPED = "stopped"
+    RAISED = "raised"
+    DIED = "died"
+    #: the zygote or the guardian above it died, or it was killed for what is not its fault
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +87,12 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """Scheduler → member: the verdict on your first report is to go on."""
+    """Scheduler → member: the verdict on the first report: go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Member → scheduler: I live, and wait for Begin."""
+    """Member → scheduler: the process runs, and waits for Begin."""
 
     version: int
     pid: int
@@ -104,14 +115,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Member → scheduler: the training function is over. how: "returned", "stopped" or "raised".
+    """Member → scheduler: the training function is over. how: it returned, was stopped, or raised.
 
-    remedy: what to do about the error, if that is known. fault: whose doing it is, as far as the member's process can
-    say (preflight.remedies.FAULTS), or empty. telemetry: what the member's process noted about itself
-    (preflight.telemetry), plain JSON that nobody has to have.
+    remedy: what to do about the error, if that is known. fault: what caused it, as far as the member's process can say
+    (one of remedies.FAULTS), or empty. telemetry: what the member's process recorded about itself
+    (preflight/telemetry.py), plain JSON, possibly empty.
     """
 
-    how: str
+    how: Exit
     at: float
     error: str | None = None
     where: str | None = None
@@ -119,34 +130,28 @@ class End:
     fault: str = ""
     telemetry: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.how not in (Exit.RETURNED, Exit.STOPPED, Exit.RAISED):
+            raise TypeError(f"how={self.how!r:.80}")
+        object.__setattr__(self, "how", Exit(self.how))  # off the wire it comes as a text
+
 
 @dataclass(frozen=True, slots=True)
 class Clean:
-    """Member → scheduler: nothing that I started is left; I exit now."""
+    """Member → scheduler: nothing that the member started is left; it exits now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something a person should know, that changes nothing; remedy: what to do, if that can be said."""
-
-    text: str
-    remedy: str = ""
-
-
-Message: TypeAlias = "Begin | Stop | Go | Hello | Enter | Report | End | Clean | Notice"
+Message: TypeAlias = "Begin | Stop | Go | Hello | Enter | Report | End | Clean"
 
 _STR, _INT, _REAL, _MAP, _MAYBE = (str,), (int,), (int, float), (dict,), (str, type(None))
-_KINDS: dict[str, type[Any]] = {
-    c.__name__.lower(): c for c in (Begin, Stop, Go, Hello, Enter, Report, End, Clean, Notice)
-}
+_KINDS: dict[str, type[Any]] = {c.__name__.lower(): c for c in (Begin, Stop, Go, Hello, Enter, Report, End, Clean)}
 _NAMES = {c: name for name, c in _KINDS.items()}
 _FIELDS = {c: tuple(f.name for f in fields(c)) for c in _NAMES}
 _TYPES: dict[str, tuple[type, ...]] = {
     "member": _INT, "attempt": _INT, "generation": _INT, "seed": _INT, "version": _INT, "pid": _INT,
     "config": _MAP, "env": _MAP, "telemetry": _MAP, "metrics": (dict, str),  # a report's; the file's, in Begin
     "at": _REAL, "threads": (int, type(None)),
-    "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "text": _STR, "remedy": _STR,
-    "fault": _STR,
+    "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "remedy": _STR, "fault": _STR,
     "judged": (bool,), "cpus": (list, type(None)),
     "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
 }  # fmt: skip
@@ -193,7 +198,7 @@ def decode(line: bytes) -> Message:
 
 
 def loads(line: bytes, strict: bool = True) -> dict[str, Any]:
-    """One JSON object; strict: without NaN and its like, which other people's programs do write. Raises WireError."""
+    """One JSON object. strict: refuse NaN and Infinity, which other people's programs do write. Raises WireError."""
     try:
         body = json.loads(line, parse_constant=_no_constant if strict else None)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
@@ -204,15 +209,15 @@ def loads(line: bytes, strict: bool = True) -> dict[str, Any]:
 
 
 def plain(metrics: Mapping[str, Number]) -> dict[str, Any]:
-    """Metrics as strict JSON holds them: what is not finite becomes a string."""
+    """Metrics as strict JSON: a number that is not finite becomes a string."""
     return {name: value if isfinite(value) else _written(value) for name, value in metrics.items()}
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, Number]:
-    """`plain`, backwards. Raises WireError when a value is no number."""
+    """The inverse of `plain`. Raises WireError when a value is no number."""
     out: dict[str, Number] = {}
     for name, value in metrics.items():
-        name = intern(name)  # a run remembers the metrics of every member, under the same few names
+        name = intern(name)  # a run keeps the metrics of every member, under the same few names
         if isinstance(value, str) and value in NON_FINITE:
             out[name] = NON_FINITE[value]
         elif isinstance(value, int | float):
@@ -231,7 +236,7 @@ def real(value: Number) -> float:
 
 
 class Lines:
-    """Bytes in, in any pieces; whole messages out. What follows a WireError goes on at the next line."""
+    """Bytes in, in any pieces; whole messages out. After a WireError, reading goes on at the next line."""
 
     __slots__ = ("_rest",)
 
@@ -262,7 +267,7 @@ def _no_constant(name: str) -> float:
 
 
 def _said(value: object) -> str:
-    """A value for people; never long, and never so deep that telling of it fails."""
+    """A value for an error message: never long, and never so deep that its repr fails."""
     return f"a {type(value).__name__}" if isinstance(value, dict | list) else f"{value!r:.80}"
 
 

@@ -1,15 +1,15 @@
-"""The scheduler's side of one zygote: the declaration, forks, and spares forked ahead.
+"""Our handle on a zygote, the process that imports the script: its declaration, forks, and spares forked ahead.
 
-Speaks with one zygote process from its start to its death; the launcher makes another after that. The surprise is that
-a spare and a fork are the same thing, a future of a Worker: a spare is merely asked for early, and whoever takes one
-that has not arrived yet waits for it like for any fork.
+A Zygote is one process from its start to its death; the launcher makes another one after that. The surprise is that a
+spare and a fork are the same thing, a future of a Worker: a spare is merely requested early, and `take` waits for one
+that has not arrived yet as for any fork.
 
-A zygote that does not answer in time (stopped, or one of the script's threads holds its lock) is killed, as everything
-else here would wait for it; what is told then is the same as of one that died by itself.
+A zygote that does not answer in time (stopped, or a thread of the script holds its lock) is killed, since every start
+of a member would wait for it. After that it counts as one that died by itself.
 
 A zygote whose script uses torch's optimizers is cold at first: its first forks are handed out as they are, so that the
-first member trains as soon as the script is imported; once those are training it warms up, which takes two seconds,
-and only then are spares forked again.
+first member trains as soon as the script is imported. Once those train it warms up, which takes two seconds, and only
+then are spares forked again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from ..formatting import LONGEST, shorten
 from . import linux
 from .channel import Channel
 from .guardian import HOME, Guardian
-from .worker import Worker, describe, tail_of
+from .outcome import describe, tail_of
+from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-#: seconds more than usual that an answer may take behind the import, and while it warms up
+#: seconds that an answer may take beyond `patience` after the import, and while the zygote warms up
 BUSY = 60.0
 # our folder goes behind everything else on the path: an installed package must win over its neighbours there
 PATH = "import sys; sys.path[len(sys.path):] = [sys.argv[1]][sys.argv[1] in sys.path:]; "
@@ -45,40 +46,56 @@ if "GLIBC_TUNABLES" not in os.environ:
 
 
 class ZygoteDied(ScriptError):
-    """It died while it imported the script. killed: by SIGKILL, which is hardly the script's doing."""
+    """The zygote died while it imported the script. killed: by SIGKILL, which is hardly the script's fault."""
 
     killed = False
 
 
 def file_of(what: dict[str, Any]) -> str:
+    """The file of what a zygote imports."""
     return str(what["script"] if "script" in what else what["target"]["file"])
 
 
 def unforkable(declaration: dict[str, Any], insists: bool) -> tuple[bool, Advice] | None:
-    """What the import has done that a fork does not survive, with the line to move; and whether to fork all the same.
+    """What the import has done that a fork does not survive, and whether to fork nevertheless; None if nothing.
 
-    declaration: the zygote's. insists: forks are wanted even where native threads run; CUDA never survives one.
+    declaration: the zygote's. insists: fork even where native threads run; CUDA never survives a fork.
     """
     if (declaration["experiment"] or {}).get("command"):
         return None
     slower, into = "so members start as fresh processes, which is slower", "into the training function"
     if declaration["cuda"] is not None:
-        said = f"CUDA is initialised while the script is imported, at {declaration['cuda']}\n{slower}"
-        return False, Advice(said, f"move this line {into}")
+        text = f"CUDA is initialised while the script is imported, at {declaration['cuda']}\n{slower}"
+        return False, Advice(text, f"move this line {into}")
     threads = declaration["threads"]
     if threads is None:
         return None
     count, of, place = threads["count"], ", ".join(threads["libraries"]), threads["place"]
-    said = f"the script starts {count} native thread{'s' * (count > 1)}{of and f' ({of})'} while it is imported"
-    said += ", which forks do not have, and --start zygote insists on forks" if insists else f", {slower}"
-    return insists, Advice(said, f"move {'this line' if place else 'what does it'} {into}{place and f': {place}'}")
+    text = f"the script starts {count} native thread{'s' * (count > 1)}{of and f' ({of})'} while it is imported"
+    text += ", which forks do not have, and --start zygote insists on forks" if insists else f", {slower}"
+    return insists, Advice(text, f"move {'this line' if place else 'what does it'} {into}{place and f': {place}'}")
 
 
 class Zygote:
     """One zygote. what: {"script": path} or {"target": Target as JSON}. spares: how many forks to keep ahead.
 
-    patience: how long it may be silent while somebody waits for a fork. warms: may warm up.
+    patience: seconds it may be silent while a fork is waited for. warms: whether it may warm up.
     """
+
+    pid: int | None = None
+    #: how it ended, for a person
+    fate = "died"
+    hung_warming = False
+    declaration: dict[str, Any] | None = None
+    #: done when it, every member and all they started are gone
+    _end: asyncio.Future[int | linux.AncestorDied] | None = None
+    _pidfd = -1
+    #: its log, and the byte at which this zygote's output begins
+    _logged: tuple[str, int] | None = None
+    _begun = _retired = False
+    #: with more than the next fork: the import is followed by some tidying up
+    _busy = True
+    _warmth = "cold"  # → "warming" → "warm"
 
     def __init__(
         self,
@@ -89,13 +106,8 @@ class Zygote:
         patience: float,
         grace: float,
         warms: bool,
-        log: Callable[[str], object],
+        log: Callable[[Advice], object],
     ) -> None:
-        self.pid: int | None = None
-        #: how it ended, for a person
-        self.fate = "died"
-        self.hung_warming = False
-        self.declaration: dict[str, Any] | None = None
         self._guardian = guardian
         self._what = what
         self._spares = spares
@@ -105,21 +117,13 @@ class Zygote:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._declared: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        #: done when it, every member and all they started are gone
-        self._end: asyncio.Future[int | linux.HelperLost] | None = None
-        self._pidfd = -1
-        #: its standard output and error, until it is told of a log
+        #: its standard output and error, until it has a log
         self._output = os.memfd_create("zygote", os.MFD_CLOEXEC)
-        self._logged: tuple[str, int] | None = None  # the log, and where in it ours begins
-        self._tags = 0
+        self._requests = 0
         self._forking: dict[int, asyncio.Future[Worker]] = {}
-        self._members: dict[int, asyncio.Future[int | linux.HelperLost]] = {}
+        self._members: dict[int, asyncio.Future[int | linux.AncestorDied]] = {}
         self._ahead: deque[asyncio.Future[Worker]] = deque()
-        self._begun = False
-        self._heard = 0.0  # when it has said something
-        self._retired = False
-        self._busy = True  # with more than the next fork: behind the import there is some tidying up
-        self._warmth = "cold"  # → "warming" → "warm"
+        self._heard = 0.0  # when its last message came
         ours, self._theirs = socket.socketpair()
         self._channel = Channel(ours, self._handle, self._lost)
 
@@ -130,12 +134,12 @@ class Zygote:
     @property
     def lost(self) -> bool:
         """It died because the guardian did."""
-        return self._end is not None and self._end.done() and isinstance(self._end.result(), linux.HelperLost)
+        return self._end is not None and self._end.done() and isinstance(self._end.result(), linux.AncestorDied)
 
     # -- its life
 
     async def open(self) -> dict[str, Any]:
-        """Start it and have it import the script. Raises ScriptError or ExperimentError with one clear message."""
+        """Start it, and have it import the script. Raises ScriptError or ExperimentError with one clear message."""
         self._channel.send({"op": "open", **self._what})
         argv = [sys.executable, "-P", "-c", _PROGRAM, HOME, file_of(self._what)]
         output = self._output
@@ -154,24 +158,24 @@ class Zygote:
         self._refill()
         return self.declaration
 
-    async def _or_death(self, gone: asyncio.Future[int | linux.HelperLost]) -> dict[str, Any]:
+    async def _or_death(self, gone: asyncio.Future[int | linux.AncestorDied]) -> dict[str, Any]:
         declared = self._declared
         waiting: list[asyncio.Future[Any]] = [declared, gone]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if not declared.done():
-            # its last words may stand behind the news of its death: two sockets have no order
+            # its last message may come after the news of its death: two sockets have no order
             await asyncio.wait([declared], timeout=0.2)
         if not declared.done():
-            told = gone.result()
-            if isinstance(told, linux.HelperLost):
-                raise LaunchError(describe(told))
-            died = ZygoteDied(f"the process that imports the script died: {describe(told)}{self.last_words()}")
-            died.killed = told == -signal.SIGKILL
+            status = gone.result()
+            if isinstance(status, linux.AncestorDied):
+                raise LaunchError(describe(status))
+            died = ZygoteDied(f"the process that imports the script died: {describe(status)}{self.last_output()}")
+            died.killed = status == -signal.SIGKILL
             raise died
         return declared.result()
 
-    def last_words(self) -> str:
-        """The last of what this zygote has written, and no other; for the end of a sentence."""
+    def last_output(self) -> str:
+        """The end of what this zygote, and no other, has written; to follow a sentence."""
         text = tail_of(*self._logged) if self._logged is not None else ""
         text = text or (tail_of(f"/proc/self/fd/{self._output}") if self._output >= 0 else "")
         text = shorten(text.strip(), 2 * LONGEST)
@@ -197,7 +201,7 @@ class Zygote:
                 os.close(fd)
         self._output = self._pidfd = -1
         if self._declared.done() and not self._declared.cancelled():
-            self._declared.exception()  # told, or no longer wanted
+            self._declared.exception()  # so that asyncio does not report it as lost
 
     def retire(self) -> None:
         """No more forks: it ends with the last of its members, which train on."""
@@ -210,7 +214,7 @@ class Zygote:
             self._loop.call_soon(self.close)
 
     def _stuck(self) -> None:
-        """It has not answered: waiting for it any longer would hang the run."""
+        """It has not answered: kill it, as waiting any longer would hang the run."""
         self.fate = f"did not answer for {self._patience:g} s and was killed"
         self.hung_warming = self._warmth == "warming"
         if self.pid is not None and self._pidfd >= 0:
@@ -219,22 +223,22 @@ class Zygote:
         self._fail_forks()
 
     def _lost(self) -> None:
-        """Its members die with it; that they are gone is known when the guardian says so of the zygote."""
+        """Its members die with it; they are gone once the guardian reports the zygote gone."""
         self._fail_forks()
 
     def _fail_forks(self) -> None:
         for n in list(self._forking):
             self._fork_failed(n, "the zygote died")
 
-    def _all_gone(self, end: asyncio.Future[int | linux.HelperLost]) -> None:
-        told = end.result()
-        lost = told if isinstance(told, linux.HelperLost) else linux.HelperLost("zygote")
+    def _all_gone(self, end: asyncio.Future[int | linux.AncestorDied]) -> None:
+        status = end.result()
+        lost = status if isinstance(status, linux.AncestorDied) else linux.AncestorDied("zygote")
         for gone in self._members.values():
             if not gone.done():
                 gone.set_result(lost)
         self._members.clear()
 
-    # -- what it says
+    # -- its messages
 
     def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
         op = message["op"]
@@ -263,7 +267,7 @@ class Zygote:
             self._declared.set_exception(kind(shorten(message["message"], 4 * LONGEST)))
 
     def _forked(self, message: dict[str, Any], fds: list[int]) -> None:
-        gone: asyncio.Future[int | linux.HelperLost] = self._loop.create_future()
+        gone: asyncio.Future[int | linux.AncestorDied] = self._loop.create_future()
         self._members[message["pid"]] = gone
         sock = socket.socket(fileno=fds[0])
         worker = Worker(message["pid"], fds[1], sock, gone, grace=self._grace, warn=self._log)
@@ -278,23 +282,23 @@ class Zygote:
         future = self._forking.pop(n)
         if not future.done():
             future.set_exception(LaunchError(text))
-            future.exception()  # a spare's failure is told to whoever takes it, if anybody
+            future.exception()  # `take` raises a spare's failure; asyncio need not report it as lost
 
     # -- forks
 
     def _fork(self) -> asyncio.Future[Worker]:
-        self._tags += 1
+        self._requests += 1
         future: asyncio.Future[Worker] = self._loop.create_future()
-        self._forking[self._tags] = future
-        self._channel.send({"op": "fork", "n": self._tags})
+        self._forking[self._requests] = future
+        self._channel.send({"op": "fork", "n": self._requests})
         if not self.alive:
             self._fail_forks()
         return future
 
     async def take(self) -> Worker:
-        """The next spare that lives, or a new fork. Raises LaunchError."""
+        """The next living spare, or a new fork. Raises LaunchError."""
         self._begun = True
-        # a spare that could not be had some time ago is no reason not to try now
+        # that a spare could not be forked some time ago is no reason not to try now
         while self._ahead and self._ahead[0].done() and self._ahead[0].exception() is not None:
             self._ahead.popleft()
         while True:
@@ -303,7 +307,7 @@ class Zygote:
                 await self._answer(future)
                 worker = await asyncio.shield(future)
             except asyncio.CancelledError:
-                self._ahead.appendleft(future)  # somebody else's spare now
+                self._ahead.appendleft(future)  # a spare from now on
                 if not self.alive:
                     self.drop_spares()
                 raise
@@ -312,7 +316,7 @@ class Zygote:
             worker.close()
 
     async def _answer(self, future: asyncio.Future[Worker]) -> None:
-        """Wait for a fork as long as the zygote says something, and a while longer; then it is stuck."""
+        """Wait for a fork until the zygote has been silent for `patience`; then it is stuck."""
         asked = self._loop.time()
         while not future.done():
             until = max(asked, self._heard) + self._patience + BUSY * self._busy
@@ -322,12 +326,12 @@ class Zygote:
                 await asyncio.wait([future], timeout=until - self._loop.time())
 
     def keep(self, spares: int | None = None) -> None:
-        """Fork ahead what is missing of so many spares."""
+        """Fork until there are so many spares."""
         self._spares = self._spares if spares is None else spares
         self._refill()
 
     def warm(self) -> None:
-        """The first members are training: there is time to warm up now."""
+        """Have it warm up: the first members are training, so there is time now."""
         if self._warmth == "cold":
             self._warmth, self._busy = "warming", True
             self._channel.send({"op": "warm"})

@@ -22,7 +22,6 @@ from ..engine import early_stopping
 from ..errors import FolderError
 from ..processes import program, wire
 from ..storage.checkpoints import CheckpointError
-from ..storage.control import GO_ON, PAUSE
 from ..storage.files import explained
 from .disk_budget import is_full
 
@@ -58,14 +57,11 @@ class Admission:
         """How many members wait for a slot, and for nothing else."""
         return len(self._queued)
 
-    def obey(self, line: str) -> bool:
-        """Do what a line of the control FIFO asks for; False if it is neither PAUSE nor GO_ON."""
-        if line not in (PAUSE, GO_ON):
-            return False
-        if self.paused != (line == PAUSE):
-            self._open.clear() if line == PAUSE else self._open.set()
-            self.on_change(self.paused)
-        return True
+    def pause(self, on: bool) -> None:
+        """Let no member through from now on, or (False) let them through again."""
+        if self.paused != on:
+            self._open.clear() if on else self._open.set()
+            self.on_change(on)
 
     @contextlib.asynccontextmanager
     async def passed(self, member: Node, attempt: int, alone: bool = False) -> AsyncIterator[tuple[Slot, Begin]]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..devices.allocator import out_of_memory
 from ..formatting import parts
-from ..processes import remedies
-from ..processes.worker import reason
+from ..processes import remedies, wire
+from ..processes.outcome import reason
 from ..storage import filesystems
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..devices.slots import Pool, Slot
     from ..engine.tree import Node
-    from ..processes.worker import Outcome
+    from ..processes.outcome import Outcome
     from ..storage.checkpoints import CheckpointError, CheckpointStore
     from .disk_budget import Disk
 
@@ -44,7 +44,7 @@ class Blame:
         """
         if full := await self._full(outcome, scratch):
             return full
-        if outcome.how == "stopped" and not overdue and not (slot.evicted is not None and slot.evicted.done()):
+        if outcome.how is wire.Exit.STOPPED and not overdue and not (slot.evicted is not None and slot.evicted.done()):
             return ""
         blame = await self._slots.verdict(slot)  # a member that hangs may hang on a GPU that is being lost
         if overdue:
@@ -82,7 +82,7 @@ class Blame:
 
     def certain(self, member: Node, outcome: Outcome, why: str) -> bool:
         """Would another attempt of the member fail in the same way? why: this one's reason."""
-        if outcome.how != "raised" or outcome.fault not in ("", remedies.LASTING):
+        if outcome.how is not wire.Exit.RAISED or outcome.fault not in ("", remedies.LASTING):
             return False
         return outcome.fault == remedies.LASTING or _repeats(member, why)
 

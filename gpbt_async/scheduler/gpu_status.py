@@ -11,7 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from ..errors import FolderError
-from ..storage.control import WORDS
+from ..storage.control import ControlRequest
 from ..storage.files import write_json
 from ..storage.gpu_report import GpuReport
 
@@ -48,15 +48,11 @@ class GpuStatus:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
-    def obey(self, line: str) -> bool:
-        """Carry out a request, as "drain-now GPU-1234"; False if it is not about GPUs."""
-        word, _, uuid = line.partition(" ")
-        if word not in WORDS:
-            return False
+    def obey(self, request: ControlRequest, uuid: str) -> None:
+        """Carry out a request about a GPU."""
         if uuid not in [status.uuid for status in self._pool.rows()]:
-            self._warn(f"request ignored: {line:.100}, as this run uses no such GPU")
-        elif word == "return":
+            self._warn(f"request ignored: {request} {uuid:.100}, as this run uses no such GPU")
+        elif request is ControlRequest.RETURN:
             self._pool.give_back(uuid)
         else:
-            self._pool.drain(uuid, at_once=word == "drain-now")
-        return True
+            self._pool.drain(uuid, at_once=request is ControlRequest.DRAIN_NOW)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from .. import events
 from ..ask import path_text
 from ..engine.tree import State
-from ..errors import FolderError, GPBTError, PreflightError
+from ..errors import Advice, FolderError, GPBTError, PreflightError
 from ..preflight.checks import Preflight
 from ..processes import wire
 from ..searchers import registry
@@ -164,7 +164,7 @@ class Scheduler:
     def _room(self, paused: str, loud: bool) -> None:
         fact = events.Paused(t=self._clock.now(), reason=paused)
         if loud:
-            self._warn(fact.told(self._folder.typed))
+            self._warn(fact.sentence(self._folder.typed))
         if not self._ending:
             self.turn(fact)
 
@@ -272,7 +272,7 @@ class Scheduler:
         async with self.admission.passed(member, attempt, alone) as (slot, begin):
             session, worker = await self._follow(member, attempt, slot, begin)
             outcome, blame = worker.outcome, ""
-            if outcome.how == "returned":
+            if outcome.how is wire.Exit.RETURNED:
                 self._slots.returned(slot)
             else:
                 scratch = Path(begin.checkpoint)
@@ -280,7 +280,7 @@ class Scheduler:
                 outcome = self._blame.explained(outcome, scratch)
                 await self._clear(scratch)
         # from here to the fact nothing is awaited: the next member must not get the slot before this one's last fact
-        if outcome.how == "returned" and self._briefing.judged(member) and session.scores == 1:
+        if outcome.how is wire.Exit.RETURNED and self._briefing.judged(member) and session.scores == 1:
             self._warn_of_late_reports()
         certain = not session.overdue and self._blame.certain(member, outcome, session.why(outcome))
         now = self._clock.now()
@@ -304,7 +304,7 @@ class Scheduler:
         del self._workers[member.id]
         return session, worker
 
-    def _heard(self, session: MemberSession, message: wire.Message, judged: bool) -> None:
+    def _heard(self, session: MemberSession, message: wire.Message | Advice, judged: bool) -> None:
         """The facts that follow from a message. judged: whether the first score waits for a verdict."""
         member, attempt = session.member, session.attempt
         match message:
@@ -317,9 +317,9 @@ class Scheduler:
                     self.turn(events.Judged(t=t, member=member, attempt=attempt, score=score))
                 elif score is not None and self.engine.termination.unsure:
                     self.turn(events.Scored(t=t, member=member, attempt=attempt))
-            case wire.End("returned", telemetry=telemetry) if telemetry:
+            case wire.End(wire.Exit.RETURNED, telemetry=telemetry) if telemetry:
                 self._record(self.preflight.heard(self.engine.tree.members[member], telemetry))
-            case wire.Notice(text, remedy):
+            case Advice(text, remedy):
                 self._warn(f"member {member}: {text}" + (f"; {remedy}" if remedy else ""))
 
     def _warn_of_late_reports(self) -> None:

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING
 
 from .. import events
 from ..processes import wire
-from ..processes.worker import reason
+from ..processes.outcome import reason
 from .clock import Deadlines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..errors import Advice
     from ..events import Failed, Lost, StoppedEarly, Trained
     from ..experiment import Settings
-    from ..processes.worker import Outcome
+    from ..processes.outcome import Outcome
 
 
 class MemberSession:
@@ -53,7 +54,7 @@ class MemberSession:
         """The deadline it missed, as a reason; empty if it missed none."""
         return self._deadlines.overdue
 
-    def hear(self, message: wire.Message) -> None:
+    def hear(self, message: wire.Message | Advice) -> None:
         match message:
             case wire.Enter(at):
                 self.entered = at
@@ -82,14 +83,14 @@ class MemberSession:
         """
         seconds = max(0.0, outcome.at - self.entered) if self.entered is not None else 0.0
         member, attempt = self.member, self.attempt
-        if outcome.how == "returned":
+        if outcome.how is wire.Exit.RETURNED:
             return events.Trained(
                 t=t, member=member, attempt=attempt, seconds=seconds,
                 score=self.score, metrics=self.metrics, unread=unread,
             )  # fmt: skip
-        if blame or outcome.how == "lost":
+        if blame or outcome.how is wire.Exit.LOST:
             return events.Lost(t=t, member=member, attempt=attempt, seconds=seconds, reason=blame or reason(outcome))
-        if outcome.how == "stopped" and not self.overdue:
+        if outcome.how is wire.Exit.STOPPED and not self.overdue:
             return events.StoppedEarly(
                 t=t, member=member, attempt=attempt, seconds=seconds, score=self.score, metrics=self.metrics
             )

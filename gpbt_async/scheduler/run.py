@@ -25,7 +25,7 @@ from ..errors import FolderError, GPBTError, first
 from ..experiment import silenced
 from ..preflight.checks import finding_of
 from ..storage.checkpoints import CheckpointStore
-from ..storage.control import GO_ON, PAUSE
+from ..storage.control import ControlRequest
 from ..storage.files import bytes_below, write_json
 from .clock import Clock
 from .disk_budget import PERIOD, is_full
@@ -123,15 +123,15 @@ class Run:
             track=None if track is None else tuple(track),
         )  # fmt: skip
         self._clock = Clock()
+        self._listeners: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self.warnings: list[str] = []
         request = RunRequest(
             experiment=experiment, folder=folder, resume=resume, options=options, runs=runs, adopt=adopt,
             changed_script=changed_script, retry_failed=retry_failed, changes=dict(changes or {}), again=again,
         )  # fmt: skip
         self._startup = Startup(request, self._clock, self.warn)
         self._retry, self._strict, self._silence = retry_failed, strict, silenced(silence)
-        self._listeners: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._stack = contextlib.AsyncExitStack()
-        self.warnings: list[str] = []
 
     # ---- what it is, and its results
 
@@ -235,7 +235,7 @@ class Run:
         """Begin no member from now on; on=False: begin them again. Those that train go on; a resume forgets it."""
         self._pausing = on
         if self._scheduler is not None:
-            self._scheduler.admission.obey(PAUSE if on else GO_ON)
+            self._scheduler.admission.pause(on)
 
     def kill(self) -> None:
         """End every process of the run at once, without grace. For the second Ctrl-C."""
@@ -291,12 +291,15 @@ class Run:
 
     def _obey(self, line: str, status: GpuStatus) -> None:
         """Do what a line of the control FIFO asks for."""
-        if line == "stop":
-            self.stop()
-        elif line in (PAUSE, GO_ON):
-            self.pause(line == PAUSE)
-        elif not status.obey(line):
-            self.warn(f"unknown control command {line!r}")
+        match ControlRequest.parse(line):
+            case None:
+                self.warn(f"unknown control command {line!r}")
+            case ControlRequest.STOP, _:
+                self.stop()
+            case (ControlRequest.PAUSE | ControlRequest.GO_ON) as request, _:
+                self.pause(request is ControlRequest.PAUSE)
+            case request, gpu:
+                status.obey(request, gpu)
 
     async def _main(self, run: OpenRun, scheduler: Scheduler) -> None:
         early = asyncio.create_task(run.searcher.open())

@@ -273,7 +273,9 @@ class Startup:
     async def _launcher(self, folder: RunFolder, lock: Lock, record: RunConfig, stack: AsyncExitStack) -> Launcher:
         # the mark of its processes: a copy of the folder has the same id, and must not be taken for it
         mark = f"{record.run}-{folder.place()}"
-        launcher = Launcher(mark, cwd=record.cwd, start=record.options.start, log=self._warn)
+        launcher = Launcher(
+            mark, cwd=record.cwd, start=record.options.start, log=lambda advice: self._warn(str(advice))
+        )
         await stack.enter_async_context(launcher)
         launcher.hold(lock.fileno())
         return launcher

@@ -1,20 +1,20 @@
-"""kin: of some candidates near the parent, the one that a Gaussian process over the ranks of kin would have.
+"""kin: of some candidates near the parent, the one that a Gaussian process over the ranks of kin prefers.
 
 The family tree says how much an observation tells about this parent: one of a sibling everything, one of an aunt .7
-of that, one of a sister's child .35. Such a weight is the inverse of the noise the process assumes.
+of that, one of a sister's child .35. Such a weight is the inverse of the noise that the process assumes.
 
     weight    .7 ^ up · .5 ^ down, where the way from the parent to the observed member's parent climbs `up` members to
-              their last common ancestor and descends `down`. Paths are all it takes. .02 or less is forgotten, and of
-              the rest the 80 heaviest are kept, the oldest first among equals
+              their last common ancestor and descends `down`. Paths are all it takes. Weights of .02 or less are
+              forgotten, and of the rest the 80 heaviest are kept, the oldest first among equals
     value     the normal quantile of the loss's rank among the children of one parent, so that neither scale nor trend
               of a loss matters; ties share their mean rank. Standardised with the weights and cut at ±2.5. A stopped
-              one ranks behind every finished one, a failed one last
+              member ranks behind every finished one, a failed one last
     kernel    unit variance, length-scale .3 in the unit cube; a category is a one-hot vector of length .4
     noise     .5 / weight
-    pending   siblings in training say nothing of a value yet, but what they will say is as good as known: they take
-              uncertainty away from where they are (noise .5), not more
+    pending   siblings in training have no value yet, but will have one: they only reduce the uncertainty where they
+              are (noise .5)
 
-One function is drawn from what remains (Thompson's rule), at the candidates only, and the candidate where it is lowest
+One function is drawn from the posterior (Thompson's rule), at the candidates only, and the candidate where it is lowest
 is the answer. A pure function of the ask; chance comes from the generator given. numpy is imported when first needed.
 """
 
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 #: how many steps it chooses from
 CANDIDATES = 16
-#: what is left of an observation's weight for each step up to a common ancestor, and for each step down from it
+#: factors of an observation's weight for each step up to a common ancestor, and for each step down from it
 UP, DOWN = 0.7, 0.5
-#: weights from here down are forgotten, and no more observations than MOST are kept
+#: weights up to this are forgotten, and at most MOST observations are kept
 FORGOTTEN, MOST = 0.02, 80
 #: values are cut here; the kernel's length-scale; the length of a category; the noise of an observation of weight 1
 CUT, SCALE, HOT, NOISE = 2.5, 0.3, 0.4, 0.5
@@ -88,11 +88,11 @@ def choose(ask: Ask, candidates: Sequence[Config], rng: random.Random) -> Config
     values = np.clip(values / spread, -CUT, CUT) if spread > 1e-12 else np.zeros_like(values)
 
     at = np.array([_point(ask.space, config) for config in candidates])
-    told = np.array([_point(ask.space, o.config) for o, _, _ in kept])
+    known = np.array([_point(ask.space, o.config) for o, _, _ in kept])
     seen = np.array([_point(ask.space, o.config) for o, _, _ in kept] + [_point(ask.space, c) for c in ask.pending])
     noises = np.concatenate([NOISE / weights, np.full(len(ask.pending), NOISE)])
 
-    mean = _kernel(at, told) @ np.linalg.solve(_kernel(told, told) + np.diag(NOISE / weights), values)
+    mean = _kernel(at, known) @ np.linalg.solve(_kernel(known, known) + np.diag(NOISE / weights), values)
     across = _kernel(at, seen)
     explained = across @ np.linalg.solve(_kernel(seen, seen) + np.diag(noises), across.T)
     covariance = _kernel(at, at) - (explained + explained.T) / 2 + JITTER * np.eye(len(at))
@@ -101,7 +101,7 @@ def choose(ask: Ask, candidates: Sequence[Config], rng: random.Random) -> Config
 
 
 def _weighed(ask: Ask) -> list[tuple[Observation, float, float]]:
-    """The kin that count: each with its weight and its value."""
+    """The kin that count, with weight and value, heaviest first."""
     parent = ask.path[:-1]
     groups: dict[Path, list[Observation]] = defaultdict(list)
     for observed in ask.kin:
@@ -131,7 +131,7 @@ def _order(observed: Observation) -> tuple[int, float]:
 
 
 def _point(space: Space, config: Mapping[str, Scalar]) -> list[float]:
-    """A config for the kernel. By name, so that the declaration's order does not even change a rounding."""
+    """A config as a point for the kernel. Sorted by name, so that the declaration's order changes no rounding."""
     point: list[float] = []
     for name in sorted(space):
         dimension = space[name]

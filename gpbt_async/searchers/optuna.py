@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..ask import path_text
@@ -77,7 +78,8 @@ class Optuna(Random):
 
     @classmethod
     def warm(cls, space: Space) -> None:
-        import optuna  # noqa: F401
+        for package in cls.needs:
+            importlib.import_module(package)
 
 
 class OptunaTpe(Optuna):
@@ -106,8 +108,8 @@ class OptunaGp(Optuna):
         import optuna
 
         with _quiet():
+            super().warm(space)
             optuna.samplers.GPSampler(seed=0)
-            import torch  # noqa: F401
 
 
 class OptunaCmaes(Optuna):
@@ -128,11 +130,6 @@ class OptunaCmaes(Optuna):
             independent_sampler=_tpe(ask),
             warn_independent_sampling=False,
         )
-
-    @classmethod
-    def warm(cls, space: Space) -> None:
-        import cmaes  # noqa: F401
-        import optuna  # noqa: F401
 
 
 class OptunaQmc(Optuna):
@@ -163,7 +160,7 @@ class OptunaQmc(Optuna):
 
     @classmethod
     def warm(cls, space: Space) -> None:
-        import optuna  # noqa: F401
+        super().warm(space)
         import scipy.stats.qmc  # noqa: F401
 
 

@@ -1,10 +1,12 @@
-"""Words from outside to the scheduler that runs a run, through its control FIFO: stop, pause, go on, leave a GPU.
+"""Requests to a running scheduler, through its control FIFO: stop, pause, continue, leave a GPU.
 
-A word is a wish: whether it came true is read from the run's lock and its journal. Nothing is written but the word.
+A request is one line. The client learns from the run's lock and journal whether it was carried out; there is no answer.
+A request about a GPU names it behind the word: "drain GPU-1234".
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ..errors import FolderError
@@ -13,14 +15,35 @@ if TYPE_CHECKING:
     from .folder import RunFolder
 
 
-#: what a person may tell a run: begin no member from now on; begin members again
-PAUSE, GO_ON = "pause", "go on"
-WORDS = ("drain", "drain-now", "return")
+class ControlRequest(StrEnum):
+    """STOP ends the session. PAUSE begins no member from now on, and GO_ON begins members again. DRAIN takes a GPU from
+    the run once its members have finished, DRAIN_NOW at once; RETURN gives it back.
+    """
+
+    STOP = "stop"
+    PAUSE = "pause"
+    GO_ON = "go on"
+    DRAIN = "drain"
+    DRAIN_NOW = "drain-now"
+    RETURN = "return"
+
+    @classmethod
+    def parse(cls, line: str) -> tuple[ControlRequest, str] | None:
+        """The request, and the GPU that it names or ""; None for a line that is no request."""
+        for request in cls:
+            if request not in GPU_REQUESTS and line == request:
+                return request, ""
+            if request in GPU_REQUESTS and line.startswith(f"{request} ") and line != f"{request} ":
+                return request, line[len(request) + 1 :]
+        return None
 
 
-def send(folder: RunFolder, word: str) -> None:
-    """Tell the run's scheduler a word. Raises FolderError when nobody runs it, or listens."""
+GPU_REQUESTS = (ControlRequest.DRAIN, ControlRequest.DRAIN_NOW, ControlRequest.RETURN)
+
+
+def send(folder: RunFolder, request: ControlRequest, gpu: str = "") -> None:
+    """gpu: the UUID, for a request about a GPU. Raises FolderError when no scheduler of the run listens."""
     if folder.locked() is None:
         raise FolderError(f"{folder.name} is not running; see gpbt-async status {folder.typed}")
-    if not folder.tell(word):
+    if not folder.tell(f"{request} {gpu}" if gpu else request):
         raise FolderError(f"{folder.name} is locked, but its scheduler does not listen yet; try again in a moment")

@@ -1,12 +1,12 @@
 """Trackers that need nothing installed: everything as JSON lines in one file, or as two CSV tables.
 
-`jsonl` is for programs: a line each for what was started, reported and ended, the file named by its destination, which
-several runs may share. `csv` is for spreadsheets: `members.csv` has a row for each member that ended, with its config;
-`reports.csv` one for each number that was reported, so that its columns are the same whatever a script reports. Both
-tell a line at a time and whole, so that a reader of the growing file never sees half of one.
+`jsonl` is for programs: a line for each start, report and end, in one file, which several runs may share. `csv` is for
+spreadsheets: `members.csv` has a row for each member that ended, with its config; `reports.csv` has one for each
+reported number, so that its columns are the same whatever a script reports. Both write whole lines, so a reader of the
+growing file never sees half of one.
 
-What is told a second time, after a crash, is found in what was written since the file's size was last kept, and left
-out.
+After a crash some lines are reported again. They are recognised among the lines that were written after the position
+kept last, and left out.
 """
 
 from __future__ import annotations
@@ -30,31 +30,34 @@ Key = tuple[Any, ...]
 
 
 class _Table:
-    """A file of lines that knows those which were written after it was last kept. key: what makes a line itself."""
+    """A file of lines. Each has a key; a line that was written after the position `kept` is not written again.
+
+    keys: the keys of the lines in a text.
+    """
 
     def __init__(self, path: Path, kept: Any, keys: Callable[[str], Iterable[Key]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = Appended(path)
-        #: lines that were not told as kept, and have not been told again yet; they stand behind `_kept`
-        self._there: set[Key] = set()
+        #: lines behind the position kept, as far as they have not been reported again
+        self._unkept: set[Key] = set()
         self._kept = kept if isinstance(kept, int) else self._file.size
         if self._kept < self._file.size:
             with open(path, "rb") as file:
                 file.seek(self._kept)
-                self._there = set(keys(file.read().decode(errors="replace")))
+                self._unkept = set(keys(file.read().decode(errors="replace")))
         self.empty = not self._file.size
 
     def add(self, *lines: tuple[Key, str]) -> None:
-        """All of them, or none: what raises is tried again."""
-        text = "".join(line for key, line in lines if key not in self._there)
+        """Append all of them, or none: a call that raises is made again."""
+        text = "".join(line for key, line in lines if key not in self._unkept)
         if text:
             self._file.append(("\n" if self._file.torn else "").encode() + text.encode(errors="replace"))
             self._file.torn = False
-        self._there.difference_update(key for key, _ in lines)
+        self._unkept.difference_update(key for key, _ in lines)
 
     def keep(self) -> int:
         self._file.sync()
-        if not self._there:
+        if not self._unkept:
             self._kept = self._file.size
         return self._kept
 
@@ -80,7 +83,7 @@ class JsonLines(Tracker):
                 if flat["run_id"] == self._run.id:
                     yield self._key(flat)
             except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # torn, or not ours
+                continue  # torn, or not of this run
 
     def _key(self, flat: Mapping[str, Any]) -> Key:
         timed = flat["event"] != "reported" or _timed(self._run)
@@ -103,16 +106,16 @@ class JsonLines(Tracker):
     def started(self, member: TrackedMember) -> None:
         if member.known:
             return
-        who = {"parent": member.parent, "lineage": list(member.lineage), "seed": member.seed}
-        self._add("started", member, t=member.t, **who, config=dict(member.config))
+        origin = {"parent": member.parent, "lineage": list(member.lineage), "seed": member.seed}
+        self._add("started", member, t=member.t, **origin, config=dict(member.config))
 
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
         steps = {"step": step, "lineage_step": member.offset + step}
         self._add("reported", member, t=t, **steps, metrics=dict(metrics))
 
     def ended(self, member: TrackedMember, ending: Ending) -> None:
-        told = {"state": ending.state, "score": ending.score, "seconds": ending.seconds, "reason": ending.reason}
-        self._add("ended", member, t=ending.t, **told, metrics=dict(ending.metrics))
+        result = {"state": ending.state, "score": ending.score, "seconds": ending.seconds, "reason": ending.reason}
+        self._add("ended", member, t=ending.t, **result, metrics=dict(ending.metrics))
 
     def keep(self) -> Any:
         return self._table.keep()
@@ -159,9 +162,9 @@ class Csv(Tracker):
             table.add((("head",), _row(head)))
         else:
             with open(path, newline="", encoding="utf-8", errors="replace") as file:
-                there = next(csv.reader(file), [])
-            if there != head:
-                raise ValueError(f"{path} has other columns, and so is of another experiment")
+                columns = next(csv.reader(file), [])
+            if columns != head:
+                raise ValueError(f"{path} has other columns: it belongs to another experiment")
         return table
 
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
@@ -172,11 +175,11 @@ class Csv(Tracker):
 
     def ended(self, member: TrackedMember, ending: Ending) -> None:
         lineage = "/".join(map(str, member.lineage))
-        who = (member.run, member.id, member.path, member.generation, member.parent, lineage, member.attempt)
+        origin = (member.run, member.id, member.path, member.generation, member.parent, lineage, member.attempt)
         reason = (ending.reason.splitlines() or [""])[0]
-        how = (member.seed, member.t, ending.state, ending.score, ending.seconds, reason)
+        result = (member.seed, member.t, ending.state, ending.score, ending.seconds, reason)
         config = (member.config.get(name) for name in self._names)
-        self._members.add(((str(member.id), str(member.attempt), str(member.t)), _row((*who, *how, *config))))
+        self._members.add(((str(member.id), str(member.attempt), str(member.t)), _row((*origin, *result, *config))))
 
     def keep(self) -> Any:
         return {"members": self._members.keep(), "reports": self._reports.keep()}
@@ -188,12 +191,12 @@ class Csv(Tracker):
 
 
 def _timed(run: TrackedRun) -> bool:
-    """Does the time of a report tell it from that of another attempt of the same number? A program's is only seen."""
+    """Does its time identify a report? Not a program's, which is the time at which the file was read."""
     return run.settings["command"] is None
 
 
 def _row(cells: Iterable[Any]) -> str:
-    """One line: a line break in a cell would make it two for whoever reads by lines."""
+    """One line: a line break in a cell would make it two for a reader of lines."""
     line = io.StringIO()
     flat = (" ".join(cell.splitlines()) if isinstance(cell, str) else cell for cell in cells)
     csv.writer(line, lineterminator="\n").writerow(flat)

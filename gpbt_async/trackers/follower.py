@@ -1,17 +1,17 @@
-"""Following a run by what lies in its folder, and telling a tracker of it.
+"""Reads a run's folder, live or finished, and reports it to a tracker.
 
-Everything a tracker is told is on the disk before anybody else hears of it: facts in journal.jsonl, and each report in
-the member's metrics.jsonl, which the member writes before it sends it. So a follower reads those two, beside a live run
-or years after it, and needs nothing from the scheduler, which does nothing for it either. A tracker that is slow has
-everything waiting for it on the disk; one that died goes on at its *position*: how many facts were told, and for each
-member in training how much of its file. Where a position does not fit the journal any more, as a power failure took the
-journal's last facts, everything is told from the start once more, and the tracker leaves out what it has. The engine is
-replayed beside it, which alone knows that an attempt that failed was the last one, or which generation a member is of.
+Everything a tracker gets is on the disk first: facts in journal.jsonl, and each report in the member's metrics.jsonl,
+which the member writes before it sends it. So a follower reads those two, beside a live run or years after it, and
+needs nothing from the scheduler. What a slow tracker has not got yet waits on the disk. One that died continues at its
+*position*: the number of facts reported, and for each member in training how much of its file. If a position does not
+fit the journal any more, because a power failure took the journal's last facts, everything is reported from the start
+again, and the tracker leaves out what it has. The engine is replayed alongside: it alone knows that a failed attempt
+was the last one, or which generation a member belongs to.
 
 The one surprise is retries. A new attempt deletes the metrics file of the one before, so a follower that lags may open
-the wrong one. But before the file is deleted, the journal says that the earlier attempt has failed or was lost; so each
-file, once opened, is believed only after another look at the journal. What an attempt that does not count had reported
-is told if it was read in time, and else not.
+the wrong one. But before the file is deleted, the journal says that the earlier attempt has failed or was lost. So a
+file, once opened, is trusted only after another look at the journal. Reports of an attempt that does not count are
+passed on if they were read in time, and else not.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 #: the layout of a position
 FORMAT = 1
-#: facts told, and bytes of one member's reports read, in one turn
+#: facts reported, and bytes of one member's reports read, in one turn
 FACTS, PIECE = 200, 1 << 18
 
 
@@ -54,7 +54,8 @@ FACTS, PIECE = 200, 1 << 18
 class _Open:
     """A member that was started and has not ended.
 
-    read: bytes of its file told of. steps: reports told. whole: no more will come. end: when it ended, once known.
+    read: bytes of its file that are reported. steps: how many reports those were. whole: whether no more will come.
+    end: when it ended, once known.
     """
 
     member: TrackedMember
@@ -67,10 +68,9 @@ class _Open:
 
 
 class Follower:
-    """Tells `tracker` of the run in `folder`, from `position` on (what `position()` returned; None: from the start).
+    """Reports the run in `folder` to `tracker`, from `position` on (what `position()` returned; None: the start).
 
-    A position that does not fit the journal, or is damaged, is no use: everything is told again from the start, and the
-    tracker told that it is.
+    If a position does not fit the journal, or is damaged, everything is reported again, with TrackedRun.again set.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Follower:
         self._engine = Engine(self._settings)
         self._journal = JournalReader(self._folder.journal)
         self._queue: deque[Fact] = deque()
-        #: facts told, and what tells the last of them from all others
-        self._told, self._last = 0, ""
+        #: how many facts are reported, and what identifies the last of them
+        self._facts, self._last = 0, ""
         self._open: dict[int, _Open] = {}
         #: by member: its last attempt in the journal, the lineage step behind its last report, and its last values
         self._latest: dict[int, int] = {}
@@ -106,10 +106,10 @@ class Follower:
         self._void: set[tuple[int, int]] = set()
 
     def begin(self) -> None:
-        """Open the tracker, and take up what was told before."""
+        """Open the tracker, at the position."""
         if self._position is not None:
             try:
-                self._take_up(self._position)
+                self._resume(self._position)
                 self._run = replace(self._run, kept=self._position.get("kept"))
             except (JournalError, KeyError, IndexError, TypeError, ValueError, AttributeError):
                 self._from_the_start()
@@ -119,24 +119,24 @@ class Follower:
             self._tracker.started(going.member)
 
     def turn(self) -> bool:
-        """Tell some of what is new; False when nothing was."""
-        told = False
+        """Report some of what is new; False when nothing was."""
+        progress = False
         if not self._queue:
             self._read()
         for _ in range(min(FACTS, len(self._queue))):
             self._handle(self._queue.popleft())
-            told = True
-        for each in list(self._open.values()):
-            told |= not each.whole and self._report(each)
-        return told
+            progress = True
+        for member in list(self._open.values()):
+            progress |= not member.whole and self._report(member)
+        return progress
 
     def position(self, kept: Any) -> dict[str, Any]:
         going = {str(m): [o.member.attempt, o.read, o.steps, o.whole] for m, o in self._open.items()}
-        told = {"facts": self._told, "last": self._last}
-        return {"format": FORMAT, "run": self._run.id, **told, "open": going, "kept": kept}
+        done = {"facts": self._facts, "last": self._last}
+        return {"format": FORMAT, "run": self._run.id, **done, "open": going, "kept": kept}
 
     def close(self) -> None:
-        """Say what the run came to, so far or for good."""
+        """Report how the run ended, or that it was interrupted."""
         ended = self._engine.ended
         how = "interrupted" if ended is None else "failed" if ended.reason else "finished"
         try:
@@ -144,8 +144,8 @@ class Follower:
         except FolderError:
             summary = {}
         self._tracker.closed({**summary, "how": how})
-        for each in self._open.values():
-            _close(each)
+        for member in self._open.values():
+            _close(member)
 
     # ---- the journal
 
@@ -157,26 +157,26 @@ class Follower:
             elif isinstance(fact, events.Failed | events.Lost):
                 self._void.add((fact.member, fact.attempt))
 
-    def _take_up(self, position: Mapping[str, Any]) -> None:
-        """Replay what was told already, without telling it, and go on with who was in training.
+    def _resume(self, position: Mapping[str, Any]) -> None:
+        """Replay the reported facts without reporting them, and open the members that were in training.
 
-        A power failure may have taken facts from the journal that were told, and others came instead: ValueError.
+        Raises ValueError when other facts stand in the journal, as a power failure may have taken some.
         """
         self._read()
         facts, going = int(position["facts"]), {int(m): list(o) for m, o in position["open"].items()}
         if position["format"] != FORMAT or position["run"] != self._run.id or facts > len(self._queue):
             raise ValueError("it is of another run, of another version, or of another journal")
-        begun: dict[int, float] = {}
+        started: dict[int, float] = {}
         for _ in range(facts):
             fact = self._queue.popleft()
             self._apply(fact)
             if isinstance(fact, events.Started):
-                begun[fact.member] = fact.t
+                started[fact.member] = fact.t
         if position["last"] != self._last:
             raise ValueError("it is of another journal")
         for id, (attempt, *far) in going.items():
             read, steps, whole = map(int, far if not self._tracker.forgets else (0, 0, False))
-            member = self._member(self._engine.tree.members[id], int(attempt), begun[id], steps)
+            member = self._member(self._engine.tree.members[id], int(attempt), started[id], steps)
             if attempt == self._latest[id]:  # else another one has begun meanwhile
                 self._open[id] = _Open(member, read, steps, whole=bool(whole))
 
@@ -185,7 +185,7 @@ class Follower:
             self._engine.handle(fact)
         except JournalError as error:
             raise JournalError(f"{self._folder.journal}: {error}") from None
-        self._told += 1
+        self._facts += 1
         self._last = f"{type(fact).__name__} {fact.t!r}"
         if isinstance(fact, events.Started):
             self._values.pop(fact.member, None)  # an earlier attempt's
@@ -201,7 +201,7 @@ class Follower:
             going = self._open.get(fact.member)
             if going is not None and going.member.attempt == fact.attempt and not going.whole:
                 self._finish_reports(going, fact)
-        # one fact may settle others, too: those whose parent's checkpoint is lost
+        # one fact may end other members, too: those whose parent's checkpoint is lost
         for going in [o for o in self._open.values() if self._engine.tree.members[o.member.id].state.settled]:
             self._end(going, fact)
 
@@ -224,7 +224,7 @@ class Follower:
         self._tracker.ended(going.member, ending)
 
     def _member(self, member: Node, attempt: int, t: float, at: int | None = None) -> TrackedMember:
-        """at: how many of its reports were told, if it is one that goes on."""
+        """at: how many of its reports were passed on, if it was opened in an earlier session."""
         return TrackedMember(
             run=self._run.name,
             id=member.id,
@@ -244,19 +244,19 @@ class Follower:
     # ---- reports
 
     def _report(self, going: _Open) -> bool:
-        """Tell a turn's worth of what it has reported since."""
+        """Pass on a turn's worth of new reports; False when there were none."""
         if going.file is None:
             going.file = self._metrics(going)
         if going.file is None:
             return False
         try:
             data = os.read(going.file, PIECE)
-        except OSError:  # a file server that is away: the next look may find it back
+        except OSError:  # a file server does not answer: the next look may succeed
             return False
         *lines, going.rest = (going.rest + data).split(b"\n")
         if len(going.rest) > wire.LIMIT:
             going.read += len(going.rest)
-            going.rest = b""  # the line's end will not be taken for one
+            going.rest = b""  # the end of the line alone will not be taken for a report
         for line in lines:
             self._line(going, line)
             going.read += len(line) + 1
@@ -283,7 +283,7 @@ class Follower:
         _close(going)
 
     def _metrics(self, going: _Open) -> int | None:
-        """The file of the reports of this very attempt, read as far as was told; None if there is none (any more)."""
+        """The file of this attempt's reports, positioned behind those passed on; None if there is none (any more)."""
         id, attempt = going.member.id, going.member.attempt
         try:
             file = os.open(self._folder.member(id).metrics, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -299,7 +299,7 @@ class Follower:
         return file
 
     def _reports(self, lines: list[bytes]) -> Iterator[tuple[float | None, dict[str, float]]]:
-        """(time, metrics) of the lines that are reports. A program's tell no time, and `t` is a metric of its own."""
+        """(time, metrics) of the lines that are reports. A program's have no time: `t` is a metric there."""
         for line in lines:
             if not line.strip() or len(line) > wire.LIMIT:
                 continue
@@ -308,17 +308,17 @@ class Follower:
             except wire.WireError:
                 continue
             t = numbers.pop("t", None) if self._settings.command is None else None
-            yield None if t is None else _float(t), {name: _float(value) for name, value in numbers.items()}
+            yield None if t is None else wire.real(t), {name: wire.real(value) for name, value in numbers.items()}
 
     def _end_of(self, member: Node) -> int:
         """The lineage step behind the last report of a member that has ended."""
         unknown: list[Node] = []
-        each: Node | None = member
-        while each is not None and each.id not in self._behind:
-            unknown.append(each)
-            each = each.parent
-        end = self._behind[each.id] if each is not None else 0
-        for member in reversed(unknown):  # told in an earlier session: what was told then is counted again
+        ancestor: Node | None = member
+        while ancestor is not None and ancestor.id not in self._behind:
+            unknown.append(ancestor)
+            ancestor = ancestor.parent
+        end = self._behind[ancestor.id] if ancestor is not None else 0
+        for member in reversed(unknown):  # reported in an earlier session: count its reports again
             end += self._count(member)
             self._behind[member.id] = end
         return end
@@ -336,11 +336,3 @@ def _close(going: _Open) -> None:
     if going.file is not None:
         os.close(going.file)
         going.file = None
-
-
-def _float(value: float) -> float:
-    """An int of any size as a float: too large is infinite."""
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")

@@ -1,18 +1,18 @@
-"""The tracker that tells MLflow (extra `mlflow`): an experiment a run, a run a member.
+"""The tracker for MLflow (extra `mlflow`): a run is an MLflow experiment, a member a run in it.
 
-The destination is a folder, MLflow's own file store, or any tracking URI (`sqlite:///runs.db`, `http://…`); without one
-it is what MLFLOW_TRACKING_URI says, or a file store in the run's own folder. MLflow reads file stores only if it is
-allowed to:
+The destination is a folder, MLflow's own file store, or any tracking URI (`sqlite:///runs.db`, `http://…`). The default
+is MLFLOW_TRACKING_URI, or else a file store in the run's own folder. MLflow reads file stores only if it is allowed to:
 
     MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri runs/NAME/tracking/mlflow
 
-A member's config are its run's parameters, which never change, and `gpbt.member`, `gpbt.lineage`, `gpbt.parent` and so
-on are its tags. Metrics are logged over the member's own steps; `lineage/accuracy` is `accuracy` over lineage steps, so
-that the runs of a lineage, selected together, draw one line, and `lineage/config/lr` is its schedule. When a member is
-tried again, the run of the attempt that does not count is put into MLflow's bin (`mlflow gc` empties it).
+A member's config is logged as the parameters of its MLflow run, which never change; `gpbt.member`, `gpbt.lineage`,
+`gpbt.parent` and so on are its tags. Metrics are logged over the member's own steps. `lineage/accuracy` is `accuracy`
+over lineage steps, so that the runs of a lineage, selected together, draw one line, and `lineage/config/lr` is its
+schedule. When a member is tried again, the MLflow run of the void attempt goes into MLflow's bin (`mlflow gc` empties
+it).
 
-Reports are logged in batches. After a crash, what a run has already is found by the history of its metrics. What has
-to be mended then is a file store that was killed while it made a run or a file: it cannot list its runs any more.
+Reports are logged in batches. After a crash, the history of an MLflow run's metrics shows what it has already. A file
+store that was killed while it created a run or a file cannot list its runs any more: `_mend` repairs it first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..tracked import Ending, TrackedMember, TrackedRun
 
 
-#: what MLflow takes in one call, and the longest texts it takes
+#: metrics that MLflow takes in one call, and characters of a text
 BATCH, LONGEST = 900, 500
 #: a destination that is no path
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|databricks$")
@@ -41,7 +41,7 @@ _ODD = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 class MLflow(Tracker):
-    """Runs in the MLflow experiment that is called as the run is."""
+    """Runs in the MLflow experiment that has the run's name."""
 
     def __init__(self, destination: str | None = None) -> None:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -51,12 +51,12 @@ class MLflow(Tracker):
 
         self._entities, self._client_of = entities, MlflowClient
         self._destination = destination if destination is not None else os.environ.get("MLFLOW_TRACKING_URI")
-        #: MLflow's run of each member that may be begun again, which of them have failed, and, after a crash, all that
-        #: were known before, by member, attempt and when it began
+        #: the MLflow run of each member that may be tried again; those of them that failed; and, after a crash, all
+        #: MLflow runs of this run, by member, attempt and start time
         self._runs: dict[int, str] = {}
         self._failed: set[str] = set()
         self._known: dict[tuple[str, str, int], str] = {}
-        #: of a run that is gone on with: the last step it has of each metric
+        #: after a crash, of an MLflow run that continues: the last step it has of each metric
         self._has: dict[int, dict[str, int]] = {}
         self._waiting: dict[int, list[Any]] = {}
 
@@ -64,15 +64,15 @@ class MLflow(Tracker):
         self._run = run
         uri = self._destination if self._destination is not None else str(run.place / "mlflow")
         self._client = self._client_of(uri if URI.match(uri) else Path(uri).absolute().as_uri())
-        there = self._client.get_experiment_by_name(run.name)
-        self._experiment = there.experiment_id if there is not None else self._client.create_experiment(run.name)
+        experiment = self._client.get_experiment_by_name(run.name)
+        self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(run.name)
         if run.kept is not None or run.again:
             if not URI.match(uri):
                 _mend(Path(uri, self._experiment), run.name)
             self._find()
 
     def _find(self) -> None:
-        """Which runs are there already, of this very run of ours."""
+        """Find the MLflow runs that belong to this run."""
         token = None
         while True:
             page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
@@ -80,7 +80,7 @@ class MLflow(Tracker):
                 tags, name = run.data.tags, run.info.run_name or ""
                 if tags.get("gpbt.run_id", self._run.id) != self._run.id or not name.startswith(f"{self._run.name}/"):
                     continue
-                if "gpbt.whole" not in tags:  # killed while it was made
+                if "gpbt.whole" not in tags:  # the tracker was killed while it created it
                     self._client.delete_run(run.info.run_id)
                     continue
                 self._known[tags["gpbt.member"], tags["gpbt.attempt"], run.info.start_time] = run.info.run_id
@@ -97,26 +97,28 @@ class MLflow(Tracker):
         before = self._runs.pop(member.id, None)
         self._waiting[member.id] = []
         self._has.pop(member.id, None)
-        there = self._known.get((str(member.id), str(member.attempt), _ms(member.t)))
-        if before is not None and before != there:
+        known = self._known.get((str(member.id), str(member.attempt), _ms(member.t)))
+        if before is not None and before != known:
             self._client.delete_run(before)
-        if there is not None:
-            self._runs[member.id] = there
-            self._client.update_run(there, status="RUNNING")
-            names = self._client.get_run(there).data.metrics
-            histories = {name: self._client.get_metric_history(there, name) for name in names}
-            self._has[member.id] = {name: max(point.step for point in told) for name, told in histories.items()}
-            return
-        told = {f"gpbt.{name}": value[:LONGEST] for name, value in member.tags().items()}
-        name = f"{member.run}/{member.name}"
-        tags = {"gpbt.run_id": self._run.id, **told, "mlflow.runName": name}
-        run = self._client.create_run(self._experiment, start_time=_ms(member.t), tags=tags)
-        self._runs[member.id] = run.info.run_id
+        self._runs[member.id] = self._create(member) if known is None else self._continue(member, known)
+
+    def _continue(self, member: TrackedMember, run: str) -> str:
+        self._client.update_run(run, status="RUNNING")
+        names = self._client.get_run(run).data.metrics
+        histories = {name: self._client.get_metric_history(run, name) for name in names}
+        self._has[member.id] = {name: max(point.step for point in points) for name, points in histories.items()}
+        return run
+
+    def _create(self, member: TrackedMember) -> str:
+        tags = {f"gpbt.{name}": value[:LONGEST] for name, value in member.tags().items()}
+        tags |= {"gpbt.run_id": self._run.id, "mlflow.runName": f"{member.run}/{member.name}"}
+        run: str = self._client.create_run(self._experiment, start_time=_ms(member.t), tags=tags).info.run_id
         param = self._entities.Param
         params = [param(_name(name), str(value)[:LONGEST]) for name, value in member.config.items()]
         for i in range(0, len(params), 100):
-            self._client.log_batch(run.info.run_id, params=params[i : i + 100])
-        self._client.set_tag(run.info.run_id, "gpbt.whole", "yes")
+            self._client.log_batch(run, params=params[i : i + 100])
+        self._client.set_tag(run, "gpbt.whole", "yes")
+        return run
 
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
         has = self._has.get(member.id, {})
@@ -141,7 +143,7 @@ class MLflow(Tracker):
         status = {"finished": "FINISHED", "failed": "FAILED"}.get(ending.state, "KILLED")
         self._client.set_terminated(run, status, end_time=_ms(ending.t))
         if ending.state == "failed":
-            self._failed.add(run)  # it may be tried again, and this one then not count
+            self._failed.add(run)  # the member may be tried again, which makes this one void
         else:
             del self._runs[member.id]
         del self._waiting[member.id]
@@ -165,23 +167,26 @@ class MLflow(Tracker):
 
 
 def _mend(experiment: Path, name: str) -> None:
-    """Put right what a killed file store left half made: runs that nothing was logged to yet, and empty files."""
-    for place in experiment.iterdir():
-        meta, tags = place / "meta.yaml", place / "tags"
-        if not re.fullmatch("[0-9a-f]{32}", place.name):
+    """Repair what a killed file store left half created: delete runs without logs and empty files."""
+    for folder in experiment.iterdir():
+        meta, tags = folder / "meta.yaml", folder / "tags"
+        if not re.fullmatch("[0-9a-f]{32}", folder.name):
             continue
-        for file in (place / "metrics").rglob("*"):
+        for file in (folder / "metrics").rglob("*"):
             if file.is_file() and not file.stat().st_size:
                 file.unlink()
-        told = meta.read_text() if meta.exists() else ""
+        text = meta.read_text() if meta.exists() else ""
         if not (tags / "gpbt.whole").exists():
-            if not told or f"run_name: {name}/" in told:
-                shutil.rmtree(place)
-        elif not told:  # the rest of a run is in files of its own; JSON is YAML, too
-            who = {"run_id": place.name, "run_name": (tags / "mlflow.runName").read_text(), "user_id": "unknown"}
-            where = {"experiment_id": experiment.name, "artifact_uri": (place / "artifacts").as_uri()}
-            how = {"start_time": int(place.stat().st_ctime * 1000), "end_time": None, "status": 1}
-            meta.write_text(json.dumps({**who, **where, **how, "lifecycle_stage": "active", "tags": []}))
+            if not text or f"run_name: {name}/" in text:
+                shutil.rmtree(folder)
+        elif not text:  # the rest of a run is in files of its own
+            flat = {
+                "run_id": folder.name, "run_name": (tags / "mlflow.runName").read_text(), "user_id": "unknown",
+                "experiment_id": experiment.name, "artifact_uri": (folder / "artifacts").as_uri(),
+                "start_time": int(folder.stat().st_ctime * 1000), "end_time": None, "status": 1,
+                "lifecycle_stage": "active", "tags": [],
+            }  # fmt: skip
+            meta.write_text(json.dumps(flat))  # JSON is YAML, too
 
 
 def _ms(t: float) -> int:
@@ -189,6 +194,6 @@ def _ms(t: float) -> int:
 
 
 def _name(name: str) -> str:
-    """A name MLflow takes: some of its stores make paths of them, in which there is no way up."""
+    """A name that MLflow takes. Some of its stores use it as a path, which must not lead upwards."""
     parts = [part for part in _ODD.sub("_", name).split("/") if part.strip(" .")]
     return "/".join(parts)[:240] or "_"

@@ -1,9 +1,9 @@
-"""Which trackers there are, and what `--track` says: a kind, and perhaps where to.
+"""The trackers there are, and the values of `--track`: a kind, and optionally a destination.
 
     jsonl[:FILE]   csv[:DIR]   tensorboard[:DIR]   mlflow[:DIR or URI]   wandb[:DIR]   module:Name
 
-What can be known to be wrong without importing anything is refused here, before a run begins: an unknown kind, a
-package or a module that is not there, a place that cannot be made.
+What can be found to be wrong without importing anything is refused here, before a run begins: an unknown kind, a
+missing package or module, a destination that cannot be created.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from ..tracked import Tracker
 
 
-#: the kinds of our own, and the package each needs
+#: our own kinds, and the package each needs
 KINDS = {"jsonl": "", "csv": "", "tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One tracker that was asked for. kind: of our own, or a module; to: where to, or the class in the module."""
+    """One requested tracker. kind: one of our own, or a module; to: the destination, or the class in the module."""
 
     kind: str
     to: str | None
-    #: the option that said so
+    #: the option that requested it
     option: str = field(default="--track", compare=False)
 
     @property
@@ -49,7 +49,7 @@ class Spec:
 
     @property
     def typed(self) -> str:
-        """As it is typed into a shell."""
+        """As typed into a shell."""
         return shlex.quote(str(self))
 
     @property
@@ -61,39 +61,39 @@ class Spec:
 
     @property
     def path(self) -> str | None:
-        """What it writes to, where that is a path that was given."""
+        """The path that it writes to, if the user gave one."""
         if not self.own or self.to is None or (self.kind == "mlflow" and URI.match(self.to)):
             return None
         return self.to
 
     def check(self, path: Iterable[str] = ()) -> None:
-        """Raises MissingExtra, or ExperimentError when a module or a place is not there. path: modules may be there."""
-        said = f"{self.option} {self}"
+        """path: folders of modules. Raises MissingExtra, and ExperimentError for a bad module or destination."""
+        option = f"{self.option} {self}"
         if not self.own:
             top = self.kind.partition(".")[0]
             if top not in sys.modules and not importlib.machinery.PathFinder.find_spec(top, [*path, *sys.path]):
                 raise ExperimentError(
-                    f"{said}: there is no module {top}; the trackers of our own are {', '.join(KINDS)}"
+                    f"{option}: there is no module {top}; the trackers of our own are {', '.join(KINDS)}"
                 )
             return
         if KINDS[self.kind] and not _installed(KINDS[self.kind]):
             needs = f"needs {KINDS[self.kind]}, which is not installed"
-            raise MissingExtra(f"{said}: {needs}: pip install 'gpbt-async[{self.kind}]'")
+            raise MissingExtra(f"{option}: {needs}: pip install 'gpbt-async[{self.kind}]'")
         if self.path is not None:
             folder = os.path.dirname(self.path) if self.kind == "jsonl" else self.path
             try:
                 os.makedirs(folder, exist_ok=True)
                 if self.kind == "jsonl" and os.path.isdir(self.path):
                     inside = os.path.join(self.path, "metrics.jsonl")
-                    raise ExperimentError(f"{said}: is a folder; give the path of a file, as in jsonl:{inside}")
+                    raise ExperimentError(f"{option}: is a folder; give the path of a file, as in jsonl:{inside}")
                 if self.kind != "jsonl" and not os.access(folder, os.W_OK):
-                    raise ExperimentError(f"{said}: {self.path} cannot be written to")
+                    raise ExperimentError(f"{option}: {self.path} cannot be written to")
             except OSError as error:
-                raise ExperimentError(f"{said}: {folder} cannot be made: {error.strerror}") from None
+                raise ExperimentError(f"{option}: {folder} cannot be made: {error.strerror}") from None
 
 
 def parse(text: Any, option: str = "--track") -> Spec:
-    """What `--track` says, or another option. Raises ExperimentError."""
+    """The value of `--track`, or of another option. Raises ExperimentError."""
     kind, colon, to = str(text).partition(":")
     if kind in KINDS and (to or not colon):
         if kind == "mlflow" and URI.match(to):
@@ -106,7 +106,7 @@ def parse(text: Any, option: str = "--track") -> Spec:
 
 
 def parse_all(texts: Sequence[Any]) -> list[Spec]:
-    """Each once; `none` alone is none at all. Raises ExperimentError."""
+    """Each tracker once; `none`, which stands alone, is no tracker at all. Raises ExperimentError."""
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise ExperimentError.of("track", texts, "must be a list of texts such as 'jsonl' or 'mlflow:mlruns'")
     if list(texts) == ["none"]:
@@ -117,20 +117,20 @@ def parse_all(texts: Sequence[Any]) -> list[Spec]:
 
 
 def find(spec: Spec) -> Any:
-    """A tracker's class in a module of the user's. Raises ExperimentError if it is not there, or as its import does."""
-    found = importlib.import_module(spec.kind)
+    """A tracker's class in a user's module. Raises ExperimentError if there is none, and whatever its import raises."""
+    target: Any = importlib.import_module(spec.kind)
     for name in (spec.to or "").split("."):
-        if not hasattr(found, name):
+        if not hasattr(target, name):
             raise ExperimentError(f"{spec.option} {spec}: there is no {spec.to} in the module {spec.kind}")
-        found = getattr(found, name)
-    return found
+        target = getattr(target, name)
+    return target
 
 
 def make(spec: Spec) -> Tracker:
-    """The tracker itself: for its own process, as this imports what it needs. Raises whatever that raises."""
+    """The tracker itself; imports what it needs, and so is called in its own process. Raises whatever that raises."""
     if not spec.own:
-        made: Tracker = find(spec)()
-        return made
+        tracker: Tracker = find(spec)()
+        return tracker
     if spec.kind in ("jsonl", "csv"):
         from .files import Csv, JsonLines
 
@@ -153,7 +153,7 @@ def _installed(package: str) -> bool:
     if package in sys.modules:
         return True
     try:
-        found = importlib.util.find_spec(package)
+        module = importlib.util.find_spec(package)
     except ValueError:
         return False
-    return found is not None and found.origin is not None
+    return module is not None and module.origin is not None

@@ -6,10 +6,10 @@
 `lineages/0007` holds the same over lineage steps, and the config's numbers as curves: show the runs `lineages/` alone,
 and every lineage is one line from generation 0 on.
 
-Records are written here, by TensorBoard's own protobufs and checksums: its writer does so from a thread of its own,
-where a full disk is lost, and imports TensorFlow wherever that is installed. Each opening of a member makes a new file,
-which begins by saying from which step on what earlier files hold is void; so an attempt made again, or a tracker that
-was killed, leaves no doubled points.
+This module writes records itself, with TensorBoard's protobufs and checksums: TensorBoard's own writer uses a thread,
+in which the error of a full disk is lost, and imports TensorFlow if that is installed. Each opening of a member creates
+a new file, which begins by saying from which step on earlier files are void. So neither a second attempt nor a tracker
+that was killed leaves doubled points.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Events:
             self._add(wall_time=t, step=step, summary=summary)
 
     def plugin(self, tag: str, data: Any, t: float) -> None:
-        """What the HParams view reads."""
+        """Write what the HParams view reads."""
         from tensorboard.compat.proto import summary_pb2
         from tensorboard.plugins.hparams import metadata
 
@@ -98,13 +98,13 @@ class TensorBoard(Tracker):
         _, metadata, plugin_data_pb2 = self._hparams
         info = plugin_data_pb2.SessionStartInfo(group_name=member.name, start_time_secs=member.t)
         for name, value in member.config.items():
-            place = info.hparams[name]
+            parameter = info.hparams[name]
             if isinstance(value, bool):
-                place.bool_value = value
+                parameter.bool_value = value
             elif isinstance(value, int | float):
-                place.number_value = value
+                parameter.number_value = value
             else:
-                place.string_value = str(value)
+                parameter.string_value = str(value)
         data = plugin_data_pb2.HParamsPluginData(session_start_info=info)
         own.plugin(metadata.SESSION_START_INFO_TAG, data, member.t)
 

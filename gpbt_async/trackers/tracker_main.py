@@ -1,20 +1,20 @@
-"""The tracker's process, and the same in the foreground: tell one tracker of one run until there is nothing to tell.
+"""The tracker's process, and the same in the foreground: report one run to one tracker until nothing is left to report.
 
-A process of its own, one for each tracker, because whatever a tracker does there, importing for seconds, waiting for a
+Each tracker has a process of its own, because whatever a tracker does there, importing for seconds, waiting for a
 network, printing, dying, happens neither in the scheduler nor beside another tracker. It leaves the cores to members
-where they want them (nice), hangs below the guardian like every process of the run, and is told over a socket:
+where they want them (nice), hangs below the guardian like every process of the run, and speaks over a socket:
 
-    → {"folder": …, "tracker": "mlflow:…", "path": […]}    what to do; `path` is where a user's own may be imported from
+    → {"folder": …, "tracker": "mlflow:…", "path": […]}    what to do; `path`: where a user's own may be imported from
     ← {"trouble": "…"}                                     what a person should know; the process may have given up
-    ← {"done": true}                                       all is told
+    ← {"done": true}                                       everything is reported
 
-The scheduler closing its half is the end of the run: what is there is told, and the process ends. What was told is kept
-as a position in the run's folder (following.py), written whole and under a lock, so that two never tell one tracker of
-one run, and the next one goes on where this one was.
+The scheduler closes its half when the run has ended: the process reports what is left, and ends. How far it came is
+kept as a position in the run's folder (follower.py), written whole and under a lock. So two processes never report one
+run to one tracker, and the next one continues where this one stopped.
 
 A call that raises is made again, TRIES times in all and after pauses, in which a disk may be emptied or a server come
-back; then the tracker is given up, and the position stays before what was not told. A call that does not return is told
-of by a second thread.
+back. Then the tracker is given up, and the position stays before what was not reported. A second thread reports a call
+that does not return.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 
 #: how often a call that raises is made, and the pauses between
 TRIES, PAUSES = 3, (1.0, 4.0)
-#: seconds a call may take before that is told
+#: seconds a call may take before the scheduler hears of it
 PATIENCE = 60.0
-#: seconds between two looks, and at least between two positions
+#: seconds between two looks at the folder, and at least between two positions
 POLL, KEEP = 0.25, 0.5
 
 
 class _Calls(Tracker):
-    """A tracker whose calls are made again when they raise. during: the call being made, and since when."""
+    """A tracker whose calls are made again when they raise. during: the call in progress, and since when."""
 
     def __init__(self, pause: Callable[[float], object]) -> None:
         self._pause = pause
@@ -101,15 +101,15 @@ class _Calls(Tracker):
         return self._call("keep", self._of("keep"))
 
     def write(self, path: Path, flat: dict[str, Any]) -> None:
-        """The position, by the same rule: a disk that is full may be emptied."""
-        self._call("writing down what was told", _write, path, flat)
+        """Write the position, by the same rule: a disk that is full may be emptied."""
+        self._call("writing the position", _write, path, flat)
 
     def closed(self, *args: Any) -> None:
         self._call("closed", self._of("closed"), *args)
 
 
-class Teller:
-    """One tracker and one run. live: is more to come? pause: wait so long, or until nothing more is to come."""
+class TrackerFeed:
+    """Reports one run to one tracker. live: does the run go on? pause: waits so long, or until the run ends."""
 
     def __init__(
         self, folder: RunFolder, spec: Spec, live: Callable[[], bool], pause: Callable[[float], object]
@@ -118,28 +118,28 @@ class Teller:
         self._position = folder.tracking / f"{spec.stem}.json"
         self._calls = _Calls(pause)
         self._kept = 0.0
-        #: set to leave off after what is being told now
+        #: set to stop after the current turn
         self.stopped = False
 
     @property
     def during(self) -> tuple[str, float] | None:
-        """The call that is being made, and since when."""
+        """The call in progress, and since when."""
         return self._calls.during
 
     def run(self) -> None:
-        """Until all is told. Raises TrackerError; FolderError when the run, or what was told of it, cannot be read."""
+        """Report everything. Raises TrackerError; FolderError when the run, or the position, cannot be read."""
         if not self._spec.own:
             try:
                 find(self._spec)
             except ExperimentError:
                 raise
-            except (Exception, SystemExit):  # what its import raises may pass: it is tried again below
+            except (Exception, SystemExit):  # an import may fail for the moment: it is tried again below
                 pass
         with explained("cannot make", self._folder.tracking):
             self._folder.tracking.mkdir(exist_ok=True)
         lock = self._lock()
         try:
-            self._tell()
+            self._report()
         finally:
             os.close(lock)
 
@@ -151,28 +151,28 @@ class Teller:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
-            raise FolderError(f"another process tells {self._spec} of {self._folder.name} already") from None
+            raise FolderError(f"another process reports {self._folder.name} to {self._spec} already") from None
         return fd
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         position: Any = None
         if self._position.exists():
             try:
                 position = read_json(self._position)
             except FolderError:
-                position = {}  # damaged: from the start once more, and nothing twice
+                position = {}  # damaged: report from the start; the tracker leaves out what it has
         self._calls.make(self._spec)
         follower = Follower(self._folder, self._calls, self._folder.tracking, position)
         follower.begin()
         self._keep(follower)
         while True:
-            live = self._live()  # before the look: so what was written until then is found by it
-            told = follower.turn()
-            if self.stopped or (not told and not live):
+            live = self._live()  # asked before the look, which so finds everything that was written until then
+            progress = follower.turn()
+            if self.stopped or (not progress and not live):
                 break
             if time.monotonic() - self._kept > KEEP:
                 self._keep(follower)
-            if not told:
+            if not progress:
                 self._pause(POLL)
         self._keep(follower)
         follower.close()
@@ -188,25 +188,25 @@ def _write(path: Path, flat: dict[str, Any]) -> None:
 
 
 def foreground(folder: RunFolder, spec: Spec) -> str:
-    """Tell in this very process, until the run is over or somebody presses Ctrl-C. Returns what to tell the person."""
+    """Report in this process, until the run has ended or the user presses Ctrl-C. Returns a message for the user."""
     path = [*RunConfig.read(folder.experiment).import_path, os.getcwd()]
     spec.check(path)
     search_also(path)
-    teller = Teller(folder, spec, lambda: folder.locked() is not None, time.sleep)
+    feed = TrackerFeed(folder, spec, lambda: folder.locked() is not None, time.sleep)
 
     def stop(number: int, _frame: object) -> None:
-        teller.stopped = True
+        feed.stopped = True
         signal.signal(number, signal.default_int_handler)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
-        teller.run()
+        feed.run()
     except TrackerError as error:
-        raise TrackerError(f"tracker {spec}: {error}; the same command goes on where this left off") from error
-    if teller.stopped:
+        raise TrackerError(f"tracker {spec}: {error}; the same command continues where this one stopped") from error
+    if feed.stopped:
         raise KeyboardInterrupt
-    return f"{spec} was told all of {folder.name}"
+    return f"all of {folder.name} is reported to {spec}"
 
 
 # ---- the process
@@ -233,10 +233,12 @@ def main() -> None:
             with contextlib.suppress(OSError):
                 scheduler.send(message)
 
-        teller = Teller(RunFolder(hello["folder"]), parse(hello["tracker"]), live, lambda s: poll.poll(int(s * 1000)))
-        threading.Thread(target=_watch, args=(teller, say, over), daemon=True).start()
+        feed = TrackerFeed(
+            RunFolder(hello["folder"]), parse(hello["tracker"]), live, lambda s: poll.poll(int(s * 1000))
+        )
+        threading.Thread(target=_watch, args=(feed, say, over), daemon=True).start()
         try:
-            teller.run()
+            feed.run()
         except GPBTError as error:
             over.set()
             say({"trouble": str(error)})
@@ -246,10 +248,10 @@ def main() -> None:
         say({"done": True})
 
 
-def _watch(teller: Teller, say: Callable[[dict[str, Any]], None], over: threading.Event) -> None:
+def _watch(feed: TrackerFeed, say: Callable[[dict[str, Any]], None], over: threading.Event) -> None:
     """Report a call that does not return."""
     while not over.wait(1.0):
-        during = teller.during
+        during = feed.during
         if during is not None and time.monotonic() - during[1] > PATIENCE:
             say({"trouble": f"it has not returned from {during[0]} for {PATIENCE:g} s"})
             return

@@ -1,19 +1,19 @@
-"""The tracker that tells Weights & Biases (extra `wandb`): a group a run, a run a member.
+"""The tracker for Weights & Biases (extra `wandb`): a run is a group, a member a run in it.
 
-What Weights & Biases is told by its own environment variables holds: WANDB_MODE (`offline` sends nothing; `wandb sync`
-does so later), WANDB_PROJECT (else `gpbt-async`), WANDB_ENTITY, and so on. The destination is the folder it works in,
-the run's own by default.
+The environment variables of Weights & Biases apply: WANDB_MODE (`offline` sends nothing; `wandb sync` does so later),
+WANDB_PROJECT (default `gpbt-async`), WANDB_ENTITY, and so on. The destination is the folder it works in, by default the
+run's own.
 
-A member's config is its run's config; its group is our run; its tags are in the config as well, under `gpbt`, so that
-runs can be filtered by them. Charts are drawn over `lineage_step` unless told otherwise, so that the runs of a lineage
-draw one line; a config's numbers are logged with each report, as `config/lr`. Runs cannot be taken back here, so an
-attempt that was made again leaves one that has failed, and the new one has its number in its id: `…-0007-2`.
+A member's config is its W&B run's config, which also has the member's tags under `gpbt`, so that runs can be filtered
+by them. Charts are drawn over `lineage_step` by default, so that the runs of a lineage draw one line; a config's
+numbers are logged with each report, as `config/lr`. W&B runs cannot be taken back here, so an attempt that was made
+again leaves one that has failed, and the new one has its number in its id: `…-0007-2`.
 
-What is told of a run is in its service's memory for a while, and gone when that is killed. So a tracker that was
-started again tells the runs that were not finished from their beginning, and offline makes their folders anew.
+Reports stay in the memory of W&B's service for a while, and are lost if that is killed. So a tracker that was started
+again reports unfinished members from their beginning, and offline recreates their folders.
 
-What Weights & Biases would find out by itself (the machine, the code, the console) would be the tracker's process's,
-not the member's, and is left out. Its service listens on a Unix socket.
+What W&B would find out by itself (the machine, the code, the console) would describe the tracker's process, not the
+member's, and is switched off. Its service listens on a Unix socket.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class WandB(Tracker):
-    """Runs in the group that is called as the run is."""
+    """Runs in the group that has the run's name."""
 
     forgets = True
 
@@ -86,8 +86,8 @@ class WandB(Tracker):
         self._runs[member.id] = run
 
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
-        told = {**member.schedule, **metrics, "lineage_step": member.offset + step}
-        self._runs[member.id].log(told, step=step)
+        values = {**member.schedule, **metrics, "lineage_step": member.offset + step}
+        self._runs[member.id].log(values, step=step)
 
     def ended(self, member: TrackedMember, ending: Ending) -> None:
         run = self._runs[member.id]

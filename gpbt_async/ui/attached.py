@@ -68,7 +68,7 @@ class Attached:
             self._end()
         elif paused := self.usage.by_hand or self.usage.paused:
             fact = events.Paused(t=self._last, reason=paused, by_hand=bool(self.usage.by_hand))
-            self.warnings.append(fact.told(folder.typed))
+            self.warnings.append(fact.sentence(folder.typed))
 
     def memory(self, now: Callable[[], float]) -> ViewState:
         """What a view that had been there since the session began would know. now: the clock of the facts."""
@@ -99,7 +99,7 @@ class Attached:
                 self._remember(fact)
                 yield fact
                 if isinstance(fact, events.Paused) and not fact.by_hand:  # of which the view itself tells
-                    yield events.Warned(t=fact.t, text=fact.told(self.folder.typed))
+                    yield events.Warned(t=fact.t, text=fact.sentence(self.folder.typed))
                 if isinstance(fact, events.Closed):
                     self.how = fact.how
             if not held and self.how is None:

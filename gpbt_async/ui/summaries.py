@@ -57,7 +57,7 @@ def detail_text(d: dict[str, Any]) -> str:
         )
     lines += ["  " + unstyled(line).rstrip() for line in gpu_lines(d["gpus"], time.time())]
     if d["paused"]:
-        lines.append("  " + events.Paused(t=0.0, reason=d["paused"], by_hand=d["paused_by_hand"]).told(d["typed"]))
+        lines.append("  " + events.Paused(t=0.0, reason=d["paused"], by_hand=d["paused_by_hand"]).sentence(d["typed"]))
     if d["waiting_for_gpus"]:
         lines.append("  " + waiting_text(d["waiting_for_gpus"], time.time()))
     for w in d["waiting"]:

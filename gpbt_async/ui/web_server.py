@@ -27,7 +27,7 @@ from .. import __version__
 from ..analysis.logs import curve, log_tail
 from ..analysis.story import LOG, POINTS
 from ..errors import ExperimentError, FolderError, GPBTError, MissingExtra
-from ..storage.control import GO_ON, PAUSE, send
+from ..storage.control import GPU_REQUESTS, ControlRequest, send
 from ..storage.folder import RunFolder, check_name, is_run
 from ..storage.gpu_report import read_gpus
 from .html_report import SCRIPTS, asset, plotly
@@ -51,8 +51,7 @@ MOST_STREAMS, IDLE = 64, 60.0
 #: digits of a member's id; Python refuses to parse thousands of them
 LONGEST = 18
 #: commands that a POST may send to a run; those about GPUs name one
-WORDS = {"stop": "stop", "pause": PAUSE, "go-on": GO_ON}
-GPU_WORDS = ("drain", "drain-now", "return")
+REQUESTS = {request.replace(" ", "-"): request for request in ControlRequest}
 #: the page's scripts, in order; plotly comes last, as the page responds without it
 RUN_SCRIPTS = (*SCRIPTS[:-1], "now.js", "stream.js", "live.js")
 INDEX_SCRIPTS = ("theme.js", "core.js", "stream.js", "index.js")
@@ -250,15 +249,16 @@ def _event(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
 
 def _send(folder: RunFolder, word: str, gpu: str) -> None:
     """Send a command to the run. Raises GPBTError."""
-    if word in GPU_WORDS:
+    request = REQUESTS.get(word)
+    if request is None:
+        raise FolderError(f"{word!r:.100} is no command: {', '.join(REQUESTS)}")
+    if request in GPU_REQUESTS:
         report = read_gpus(folder)
         if report is None or gpu not in [row.uuid for row in report.gpus]:
             raise FolderError(f"{folder.name} uses no GPU {gpu!r:.100} now")
-        send(folder, f"{word} {gpu}")
-    elif word in WORDS:
-        send(folder, WORDS[word])
     else:
-        raise FolderError(f"{word!r:.100} is no command: {', '.join((*WORDS, *GPU_WORDS))}")
+        gpu = ""
+    send(folder, request, gpu)
 
 
 def _filled(template: str, names: Mapping[str, str]) -> str:

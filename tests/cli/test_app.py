@@ -1,4 +1,4 @@
-"""The command line from outside: subprocesses, exit statuses, and what a person reads."""
+"""The command line in subprocesses: exit statuses, and the messages that a person reads."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_sync_tree_on_any_number_of_slots(tmp_path:
     assert trees[0] == trees[1]
 
 
-def test_a_mode_taken_from_the_scores_name_is_said_once_and_constants_travel(tmp_path: Path) -> None:
+def test_a_mode_guessed_from_the_scores_name_is_reported_once_and_constants_reach_the_member(tmp_path: Path) -> None:
     text = (
         "import gpbt_async as gpbt\n"
         "def train(member):\n"
@@ -97,10 +97,10 @@ def test_a_mode_taken_from_the_scores_name_is_said_once_and_constants_travel(tmp
         "    'opt': gpbt.Choice(['sgd'])}, score='val/loss', population=4, generations=2,\n"
         "    resources=gpbt.Resources(gpus=0))\n"
     )
-    path, said = script(tmp_path, text), "mode was not given: the score 'val/loss' is minimised"
+    path, notice = script(tmp_path, text), "mode was not given: the score 'val/loss' is minimised"
     done = cli("launch", path, "--slots", 2, "--json", cwd=tmp_path)
     assert done.status == 0, done.err
-    assert done.err.count(said) == 1
+    assert done.err.count(notice) == 1
     assert "warning" not in done.err
     best = cli("best", "script-1", "--json", cwd=tmp_path).json
     assert {**best["config"], "x": 0} == {"x": 0, "epochs": 3, "act": "relu", "opt": "sgd"}
@@ -109,16 +109,16 @@ def test_a_mode_taken_from_the_scores_name_is_said_once_and_constants_travel(tmp
     assert best["score"] == min(row["score"] for row in rows)
     again = cli("replay", "script-1", "--quiet", cwd=tmp_path)
     assert again.status == 0, again.err
-    assert said in cli("try", path, cwd=tmp_path).out
+    assert notice in cli("try", path, cwd=tmp_path).out
     tried = cli("try", path, "--set", "epochs=4", cwd=tmp_path)
     assert '"epochs": 4' in tried.out
     refused = cli("try", path, "--set", "epochs=x", cwd=tmp_path)
-    assert "--set epochs=x: must be of the kind of the constant 3" in refused.err
+    assert "--set epochs=x: must have the type of the constant 3" in refused.err
     assert cli("report", "script-1", cwd=tmp_path).status == 0
     assert '"constants":{"epochs":3' in (tmp_path / "runs/script-1/report.html").read_text().replace(" ", "")
 
 
-def test_a_space_of_constants_alone_is_trained(tmp_path: Path) -> None:
+def test_a_space_of_constants_only_is_trained(tmp_path: Path) -> None:
     text = (HEAD + TAIL).replace("gpbt.Float(0, 1)", "0.5").replace("searcher='random'", "searcher='local'")
     done = cli("launch", script(tmp_path, text), "--slots", 2, "--json", cwd=tmp_path)
     assert done.status == 0, done.err
@@ -126,7 +126,7 @@ def test_a_space_of_constants_alone_is_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "status", "words"),
+    ("text", "options", "status", "quotes"),
     [
         (HEAD + TAIL.replace("Float(0, 1)", "Float(1, 0)"), [], 2, ["script.py:4", "(1, 0)", "low must be less"]),
         (HEAD + TAIL.replace("score='score'", "score=''"), [], 2, ["script.py:4", "score", "''"]),
@@ -173,13 +173,13 @@ def test_a_space_of_constants_alone_is_trained(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_bad_input_gives_one_clear_message(
-    tmp_path: Path, text: str, options: list[str], status: int, words: list[str]
+    tmp_path: Path, text: str, options: list[str], status: int, quotes: list[str]
 ) -> None:
     done = cli("launch", script(tmp_path, text), *options, cwd=tmp_path)
     assert done.status == status, done.err
-    for word in words:
-        assert word in done.err
-    assert done.err.count("Traceback") <= (status == 1), "of the script, where it was begun"
+    for quote in quotes:
+        assert quote in done.err
+    assert done.err.count("Traceback") <= (status == 1), "of in the script, once it had started"
     assert "/gpbt_async/" not in done.err
     assert done.err.replace("\n", "").isprintable()
     assert max(map(len, done.err.splitlines())) < 1500
@@ -187,7 +187,7 @@ def test_bad_input_gives_one_clear_message(
         assert not list(tmp_path.glob("runs/*"))
 
 
-def test_a_script_that_is_not_there_and_runs_that_are_not_there(tmp_path: Path) -> None:
+def test_a_missing_script_or_run_is_refused(tmp_path: Path) -> None:
     for arguments in (
         ["launch", "nowhere.py"],
         ["resume", "nope"],
@@ -215,7 +215,7 @@ def test_a_script_that_is_not_there_and_runs_that_are_not_there(tmp_path: Path) 
         ("--disk", ["abc", "", "0", "-1", "7"], "an amount with its unit, such as '50GiB', or 'none'"),
     ],
 )
-def test_a_value_that_is_none_is_one_line_with_option_value_and_what_is_allowed(
+def test_an_invalid_value_gives_one_line_with_the_option_the_value_and_what_is_allowed(
     tmp_path: Path, option: str, values: list[str], must: str
 ) -> None:
     path = script(tmp_path, HEAD + TAIL)
@@ -230,7 +230,7 @@ def test_a_value_that_is_none_is_one_line_with_option_value_and_what_is_allowed(
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_an_existing_run_is_refused_and_resume_named(tmp_path: Path) -> None:
+def test_an_existing_run_is_refused_with_the_command_that_resumes_it(tmp_path: Path) -> None:
     path = script(tmp_path, HEAD + TAIL)
     assert cli("launch", path, "--name", "mine", cwd=tmp_path).status == 0
     again = cli("launch", path, "--name", "mine", cwd=tmp_path)
@@ -238,7 +238,7 @@ def test_an_existing_run_is_refused_and_resume_named(tmp_path: Path) -> None:
     assert "gpbt-async resume mine" in again.err
 
 
-def test_a_failed_member_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_failed_member_is_reported_and_the_run_continues(tmp_path: Path) -> None:
     bad = HEAD + "    if member.id == 1 and member.attempt < 2: raise RuntimeError('once')\n"
     bad += "    if member.id == 2: raise RuntimeError('always')\n"
     done = cli("launch", script(tmp_path, bad + TAIL), "--slots", 2, "--json", cwd=tmp_path)
@@ -307,7 +307,7 @@ def test_members_that_ignore_every_signal_do_not_keep_a_run_from_ending(tmp_path
 
 
 def _pending(pid: int) -> int:
-    """Signals sent to a process and not taken yet: two of a kind would be merged into one."""
+    """A mask of the signals that a process has not received yet: a second one of a kind would be lost."""
     text = Path(f"/proc/{pid}/status").read_text()
     lines = dict(line.split(":\t") for line in text.splitlines() if ":\t" in line)
     return int(lines["ShdPnd"], 16) | int(lines["SigPnd"], 16)
@@ -349,7 +349,7 @@ def test_an_interrupt_during_the_import_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_kill_9_at_random_moments_then_resume(tmp_path: Path) -> None:
-    """Ten kills, one after the other, on one run: nothing trained is lost, nothing is left alive, it finishes."""
+    """Ten kills of one run: no trained member is lost, no process survives, and the run finishes."""
     rng = random.Random(0)
     os.environ["TRAIN_SECONDS"] = "0.01"
     try:
@@ -401,8 +401,8 @@ def test_try_trains_one_member_in_the_foreground(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("gpbt-try-*")), "nothing was in it"
 
 
-def test_what_is_ignored_from_birth_stays_ignored(tmp_path: Path) -> None:
-    """nohup: the terminal goes, the run stays."""
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
+    """As with nohup: the terminal closes, and the run continues."""
     os.environ["TRAIN_SECONDS"] = "0.05"
     try:
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -424,7 +424,7 @@ def test_closed_streams_do_not_stop_a_run(tmp_path: Path) -> None:
     check_folder(tmp_path / "runs" / "deaf", 6, 4)
 
 
-def test_a_run_that_lost_its_journal_or_its_script_is_not_begun_again(tmp_path: Path) -> None:
+def test_a_run_without_its_journal_or_its_script_is_not_started_again(tmp_path: Path) -> None:
     path = script(tmp_path, HEAD + TAIL)
     assert cli("launch", path, "--name", "one", cwd=tmp_path).status == 0
     journal = tmp_path / "runs" / "one" / "journal.jsonl"
@@ -442,7 +442,7 @@ def test_a_run_that_lost_its_journal_or_its_script_is_not_begun_again(tmp_path: 
     assert "journal.jsonl is empty" in empty.err
 
 
-def test_the_command_that_is_advised_works(tmp_path: Path) -> None:
+def test_the_command_in_the_error_message_works(tmp_path: Path) -> None:
     runs = tmp_path / "my runs"
     assert cli("launch", LINEAGE, "--runs", runs, "--name", "a", "--generations", 1, cwd=tmp_path).status == 0
     advised = cli("launch", LINEAGE, "--runs", runs, "--name", "a", cwd=tmp_path).err.split("`")[1]
@@ -450,7 +450,7 @@ def test_the_command_that_is_advised_works(tmp_path: Path) -> None:
     assert cli(*shlex.split(advised)[1:], cwd=tmp_path).status == 0
 
 
-def test_help_and_version_are_quick_and_whole(tmp_path: Path) -> None:
+def test_help_and_version(tmp_path: Path) -> None:
     import gpbt_async
 
     text = cli("--help", cwd=tmp_path).out
@@ -471,7 +471,7 @@ experiment = gpbt.Experiment(
 
 
 @pytest.mark.parametrize(
-    ("program", "words"),
+    ("program", "quote"),
     [
         ("no-such-program", "there is no such program in PATH: install it"),
         ("./nope", "/nope does not exist"),
@@ -480,19 +480,19 @@ experiment = gpbt.Experiment(
         ("/nowhere/solver", "/nowhere/solver does not exist"),
     ],
 )
-def test_a_program_that_cannot_be_started_is_refused_before_anything_is(
-    tmp_path: Path, program: str, words: str
+def test_a_program_that_cannot_be_started_is_refused_before_the_run_starts(
+    tmp_path: Path, program: str, quote: str
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "plain").write_text("#!/bin/sh\n")
     done = cli("launch", script(tmp_path, COMMAND.format(program=program)), cwd=tmp_path)
     assert done.status == 2
     assert f"command: got {program!r}; " in done.err
-    assert words in done.err
+    assert quote in done.err
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_a_program_beside_the_launch_is_found_wherever_it_is_resumed_from(tmp_path: Path) -> None:
+def test_a_program_given_by_a_relative_path_is_found_from_any_folder_at_a_resume(tmp_path: Path) -> None:
     solver = tmp_path / "solver"
     solver.write_text("#!/bin/sh\necho '{\"s\": 1}' >> $GPBT_METRICS\n")
     solver.chmod(0o755)
@@ -513,7 +513,7 @@ def test_a_program_beside_the_launch_is_found_wherever_it_is_resumed_from(tmp_pa
     assert done.status == 0, done.err
 
 
-def test_status_tells_what_a_member_without_a_slot_waits_for(tmp_path: Path) -> None:
+def test_status_shows_what_a_member_without_a_slot_waits_for(tmp_path: Path) -> None:
     text = HEAD.replace(
         "    member.report", "    if member.attempt < 3: raise TimeoutError('once more')\n    member.report"
     )
@@ -536,7 +536,7 @@ def test_status_tells_what_a_member_without_a_slot_waits_for(tmp_path: Path) -> 
     assert cli("status", "r", "--json", cwd=tmp_path).json["waiting"] == []
 
 
-def test_status_of_a_failed_run_knows_nobody_who_waits(tmp_path: Path) -> None:
+def test_status_of_a_failed_run_shows_no_waiting_member(tmp_path: Path) -> None:
     text = HEAD.replace("    member.report", "    raise RuntimeError('no')\n    member.report")
     path = script(tmp_path, text + TAIL.replace("population=4", "population=12"))
     assert cli("launch", path, "--name", "r", "--slots", 3, cwd=tmp_path).status == 1
@@ -554,7 +554,7 @@ def test_status_of_a_failed_run_knows_nobody_who_waits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["train", "import"])
 @pytest.mark.parametrize("how", ["os._exit(3)", "raise ValueError('y' * 10**6)"])
-def test_a_log_that_is_one_line_of_ten_megabytes_is_quoted_by_its_ends(tmp_path: Path, where: str, how: str) -> None:
+def test_of_a_log_line_of_ten_megabytes_only_the_ends_are_quoted(tmp_path: Path, where: str, how: str) -> None:
     loud = f"import os, sys; sys.stdout.write('x' * 10**7 + 'THE END'); sys.stdout.flush(); {how}"
     text = f"{HEAD}    {loud}\n" if where == "train" else f"{loud}\n{HEAD}"
     done = cli("launch", script(tmp_path, text + TAIL), "--slots", 1, "--name", "r", cwd=tmp_path)

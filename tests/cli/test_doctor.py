@@ -1,4 +1,4 @@
-"""The check-up: scripts that are well, and scripts with one thing wrong each, from outside; and what it measures by."""
+"""The doctor: healthy scripts, scripts with one fault each, its judgement of figures, and its probes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from harness import cli, start
 
 import gpbt_async as gpbt
 from gpbt_async.cli.diagnosis import inherited_gain, warnings
-from gpbt_async.cli.forecast import Expected
-from gpbt_async.cli.measurements import CheckUp, Problem, TrainedInterval
+from gpbt_async.cli.measurements import CheckUp, Expected, Problem, TrainedInterval
 from gpbt_async.cli.probes import Touches, Vitals
 from gpbt_async.experiment import Settings
 
@@ -59,28 +58,28 @@ def examined(
     return done
 
 
-def test_a_script_that_is_well(tmp_path: Path) -> None:
+def test_a_healthy_script(tmp_path: Path) -> None:
     done = examined(tmp_path, "--repeat", "--json", "--set", "x=0.25")
     assert done.status == 0, done.err
-    told = done.json
-    assert "telemetry" not in told["member"], "what the process noted is not for people"
-    assert all("train longer" in w["remedy"] for w in told["warnings"]), "its intervals are milliseconds"
-    assert told["start"] == "fork"
-    assert told["fork_safe"] is True
-    assert told["member"]["config"] == {"x": 0.25}
-    assert told["child"]["read"] == ["deep/s.json"]
-    assert told["member"]["read"] is None
-    assert told["scores"]["repeat"] == told["scores"]["member"] == pytest.approx([0.7, 0.49, 0.343, 0.2401])
-    assert told["scores"]["child"][0] == pytest.approx(0.2401 * 0.7)
+    result = done.json
+    assert "telemetry" not in result["member"], "what the process noted is not for people"
+    assert all("train longer" in w["remedy"] for w in result["warnings"]), "its intervals are milliseconds"
+    assert result["start"] == "fork"
+    assert result["fork_safe"] is True
+    assert result["member"]["config"] == {"x": 0.25}
+    assert result["child"]["read"] == ["deep/s.json"]
+    assert result["member"]["read"] is None
+    assert result["scores"]["repeat"] == result["scores"]["member"] == pytest.approx([0.7, 0.49, 0.343, 0.2401])
+    assert result["scores"]["child"][0] == pytest.approx(0.2401 * 0.7)
     for who in ("member", "child"):
-        assert told[who]["reports"] == 4
-        assert told[who]["files"] == 1
-        assert told[who]["checkpoint_bytes"] > 0
-        assert 0 <= told[who]["first_report_s"] <= told[who]["seconds"]
-        assert told[who]["write_s"] < told[who]["seconds"]
-    expected = told["expected"]
-    assert expected["wall_s"] >= told["import_s"]
-    assert expected["disk_bytes"] > expected["checkpoints"] * told["child"]["checkpoint_bytes"]
+        assert result[who]["reports"] == 4
+        assert result[who]["files"] == 1
+        assert result[who]["checkpoint_bytes"] > 0
+        assert 0 <= result[who]["first_report_s"] <= result[who]["seconds"]
+        assert result[who]["write_s"] < result[who]["seconds"]
+    expected = result["expected"]
+    assert expected["wall_s"] >= result["import_s"]
+    assert expected["disk_bytes"] > expected["checkpoints"] * result["child"]["checkpoint_bytes"]
     assert 2 <= expected["checkpoints"] <= 12, "the elites of two generations, pending children's parents, the best"
 
 
@@ -112,9 +111,7 @@ def test_a_script_that_is_well(tmp_path: Path) -> None:
         ({"noise": "float('nan')"}, "loss is nan", ""),
     ],
 )  # fmt: skip
-def test_one_thing_that_is_wrong_is_told_with_its_remedy(
-    tmp_path: Path, wrong: dict[str, str], what: str, remedy: str
-) -> None:
+def test_one_fault_is_reported_with_its_remedy(tmp_path: Path, wrong: dict[str, str], what: str, remedy: str) -> None:
     done = examined(tmp_path, **wrong)
     assert what in done.out
     assert f"  remedy: {remedy}" in done.out if remedy else " failed: " in done.out
@@ -144,19 +141,21 @@ def test_findings_of_the_preflight_are_among_the_warnings_and_can_be_silenced(tm
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("old", "new", "quote"),
     [
         ("if member.parent else", "if False else", "the child opened no file of its parent's checkpoint"),
         ('(member.checkpoint / "deep" / "s.json").write_text', "str", "the checkpoint is empty: every child starts"),
     ],
 )
-def test_nothing_is_taken_up_and_no_scores_would_show_it(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_a_child_that_inherits_nothing_is_found_even_if_scores_are_random(
+    tmp_path: Path, old: str, new: str, quote: str
+) -> None:
     script = tmp_path / "script.py"
     text = SCRIPT.format(top="", first="", noise="random.SystemRandom().random()", last="", more="")
     assert old in text
     script.write_text(text.replace(old, new).replace("if member.parent else", "if False else"))
     done = cli("doctor", script, cwd=tmp_path)
-    assert words in done.out
+    assert quote in done.out
     assert done.status == 0
 
 
@@ -172,18 +171,18 @@ experiment = gpbt.Experiment(
 def test_a_program_is_examined_too(tmp_path: Path) -> None:
     script = tmp_path / "solver.py"
     script.write_text(SOLVER)
-    told = cli("doctor", script, "--json", cwd=tmp_path).json
-    assert told["start"] == "program"
-    assert told["child"]["read"] == ["n"]
-    assert (told["member"]["score"], told["child"]["score"]) == (0, 1)
+    result = cli("doctor", script, "--json", cwd=tmp_path).json
+    assert result["start"] == "program"
+    assert result["child"]["read"] == ["n"]
+    assert (result["member"]["score"], result["child"]["score"]) == (0, 1)
     script.write_text(SOLVER.replace('"$0/n"', '"/nowhere"'))
     blind = cli("doctor", script, cwd=tmp_path)
     assert "opened no file" in blind.out
     assert "$GPBT_PARENT" in blind.out
     bare = '; echo "{{\\\\"s\\\\": .84}}" >> $GPBT_METRICS; echo $(('
     script.write_text(SOLVER.replace("; echo $((", bare))
-    told = cli("doctor", script, cwd=tmp_path).out
-    assert "'{\"s\": .84}'\n  remedy: numbers in JSON begin with a digit: 0.84\n" in told
+    result = cli("doctor", script, cwd=tmp_path).out
+    assert "'{\"s\": .84}'\n  remedy: numbers in JSON begin with a digit: 0.84\n" in result
     script.write_text(SOLVER.replace('score="s"', 'score="z"'))
     assert "the member failed: never reported 'z' (reported: s)" in cli("doctor", script, cwd=tmp_path).out
 
@@ -204,7 +203,7 @@ def test_gpu_memory_is_measured(machine: Callable[..., Machine]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "quotes"),
     [
         (["nowhere.py"], ["nowhere.py does not exist: give the path of a Python script"]),
         (["script.py", "--set", "x=7"], ["--set x=7", "Float"]),
@@ -213,14 +212,14 @@ def test_gpu_memory_is_measured(machine: Callable[..., Machine]) -> None:
         (["script.py", "--population", "0"], ["--population: got 0"]),
     ],
 )
-def test_what_cannot_be_begun_is_told_and_leaves_nothing(
-    tmp_path: Path, arguments: list[str], words: list[str]
+def test_what_cannot_be_started_is_refused_and_leaves_nothing(
+    tmp_path: Path, arguments: list[str], quotes: list[str]
 ) -> None:
     (tmp_path / "script.py").write_text(SCRIPT.format(top="", first="", noise="0", last="", more=""))
     done = cli("doctor", *arguments, cwd=tmp_path)
     assert done.status == 2
-    for word in words:
-        assert word in done.err
+    for quote in quotes:
+        assert quote in done.err
     assert os.listdir(tmp_path) == ["script.py"]
 
 
@@ -242,7 +241,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals) -> 
 # ---- what it measures by
 
 
-def test_touches_below_folders_that_are_made_later(tmp_path: Path) -> None:
+def test_files_are_watched_in_folders_that_are_made_later(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("x")
     touches = Touches(tmp_path)
     try:
@@ -266,7 +265,7 @@ def test_touches_below_folders_that_are_made_later(tmp_path: Path) -> None:
         touches.close()
 
 
-def test_vitals_of_a_process_and_what_it_started() -> None:
+def test_figures_of_a_process_and_its_children() -> None:
     program = "import os, sys; held = b'x' * (64 << 20); print(flush=True); sys.stdin.read()"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"
     process = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -323,7 +322,7 @@ def checked(**changes: Any) -> CheckUp:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "quote"),
     [
         ({}, None),
         ({"child__seconds": 0.5, "child__start_s": 0.1, "member__start_s": 0.2}, "takes 0.10 s to start"),
@@ -348,11 +347,11 @@ def checked(**changes: Any) -> CheckUp:
         ({"trouble": [Problem("CUDA is initialised at s.py:3", "move this line")]}, "move this line"),
     ],
 )
-def test_each_figure_that_is_a_reason_to_warn_is_one_warning(changes: dict[str, Any], words: str | None) -> None:
+def test_each_bad_figure_gives_one_warning(changes: dict[str, Any], quote: str | None) -> None:
     problems = warnings(checked(**changes))
-    assert len(problems) == (words is not None), problems
-    if words is not None:
-        assert words in f"{problems[0].what} {problems[0].remedy}"
+    assert len(problems) == (quote is not None), problems
+    if quote is not None:
+        assert quote in f"{problems[0].what} {problems[0].remedy}"
         assert problems[0].what
         assert problems[0].remedy
 

@@ -1,4 +1,4 @@
-"""`--help` from outside, its examples against the options there are, and Tab in a real shell."""
+"""`--help` and its examples, options that travel as one value, and Tab in a real shell."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_has_a_short_line_and_examples_that_are_right(name: str) -> None:
+def test_every_command_has_a_short_line_and_valid_examples(name: str) -> None:
     short = COMMANDS[name].get_short_help_str(60)
     assert short.endswith("."), "the first sentence of the docstring fits into the list of commands"
     assert not short.endswith("...")
     page = COMMANDS[name].get_help(typer.Context(COMMANDS[name], info_name=name))
     examples = [line.strip() for line in page.partition("Examples:\n")[2].splitlines()]
-    assert examples, "they stand at the end of its page, line by line"
+    assert examples, "they are the last lines of the page"
     for example in examples:
         typed = re.split("  +", example)[0].partition("|")[0].partition("2>")[0]
         call = re.fullmatch(rf"(gpbt-async|python -m pdb -m gpbt_async) {name}( .*)?", typed.strip())
@@ -103,12 +103,12 @@ def test_a_command_takes_a_part_of_a_group_beside_options_of_its_own() -> None:
         ("--share few", "--share: got 'few'; must be a whole number of at least 1"),
     ],
 )
-def test_a_value_that_is_wrong_is_refused_with_what_is_allowed(line: str, message: str) -> None:
+def test_an_invalid_value_is_refused_with_what_is_allowed(line: str, message: str) -> None:
     with pytest.raises(ExperimentError, match=re.escape(message)):
         packed(*line.split(), options=(*MACHINE,))
 
 
-def test_help_and_tab_load_no_work() -> None:
+def test_help_and_tab_import_only_options() -> None:
     """Both import every command's module, and a person waits for them."""
     code = "import sys, gpbt_async.cli.app; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Plans: from a run made before, and against the run itself."""
+"""Plans from given durations and from an earlier run; and the simulator against a real run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_simulator_agrees_with_a_real_run_when_fed_its_durations(
 ) -> None:
     """Same settings, scores and seconds, member by member: the makespan is the real one within 10 %.
 
-    Intervals differ by up to four times, and slots idle for want of evidence: only the same decisions at the same
+    Intervals differ by a factor of up to four, and slots wait for evidence: only the same decisions at the same
     moments end at the same time. The time to start a process is the run's own median turnover.
     """
     monkeypatch.setenv("TRAIN_SECONDS", "0.5")
@@ -48,25 +48,25 @@ def test_the_simulator_agrees_with_a_real_run_when_fed_its_durations(
     typical = statistics.median(m.seconds for m in real.values())
 
     def task(member: Node, parent_state: Any) -> VirtualInterval:
-        twin = real.get(member.path)  # nobody's, where a hair's breadth in time made another parent
+        twin = real.get(member.path)  # None if a tiny difference in time made another parent
         if twin is None or twin.score is None:
             return VirtualInterval(state=None, score=1.0, seconds=typical)
         return VirtualInterval(state=None, score=twin.score, seconds=twin.seconds)
 
-    class AsItWas:
+    class RecordedConfigs:
         def suggest(self, ask: Ask) -> Config:
             known = configs.get("/".join(map(str, ask.path)))
             return known if known is not None else ask.space.sample(random.Random(ask.seed))
 
     start = (done.json["overhead_ms"] or 0.0) / 1e3
-    simulation = Simulation(reading.settings, task, AsItWas(), slots, start_seconds=start).run()
+    simulation = Simulation(reading.settings, task, RecordedConfigs(), slots, start_seconds=start).run()
     assert simulation.makespan == pytest.approx(done.json["wall_s"], rel=0.1)
     even = Simulation(
         reading.settings,
         lambda member, state: VirtualInterval(None, 1.0, max(m.seconds for m in real.values())),
-        AsItWas(), slots, start_seconds=start,
+        RecordedConfigs(), slots, start_seconds=start,
     ).run()  # fmt: skip
-    assert even.makespan > 1.1 * done.json["wall_s"], "were all as slow as the slowest, the difference would show"
+    assert even.makespan > 1.1 * done.json["wall_s"], "with equal durations, the makespan would differ"
     planned = cli("plan", LINEAGE, *sizes, "--from", "lineage-1", "--json", cwd=tmp_path).json
     assert planned["wall_s"] == pytest.approx(done.json["wall_s"], rel=0.35)
 
@@ -81,7 +81,7 @@ def test_a_plan_with_early_stopping_is_an_upper_bound(tmp_path: Path) -> None:
     assert "at most" in cli("plan", script, *sizes, cwd=tmp_path).out
 
 
-def test_a_plan_by_hand(tmp_path: Path) -> None:
+def test_a_plan_from_given_seconds(tmp_path: Path) -> None:
     done = cli(
         "plan", LINEAGE, "--gpus", 4, "--seconds", 60, "--spread", 0, "--population", 16, "--generations", 5,
         "--json", cwd=tmp_path,
@@ -96,7 +96,7 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "quote"),
     [
         ([], "--from RUN"),
         (["--seconds", "1", "--from", "x"], "--from RUN"),
@@ -112,15 +112,15 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
         (["--seconds", "1", "--population", "1000000"], "4000000 members"),
     ],
 )
-def test_a_plan_that_cannot_be_made(tmp_path: Path, options: list[str], words: str) -> None:
+def test_an_impossible_plan_is_refused(tmp_path: Path, options: list[str], quote: str) -> None:
     done = cli("plan", LINEAGE, *options, cwd=tmp_path)
     assert done.status == 2
-    assert words in done.err
+    assert quote in done.err
     assert "Traceback" not in done.err
 
 
-def test_a_plan_folds_each_simulation_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at where the time went is a fold over all spans: it was taken once a cause and run, 600 times."""
+def test_a_plan_adds_up_each_simulation_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the use of the time folds all spans, so a look per cause and simulation would be slow."""
     folded = 0
 
     def counted(usage: Usage) -> Usage:

@@ -413,7 +413,7 @@ async def test_the_reason_for_waiting_is_that_nvml_does_not_answer(monkeypatch):
 
 
 async def test_the_server_of_mps_is_not_another_program(monkeypatch):
-    monkeypatch.setattr("gpbt_async.processes.linux.told", lambda _: "nvidia-cuda-mps of root")
+    monkeypatch.setattr("gpbt_async.processes.linux.program_and_owner", lambda _: "nvidia-cuda-mps of root")
     machine = Machine(A)
     machine.listed[A] = ((1, 0.03),)
     async with opened(machine) as pool:

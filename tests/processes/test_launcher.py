@@ -88,7 +88,7 @@ async def test_a_script_that_cannot_be_used(tmp_path: Path, text: str, expected:
         assert part in message
 
 
-async def test_an_error_in_a_library_is_told_at_the_users_line(tmp_path: Path) -> None:
+async def test_an_error_in_a_library_is_reported_at_the_users_line(tmp_path: Path) -> None:
     write(tmp_path, "def check():\n    import argparse\n    argparse.Namespace(1)\n", "helper_of_mine.py")
     message = await refused(tmp_path, "import helper_of_mine\nhelper_of_mine.check()\n")
     assert message.startswith("helper_of_mine.py:3: TypeError")
@@ -255,7 +255,7 @@ async def test_forking_may_end_while_a_member_waits_for_its_fork(tmp_path: Path)
 
 
 @pytest.mark.parametrize("libraries", ["other/lib/python3.11/site-packages", "debian/python3/dist-packages"])
-async def test_a_line_of_a_package_installed_elsewhere_is_no_line_of_the_users(tmp_path: Path, libraries: str) -> None:
+async def test_a_line_of_an_installed_package_is_not_the_users(tmp_path: Path, libraries: str) -> None:
     """--system-site-packages, PYTHONPATH, ~/.local: installed is what lies in a folder of that name."""
     folder = tmp_path / libraries / "library"
     folder.mkdir(parents=True)
@@ -265,7 +265,7 @@ async def test_a_line_of_a_package_installed_elsewhere_is_no_line_of_the_users(t
     assert message.startswith("mine.py:4: TypeError: what a library says")
 
 
-def test_whose_a_file_is() -> None:
+def test_which_files_are_the_users() -> None:
     assert user_code.is_users("/home/me/project/train.py")
     assert user_code.is_users("/home/me/my-site-packages/train.py")
     assert not user_code.is_users(os.path.join(site.getusersitepackages(), "library", "module.py"))
@@ -273,7 +273,7 @@ def test_whose_a_file_is() -> None:
     assert not user_code.is_users(json.__file__)
 
 
-async def test_threads_of_the_script_are_told_once(tmp_path: Path) -> None:
+async def test_threads_of_the_script_cause_one_warning(tmp_path: Path) -> None:
     text = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     text += "def train(m): m.report(score=1)\n"
     async with Open(tmp_path) as launcher:
@@ -343,7 +343,7 @@ async def test_a_zygote_that_is_killed_takes_its_members_and_is_replaced(tmp_pat
     assert launcher.said == ["the zygote died; starting it again"]
 
 
-async def test_what_an_earlier_life_left_is_swept(tmp_path: Path) -> None:
+async def test_processes_of_an_earlier_session_are_killed(tmp_path: Path) -> None:
     run = f"test-{uuid.uuid4().hex}"
     with sleeper(run) as left:
         async with Launcher(run, cwd=tmp_path):
@@ -352,7 +352,7 @@ async def test_what_an_earlier_life_left_is_swept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", ["zygote", "exec"])
-async def test_a_guardian_that_is_killed_takes_everybody_and_is_replaced(tmp_path: Path, start: str) -> None:
+async def test_a_guardian_that_is_killed_takes_all_members_and_is_replaced(tmp_path: Path, start: str) -> None:
     async with Open(tmp_path, start=start) as launcher:
         await launcher.open_script(ZOO)
         async with await launcher.start(begin(tmp_path, 0, do="litters_and_pauses")) as worker:
@@ -432,14 +432,14 @@ async def test_a_warming_that_hangs_is_not_tried_again(
     assert launcher.said == ["the zygote did not answer for 0.1 s and was killed; starting it again"]
 
 
-async def test_words_are_the_zygotes_own(tmp_path: Path) -> None:
+async def test_last_output_is_this_zygotes_only(tmp_path: Path) -> None:
     path = write(tmp_path, "print('I am')\nimport os, signal\ndef train(m): pass\n" + DECLARE.format(train="train"))
     async with Open(tmp_path) as launcher:
         await launcher.open_script(path)
         first = launcher._zygote
         assert first is not None
         assert first.pid is not None
-        assert first.last_words().endswith("\n    I am")
+        assert first.last_output().endswith("\n    I am")
         launcher.log_to(tmp_path / "script.log")
         await trained(launcher, tmp_path, 0)
         await trained(launcher, tmp_path, 1)  # behind the order to log
@@ -451,7 +451,7 @@ async def test_words_are_the_zygotes_own(tmp_path: Path) -> None:
         second = launcher._zygote
         assert second not in (None, first)
         assert second is not None
-        assert second.last_words() == "\nits last output:\n    I am"
+        assert second.last_output() == "\nits last output:\n    I am"
 
 
 @pytest.mark.parametrize("start", ["zygote", "exec"])
@@ -468,7 +468,7 @@ def test_a_scheduler_that_is_killed_leaves_nothing(tmp_path: Path, start: str) -
             assert watch.alive(5.0) == []
 
 
-async def test_leaving_kills_what_nobody_waits_for(tmp_path: Path) -> None:
+async def test_leaving_kills_members_that_are_not_awaited(tmp_path: Path) -> None:
     async with Open(tmp_path) as launcher:
         await launcher.open_script(ZOO)
         worker = await launcher.start(begin(tmp_path, do="litters_and_pauses"))
@@ -480,9 +480,7 @@ async def test_leaving_kills_what_nobody_waits_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", ["zygote", "exec"])
-async def test_a_guardian_that_was_stopped_is_told_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
-) -> None:
+async def test_a_stopped_guardian_gets_sigcont(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
     monkeypatch.setattr(guardian_module, "ANSWER", 0.3)
     async with Open(tmp_path, start=start) as launcher:
         await launcher.open_command()
@@ -493,7 +491,7 @@ async def test_a_guardian_that_was_stopped_is_told_to_go_on(
         worker = await trained(launcher, tmp_path, 0, do="returns")
         assert worker.outcome.how == "returned"
         assert launcher.pids()["guardian"] == guardian
-        assert launcher.said == [f"the guardian (process {guardian}) does not answer: telling it to go on (SIGCONT)"]
+        assert launcher.said == [f"the guardian (process {guardian}) does not answer: sending it SIGCONT"]
         gone = os.pidfd_open(guardian)
         os.kill(guardian, signal.SIGSTOP)  # leaving the context wakes it, too
     assert dead(gone)
@@ -528,7 +526,7 @@ async def test_a_lock_is_held_until_the_guardian_ends(tmp_path: Path) -> None:
     os.close(other)
 
 
-async def test_a_helper(tmp_path: Path) -> None:
+async def test_a_helper_gets_a_socket_and_ends_with_the_launcher(tmp_path: Path) -> None:
     code = "import os, socket; s = socket.socket(fileno=3); s.sendall(os.environ['WORD'].encode()); s.recv(1)"
     async with Open(tmp_path) as launcher:
         sock, pidfd = await launcher.spawn_helper([sys.executable, "-c", code], {"WORD": "hello"})
@@ -540,7 +538,7 @@ async def test_a_helper(tmp_path: Path) -> None:
     os.close(pidfd)
 
 
-async def test_no_process_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_guardian_cannot_start_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Open(tmp_path, start="exec") as launcher:
         await launcher.open_script(ZOO)
         answer: Callable[..., object] = launcher._guardian._handle
@@ -561,7 +559,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def test_no_guardian_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_guardian_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = descriptors()
     launcher = Open(tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
@@ -570,7 +568,7 @@ async def test_no_guardian_can_be_had(tmp_path: Path, monkeypatch: pytest.Monkey
     assert descriptors() == before
 
 
-async def test_no_guardian_can_be_had_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_second_guardian_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Open(tmp_path) as launcher:
         await launcher.open_command()
         guardian = launcher.pids()["guardian"]
@@ -601,7 +599,7 @@ async def test_the_folder_to_work_in_is_gone(tmp_path: Path) -> None:
                 LaunchError, match=f"the folder {cwd or tmp_path / 'place'} cannot be worked in: No such"
             ):
                 await launcher.start(start, argv=argv)
-        (tmp_path / "place").mkdir()  # nobody stood in it
+        (tmp_path / "place").mkdir()  # it is empty
         async with await launcher.start(begin(tmp_path, 1), argv=["true"]) as worker:
             async for _ in worker:
                 pass

@@ -57,7 +57,7 @@ def test_descendants_by_both_ways() -> None:
     assert in_a_fork(work) == "(True, [])"
 
 
-def test_nobody_has_no_children() -> None:
+def test_a_process_that_is_gone_has_no_children() -> None:
     assert linux.children(2**22 + 1) == []
 
 
@@ -81,7 +81,7 @@ def test_die_with_parent_that_is_dead_already() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 113
 
 
-def test_a_reaper_tells_a_death_only_when_nothing_is_left() -> None:
+def test_a_reaper_reports_a_death_only_when_nothing_is_left() -> None:
     def work() -> object:
         linux.adopt_orphans()
         household = subprocess.Popen(["sleep", "1000"])
@@ -155,7 +155,7 @@ def test_descriptors_arrive_with_their_line(lines: tuple[linux.Line, linux.Line]
         os.close(fd)
 
 
-def test_the_end_of_the_talk(lines: tuple[linux.Line, linux.Line]) -> None:
+def test_the_end_of_the_stream(lines: tuple[linux.Line, linux.Line]) -> None:
     lines[0].sock.close()
     assert lines[1].receive() is None
 
@@ -210,14 +210,14 @@ def test_what_a_guardian_starts(ward: Ward, tmp_path: Path) -> None:
     )
     argv = [sys.executable, "-c", code]
     asked = {"op": "spawn", "tag": 9, "argv": argv, "env": {"A": "b"}, "cwd": str(tmp_path), "log": str(log), "at": [7]}
-    told, (pidfd,) = ward.ask(asked, [write])
+    answer, (pidfd,) = ward.ask(asked, [write])
     os.close(write)
-    assert (told["op"], told["tag"]) == ("spawned", 9)
+    assert (answer["op"], answer["tag"]) == ("spawned", 9)
     ended, _ = ward.hear()
-    assert (ended["op"], ended["pid"], ended["status"]) == ("exit", told["pid"], 5)
+    assert (ended["op"], ended["pid"], ended["status"]) == ("exit", answer["pid"], 5)
     assert dead(pidfd)
     assert os.read(read, 1000).decode() == f"{tmp_path} b True 0"
-    assert os.read(read, 1) == b"", "nobody else holds the descriptor"
+    assert os.read(read, 1) == b"", "no other process holds the descriptor"
     assert log.read_text() == "logged\n"
     os.close(read)
     os.close(pidfd)
@@ -225,13 +225,13 @@ def test_what_a_guardian_starts(ward: Ward, tmp_path: Path) -> None:
 
 def test_a_program_that_is_not_there(ward: Ward, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    _told, (pidfd,) = ward.ask({"op": "spawn", "tag": 1, "argv": ["./nothing"], "log": str(log)})
+    _, (pidfd,) = ward.ask({"op": "spawn", "tag": 1, "argv": ["./nothing"], "log": str(log)})
     os.close(pidfd)
     assert ward.hear()[0]["status"] == 127
     assert "cannot start ./nothing: " in log.read_text()
 
 
-def test_what_is_held_is_let_go_only_when_everything_is_dead(tmp_path: Path) -> None:
+def test_a_held_descriptor_is_closed_only_when_everything_is_dead(tmp_path: Path) -> None:
     run = f"test-{os.getpid()}-hold"
     ward = Ward(run)
     held, kept = os.pipe()
@@ -240,11 +240,11 @@ def test_what_is_held_is_let_go_only_when_everything_is_dead(tmp_path: Path) -> 
     script = "trap '' TERM; setsid sleep 1000 & echo $! > pids; echo ready >&7; wait"
     asked = {"op": "spawn", "tag": 1, "argv": ["sh", "-c", script], "cwd": str(tmp_path), "at": [7]}
     read, write = os.pipe()
-    told, (pidfd,) = ward.ask(asked, [write])
+    answer, (pidfd,) = ward.ask(asked, [write])
     assert os.read(read, 10) == b"ready\n"
     # and one that left the family altogether, but carries the run's mark
     escaped = subprocess.Popen(["sleep", "1000"], env={**os.environ, "GPBT_RUN": run})
-    with Watch(told["pid"], int((tmp_path / "pids").read_text()), escaped.pid) as watch:
+    with Watch(answer["pid"], int((tmp_path / "pids").read_text()), escaped.pid) as watch:
         assert not select.select([held], [], [], 0)[0]
         ward.line.close()
         assert os.read(held, 1) == b""

@@ -17,8 +17,8 @@ from gpbt_async.formatting import LONGEST, parts
 from gpbt_async.member import failure
 from gpbt_async.member.failure import described, diagnosed, fault, remedy
 from gpbt_async.processes import remedies
+from gpbt_async.processes.outcome import Outcome, reason
 from gpbt_async.processes.remedies import LASTING, PASSING, remedy_for, same
-from gpbt_async.processes.worker import Outcome, reason
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ class RateLimitError(Exception):
         (ExceptionGroup("two", [ValueError("a"), OSError(5, "io")]), PASSING),
     ],
 )
-def test_whose_doing_it_is(error: BaseException, what: str) -> None:
+def test_the_fault_of_an_error(error: BaseException, what: str) -> None:
     assert fault(error) == what
 
 
@@ -100,12 +100,12 @@ def test_whose_doing_it_is(error: BaseException, what: str) -> None:
         (caused(RuntimeError("no"), ModuleNotFoundError("No module named 'helpers'")), "PYTHONPATH"),
     ],
 )
-def test_errors_that_are_known_have_a_remedy(error: BaseException, words: str) -> None:
+def test_known_errors_have_a_remedy(error: BaseException, words: str) -> None:
     assert words in remedy(error)
     assert len(remedy(error)) <= remedies.LONGEST
 
 
-def test_none_is_better_than_a_wrong_one() -> None:
+def test_other_errors_have_no_remedy() -> None:
     for error in (
         ValueError("no"),
         Awkward(),
@@ -113,7 +113,7 @@ def test_none_is_better_than_a_wrong_one() -> None:
         OSError(5, ""),
     ):
         assert remedy(error) == ""
-    # whoever begins from nothing does not load its parent's weights
+    # a root does not load its parent's weights
     assert remedy(RuntimeError(MISMATCH), parent=None) == ""
     assert "cannot be inherited" in remedy(RuntimeError(MISMATCH), parent="/p")
     assert all(len(what) <= remedies.LONGEST for _, what in remedies.TABLE)
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_there_or_may_not_be_written(tmp_path: Path) -> None:
     assert diagnosed(copied, own, parent)[0] == PASSING
 
 
-def test_an_exception_on_one_line_whatever_it_is() -> None:
+def test_any_exception_fits_on_one_line() -> None:
     assert described(ValueError("no")) == "ValueError: no"
     assert described(AssertionError()) == "AssertionError"
     assert described(Awkward()) == "Awkward: (its text cannot be had: __str__ raised KeyError)"
@@ -148,10 +148,10 @@ def test_an_exception_on_one_line_whatever_it_is() -> None:
 
 
 def test_a_reason_is_one_line_with_its_remedy_behind_it() -> None:
-    told = reason(Outcome("raised", 0.0, f"RuntimeError: {MISMATCH}", "mine.py:5 in train", remedy="take it\nout"))
-    assert "\n" not in told
-    assert parts(told)[0].endswith("(mine.py:5 in train)")
-    assert parts(told)[1] == "take it out"
+    text = reason(Outcome("raised", 0.0, f"RuntimeError: {MISMATCH}", "mine.py:5 in train", remedy="take it\nout"))
+    assert "\n" not in text
+    assert parts(text)[0].endswith("(mine.py:5 in train)")
+    assert parts(text)[1] == "take it out"
     assert parts("boom") == ("boom", "")
     assert "dmesg" in parts(reason(Outcome("died", 0.0, "killed by SIGKILL", status=-9)))[1]
     assert parts(reason(Outcome("died", 0.0, "exit status 3", status=3)))[1] == ""
@@ -165,7 +165,7 @@ def test_the_same_failure_twice_is_known_by_its_words() -> None:
     assert not same("ValueError: loss is 3.5", "ValueError: loss is 3.6")
 
 
-def test_a_text_alone() -> None:
+def test_the_remedy_for_a_text_alone() -> None:
     assert remedy_for(json.dumps(MISMATCH)) == remedies.SHAPE
     assert remedy_for("killed by SIGBUS").startswith("/dev/shm")
     assert remedy_for("exit status 1") == ""

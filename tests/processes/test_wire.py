@@ -1,4 +1,4 @@
-"""The wire: whatever is encoded comes back, however it is cut; and garbage is refused with its reason."""
+"""Whatever is encoded comes back, however the bytes are cut; garbage is refused with its reason."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ messages = st.one_of(
     st.builds(wire.Hello, st.just(wire.VERSION), counts),
     st.builds(wire.Enter, times),
     st.builds(wire.Report, st.dictionaries(text, numbers), times),
-    st.builds(wire.End, text, times, st.none() | text, st.none() | text),
+    st.builds(wire.End, st.sampled_from(("returned", "stopped", "raised")), times, st.none() | text, st.none() | text),
     st.just(wire.Clean()),
-    st.builds(wire.Notice, text),
 )
 
 
@@ -49,7 +48,7 @@ def test_a_message_comes_back(message: wire.Message) -> None:
 
 
 @given(st.lists(messages, max_size=5), st.lists(st.integers(1, 60), min_size=1))
-def test_however_it_is_cut(sent: list[wire.Message], cuts: list[int]) -> None:
+def test_messages_come_back_however_the_bytes_are_cut(sent: list[wire.Message], cuts: list[int]) -> None:
     data = b"".join(map(wire.encode, sent))
     lines, came, at, n = wire.Lines(), [], 0, 0
     while at < len(data):
@@ -59,7 +58,7 @@ def test_however_it_is_cut(sent: list[wire.Message], cuts: list[int]) -> None:
     assert same(came, sent)
 
 
-def test_what_is_not_finite_travels_as_strict_json() -> None:
+def test_numbers_that_are_not_finite_travel_as_strict_json() -> None:
     line = wire.encode(wire.Report({"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.5}, 0.0))
     flat = json.loads(line, parse_constant=pytest.fail)
     assert flat["metrics"] == {"a": "NaN", "b": "Infinity", "c": "-Infinity", "d": 1.5}
@@ -87,6 +86,8 @@ def test_garbage_is_an_error_or_nothing_else(data: bytes) -> None:
         (b'{"type":"hello","version":2,"pid":1}', "version 2"),
         (b'{"type":"report","at":1,"metrics":{"loss":"big"}}', "'loss' is 'big'"),
         (b'{"type":"report","at":1,"metrics":"loss"}', "metrics="),
+        (b'{"type":"end","how":"died","at":1}', "how='died'"),  # that a member died, the scheduler finds out
+        (b'{"type":"notice","text":"hello","remedy":""}', "not a message"),
         (b"[" * 100_000, "not JSON"),
         (b'{"type":' + b"[" * 500 + b"]" * 500 + b"}", "not a message"),
         (b'{"type":"clean","at":' + b"[" * 500 + b"]" * 500 + b"}", "at=a list"),
@@ -106,9 +107,9 @@ def test_a_refusal_is_short() -> None:
         {"type": "stop", "reason": 1, "at": name},
         {"type": "hello", "version": name},
     ):
-        with pytest.raises(wire.WireError) as told:
+        with pytest.raises(wire.WireError) as refusal:
             wire.decode(json.dumps(body).encode())
-        assert len(str(told.value)) < 1000
+        assert len(str(refusal.value)) < 1000
 
 
 def test_a_bad_line_does_not_take_the_next_with_it() -> None:
@@ -121,7 +122,7 @@ def test_a_bad_line_does_not_take_the_next_with_it() -> None:
 
 def test_a_line_has_a_longest_length() -> None:
     with pytest.raises(wire.WireError, match=r"\d+ bytes is longer than the 1048576"):
-        wire.encode(wire.Notice("x" * wire.LIMIT))
+        wire.encode(wire.Stop("x" * wire.LIMIT))
     with pytest.raises(wire.WireError, match="1048600"):
         list(wire.Lines().feed(b"x" * 1_048_600 + b"\n"))
     with pytest.raises(wire.WireError, match="more than"):

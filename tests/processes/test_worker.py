@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scripts.harness import ZOO, Watch, begin
 
+from gpbt_async.errors import Advice
 from gpbt_async.processes import linux, wire
 from gpbt_async.processes import worker as worker_module
 from gpbt_async.processes.launcher import Launcher
@@ -23,7 +24,8 @@ from gpbt_async.processes.program import Tail, fill
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gpbt_async.processes.worker import Outcome, Worker
+    from gpbt_async.processes.outcome import Outcome
+    from gpbt_async.processes.worker import Worker
 
 
 @pytest.fixture(params=["zygote", "exec"])
@@ -90,7 +92,7 @@ async def test_a_member_that_raises(launcher: Launcher, tmp_path: Path) -> None:
     assert "Traceback (most recent call last):" in log
     assert "in train" in log
     assert 'raise TypeError("no such layer")' in log
-    assert "gpbt_async/" not in log, "our own frames are nobody's business"
+    assert "gpbt_async/" not in log, "no frames of ours"
 
 
 async def test_a_bad_report_is_at_the_users_line(forks: Launcher, tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ async def test_other_ends(forks: Launcher, tmp_path: Path, do: str, how: str, er
         assert out.tail == "about to crash"
 
 
-async def test_a_stop_is_heard_at_the_next_report(launcher: Launcher, tmp_path: Path) -> None:
+async def test_a_stop_takes_effect_at_the_next_report(launcher: Launcher, tmp_path: Path) -> None:
     async with await launcher.start(begin(tmp_path, do="reports_until_stopped")) as worker:
         await report_of(worker)
         await worker.stop("not promising")
@@ -125,7 +127,7 @@ async def test_a_stop_is_heard_at_the_next_report(launcher: Launcher, tmp_path: 
 
 
 @pytest.mark.parametrize("do", ["pauses", "ignores_term"])
-async def test_one_that_does_not_listen_is_killed(forks: Launcher, tmp_path: Path, do: str) -> None:
+async def test_a_member_that_ignores_a_stop_is_killed(forks: Launcher, tmp_path: Path, do: str) -> None:
     async with await forks.start(begin(tmp_path, do=do)) as worker:
         await report_of(worker)
         await worker.stop("too slow", patience=0.05, grace=0.05)
@@ -153,12 +155,12 @@ async def test_nothing_outlives_the_block(launcher: Launcher, tmp_path: Path, do
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
 
 
-async def test_one_that_is_stuck_in_the_kernel_is_not_listened_to_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing can be killed that waits for a GPU that is lost: whoever puts it out goes on without it."""
+async def test_a_member_stuck_in_the_kernel_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for a lost GPU cannot be killed: the scheduler goes on without it."""
     said: list[str] = []
-    async with Launcher(f"test-{uuid.uuid4().hex}", cwd=tmp_path, log=said.append) as launcher:
+    async with Launcher(
+        f"test-{uuid.uuid4().hex}", cwd=tmp_path, log=lambda warning: said.append(str(warning))
+    ) as launcher:
         await launcher.open_script(ZOO)
         monkeypatch.setattr(worker_module, "DEADLINE", 0.2)
         worker = await launcher.start(begin(tmp_path, do="pauses"))
@@ -209,7 +211,7 @@ async def test_a_thread_that_still_writes_is_waited_for(forks: Launcher, tmp_pat
     assert (tmp_path / "member-0-1/checkpoint/late").read_text() == "written"
 
 
-async def test_one_that_does_not_end_after_its_training_is_killed(
+async def test_a_member_that_does_not_end_after_its_training_is_killed(
     forks: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gpbt_async.processes.worker.LINGER", 0.05)
@@ -217,7 +219,7 @@ async def test_one_that_does_not_end_after_its_training_is_killed(
     async with await forks.start(begin(tmp_path, do="never_ends")) as worker:
         *_, end, notice = [message async for message in worker]
         assert isinstance(end, wire.End)
-        assert notice == wire.Notice("train has returned, but the process still runs: a thread?")
+        assert notice == Advice("train has returned, but the process still runs: a thread?")
         assert not worker.dead
     assert worker.dead
     out = worker.outcome
@@ -225,7 +227,7 @@ async def test_one_that_does_not_end_after_its_training_is_killed(
     assert out.error == "returned, but did not end: its threads still ran 0.05 s later and were killed"
 
 
-async def test_one_whose_training_is_void_is_not_waited_for(
+async def test_a_member_whose_training_is_void_is_not_waited_for(
     forks: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gpbt_async.processes.worker.UNEASY", 0.01)
@@ -234,7 +236,7 @@ async def test_one_whose_training_is_void_is_not_waited_for(
     assert (worker.outcome.how, worker.outcome.error) == ("raised", "TypeError: no such layer")
 
 
-async def test_one_that_is_killed_after_its_training_has_died(forks: Launcher, tmp_path: Path) -> None:
+async def test_a_member_that_is_killed_after_its_training_has_died(forks: Launcher, tmp_path: Path) -> None:
     async with await forks.start(begin(tmp_path, do="never_ends")) as worker:
         async for message in worker:
             if isinstance(message, wire.End):
@@ -324,7 +326,7 @@ async def test_a_program(tmp_path: Path) -> None:
     assert isinstance(first, wire.Report)
     assert first.metrics["score"] == 1
     assert first.metrics["loss"] != first.metrics["loss"]
-    assert isinstance(notice, wire.Notice)
+    assert isinstance(notice, Advice)
     assert "oops" in notice.text
     assert isinstance(last, wire.Report)
     assert last.metrics == {"score": 0.5}
@@ -341,11 +343,11 @@ async def test_a_program_that_fails(tmp_path: Path) -> None:
     assert (out.how, out.error, out.status, out.tail) == ("died", "exit status 4", 4, "no luck")
 
 
-async def test_nobody_stops_a_member_but_the_scheduler(launcher: Launcher, tmp_path: Path) -> None:
+async def test_a_member_that_raises_stopped_itself_has_failed(launcher: Launcher, tmp_path: Path) -> None:
     worker = await launcher.start(begin(tmp_path, do="stops_itself"))
     await all_of(worker)
     assert worker.outcome.how == "raised"
-    assert "nobody stopped this member" in str(worker.outcome.error)
+    assert "the scheduler did not stop this member" in str(worker.outcome.error)
 
 
 async def test_a_program_is_stopped_by_sigterm(tmp_path: Path) -> None:
@@ -378,19 +380,19 @@ def test_a_torn_line_is_no_error_until_the_end(tmp_path: Path) -> None:
         file.write(': 2}\n{"a": "x"}\n[3]\n\n{"a')
     second, *notices = tail.read()
     assert isinstance(second, wire.Report)
-    assert [type(notice) for notice in notices] == [wire.Notice, wire.Notice]
-    assert [type(notice) for notice in tail.finish()] == [wire.Notice]
+    assert [type(notice) for notice in notices] == [Advice, Advice]
+    assert [type(notice) for notice in tail.finish()] == [Advice]
     assert tail.unread == 3
     with path.open("a") as file:
         file.write('\n{"a": -.85}\n')
     *_, bare = tail.read()
-    assert isinstance(bare, wire.Notice)
+    assert isinstance(bare, Advice)
     assert bare.remedy == "numbers in JSON begin with a digit: -0.85"
     tail.close()
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "problem"),
     [
         ("mkfifo $GPBT_METRICS", "is no regular file"),
         ("mkdir $GPBT_METRICS", "is no regular file"),
@@ -398,17 +400,17 @@ def test_a_torn_line_is_no_error_until_the_end(tmp_path: Path) -> None:
         ("ln -s metrics.jsonl $GPBT_METRICS", "symbolic links"),
     ],
 )
-async def test_metrics_that_are_no_file_hold_nobody_up(tmp_path: Path, place: str, told: str) -> None:
+async def test_metrics_that_are_no_file_block_nothing(tmp_path: Path, place: str, problem: str) -> None:
     messages, worker = await run_program(tmp_path, place)
     assert worker.outcome.how == "returned"
     entered, notice, end = messages
     assert isinstance(entered, wire.Enter)
-    assert isinstance(notice, wire.Notice)
-    assert told in notice.text
+    assert isinstance(notice, Advice)
+    assert problem in notice.text
     assert isinstance(end, wire.End)
 
 
-async def test_all_that_a_program_wrote_is_read_before_its_end_is_told(tmp_path: Path) -> None:
+async def test_all_that_a_program_wrote_is_read_before_its_end(tmp_path: Path) -> None:
     script = """yes '{"score": 7}' | head -n 50000 > $GPBT_METRICS; printf '{"score": 8}' >> $GPBT_METRICS"""
     messages, worker = await run_program(tmp_path, script)
     assert worker.outcome.how == "returned"

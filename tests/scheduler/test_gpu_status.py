@@ -9,6 +9,7 @@ import pytest
 
 from gpbt_async.devices.slots import Pool
 from gpbt_async.scheduler.gpu_status import GpuStatus
+from gpbt_async.storage.control import ControlRequest
 from gpbt_async.storage.gpu_report import DeviceState, DeviceStatus
 
 if TYPE_CHECKING:
@@ -33,24 +34,20 @@ class OneGpu(Pool):
 
 
 @pytest.mark.parametrize(
-    ("line", "done"),
+    ("request_", "done"),
     [
-        ("drain GPU-a", ("drain", "GPU-a", False)),
-        ("drain-now GPU-a", ("drain", "GPU-a", True)),
-        ("return GPU-a", ("return", "GPU-a")),
+        (ControlRequest.DRAIN, ("drain", "GPU-a", False)),
+        (ControlRequest.DRAIN_NOW, ("drain", "GPU-a", True)),
+        (ControlRequest.RETURN, ("return", "GPU-a")),
     ],
 )
-def test_a_request_is_carried_out(tmp_path: Path, line: str, done: object) -> None:
+def test_a_request_is_carried_out(tmp_path: Path, request_: ControlRequest, done: object) -> None:
     pool, warnings = OneGpu(), list[str]()
-    assert GpuStatus(tmp_path / "gpus.json", pool, time.time, warnings.append).obey(line)
+    GpuStatus(tmp_path / "gpus.json", pool, time.time, warnings.append).obey(request_, "GPU-a")
     assert (pool.done, warnings) == ([done], [])
 
 
 def test_a_request_about_another_gpu_is_ignored_with_a_warning(tmp_path: Path) -> None:
     pool, warnings = OneGpu(), list[str]()
-    assert GpuStatus(tmp_path / "gpus.json", pool, time.time, warnings.append).obey("drain GPU-b")
+    GpuStatus(tmp_path / "gpus.json", pool, time.time, warnings.append).obey(ControlRequest.DRAIN, "GPU-b")
     assert (pool.done, warnings) == ([], ["request ignored: drain GPU-b, as this run uses no such GPU"])
-
-
-def test_a_request_about_something_else_is_left_to_others(tmp_path: Path) -> None:
-    assert not GpuStatus(tmp_path / "gpus.json", OneGpu(), time.time, pytest.fail).obey("pause")

@@ -27,7 +27,7 @@ def session(*messages: wire.Message, **changes: Any) -> MemberSession:
 
 async def test_it_keeps_the_last_value_of_each_metric_and_counts_scores() -> None:
     heard = session(
-        wire.Entered(4.0),
+        wire.Enter(4.0),
         wire.Report({"loss": 3, "acc": 0.5}, 5.0),
         wire.Report({"lr": 0.1}, 6.0),
         wire.Report({"loss": 10**400}, 7.0),
@@ -51,7 +51,7 @@ async def test_a_member_that_never_entered_train_has_trained_no_seconds() -> Non
 @pytest.mark.parametrize(
     ("outcome", "blame", "kind", "reason"),
     [
-        (STOPPED, "", events.Stopped, None),
+        (STOPPED, "", events.StoppedEarly, None),
         (STOPPED, "GPU 0 is lost", events.Lost, "GPU 0 is lost"),
         (RAISED, "the disk is full", events.Lost, "the disk is full"),
         (LOST, "", events.Lost, "the zygote died"),
@@ -64,7 +64,7 @@ async def test_a_member_that_never_entered_train_has_trained_no_seconds() -> Non
     ],
 )
 async def test_an_attempt_that_did_not_return(outcome: Outcome, blame: str, kind: type, reason: str | None) -> None:
-    ended = session(wire.Entered(4.0)).ended(1.0, outcome, blame=blame)
+    ended = session(wire.Enter(4.0)).ended(1.0, outcome, blame=blame)
     assert type(ended) is kind
     assert ended.seconds == 5.0
     assert getattr(ended, "reason", None) == reason

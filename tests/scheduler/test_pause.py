@@ -16,7 +16,6 @@ from run_checker import check_run
 import gpbt_async as gpbt
 from gpbt_async import events
 from gpbt_async.scheduler.admission import Admission
-from gpbt_async.storage.control import GO_ON, PAUSE
 from gpbt_async.storage.folder import RunFolder
 from gpbt_async.ui.attached import Attached
 
@@ -147,13 +146,12 @@ async def test_a_slot_that_comes_during_a_pause_is_given_back() -> None:
 
     living = asyncio.create_task(life())
     await pool.asked.wait()
-    assert gate.obey(PAUSE)
-    assert gate.obey(PAUSE)
-    assert not gate.obey("drain 0")
+    gate.pause(True)
+    gate.pause(True)
     pool.there.set()
     await pool.back.wait()
     assert not passed.is_set()
     assert gate.queued == 0, "it waits for the end of the pause, not for a slot"
-    gate.obey(GO_ON)
+    gate.pause(False)
     await asyncio.wait_for(living, 10)
     assert (changes, pool.given) == ([True, False], 2)

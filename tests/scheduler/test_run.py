@@ -293,12 +293,12 @@ async def test_early_stopping_stops_real_members_and_saves_intervals(tmp_path: P
 async def test_members_that_stop_themselves_fail_the_run_and_the_folder_stays_readable(tmp_path: Path) -> None:
     names = declared(experiment(population=2, generations=2))
     itself = gpbt.Experiment(lineage_script.train_and_stop_itself, attempts=1, **names)  # type: ignore[arg-type]
-    with pytest.raises(gpbt.RunFailed, match=r"gpbt\.Stopped was raised though nobody stopped this member"):
+    with pytest.raises(gpbt.RunFailed, match=r"gpbt\.Stopped was raised, but the scheduler did not stop this member"):
         await gpbt.launch(itself, tmp_path / "r", slots=2)
     assert not facts(tmp_path / "r", "StoppedEarly")
     status = cli("status", tmp_path / "r", "--json", cwd=tmp_path)
     assert status.status == 0
-    assert "nobody stopped this member" in status.json["reason"]
+    assert "the scheduler did not stop this member" in status.json["reason"]
 
 
 async def test_early_stopping_with_one_report_a_member_is_warned_of_once(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gpbt_async import events
 from gpbt_async.devices.slots import Slot
 from gpbt_async.engine.tree import LONGEST_DELAY, Node, retry_delay
-from gpbt_async.processes.worker import Outcome
+from gpbt_async.processes.outcome import Outcome
 from gpbt_async.scheduler import clock as clock_module
 from gpbt_async.scheduler import watchdog
 from gpbt_async.scheduler.blame import Blame

@@ -1,4 +1,4 @@
-"""Where searchers run: a process that may die, hang or talk nonsense, and an answer that is the same for all that."""
+"""The searcher process may die, hang or answer nonsense: the config is the same nevertheless."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Spawns:
 
 @pytest.fixture
 async def room():
-    """Makes Askings, and sees at the end that each has taken its processes and descriptors with it."""
+    """Makes SearcherClients, and checks at the end that no process and no descriptor of theirs is left."""
     made = []
     before = len(os.listdir("/proc/self/fd"))
 
@@ -120,7 +120,7 @@ async def test_light_asks_of_a_heavy_searcher_do_not_wait_for_its_process(room):
     assert len(spawns.processes) == 1
 
 
-async def test_light_asks_run_in_the_rooms_own_thread(room, monkeypatch):
+async def test_light_asks_run_in_one_thread_of_the_client(room, monkeypatch):
     threads = []
 
     class Spy(registry.Random):
@@ -226,7 +226,7 @@ async def test_three_tries_then_an_error_that_names_searcher_member_and_cause(ro
     assert all(process.wait(timeout=10) is not None for process in spawns.processes)
 
 
-async def test_an_exception_in_the_searcher_is_told_after_one_repeat(room):
+async def test_an_exception_in_the_searcher_is_raised_after_one_repeat(room):
     program = FAKE + "for n, line in enumerate(lines): say({'id': json.loads(line)['id'], 'error': f'Bang: {n}'})"
     one, spawns = room(program)
     with pytest.raises(SearcherError, match=r"^searcher 'tpe', asked for member 12: raised Bang: 1$"):
@@ -234,7 +234,7 @@ async def test_an_exception_in_the_searcher_is_told_after_one_repeat(room):
     assert len(spawns.processes) == 1
 
 
-async def test_the_real_process_tells_what_its_searcher_raised_and_goes_on(room):
+async def test_the_real_process_reports_what_its_searcher_raised_and_goes_on(room):
     one, spawns = room()
     bad = ask()
     odd = Observation((0,), 0, {"lr": 0.5, "n": 2, "kind": "no option"}, "finished", 0.0)
@@ -267,7 +267,7 @@ MINE = """
 import os
 class Own:
     def suggest(self, ask):
-        print("to whom it may concern")
+        print("a line of output")
         return {"lr": 0.5, "n": 2, "kind": "a" if "GPBT_FD" in os.environ else None}
 class Wild:
     def suggest(self, ask):
@@ -301,7 +301,7 @@ async def test_a_users_searcher_is_imported_in_the_process_only_from_the_folders
         ("nowhere:Own", r"there is no module 'nowhere' beside the script or on the import path"),
     ],
 )
-async def test_a_users_searcher_that_cannot_be_made_is_told_at_once(room, folder, name, said):
+async def test_a_users_searcher_that_cannot_be_made_is_an_error_at_once(room, folder, name, said):
     one, spawns = room(name=name, path=[str(folder)])
     await one.open()
     with pytest.raises(SearcherError, match=rf"^searcher '{name}': {said}$"):
@@ -346,7 +346,7 @@ async def test_a_users_searcher_that_answers_badly_is_quoted(room, folder, seed,
     assert len(spawns.processes) == 1
 
 
-async def test_a_package_that_is_missing_is_told_before_anything_is_asked(room, monkeypatch):
+async def test_a_missing_package_is_an_error_before_anything_is_asked(room, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ExperimentError, match=r"needs optuna, .*pip install 'gpbt-async\[optuna\]'$"):
         room(name="optuna:tpe")
@@ -362,7 +362,7 @@ async def test_the_process_answers_as_the_searcher_here_does(room, name):
 # ---- cancellation, opening and closing
 
 
-async def test_a_cancelled_ask_disturbs_nobody(room):
+async def test_a_cancelled_ask_does_not_disturb_the_next(room):
     one, spawns = room()
     waiting = asyncio.ensure_future(one.suggest(ask(1)))
     await asyncio.wait([waiting], timeout=0)
@@ -374,7 +374,7 @@ async def test_a_cancelled_ask_disturbs_nobody(room):
     assert len(spawns.processes) == 1
 
 
-async def test_closing_ends_a_hung_process_at_once_and_cancels_who_waits(room):
+async def test_closing_ends_a_hung_process_at_once_and_cancels_waiting_asks(room):
     one, spawns = room(HANGS)
     waiting = asyncio.ensure_future(one.suggest(ask()))
     await asyncio.wait([waiting], timeout=0)
@@ -425,7 +425,7 @@ async def test_a_process_started_ahead_and_not_used_is_ended(room, name, started
     assert [process.wait(timeout=10) for process in spawns.processes] == [-signal.SIGKILL] * started
 
 
-async def test_opening_may_fail_and_asking_may_not_mind(room):
+async def test_an_ask_works_after_a_failed_opening(room):
     one, spawns = room(LaunchError("not yet"), ANSWERS)
     await one.open()
     assert await one.suggest(ask()) == ANSWER
@@ -489,7 +489,7 @@ def test_the_program_ends_quietly_when_its_input_ends_in_mid_line(whole):
     assert answers == list(range(1, whole))
 
 
-def test_the_process_ends_quietly_when_the_scheduler_is_gone_before_it_said_anything():
+def test_the_process_ends_quietly_when_the_scheduler_dies_before_its_first_line():
     ours, theirs = socket.socketpair()
     env = {**os.environ, FD: str(theirs.fileno())}
     argv = [sys.executable, "-c", "from gpbt_async.searchers.searcher_main import main; main()"]
@@ -502,7 +502,7 @@ def test_the_process_ends_quietly_when_the_scheduler_is_gone_before_it_said_anyt
     assert process.returncode == 0
 
 
-def test_importing_this_room_imports_nothing_heavy():
+def test_importing_the_client_imports_nothing_heavy():
     program = "import sys, gpbt_async.searchers.client; print(*sorted({'numpy', 'hyperopt'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

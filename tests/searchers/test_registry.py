@@ -131,9 +131,9 @@ def test_every_searcher_keeps_the_contract_beside_constants(name):
     # what is searched is what would be without them, to the last digit
     alone = Space(searched)
     both = list(zip(searcher_cases(space), searcher_cases(alone), strict=True))
-    if name == "optuna:gp":  # its asks are dear: that each is told the same is enough, where the contract is kept
+    if name == "optuna:gp":  # its asks are slow: equal trials are enough, since the contract is tested elsewhere
         for (case, with_constants), (_, without) in both:
-            assert told_to_optuna(name, with_constants) == told_to_optuna(name, without), case
+            assert trials_of(name, with_constants) == trials_of(name, without), case
     else:
         check_searcher(name, space)
     for (case, with_constants), (_, without) in both:
@@ -143,12 +143,12 @@ def test_every_searcher_keeps_the_contract_beside_constants(name):
             assert {key: given[key] for key in space.constants} == space.constants
 
 
-def told_to_optuna(name, asked):
+def trials_of(name, asked):
     """All that decides the sampler's answer: its seed, the space, and the trials."""
     space = {key: optuna_module._distribution(asked.space[key]) for key in sorted(asked.space)}
     trials = optuna_module._trials(asked, registry._SEARCHERS[name].most, space)
-    told = [(t.state, t.values, t.params, t.distributions, t.intermediate_values) for t in trials]
-    return asked.seed, space, told
+    trials_text = [(t.state, t.values, t.params, t.distributions, t.intermediate_values) for t in trials]
+    return asked.seed, space, trials_text
 
 
 def test_every_searcher_keeps_the_contract_where_there_is_nothing_to_search(name):
@@ -218,14 +218,14 @@ def test_the_declaration_knows_all_searchers():
     assert tuple(registry._SEARCHERS) == SEARCHERS
 
 
-# ---- who looks at what
+# ---- traits
 
 
 def test_what_uses_kin_says_is_true(name, generation):
     space = fitting(name)
-    told = ask(kin(9, space=space), pending(2, space=space), generation=generation, space=space)
-    untold = replace(told, kin=(), pending=())
-    same = registry.make(name).suggest(told) == registry.make(name).suggest(untold)
+    full = ask(kin(9, space=space), pending(2, space=space), generation=generation, space=space)
+    bare = replace(full, kin=(), pending=())
+    same = registry.make(name).suggest(full) == registry.make(name).suggest(bare)
     assert same is not registry.uses_kin(name, generation)
 
 
@@ -298,7 +298,7 @@ def test_local_draws_its_width_log_uniformly_and_redraws_a_fifth_of_the_categori
     assert sum(far) / len(far) > 2 * sum(near) / len(near)
 
 
-def test_perturb_multiplies_or_draws_anew():
+def test_perturb_multiplies_or_draws_again():
     space = Space({"x": Float(0.0, 100.0)})
     asked = replace(ask(space=space), parent=Observation((0,), 0, {"x": 50.0}, "finished", 0.1))
     got = [registry.make("perturb").suggest(replace(asked, seed=seed))["x"] for seed in range(2000)]
@@ -404,15 +404,15 @@ def test_every_point_of_a_grid_is_in_hyperopts_reach_and_no_other():
 
 
 @pytest.mark.parametrize("u", [0.0, 0.1, 0.4, 0.77, 1.0])
-def test_what_is_told_is_what_is_heard(u):
+def test_a_coordinate_comes_back_as_its_value(u):
     for dimension in SPACE.values():
         value = dimension.from_unit(u)
         heard = dimension.clip(grid.from_coordinate(dimension, tpe_module._coordinate(dimension, value)))
         assert (heard, type(heard)) == (value, type(value))
 
 
-def test_the_liar_is_the_mean_of_the_finished():
-    """Pending siblings are told as if they had finished, after all kin, with the mean loss."""
+def test_pending_siblings_have_the_mean_loss_of_the_finished():
+    """Pending siblings come after all kin, as if they had finished with the mean loss."""
     observed = (*kin(6), failed(kin(7)[6]), stopped(kin(8)[7], loss=-5.0))
     mean = math.fsum(o.loss / 6 for o in observed[:6])
     waiting = pending(3)
@@ -421,8 +421,8 @@ def test_the_liar_is_the_mean_of_the_finished():
 
 
 def test_without_pending_siblings_there_is_no_lie():
-    told = tpe_module._docs(ask(kin(5)))
-    assert [d["result"] for d in told] == [{"status": "ok", "loss": o.loss} for o in kin(5)]
+    docs = tpe_module._docs(ask(kin(5)))
+    assert [d["result"] for d in docs] == [{"status": "ok", "loss": o.loss} for o in kin(5)]
 
 
 def test_pending_siblings_move_the_suggestion():
@@ -431,10 +431,10 @@ def test_pending_siblings_move_the_suggestion():
 
 def test_a_stopped_one_ranks_behind_the_finished_and_before_the_failed():
     a, b, c, d = kin(4)
-    told = tpe_module._docs(ask((failed(a), stopped(b, loss=-9.0), c, d, stopped(b, loss=None))))
-    losses = [doc["result"].get("loss", math.inf) for doc in told]
+    docs = tpe_module._docs(ask((failed(a), stopped(b, loss=-9.0), c, d, stopped(b, loss=None))))
+    losses = [doc["result"].get("loss", math.inf) for doc in docs]
     assert losses[0] == math.inf > losses[1] == losses[4] > max(c.loss, d.loss)
-    assert [doc["result"]["status"] for doc in told] == ["fail", "fail", "ok", "ok", "fail"]
+    assert [doc["result"]["status"] for doc in docs] == ["fail", "fail", "ok", "ok", "fail"]
 
 
 def test_the_order_of_kin_is_kept():
@@ -485,7 +485,7 @@ def test_nothing_is_printed(name, capfd):
 # ---- kin
 
 
-def test_weights_by_the_way_through_the_family():
+def test_weights_by_kinship():
     weight = kin_module.weight
     assert weight((), ()) == 1, "roots among roots"
     assert weight((3, 1), (3, 1)) == 1, "siblings"
@@ -540,10 +540,10 @@ def by_brute_force(asked):
     def kernel(a, b):
         return np.array([[math.exp(-distance2(c, d) / (2 * 0.3**2)) for d in b] for c in a])
 
-    told = [o.config for o, _, _ in kept]
-    seen = told + list(asked.pending)
+    known = [o.config for o, _, _ in kept]
+    seen = known + list(asked.pending)
     noise = np.diag([*(0.5 / w), *[0.5] * len(asked.pending)])
-    mean = kernel(candidates, told) @ np.linalg.inv(kernel(told, told) + np.diag(0.5 / w)) @ y
+    mean = kernel(candidates, known) @ np.linalg.inv(kernel(known, known) + np.diag(0.5 / w)) @ y
     cross = kernel(candidates, seen)
     covariance = kernel(candidates, candidates) - cross @ np.linalg.inv(kernel(seen, seen) + noise) @ cross.T
     drawn = mean + np.linalg.cholesky(covariance + 1e-8 * np.eye(16)) @ z
@@ -608,7 +608,7 @@ def test_optunas_tpe_is_optuna_driven_by_hand():
 
 
 @needs_optuna
-def test_how_optuna_is_told():
+def test_kin_as_trials_of_optuna():
     from optuna.trial import TrialState
 
     a, b, c, d = kin(4)
@@ -626,7 +626,7 @@ def test_how_optuna_is_told():
         assert (heard, repr(heard)) == (o.config, repr(o.config))
 
 
-def test_at_most_so_many_are_told_the_best_and_the_latest():
+def test_of_too_many_kin_the_best_and_the_latest_are_kept():
     observed = [*kin(200), *(failed(o) for o in kin(3))]
     kept = optuna_module._bounded(tuple(observed), 80)
     assert len(kept) == 80
@@ -680,7 +680,7 @@ def test_qmc_is_one_sobol_sequence_a_parent_in_any_order():
         ("optuna:gp", "torch", r"needs torch, not installed here: pip install 'gpbt-async\[optuna,torch\]'"),
     ],
 )
-def test_what_is_missing_is_named_with_the_command_that_helps(name, gone, remedy, monkeypatch):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(name, gone, remedy, monkeypatch):
     monkeypatch.setitem(sys.modules, gone, None)
     with pytest.raises(ExperimentError, match=rf"^searcher: got '{name}'; {remedy}$"):
         registry.make(name)
@@ -743,7 +743,7 @@ def test_a_users_class_is_imported_and_made():
         ("mine:Breaks", "making a 'Breaks' raised OSError: no such table"),
     ],
 )
-def test_what_is_wrong_with_a_users_class_is_said_in_a_sentence(name, said):
+def test_what_is_wrong_with_a_users_class_is_one_sentence(name, said):
     with pytest.raises(SearcherError, match=f"^searcher '{name}': {said}$"):
         registry.make(name)
 
@@ -795,7 +795,7 @@ def test_the_cases_are_over_the_users_space_too():
 
 
 class Simple:
-    """A user's searcher that knows nothing of constants."""
+    """A user's searcher that ignores constants."""
 
     def suggest(self, ask: Ask) -> dict[str, object]:
         rng = random.Random(ask.seed)
@@ -818,7 +818,7 @@ def test_a_searcher_that_differs_between_processes_is_found(monkeypatch):
         check_searcher("hashing:Hashing", Space({"x": Float(0.0, 1.0)}))
 
 
-def test_what_is_no_searcher_or_no_space_is_told_at_once() -> None:
+def test_a_class_in_place_of_a_searcher_is_an_error() -> None:
     with pytest.raises(TypeError, match="Random is a class: pass an instance"):
         check_searcher(registry.Random)  # type: ignore[arg-type]
     check_searcher(registry.Random(), {"x": Float(0.0, 1.0)})
@@ -826,7 +826,7 @@ def test_what_is_no_searcher_or_no_space_is_told_at_once() -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Narrow:
-    """A searcher with a setting, which nobody elsewhere knows of."""
+    """A searcher with a setting, which another process does not have."""
 
     width: float = 0.1
 
@@ -834,7 +834,7 @@ class Narrow:
         return ask.space.clip(ask.space.sample(random.Random(int(ask.seed * self.width))))
 
 
-def test_a_searcher_with_settings_is_not_made_anew_elsewhere() -> None:
+def test_a_searcher_with_settings_is_not_made_in_another_process() -> None:
     check_searcher(Narrow(0.3), {"x": Float(0.0, 1.0)})
 
 
@@ -847,7 +847,7 @@ class Needy:
         return ask.space.sample(random.Random(ask.seed))
 
 
-def test_a_searcher_that_cannot_be_made_elsewhere_is_not_asked_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_searcher_that_cannot_be_made_in_another_process_is_not_asked_there(monkeypatch: pytest.MonkeyPatch) -> None:
     space = {"x": Float(0.0, 1.0)}
     check_searcher(Needy(1), space)
     # a module that no other process can import: of a notebook, say

@@ -248,7 +248,7 @@ TRAINED = {**ENTERED, "fact": "Trained", "score": 1.0, "metrics": {}, "seconds":
         ({**SUGGESTED, "asked": []}, "asked is"),
         ({**TRAINED, "metrics": {"loss": None}}, "metrics is None"),
         ({**TRAINED, "score": "much"}, "score is 'much'"),
-        ({"n": 0, "fact": "Judged", "t": 1.0, "member": 0, "attempt": 1, "score": None}, "Judged without a score"),
+        ({"n": 0, "fact": "Judged", "t": 1.0, "member": 0, "attempt": 1, "score": None}, "score is None"),
     ],
 )
 def test_a_field_of_the_wrong_type_is_damage_whatever_its_checksum(
@@ -269,7 +269,7 @@ def test_json_that_is_no_object_or_too_deep_is_damage(path: Path, body: bytes) -
 def test_a_journal_of_another_format_is_refused(path: Path) -> None:
     path.write_bytes(journal_module._seal({"journal": 2, "version": "9.0"}))
     sentence = (
-        r"journal\.jsonl was written by gpbt-async 9\.0, in format 2, and .* 1 alone: use that version .*, or launch"
+        r"journal\.jsonl was written by gpbt-async 9\.0 in format 2, and .* 1 alone: use that version .*, or launch"
     )
     with pytest.raises(JournalError, match=sentence):
         Journal.open(path)

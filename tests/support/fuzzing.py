@@ -23,7 +23,7 @@ from gpbt_async import events
 from gpbt_async.analysis.usage import Usage, replay
 from gpbt_async.codec import to_json
 from gpbt_async.engine.engine import Engine
-from gpbt_async.errors import JournalError, SearcherError
+from gpbt_async.errors import Advice, JournalError, SearcherError
 from gpbt_async.processes import program, wire
 from gpbt_async.processes.helper_process import HelperProcess
 from gpbt_async.processes.linux import Line
@@ -282,9 +282,9 @@ def spoken() -> list[dict[str, Any]]:
     )  # fmt: skip
     messages: list[wire.Message] = [
         begin, wire.Stop("enough"), wire.Go(), wire.Hello(wire.VERSION, 12), wire.Enter(1.5), wire.Clean(),
-        wire.Report({"loss": 0.5, "n": 3, "nan": float("nan")}, 2.5), wire.Notice("so it goes"),
-        wire.End("raised", 3.5, "ValueError: no", "a.py:1"), wire.End("returned", 3.5),
-        wire.End("returned", 3.5, telemetry=TELEMETRY),
+        wire.Report({"loss": 0.5, "n": 3, "nan": float("nan")}, 2.5),
+        wire.End(wire.Exit.RAISED, 3.5, "ValueError: no", "a.py:1"), wire.End(wire.Exit.RETURNED, 3.5),
+        wire.End(wire.Exit.RETURNED, 3.5, telemetry=TELEMETRY),
     ]  # fmt: skip
     return [json.loads(wire.encode(message)) for message in messages]
 
@@ -386,8 +386,8 @@ class Metrics:
                     messages += tail.read()
                 for message in messages:
                     self._wire.used(message)
-                    refused += isinstance(message, wire.Notice)
-                    assert not isinstance(message, wire.Notice) or len(message.text) < 2000
+                    refused += isinstance(message, Advice)
+                    assert not isinstance(message, Advice) or len(message.text) < 2000
         finally:
             tail.close()
         return "Notice" if refused else "taken"

@@ -1,4 +1,4 @@
-"""Members started by a real Launcher: what the tests of the launcher, of forks and of a member's surroundings share."""
+"""A launcher that records its warnings, and members started with it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gpbt_async.processes.launcher import Launcher
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gpbt_async.errors import Advice
     from gpbt_async.processes.worker import Worker
 
 DECLARE = """
@@ -31,9 +32,9 @@ class Open(Launcher):
         self._news: asyncio.Queue[str] = asyncio.Queue()
         super().__init__(f"test-{uuid.uuid4().hex}", cwd=folder, log=self._say, **options)
 
-    def _say(self, text: str) -> None:
-        self.said.append(text)
-        self._news.put_nowait(text)
+    def _say(self, warning: Advice) -> None:
+        self.said.append(str(warning))
+        self._news.put_nowait(str(warning))
 
     async def says(self) -> str:
         """The next warning, once it comes."""

@@ -40,12 +40,12 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 anything = st.recursive(
     scalars, lambda s: st.lists(s, max_size=3) | st.dictionaries(st.text(max_size=5), s, max_size=3), max_leaves=6
 )
-names = sorted({name for kind in codec._FACTS.values() for name in kind.__dataclass_fields__})
+names = sorted({name for kind in codec.facts().values() for name in kind.__dataclass_fields__})
 small = st.integers(-1, 4)
 paths = st.sampled_from(["", "0", "1", "0/0", "0/1", "1/0", "2", "x"])
 plausible = {"member": small, "attempt": small, "slot": small, "slots": small, "path": paths, "t": st.floats(-10, 100)}
 fields = st.fixed_dictionaries(
-    {"fact": st.sampled_from(sorted(codec._FACTS))},
+    {"fact": st.sampled_from(sorted(codec.facts()))},
     optional={name: anything | plausible.get(name, scalars) for name in names},
 )
 

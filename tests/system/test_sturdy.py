@@ -65,7 +65,7 @@ def test_a_run_waits_for_a_full_disk(small: Path, leave: int) -> None:
     hog.unlink()
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
-    assert "members wait no more for room on the disk" in err
+    assert "members no longer wait for room on the disk" in err
     check_folder(folder, 8, 3)
     assert not facts(folder, "Failed"), "a full disk is no member's failure"
     assert json.loads((folder / "summary.json").read_text())["idle_s"]["disk"] > 0

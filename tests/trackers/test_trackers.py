@@ -1,4 +1,4 @@
-"""Trackers: told everything once, whatever dies in between, and nothing they do changes a run."""
+"""Trackers get everything once, whatever dies in between, and nothing they do changes a run."""
 
 from __future__ import annotations
 
@@ -54,30 +54,30 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def tree(folder: Path) -> dict[str, Any]:
-    """What a synchronous run came to, without its times, its processes and the order members were numbered in."""
-    told: dict[str, Any] = {}
+    """The result of a synchronous run, without its times, its processes and the order members were numbered in."""
+    result: dict[str, Any] = {}
     paths = {fact["member"]: fact["path"] for fact in facts(folder, "Started")}
     for fact in facts(folder):
         if fact["fact"] in ("Started", "Trained", "Published"):
             kept = {k: fact[k] for k in ("config", "score", "metrics", "size", "digest") if k in fact}
-            told.setdefault(f"{paths[fact['member']]} {fact['fact']}", kept)
+            result.setdefault(f"{paths[fact['member']]} {fact['fact']}", kept)
     summary = json.loads((folder / "summary.json").read_text())
-    told["summary"] = {k: summary[k] for k in ("score", "generations", "best_metrics", "seed")}
-    told["best"] = (folder / "best" / "checkpoint" / "x").read_bytes()
-    told["schedule"] = [each["config"] for each in json.loads((folder / "schedule.json").read_text())["schedule"]]
-    return told
+    result["summary"] = {k: summary[k] for k in ("score", "generations", "best_metrics", "seed")}
+    result["best"] = (folder / "best" / "checkpoint" / "x").read_bytes()
+    result["schedule"] = [each["config"] for each in json.loads((folder / "schedule.json").read_text())["schedule"]]
+    return result
 
 
-def check_lines(told: list[dict[str, Any]], folder: Path) -> None:
+def check_lines(rows: list[dict[str, Any]], folder: Path) -> None:
     """Everything of every member, once, and each lineage's steps without a gap."""
-    each = [(line["event"], line["member"], line["attempt"], line.get("step")) for line in told]
+    each = [(line["event"], line["member"], line["attempt"], line.get("step")) for line in rows]
     assert len(each) == len(set(each))
     started = {f["member"]: f for f in facts(folder, "Started")}
     reported: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for line in told:
+    for line in rows:
         if line["event"] == "reported" and line["attempt"] == started[line["member"]]["attempt"]:
             reported[line["member"]].append(line)
-    ended = [line for line in told if line["event"] == "ended"]
+    ended = [line for line in rows if line["event"] == "ended"]
     assert sorted(line["member"] for line in ended) == sorted(started)
     assert {line["member"]: line["score"] for line in ended} == {
         f["member"]: f["score"] for f in facts(folder, "Trained")
@@ -91,10 +91,10 @@ def check_lines(told: list[dict[str, Any]], folder: Path) -> None:
         assert [line["lineage_step"] for line in reported[member]] == list(range(first, first + STEPS))
 
 
-def test_json_lines_tell_all_of_a_run_once(finished: Path) -> None:
-    told = lines(finished / "tracking" / "reports.jsonl")
-    check_lines(told, finished)
-    of = {line["member"]: line for line in told if line["event"] == "started"}
+def test_json_lines_hold_all_of_a_run_once(finished: Path) -> None:
+    rows = lines(finished / "tracking" / "reports.jsonl")
+    check_lines(rows, finished)
+    of = {line["member"]: line for line in rows if line["event"] == "started"}
     for fact in facts(finished, "Started"):
         assert of[fact["member"]]["config"] == fact["config"]
         assert of[fact["member"]]["path"] == fact["path"]
@@ -124,7 +124,7 @@ def test_csv_has_a_row_a_member_and_a_row_a_number(finished: Path) -> None:
 async def test_a_tracker_that_fails_in_any_way_leaves_the_result_as_it_is(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them at once: one warning each, the same tree, no process left, and the good one is told everything."""
+    """All of them at once: one warning each, the same tree, no process left, and the good one gets everything."""
     close = client_module._TrackerProcess.close
 
     async def less_patient(process: Any, _: float) -> None:
@@ -150,15 +150,15 @@ async def test_a_tracker_that_fails_in_any_way_leaves_the_result_as_it_is(
         ("tracking:NotThere", "NotThere"),
         ("jsonl:/dev/full", "No space left on device"),
     ):
-        (told,) = [text for text in run.warnings if text.startswith(f"tracker {spec}: ")]
-        assert words in told
-        assert f"gpbt-async track {tmp_path / 'run'} --to {spec}" in told
+        (warning,) = [text for text in run.warnings if text.startswith(f"tracker {spec}: ")]
+        assert words in warning
+        assert f"gpbt-async track {tmp_path / 'run'} --to {spec}" in warning
     check_lines(lines(tmp_path / "run" / "tracking" / "reports.jsonl"), tmp_path / "run")
     assert len((tmp_path / "run" / "tracking" / "lingers").read_text().splitlines()) == MEMBERS
 
 
 def followers(folder: Path) -> list[int]:
-    """The processes that tell a tracker of this run."""
+    """The processes that report this run to a tracker."""
     found = []
     for pid in alive(run_id(folder)):
         try:
@@ -171,7 +171,7 @@ def followers(folder: Path) -> list[int]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_nothing_is_told_twice_or_lost_though_run_and_trackers_are_killed(tmp_path: Path) -> None:
+def test_nothing_is_reported_twice_or_lost_when_run_and_trackers_are_killed(tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     hold.touch()
     env, kinds = {"HOLD": str(hold), "WANDB_MODE": "offline"}, ("jsonl", "tensorboard", "wandb")
@@ -181,20 +181,20 @@ def test_nothing_is_told_twice_or_lost_though_run_and_trackers_are_killed(tmp_pa
     reports, drawn = folder / "tracking" / "reports.jsonl", folder / "tracking" / "tensorboard" / "members"
     position = folder / "tracking" / "wandb.json"
 
-    def told(attempt: int) -> bool:
-        """Has each tracker heard of what two members reported, who wait now?"""
+    def reported(attempt: int) -> bool:
+        """Has each tracker got the reports of the two members that wait now?"""
         text = reports.read_text() if reports.exists() else ""
         drawings = [path for path in drawn.glob("*/events*") if b"score" in path.read_bytes()]
         going = json.loads(position.read_text())["open"].values() if position.exists() else []
         heard = [each[2] for each in going if each[0] == attempt]
         return text.count(f'"attempt":{attempt},"t"') >= 4 and len(drawings) >= 2 * attempt and heard == [1, 1]
 
-    until(lambda: told(1))
+    until(lambda: reported(1))
     kill_hard(run)
     until(lambda: alive(run_id(folder)) == [])
-    # once more, and now the trackers' processes are killed, after they have told and perhaps before that is kept
+    # again, and now the trackers' processes are killed, after they have reported and perhaps before that is kept
     run = start("resume", "tracking-1", cwd=tmp_path, env=env)
-    until(lambda: told(2))
+    until(lambda: reported(2))
     for follower in followers(folder):
         os.kill(follower, signal.SIGKILL)
     hold.unlink()
@@ -202,9 +202,9 @@ def test_nothing_is_told_twice_or_lost_though_run_and_trackers_are_killed(tmp_pa
     assert run.returncode == 0, err
     assert err.count("warning") == err.count("its process died") == len(kinds)
     assert alive(run_id(folder)) == []
-    for _ in range(2):  # the second time there is nothing left to tell
+    for _ in range(2):  # the second time there is nothing left to report
         for kind in ("jsonl", "tensorboard"):
-            tracker_main.Teller(RunFolder(folder), registry.parse(kind), lambda: False, lambda _: None).run()
+            tracker_main.TrackerFeed(RunFolder(folder), registry.parse(kind), lambda: False, lambda _: None).run()
         check_lines(lines(reports), folder)
         check_tensorboard(folder)
     done = cli("track", "tracking-1", "--to", "wandb", cwd=tmp_path, env=env)
@@ -216,8 +216,8 @@ class Cut(Exception):
     pass
 
 
-def told_in_pieces(folder: RunFolder, spec: registry.Spec, patch: pytest.MonkeyPatch) -> int:
-    """Tell all of a run, cut off at random again and again, before or after what was told is kept; how often it was."""
+def fed_in_pieces(folder: RunFolder, spec: registry.Spec, patch: pytest.MonkeyPatch) -> int:
+    """Report all of a run, cut off at random, before or after the position is kept; how often it was cut off."""
     patch.setattr(follower_module, "FACTS", 5)
     patch.setattr(follower_module, "PIECE", 100)
     chance = random.Random(5)
@@ -233,14 +233,14 @@ def told_in_pieces(folder: RunFolder, spec: registry.Spec, patch: pytest.MonkeyP
             return False
 
         with contextlib.suppress(Cut):
-            tracker_main.Teller(folder, spec, tick, lambda _: None).run()
+            tracker_main.TrackerFeed(folder, spec, tick, lambda _: None).run()
             return cuts
     raise AssertionError("it never comes to the end")
 
 
 @pytest.fixture
 def again(finished: Path, tmp_path: Path) -> RunFolder:
-    """The same run, of which nobody was told."""
+    """The same run, which no tracker has got yet."""
     (tmp_path / finished.name).mkdir()
     for entry in finished.iterdir():
         if entry.name != "tracking":
@@ -253,11 +253,11 @@ def snapshot(place: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_one_that_is_cut_off_anywhere_goes_on_where_it_was(
+def test_a_feed_that_is_cut_off_anywhere_continues_where_it_was(
     finished: Path, again: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     spec = registry.parse(f"{kind}:{tmp_path / 'out'}")
-    assert told_in_pieces(again, spec, monkeypatch) > 2
+    assert fed_in_pieces(again, spec, monkeypatch) > 2
 
     def check() -> None:
         if kind == "jsonl":
@@ -266,17 +266,17 @@ def test_one_that_is_cut_off_anywhere_goes_on_where_it_was(
         for name in ("members.csv", "reports.csv"):
             here = (tmp_path / "out" / finished.name / name).read_text().splitlines()
             theirs = (finished.parent.parent / "out" / finished.name / name).read_text().splitlines()
-            # what an attempt that did not count reported is told only if it was there to be read
+            # reports of an attempt that does not count are passed on only if they were read in time
             assert set(here) <= set(theirs)
             assert len(here) == len(set(here))
             assert len(set(theirs) - set(here)) <= 2
 
     check()
-    # a power failure took facts that were told, and others came instead; and a position that is no JSON any more
+    # a power failure took facts that were reported, and others stand there instead; and a position that is no JSON
     (position,) = again.tracking.glob("*.json")
     for text in (json.dumps(json.loads(position.read_text()) | {"last": "Started 1.5"}), "{", "[]"):
         position.write_text(text)
-        tracker_main.Teller(again, spec, lambda: False, lambda _: None).run()
+        tracker_main.TrackerFeed(again, spec, lambda: False, lambda _: None).run()
         check()
 
 
@@ -331,7 +331,7 @@ def test_a_second_attempt_is_not_taken_for_the_first(finished: Path, tmp_path: P
     assert [call for call in late.calls if call[1] == 2] == of_two[second:]
 
 
-def test_what_was_cleaned_away_is_told_by_the_journal(finished: Path, tmp_path: Path) -> None:
+def test_reports_that_were_deleted_are_replaced_by_the_journals_last_ones(finished: Path, tmp_path: Path) -> None:
     copy = RunFolder(tmp_path / "run")
     copy.members.mkdir(parents=True)
     for name in ("experiment.json", "journal.jsonl"):
@@ -345,11 +345,11 @@ def test_what_was_cleaned_away_is_told_by_the_journal(finished: Path, tmp_path: 
     assert {call[1]: call[4] for call in recorder.calls if call[0] == "reported"} == scores
 
 
-def test_two_do_not_tell_one_tracker_at_once(finished: Path) -> None:
+def test_two_processes_do_not_feed_one_tracker_at_once(finished: Path) -> None:
     spec = registry.parse("jsonl")
-    again = tracker_main.Teller(RunFolder(finished), spec, lambda: False, lambda _: None)
-    first = tracker_main.Teller(RunFolder(finished), spec, lambda: again.run() is None, lambda _: None)
-    with pytest.raises(gpbt.FolderError, match="another process tells jsonl of tracking-1 already"):
+    again = tracker_main.TrackerFeed(RunFolder(finished), spec, lambda: False, lambda _: None)
+    first = tracker_main.TrackerFeed(RunFolder(finished), spec, lambda: again.run() is None, lambda _: None)
+    with pytest.raises(gpbt.FolderError, match="another process reports tracking-1 to jsonl already"):
         first.run()
 
 
@@ -421,7 +421,7 @@ def test_a_script_may_say_where_its_searcher_and_tracker_are(tmp_path: Path) -> 
     assert "the replay reports to mine:Told, as afar-1 does; --track none prevents that" in again.err
 
 
-def test_a_call_that_does_not_return_is_told_once() -> None:
+def test_a_call_that_does_not_return_is_reported_once() -> None:
     class Hung:
         during = ("reported", -1e9)
 
@@ -434,7 +434,7 @@ def test_a_call_that_does_not_return_is_told_once() -> None:
     assert said == [{"trouble": "it has not returned from reported for 60 s"}]
 
 
-def test_a_position_that_is_of_no_use_is_told(finished: Path, tmp_path: Path) -> None:
+def test_a_damaged_position_is_replaced(finished: Path, tmp_path: Path) -> None:
     whole = {"format": 1, "run": run_id(finished), "facts": 1, "last": "", "open": {}, "kept": 3}
     for position in ({}, {**whole, "run": "x"}, {**whole, "facts": "many"}, whole, {**whole, "facts": 10**6}):
         recorder = Recorder()
@@ -443,7 +443,7 @@ def test_a_position_that_is_of_no_use_is_told(finished: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whoever_was_begun_is_ended_as_the_engine_has_it(tmp_path: Path, seed: int) -> None:
+def test_every_started_member_ends_as_in_the_engine(tmp_path: Path, seed: int) -> None:
     """Attempts fail, are lost, lose their parent's checkpoint; schedulers die. Told a few facts at a time."""
     faults = {"fail": 0.15, "nan": 0.1, "lose": 0.1, "damage": 0.06} if seed else {}
     chance = random.Random(seed)
@@ -504,12 +504,12 @@ def test_specs() -> None:
             registry.parse(text)
 
 
-# ---- those that need a package: told in this process, in pieces, so that each goes on where it was
+# ---- those that need a package: fed in this process, in pieces, so that each continues where it was
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_tensorboard(again: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told_in_pieces(again, registry.parse("tensorboard"), monkeypatch) > 2
+    assert fed_in_pieces(again, registry.parse("tensorboard"), monkeypatch) > 2
     check_tensorboard(again.path)
 
 
@@ -539,7 +539,7 @@ def test_mlflow(again: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking import MlflowClient
 
     spec, store = registry.parse("mlflow"), again.tracking / "mlflow"
-    assert told_in_pieces(again, spec, monkeypatch) > 2
+    assert fed_in_pieces(again, spec, monkeypatch) > 2
     client = MlflowClient(store.as_uri())
     started = {str(f["member"]): f for f in facts(again.path, "Started")}
 
@@ -559,14 +559,14 @@ def test_mlflow(again: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert [point.step for point in history] == steps
 
     check()
-    # a store that was killed while it made a run, and a file; and nobody knows any more what was told
+    # a store that was killed while it created a run, and a file; and the position is lost
     (half,) = (path.parent.parent for path in store.glob("*/*/tags/gpbt.member") if path.read_text() == "5")
     (half / "tags" / "gpbt.whole").unlink()
     (half / "meta.yaml").write_text("")
     (other,) = (path.parent.parent for path in store.glob("*/*/tags/gpbt.member") if path.read_text() == "6")
     (other / "metrics" / "score").write_text("")
     (again.tracking / "mlflow.json").write_text("{")
-    tracker_main.Teller(again, spec, lambda: False, lambda _: None).run()
+    tracker_main.TrackerFeed(again, spec, lambda: False, lambda _: None).run()
     check()
 
 
@@ -604,15 +604,15 @@ def test_an_mlflow_run_of_an_attempt_that_does_not_count_is_put_away(tmp_path: P
 
 def check_wandb(folder: Path) -> None:
     """Every attempt that counts is there once and whole, though what W&B's service had in its memory was killed."""
-    told: dict[str, list[Any]] = {}
+    histories: dict[str, list[Any]] = {}
     for log in (folder / "tracking" / "wandb" / "wandb").glob("offline-run-*/run-*.wandb"):
         name = log.stem.partition(f"run-{run_id(folder)}-")[2]
-        assert name not in told
-        told[name] = wandb_history(log)
+        assert name not in histories
+        histories[name] = wandb_history(log)
     for fact in {f["member"]: f for f in facts(folder, "Started")}.values():
         name = f"{fact['member']:04}-{fact['attempt']}".removesuffix("-1")
         first = fact["path"].count("/") * STEPS
-        steps = [(row["_step"], row["lineage_step"], row["config/lr"]) for row in told[name]]
+        steps = [(row["_step"], row["lineage_step"], row["config/lr"]) for row in histories[name]]
         assert steps == [(step, first + step, fact["config"]["lr"]) for step in range(STEPS)]
 
 
@@ -620,7 +620,7 @@ def wandb_history(log: Path) -> list[dict[str, Any]]:
     """The reports in one of W&B's files, which is a log as LevelDB writes them, of protobufs."""
     from wandb.proto.wandb_internal_pb2 import Record as WandBRecord
 
-    data, at, whole, told = log.read_bytes(), 7, b"", []
+    data, at, whole, rows = log.read_bytes(), 7, b"", []
     while at + 7 <= len(data):
         if (left := 2**15 - at % 2**15) < 7:
             at += left
@@ -634,5 +634,5 @@ def wandb_history(log: Path) -> list[dict[str, Any]]:
             whole = b""
             if record.WhichOneof("record_type") == "history":
                 items = record.history.item
-                told.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-    return told
+                rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return rows
