@@ -106,7 +106,7 @@ def test_what_others_may_use_stays_in_force(machine: Callable[..., Machine]) -> 
     m.state.set(f"mem {A} 8192 1500 0")
     begun(m, "--others-may-use", "2GiB")
     session(m)
-    assert "are used by somebody else" in m.cli("resume", "r", "--others-may-use", "none").err
+    assert "are used by other programs" in m.cli("resume", "r", "--others-may-use", "none").err
     m.state.set(f"mem {A} 8192 2500 0")
     assert m.cli("resume", "r").status == 2
     session(m, "--others-may-use", "3GiB")
@@ -141,11 +141,11 @@ def test_whose_fault_an_xid_is_stays_in_force(machine: Callable[..., Machine]) -
         m.state.drop("event")
         return line
 
-    assert "Xid 79, the doing of a member" in blamed()
+    assert "Xid 79, the fault of a member" in blamed()
     assert in_force(m)["xids"] == {"79": "member", "31": "card"}
     assert "set aside: Xid 79" in blamed("--xid", "none")
     assert "set aside: Xid 79" in blamed()
-    assert "Xid 79, the doing of a member" in blamed("--xid", "79=member")
+    assert "Xid 79, the fault of a member" in blamed("--xid", "79=member")
     assert in_force(m)["xids"] == {"79": "member"}, "a table replaces a table, as of --track"
 
 
@@ -222,14 +222,14 @@ def test_options_are_shown_as_they_are_typed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("start", "fork", "start: got 'fork'; must be 'zygote' or 'exec'"),
-        ("disk", "7", "--disk: got '7'; must be an amount with its unit, such as '50GiB', or 'none'"),
-        ("others_may_use", "", "--others-may-use: got ''; must be an amount"),
+        ("disk", "7", "disk: got '7'; must be an amount with its unit, such as '50GiB', or 'none'"),
+        ("others_may_use", "", "others_may_use: got ''; must be an amount"),
     ],
 )
-def test_an_option_that_is_none_is_refused_before_anything_starts(option: str, value: str, said: str) -> None:
+def test_an_option_that_makes_no_sense_is_refused_before_anything_starts(option: str, value: str, message: str) -> None:
     with pytest.raises(ExperimentError) as refused:
         gpbt.Run(STURDY, **{option: value})  # type: ignore[arg-type]
-    assert said in str(refused.value)
+    assert message in str(refused.value)
