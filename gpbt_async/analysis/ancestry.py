@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from .reader import RunReader
 
 
-def wanted(reading: RunReader, said: str) -> Node:
+def wanted(reader: RunReader, said: str) -> Node:
     """The member that `said` means: its number, its path ("0/3/1"), or "best". Raises ExperimentError."""
-    tree, name = reading.engine.tree, reading.folder.name
+    tree, name = reader.engine.tree, reader.folder.name
     if not tree.members:
         raise ExperimentError(
-            f"MEMBER {said!r}: {name} has no members yet; see gpbt-async status {reading.folder.typed}"
+            f"MEMBER {said!r}: {name} has no members yet; see gpbt-async status {reader.folder.typed}"
         )
     if said == "best":
         if tree.best is None:
@@ -40,30 +40,30 @@ def wanted(reading: RunReader, said: str) -> Node:
     )
 
 
-def descent(reading: RunReader, member: Node) -> dict[str, Any]:
-    """The ancestry as plain data, from the root on; `reading` must have its history.
+def descent(reader: RunReader, member: Node) -> dict[str, Any]:
+    """The ancestry as plain data, from the root on; `reader` must have its history.
 
     rank: from 1, among the finished of its generation now, None if it has not finished. changed: [old, new] by
     hyperparameter, against the parent. siblings: other members of its generation with the same parent. chosen: how its
     parent stood when it was issued (rank from 1); None for a root. t: when, in seconds since the epoch.
     """
     return {
-        "run": reading.folder.name,
+        "run": reader.folder.name,
         "member": member.id,
-        "metric": reading.settings.score,
-        "mode": reading.settings.mode,
-        "searcher": reading.settings.searcher,
-        "schedule": reading.settings.schedule,
-        "ancestry": [_step(reading, each) for each in member.ancestry],
+        "metric": reader.settings.score,
+        "mode": reader.settings.mode,
+        "searcher": reader.settings.searcher,
+        "schedule": reader.settings.schedule,
+        "ancestry": [_step(reader, each) for each in member.ancestry],
     }
 
 
-def _step(reading: RunReader, member: Node) -> dict[str, Any]:
-    tree = reading.engine.tree
+def _step(reader: RunReader, member: Node) -> dict[str, Any]:
+    tree = reader.engine.tree
     generation = tree.generations[member.generation]
     parent = member.parent
     ranks = {m.id: place for place, m in enumerate(generation.ranking, 1)}
-    issue = reading.history.issues[member.id]
+    issue = reader.history.issues[member.id]
     family = generation.members if parent is None else [c for c in parent.children if c.generation == member.generation]
     changed = {} if parent is None else {
         name: [parent.config[name], value]

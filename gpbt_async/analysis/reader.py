@@ -1,12 +1,10 @@
-"""A run read from its folder by somebody who does not run it: its state, what it does now, and its best member.
+"""A run read from its folder by a process that does not run it: its state, what it does now, and its best member.
 
-Everything comes from the journal, replayed through the engine, so what is told here is what the scheduler knows; a
-run that is being written right now is read up to its last whole line. Nothing is locked and nothing is changed.
+Everything comes from the journal, replayed through the engine, so a reader knows what the scheduler knew after the same
+facts. A run that is being written right now is read up to its last whole line. Nothing is locked, nothing is changed.
 
-What a member without a slot, and a slot without a member, wait for: read off the journal, for `status`.
-
-Where only the scheduler knows which of two things it is (has the process not started, or has its parent's checkpoint
-not been read again?), both are said.
+The one surprise: some causes are known to the scheduler only. Why a member has no process yet (it has not started, or
+its parent's checkpoint has not been read again) is in no fact, so `member_waits_for` names both.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ def open_run(run: str, runs: Path) -> RunFolder:
 class RunReader:
     """A run as its journal tells it now. history: remember also what happened when, and what each slot did.
 
-    `more` goes on reading where the last look ended. Raises FolderError and JournalError.
+    `more` goes on reader where the last look ended. Raises FolderError and JournalError.
     """
 
     def __init__(self, folder: RunFolder, *, history: bool = False) -> None:
@@ -117,48 +115,48 @@ class RunReader:
         return "interrupted"
 
 
-def brief(folder: RunFolder, reading: RunReader | None = None) -> dict[str, Any]:
+def brief(folder: RunFolder, reader: RunReader | None = None) -> dict[str, Any]:
     """One line about a run; a damaged one is told as damaged, and does not hide the others.
 
-    reading: one that was kept, to be told as it is.
+    reader: one that was kept, so that the journal need not be read again.
     """
     try:
-        return _brief(reading or RunReader(folder))
+        return _brief(reader or RunReader(folder))
     except (FolderError, KeyError, TypeError, ValueError) as error:
         return {"run": folder.name, "state": "damaged", "error": str(error)}
 
 
-def _brief(reading: RunReader) -> dict[str, Any]:
-    tree, s = reading.engine.tree, reading.settings
+def _brief(reader: RunReader) -> dict[str, Any]:
+    tree, s = reader.engine.tree, reader.settings
     return {
-        "run": reading.folder.name,
-        "state": reading.state,
-        "paused": reading.why_paused,
-        "paused_by_hand": reading.state == "running" and bool(reading.usage.by_hand),
+        "run": reader.folder.name,
+        "state": reader.state,
+        "paused": reader.why_paused,
+        "paused_by_hand": reader.state == "running" and bool(reader.usage.by_hand),
         "members": sum(g.settled for g in tree.generations),
         "of": s.population * s.generations,
         "metric": s.score,
         "score": tree.best.score if tree.best else None,
         "best_member": tree.best.id if tree.best else None,
-        "t": reading.last.t if reading.last else None,
-        "findings": results.findings(reading.engine),
+        "t": reader.last.t if reader.last else None,
+        "findings": results.findings(reader.engine),
     }
 
 
 def detail(folder: RunFolder) -> dict[str, Any]:
     """All that can be told about one run: generations, what trains, what waits and for what."""
-    reading = RunReader(folder)
-    engine, tree, s = reading.engine, reading.engine.tree, reading.settings
-    told = present(reading)
+    reader = RunReader(folder)
+    engine, tree, s = reader.engine, reader.engine.tree, reader.settings
+    told = present(reader)
     left = [m for m in tree.members if not m.state.settled] if engine.ended is not None else []
     return {
-        **_brief(reading),
+        **_brief(reader),
         "folder": str(folder.path),
         "typed": folder.typed,
         "holder": folder.locked(),
-        "reason": engine.ended.reason if engine.ended else reading.why_interrupted,
-        "options": reading.record.options.to_json(),
-        "options_typed": reading.record.options.typed(),
+        "reason": engine.ended.reason if engine.ended else reader.why_interrupted,
+        "options": reader.record.options.to_json(),
+        "options_typed": reader.record.options.typed(),
         "generations": [
             {
                 "generation": i,
@@ -173,16 +171,16 @@ def detail(folder: RunFolder) -> dict[str, Any]:
             for i, g in enumerate(tree.generations)
         ],
         **told,
-        "never_begun": [m.id for m in left if m.id not in reading.begun],
-        "given_up": [m.id for m in left if m.id in reading.begun],
-        "summary": results.summary(engine, reading.usage.so_far(), run=folder.name),
+        "never_begun": [m.id for m in left if m.id not in reader.begun],
+        "given_up": [m.id for m in left if m.id in reader.begun],
+        "summary": results.summary(engine, reader.usage.so_far(), run=folder.name),
     }
 
 
-def present(reading: RunReader) -> dict[str, Any]:
+def present(reader: RunReader) -> dict[str, Any]:
     """What the run does just now: what trains and since when, what waits and for what, its GPUs and free slots."""
-    engine, state, now = reading.engine, reading.state, time.time()
-    report = read_gpus(reading.folder) if state == "running" else None
+    engine, state, now = reader.engine, reader.state, time.time()
+    report = read_gpus(reader.folder) if state == "running" else None
     gpus, queue = (report.gpus, report.waiting) if report is not None else ((), None)
     given = engine.training if state == "running" else []  # a slot is meant for each, and not all have it yet
     training = [m for m in given if m.slot is not None]
@@ -191,7 +189,7 @@ def present(reading: RunReader) -> dict[str, Any]:
             "member": m.id,
             "generation": m.generation,
             "attempt": m.attempt,
-            "for": member(reading, m, queue is not None, now),
+            "for": member_waits_for(reader, m, queue is not None, now),
             "after": m.reason or None,
         }
         for m in given
@@ -205,7 +203,7 @@ def present(reading: RunReader) -> dict[str, Any]:
             if m.state is kind
         ]
     free = max(0, engine.slots - len(given))
-    until, since = slot(reading) if state == "running" and free else ("", None)
+    until, since = slot_waits_for(reader) if state == "running" and free else ("", None)
     return {
         "training": [
             {
@@ -214,7 +212,7 @@ def present(reading: RunReader) -> dict[str, Any]:
                 "path": path_text(m.path),
                 "generation": m.generation,
                 "attempt": m.attempt,
-                "seconds": now - reading.entered[m.id] if m.id in reading.entered else None,
+                "seconds": now - reader.entered[m.id] if m.id in reader.entered else None,
                 "config": m.config,
             }
             for m in training
@@ -258,36 +256,36 @@ def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.6g}"
 
 
-def member(reading: RunReader, waiting: Node, gpu: bool, now: float) -> str:
+def member_waits_for(reader: RunReader, waiting: Node, gpu: bool, now: float) -> str:
     """What a member waits for that is to have a slot: the first that holds, in the order in which it waits.
 
     gpu: do members wait for a GPU?
     """
-    left = reading.ended.get(waiting.id, 0.0) + waiting.retry_delay - now
+    left = reader.ended.get(waiting.id, 0.0) + waiting.retry_delay - now
     if 0 < left <= LONGEST_DELAY:
         return f"the end of its pause before attempt {waiting.attempt}"
-    if reading.usage.by_hand:
+    if reader.usage.by_hand:
         return "the end of the pause"
-    if reading.usage.paused:
+    if reader.usage.paused:
         return "room on the disk"
     words = ["a GPU"] if gpu else []
-    if waiting.parent is not None and waiting.parent.id not in reading.fresh:
+    if waiting.parent is not None and waiting.parent.id not in reader.fresh:
         words.append("its parent's checkpoint, of an earlier session, to be read again")
     return ", or ".join([*words, "its process to start"])
 
 
-def slot(reading: RunReader) -> tuple[str, float | None]:
+def slot_waits_for(reader: RunReader) -> tuple[str, float | None]:
     """What a free slot waits for, as far as can be said by name and number; and since when, if it is an answer."""
-    engine, tree, s = reading.engine, reading.engine.tree, reading.settings
+    engine, tree, s = reader.engine, reader.engine.tree, reader.settings
     cause = engine.idle_cause()
     here = next((i for i, g in enumerate(tree.generations) if not g.full), 0)
     if cause == "searcher":
         ask = next(iter(engine.asks.values()), None)
-        return _asked(reading, ask) if ask is not None else ("the searcher", None)
+        return _asked(reader, ask) if ask is not None else ("the searcher", None)
     if cause == "checkpoint":
         return "checkpoints to be published", None
     if cause == "evidence" and engine.termination.doubtful:
-        return _doubt(reading), None
+        return _doubt(reader), None
     if cause == "evidence" and (not here or engine.selection.evident(here - 1)):
         return "an elder sibling to end, as schedule is sync", None
     if cause == "evidence":
@@ -298,16 +296,16 @@ def slot(reading: RunReader) -> tuple[str, float | None]:
     return "nothing: all members have been issued", None
 
 
-def _doubt(reading: RunReader) -> str:
+def _doubt(reader: RunReader) -> str:
     """Why no new member begins, while nothing has shown that the script works."""
-    ending = reading.engine.termination
+    ending = reader.engine.termination
     if ending.scoreless:
-        first, score = ending.scoreless[0].id, reading.settings.score
+        first, score = ending.scoreless[0].id, reader.settings.score
         return f"the members in training to end: member {first} ended without its score {score!r}, and perhaps all do"
     return f"the members in training to end: member {ending.failed[0].id} has failed for good, and perhaps all do"
 
 
-def _asked(reading: RunReader, ask: events.Suggest) -> tuple[str, float]:
+def _asked(reader: RunReader, ask: events.Suggest) -> tuple[str, float]:
     """The member that the searcher was asked for, and when."""
-    since = max(reading.opened, reading.times[ask.since - 1] if ask.since else 0.0)
+    since = max(reader.opened, reader.times[ask.since - 1] if ask.since else 0.0)
     return f"the searcher, asked for member {path_text(ask.path)}", since

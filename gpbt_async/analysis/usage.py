@@ -1,18 +1,15 @@
-"""Where the slots' time went: a fold of the journal's facts, alive or afterwards.
+"""Where the slots' time went: a fold of the journal's facts, during the run or afterwards.
 
 Every slot is at every moment in one state: inside `train` (busy), or idle for one cause. Pure: `fold` takes a fact
-just after the engine has handled it, and the engine, which alone knows why a free slot stays free. So the same code
-accounts a run as it goes, after a resume, and from the journal of a run that crashed.
+just after the engine has handled it, and asks the engine why a free slot stays free. So the same code accounts for a
+run as it goes, after a resume, and from the journal of a run that crashed.
 
-Times count from the first `train` entered to the last `train` returned of each session (a session begins with
-Opened; the hours between a crash and its resume are nobody's idle time). Within that window, by construction,
-busy + idle of all causes = slots · wall.
+Times count from the first `train` entered to the last `train` returned of each session. (A session begins with Opened;
+the hours between a crash and its resume are no idle time.) Within that window, by construction, busy + idle of all
+causes = slots · wall.
 
-What each slot did, moment by moment, on a clock that stands still between the sessions of a run.
-
-Pure: takes the spans that the account of the slots' time added up (usage.Usage.trail) and says them in *elapsed*
-seconds: since the run began, the time between a session's end and the next one's beginning left out. So busy and idle
-seconds here are those of the summary, span by span.
+`timeline` shows the same spans, slot by slot, in *elapsed* seconds: since the run began, without the time between
+sessions. Its busy and idle seconds are those of the summary, span by span.
 """
 
 from __future__ import annotations
