@@ -15,6 +15,7 @@ something, the first when early stopping is on, is journaled as `Judged`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -25,6 +26,25 @@ if TYPE_CHECKING:
 
 #: more slots than any machine has; who counts them one by one must not be sent counting by a damaged journal
 MOST_SLOTS = 1 << 16
+
+
+class RunStatus(StrEnum):
+    """How a run stands, or how it ended. As text and in JSON it is its name, so that a program may compare strings.
+
+    An interrupted run was stopped or killed and can be resumed; a damaged one cannot be read.
+    """
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    DAMAGED = "damaged"
+
+    @classmethod
+    def without_process(cls, end: Finish | None) -> RunStatus:
+        """The status of a run that no process runs. end: what the engine says of its end, None if it is not over."""
+        return cls.INTERRUPTED if end is None else cls.FAILED if end.reason else cls.FINISHED
+
 
 # ---- facts
 

@@ -22,14 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__ as VERSION
-from .. import events
 from ..ask import path_text
 from ..errors import FolderError
 from ..formatting import config_text, score_text
 from ..schedule import FILE
 from ..storage.checkpoints import MANIFEST, CheckpointStore
 from ..storage.files import FULL, read_json, spelled
-from ..storage.journal import read
 from . import results
 from .reader import RunReader
 
@@ -42,7 +40,7 @@ def take(folder: RunFolder, found: Best, target: Path) -> None:
     """Copy the best's checkpoint, config, schedule and ancestry to a new folder. Raises FolderError."""
     if os.path.lexists(target):
         raise FolderError(f"{target} exists: give the path of a folder to be made")
-    reader = RunReader(folder)
+    reader = RunReader(folder, history=True)
     beside = target.with_name(f".{target.name}.part")
     store = CheckpointStore()
     try:
@@ -90,9 +88,7 @@ def _write(path: Path, value: Any) -> None:
 def came_about(reader: RunReader, found: Best, manifest: dict[str, Any]) -> dict[str, Any]:
     """lineage.json. Times in seconds of training; digest and size (bytes) are of the checkpoint."""
     record, s, best = reader.record, reader.settings, reader.engine.tree.members[found.member]
-    # the engine lets go of metrics with the checkpoint; the last of a member's attempts is the one that counts
-    ended = (fact for fact in read(reader.folder.journal) if isinstance(fact, events.Trained))
-    metrics = {fact.member: fact.metrics for fact in ended if fact.member in found.lineage}
+    metrics = reader.history.metrics  # the engine forgets them with the checkpoint
     began = read_json(reader.folder.experiment)
     flat = s.to_json()
     return {

@@ -14,6 +14,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from ..engine.tree import State
+from ..events import RunStatus
 from . import results
 from .importance import importances
 from .logs import curve, log_tail, traceback_of
@@ -50,7 +51,7 @@ def story(reader: RunReader, importance: list[dict[str, Any]] | None = None) -> 
         "run": {
             "name": reader.folder.name,
             "state": reader.state,
-            "reason": engine.ended.reason if engine.ended else reader.why_interrupted,
+            "reason": reader.why_ended,
             "metric": s.score,
             "mode": s.mode,
             "population": s.population,
@@ -103,7 +104,7 @@ def _members(reader: RunReader, elapsed: Elapsed) -> dict[str, list[Any]]:
     last: dict[int, Attempt] = {attempt.member: attempt for attempt in history.attempts}
     order = {member: place for place, member in enumerate(history.ended, 1)}
     ranks = {m.id: rank for g in tree.generations for rank, m in enumerate(g.ranking)}
-    running = reader.state == "running"
+    running = reader.state == RunStatus.RUNNING
     places = _places(reader)
     return {
         #: the last number of its path

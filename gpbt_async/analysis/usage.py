@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import events
-from ..errors import JournalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ..engine.engine import Engine
     from ..events import Fact
@@ -218,20 +217,6 @@ class Usage:
             begins, idle = "paused", "no_work" if cause == "no_work" else "paused"
         for place, index in enumerate(free):
             self._set(index, "device" if place >= usable else begins if place < starting else idle, t)
-
-
-def replay(facts: Iterable[Fact], engine: Engine, usage: Usage, journal: object) -> Iterator[Fact]:
-    """Hand a journal's facts to the engine and the account again; yields each when that is done.
-
-    Raises JournalError, naming `journal`, at a fact that cannot follow from those before it.
-    """
-    for fact in facts:
-        try:
-            engine.handle(fact)
-        except JournalError as error:
-            raise JournalError(f"{journal}: {error}") from None
-        usage.fold(fact, engine)
-        yield fact
 
 
 #: into so many equal parts a run's time is cut, to say how its slots were used all in all

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ExperimentError, FolderError
+from ..events import RunStatus
 from .launch import new_folder
 from .options import MACHINE, Changed, Json, Moved, Name, Quiet, RunName, Runs, arguments, option, takes, whole
 from .output import say
@@ -74,7 +75,7 @@ def replay(
     from .foreground import drive
 
     original = RunReader(open_run(run, runs))
-    if original.state == "running" and original.engine.best is not None:
+    if original.state == RunStatus.RUNNING and original.engine.best is not None:
         best = f"the replay follows its best member so far, {original.engine.best.id}"
         say(f"{original.folder.name} is still running: {best}; a better one may follow")
     if options.track is None and original.record.options.track:
