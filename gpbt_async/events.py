@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Mapping  # noqa: TC003 (the codec evaluates annotations)
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from .space import Config  # noqa: TC001
@@ -31,6 +32,25 @@ Count = Annotated[int, range(1 << 63).__contains__]
 Seconds = Annotated[float, math.isfinite]
 #: a member's place in the tree, "3/0/2"
 PathText = Annotated[str, re.compile("(?:[0-9]{1,18}(?:/[0-9]{1,18})*)?").fullmatch]
+
+
+class RunStatus(StrEnum):
+    """How a run stands, or how it ended. As text and in JSON it is its name, so that a program may compare strings.
+
+    An interrupted run was stopped or killed and can be resumed; a damaged one cannot be read.
+    """
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    DAMAGED = "damaged"
+
+    @classmethod
+    def without_process(cls, end: Finish | None) -> RunStatus:
+        """The status of a run that no process runs. end: what the engine says of its end, None if it is not over."""
+        return cls.INTERRUPTED if end is None else cls.FAILED if end.reason else cls.FINISHED
+
 
 # ---- facts
 

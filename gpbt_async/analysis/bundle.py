@@ -22,14 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__ as VERSION
-from .. import events
 from ..ask import path_text
 from ..errors import FolderError
 from ..formatting import config_text, score_text
 from ..schedule import FILE
 from ..storage.checkpoints import MANIFEST, CheckpointStore
 from ..storage.files import FULL, read_json, spelled
-from ..storage.journal import read
 from . import results
 from .reader import RunReader
 
@@ -42,7 +40,7 @@ def take(folder: RunFolder, found: Best, target: Path) -> None:
     """Copy the best's checkpoint, config, schedule and ancestry to a new folder. Raises FolderError."""
     if os.path.lexists(target):
         raise FolderError(f"{target} exists: give the path of a folder to be made")
-    reading = RunReader(folder)
+    reader = RunReader(folder, history=True)
     beside = target.with_name(f".{target.name}.part")
     store = CheckpointStore()
     try:
@@ -54,9 +52,9 @@ def take(folder: RunFolder, found: Best, target: Path) -> None:
                 f"cannot export to {target}: member {found.member} has not what was published: {there}; "
                 "bring the file back from where it was copied to"
             )
-        told = came_about(reading, found, read_json(beside / "checkpoint" / MANIFEST))
+        told = came_about(reader, found, read_json(beside / "checkpoint" / MANIFEST))
         _write(beside / "config.json", found.config)
-        schedule = results.schedule_of(reading.engine, reading.engine.tree.members[found.member], folder.name)
+        schedule = results.schedule_of(reader.engine, reader.engine.tree.members[found.member], folder.name)
         _write(beside / FILE, {**schedule.to_json(), "metrics": dict(found.metrics)})
         _write(beside / "lineage.json", told)
         (beside / "README.txt").write_text(readme(told), encoding="utf-8", errors="backslashreplace")
@@ -87,16 +85,14 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
-def came_about(reading: RunReader, found: Best, manifest: dict[str, Any]) -> dict[str, Any]:
+def came_about(reader: RunReader, found: Best, manifest: dict[str, Any]) -> dict[str, Any]:
     """lineage.json. Times in seconds of training; digest and size (bytes) are of the checkpoint."""
-    record, s, best = reading.record, reading.settings, reading.engine.tree.members[found.member]
-    # the engine lets go of metrics with the checkpoint; the last of a member's attempts is the one that counts
-    ended = (fact for fact in read(reading.folder.journal) if isinstance(fact, events.Trained))
-    metrics = {fact.member: fact.metrics for fact in ended if fact.member in found.lineage}
-    began = read_json(reading.folder.experiment)
+    record, s, best = reader.record, reader.settings, reader.engine.tree.members[found.member]
+    metrics = reader.history.metrics  # the engine forgets them with the checkpoint
+    began = read_json(reader.folder.experiment)
     flat = s.to_json()
     return {
-        "run": reading.folder.name,
+        "run": reader.folder.name,
         "id": record.run,
         "version": {"made": began.get("version"), "exported": VERSION},
         "created": began.get("created"),
@@ -106,7 +102,7 @@ def came_about(reading: RunReader, found: Best, manifest: dict[str, Any]) -> dic
         "settings": {name: value for name, value in flat.items() if name not in ("target", "command", "replay")},
         "command": [os.path.basename(word) if os.path.isabs(word) else word for word in s.command or ()] or None,
         "replays": s.replay.origin.run if s.replay is not None else None,
-        "members": sum(g.settled for g in reading.engine.tree.generations),
+        "members": sum(g.settled for g in reader.engine.tree.generations),
         "best": best.id,
         "score": best.score,
         "metrics": dict(found.metrics),

@@ -1,12 +1,10 @@
-"""What members left in their folders, as far as a reader wants to see it: the ends of logs, and what was reported.
+"""Members' logs and metrics as a reader wants them: the end of a log, the last traceback, the reported values.
 
-These files are the members' own and may be anything by now, so only regular files are opened, never through a link and
-never waiting, and only so many bytes of them are read.
+A member may write anything into these files, or replace them. So only regular files are opened, never through a link
+and never waiting, and only a limited number of bytes is read.
 
-What is said of a run that failed: why, the first traceback, and how it may be gone on with.
-
-The reason is one sentence and stands in the journal; the traceback is in the first failed member's log, and the remedy
-depends on what is still there. Both are notes of the exception (PEP 678), so an application sees them too.
+`failure` builds the error in which a failed run ends. Its reason is one sentence of the journal. The first failed
+member's traceback and the remedy are notes of the exception (PEP 678), so an application sees them too.
 """
 
 from __future__ import annotations

@@ -1,21 +1,17 @@
-"""What a run came to: the best member, its schedule, and the summary.
+"""The results of a run: its best member, its schedule, its summary, and the verdict on a replay.
 
-Pure: reads the engine and the usage, returns plain data that JSON can say. The scheduler writes it to the run's
+Pure: reads the engine and the usage, returns plain data that JSON can hold. The scheduler writes it to the run's
 folder, the command line prints it, an application reads it from `run.best`.
 
-What a replay came to: does a schedule, trained along once more, reproduce the score it was chosen for?
+A *replay* asks whether a schedule, trained along once more, reproduces the score that it was chosen for. The settings
+hold that schedule; each of the n roots is the first interval of one replay, and each replay is a stem of only children.
+The question is put as a prediction: if the original were one more replay with a fresh seed, where would it lie? In 95
+of 100 cases within mean ± t·sd·sqrt(1 + 1/n), with Student's t of n - 1 degrees of freedom. Five replays judge fairly
+(t = 2.8), three weakly (4.3), and two not at all (12.7: nearly everything lies within). Where all replays have the very
+same score there is no verdict: the seeds changed nothing, or a coarse metric hides what they changed.
 
-Pure: reads the engine of a run whose settings hold a schedule to replay. Each of its n roots is the first interval of
-one replay, each replay a stem of only children; their seeds are fresh, but for the first's if the schedule came with
-its own.
-
-The question is put as a prediction: were the original one more replay with a fresh seed, where would it lie, given
-those there are? In 95 of 100 cases within mean ± t·sd·sqrt(1 + 1/n), t being Student's with n - 1 degrees of freedom.
-That is the noise it is held against; five replays are a fair judge (t = 2.8), three a weak one (4.3), and two none
-(12.7: nearly everything lies within). Nor is there a verdict where all replays came to the very same value: then the
-seeds changed nothing, or a coarse metric hides what they changed. And the comparison is not fair to replays: the
-original is the best of many by this very score, and so is expected to lie on the better side of them. (A metric nobody
-selected by, such as one on test data, has no such advantage.)
+The one surprise: the comparison is unfair to replays. The original is the best of many by this very score, and so it is
+expected on the better side of them. (A metric that selected nothing, as one on test data, has no such advantage.)
 """
 
 from __future__ import annotations

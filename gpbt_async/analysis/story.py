@@ -1,6 +1,6 @@
 """A run as one plain dict, its *story*: all that a report shows, and nothing of how it is drawn.
 
-`story(reading)` is a function of the journal alone. `remains(reading, …)` adds what has to be fetched from the members'
+`story(reader)` is a function of the journal alone. `remains(reader, …)` adds what has to be fetched from the members'
 folders. Both hold plain data that JSON can say (numbers may be NaN or infinite), so that a file can carry them, or a
 connection to a page that is open while the run goes on. Members are *columns*: one list an attribute, the member's id
 being the index; what the user named (hyperparameters, metrics) is a value in a list, never a key. Times are elapsed
@@ -14,6 +14,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from ..engine.tree import State
+from ..events import RunStatus
 from . import results
 from .importance import importances
 from .logs import curve, log_tail, traceback_of
@@ -36,21 +37,21 @@ KINDS, NAMED = 50, 20
 LOGS, CURVES, LOG, POINTS = 2_000_000, 120_000, 3000, 60
 
 
-def story(reading: RunReader, importance: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+def story(reader: RunReader, importance: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """The story of a run that was read with its history.
 
     importance: what `importance_of` has told before, which is most of the work, for who tells a run again and again.
     """
-    engine, s = reading.engine, reading.settings
-    usage = reading.usage.so_far()
-    elapsed = Elapsed(reading.history.sessions)
+    engine, s = reader.engine, reader.settings
+    usage = reader.usage.so_far()
+    elapsed = Elapsed(reader.history.sessions)
     best = engine.best
     return {
         "format": FORMAT,
         "run": {
-            "name": reading.folder.name,
-            "state": reading.state,
-            "reason": engine.ended.reason if engine.ended else reading.why_interrupted,
+            "name": reader.folder.name,
+            "state": reader.state,
+            "reason": reader.why_ended,
             "metric": s.score,
             "mode": s.mode,
             "population": s.population,
@@ -63,28 +64,28 @@ def story(reading: RunReader, importance: list[dict[str, Any]] | None = None) ->
             "seed": s.seed,
             "constants": s.space.constants,
             #: seconds since the epoch
-            "began": reading.history.sessions[0].begin if reading.history.sessions else None,
-            "told": reading.last.t if reading.last else None,
+            "began": reader.history.sessions[0].begin if reader.history.sessions else None,
+            "told": reader.last.t if reader.last else None,
         },
-        "summary": results.summary(engine, usage, run=reading.folder.name),
+        "summary": results.summary(engine, usage, run=reader.folder.name),
         "space": [{"name": name, **d} for name, d in s.space.to_json().items() if name in s.space],
-        "members": _members(reading, elapsed),
-        "metrics": metric_names(reading.history),
+        "members": _members(reader, elapsed),
+        "metrics": metric_names(reader.history),
         "best": {
-            "t": [elapsed.of(t) for t, _, _ in reading.history.best],
-            "interval": [count for _, count, _ in reading.history.best],
-            "member": [member for _, _, member in reading.history.best],
+            "t": [elapsed.of(t) for t, _, _ in reader.history.best],
+            "interval": [count for _, count, _ in reader.history.best],
+            "member": [member for _, _, member in reader.history.best],
         },
         "lineage": [m.id for m in best.ancestry] if best is not None else [],
         "timeline": timeline(usage.trail or (), elapsed, usage.slots),
-        "importance": importance_of(reading) if importance is None else importance,
-        "failures": failures(reading),
+        "importance": importance_of(reader) if importance is None else importance,
+        "failures": failures(reader),
     }
 
 
-def importance_of(reading: RunReader) -> list[dict[str, Any]]:
+def importance_of(reader: RunReader) -> list[dict[str, Any]]:
     """All generations together first, then one by one."""
-    generations = [g.members for g in reading.engine.tree.generations]
+    generations = [g.members for g in reader.engine.tree.generations]
     return [
         {
             "generation": i.generation,
@@ -93,18 +94,18 @@ def importance_of(reading: RunReader) -> list[dict[str, Any]]:
             "trends": i.trends,
             "parent": i.parent,
         }
-        for i in importances(generations, reading.engine.adoption.hull)
+        for i in importances(generations, reader.engine.adoption.hull)
     ]
 
 
-def _members(reading: RunReader, elapsed: Elapsed) -> dict[str, list[Any]]:
-    tree, space, history = reading.engine.tree, reading.settings.space, reading.history
+def _members(reader: RunReader, elapsed: Elapsed) -> dict[str, list[Any]]:
+    tree, space, history = reader.engine.tree, reader.settings.space, reader.history
     members = tree.members
     last: dict[int, Attempt] = {attempt.member: attempt for attempt in history.attempts}
     order = {member: place for place, member in enumerate(history.ended, 1)}
     ranks = {m.id: rank for g in tree.generations for rank, m in enumerate(g.ranking)}
-    running = reading.state == "running"
-    places = _places(reading)
+    running = reader.state == RunStatus.RUNNING
+    places = _places(reader)
     return {
         #: the last number of its path
         "index": [m.path[-1] for m in members],
@@ -139,11 +140,11 @@ def metric_names(history: History) -> list[str]:
     return list({name: None for _, metrics in sorted(history.metrics.items()) for name in metrics})
 
 
-def _places(reading: RunReader) -> dict[int, int]:
+def _places(reader: RunReader) -> dict[int, int]:
     """Each member's place in its generation: families stand where their parents do, the better sibling first."""
     places: dict[int, int] = {}
     share: dict[int, float] = {}  # the place as a share of the generation: a survivor's children are further down
-    for generation in reading.engine.tree.generations:
+    for generation in reader.engine.tree.generations:
         standing = sorted(
             generation.members,
             key=lambda m: (
@@ -159,15 +160,15 @@ def _places(reading: RunReader) -> dict[int, int]:
     return places
 
 
-def failures(reading: RunReader) -> dict[str, Any]:
+def failures(reader: RunReader) -> dict[str, Any]:
     """What went wrong, by kind: reasons that differ in numbers only are one kind; the most frequent first.
 
     Attempts that were lost are no fault of the member's. kind: "failed", "lost", or "no score" for a training that came
     to its end without a finite one.
     """
     kinds: defaultdict[tuple[str, str], list[Attempt]] = defaultdict(list)
-    members = reading.engine.tree.members
-    for attempt in reading.history.attempts:
+    members = reader.engine.tree.members
+    for attempt in reader.history.attempts:
         member = members[attempt.member]
         if attempt.how in ("failed", "lost"):
             kinds[attempt.how, re.sub(r"[0-9]+(\.[0-9]+)?", "#", attempt.reason)].append(attempt)
@@ -190,17 +191,17 @@ def failures(reading: RunReader) -> dict[str, Any]:
     }
 
 
-def remains(reading: RunReader, told: dict[str, Any]) -> dict[str, Any]:
+def remains(reader: RunReader, told: dict[str, Any]) -> dict[str, Any]:
     """What members left, the most interesting first for as long as there is room (LOGS, CURVES).
 
     logs: [member, end of its log]. curves: [member, values of the score it reported]. tracebacks: one for each of the
     story's kinds of failures, "" where there is none. Members' files are read; who has none is left out.
     """
-    folder, metric = reading.folder, reading.settings.score
+    folder, metric = reader.folder, reader.settings.score
     logs: list[tuple[int, str]] = []
     curves: list[tuple[int, list[float]]] = []
     characters, points = LOGS, CURVES
-    for id in _interesting(reading, told):
+    for id in _interesting(reader, told):
         place = folder.member(id)
         if characters > 0:
             text = log_tail(place.log, LOG)
@@ -226,9 +227,9 @@ def traceback(folder: RunFolder, kind: dict[str, Any]) -> str:
     return next((text for text in found if text), "")
 
 
-def _interesting(reading: RunReader, told: dict[str, Any]) -> Iterable[int]:
+def _interesting(reader: RunReader, told: dict[str, Any]) -> Iterable[int]:
     """All members, once: the winning lineage, who failed, then the best of all generations, rank by rank."""
-    members = reading.engine.tree.members
+    members = reader.engine.tree.members
     ranked = sorted(
         (m for m in members if m.state is State.FINISHED), key=lambda m: (told["members"]["rank"][m.id], m.id)
     )

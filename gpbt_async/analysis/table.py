@@ -32,15 +32,15 @@ FORMATS = ("csv", "parquet", "json")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def table(reading: RunReader) -> dict[str, list[Any]]:
-    """The columns by name, all of the same length: a member's id is its row. The reading must have its history.
+def table(reader: RunReader) -> dict[str, list[Any]]:
+    """The columns by name, all of the same length: a member's id is its row. The reader must have its history.
 
     score, rank (from 1, among the finished of its generation): None until there is one. seconds: in `train`, of the
     attempt that counts. started, entered, trained, published: of the last attempt, in seconds since the epoch.
     """
-    tree = reading.engine.tree
+    tree = reader.engine.tree
     members = tree.members
-    last: dict[int, Attempt] = {attempt.member: attempt for attempt in reading.history.attempts}
+    last: dict[int, Attempt] = {attempt.member: attempt for attempt in reader.history.attempts}
     ranks = {m.id: rank for g in tree.generations for rank, m in enumerate(g.ranking, 1)}
     of = [last.get(m.id) for m in members]
     columns: dict[str, list[Any]] = {
@@ -54,7 +54,7 @@ def table(reading: RunReader) -> dict[str, list[Any]]:
         "seed": [m.seed for m in members],
         "seconds": [m.seconds if m.state.settled else None for m in members],
         "slot": [a.slot if a else None for a in of],
-        "issued": [issue.t for issue in reading.history.issues],
+        "issued": [issue.t for issue in reader.history.issues],
         "started": [a.started if a else None for a in of],
         "entered": [a.entered if a else None for a in of],
         "trained": [a.left if a else None for a in of],
@@ -64,23 +64,23 @@ def table(reading: RunReader) -> dict[str, list[Any]]:
         "losses": [m.lost_attempts for m in members],
         "reason": [m.reason or None for m in members],
     }
-    columns |= {f"config.{name}": [m.config[name] for m in members] for name in reading.settings.space.names}
-    told = [reading.history.metrics.get(m.id, {}) for m in members]
+    columns |= {f"config.{name}": [m.config[name] for m in members] for name in reader.settings.space.names}
+    told = [reader.history.metrics.get(m.id, {}) for m in members]
     reported = dict.fromkeys(name for metrics in told for name in metrics)
     return columns | {f"metric.{name}": [metrics.get(name) for metrics in told] for name in reported}
 
 
-def export(reading: RunReader, format: str) -> bytes:
+def export(reader: RunReader, format: str) -> bytes:
     """The table as a file of that format. Raises GPBTError without the extra that parquet needs."""
-    columns = table(reading)
+    columns = table(reader)
     if format == "parquet":
         return _parquet(columns)
     return (_csv if format == "csv" else _json)(columns).encode(errors="surrogatepass")
 
 
-def write(reading: RunReader, format: str, target: Path) -> None:
+def write(reader: RunReader, format: str, target: Path) -> None:
     """The same into a file, whole or not at all. Raises FolderError when it cannot be written."""
-    data = export(reading, format)
+    data = export(reader, format)
     with explained("cannot write", target), replacing(target) as beside:
         beside.write_bytes(data)
 

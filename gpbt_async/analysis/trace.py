@@ -33,32 +33,32 @@ SLOTS, SEARCHER, CHECKPOINTS, SCORE = 1, 2, 3, 4
 _NAMES = {SLOTS: "slots", SEARCHER: "searcher", CHECKPOINTS: "checkpoints", SCORE: "best score"}
 
 
-def write(reading: RunReader, target: Path) -> None:
+def write(reader: RunReader, target: Path) -> None:
     """Write the trace of a run that was read with its history, whole or not at all. Raises FolderError."""
-    text = json.dumps(spelled(trace(reading)), allow_nan=False, separators=(",", ":"))
+    text = json.dumps(spelled(trace(reader)), allow_nan=False, separators=(",", ":"))
     with explained("cannot write the trace", target), replacing(target) as beside:
         beside.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
-def trace(reading: RunReader) -> dict[str, Any]:
+def trace(reader: RunReader) -> dict[str, Any]:
     """{traceEvents, displayTimeUnit, otherData}: what names the rows first, then everything in the order of time."""
-    told = _Trace(reading)
+    told = _Trace(reader)
     found = [*told.attempts(), *told.idle(), *told.asks(), *told.publishing(), *told.best(), *told.sessions()]
     return {
         "traceEvents": [*told.names(), *sorted(found, key=lambda event: event["ts"])],
         "displayTimeUnit": "ms",
         "otherData": {
-            "run": reading.folder.name,
-            "state": reading.state,
-            "began": reading.history.sessions[0].begin if reading.history.sessions else None,
+            "run": reader.folder.name,
+            "state": reader.state,
+            "began": reader.history.sessions[0].begin if reader.history.sessions else None,
         },
     }
 
 
 class _Trace:
-    def __init__(self, reading: RunReader) -> None:
-        self._reading, self._history = reading, reading.history
-        self._usage = reading.usage.so_far()
+    def __init__(self, reader: RunReader) -> None:
+        self._reader, self._history = reader, reader.history
+        self._usage = reader.usage.so_far()
         self._elapsed = Elapsed(self._history.sessions)
         self._begins = [session.begin for session in self._history.sessions]
         self._rows: dict[int, int] = {SLOTS: self._usage.slots}
@@ -86,7 +86,7 @@ class _Trace:
         By members' own clocks, held to what is certain: each after the one before it in its slot, and after its parent,
         even if nothing of it is left.
         """
-        tree = self._reading.engine.tree
+        tree = self._reader.engine.tree
         for number, attempt in enumerate(self._history.attempts, 1):
             member, row = tree.members[attempt.member], attempt.slot + 1
             if attempt.entered is None:
@@ -113,7 +113,7 @@ class _Trace:
         return self._history.sessions[bisect_right(self._begins, t) - 1].end
 
     def _attempt(self, attempt: Attempt) -> dict[str, Any]:
-        member = self._reading.engine.tree.members[attempt.member]
+        member = self._reader.engine.tree.members[attempt.member]
         last = attempt.number == member.attempt
         return {
             "member": member.id,
@@ -149,7 +149,7 @@ class _Trace:
 
     def asks(self) -> Iterator[dict[str, Any]]:
         """From the fact after which the engine asked to the answer."""
-        times = self._reading.times
+        times = self._reader.times
         found = [
             (times[fact.asked - 1], fact.t, f"config of {fact.path}", {"path": fact.path, "generation": fact.generation,
              "config": fact.config})
@@ -182,7 +182,7 @@ class _Trace:
         self._rows[pid] = rows
 
     def best(self) -> Iterator[dict[str, Any]]:
-        members, metric = self._reading.engine.tree.members, self._reading.settings.score
+        members, metric = self._reader.engine.tree.members, self._reader.settings.score
         for t, _, id in self._history.best:
             args = {metric: members[id].score}
             yield {"name": f"best {metric}", "ph": "C", "ts": self._us(t), "pid": SCORE, "tid": 1, "args": args}

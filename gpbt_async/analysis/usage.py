@@ -1,18 +1,15 @@
-"""Where the slots' time went: a fold of the journal's facts, alive or afterwards.
+"""Where the slots' time went: a fold of the journal's facts, during the run or afterwards.
 
 Every slot is at every moment in one state: inside `train` (busy), or idle for one cause. Pure: `fold` takes a fact
-just after the engine has handled it, and the engine, which alone knows why a free slot stays free. So the same code
-accounts a run as it goes, after a resume, and from the journal of a run that crashed.
+just after the engine has handled it, and asks the engine why a free slot stays free. So the same code accounts for a
+run as it goes, after a resume, and from the journal of a run that crashed.
 
-Times count from the first `train` entered to the last `train` returned of each session (a session begins with
-Opened; the hours between a crash and its resume are nobody's idle time). Within that window, by construction,
-busy + idle of all causes = slots · wall.
+Times count from the first `train` entered to the last `train` returned of each session. (A session begins with Opened;
+the hours between a crash and its resume are no idle time.) Within that window, by construction, busy + idle of all
+causes = slots · wall.
 
-What each slot did, moment by moment, on a clock that stands still between the sessions of a run.
-
-Pure: takes the spans that the account of the slots' time added up (usage.Usage.trail) and says them in *elapsed*
-seconds: since the run began, the time between a session's end and the next one's beginning left out. So busy and idle
-seconds here are those of the summary, span by span.
+`timeline` shows the same spans, slot by slot, in *elapsed* seconds: since the run began, without the time between
+sessions. Its busy and idle seconds are those of the summary, span by span.
 """
 
 from __future__ import annotations
@@ -24,10 +21,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import events
-from ..errors import JournalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ..engine.engine import Engine
     from ..events import Fact
@@ -221,20 +217,6 @@ class Usage:
             begins, idle = "paused", "no_work" if cause == "no_work" else "paused"
         for place, index in enumerate(free):
             self._set(index, "device" if place >= usable else begins if place < starting else idle, t)
-
-
-def replay(facts: Iterable[Fact], engine: Engine, usage: Usage, journal: object) -> Iterator[Fact]:
-    """Hand a journal's facts to the engine and the account again; yields each when that is done.
-
-    Raises JournalError, naming `journal`, at a fact that cannot follow from those before it.
-    """
-    for fact in facts:
-        try:
-            engine.handle(fact)
-        except JournalError as error:
-            raise JournalError(f"{journal}: {error}") from None
-        usage.fold(fact, engine)
-        yield fact
 
 
 #: into so many equal parts a run's time is cut, to say how its slots were used all in all

@@ -50,6 +50,13 @@ def among(*words: str) -> Callable[[str], list[str]]:
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
+def searchers(incomplete: str) -> list[str]:
+    """The names of our searchers."""
+    from ..experiment import SEARCHERS
+
+    return [name for name in SEARCHERS if name.startswith(incomplete)]
+
+
 def files(incomplete: str) -> list[str]:
     """Offers nothing: the shell completes files."""
     return []

@@ -14,8 +14,10 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ..analysis.logs import notes
+from ..analysis.reader import RunReader
 from ..analysis.results import compared
 from ..errors import GPBTError, PreflightError, RunFailed
+from ..events import RunStatus
 from ..processes import linux
 from ..ui.attached import Attached
 from ..ui.summaries import replay_text
@@ -102,8 +104,8 @@ def _explain(error: GPBTError, entered: bool, shown: bool) -> int:
     return 1 if entered or isinstance(error, RunFailed) else 2
 
 
-def _status(how: str | None) -> int:
-    return {"finished": 0, "failed": 1}.get(how or "", 130)
+def _status(how: RunStatus | None) -> int:
+    return 0 if how == RunStatus.FINISHED else 1 if how == RunStatus.FAILED else 130
 
 
 @contextlib.contextmanager
@@ -136,10 +138,9 @@ async def attended(folder: RunFolder, quiet: bool) -> int:
 def paused(folder: RunFolder) -> bool:
     """Is it running, and paused by a person? False if it cannot be read."""
     try:
-        run = Attached(folder)
+        return RunReader(folder).paused_by_hand
     except GPBTError:
         return False
-    return run.how is None and bool(run.usage.by_hand)
 
 
 def foreground(work: Coroutine[Any, Any, T]) -> T:

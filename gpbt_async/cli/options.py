@@ -19,7 +19,7 @@ import typer
 
 from ..declaration.options import RunOptions
 from ..errors import ExperimentError
-from .completion import among, files, runs
+from .completion import among, files, runs, searchers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -125,7 +125,7 @@ CHANGES: dict[str, Any] = {
     "searcher": _maybe(
         str,
         "How configs are chosen: local | tpe | kin | perturb | random | optuna:SAMPLER | module:Name.",
-        autocompletion=among("local", "tpe", "kin", "perturb", "random", "optuna:"),
+        autocompletion=searchers,
     ),
     "history": _maybe(
         str,

@@ -170,5 +170,5 @@ def lineage(
     from ..ui.summaries import descent_text
 
     history = reader.RunReader(reader.open_run(run, runs), history=True)
-    began = history.history.sessions[0].begin
-    emit(descent(history, wanted(history, member)), lambda ancestors: descent_text(ancestors, began), as_json)
+    ancestry = descent(history, wanted(history, member))
+    emit(ancestry, lambda ancestry: descent_text(ancestry, history.history.sessions[0].begin), as_json)

@@ -15,7 +15,7 @@ import typer
 
 from ..errors import FolderError
 from .options import TRACKERS, AnyRun, Json, Quiet, RunName, Runs
-from .output import emit, say
+from .output import emit, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,16 +37,19 @@ def status(run: AnyRun = None, runs: Runs = Path("runs"), as_json: Json = False)
       gpbt-async status train-1
       gpbt-async status train-1 --json | jq .score
     """
-    from ..analysis import reader
+    from ..analysis.reader import open_run
+    from ..analysis.status import brief, detail
     from ..storage.folder import runs as folders
     from ..ui import summaries
 
     if run is not None:
-        emit(reader.detail(reader.open_run(run, runs)), summaries.detail_text, as_json)
+        emit(detail(open_run(run, runs)), summaries.detail_text, as_json)
         return
-    states = [reader.brief(folder) for folder in folders(runs)]
-    if states or as_json:
-        emit(states, summaries.brief_text, as_json)
+    lines = [brief(folder) for folder in folders(runs)]
+    if as_json:
+        print_json([line.to_json() for line in lines])
+    elif lines:
+        print(summaries.brief_text(lines))
     else:
         print(f"no runs under {runs}", file=sys.stderr)
 

@@ -15,7 +15,7 @@ import errno
 import os
 import re
 
-from ..processes.remedies import _PASSES, DISK, ELSEWHERE, LASTING, LONGEST, PASSING, UNKNOWN_DISK, lasting, remedy_for
+from ..processes.remedies import DISK, ELSEWHERE, LASTING, LONGEST, PASSES, PASSING, UNKNOWN_DISK, lasting, remedy_for
 from ..storage import filesystems
 from ..storage.filesystems import elsewhere
 from . import hydra, telemetry
@@ -90,7 +90,7 @@ def _passes(error: BaseException) -> bool:
     kinds = [kind for kind in type(error).__mro__ if kind.__module__ != "builtins"]
     if any(kind.__module__.partition(".")[0] in _PACKAGES or _CLASSES.search(kind.__name__) for kind in kinds):
         return True
-    return _PASSES.search(filesystems.said(error)) is not None
+    return PASSES.search(filesystems.said(error)) is not None
 
 
 def remedy(error: BaseException, checkpoint: str = "", parent: str | None = None) -> str:

@@ -11,7 +11,7 @@ glibc nor Python does. A process that does nothing else in all of its threads, l
 change what it looks at. Each such thread must have run between two looks: one that has not is asleep until its limit
 is over, which proves nothing. This is the weaker proof: a member whose threads only ask for the state of a file between
 such waits looks the same. On musl every wait with a limit is a relative one, so there none counts as looking again.
-A member that spins instead (OMP_WAIT_POLICY=active) cannot be told from one that works.
+A member that spins instead (OMP_WAIT_POLICY=active) looks like one that works.
 
 This module only reads /proc, with a timer for each forked member, which reads nothing while messages come.
 """

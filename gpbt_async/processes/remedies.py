@@ -110,7 +110,7 @@ TABLE: tuple[tuple[re.Pattern[str], str], ...] = (
 )  # fmt: skip
 
 #: texts of errors that come and go, of any class
-_PASSES = re.compile(
+PASSES = re.compile(
     r"CUDA|CUDNN|CUBLAS|NCCL|\bHIP\b|out of memory|allocate memory|shared memory|DataLoader worker|timed? ?out|"
     r"connection|Too many open files|temporar|Broken pipe|is locked|server error|rate limit|\bHTTP|"
     r"unable to (open|mmap|write)|inline_container|PytorchStream|iostream|requested and \d+ written",

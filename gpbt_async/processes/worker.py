@@ -21,7 +21,7 @@ import os
 import signal
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import Advice
 from . import linux, wire
@@ -40,6 +40,10 @@ LINGER = 600.0
 UNEASY = 10.0
 #: seconds the kernel may take to kill a process after SIGKILL
 DEADLINE = 5.0
+
+
+#: what iterating over a worker gives
+Heard: TypeAlias = "wire.Message | Advice"
 
 
 class Worker:
@@ -91,7 +95,7 @@ class Worker:
         self._grace = grace
         self._warn = warn
         self._lines = wire.Lines()
-        self._messages: deque[wire.Message | Advice] = deque()
+        self._messages: deque[Heard] = deque()
         if sock is not None:
             sock.setblocking(False)
             self._loop.add_reader(sock, self._read)
@@ -229,7 +233,7 @@ class Worker:
                 self.on_life()
             self._push(message)
 
-    def _push(self, message: wire.Message | Advice) -> None:
+    def _push(self, message: Heard) -> None:
         self._messages.append(message)
         self._wake()
 
@@ -261,7 +265,7 @@ class Worker:
     def __aiter__(self) -> Worker:
         return self
 
-    async def __anext__(self) -> wire.Message | Advice:
+    async def __anext__(self) -> Heard:
         while not self._messages:
             if self._over:
                 if self.dead:

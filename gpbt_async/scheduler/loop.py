@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..engine.tree import Node
     from ..events import Command, Event, Fact
     from ..findings import Finding
-    from ..processes.worker import Worker
+    from ..processes.worker import Heard, Worker
     from ..storage.checkpoints import CheckpointStore
     from ..storage.gpu_report import DeviceStatus
     from .clock import Clock
@@ -304,7 +304,7 @@ class Scheduler:
         del self._workers[member.id]
         return session, worker
 
-    def _heard(self, session: MemberSession, message: wire.Message | Advice, judged: bool) -> None:
+    def _heard(self, session: MemberSession, message: Heard, judged: bool) -> None:
         """The facts that follow from a message. judged: whether the first score waits for a verdict."""
         member, attempt = session.member, session.attempt
         match message:

@@ -22,10 +22,10 @@ from .clock import Deadlines
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..errors import Advice
     from ..events import Failed, Lost, StoppedEarly, Trained
     from ..experiment import Settings
     from ..processes.outcome import Outcome
+    from ..processes.worker import Heard
 
 
 class MemberSession:
@@ -54,7 +54,7 @@ class MemberSession:
         """The deadline it missed, as a reason; empty if it missed none."""
         return self._deadlines.overdue
 
-    def hear(self, message: wire.Message | Advice) -> None:
+    def hear(self, message: Heard) -> None:
         match message:
             case wire.Enter(at):
                 self.entered = at

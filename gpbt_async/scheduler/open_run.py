@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..engine.tree import State
 
 if TYPE_CHECKING:
+    from ..analysis.replay import Replay
     from ..analysis.usage import Usage
     from ..devices.slots import Pool
     from ..engine.engine import Engine
@@ -36,10 +37,17 @@ class RunState:
     folder: RunFolder
     record: RunConfig
     journal: Journal
-    engine: Engine
-    usage: Usage
+    replay: Replay
     disk: Disk
     closed: bool = False
+
+    @property
+    def engine(self) -> Engine:
+        return self.replay.engine
+
+    @property
+    def usage(self) -> Usage:
+        return self.replay.usage
 
     @property
     def settings(self) -> Settings:
@@ -49,8 +57,7 @@ class RunState:
     def apply(self, fact: Fact) -> list[Command]:
         """Append the fact to the journal, and account for it; the commands that follow from it."""
         self.journal.append(fact)
-        commands = self.engine.handle(fact)
-        self.usage.fold(fact, self.engine)
+        commands = self.replay.apply(fact)
         self.disk.fold(fact)
         return commands
 

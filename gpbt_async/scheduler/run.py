@@ -22,6 +22,7 @@ from ..analysis.logs import failure
 from ..declaration import standalone
 from ..declaration.options import RunOptions
 from ..errors import FolderError, GPBTError, first
+from ..events import RunStatus
 from ..experiment import silenced
 from ..preflight.checks import finding_of
 from ..storage.checkpoints import CheckpointStore
@@ -81,8 +82,8 @@ class Run:
     `wait` and on leaving when it was started and failed.
     """
 
-    #: "finished", "failed" or "interrupted", once over; None while it runs
-    how: str | None = None
+    #: finished, failed or interrupted, once over; None while it runs
+    how: RunStatus | None = None
     _state: RunState | None = None
     _open: OpenRun | None = None
     _scheduler: Scheduler | None = None
@@ -307,14 +308,14 @@ class Run:
         opened = events.Opened(t=self._clock.now(), slots=slots, version=VERSION, pid=pid, retry=self._retry)
         try:
             reason = await scheduler.run(opened)
-            self.how = "interrupted" if reason is None else "failed" if reason else "finished"
+            self.how = RunStatus.without_process(None if reason is None else events.Finish(reason))
             await self._close(run.state, reason or "")
-            if self.how == "failed":
+            if self.how == RunStatus.FAILED:
                 raise failure(self.engine, self.folder)
         except BaseExceptionGroup as group:
             # whatever it was, a bug of gpbt-async included: the run is closed in its journal, and can be resumed
             error = FolderError(astray) if (astray := self.folder.astray()) else first(group)  # it tripped over that
-            self.how = "interrupted"
+            self.how = RunStatus.INTERRUPTED
             with contextlib.suppress(GPBTError):  # the first error is the one to raise
                 await self._close(run.state, str(error or group))
             raise error or group from None
@@ -330,7 +331,7 @@ class Run:
         """The run had ended. If it was killed before it could tidy up, do it now; it takes no process."""
         ended = state.engine.ended
         assert ended is not None
-        self.how = "failed" if ended.reason else "finished"
+        self.how = RunStatus.without_process(ended)
         store = CheckpointStore()
         try:
             store.sweep(self.folder.members, set())
@@ -353,19 +354,19 @@ class Run:
 
     async def _close(self, state: RunState, reason: str) -> None:
         """Write down the run's results, so far or for good, and close it in its journal."""
-        self.how = self.how or "interrupted"
-        if self.how != "interrupted":
+        self.how = self.how or RunStatus.INTERRUPTED
+        if self.how != RunStatus.INTERRUPTED:
             try:
                 await self._write_results()  # before the fact that says so
             except GPBTError:
-                self.how = "interrupted"
+                self.how = RunStatus.INTERRUPTED
                 raise
         measures = results.measures(self.engine)
         closed = events.Closed(t=self._clock.now(), how=self.how, reason=reason, measures=measures)  # type: ignore[arg-type]
         state.apply(closed)
         self._tell(closed)
         await state.journal.durable()
-        if self.how == "interrupted":
+        if self.how == RunStatus.INTERRUPTED:
             await self._write_results()
 
     async def _write_results(self) -> None:
@@ -382,8 +383,8 @@ class Run:
             except FolderError as error:
                 if not is_full(error):
                     raise
-                if self._stopping or self.how == "interrupted":
-                    self.how = "interrupted"  # a resume writes them
+                if self._stopping or self.how == RunStatus.INTERRUPTED:
+                    self.how = RunStatus.INTERRUPTED  # a resume writes them
                     return
                 self.warn(f"{error}: waiting for room")
             await asyncio.sleep(PERIOD)

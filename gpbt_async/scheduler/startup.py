@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__ as VERSION
 from .. import events
-from ..analysis.usage import Usage, replay
+from ..analysis.replay import Replay
 from ..declaration.address import find
 from ..devices.discovery import discover
 from ..devices.request import DeviceRequest, check_options, member_needs
 from ..devices.slots import usable_cores
-from ..engine.engine import Engine
 from ..engine.tree import State
 from ..errors import ExperimentError, FolderError, ScriptError
 from ..experiment import Experiment, Settings
@@ -124,8 +123,7 @@ class Startup:
             folder=folder,
             record=record,
             journal=_journal(folder, stack),
-            engine=Engine(settings),
-            usage=Usage(),
+            replay=Replay(settings),
             disk=Disk(folder.path, record.options.disk_bytes, folder.logs),
         )
         tracking.open(launcher.spawn_helper, folder, record.import_path)
@@ -207,19 +205,17 @@ class Startup:
     def _read_back(self, folder: RunFolder, record: RunConfig, stack: AsyncExitStack) -> RunState:
         """What the run was, and how far it came, by its journal."""
         assert record.settings is not None
-        journal, engine, usage = _journal(folder, stack), Engine(record.settings), Usage()
+        journal, replay = _journal(folder, stack), Replay(record.settings)
         disk, closed = Disk(folder.path, record.options.disk_bytes, folder.logs), False
         facts = journal.replay()
         if not facts and (members := folder.count_members()):
             raise folder.emptied(members)
-        for fact in replay(facts, engine, usage, folder.journal):
+        for fact in replay.read(facts, folder.journal):
             disk.fold(fact)
-            closed = isinstance(fact, events.Closed) and fact.how != "interrupted"
-        if engine.best is not None:
-            folder.point_best(engine.best.id)  # a scheduler may have been killed between the fact and the link
-        return RunState(
-            folder=folder, record=record, journal=journal, engine=engine, usage=usage, disk=disk, closed=closed
-        )
+            closed = isinstance(fact, events.Closed) and fact.how != events.RunStatus.INTERRUPTED.value
+        if (best := replay.engine.best) is not None:
+            folder.point_best(best.id)  # a scheduler may have been killed between the fact and the link
+        return RunState(folder=folder, record=record, journal=journal, replay=replay, disk=disk, closed=closed)
 
     def _reopens(self, state: RunState) -> bool:
         """Does a run that has ended go on, because its failed members are to be tried again?"""

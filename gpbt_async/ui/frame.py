@@ -75,7 +75,7 @@ class RunView(Protocol):
     """What the view reads of a Run."""
 
     warnings: list[str]
-    how: str | None
+    how: events.RunStatus | None
 
     @property
     def settings(self) -> Settings: ...

@@ -21,13 +21,16 @@ import asyncio
 import json
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.logs import latest
-from ..analysis.reader import RunReader, brief, present
+from ..analysis.reader import RunReader
+from ..analysis.status import brief, present
 from ..analysis.story import importance_of, story, traceback
 from ..engine.tree import State
 from ..errors import FolderError
+from ..events import RunStatus
 from ..storage.files import spelled
 from ..storage.folder import RunFolder, is_run
 from ..storage.folder import runs as runs_in
@@ -152,7 +155,7 @@ class FollowedRun(Followed):
         state = reader.state
         old = self.latest
         if news or old is None or "run" not in old or old["run"]["state"] != state:
-            if self._importance is None or state != "running":
+            if self._importance is None or state != RunStatus.RUNNING:
                 self._weigh(reader)
             else:
                 self._outdated = True
@@ -190,26 +193,26 @@ class FollowedRun(Followed):
 
 def _around(reader: RunReader) -> dict[str, Any]:
     """The run's present activity, as plain data that does not age: times in seconds since the epoch."""
-    status, metric = present(reader), reader.settings.score
+    activity, metric = present(reader), reader.settings.score
     training = [
         {
-            "slot": t["slot"],
-            "member": t["member"],
-            "attempt": t["attempt"],
-            "since": None if t["seconds"] is None else round(reader.entered[t["member"]], 3),
-            "score": latest(reader.folder.member(t["member"]).metrics, metric),
+            "slot": row.slot,
+            "member": row.member,
+            "attempt": row.attempt,
+            "since": None if row.seconds is None else round(reader.entered[row.member], 3),
+            "score": latest(reader.folder.member(row.member).metrics, metric),
         }
-        for t in status["training"]
+        for row in activity.training
     ]
-    del status["free_because"]  # free_until says it better
+    shown = replace(activity, training=[], waiting=activity.waiting[:WAITING]).to_json()
+    del shown["free_because"]  # free_until says it better
     return {
-        **status,
-        "to_retry": len(status["to_retry"]),
+        **shown,
+        "to_retry": len(activity.to_retry),
         "training": sorted(training, key=lambda t: t["slot"]),
-        "waiting": status["waiting"][:WAITING],
-        "waiting_count": len(status["waiting"]),
+        "waiting_count": len(activity.waiting),
         "paused": reader.why_paused,
-        "paused_by_hand": bool(reader.why_paused and reader.usage.by_hand),
+        "paused_by_hand": reader.paused_by_hand,
         "typed": reader.folder.typed,
     }
 
@@ -217,7 +220,7 @@ def _around(reader: RunReader) -> dict[str, Any]:
 class FollowedFolder(Followed):
     """All runs in a folder, or the run that it is itself.
 
-    latest: {"runs": a line each (reader.brief), "path"}; a run that is not read yet has no "state".
+    latest: {"runs": a line each (status.RunLine), "path"}; a run that is not read yet has no "state".
     """
 
     def __init__(self, path: Path) -> None:
@@ -254,10 +257,10 @@ class FollowedFolder(Followed):
             else:
                 reader.more()
         except (FolderError, KeyError, TypeError, ValueError):
-            return brief(folder)  # which says what is wrong
+            return brief(folder).to_json()  # which says what is wrong
         if mark[-1]:
             self._readers[folder.name] = mark[:2], reader
-        return brief(folder, reader)
+        return brief(folder, reader).to_json()
 
 
 def runs_at(path: Path) -> list[RunFolder]:

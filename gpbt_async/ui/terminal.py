@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 from .. import events
 from ..engine.tree import State
+from ..events import RunStatus
 from ..formatting import clean, config_text, counted, duration, near, number, percent, score_text
 from ..preflight.failures import many
 from .frame import ViewState, frame
@@ -286,7 +287,7 @@ class Plain:
     def close(self) -> None:
         lines = [unstyled(line) for line in closing(self._view)]
         if self._quiet:
-            lines = lines[:1] if self._view.run.how != "finished" else []
+            lines = lines[:1] if self._view.run.how != RunStatus.FINISHED else []
         self._lines += lines
         self._flush(wait=True)
 
@@ -322,7 +323,7 @@ def closing(view: ViewState) -> list[Line]:
     """The last lines of every view: how the run ended, its best member, and where its time went."""
     run, total = view.run, view.run.summary()
     # the reason of a run that failed says what GPBT011 says
-    findings = [f for f in total["findings"] if run.how != "failed" or f["code"] != "GPBT011"]
+    findings = [f for f in total["findings"] if run.how != RunStatus.FAILED or f["code"] != "GPBT011"]
     lines: list[Line] = [_end(view, len(findings))]
     best, offered = run.engine.best, total["busy_s"] + sum(total["idle_s"].values())
     rows: list[tuple[str, str, str]] = []
@@ -354,14 +355,18 @@ def closing(view: ViewState) -> list[Line]:
 def _end(view: ViewState, findings: int) -> Line:
     """How the run ended and why. findings: how many the pre-flight has that the line does not say."""
     run = view.run
-    ended = {"finished": "has finished", "failed": "has failed", "interrupted": "was interrupted"}
-    reason = f": {view.reason}" if view.reason and run.how != "finished" else ""
-    if run.how == "finished" and findings:
+    ended = {
+        RunStatus.FINISHED: "has finished",
+        RunStatus.FAILED: "has failed",
+        RunStatus.INTERRUPTED: "was interrupted",
+    }
+    reason = f": {view.reason}" if view.reason and run.how != RunStatus.FINISHED else ""
+    if run.how == RunStatus.FINISHED and findings:
         failed = [f"{len(f.members)} of {f.size} members of generation {f.generation}" for f in many(run.engine)]
         pre_flight = f"the pre-flight has {counted(findings, 'finding')}"
         reason = f", but {failed[0]} failed and {pre_flight}" if failed else f", but {pre_flight}"
-    style = "bold red" if run.how != "finished" else "bold yellow" if findings else "bold green"
-    line = [(f"{run.name} {ended.get(run.how or '', 'has ended unexpectedly')}{reason}", style)]
-    if run.how not in ("finished", "failed") and not run.folder.astray():
+    style = "bold red" if run.how != RunStatus.FINISHED else "bold yellow" if findings else "bold green"
+    line = [(f"{run.name} {ended.get(run.how or RunStatus.RUNNING, 'has ended unexpectedly')}{reason}", style)]
+    if run.how not in (RunStatus.FINISHED, RunStatus.FAILED) and not run.folder.astray():
         line.append((f"; to go on: gpbt-async resume {run.folder.typed}", ""))
     return line

@@ -570,14 +570,14 @@ experiment = gpbt.Experiment(
 
 @pytest.mark.usefixtures("pool")
 def test_a_run_goes_on_without_forks(tmp_path: Path) -> None:
-    """Even where they were insisted on, which its record says: the attempts are lost, none has failed."""
+    """Even if the user insists on forks, which experiment.json keeps: the attempts are lost, none has failed."""
     write(tmp_path, NATIVE + RUN)
     out = launched(tmp_path, "--start", "zygote")
     assert "--start zygote insists on forks: move this line into the training function: mine.py:5: pool.start()" in out
     assert out.count("members start as fresh processes from now on") == 1
     assert "2 finished, 2 lost" in out
     record = tmp_path / "runs" / "mine-1" / "experiment.json"
-    assert json.loads(record.read_text())["start"] == "zygote"
+    assert json.loads(record.read_text())["options"].get("start") == "zygote"
 
 
 @pytest.mark.usefixtures("pool")
@@ -586,7 +586,7 @@ def test_a_run_with_the_default_start_is_resumed_with_it(tmp_path: Path) -> None
     out = launched(tmp_path)
     assert "so members start as fresh processes" in out
     assert "2 finished\n" in out
-    assert json.loads((tmp_path / "runs" / "mine-1" / "experiment.json").read_text())["start"] is None
+    assert json.loads((tmp_path / "runs" / "mine-1" / "experiment.json").read_text())["options"].get("start") is None
 
 
 def launched(folder: Path, *options: str) -> str:

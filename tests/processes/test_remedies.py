@@ -19,6 +19,7 @@ from gpbt_async.member.failure import described, diagnosed, fault, remedy
 from gpbt_async.processes import remedies
 from gpbt_async.processes.outcome import Outcome, reason
 from gpbt_async.processes.remedies import LASTING, PASSING, remedy_for, same
+from gpbt_async.processes.wire import Exit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,14 +149,14 @@ def test_any_exception_fits_on_one_line() -> None:
 
 
 def test_a_reason_is_one_line_with_its_remedy_behind_it() -> None:
-    text = reason(Outcome("raised", 0.0, f"RuntimeError: {MISMATCH}", "mine.py:5 in train", remedy="take it\nout"))
+    text = reason(Outcome(Exit.RAISED, 0.0, f"RuntimeError: {MISMATCH}", "mine.py:5 in train", remedy="take it\nout"))
     assert "\n" not in text
     assert parts(text)[0].endswith("(mine.py:5 in train)")
     assert parts(text)[1] == "take it out"
     assert parts("boom") == ("boom", "")
-    assert "dmesg" in parts(reason(Outcome("died", 0.0, "killed by SIGKILL", status=-9)))[1]
-    assert parts(reason(Outcome("died", 0.0, "exit status 3", status=3)))[1] == ""
-    assert len(reason(Outcome("raised", 0.0, "x" * 9000, remedy="y" * 900))) <= 2 * LONGEST + 50
+    assert "dmesg" in parts(reason(Outcome(Exit.DIED, 0.0, "killed by SIGKILL", status=-9)))[1]
+    assert parts(reason(Outcome(Exit.DIED, 0.0, "exit status 3", status=3)))[1] == ""
+    assert len(reason(Outcome(Exit.RAISED, 0.0, "x" * 9000, remedy="y" * 900))) <= 2 * LONGEST + 50
 
 
 def test_the_same_failure_twice_is_known_by_its_words() -> None:

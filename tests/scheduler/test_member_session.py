@@ -11,11 +11,16 @@ from engine_driver import settings
 
 from gpbt_async import events
 from gpbt_async.processes import wire
-from gpbt_async.processes.worker import Outcome
+from gpbt_async.processes.outcome import Outcome
+from gpbt_async.processes.wire import Exit
 from gpbt_async.scheduler.member_session import MemberSession
 
-RETURNED, STOPPED, LOST = Outcome("returned", 9.0), Outcome("stopped", 9.0), Outcome("lost", 9.0, "the zygote died")
-RAISED = Outcome("raised", 9.0, "ValueError: no", "train.py:3")
+RETURNED, STOPPED, LOST = (
+    Outcome(Exit.RETURNED, 9.0),
+    Outcome(Exit.STOPPED, 9.0),
+    Outcome(Exit.LOST, 9.0, "the zygote died"),
+)
+RAISED = Outcome(Exit.RAISED, 9.0, "ValueError: no", "train.py:3")
 
 
 def session(*messages: wire.Message, **changes: Any) -> MemberSession:
@@ -31,7 +36,7 @@ async def test_it_keeps_the_last_value_of_each_metric_and_counts_scores() -> Non
         wire.Report({"loss": 3, "acc": 0.5}, 5.0),
         wire.Report({"lr": 0.1}, 6.0),
         wire.Report({"loss": 10**400}, 7.0),
-        wire.End("returned", 8.0),
+        wire.End(wire.Exit.RETURNED, 8.0),
     )
     assert heard.metrics == {"loss": float("inf"), "acc": 0.5, "lr": 0.1}
     assert (heard.report, heard.scores, heard.entered) == ({"loss": float("inf")}, 2, 4.0)
@@ -56,7 +61,7 @@ async def test_a_member_that_never_entered_train_has_trained_no_seconds() -> Non
         (RAISED, "the disk is full", events.Lost, "the disk is full"),
         (LOST, "", events.Lost, "the zygote died"),
         (
-            dataclasses.replace(RAISED, how="died", error="exit status 3"),
+            dataclasses.replace(RAISED, how=Exit.DIED, error="exit status 3"),
             "",
             events.Failed,
             "exit status 3 (train.py:3)",

@@ -18,6 +18,7 @@ from gpbt_async import events
 from gpbt_async.devices.slots import Slot
 from gpbt_async.engine.tree import LONGEST_DELAY, Node, retry_delay
 from gpbt_async.processes.outcome import Outcome
+from gpbt_async.processes.wire import Exit
 from gpbt_async.scheduler import clock as clock_module
 from gpbt_async.scheduler import watchdog
 from gpbt_async.scheduler.blame import Blame
@@ -252,7 +253,7 @@ async def test_a_member_that_hangs_on_a_gpu_that_is_being_lost_has_not_failed(ve
     blame = Blame(Cards(verdict), Disk(tmp_path), store)
     member = Node(0, (), 0, 0, None, {}, 0)
     slot = Slot(0, "GPU 0", "cuda", ("GPU-a",), 1, {}, evicted=asyncio.get_running_loop().create_future())
-    stopped = Outcome("stopped", 0.0)
+    stopped = Outcome(Exit.STOPPED, 0.0)
     silent = "reported nothing for 2 s (stall_timeout)"
     assert await blame.lost(member, slot, stopped, tmp_path, silent) == (
         f"GPU 0 is lost, and it {silent}" if verdict else ""

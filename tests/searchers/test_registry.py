@@ -17,6 +17,7 @@ from dataclasses import replace
 import pytest
 
 from gpbt_async.ask import Ask, Observation
+from gpbt_async.cli.completion import searchers
 from gpbt_async.errors import ExperimentError, SearcherError
 from gpbt_async.experiment import SEARCHERS
 from gpbt_async.searchers import grid, registry
@@ -214,8 +215,10 @@ def test_an_unknown_searcher_is_named():
             registry.make(name)
 
 
-def test_the_declaration_knows_all_searchers():
+def test_the_declaration_and_the_command_line_know_all_searchers():
     assert tuple(registry._SEARCHERS) == SEARCHERS
+    assert searchers("") == list(SEARCHERS)
+    assert searchers("optuna:g") == ["optuna:gp"]
 
 
 # ---- traits

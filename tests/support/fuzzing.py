@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 from engine_driver import Driver, settings
 
 from gpbt_async import events
-from gpbt_async.analysis.usage import Usage, replay
+from gpbt_async.analysis.replay import Replay
 from gpbt_async.codec import to_json
-from gpbt_async.engine.engine import Engine
 from gpbt_async.errors import Advice, JournalError, SearcherError
 from gpbt_async.processes import program, wire
 from gpbt_async.processes.helper_process import HelperProcess
@@ -208,7 +207,7 @@ class Journals:
                     file.write(data[fed:cut])
                 fed = cut
                 facts += reader.more()
-            for _ in replay(facts, Engine(run), Usage(), self._path):
+            for _ in Replay(run).read(facts, self._path):
                 pass
         except JournalError as error:
             str(error).encode(errors="backslashreplace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpbt_async import events
@@ -14,6 +14,7 @@ from gpbt_async.simulate import Landscape, Simulation, VirtualInterval, heavy_ta
 from gpbt_async.space import Choice, Config, Float, Int, Space
 from gpbt_async.storage.folder import RunFolder
 from gpbt_async.storage.journal import Journal
+from gpbt_async.storage.run_config import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -98,7 +99,8 @@ def embellished(facts: Sequence[Fact], pause: float = 0.0) -> list[Fact]:
 def write(path: Path, settings: Settings, facts: Sequence[Fact], *, members: int = 0) -> RunFolder:
     """A run's folder: experiment.json, the journal, and what the first `members` members left (all of those failed)."""
     folder = RunFolder.create(path)
-    record = {"run": "0" * 16, "cwd": str(path.parent), "settings": settings.to_json()}
+    config = RunConfig(run="0" * 16, cwd=str(path.parent))
+    record = {**asdict(config), "settings": settings.to_json(), "options": config.options.to_json()}
     folder.experiment.write_text(json.dumps(record))
     with Journal.open(folder.journal, version="written") as journal:
         for fact in facts:

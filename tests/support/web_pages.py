@@ -7,7 +7,10 @@ import fcntl
 import http.client
 import json
 import threading
+import time
 from typing import TYPE_CHECKING, Any
+
+from harness import LONG
 
 from gpbt_async.storage.journal import Journal
 from gpbt_async.ui import web_server
@@ -81,8 +84,12 @@ class Stream:
 
     def until(self, what: Callable[[Any], Any]) -> Any:
         """The first story for which `what` is true."""
+        deadline = time.monotonic() + LONG
         while self.story is None or not what(self.story):
-            line = self._answer.readline().decode().rstrip("\n")
+            line = self._answer.readline().decode()
+            assert line, "the server has closed the stream"
+            assert time.monotonic() < deadline, self.story
+            line = line.rstrip("\n")
             if line.startswith("event: "):
                 kind, data = line[7:], self._answer.readline().decode().removeprefix("data: ")
                 self.sizes.append(len(data))
