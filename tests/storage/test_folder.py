@@ -317,7 +317,9 @@ async def test_telling_a_run(folder: RunFolder) -> None:
     assert folder.tell("stop") is False  # no FIFO yet
     told: asyncio.Queue[str] = asyncio.Queue()
     control = folder.listen(told.put_nowait)
-    script = "import sys\nfrom gpbt_async.storage.folder import RunFolder\nprint(RunFolder(sys.argv[1]).tell('from afar'))"
+    script = (
+        "import sys\nfrom gpbt_async.storage.folder import RunFolder\nprint(RunFolder(sys.argv[1]).tell('from afar'))"
+    )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, folder.path, stdout=subprocess.PIPE)
     assert await told.get() == "from afar"
     assert (await process.communicate())[0] == b"True\n"
