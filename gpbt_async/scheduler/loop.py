@@ -178,8 +178,8 @@ class Scheduler:
     # ---- a turn
 
     def turn(self, fact: Fact) -> None:
-        if isinstance(fact, events.Failed) and (astray := self._folder.astray()):
-            raise FolderError(astray)  # every member must fail in a folder that was taken away
+        if isinstance(fact, events.Failed) and (moved := self._folder.moved()):
+            raise FolderError(moved)  # every member must fail in a folder that was taken away
         commands = self._apply(fact)
         if self._journal.low:
             self._disk.tight()

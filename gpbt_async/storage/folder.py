@@ -1,61 +1,53 @@
-"""A run's folder: every path of a run in one class, and the few files a run is handled by from outside.
-
-What lives here: names and places; making, finding and opening a run; the control FIFO; the link to the best
-member. What does not: the journal's lines (journal), checkpoints (checkpoints).
+"""A run's folder: the path of every file of a run in one class; making, finding and opening runs.
 
 Each question between processes is answered by one system call that cannot race:
 
-* *Whose name is it?* mkdir, for a name we make up; for a name that was given, the lock, which is taken next.
-* *Is somebody running it?* flock (lock), which the kernel drops with the last process that holds the file open.
-* *Is somebody listening?* A FIFO: opening it to write without blocking fails when nobody reads.
-* *Is the file whole?* Written beside, synced, renamed (files).
+* *Which launch has this name?* mkdir, for a name that we choose; for a given name, the lock, which is taken next.
+* *Does a scheduler run it?* flock (lock), which the kernel drops with the last process that has the file open.
+* *Does a scheduler listen?* Opening the control FIFO, which fails when no process reads it (control).
+* *Is a file whole?* It is written beside, synced and renamed (files).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import difflib
 import itertools
 import os
 import re
 import shlex
 import shutil
-import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import FolderError, JournalError
 from .files import explained
-from .lock import Lock, acquire, holder
+from .lock import Lock, acquire
+from .lock import holder as lock_holder
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-#: seconds between two looks whether a run's folder is still there
+#: seconds between two looks whether a run's folder is still in its place
 LOOK = 0.5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class MemberFolder:
-    """The places of one member: members/0007/."""
+    """The paths of one member, in members/0007/."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
-        self.checkpoint = path / "checkpoint"  # published: it stands here whole, or not at all
+        self.checkpoint = path / "checkpoint"  # the published one: whole, or absent
 
     def attempt(self, attempt: int) -> Path:
-        """The private folder an attempt writes its checkpoint to; renamed to `checkpoint` when published."""
+        """The folder into which an attempt writes its checkpoint; renamed to `checkpoint` when it is published."""
         return self.path / f"attempt-{attempt}"
 
 
 class RunFolder:
-    """A run's folder. Constructing one only names places; `create` and `open` look at the disk."""
+    """A run's folder. The constructor only names paths; `create` and `open` look at the disk."""
 
     def __init__(self, path: os.PathLike[str] | str) -> None:
         self.path = Path(os.path.abspath(path))
@@ -72,177 +64,152 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
         self.trace = self.path / "trace.json"
-        self.tracking = self.path / "tracking"  # what trackers were told, and what they write if told no other place
+        self.tracking = self.path / "tracking"  # trackers' positions, and what they write by default
         self._lock: Lock | None = None
 
     def __repr__(self) -> str:
-        return f"Folder({str(self.path)!r})"
+        return f"RunFolder({str(self.path)!r})"
 
     @property
     def typed(self) -> str:
-        """The run as a person types it after `gpbt-async resume`: its name where that is enough."""
+        """The run's name or path as a shell command has it, as in `gpbt-async resume NAME`."""
         try:
             here = Path.cwd()
-        except FileNotFoundError:  # the folder we are in was deleted, with the run perhaps
+        except FileNotFoundError:  # the working directory was deleted, perhaps with the run
             return shlex.quote(str(self.path))
         if self.path == here / "runs" / self.name:
             return self.name
         return shlex.quote(str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path))
 
     def logs(self) -> list[Path]:
-        """What the script and the members have printed."""
+        """The files with the output of the script and the members."""
         return [self.script_log, *(self.members.glob("*/log.txt"))]
 
     def member(self, member: int) -> MemberFolder:
         return MemberFolder(self.members / f"{member:04}")
 
     def count_members(self) -> int:
-        """How many members have a folder."""
+        """The number of members that have a folder."""
         return len(os.listdir(self.members)) if self.members.exists() else 0
 
     def emptied(self, members: int) -> JournalError:
-        """What to say of a journal without a fact where there are members."""
-        return JournalError(f"{self.journal} is empty, but there are {members} members: bring it back, or begin anew")
+        """The error for a journal without facts beside `members` members."""
+        return JournalError(
+            f"{self.journal} is empty, but there are {members} members: bring it back from a copy, or launch again"
+        )
 
     # ---- making and finding
 
     @classmethod
     def create(cls, path: os.PathLike[str] | str) -> RunFolder:
-        """Make the folder of a new run. Raises FolderError when it is taken, or cannot be made."""
+        """Make the folder of a new run. Raises FolderError when it is in use, or cannot be made."""
         folder = cls(path)
         with explained("cannot make the run's folder", folder.path):
             folder.path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 folder.path.mkdir()
-            if not folder._is_husk():
+            if not folder._is_unused():
                 raise FolderError(_taken(folder))
             folder.path.chmod(0o700)
             folder.members.mkdir(exist_ok=True)
         return folder
 
-    def _is_husk(self) -> bool:
-        """Empty, or what a launch leaves that was killed before it knew its experiment: nobody's. The lock decides."""
+    def _is_unused(self) -> bool:
+        """Is it empty, or left by a launch that was killed during its import? If one is alive, it has the lock."""
         left = {self.lock_file.name, self.control.name, self.members.name, f".{self.experiment.name}.part"}
         return set(os.listdir(self.path)) <= left and not (self.members.exists() and os.listdir(self.members))
 
     @classmethod
     def fresh(cls, runs_dir: os.PathLike[str] | str, stem: str) -> RunFolder:
-        """Make the folder of a new run under the first free name: `stem`-1, `stem`-2, ... Raises FolderError."""
+        """Make the folder of a new run, with the first free name of `stem`-1, `stem`-2, … Raises FolderError."""
         runs_dir = Path(os.path.abspath(runs_dir))
         with explained("cannot make a run in", runs_dir):
             runs_dir.mkdir(parents=True, exist_ok=True)
             while True:
                 folder = cls(runs_dir / free_name(runs_dir, stem))
-                with suppress(FileExistsError):  # somebody was quicker: the next name
-                    folder.path.mkdir(mode=0o700)  # the claim
+                with suppress(FileExistsError):  # another launch has taken this name: try the next one
+                    folder.path.mkdir(mode=0o700)
                     folder.members.mkdir()
                     return folder
 
     @classmethod
     def open(cls, path: os.PathLike[str] | str) -> RunFolder:
-        """An existing run. Raises FolderError, naming what is missing and, when there are any, runs of a like name."""
+        """An existing run. Raises FolderError, which names what is missing, and runs with similar names."""
         folder = cls(path)
         with explained("cannot open the run", folder.path):
-            there, declared = folder.path.is_dir(), folder.experiment.is_file()
-        if not there:
+            exists, declared = folder.path.is_dir(), folder.experiment.is_file()
+        if not exists:
             what = "is not a folder" if folder.path.exists() else "does not exist"
-            raise FolderError(f"no run at {folder.path}: it {what}{_alike(folder)}")
+            raise FolderError(f"no run at {folder.path}: it {what}{_similar(folder)}")
         if not declared:
-            if (who := folder.locked()) is not None:
+            if (holder := folder.locked()) is not None:
                 raise FolderError(
-                    f"{folder.name} is still importing its script (process {who.get('pid')}): try again soon"
+                    f"{folder.name} is still importing its script (process {holder.get('pid')}): try again soon"
                 )
             raise FolderError(f"no run at {folder.path}: {folder.experiment.name} is missing{_remedy(folder)}")
         with explained("cannot open the run", folder.path):
-            # killed before its first fact, a run may be begun again; but without a journal nobody knows its members
+            # a run that was killed before its first fact can begin again; members without a journal cannot be continued
             if not folder.journal.exists() and folder.members.is_dir() and os.listdir(folder.members):
                 raise FolderError(
                     f"cannot open the run {folder.path}: {folder.journal.name} is missing: bring it back from a copy, "
-                    "or launch anew under another name"
+                    "or launch again under another name"
                 )
             folder.members.mkdir(exist_ok=True)
         return folder
 
     def unmake(self) -> None:
-        """Take `create` back, unless something was started in it: a launch that failed leaves nothing in the way."""
-        if not self.astray() and not self.journal.exists() and not any(self.members.glob("*")):
+        """Delete the folder of a launch that has failed, unless members were started in it."""
+        if not self.moved() and not self.journal.exists() and not any(self.members.glob("*")):
             shutil.rmtree(self.path, ignore_errors=True)
 
     # ---- the lock
 
     async def lock(self, patience: float = 0.1) -> Lock:
-        """Become the one who runs this run. Tries for `patience` seconds, then raises FolderError naming the holder."""
+        """Take the run's lock. Tries for `patience` seconds, then raises FolderError, which names the holder."""
         self._lock = await acquire(self.lock_file, patience)
         return self._lock
 
     def locked(self) -> dict[str, Any] | None:
-        """Who runs this run now (pid, host, boot, t; empty if just being written), or None. Disturbs nobody."""
-        return holder(self.lock_file)
+        """The holder of the lock (pid, host, boot, t; empty while it is written), or None. Disturbs no process."""
+        return lock_holder(self.lock_file)
 
-    # ---- somebody takes it away
+    # ---- the folder is moved or deleted during a run
 
     def place(self) -> str:
-        """What tells the folder from a copy of it, of any name. Raises FolderError."""
+        """A text that differs between this folder and any copy of it. Raises FolderError."""
         with explained("cannot open the run", self.path):
-            there = self.path.stat()
-        return f"{there.st_dev:x}-{there.st_ino:x}"
+            status = self.path.stat()
+        return f"{status.st_dev:x}-{status.st_ino:x}"
 
-    def astray(self) -> str:
-        """What became of the folder whose lock we took, if it does not stand at its path any more; else empty."""
-        where = self._lock.whereabouts() if self._lock is not None else ""
+    def moved(self) -> str:
+        """What happened to the folder whose lock this process took, if it is not at its path any more; else ""."""
+        where = self._lock.moved_to() if self._lock is not None else ""
         if where is None and self.journal.exists():
-            told = f"{self.lock_file} was deleted while its run went on, and somebody else could have begun to run it"
-            return f"{told}: go on by `gpbt-async resume {self.typed}`"
+            return (
+                f"{self.lock_file} was deleted while its run went on, so another process could have run it, too: "
+                f"continue with `gpbt-async resume {self.typed}`"
+            )
         if where is None:
-            return f"{self.path} was deleted while its run went on, with all that it had: launch it anew"
+            return f"{self.path} was deleted while its run went on: launch the run again"
         if not where:
             return ""
         return (
-            f"{self.path} was moved to {where} while its run went on: go on there by `gpbt-async resume "
+            f"{self.path} was moved to {where} while its run went on: continue there with `gpbt-async resume "
             f"{shlex.quote(where)}` (stop a run before you move it)"
         )
 
-    async def strayed(self) -> FolderError:
-        """Wait until somebody has moved or deleted the folder under us."""
+    async def until_moved(self) -> FolderError:
+        """Wait until the folder has been moved or deleted; the error that says so."""
         while True:
             await asyncio.sleep(LOOK)
-            with contextlib.suppress(OSError):  # a file server that is away
-                if told := await asyncio.to_thread(self.astray):
-                    return FolderError(told)
-
-    # ---- the control FIFO
-
-    def listen(self, callback: Callable[[str], object]) -> Control:
-        """Call back with each line told to this run, from the running event loop, until closed. Raises FolderError."""
-        with explained("cannot listen at", self.control):
-            with suppress(FileExistsError):
-                os.mkfifo(self.control, 0o600)
-            if not stat.S_ISFIFO(os.lstat(self.control).st_mode):
-                raise FolderError(f"cannot listen at {self.control}: it is not a FIFO; remove it")
-            # opened to write as well: a reader alone would see end-of-file each time a teller leaves
-            return Control(os.open(self.control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), callback)
-
-    def tell(self, line: str) -> bool:
-        """Tell the process that runs this run a line. False when nobody listens."""
-        data = line.encode() + b"\n"
-        if b"\n" in data[:-1] or len(data) > 4096:  # PIPE_BUF: what is longer may be torn by another teller
-            raise ValueError("must be one line of less than 4 KiB")
-        try:
-            fd = os.open(self.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            # not a FIFO: something put a file there; writing to it would be talking to oneself
-            return stat.S_ISFIFO(os.fstat(fd).st_mode) and os.write(fd, data) == len(data)
-        except (BlockingIOError, BrokenPipeError):
-            return False
-        finally:
-            os.close(fd)
+            with suppress(OSError):  # a file server that does not answer now
+                if problem := await asyncio.to_thread(self.moved):
+                    return FolderError(problem)
 
     # ---- the best
 
     def point_best(self, member: int) -> None:
-        """Let `best` point at the member, at once and relatively, so that the folder can be moved."""
+        """Let `best` point at the member, atomically, and by a relative path, so that the folder can be moved."""
         beside = self.path / ".best"
         with explained("cannot point at the best member", self.best):
             with suppress(FileNotFoundError):
@@ -251,43 +218,17 @@ class RunFolder:
             beside.replace(self.best)
 
 
-class Control:
-    """The listening end of the control FIFO."""
-
-    def __init__(self, fd: int, callback: Callable[[str], object]) -> None:
-        self._fd = fd
-        self._callback = callback
-        self._rest = b""
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(fd, self._read)
-
-    def _read(self) -> None:
-        try:
-            *lines, self._rest = (self._rest + os.read(self._fd, 65536)).split(b"\n")
-        except BlockingIOError:
-            return
-        self._rest = self._rest[-65536:]  # somebody who never ends a line must not fill our memory
-        for line in lines:
-            self._callback(line.decode(errors="replace"))
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-
-
 # ---- names
 
 
 def free_name(runs_dir: os.PathLike[str] | str, stem: str) -> str:
-    """The first name not taken: `stem`-1, `stem`-2, ... Only looks; `Folder.fresh` looks and takes."""
+    """The first free name of `stem`-1, `stem`-2, … Only looks; `RunFolder.fresh` takes it, too."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "run"
     return next(name for n in itertools.count(1) if not os.path.lexists(Path(runs_dir, name := f"{stem}-{n}")))
 
 
 def locate(run: str, runs_dir: os.PathLike[str] | str) -> Path:
-    """The folder RUN means: a name under `runs_dir`, or a path. Raises FolderError when it can be neither."""
+    """The folder that RUN names: a name in `runs_dir`, or a path. Raises FolderError when it can be neither."""
     if os.sep in run or run in (".", ".."):
         return Path(os.path.abspath(run))
     inside = Path(os.path.abspath(runs_dir), check_name(run))
@@ -295,18 +236,18 @@ def locate(run: str, runs_dir: os.PathLike[str] | str) -> Path:
 
 
 def check_name(name: str) -> str:
-    """The name, if a run can have it. Raises FolderError."""
+    """The name, if it is a valid one. Raises FolderError."""
     if not _NAME.fullmatch(name):
         raise FolderError(f"{name!r} cannot be a run's name: letters, digits and '._-', and not one of '._-' first")
     return name
 
 
 def is_run(path: os.PathLike[str] | str) -> bool:
-    return os.path.isfile(Path(path, "experiment.json"))  # not Path.is_file: a folder one may not read is no error
+    return os.path.isfile(Path(path, "experiment.json"))  # Path.is_file raises for a folder without permission
 
 
 def runs(runs_dir: os.PathLike[str] | str) -> list[RunFolder]:
-    """The runs under a folder, by name; none if there is no such folder."""
+    """The runs in a folder, by name; none if there is no such folder."""
     try:
         return [RunFolder(path) for path in sorted(Path(runs_dir).iterdir()) if is_run(path)]
     except OSError:
@@ -316,17 +257,17 @@ def runs(runs_dir: os.PathLike[str] | str) -> list[RunFolder]:
 def _taken(folder: RunFolder) -> str:
     other = "give another name with --name"
     if is_run(folder.path):
-        return f"{folder.path} holds a run: go on with it by `gpbt-async resume {folder.typed}`, or {other}"
+        return f"{folder.path} holds a run: continue it with `gpbt-async resume {folder.typed}`, or {other}"
     return f"{folder.path} exists and is not empty: {other}"
 
 
 def _remedy(folder: RunFolder) -> str:
     if not folder.journal.exists():
-        return _alike(folder)  # it never was a run
-    return ": bring it back from a copy, or launch anew under another name (--name)"
+        return _similar(folder)  # it never was a run
+    return ": bring it back from a copy, or launch again under another name (--name)"
 
 
-def _alike(folder: RunFolder) -> str:
+def _similar(folder: RunFolder) -> str:
     names = [run.name for run in runs(folder.path.parent)]
     close = difflib.get_close_matches(folder.name, names, n=5) or names[-5:]
     more = f", and {len(names) - len(close)} more" if len(names) > len(close) else ""

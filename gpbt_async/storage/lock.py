@@ -1,8 +1,8 @@
-"""The lock of a run: one scheduler at a time, and the kernel is the judge.
+"""The lock of a run: one scheduler at a time, decided by the kernel.
 
-It is a flock, which the kernel drops with the last process that holds the file open: nothing is ever stale. The
-guardian holds the file too, so a killed scheduler's run stays locked until its last process is gone. What is written in
-the file (pid, host, boot, time) is only for people, and to tell that the machine was started anew since.
+It is a flock, which the kernel drops with the last process that has the file open, so no lock is ever stale. The
+guardian has the file open too: the run of a scheduler that was killed stays locked until its last process has ended.
+The content of the file (pid, host, boot, time) is for people, and shows whether the machine was restarted since.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import Any
 from ..errors import FolderError
 from .files import explained
 
-#: how often a taken lock is tried again
+#: seconds between two tries to take a lock
 _POLL = 0.01
 
 
 class Lock:
-    """Held from `acquire` until `release`, and as long as any other process has the file open."""
+    """Held from `acquire` to `release`, and beyond that while any other process has the file open."""
 
     def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
         self._path = path
-        #: who held it before, None in a new run
+        #: the holder before; None in a new run
         self.previous = _read(fd) or None
         me = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "t": time.time()}
         os.ftruncate(fd, 0)
@@ -40,50 +40,49 @@ class Lock:
 
     @property
     def rebooted(self) -> bool:
-        """Whether the machine was started anew since the run was last held: what nobody synced may be lost then."""
+        """Was the machine restarted since the lock was last held? Then what was not synced may be lost."""
         return self.previous is not None and self.previous.get("boot") != _boot()
 
     def fileno(self) -> int:
         return self._fd
 
-    def whereabouts(self) -> str | None:
-        """Where the locked folder is now: "" where it was, None if it, or what we hold in it, is nowhere any more."""
+    def moved_to(self) -> str | None:
+        """The path of the locked folder now; "" if it is where it was, None if it, or the lock file, was deleted."""
         try:
-            # the file, not the folder: who deletes a folder under a run that makes new ones does not get to its end
+            # look at the file, not at the folder: `rm -r` does not end in a folder in which a run makes new files
             if self._fd < 0 or _place(self._path) == _place(self._fd):
                 return ""
         except (FileNotFoundError, NotADirectoryError):
             pass
-        except OSError:  # a file server, rights: it may be there
+        except OSError:  # a file server, permissions: it may be there
             return ""
-        try:  # the kernel knows the file we hold open by the name it has now
+        try:  # the kernel knows the present name of an open file
             now = os.readlink(f"/proc/self/fd/{self._fd}")
             return os.path.dirname(now) if _place(now) == _place(self._fd) else None
         except OSError:
             return None
 
     def release(self) -> None:
-        """Let go. A process that inherited the file keeps the run locked until it ends. Twice does no harm."""
+        """May be called twice. A process that inherited the file keeps the run locked until it ends."""
         if self._fd >= 0:
             os.close(self._fd)  # not LOCK_UN: that would unlock it for the guardian as well
             self._fd = -1
 
 
 async def acquire(path: Path, patience: float) -> Lock:
-    """The lock at `path`. Tries for `patience` seconds, then raises FolderError naming the holder.
+    """The lock at `path`. Tries for `patience` seconds, then raises FolderError, which names the holder.
 
-    A mere probe (`holder`) holds it for microseconds, so that patience 0 may be refused by nobody in particular.
+    A probe (`holder`) holds the lock for microseconds, so patience 0 may fail although no scheduler has it.
     """
     with explained("cannot lock", path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + patience
             if holder(path) and _orphaned(_read(fd)):
-                _rouse(fd)
+                _continue_holders(fd)
             while not _flock(fd, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
-                    who = _read(fd)
-                    raise FolderError(f"{path.parent} is being run by {_told(path.parent, who)}")
+                    raise FolderError(f"{path.parent} is being run by {_described(path.parent, _read(fd))}")
                 await asyncio.sleep(_POLL)
             return Lock(fd, path)
         except BaseException:
@@ -92,7 +91,7 @@ async def acquire(path: Path, patience: float) -> Lock:
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """Who holds the lock at `path` now (pid, host, boot, t; empty if just being written), or None. Disturbs nobody."""
+    """The holder of the lock (pid, host, boot, t; empty while it is being written), or None. Disturbs no process."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -104,23 +103,23 @@ def holder(path: Path) -> dict[str, Any] | None:
         os.close(fd)
 
 
-def _orphaned(who: dict[str, Any]) -> bool:
-    """Is the scheduler that took the lock gone, while others of its run hold it still?"""
-    return who.get("host") == socket.gethostname() and "pid" in who and not os.path.exists(f"/proc/{who['pid']}")
+def _orphaned(held: dict[str, Any]) -> bool:
+    """Has the scheduler that took the lock ended, while other processes of its run still hold it?"""
+    return held.get("host") == socket.gethostname() and "pid" in held and not os.path.exists(f"/proc/{held['pid']}")
 
 
-def _rouse(fd: int) -> None:
-    """Have those who hold the file go on: a guardian that somebody has stopped cannot end what it guards."""
+def _continue_holders(fd: int) -> None:
+    """Continue the processes that hold the file: a guardian that was stopped (SIGSTOP) cannot end what it guards."""
     ours = _place(fd)
     for place in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):  # not ours to look at, or gone
+        with contextlib.suppress(OSError):  # another user's process, or one that has ended
             if place.parts[2] != str(os.getpid()) and _place(place) == ours:
                 os.kill(int(place.parts[2]), signal.SIGCONT)
 
 
 def _place(file: Path | str | int) -> tuple[int, int]:
-    there = os.stat(file)
-    return there.st_dev, there.st_ino
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
 
 
 def _flock(fd: int, how: int) -> bool:
@@ -131,13 +130,13 @@ def _flock(fd: int, how: int) -> bool:
     return True
 
 
-def _told(folder: Path, who: dict[str, Any]) -> str:
-    """Whom to name, and what to do about him."""
-    here = who.get("host") == socket.gethostname()
-    if "pid" not in who or _orphaned(who):
-        return "processes of a scheduler that is gone, which are being ended: try again in a moment"
+def _described(folder: Path, held: dict[str, Any]) -> str:
+    """The holder of the lock, and how to stop it."""
+    here = held.get("host") == socket.gethostname()
+    if "pid" not in held or _orphaned(held):
+        return "processes of a scheduler that has ended, and they are being ended, too: try again in a moment"
     stop = f"gpbt-async stop {shlex.quote(str(folder))}"
-    return f"process {who['pid']} on {who.get('host')}: let it, or stop it (`{stop}`{'' if here else ', there'})"
+    return f"process {held['pid']} on {held.get('host')}: wait for it, or stop it (`{stop}`{'' if here else ', there'})"
 
 
 def _read(fd: int) -> dict[str, Any]:

@@ -367,6 +367,6 @@ def _end(view: ViewState, findings: int) -> Line:
         reason = f", but {failed[0]} failed and {pre_flight}" if failed else f", but {pre_flight}"
     style = "bold red" if run.how != RunStatus.FINISHED else "bold yellow" if findings else "bold green"
     line = [(f"{run.name} {ended.get(run.how or RunStatus.RUNNING, 'has ended unexpectedly')}{reason}", style)]
-    if run.how not in (RunStatus.FINISHED, RunStatus.FAILED) and not run.folder.astray():
+    if run.how not in (RunStatus.FINISHED, RunStatus.FAILED) and not run.folder.moved():
         line.append((f"; to go on: gpbt-async resume {run.folder.typed}", ""))
     return line
