@@ -147,7 +147,7 @@ class Schedule(Sequence["Config"]):
     # ---- in a training loop
 
     def at(self, progress: float) -> Config:
-        """The config at a moment in training: progress 0 is the beginning, 1 the end. Intervals are equally long.
+        """The config at a moment in training: progress 0 is its beginning, 1 its end. Intervals are equally long.
 
         Raises ValueError outside [0, 1].
         """

@@ -329,7 +329,7 @@ class Space(Mapping[str, Dimension]):
             return False
 
     def hull(self, other: Space) -> Space:
-        """A space that holds every config of both; both have the same names and kinds."""
+        """A space that holds every config of this one and other; both have the same names and kinds."""
         whole: dict[str, Dimension] = {}
         for name in self.names:
             mine, theirs = self._options(name), other._options(name)
@@ -363,7 +363,7 @@ class Space(Mapping[str, Dimension]):
         )
 
     def perturb(self, config: Mapping[str, Scalar], rng: random.Random, resample: float = 0.25) -> Config:
-        """PBT's explore of config (Jaderberg et al. 2017): × 0.8 or 1.2, or redrawn with probability resample."""
+        """PBT's explore of config (Jaderberg et al. 2017), by rng: × 0.8 or 1.2; redrawn with probability resample."""
         moved: Config = {}
         for name in sorted(self):
             dimension = self[name]
