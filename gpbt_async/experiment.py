@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .codec import decoded, encoded
 from .declaration import standalone
 from .declaration.arguments import checked, one_of, plain, real, whole
 from .declaration.direction import direction
@@ -132,11 +131,15 @@ class Settings:
             raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None
 
     def to_json(self) -> dict[str, Any]:
+        from .codec import encoded  # not before: every training script imports this module
+
         return encoded(self)
 
     @classmethod
     def from_json(cls, flat: Mapping[str, Any]) -> Settings:
         """Raises ExperimentError, KeyError, TypeError and ValueError when they are damaged."""
+        from .codec import decoded
+
         return decoded(cls, flat)
 
 

@@ -13,7 +13,6 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..codec import encoded
 from ..errors import ExperimentError
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ class Target:
     sys_path: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        from ..codec import encoded  # not before: every training script imports this module
+
         return encoded(self)
 
 
