@@ -1,17 +1,18 @@
-"""Following a run by what lies in its folder, and telling a tracker of it.
+"""Following a run by the files in its folder, and reporting it to a tracker.
 
-Everything a tracker is told is on the disk before anybody else hears of it: facts in journal.jsonl, and each report in
-the member's metrics.jsonl, which the member writes before it sends it. So a follower reads those two, beside a live run
-or years after it, and needs nothing from the scheduler, which does nothing for it either. A tracker that is slow has
-everything waiting for it on the disk; one that died goes on at its *position*: how many facts were told, and for each
-member in training how much of its file. Where a position does not fit the journal any more, as a power failure took the
-journal's last facts, everything is told from the start once more, and the tracker leaves out what it has. The engine is
-replayed beside it, which alone knows that an attempt that failed was the last one, or which generation a member is of.
+Everything that a tracker gets is on the disk first: facts in journal.jsonl, and each report in the member's
+metrics.jsonl, which the member writes before it sends the report. So a follower reads those two, beside a live run or
+years after it, and the scheduler does nothing for it. A slow tracker has everything that it has not seen yet on the
+disk. One that died continues at its *position*: how many facts it has seen, and how much of each training member's
+file. If a position does not fit the journal any more, as a power failure took the journal's last facts, the tracker
+sees everything from the start once more, and leaves out what it has. The engine is replayed beside it, because only
+the engine knows that a failed attempt was the last one, or of which generation a member is. (An engine alone: where the
+slots' time went, which `analysis` adds, is nothing for a tracker.)
 
 The one surprise is retries. A new attempt deletes the metrics file of the one before, so a follower that lags may open
-the wrong one. But before the file is deleted, the journal says that the earlier attempt has failed or was lost; so each
-file, once opened, is believed only after another look at the journal. What an attempt that does not count had reported
-is told if it was read in time, and else not.
+the wrong file. But before the file is deleted, the journal says that the earlier attempt has failed or was lost. So
+each opened file is used only after another look at the journal. Reports of an attempt that does not count reach the
+tracker if they were read in time, and not otherwise.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ..ask import path_text
 from ..engine.engine import Engine
 from ..engine.tree import State
 from ..errors import FolderError, JournalError
+from ..events import RunStatus
 from ..processes import wire
 from ..storage.files import read_json
 from ..storage.journal import JournalReader
@@ -46,15 +48,15 @@ if TYPE_CHECKING:
 
 #: the layout of a position
 FORMAT = 1
-#: facts told, and bytes of one member's reports read, in one turn
+#: in one turn: facts handled, and bytes read of one member's reports
 FACTS, PIECE = 200, 1 << 18
 
 
 @dataclass(slots=True)
 class _Open:
-    """A member that was started and has not ended.
+    """A member that has started and is not terminal.
 
-    read: bytes of its file told of. steps: reports told. whole: no more will come. end: when it ended, once known.
+    read: bytes of its file that were reported. steps: its reports so far. whole: no more will come. end: when it ended.
     """
 
     member: TrackedMember
@@ -67,10 +69,9 @@ class _Open:
 
 
 class Follower:
-    """Tells `tracker` of the run in `folder`, from `position` on (what `position()` returned; None: from the start).
+    """Reports the run in `folder` to `tracker`, from `position` on (of `position()`; None: from the start).
 
-    A position that does not fit the journal, or is damaged, is no use: everything is told again from the start, and the
-    tracker told that it is.
+    If the position is damaged or does not fit the journal, the tracker gets everything again, and `TrackedRun.again`.
     """
 
     def __init__(
@@ -89,14 +90,14 @@ class Follower:
             settings=record.settings.to_json(),
         )
         self._position = position
-        self._from_the_start()
+        self._restart()
 
-    def _from_the_start(self) -> None:
+    def _restart(self) -> None:
         self._engine = Engine(self._settings)
         self._journal = JournalReader(self._folder.journal)
         self._queue: deque[Fact] = deque()
-        #: facts told, and what tells the last of them from all others
-        self._told, self._last = 0, ""
+        #: facts handled, and what identifies the last of them
+        self._handled, self._last = 0, ""
         self._open: dict[int, _Open] = {}
         #: by member: its last attempt in the journal, the lineage step behind its last report, and its last values
         self._latest: dict[int, int] = {}
@@ -106,46 +107,45 @@ class Follower:
         self._void: set[tuple[int, int]] = set()
 
     def begin(self) -> None:
-        """Open the tracker, and take up what was told before."""
+        """Open the tracker, and continue at the position."""
         if self._position is not None:
             try:
-                self._take_up(self._position)
+                self._resume(self._position)
                 self._run = replace(self._run, kept=self._position.get("kept"))
             except (JournalError, KeyError, IndexError, TypeError, ValueError, AttributeError):
-                self._from_the_start()
+                self._restart()
                 self._run = replace(self._run, again=True)
         self._tracker.opened(self._run)
         for going in self._open.values():
             self._tracker.started(going.member)
 
     def turn(self) -> bool:
-        """Tell some of what is new; False when nothing was."""
-        told = False
+        """Report some of what is new; False if nothing is."""
+        news = False
         if not self._queue:
             self._read()
         for _ in range(min(FACTS, len(self._queue))):
             self._handle(self._queue.popleft())
-            told = True
-        for each in list(self._open.values()):
-            told |= not each.whole and self._report(each)
-        return told
+            news = True
+        for going in list(self._open.values()):
+            news |= not going.whole and self._report(going)
+        return news
 
     def position(self, kept: Any) -> dict[str, Any]:
         going = {str(m): [o.member.attempt, o.read, o.steps, o.whole] for m, o in self._open.items()}
-        told = {"facts": self._told, "last": self._last}
-        return {"format": FORMAT, "run": self._run.id, **told, "open": going, "kept": kept}
+        facts = {"facts": self._handled, "last": self._last}
+        return {"format": FORMAT, "run": self._run.id, **facts, "open": going, "kept": kept}
 
     def close(self) -> None:
-        """Say what the run came to, so far or for good."""
-        ended = self._engine.ended
-        how = "interrupted" if ended is None else "failed" if ended.reason else "finished"
+        """Report the run's results, so far or for good."""
+        how = RunStatus.without_process(self._engine.ended)
         try:
             summary = read_json(self._folder.summary)
         except FolderError:
             summary = {}
-        self._tracker.closed({**summary, "how": how})
-        for each in self._open.values():
-            _close(each)
+        self._tracker.closed({**summary, "how": how.value})
+        for going in self._open.values():
+            _close(going)
 
     # ---- the journal
 
@@ -157,10 +157,10 @@ class Follower:
             elif isinstance(fact, events.Failed | events.Lost):
                 self._void.add((fact.member, fact.attempt))
 
-    def _take_up(self, position: Mapping[str, Any]) -> None:
-        """Replay what was told already, without telling it, and go on with who was in training.
+    def _resume(self, position: Mapping[str, Any]) -> None:
+        """Replay the facts up to the position without reporting them, and go on with the members that were in training.
 
-        A power failure may have taken facts from the journal that were told, and others came instead: ValueError.
+        Raises ValueError if a power failure has replaced facts that were reported by others.
         """
         self._read()
         facts, going = int(position["facts"]), {int(m): list(o) for m, o in position["open"].items()}
@@ -177,7 +177,7 @@ class Follower:
         for id, (attempt, *far) in going.items():
             read, steps, whole = map(int, far if not self._tracker.forgets else (0, 0, False))
             member = self._member(self._engine.tree.members[id], int(attempt), begun[id], steps)
-            if attempt == self._latest[id]:  # else another one has begun meanwhile
+            if attempt == self._latest[id]:  # else another attempt has begun since
                 self._open[id] = _Open(member, read, steps, whole=bool(whole))
 
     def _apply(self, fact: Fact) -> None:
@@ -185,7 +185,7 @@ class Follower:
             self._engine.handle(fact)
         except JournalError as error:
             raise JournalError(f"{self._folder.journal}: {error}") from None
-        self._told += 1
+        self._handled += 1
         self._last = f"{type(fact).__name__} {fact.t!r}"
         if isinstance(fact, events.Started):
             self._values.pop(fact.member, None)  # an earlier attempt's
@@ -201,7 +201,7 @@ class Follower:
             going = self._open.get(fact.member)
             if going is not None and going.member.attempt == fact.attempt and not going.whole:
                 self._finish_reports(going, fact)
-        # one fact may settle others, too: those whose parent's checkpoint is lost
+        # a fact may end other members, too: those whose parent's checkpoint is lost
         for going in [o for o in self._open.values() if self._engine.tree.members[o.member.id].state.settled]:
             self._end(going, fact)
 
@@ -224,7 +224,7 @@ class Follower:
         self._tracker.ended(going.member, ending)
 
     def _member(self, member: Node, attempt: int, t: float, at: int | None = None) -> TrackedMember:
-        """at: how many of its reports were told, if it is one that goes on."""
+        """at: its reports so far, if it is one that continues."""
         return TrackedMember(
             run=self._run.name,
             id=member.id,
@@ -244,19 +244,19 @@ class Follower:
     # ---- reports
 
     def _report(self, going: _Open) -> bool:
-        """Tell a turn's worth of what it has reported since."""
+        """Report a turn's worth of its file; False if there was nothing."""
         if going.file is None:
             going.file = self._metrics(going)
         if going.file is None:
             return False
         try:
             data = os.read(going.file, PIECE)
-        except OSError:  # a file server that is away: the next look may find it back
+        except OSError:  # a file server is away; the next look may find it
             return False
         *lines, going.rest = (going.rest + data).split(b"\n")
         if len(going.rest) > wire.LIMIT:
             going.read += len(going.rest)
-            going.rest = b""  # the line's end will not be taken for one
+            going.rest = b""  # the rest of the line is no report either
         for line in lines:
             self._line(going, line)
             going.read += len(line) + 1
@@ -269,21 +269,21 @@ class Follower:
             going.steps += 1
 
     def _finish_reports(self, going: _Open, fact: Fact) -> None:
-        """It reports no more: read its file to the end."""
+        """Read its file to the end; it reports no more."""
         going.end = fact.t
         while self._report(going):
             pass
         if going.rest:
             self._line(going, going.rest)
         if not going.steps and isinstance(fact, events.Trained | events.StoppedEarly) and fact.metrics:
-            self._tracker.reported(going.member, 0, fact.metrics, fact.t)  # its file was cleaned away
+            self._tracker.reported(going.member, 0, fact.metrics, fact.t)  # its file was deleted by `clean`
             going.steps = 1
         going.whole, going.rest = True, b""
         self._behind[going.member.id] = going.member.offset + going.steps
         _close(going)
 
     def _metrics(self, going: _Open) -> int | None:
-        """The file of the reports of this very attempt, read as far as was told; None if there is none (any more)."""
+        """The metrics file of this attempt, at the first byte not reported yet; None if there is none (any more)."""
         id, attempt = going.member.id, going.member.attempt
         try:
             file = os.open(self._folder.member(id).metrics, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -299,7 +299,7 @@ class Follower:
         return file
 
     def _reports(self, lines: list[bytes]) -> Iterator[tuple[float | None, dict[str, float]]]:
-        """(time, metrics) of the lines that are reports. A program's tell no time, and `t` is a metric of its own."""
+        """(time, metrics) of the lines that are reports. A program's have no time: there, `t` is a metric."""
         for line in lines:
             if not line.strip() or len(line) > wire.LIMIT:
                 continue
@@ -313,12 +313,12 @@ class Follower:
     def _end_of(self, member: Node) -> int:
         """The lineage step behind the last report of a member that has ended."""
         unknown: list[Node] = []
-        each: Node | None = member
-        while each is not None and each.id not in self._behind:
-            unknown.append(each)
-            each = each.parent
-        end = self._behind[each.id] if each is not None else 0
-        for member in reversed(unknown):  # told in an earlier session: what was told then is counted again
+        ancestor: Node | None = member
+        while ancestor is not None and ancestor.id not in self._behind:
+            unknown.append(ancestor)
+            ancestor = ancestor.parent
+        end = self._behind[ancestor.id] if ancestor is not None else 0
+        for member in reversed(unknown):  # reported before this process started: count its reports again
             end += self._count(member)
             self._behind[member.id] = end
         return end
