@@ -63,7 +63,7 @@ def replaying(draw: st.DrawFn) -> Driver:
 
 
 def assert_stems(engine: Engine) -> None:
-    """As many roots as replays, only children, the schedule's configs, and who broke off is nobody's ancestor."""
+    """As many roots as replays, only children, the schedule's configs, and a replay that broke off has no child."""
     s, tree = engine.settings, engine.tree
     assert s.replay is not None
     assert len(tree.generations[0].members) == s.population
@@ -168,7 +168,7 @@ def test_what_is_told(score: float, mode: str, lies: str) -> None:
     assert told["metrics"]["test"]["n"] == 0
     text = replay_text(told)
     assert lies in text
-    assert "; 4 are few to say so by, --seeds 5 are better judges" in text
+    assert "; 4 are few for this verdict: --seeds 5 is better" in text
     assert "r's member 7: loss" in text
     assert "the best of 12 by this score" in text
 
@@ -176,8 +176,8 @@ def test_what_is_told(score: float, mode: str, lies: str) -> None:
 @pytest.mark.parametrize(
     ("scores", "original", "lies"),
     [
-        ((3.0, 3.0, 3.0), 3.0, "this tells nothing of the noise among seeds. It is the same"),
-        ((3.0, 3.0), 3.5, "their seeds changed nothing: this tells nothing of the noise among seeds. It is not the"),
+        ((3.0, 3.0, 3.0), 3.0, "this does not show the noise among seeds. It is the same"),
+        ((3.0, 3.0), 3.5, "their seeds changed nothing: this does not show the noise among seeds. It is not the"),
         ((3.0, 4.0), 3.5, "two replays are too few to say whether the original lies within the noise"),
     ],
 )
@@ -205,7 +205,7 @@ def test_the_one_with_the_originals_seeds_is_told_apart() -> None:
 def test_one_is_no_noise_and_none_is_a_failure() -> None:
     one = compared(Driver(along(2, 1, score=1.0), slots=1, rng=random.Random(0)).run())
     assert one["within"] is None
-    assert "one replay tells nothing of the noise among seeds: --seeds 5" in replay_text(one)
+    assert "one replay does not show the noise among seeds: --seeds 5" in replay_text(one)
     failing = Driver(along(2, 3), slots=1, rng=random.Random(0), nan=1.0).run()
     assert failing.ended is not None
     assert failing.ended.reason.startswith("every member of generation 0 ended with a score that is not")
@@ -215,7 +215,7 @@ def test_one_is_no_noise_and_none_is_a_failure() -> None:
         late.nan = float(late.engine.tree.generations[0].complete)
     assert isinstance(late.engine.ended, events.Finish)
     assert late.engine.ended.reason.startswith("no replay came to its end")
-    assert "replay 1 came to interval 1 and is failed there" in replay_text(compared(late.engine))
+    assert "replay 1 reached interval 1 and is failed there" in replay_text(compared(late.engine))
 
 
 # ---- the command

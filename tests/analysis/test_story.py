@@ -115,7 +115,7 @@ def test_each_slot_second_is_told_once(rich: tuple[RunFolder, list[Fact]]) -> No
         drawn = sum(e - b for b, e in zip(t["idle"][cause]["begin"], t["idle"][cause]["end"], strict=True))
         assert drawn <= seconds + 1e-6
     assert sum(t["parts"]["busy"]) == pytest.approx(total["busy_s"])
-    for slot in range(4):  # nobody trains in a slot that another is in
+    for slot in range(4):  # a slot trains one member at a time
         spans = [
             (b, e) for s, b, e in zip(t["busy"]["slot"], t["busy"]["begin"], t["busy"]["end"], strict=True) if s == slot
         ]
@@ -501,7 +501,7 @@ def test_a_member_that_is_none(rich: tuple[RunFolder, list[Fact]], capsys: Any, 
     assert f"MEMBER {member!r}: rich has members 0 to 99; give such a number, a path" in err
 
 
-def test_there_is_nobody_yet(tmp_path: Path, capsys: Any) -> None:
+def test_a_run_without_members(tmp_path: Path, capsys: Any) -> None:
     folder = write(tmp_path / "none", settings(), [])
     status, _, err = run(capsys, "lineage", folder.path, "0")
     assert status == 2

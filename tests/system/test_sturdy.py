@@ -259,7 +259,7 @@ def test_a_finished_runs_best_that_is_damaged_is_reported(tmp_path: Path) -> Non
     exported = cli("best", "r", "--export", tmp_path / "out", cwd=tmp_path)
     assert exported.status == 2
     here = weights.parent.resolve() / "weights"
-    assert f"has not what was published: {here} has " in exported.err
+    assert f"is not as it was published: {here} has " in exported.err
     assert "bring the file back" in exported.err
     assert not (tmp_path / "out").exists()
     weights.write_bytes(good)
