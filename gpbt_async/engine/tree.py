@@ -20,6 +20,7 @@ import hashlib
 import math
 from bisect import bisect_left, insort
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
@@ -380,6 +381,9 @@ class Tree:
             assert parent.children[member.index] is member
             to_begin = member.state is State.WAITING or (member.state is State.TRAINING and member.slot is None)
             assert not (parent.damaged and to_begin)
-            inherited = [parent.config, *(space.clip(parent.config) for space in spaces[1:])]
-            inherited += [space.clip(config) for space in spaces[2:] for config in inherited]
+            inherited = [parent.config]
+            for space in spaces[1:]:
+                for config in tuple(inherited):
+                    with suppress(ValueError):  # an option that is younger than the space
+                        inherited.append(space.clip(config))
             assert member.index > 0 or self.replay is not None or member.config in inherited
