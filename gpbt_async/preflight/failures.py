@@ -1,8 +1,8 @@
-"""Why members of a generation failed, those alike taken together: for the finding, and for how a run is said to end.
+"""Why members of a generation failed, grouped by reason: for the finding, and for the end of a run.
 
 Pure, read off the engine's tree. A run in which many members of a generation failed for one reason has searched less
-than it seems: it may have finished, and does not simply say so. Two reasons are alike when their words are, figures and
-paths left out.
+than it seems: it may have finished, but must not pass over that. Two reasons are alike when their texts are, apart from
+numbers and paths.
 """
 
 from __future__ import annotations
@@ -49,49 +49,47 @@ class Failures:
 
 
 def failures(engine: Engine, *generations: int) -> list[Failures]:
-    """What members of these generations (of all, if none is given) failed for, the most frequent reason first.
+    """The failures of these generations (of all, if none is given), the most frequent reason first.
 
-    Not those that ended without a score, or whose parent's checkpoint was lost: that is said otherwise.
+    Without members that ended without a score, or whose parent's checkpoint was lost: those are reported otherwise.
     """
-    found: list[Failures] = []
+    groups: list[Failures] = []
     for index in generations or range(len(engine.tree.generations)):
-        here = engine.tree.generations[index]
+        generation = engine.tree.generations[index]
         alike: dict[str, list[Node]] = {}
-        for member in here.members:
+        for member in generation.members:
             if member.state is State.FAILED and member.failures:
                 alike.setdefault(kind(member.reason), []).append(member)
         for members in alike.values():
-            told = members[0].reason
-            found.append(Failures(index, here.size, why(told), remedy_of(told), tuple(members)))
-    return sorted(found, key=lambda each: -len(each.members))
+            reason = members[0].reason
+            groups.append(Failures(index, generation.size, why(reason), remedy_of(reason), tuple(members)))
+    return sorted(groups, key=lambda group: -len(group.members))
 
 
 def many(engine: Engine) -> list[Failures]:
-    """Those that a run which has finished must not pass over in silence: more than a tenth of their generation.
+    """The failures that a finished run must report: of more than a tenth of a generation.
 
-    One member alone is none of them, unless its reason is one that every attempt shares.
+    The failure of a single member counts only if every attempt shares its reason.
     """
-    all_of_them = failures(engine)
-    return [f for f in all_of_them if f.share > TOLERATED and (len(f.members) > 1 or lasts(f.reason))]
+    return [f for f in failures(engine) if f.share > TOLERATED and (len(f.members) > 1 or lasts(f.reason))]
 
 
 def kind(reason: str) -> str:
-    """What failures for one reason have in common: how its words begin, without figures, paths and the remedy."""
-    line = why(reason)
-    return re.sub(r"0x[0-9a-f]+|(?<![\w.])/[^\s:'\")]+|\d[\d.e+-]*", "#", line)[:ALIKE]
+    """What failures for one reason have in common: the beginning of the text, without numbers, paths and remedy."""
+    return re.sub(r"0x[0-9a-f]+|(?<![\w.])/[^\s:'\")]+|\d[\d.e+-]*", "#", why(reason))[:ALIKE]
 
 
 def remedy_of(reason: str) -> str:
-    """What to do about a failure that many have in common."""
-    told, remedy = parts(reason)
-    return remedy or remedies.remedy_for(told) or UNKNOWN
+    """What to do about a failure that many members have in common."""
+    cause, remedy = parts(reason)
+    return remedy or remedies.remedy_for(cause) or UNKNOWN
 
 
 def why(reason: str) -> str:
-    """A reason without what to do about it."""
+    """A reason without its remedy."""
     return parts(reason)[0]
 
 
 def lasts(reason: str) -> bool:
-    """Is it a reason that depends on the config and the parent alone?"""
+    """Does the reason depend on the config and the parent alone, so that every attempt shares it?"""
     return remedies.lasting(reason)

@@ -35,7 +35,7 @@ from gpbt_async.member.config import (
     read_names,
     script_reads,
 )
-from gpbt_async.preflight import checks
+from gpbt_async.preflight import checks, scores
 from gpbt_async.space import Space
 from gpbt_async.storage.journal import JournalReader
 
@@ -144,10 +144,10 @@ def test_a_read_inside_a_compiled_model_is_traced_and_seen() -> None:
 
 
 def test_libraries_take_a_config_for_the_dict_that_it_is() -> None:
-    from gpbt_async.member import adapters
+    from gpbt_async.member import config_adapters
 
     yaml, torch = pytest.importorskip("yaml"), pytest.importorskip("torch")
-    adapters.watch()
+    config_adapters.watch()
     assert yaml.safe_load(yaml.safe_dump(config())) == yaml.safe_load(yaml.dump(config())) == peek(config())
     assert torch.utils._pytree.tree_map(lambda x: 2 * x, config()) == {"lr": 0.2, "momentum": 1.8, "width": 16}
 
@@ -322,7 +322,7 @@ def test_a_value_that_ends_the_same_whatever_was_applied() -> None:
 
 def test_a_constant_score_over_different_configs() -> None:
     watch = checks.Preflight(settings())
-    for id in range(checks.CONSTANT - 1):
+    for id in range(scores.CONSTANT - 1):
         assert codes(watch.scored(member(id), 2.718281828, {})) == []
     assert codes(watch.scored(member(9), 2.718281828, {})) == ["GPBT009"]
     watch = checks.Preflight(settings())

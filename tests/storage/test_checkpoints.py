@@ -340,7 +340,7 @@ async def test_closing_gives_a_long_publish_up(member: Path, monkeypatch: pytest
 INTERRUPTED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from gpbt_async import checkpoints, files
+from gpbt_async.storage import checkpoints, files
 
 class Os:  # os, until the n-th call of it; then the process is killed, or the disk is full, before or after the call
     def __init__(self, n, how):
@@ -375,7 +375,7 @@ for n in range(1, 200):
         if pid == 0:
             checkpoints.os = files.os = proxy = Os(n, how)
             try:
-                checkpoints.Store()._publish(here / "attempt-1", here / "checkpoint")
+                checkpoints.CheckpointStore()._publish(here / "attempt-1", here / "checkpoint")
             except checkpoints.CheckpointError as error:
                 os._exit(3 if "no space left on device" in str(error) else 4)
             os._exit(5 if proxy.left > 0 else 0)

@@ -209,9 +209,9 @@ def test_a_run_with_members_and_no_journal_is_not_guessed_at(folder: RunFolder) 
 
 HOLDER = """
 import asyncio, os, subprocess, sys
-from gpbt_async.folder import Folder
+from gpbt_async.storage.folder import RunFolder
 async def main():
-    lock = await Folder(sys.argv[1]).lock()
+    lock = await RunFolder(sys.argv[1]).lock()
     child = None
     if "child" in sys.argv:
         child = subprocess.Popen(["cat"], pass_fds=[lock.fileno()], stdin=sys.stdin)
@@ -273,7 +273,7 @@ async def test_a_child_that_inherited_the_lock_keeps_it(folder: RunFolder) -> No
 
 async def test_probing_all_the_time_keeps_nobody_from_the_lock(folder: RunFolder) -> None:
     prober = (
-        "import sys\nfrom gpbt_async.storage.folder import RunFolder\nfolder = Folder(sys.argv[1])\n"
+        "import sys\nfrom gpbt_async.storage.folder import RunFolder\nfolder = RunFolder(sys.argv[1])\n"
         "open(folder.lock_file, 'a').close()\nprint('held', flush=True)\nwhile True: folder.locked()\n"
     )
     words = [sys.executable, "-c", prober, str(folder.path)]
@@ -317,7 +317,9 @@ async def test_telling_a_run(folder: RunFolder) -> None:
     assert folder.tell("stop") is False  # no FIFO yet
     told: asyncio.Queue[str] = asyncio.Queue()
     control = folder.listen(told.put_nowait)
-    script = "import sys\nfrom gpbt_async.storage.folder import RunFolder\nprint(Folder(sys.argv[1]).tell('from afar'))"
+    script = (
+        "import sys\nfrom gpbt_async.storage.folder import RunFolder\nprint(RunFolder(sys.argv[1]).tell('from afar'))"
+    )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, folder.path, stdout=subprocess.PIPE)
     assert await told.get() == "from afar"
     assert (await process.communicate())[0] == b"True\n"

@@ -410,7 +410,7 @@ async def test_closing_syncs_and_then_refuses(path: Path) -> None:
 APPENDER = """
 import sys
 from gpbt_async.events import Entered
-from gpbt_async.journal import Journal
+from gpbt_async.storage.journal import Journal
 journal = Journal.open(sys.argv[1])
 n = len(journal.replay())
 while True:
