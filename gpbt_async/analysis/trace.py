@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from .reader import RunReader
 
 
+#: an event of the format, or the arguments of one
+Event = dict[str, Any]
+
 SLOTS, SEARCHER, CHECKPOINTS, SCORE = 1, 2, 3, 4
 _NAMES = {SLOTS: "slots", SEARCHER: "searcher", CHECKPOINTS: "checkpoints", SCORE: "best score"}
 
@@ -70,7 +73,7 @@ class _Trace:
     def _us(self, t: float) -> int:
         return round(self._elapsed.of(t) * 1e6)
 
-    def _slice(self, name: str, place: tuple[int, int], begin: int, end: int, args: dict[str, Any]) -> dict[str, Any]:
+    def _slice(self, name: str, place: tuple[int, int], begin: int, end: int, args: Event) -> Event:
         pid, tid = place
         kind = _NAMES[pid]
         return {
@@ -80,7 +83,7 @@ class _Trace:
 
     # ---- slots
 
-    def attempts(self) -> Iterator[dict[str, Any]]:
+    def attempts(self) -> Iterator[Event]:
         """A slice for each attempt that entered `train`, a mark for the others, an arrow from each parent.
 
         Times are the members' own, but no slice begins before the last one in its slot or its parent's has ended, even
@@ -112,7 +115,7 @@ class _Trace:
         """The end of the session that contains `t`, or its last fact so far."""
         return self._history.sessions[bisect_right(self._begins, t) - 1].end
 
-    def _attempt(self, attempt: Attempt) -> dict[str, Any]:
+    def _attempt(self, attempt: Attempt) -> Event:
         member = self._reader.engine.tree.members[attempt.member]
         last = attempt.number == member.attempt
         return {
@@ -127,13 +130,13 @@ class _Trace:
             "config": member.config,
         }
 
-    def _arrow(self, number: int, parent: tuple[int, int, int], child: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    def _arrow(self, number: int, parent: tuple[int, int, int], child: tuple[int, int]) -> Iterator[Event]:
         row, begin, end = parent
         names = {"name": "checkpoint", "cat": "lineage", "id": number, "pid": SLOTS}
         yield {**names, "ph": "s", "ts": max(begin, end - 1), "tid": row}  # inside the slice in which it begins
         yield {**names, "ph": "f", "bp": "e", "ts": child[1], "tid": child[0]}
 
-    def idle(self) -> Iterator[dict[str, Any]]:
+    def idle(self) -> Iterator[Event]:
         """A slice for each idle span; call it after `attempts`.
 
         Spans are cut where attempts overlap them: a member's own times may be slightly older than the scheduler's.
@@ -147,7 +150,7 @@ class _Trace:
 
     # ---- beside the slots
 
-    def asks(self) -> Iterator[dict[str, Any]]:
+    def asks(self) -> Iterator[Event]:
         """From the fact after which the engine asked, to the answer."""
         times = self._reader.times
         found = [
@@ -157,7 +160,7 @@ class _Trace:
         ]  # fmt: skip
         yield from self._spread(SEARCHER, found)
 
-    def publishing(self) -> Iterator[dict[str, Any]]:
+    def publishing(self) -> Iterator[Event]:
         found = [
             (attempt.left, attempt.published, f"member {attempt.member}", {"member": attempt.member})
             for attempt in self._history.attempts
@@ -165,7 +168,7 @@ class _Trace:
         ]
         yield from self._spread(CHECKPOINTS, found)
 
-    def _spread(self, pid: int, spans: Iterable[tuple[float, float, str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    def _spread(self, pid: int, spans: Iterable[tuple[float, float, str, Event]]) -> Iterator[Event]:
         """Slices on as few rows as possible, so that none overlaps another."""
         free: list[int] = []
         taken: list[tuple[int, int]] = []  # end, row
@@ -181,18 +184,18 @@ class _Trace:
             yield self._slice(name, (pid, row), begin, end, args)
         self._rows[pid] = rows
 
-    def best(self) -> Iterator[dict[str, Any]]:
+    def best(self) -> Iterator[Event]:
         members, metric = self._reader.engine.tree.members, self._reader.settings.score
         for t, _, id in self._history.best:
             args = {metric: members[id].score}
             yield {"name": f"best {metric}", "ph": "C", "ts": self._us(t), "pid": SCORE, "tid": 1, "args": args}
 
-    def sessions(self) -> Iterator[dict[str, Any]]:
+    def sessions(self) -> Iterator[Event]:
         for number, begin in enumerate(self._begins[1:], 2):
             name = f"session {number}: the run was resumed"
             yield {"name": name, "cat": "slots", "ph": "i", "s": "g", "ts": self._us(begin), "pid": SLOTS, "tid": 1}
 
-    def names(self) -> Iterator[dict[str, Any]]:
+    def names(self) -> Iterator[Event]:
         """The names of the rows; call it last, when all of them are known."""
         for pid, name in _NAMES.items():
             names = {"ph": "M", "pid": pid, "tid": 1}
@@ -204,7 +207,7 @@ class _Trace:
                 yield {"name": "thread_sort_index", "ph": "M", "pid": pid, "tid": row, "args": {"sort_index": row}}
 
 
-def _begin(span: tuple[int, int, str, dict[str, Any]]) -> tuple[int, int]:
+def _begin(span: tuple[int, int, str, Event]) -> tuple[int, int]:
     return span[:2]
 
 
