@@ -120,7 +120,9 @@ def failure(engine: Engine, folder: RunFolder, *, already: bool = False) -> RunF
         )
     if engine.reopens:
         edited = "" if engine.settings.command else " (and --changed-script, if you edit the script)"
-        error.add_note(f"mend what made it fail, and go on: gpbt-async resume {folder.typed} --retry-failed{edited}")
+        error.add_note(
+            f"mend what made it fail, and go on: gpbt-async resume {folder.shell_name} --retry-failed{edited}"
+        )
     return error
 
 

@@ -48,7 +48,7 @@ class Address:
         return os.path.splitext(os.path.basename(self.file))[0]
 
     @property
-    def typed(self) -> str:
+    def shell_name(self) -> str:
         """The address as a user would type it, for messages."""
         return (self.module or self.file) + (f":{self.variable}" if self.variable else "")
 

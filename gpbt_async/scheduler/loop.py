@@ -164,7 +164,7 @@ class Scheduler:
     def _room(self, paused: str, loud: bool) -> None:
         fact = events.Paused(t=self._clock.now(), reason=paused)
         if loud:
-            self._warn(fact.sentence(self._folder.typed))
+            self._warn(fact.sentence(self._folder.shell_name))
         if not self._ending:
             self.turn(fact)
 
@@ -178,8 +178,8 @@ class Scheduler:
     # ---- a turn
 
     def turn(self, fact: Fact) -> None:
-        if isinstance(fact, events.Failed) and (astray := self._folder.astray()):
-            raise FolderError(astray)  # every member must fail in a folder that was taken away
+        if isinstance(fact, events.Failed) and (moved := self._folder.moved()):
+            raise FolderError(moved)  # every member must fail in a folder that was taken away
         commands = self._apply(fact)
         if self._journal.low:
             self._disk.tight()

@@ -288,7 +288,7 @@ class Run:
             log.info(s.notice)
 
     async def _stray(self, scheduler: Scheduler) -> None:
-        scheduler.stop(await self.folder.strayed())
+        scheduler.stop(await self.folder.until_moved())
 
     def _obey(self, line: str, status: GpuStatus) -> None:
         """Do what a line of the control FIFO asks for."""
@@ -314,7 +314,7 @@ class Run:
                 raise failure(self.engine, self.folder)
         except BaseExceptionGroup as group:
             # whatever it was, a bug of gpbt-async included: the run is closed in its journal, and can be resumed
-            error = FolderError(astray) if (astray := self.folder.astray()) else first(group)  # it tripped over that
+            error = FolderError(moved) if (moved := self.folder.moved()) else first(group)  # it tripped over that
             self.how = RunStatus.INTERRUPTED
             with contextlib.suppress(GPBTError):  # the first error is the one to raise
                 await self._close(run.state, str(error or group))
@@ -372,8 +372,8 @@ class Run:
     async def _write_results(self) -> None:
         """Write schedule and summary, and link the best. A run that has ended waits for room on the disk to do it."""
         while True:
-            if astray := self.folder.astray():  # what stands at its path now may be another run's
-                raise FolderError(astray)
+            if moved := self.folder.moved():  # what stands at its path now may be another run's
+                raise FolderError(moved)
             try:
                 if self.engine.best is not None:
                     self.folder.point_best(self.engine.best.id)

@@ -79,7 +79,7 @@ class RunFolder:
         return f"Folder({str(self.path)!r})"
 
     @property
-    def typed(self) -> str:
+    def shell_name(self) -> str:
         """The run as a person types it after `gpbt-async resume`: its name where that is enough."""
         try:
             here = Path.cwd()
@@ -165,7 +165,7 @@ class RunFolder:
 
     def unmake(self) -> None:
         """Take `create` back, unless something was started in it: a launch that failed leaves nothing in the way."""
-        if not self.astray() and not self.journal.exists() and not any(self.members.glob("*")):
+        if not self.moved() and not self.journal.exists() and not any(self.members.glob("*")):
             shutil.rmtree(self.path, ignore_errors=True)
 
     # ---- the lock
@@ -187,12 +187,12 @@ class RunFolder:
             there = self.path.stat()
         return f"{there.st_dev:x}-{there.st_ino:x}"
 
-    def astray(self) -> str:
+    def moved(self) -> str:
         """What became of the folder whose lock we took, if it does not stand at its path any more; else empty."""
-        where = self._lock.whereabouts() if self._lock is not None else ""
+        where = self._lock.current_path() if self._lock is not None else ""
         if where is None and self.journal.exists():
             told = f"{self.lock_file} was deleted while its run went on, and somebody else could have begun to run it"
-            return f"{told}: go on by `gpbt-async resume {self.typed}`"
+            return f"{told}: go on by `gpbt-async resume {self.shell_name}`"
         if where is None:
             return f"{self.path} was deleted while its run went on, with all that it had: launch it anew"
         if not where:
@@ -202,12 +202,12 @@ class RunFolder:
             f"{shlex.quote(where)}` (stop a run before you move it)"
         )
 
-    async def strayed(self) -> FolderError:
+    async def until_moved(self) -> FolderError:
         """Wait until somebody has moved or deleted the folder under us."""
         while True:
             await asyncio.sleep(LOOK)
             with contextlib.suppress(OSError):  # a file server that is away
-                if told := await asyncio.to_thread(self.astray):
+                if told := await asyncio.to_thread(self.moved):
                     return FolderError(told)
 
     # ---- the control FIFO
@@ -316,7 +316,7 @@ def runs(runs_dir: os.PathLike[str] | str) -> list[RunFolder]:
 def _taken(folder: RunFolder) -> str:
     other = "give another name with --name"
     if is_run(folder.path):
-        return f"{folder.path} holds a run: go on with it by `gpbt-async resume {folder.typed}`, or {other}"
+        return f"{folder.path} holds a run: go on with it by `gpbt-async resume {folder.shell_name}`, or {other}"
     return f"{folder.path} exists and is not empty: {other}"
 
 

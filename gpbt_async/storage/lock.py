@@ -46,7 +46,7 @@ class Lock:
     def fileno(self) -> int:
         return self._fd
 
-    def whereabouts(self) -> str | None:
+    def current_path(self) -> str | None:
         """Where the locked folder is now: "" where it was, None if it, or what we hold in it, is nowhere any more."""
         try:
             # the file, not the folder: who deletes a folder under a run that makes new ones does not get to its end
