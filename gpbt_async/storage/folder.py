@@ -1,14 +1,14 @@
-"""A run's folder: every path of a run in one class, and the few files a run is handled by from outside.
+"""A run's folder: every path of a run in one class, and the few files by which other processes reach the run.
 
-What lives here: names and places; making, finding and opening a run; the control FIFO; the link to the best
-member. What does not: the journal's lines (journal), checkpoints (checkpoints).
+What lives here: names and paths; making, finding and opening a run; the control FIFO; the link to the best member.
+What does not: the journal's lines (journal), checkpoints (checkpoints).
 
 Each question between processes is answered by one system call that cannot race:
 
-* *Whose name is it?* mkdir, for a name we make up; for a name that was given, the lock, which is taken next.
-* *Is somebody running it?* flock (lock), which the kernel drops with the last process that holds the file open.
-* *Is somebody listening?* A FIFO: opening it to write without blocking fails when nobody reads.
-* *Is the file whole?* Written beside, synced, renamed (files).
+* *Is the name free?* mkdir, for a name that we make up; for a name that was given, the lock, which is taken next.
+* *Does a scheduler run it?* flock (lock), which the kernel drops with the last process that holds the file open.
+* *Does a scheduler listen?* A FIFO: opening it to write without blocking fails when no process reads it.
+* *Is the file whole?* It is written beside its place, synced and renamed (files).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class MemberFolder:
-    """The places of one member: members/0007/."""
+    """The paths of one member: members/0007/."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
-        self.checkpoint = path / "checkpoint"  # published: it stands here whole, or not at all
+        self.checkpoint = path / "checkpoint"  # published: whole, or not there at all
 
     def attempt(self, attempt: int) -> Path:
         """The private folder an attempt writes its checkpoint to; renamed to `checkpoint` when published."""
@@ -55,7 +55,7 @@ class MemberFolder:
 
 
 class RunFolder:
-    """A run's folder. Constructing one only names places; `create` and `open` look at the disk."""
+    """A run's folder. Constructing one only names paths; `create` and `open` look at the disk."""
 
     def __init__(self, path: os.PathLike[str] | str) -> None:
         self.path = Path(os.path.abspath(path))
@@ -72,25 +72,27 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
         self.trace = self.path / "trace.json"
-        self.tracking = self.path / "tracking"  # what trackers were told, and what they write if told no other place
+        self.tracking = (
+            self.path / "tracking"
+        )  # the trackers' positions, and their output unless another place is given
         self._lock: Lock | None = None
 
     def __repr__(self) -> str:
-        return f"Folder({str(self.path)!r})"
+        return f"RunFolder({str(self.path)!r})"
 
     @property
     def shell_name(self) -> str:
         """The run as a person types it after `gpbt-async resume`: its name where that is enough."""
         try:
             here = Path.cwd()
-        except FileNotFoundError:  # the folder we are in was deleted, with the run perhaps
+        except FileNotFoundError:  # the working directory was deleted, perhaps with the run
             return shlex.quote(str(self.path))
         if self.path == here / "runs" / self.name:
             return self.name
         return shlex.quote(str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path))
 
     def logs(self) -> list[Path]:
-        """What the script and the members have printed."""
+        """The logs of the script and of the members."""
         return [self.script_log, *(self.members.glob("*/log.txt"))]
 
     def member(self, member: int) -> MemberFolder:
@@ -101,8 +103,10 @@ class RunFolder:
         return len(os.listdir(self.members)) if self.members.exists() else 0
 
     def emptied(self, members: int) -> JournalError:
-        """What to say of a journal without a fact where there are members."""
-        return JournalError(f"{self.journal} is empty, but there are {members} members: bring it back, or begin anew")
+        """The error of a journal without a fact in a run that has members."""
+        return JournalError(
+            f"{self.journal} is empty, but there are {members} members: bring it back, or launch a new run"
+        )
 
     # ---- making and finding
 
@@ -121,7 +125,7 @@ class RunFolder:
         return folder
 
     def _is_husk(self) -> bool:
-        """Empty, or what a launch leaves that was killed before it knew its experiment: nobody's. The lock decides."""
+        """Empty, or what a launch leaves that was killed before it knew its experiment: free. The lock decides."""
         left = {self.lock_file.name, self.control.name, self.members.name, f".{self.experiment.name}.part"}
         return set(os.listdir(self.path)) <= left and not (self.members.exists() and os.listdir(self.members))
 
@@ -133,14 +137,14 @@ class RunFolder:
             runs_dir.mkdir(parents=True, exist_ok=True)
             while True:
                 folder = cls(runs_dir / free_name(runs_dir, stem))
-                with suppress(FileExistsError):  # somebody was quicker: the next name
+                with suppress(FileExistsError):  # another launch was quicker: the next name
                     folder.path.mkdir(mode=0o700)  # the claim
                     folder.members.mkdir()
                     return folder
 
     @classmethod
     def open(cls, path: os.PathLike[str] | str) -> RunFolder:
-        """An existing run. Raises FolderError, naming what is missing and, when there are any, runs of a like name."""
+        """An existing run. Raises FolderError, naming what is missing, and runs of a similar name."""
         folder = cls(path)
         with explained("cannot open the run", folder.path):
             there, declared = folder.path.is_dir(), folder.experiment.is_file()
@@ -148,91 +152,93 @@ class RunFolder:
             what = "is not a folder" if folder.path.exists() else "does not exist"
             raise FolderError(f"no run at {folder.path}: it {what}{_alike(folder)}")
         if not declared:
-            if (who := folder.locked()) is not None:
+            if (scheduler := folder.locked()) is not None:
                 raise FolderError(
-                    f"{folder.name} is still importing its script (process {who.get('pid')}): try again soon"
+                    f"{folder.name} is still importing its script (process {scheduler.get('pid')}): try again soon"
                 )
             raise FolderError(f"no run at {folder.path}: {folder.experiment.name} is missing{_remedy(folder)}")
         with explained("cannot open the run", folder.path):
-            # killed before its first fact, a run may be begun again; but without a journal nobody knows its members
+            # a run killed before its first fact may start again; but without a journal its members are unknown
             if not folder.journal.exists() and folder.members.is_dir() and os.listdir(folder.members):
                 raise FolderError(
                     f"cannot open the run {folder.path}: {folder.journal.name} is missing: bring it back from a copy, "
-                    "or launch anew under another name"
+                    "or launch a new run under another name"
                 )
             folder.members.mkdir(exist_ok=True)
         return folder
 
     def unmake(self) -> None:
-        """Take `create` back, unless something was started in it: a launch that failed leaves nothing in the way."""
+        """Undo `create`, unless something has started in the folder: a launch that failed leaves nothing behind."""
         if not self.moved() and not self.journal.exists() and not any(self.members.glob("*")):
             shutil.rmtree(self.path, ignore_errors=True)
 
     # ---- the lock
 
     async def lock(self, patience: float = 0.1) -> Lock:
-        """Become the one who runs this run. Tries for `patience` seconds, then raises FolderError naming the holder."""
+        """Take the lock. Tries for `patience` seconds, then raises FolderError naming the holder."""
         self._lock = await acquire(self.lock_file, patience)
         return self._lock
 
     def locked(self) -> dict[str, Any] | None:
-        """Who runs this run now (pid, host, boot, t; empty if just being written), or None. Disturbs nobody."""
+        """The scheduler that runs this run (pid, host, boot, t; empty while it is written), or None. Takes no lock."""
         return holder(self.lock_file)
 
-    # ---- somebody takes it away
+    # ---- the folder moved or deleted under a run
 
     def place(self) -> str:
-        """What tells the folder from a copy of it, of any name. Raises FolderError."""
+        """Tells the folder from a copy of it under any name. Raises FolderError."""
         with explained("cannot open the run", self.path):
             there = self.path.stat()
         return f"{there.st_dev:x}-{there.st_ino:x}"
 
     def moved(self) -> str:
-        """What became of the folder whose lock we took, if it does not stand at its path any more; else empty."""
+        """Where the folder went whose lock we hold, as an error's text; empty if it is still at its path."""
         where = self._lock.current_path() if self._lock is not None else ""
         if where is None and self.journal.exists():
-            told = f"{self.lock_file} was deleted while its run went on, and somebody else could have begun to run it"
-            return f"{told}: go on by `gpbt-async resume {self.shell_name}`"
+            text = (
+                f"{self.lock_file} was deleted while its run went on, so another scheduler could have started the run"
+            )
+            return f"{text}: to continue: `gpbt-async resume {self.shell_name}`"
         if where is None:
-            return f"{self.path} was deleted while its run went on, with all that it had: launch it anew"
+            return f"{self.path} was deleted while its run went on, with everything in it: launch a new run"
         if not where:
             return ""
         return (
-            f"{self.path} was moved to {where} while its run went on: go on there by `gpbt-async resume "
+            f"{self.path} was moved to {where} while its run went on: to continue there: `gpbt-async resume "
             f"{shlex.quote(where)}` (stop a run before you move it)"
         )
 
     async def until_moved(self) -> FolderError:
-        """Wait until somebody has moved or deleted the folder under us."""
+        """Wait until the folder has been moved or deleted."""
         while True:
             await asyncio.sleep(LOOK)
-            with contextlib.suppress(OSError):  # a file server that is away
-                if told := await asyncio.to_thread(self.moved):
-                    return FolderError(told)
+            with contextlib.suppress(OSError):  # a file server that does not answer
+                if text := await asyncio.to_thread(self.moved):
+                    return FolderError(text)
 
     # ---- the control FIFO
 
     def listen(self, callback: Callable[[str], object]) -> Control:
-        """Call back with each line told to this run, from the running event loop, until closed. Raises FolderError."""
+        """Call back with each line sent to this run, from the running event loop, until closed. Raises FolderError."""
         with explained("cannot listen at", self.control):
             with suppress(FileExistsError):
                 os.mkfifo(self.control, 0o600)
             if not stat.S_ISFIFO(os.lstat(self.control).st_mode):
                 raise FolderError(f"cannot listen at {self.control}: it is not a FIFO; remove it")
-            # opened to write as well: a reader alone would see end-of-file each time a teller leaves
+            # opened to write as well: a reader alone would see end-of-file whenever a sender closes
             return Control(os.open(self.control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), callback)
 
     def tell(self, line: str) -> bool:
-        """Tell the process that runs this run a line. False when nobody listens."""
+        """Send the run's scheduler a line. False when no scheduler listens."""
         data = line.encode() + b"\n"
-        if b"\n" in data[:-1] or len(data) > 4096:  # PIPE_BUF: what is longer may be torn by another teller
+        if b"\n" in data[:-1] or len(data) > 4096:  # PIPE_BUF: a longer line may be torn by another sender
             raise ValueError("must be one line of less than 4 KiB")
         try:
             fd = os.open(self.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return False
         try:
-            # not a FIFO: something put a file there; writing to it would be talking to oneself
+            # not a FIFO: a file was put there, and no scheduler reads it
             return stat.S_ISFIFO(os.fstat(fd).st_mode) and os.write(fd, data) == len(data)
         except (BlockingIOError, BrokenPipeError):
             return False
@@ -266,7 +272,7 @@ class Control:
             *lines, self._rest = (self._rest + os.read(self._fd, 65536)).split(b"\n")
         except BlockingIOError:
             return
-        self._rest = self._rest[-65536:]  # somebody who never ends a line must not fill our memory
+        self._rest = self._rest[-65536:]  # a line that never ends must not fill our memory
         for line in lines:
             self._callback(line.decode(errors="replace"))
 
@@ -281,13 +287,13 @@ class Control:
 
 
 def free_name(runs_dir: os.PathLike[str] | str, stem: str) -> str:
-    """The first name not taken: `stem`-1, `stem`-2, ... Only looks; `Folder.fresh` looks and takes."""
+    """The first name not taken: `stem`-1, `stem`-2, ... Only looks; `RunFolder.fresh` looks and takes."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "run"
     return next(name for n in itertools.count(1) if not os.path.lexists(Path(runs_dir, name := f"{stem}-{n}")))
 
 
 def locate(run: str, runs_dir: os.PathLike[str] | str) -> Path:
-    """The folder RUN means: a name under `runs_dir`, or a path. Raises FolderError when it can be neither."""
+    """The folder that RUN means: a name under `runs_dir`, or a path. Raises FolderError when it can be neither."""
     if os.sep in run or run in (".", ".."):
         return Path(os.path.abspath(run))
     inside = Path(os.path.abspath(runs_dir), check_name(run))
@@ -302,7 +308,9 @@ def check_name(name: str) -> str:
 
 
 def is_run(path: os.PathLike[str] | str) -> bool:
-    return os.path.isfile(Path(path, "experiment.json"))  # not Path.is_file: a folder one may not read is no error
+    return os.path.isfile(
+        Path(path, "experiment.json")
+    )  # not Path.is_file: a folder without read permission is no error
 
 
 def runs(runs_dir: os.PathLike[str] | str) -> list[RunFolder]:
@@ -316,14 +324,14 @@ def runs(runs_dir: os.PathLike[str] | str) -> list[RunFolder]:
 def _taken(folder: RunFolder) -> str:
     other = "give another name with --name"
     if is_run(folder.path):
-        return f"{folder.path} holds a run: go on with it by `gpbt-async resume {folder.shell_name}`, or {other}"
+        return f"{folder.path} holds a run: continue it with `gpbt-async resume {folder.shell_name}`, or {other}"
     return f"{folder.path} exists and is not empty: {other}"
 
 
 def _remedy(folder: RunFolder) -> str:
     if not folder.journal.exists():
         return _alike(folder)  # it never was a run
-    return ": bring it back from a copy, or launch anew under another name (--name)"
+    return ": bring it back from a copy, or launch a new run under another name (--name)"
 
 
 def _alike(folder: RunFolder) -> str:

@@ -1,8 +1,8 @@
 """The lock of a run: one scheduler at a time, and the kernel is the judge.
 
-It is a flock, which the kernel drops with the last process that holds the file open: nothing is ever stale. The
-guardian holds the file too, so a killed scheduler's run stays locked until its last process is gone. What is written in
-the file (pid, host, boot, time) is only for people, and to tell that the machine was started anew since.
+It is a flock, which the kernel drops with the last process that holds the file open, so it is never stale. The guardian
+holds the file too: a killed scheduler's run stays locked until its last process is gone. The text in the file (pid,
+host, boot, time) is only for people, and shows whether the machine has restarted since.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ class Lock:
     def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
         self._path = path
-        #: who held it before, None in a new run
+        #: its holder before, None in a new run
         self.previous = _read(fd) or None
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "t": time.time()}
+        ours = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "t": time.time()}
         os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(me).encode() + b"\n", 0)
+        os.pwrite(fd, json.dumps(ours).encode() + b"\n", 0)
 
     @property
     def rebooted(self) -> bool:
-        """Whether the machine was started anew since the run was last held: what nobody synced may be lost then."""
+        """Whether the machine has restarted since the run was last held: what was not synced may be lost then."""
         return self.previous is not None and self.previous.get("boot") != _boot()
 
     def fileno(self) -> int:
         return self._fd
 
     def current_path(self) -> str | None:
-        """Where the locked folder is now: "" where it was, None if it, or what we hold in it, is nowhere any more."""
+        """Where the locked folder is now: "" at its path, None if the folder or the lock file was deleted."""
         try:
-            # the file, not the folder: who deletes a folder under a run that makes new ones does not get to its end
+            # the file, not the folder: deleting a folder fails half-way while a run makes new ones in it
             if self._fd < 0 or _place(self._path) == _place(self._fd):
                 return ""
         except (FileNotFoundError, NotADirectoryError):
             pass
-        except OSError:  # a file server, rights: it may be there
+        except OSError:  # a file server or permissions: it may be there
             return ""
-        try:  # the kernel knows the file we hold open by the name it has now
+        try:  # the kernel knows the present name of a file that we hold open
             now = os.readlink(f"/proc/self/fd/{self._fd}")
             return os.path.dirname(now) if _place(now) == _place(self._fd) else None
         except OSError:
             return None
 
     def release(self) -> None:
-        """Let go. A process that inherited the file keeps the run locked until it ends. Twice does no harm."""
+        """Close the file. A process that inherited it keeps the run locked until it ends. Twice does no harm."""
         if self._fd >= 0:
             os.close(self._fd)  # not LOCK_UN: that would unlock it for the guardian as well
             self._fd = -1
@@ -72,7 +72,7 @@ class Lock:
 async def acquire(path: Path, patience: float) -> Lock:
     """The lock at `path`. Tries for `patience` seconds, then raises FolderError naming the holder.
 
-    A mere probe (`holder`) holds it for microseconds, so that patience 0 may be refused by nobody in particular.
+    A probe (`holder`) takes it for microseconds, so with patience 0 a free lock may be refused.
     """
     with explained("cannot lock", path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -82,8 +82,7 @@ async def acquire(path: Path, patience: float) -> Lock:
                 _rouse(fd)
             while not _flock(fd, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
-                    who = _read(fd)
-                    raise FolderError(f"{path.parent} is being run by {_told(path.parent, who)}")
+                    raise FolderError(f"{path.parent} is being run by {_holder_text(path.parent, _read(fd))}")
                 await asyncio.sleep(_POLL)
             return Lock(fd, path)
         except BaseException:
@@ -92,7 +91,7 @@ async def acquire(path: Path, patience: float) -> Lock:
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """Who holds the lock at `path` now (pid, host, boot, t; empty if just being written), or None. Disturbs nobody."""
+    """The holder of the lock at `path` (pid, host, boot, t; empty while it is written), or None. Takes no lock."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -104,16 +103,17 @@ def holder(path: Path) -> dict[str, Any] | None:
         os.close(fd)
 
 
-def _orphaned(who: dict[str, Any]) -> bool:
-    """Is the scheduler that took the lock gone, while others of its run hold it still?"""
-    return who.get("host") == socket.gethostname() and "pid" in who and not os.path.exists(f"/proc/{who['pid']}")
+def _orphaned(holder: dict[str, Any]) -> bool:
+    """Is the scheduler that took the lock gone, while other processes of its run still hold it?"""
+    here = holder.get("host") == socket.gethostname()
+    return here and "pid" in holder and not os.path.exists(f"/proc/{holder['pid']}")
 
 
 def _rouse(fd: int) -> None:
-    """Have those who hold the file go on: a guardian that somebody has stopped cannot end what it guards."""
+    """Send SIGCONT to the processes that hold the file: a guardian that was stopped cannot end its run's processes."""
     ours = _place(fd)
     for place in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):  # not ours to look at, or gone
+        with contextlib.suppress(OSError):  # another user's process, or one that is gone
             if place.parts[2] != str(os.getpid()) and _place(place) == ours:
                 os.kill(int(place.parts[2]), signal.SIGCONT)
 
@@ -131,13 +131,15 @@ def _flock(fd: int, how: int) -> bool:
     return True
 
 
-def _told(folder: Path, who: dict[str, Any]) -> str:
-    """Whom to name, and what to do about him."""
-    here = who.get("host") == socket.gethostname()
-    if "pid" not in who or _orphaned(who):
+def _holder_text(folder: Path, holder: dict[str, Any]) -> str:
+    """Describes the holder, and how to stop it."""
+    here = holder.get("host") == socket.gethostname()
+    if "pid" not in holder or _orphaned(holder):
         return "processes of a scheduler that is gone, which are being ended: try again in a moment"
     stop = f"gpbt-async stop {shlex.quote(str(folder))}"
-    return f"process {who['pid']} on {who.get('host')}: let it, or stop it (`{stop}`{'' if here else ', there'})"
+    return (
+        f"process {holder['pid']} on {holder.get('host')}: let it run, or stop it (`{stop}`{'' if here else ', there'})"
+    )
 
 
 def _read(fd: int) -> dict[str, Any]:

@@ -544,9 +544,9 @@ def test_a_damaged_or_locked_run_is_reported_with_a_remedy(finished: Path) -> No
             assert "Traceback" not in done.err
 
     (finished / "journal.jsonl").write_bytes(journal.replace(b"Trained", b"Trainee", 1))
-    refused("bring the journal back from a copy, or launch anew; what was best so far stands in")
+    refused("bring the journal back from a copy, or launch a new run; the best so far is in")
     (finished / "journal.jsonl").unlink()
-    refused(f"journal.jsonl is missing: {copy}, or launch anew")
+    refused(f"journal.jsonl is missing: {copy}, or launch a new run")
     (finished / "journal.jsonl").touch()
     refused("journal.jsonl is empty, but there are ")
     (finished / "journal.jsonl").write_bytes(journal)
@@ -554,7 +554,7 @@ def test_a_damaged_or_locked_run_is_reported_with_a_remedy(finished: Path) -> No
         (finished / "experiment.json").write_bytes(damaged)
         refused(copy)
     (finished / "experiment.json").unlink()
-    refused(f"experiment.json is missing: {copy}, or launch anew")
+    refused(f"experiment.json is missing: {copy}, or launch a new run")
     (finished / "experiment.json").write_bytes(declared)
     (finished / "journal.jsonl").write_bytes(b"".join(journal.splitlines(keepends=True)[:5]))
     (here / "hold").touch()
