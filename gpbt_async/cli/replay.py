@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ExperimentError, FolderError
-from ..events import RunStatus
 from .launch import new_folder
 from .options import MACHINE, Changed, Json, Moved, Name, Quiet, RunName, Runs, arguments, option, takes, whole
 from .output import say
@@ -71,6 +70,7 @@ def replay(
       gpbt-async replay train-1 --same-seeds  # with the original's seeds
     """
     from ..analysis.reader import RunReader, open_run
+    from ..events import RunStatus
     from ..scheduler.run import Run
     from .foreground import drive
 
