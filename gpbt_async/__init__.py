@@ -1,12 +1,11 @@
 """gpbt-async: Genealogical Population-Based Training on one workstation, as an asyncio library and a command.
 
-Begin with Experiment (what to train), Member (what a training function gets) and Run (one execution). Beside the names
-here: `gpbt_async.torch`, `.lightning` and `.hf` are for use inside a training script, `.testing` holds the contract of
-searchers, `.tracked` that of trackers, `.simulate` the engine on a virtual clock. `gpbt-async guide` tells how to go
-about it.
+Begin with Experiment (what to train), Member (what a training function gets) and Run (one execution). Further modules:
+`gpbt_async.torch`, `.lightning` and `.hf` for use inside a training script, `.testing` with the contract of searchers,
+`.tracked` with that of trackers, `.simulate` with the engine on a virtual clock. `gpbt-async guide` shows how to begin.
 
-The public names are imported when first used (PEP 562): a training script imports this package in every process, and
-should pay microseconds for what it does not use.
+The public names are imported when first used (PEP 562): every training process imports this package, and should pay
+microseconds for what it does not use.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ _HOMES = {
 #: modules that are reached through the package: `gpbt.torch.save(...)`, which imports torch when it needs it
 _MODULES = ("events", "torch", "lightning", "hf", "notebook")
 
-#: what other tuners call the same thing
+#: other tuners' names for the same things
 _OTHERS = {
     **dict.fromkeys(("loguniform", "logfloat", "qloguniform"), "Float(low, high, log=True)"),
     **dict.fromkeys(("uniform", "real", "quniform", "suggestfloat"), "Float(low, high)"),
@@ -126,8 +125,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _meant(name: str) -> str:
-    """What was most likely meant by a name that is not here, as the end of a sentence."""
-    if name.startswith("_"):  # somebody only looks whether it is there
+    """What a name that does not exist was most likely meant to be, as the end of a sentence."""
+    if name.startswith("_"):  # a probe, as by hasattr
         return ""
     from .declaration.arguments import close_to
 

@@ -1,6 +1,6 @@
-"""The entry point: `gpbt-async`, and `python -m gpbt_async`.
+"""The entry point of `gpbt-async` and `python -m gpbt_async`.
 
-Apart from cli/app.py because importing that takes a tenth of a second, during which a person may press Ctrl-C.
+Apart from cli/app.py because importing that takes a tenth of a second, in which a user may press Ctrl-C.
 """
 
 from __future__ import annotations

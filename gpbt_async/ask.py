@@ -1,10 +1,10 @@
-"""What a searcher is told: an Ask, plain data, the whole of it.
+"""The Ask: all that a searcher gets, as plain data.
 
-A searcher is a function of an Ask and of nothing else. The Ask holds the family history (kin) of the parent whose
-child is wanted, read off the tree at one moment; so nothing is copied, locked or restored when a lineage forks, an
-ask can cross to another process as JSON, be repeated after a crash, and be rebuilt from the journal.
+A searcher is a function of an Ask and of nothing else. The Ask holds the family history (kin) of the parent whose child
+is wanted, read off the tree at one moment. So nothing is copied, locked or restored when a family tree branches, and an
+ask can be sent to another process as JSON, repeated after a crash, and rebuilt from the journal.
 
-Losses are minimised here whatever the experiment's mode: the score's sign is turned once, at the border.
+Losses are minimised here whatever the experiment's mode: the engine turns the score's sign.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Observation:
 
     @property
     def final(self) -> float | None:
-        """The loss if it can be compared with others: of a finished member, and finite."""
+        """The loss, if the member has finished and it is finite: only then can it be compared with others."""
         return self.loss if self.outcome == "finished" and self.loss is not None and math.isfinite(self.loss) else None
 
     def to_json(self) -> dict[str, Any]:
@@ -65,12 +65,12 @@ class Observation:
 class Ask:
     """Everything a suggestion may depend on.
 
-    space: which the config must be in; what is constant in it is in no config here, and may be left out of the answer
-    (`space.clip` puts it in). path: of the child wanted, child indexes from the root. generation: its, from 0
-    on. parent: None for generation 0. kin: the parent's family history, listed by (generation, path), never by arrival
-    (TPE weighs by order). pending: configs of the parent's children (for generation 0: of the roots) not finished yet,
+    space: contains the config wanted. Its constants are in no config here, and may be left out of the answer
+    (`space.clip` adds them). path, generation: of the child wanted; child indexes from the root, and from 0 on. parent:
+    None for generation 0. kin: the parent's family history in the order of (generation, path), never of arrival (TPE
+    weighs by order). pending: configs of the parent's children (for generation 0: of the roots) that have not finished,
     by path. seed: in [0, 2⁶³), a function of the run's seed and the path. run: in [0, 2⁶³), a function of the run's
-    seed alone, the same in all its asks.
+    seed alone, the same in all asks of a run.
     """
 
     space: Space
@@ -88,7 +88,7 @@ class Ask:
         return [observed.final for observed in self.kin if observed.final is not None]
 
     def to_json(self) -> dict[str, Any]:
-        """Without the space, which both ends hold."""
+        """Without the space, which both processes have."""
         return {
             "path": path_text(self.path),
             "generation": self.generation,
@@ -101,7 +101,7 @@ class Ask:
 
     @classmethod
     def from_json(cls, space: Space, ask: Mapping[str, Any]) -> Ask:
-        """An equal one, of the space and what `to_json` gave (ask)."""
+        """The Ask that `to_json` made (ask), over the space."""
         return cls(
             space=space,
             path=path_of(ask["path"]),

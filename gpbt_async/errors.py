@@ -4,20 +4,20 @@
     ├── ExperimentError    the user: something in the declaration
     ├── ScriptError        the user: the training script cannot be imported, or declares no experiment
     ├── FolderError        the user: the run's folder exists already, is locked, missing or unwritable
-    │   └── JournalError   nobody can: the journal is damaged; names file and line
+    │   └── JournalError   the journal is damaged, or of another version; names file and line
     ├── DeviceError        the machine: NVML, GPUs, cores
     ├── LaunchError        the machine: a process could not be started, or died before it could work
     ├── SearcherError      the searcher: it raised, hung, or left the space
-    ├── TrackerError       the tracker: it raised; the run itself never does for it
+    ├── TrackerError       the tracker: it raised; the run goes on without it
     ├── MissingExtra       the user: a package that is installed by one of our extras
-    ├── PreflightError     the training script: it does not train what is searched (with `strict`)
+    ├── PreflightError     the training script: the pre-flight found a mistake (with `strict`)
     └── RunFailed          the training script: the run started, and no member can go on
 
-A member's failure is not an exception in the scheduler: it is a fact in the journal. Exceptions are for
-what stops a run. Each class carries the command line's exit status for it.
+A member's failure is not an exception in the scheduler, but a fact in the journal. Exceptions stop a run; each class
+carries the command line's exit status for it.
 
-`Stopped` stands apart: it is raised *inside* a training function to end it early, and so derives from
-BaseException, as asyncio.CancelledError does: an `except Exception` in a training loop must not swallow it.
+`Stopped` stands apart: it is raised *inside* a training function to end it early. It derives from BaseException, as
+asyncio.CancelledError does, so that an `except Exception` in a training loop does not swallow it.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class ExperimentError(GPBTError):
 
     @classmethod
     def saying(cls, said: str) -> ExperimentError:
-        """Any sentence (said), after the line of the declaration."""
+        """Any sentence (said), behind the line of the declaration."""
         error = cls(_called_from() + said)
         error.said = said
         return error
 
-    #: the message without the place, for an option that nobody wrote into a script; empty if there is none
+    #: the message without the script's line, for an option of the command line; empty if there is none
     said: str = ""
 
 
@@ -88,7 +88,7 @@ class FolderError(GPBTError):
 
 
 class JournalError(FolderError):
-    """The journal is damaged, or was written by an engine that decides otherwise."""
+    """The journal is damaged, or was written by another version."""
 
 
 class DeviceError(GPBTError):
@@ -108,17 +108,17 @@ class SearcherError(GPBTError):
 
 
 class MissingExtra(GPBTError):
-    """A command needs a package that an extra of ours installs; the text names both."""
+    """A command needs a package that an extra of this package installs; the text names both."""
 
 
 class TrackerError(GPBTError):
-    """A tracker raised again and again, and is told no more."""
+    """A tracker raised again and again, and gets no more calls."""
 
     exit_status = 1
 
 
 class PreflightError(GPBTError):
-    """The pre-flight has found something, and the run is strict: it was ended before the budget was spent."""
+    """The pre-flight of a strict run has found a mistake; the run ended before the budget was spent."""
 
 
 class RunFailed(GPBTError):
@@ -132,7 +132,7 @@ class Stopped(BaseException):
 
 
 def first(group: BaseExceptionGroup[BaseException]) -> GPBTError | None:
-    """The first of our own errors among a task group's, unless a bug is among them too."""
+    """The first GPBTError of a task group's errors, unless a bug is among them too."""
     ours, others = group.split(GPBTError)
     if ours is None or others is not None:
         return None

@@ -1,9 +1,9 @@
-"""The user's declaration, checked once, with clear errors.
+"""The experiment: the user's declaration, checked once, with clear errors.
 
-An Experiment says what is trained (a function of one Member, or a command line), over which space, towards which
-score, and how the population is bred. It is pure data with one exception, the training function, which never leaves
-the process that imported it: the scheduler gets the declaration as JSON and the function as file + qualified name.
-So everything here must be sayable in JSON, and what is not is refused where it is declared, naming the line.
+An Experiment says what is trained (a function of one Member, or a command line), over which space, towards which score,
+and how the population is bred. It is pure data with one exception, the training function, which never leaves the
+process that imported it: the scheduler gets the declaration as JSON and the function as file + qualified name. So
+everything here can be written as JSON; what cannot is refused where it is declared, naming the line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .codec import decoded, encoded
 from .declaration import standalone
 from .declaration.arguments import checked, one_of, plain, real, whole
 from .declaration.direction import direction
@@ -29,34 +28,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 
-#: searchers by name, beside a user's `module:Name`; searchers.py holds what they do
+#: the built-in searchers by name, beside a user's `module:Name`
 SEARCHERS = (
     "local", "tpe", "kin", "perturb", "random", "optuna:tpe", "optuna:gp", "optuna:cmaes", "optuna:qmc",
 )  # fmt: skip
-#: no population and no generations are larger: what is asked for beyond is a slip of the finger
+#: the largest population and number of generations: a larger number is a typing error
 MOST = 1_000_000
 HISTORIES = ("inherit", "reset", "global")
 SELECTIONS = ("comma", "plus")
-SCHEDULES = ("async", "sync")
-#: rules of early stopping, of which any number may be on; stopping.py says what they do
+#: values of `schedule`: when a generation opens. (Schedule, the class, is a sequence of configs.)
+ORDERS = ("async", "sync")
+#: the rules of early stopping (engine/early_stopping.py), of which any number may be on
 STOP_RULES = ("median", "generation")
-#: settings by name; what is given explicitly beside a preset wins over it
+#: presets of settings by name; an option given beside a preset wins
 PRESETS: dict[str, dict[str, Any]] = {
     # Scardigli et al.: a barrier, TPE with one start-up trial, inherited history, parents from the last generation only
     "paper": {"schedule": "sync", "searcher": "tpe", "history": "inherit", "selection": "comma", "early_stop": ()},
 }
-#: what a command line may hold in braces beside hyperparameters
+#: what a command may contain in braces beside hyperparameters
 PLACEHOLDERS = ("parent", "checkpoint", "metrics", "config", "seed", "generation", "member")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """An Experiment without its function: everything that decides what a run does, as JSON says it."""
+    """An Experiment without its function: everything that decides what a run does, writable as JSON."""
 
     space: Space
     score: str
     mode: str
-    #: False: the mode is what the score's name means (preflight.direction), and the user is told so
+    #: False: the mode is derived from the score's name (declaration.direction), which the user sees (`notice`)
     mode_given: bool = True
     population: int = 25
     generations: int = 10
@@ -73,11 +73,11 @@ class Settings:
     attempts: int = 3
     stall_timeout: float | None = None
     member_timeout: float | None = None
-    #: findings of the pre-flight that are not told (preflight.findings)
+    #: findings of the pre-flight that are not shown (findings.py)
     silence: tuple[str, ...] = ()
     command: tuple[str, ...] | None = None
     target: Target | None = None
-    #: a run that trains along a schedule once more instead of searching for one; replaying.py declares it
+    #: a schedule to train along once more, instead of searching for one (cli/replay.py)
     replay: Schedule | None = None
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class Settings:
 
     @property
     def notice(self) -> str:
-        """What was decided in the user's place, for people; "" if nothing was."""
+        """A sentence on the mode if it was not given; else ""."""
         if self.mode_given:
             return ""
         way = "maximised" if self.mode == "max" else "minimised"
@@ -123,7 +123,7 @@ class Settings:
         return Settings(**{**fields, **changes})
 
     def with_options(self, changes: Mapping[str, Any]) -> Settings:
-        """`replaced` by options of the command line: an error names the option, as no line of a script is to blame."""
+        """`replaced` by options of the command line: an error names the option instead of a script's line."""
         try:
             return self.replaced(**changes)
         except ExperimentError as error:
@@ -131,16 +131,20 @@ class Settings:
             raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None
 
     def to_json(self) -> dict[str, Any]:
+        from .codec import encoded  # not before: every training script imports this module
+
         return encoded(self)
 
     @classmethod
     def from_json(cls, flat: Mapping[str, Any]) -> Settings:
         """Raises ExperimentError, KeyError, TypeError and ValueError when they are damaged."""
+        from .codec import decoded
+
         return decoded(cls, flat)
 
 
 class _Default(str):
-    """A default the caller has not chosen, so that a preset may replace it; reads as the value it is."""
+    """A default that the caller has not chosen, so a preset may replace it; otherwise an ordinary string."""
 
     __slots__ = ()
 
@@ -165,13 +169,13 @@ class Experiment:
     train: a function of one Member, defined at the top level of a file. command: instead of train, a program and its
     arguments, one word each, with {placeholders}. space: name → Float, Int or Choice, or a constant. score: the
     reported metric that counts. mode: "max" or "min"; it may be left out where the score's name can mean one only, as
-    "val_loss" or "accuracy", which is then said. resources: what one member needs; None = one GPU, or a CPU slot where
-    there is none.
+    "val_loss" or "accuracy"; the run then shows which. resources: what one member needs; None = one GPU, or a CPU slot
+    where there is none.
 
     population n >= 1 members train in each of generations T >= 1. ratio c > 0: children per parent over number of
     parents, so k = floor(sqrt(n / c)) members of a generation become parents. searcher: who chooses configs, by name,
-    or a class of yours as "module:Name". history: which members a searcher is told about: the parent's family
-    ("inherit"), its own children ("reset"), or everybody ("global"). selection: "comma" (parents come from the last
+    or a class of yours as "module:Name". history: the members whose results a searcher gets: the parent's family
+    ("inherit"), its own children ("reset"), or all ("global"). selection: "comma" (parents come from the last
     generation) or "plus" (a parent not beaten stays). evidence in [0, 1]: the share of a generation that must have
     finished before the next one opens. schedule: "async" or "sync" (the paper's barrier). early_stop: None, "median"
     (a member, by its first report), "generation" (no more children), or both with a comma. seed >= 0: of everything
@@ -179,7 +183,7 @@ class Experiment:
 
     attempts >= 1: how often a failing member is tried. stall_timeout: seconds without a report, member_timeout: seconds
     inside `train`, after which an attempt is ended and has failed; None = never. silence: names of findings of the
-    pre-flight that are not to be told, as ["GPBT009"] (guide "findings"). Source of the method: Scardigli et al.,
+    pre-flight not to show, as ["GPBT009"] (guide "findings"). Source of the method: Scardigli et al.,
     arXiv 2109.14925.
 
     Raises ExperimentError, naming the field, the value, what is allowed, and the line.
@@ -263,7 +267,7 @@ class Experiment:
 
 
 def scored(score: object) -> str:
-    """The score's name. Raises ExperimentError for what is none."""
+    """The score's name, checked. Raises ExperimentError."""
     must = "must be the name of a reported metric, e.g. score='accuracy'"
     if isinstance(score, list | tuple | dict) and score:
         must += ": one, by which members are ranked (report the others beside it, they are kept)"
@@ -275,18 +279,18 @@ def scored(score: object) -> str:
 
 
 def direction_of(score: str) -> str:
-    """The mode that the score's name means. Raises ExperimentError where it does not say."""
-    meant = direction(scored(score))
-    if meant is None:
+    """The mode that the score's name implies. Raises ExperimentError where it implies none."""
+    mode = direction(scored(score))
+    if mode is None:
         raise ExperimentError.saying(
             f"mode: not given, and the name of the score {score!r} does not say which way is better: "
             "add mode='max' or mode='min'"
         )
-    return meant
+    return mode
 
 
 def stop_rules(given: object) -> tuple[str, ...]:
-    """Rules of early stopping as named: None, "median", "median,generation", or a list. Raises ExperimentError."""
+    """Rules of early stopping, from None, "median", "median,generation", or a list. Raises ExperimentError."""
     if given is None or given == "none":
         return ()
     names = given.split(",") if isinstance(given, str) else given
@@ -298,7 +302,7 @@ def stop_rules(given: object) -> tuple[str, ...]:
 
 
 def silenced(given: object) -> tuple[str, ...]:
-    """Findings by name: "GPBT009", several with a comma, or a list. Raises ExperimentError."""
+    """Names of findings, from "GPBT009", several with commas, or a list. Raises ExperimentError."""
     names = given.replace(" ", "").split(",") if isinstance(given, str) else given
     if not isinstance(names, list | tuple | set | frozenset):
         raise ExperimentError.of("silence", given, "must be names of findings, such as ['GPBT009']")
@@ -309,8 +313,8 @@ def silenced(given: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _users(searcher: object) -> bool:
-    """Whether this has the shape of `module:Name`, in dotted names; Optuna's prefix is ours."""
+def _users_own(searcher: object) -> bool:
+    """Does the name have the form `module:Name`, with dotted names? (The prefix "optuna:" names built-in ones.)"""
     if not isinstance(searcher, str) or searcher.startswith("optuna:"):
         return False
     module, colon, name = searcher.partition(":")
@@ -328,11 +332,11 @@ def _check_settings(s: Settings) -> None:
         raise ExperimentError.of("ratio", s.ratio, "must be a number greater than 0")
     if not real(s.evidence) or not 0 <= s.evidence <= 1:
         raise ExperimentError.of("evidence", s.evidence, "must be a number from 0 to 1")
-    if not _users(s.searcher):
+    if not _users_own(s.searcher):
         one_of("searcher", s.searcher, SEARCHERS, ", or 'module:Name' of a class of yours with suggest(ask)")
     one_of("history", s.history, HISTORIES)
     one_of("selection", s.selection, SELECTIONS)
-    one_of("schedule", s.schedule, SCHEDULES)
+    one_of("schedule", s.schedule, ORDERS)
     if s.preset is not None:
         one_of("preset", s.preset, tuple(PRESETS))
     for name in ("stall_timeout", "member_timeout"):
@@ -357,7 +361,6 @@ def _check_command(command: Sequence[str], space: Space) -> None:
     for word in command:
         for name in re.findall(r"\{([^{}]*)\}", word.replace("{{", "").replace("}}", "")):
             if name not in space.names and name not in PLACEHOLDERS:
-                known = ", ".join((*space.names, *PLACEHOLDERS))
-                raise ExperimentError.of(
-                    "command", "{" + name + "}", f"is no placeholder; known: {known}; a brace is {{{{"
-                )
+                names = ", ".join((*space.names, *PLACEHOLDERS))
+                must = f"is no placeholder; known: {names}; a brace is {{{{"
+                raise ExperimentError.of("command", "{" + name + "}", must)

@@ -1,8 +1,8 @@
 """The catalogue of findings: what can be wrong with a script that runs, by name.
 
-A finding is not an error: the run goes on, and says it when it is found, in `status`, in `report` and at its end. It
+A finding is not an error: the run goes on, and shows the finding at once, in `status`, in `report` and at its end. It
 can be silenced by name (`Experiment(silence=…)`, `--silence`), and `--strict` ends the run at the first one. The guide
-"What a finding means" (guides/findings.md) has a section for each, which the tests hold against this table.
+"What a finding means" (guides/findings.md) has a section for each; a test compares it with this table.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ CATALOGUE: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. code: a name of CATALOGUE. subject: what it is about (a hyperparameter, a generation).
+    """A mistake in a script. code: a name of CATALOGUE. subject: what it is about (a hyperparameter, a generation).
 
-    text: one sentence on what was seen, with its figures. remedy: one on what to do. member: where it was seen first.
+    text: one sentence on what was observed, with figures. remedy: one on what to do. member: where it was first seen.
     Two findings of the same code and subject are the same finding.
     """
 
@@ -49,7 +49,7 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """All of it, for people."""
+        """The whole finding, for people."""
         return f"{self.code}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
 
 

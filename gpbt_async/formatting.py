@@ -1,4 +1,8 @@
-"""Amounts of memory, as people write and read them."""
+"""Values as people read and write them: memory, numbers, durations, configs, and reasons of failures.
+
+Pure functions from a value to a short text, and one back (`parse_bytes`). Whatever a config or an exception contains,
+its text stays on one line.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-#: a letter alone is binary, as for Slurm and Docker
+#: a letter alone is binary, as in Slurm and Docker
 UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
          "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
          "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}  # fmt: skip
@@ -32,7 +36,7 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(amount: int) -> str:
-    """In the unit people compare GPUs by: "39.6 GiB", "512 MiB"; what is less than one of them, in smaller ones."""
+    """In GiB or MiB, as GPUs are compared: "39.6 GiB", "512 MiB"; less than a MiB in smaller units."""
     if 0 < amount < 1 << 20:
         return f"{amount} B" if amount < 1 << 10 else f"{amount / (1 << 10):.0f} KiB"
     if amount < 1 << 30:
@@ -42,23 +46,23 @@ def format_bytes(amount: int) -> str:
 
 #: between the reason of a failure and what to do about it
 REMEDY = "; remedy: "
-#: characters of an error, or of a line of a log, that the journal and a terminal get; all of it is in the log
+#: characters of an error, or of a line of a log, that the journal and a terminal get; the log has all of it
 LONGEST = 500
 
 
-def parts(told: str) -> tuple[str, str]:
-    """A reason as `reason` made it: why, and what to do about it, or ""."""
-    why, _, remedy = told.partition(REMEDY)
+def parts(reason: str) -> tuple[str, str]:
+    """The two parts of a failure's reason: why, and what to do about it, or ""."""
+    why, _, remedy = reason.partition(REMEDY)
     return why, remedy
 
 
 def shorten(text: str, most: int) -> str:
-    """A text that is too long without its middle: what it is stands at its beginning, and why often at its end."""
+    """A text that is too long, without its middle: an error's kind is at its beginning, its cause often at its end."""
     return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-(most // 3) :]}"
 
 
 def clean(text: str) -> str:
-    """A text that moves no cursor and begins no line, whatever a config or an exception says."""
+    """The text without characters that move the cursor or begin a line."""
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -73,7 +77,7 @@ def error_line(error: BaseException) -> str:
 
 
 def near(path: os.PathLike[str]) -> str:
-    """A path as a person here would type it."""
+    """A path as a user would type it in this folder."""
     try:
         relative = os.path.relpath(path)
     except OSError:  # the working directory is gone
@@ -82,7 +86,7 @@ def near(path: os.PathLike[str]) -> str:
 
 
 def number(value: object, digits: int = 3, pad: bool = False) -> str:
-    """A float with so many significant digits, small and huge ones as 1.2e-5; a whole number in full; others by str."""
+    """A float with so many significant digits, small and huge ones as 1.2e-5; other values as `str` shows them."""
     if not isinstance(value, float):
         return str(value)
     if not math.isfinite(value) or value == 0:

@@ -1,9 +1,9 @@
-"""A schedule: the configs along one lineage, interval after interval; what a run finds beside the model.
+"""A schedule: the configs along one lineage, interval after interval, which a run finds beside the model.
 
-A run writes it as schedule.json; this is that file in hand, to be used where no run is: in a training loop of one's own
-(`schedule.config(step, steps)`), in a framework's callback (lightning.py, hf.py), or to be trained along once more
-(`gpbt-async replay`, which puts it among the settings of a new run). Plain data, read-only; it touches a file in `load`
-alone, and imports nothing, as training loops import it.
+A run writes it as schedule.json. This class reads that file for use without a run: in a training loop of one's own
+(`schedule.config(step, steps)`), in a framework's callback (lightning.py, hf.py), or to train along it once more
+(`gpbt-async replay`, which puts it into the settings of a new run). Plain data, read-only; only `load` touches a file,
+and only the standard library is imported, because training loops import this module.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from .space import Config
 
 
-#: the file, in a run's folder as in an exported one
+#: the file's name, in a run's folder and in an exported one
 FILE = "schedule.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """One interval of a schedule: its config, and what is known of the member that was trained so.
+    """One interval of a schedule: its config, and what is known of the member that trained with it.
 
-    seed: the member's. score: as it reported last, None if unknown. member: its id in the run. path: child indexes from
-    the root.
+    seed: the member's. score: the last one reported, None if unknown. member: the id in the run. path: child indexes
+    from the root.
     """
 
     config: Config
@@ -43,10 +43,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a schedule comes from; nothing is known of one that was written by hand.
+    """Where a schedule comes from; all unknown if it was written by hand.
 
-    run: its name. member: whose schedule it is. score: that member's; metric: what the score is called, mode: "max" or
-    "min". metrics: the last value of everything the member reported. of: how many members it was the best of.
+    run: the name. member: the last one of the lineage. score: that member's; metric: the score's name; mode: "max" or
+    "min". metrics: the last value of everything that the member reported. of: how many members it was the best of.
     """
 
     run: str | None = None
@@ -62,10 +62,10 @@ class Schedule(Sequence["Config"]):
     """Configs, interval after interval: a read-only sequence of dicts name → value, at least one.
 
     `schedule[i]` is interval i's, `schedule.at(progress)` that of a moment in training, `schedule.config(step, steps)`
-    that of a step. `intervals` and `origin` tell what is known beside the configs.
+    that of a step. `intervals` and `origin` hold what is known beside the configs.
 
     configs: dicts name → value, all of the same names; or the entries of a schedule.json. origin: where they come from,
-    if that is known. Raises ExperimentError.
+    if known. Raises ExperimentError.
     """
 
     __slots__ = ("intervals", "origin")
@@ -85,14 +85,14 @@ class Schedule(Sequence["Config"]):
 
     @classmethod
     def of(cls, intervals: Iterable[Interval], origin: Origin | None = None) -> Schedule:
-        """Of intervals that are known to be right. origin: where they come from, if that is known."""
-        made = cls.__new__(cls)
-        made.intervals, made.origin = tuple(intervals), origin if origin is not None else Origin()
-        return made
+        """Make a schedule of checked intervals. origin: where they come from, if known."""
+        schedule = cls.__new__(cls)
+        schedule.intervals, schedule.origin = tuple(intervals), origin if origin is not None else Origin()
+        return schedule
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Schedule:
-        """From a run's folder, an exported one, a schedule.json, or a list of configs: any of them is a source.
+        """Read a source: a run's folder, an exported one, a schedule.json, or a list of configs.
 
         Raises FolderError when the file is missing or damaged, ExperimentError for a list that is no schedule.
         """
@@ -171,11 +171,11 @@ class Schedule(Sequence["Config"]):
     # ---- as data
 
     def seedless(self) -> Schedule:
-        """The same, but for the seeds of its members, which it has forgotten."""
+        """The same schedule without the seeds of its members."""
         return Schedule.of((replace(interval, seed=None) for interval in self.intervals), self.origin)
 
     def to_json(self) -> dict[str, Any]:
-        """As schedule.json has it; `load` reads it."""
+        """The content of schedule.json, which `load` reads."""
         o = self.origin
         return {
             "run": o.run,
@@ -200,7 +200,7 @@ class Schedule(Sequence["Config"]):
 
     @classmethod
     def from_json(cls, flat: Any) -> Schedule:
-        """Of what `to_json` gave, or of a list of configs (flat).
+        """The schedule of what `to_json` made, or of a list of configs (flat).
 
         Raises ExperimentError, KeyError, TypeError, ValueError.
         """
@@ -219,12 +219,12 @@ class Schedule(Sequence["Config"]):
 
 
 def _interval(index: int, entry: object) -> Interval:
-    """Of a config, or of an entry of schedule.json, which has one under "config"."""
+    """The interval of a config, or of an entry of schedule.json, which has a config under "config"."""
     about: Mapping[str, Any] = {}
     config = entry
     if isinstance(entry, Mapping) and isinstance(entry.get("config"), Mapping):
         about, config = entry, entry["config"]
-    if not isinstance(config, Mapping) or not config or not all(_says(*item) for item in config.items()):
+    if not isinstance(config, Mapping) or not config or not all(_is_plain(*item) for item in config.items()):
         must = "must be a dict of names and plain values (numbers, strings, True, False, None), e.g. {'lr': 0.1}"
         raise ExperimentError.of(f"schedule[{index}]", config, must)
     seed = about.get("seed")
@@ -237,9 +237,9 @@ def _interval(index: int, entry: object) -> Interval:
     )
 
 
-def _says(name: object, value: object) -> bool:
-    plain = value is None or isinstance(value, str | bool | int | float)
-    return isinstance(name, str) and plain and not (isinstance(value, float) and not math.isfinite(value))
+def _is_plain(name: object, value: object) -> bool:
+    scalar = value is None or isinstance(value, str | bool | int | float)
+    return isinstance(name, str) and scalar and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _float(value: Any) -> float | None:

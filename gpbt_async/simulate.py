@@ -1,13 +1,13 @@
 """The engine on a virtual clock: the same decisions as a real run, in seconds instead of days.
 
-Nothing is imitated that decides anything: facts go to the same Lineage, suggestions come from the same searchers, and
-what would be journaled is kept and can be replayed. Only the world is made up: how long an interval takes, what a
-member scores, what fails, how slow searcher and disk are. So a policy can be judged, a run planned, and the engine
-tested with a hundred thousand members. Everything is a function of the settings, the task and the seed; equal events
-at equal times are taken in the order in which they were arranged, so the same arguments give the same journal.
+All decisions are real: facts go to the same Engine, suggestions come from the same searchers, and the facts are kept
+and can be replayed. Only the world is simulated: how long an interval takes, what a member scores, what fails, how slow
+searcher and disk are. So a policy can be evaluated, a run planned, and the engine tested with a hundred thousand
+members. Everything is a function of the settings, the task and the seed; simultaneous events happen in the order in
+which they were scheduled, so the same arguments give the same journal.
 
-The one surprise: a scheduler has no order of its own, so what is decided here at one moment is decided in the order
-of the engine's commands, suggestions first; a real run interleaves them as its processes answer.
+The one surprise: at one moment, commands are performed in the engine's order, suggestions first; a real run interleaves
+them as its processes answer.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VirtualInterval:
-    """What training one interval gives. state: what children start from. first: the score of the first report.
+    """The result of training one interval. state: children start from it. first: the score of the first report.
 
-    seconds: of virtual time, > 0. reports_at: when the first report comes, as a share of it. fails_at: the share after
-    which the attempt fails, None if it does not.
+    seconds: of virtual time, > 0. reports_at: the moment of the first report, as a share of them. fails_at: the share
+    after which the attempt fails, None if it does not.
     """
 
     state: Any
@@ -53,13 +53,13 @@ class VirtualInterval:
 
 
 class Task(Protocol):
-    """The made-up world: train a member for an interval from its parent's state (None in generation 0)."""
+    """The simulated world: trains a member for an interval from its parent's state (None in generation 0)."""
 
     def __call__(self, member: Node, parent_state: Any) -> VirtualInterval: ...
 
 
 class Suggests(Protocol):
-    """A searcher, as gpbt_async.searchers.registry has them."""
+    """A searcher, as in gpbt_async.searchers.registry."""
 
     def suggest(self, ask: Ask) -> Config:
         """A config of the ask's space."""
@@ -69,9 +69,9 @@ class Suggests(Protocol):
 class Simulation:
     """One simulated run; `run` it once. Times are virtual seconds.
 
-    slots >= 1. ask_seconds: how long the searcher takes for a suggestion (one at a time; a constant, or a function of
-    the Ask). publish_seconds: from trained to published. start_seconds: from a slot falling free to entering `train`.
-    crashes: moments at which the scheduler is killed, and the run resumed at once.
+    slots >= 1. ask_seconds: of the searcher for a suggestion (one at a time; a constant, or a function of the Ask).
+    publish_seconds: from trained to published. start_seconds: from a free slot to entering `train`. crashes: moments at
+    which the scheduler is killed, and the run resumed at once.
     """
 
     settings: Settings
@@ -85,13 +85,13 @@ class Simulation:
     uses_kin: bool = True
     keep_facts: bool = True
     now: float = 0.0
-    #: slot-seconds in `train`, those of attempts that a crash cut off included
+    #: slot-seconds in `train`, including those of attempts that a crash cut off
     busy: float = 0.0
     first_entered: float | None = None
     last_returned: float = 0.0
-    #: the most checkpoints that were kept at a time
+    #: the most checkpoints kept at a time
     most_stored: int = 0
-    #: where the slots' time went, as a real run's summary tells it; it costs as much as the simulation with many slots
+    #: how the slots' time was used, as in a real run's summary; with many slots it costs as much as the simulation
     usage: Usage | None = field(default_factory=Usage)
     facts: list[Fact] = field(default_factory=list)
     engine: Engine = field(init=False)
@@ -107,7 +107,7 @@ class Simulation:
     _life: int = 0
 
     def __post_init__(self) -> None:
-        # suggestions that cost nothing need not be asked ahead
+        # suggestions that cost nothing need not be requested ahead
         self.engine = Engine(self.settings, ahead=None if self.ask_seconds else 0)
 
     # ---- results
@@ -131,8 +131,8 @@ class Simulation:
 
     def run(self) -> Simulation:
         """To its end; returns itself, finished."""
-        # a tree of a hundred thousand members is one great live structure: looking for garbage in it again and again
-        # costs a fifth of the time and finds nothing
+        # a tree of a hundred thousand members is one large live structure: to search it for garbage costs a fifth of
+        # the time and finds nothing
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -155,21 +155,19 @@ class Simulation:
         return self
 
     def _waits(self) -> bool:
-        """Is anything but a crash that will find nothing to kill still to come?"""
+        """Is anything left but crashes with nothing to kill?"""
         return any(not m.state.settled for m in self.engine.tree.members) and not self.engine.ended
 
     def _at(self, t: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (t, next(self._order), happen))
 
     def _later(self, seconds: float, fact: Callable[[], Fact | None]) -> None:
-        """Arrange for a fact; a crash before that moment undoes it."""
+        """Schedule a fact; a crash before that moment cancels it."""
         life = self._life
 
         def happen() -> None:
-            if life == self._life:
-                told = fact()
-                if told is not None:
-                    self._feed(told)
+            if life == self._life and (happened := fact()) is not None:
+                self._feed(happened)
 
         self._at(self.now + seconds, happen)
 
@@ -227,10 +225,7 @@ class Simulation:
             self._feed(self._suggested(ask, config, asked))
             return
         self._searcher_free = max(self._searcher_free, self.now) + seconds
-        self._later(
-            self._searcher_free - self.now,
-            lambda: self._suggested(ask, config, asked),
-        )
+        self._later(self._searcher_free - self.now, lambda: self._suggested(ask, config, asked))
 
     def _suggested(self, ask: Ask, config: Config, asked: int) -> Fact:
         path = path_text(ask.path)
@@ -238,77 +233,69 @@ class Simulation:
 
     def _start(self, member: Node, attempt: int) -> None:
         slot = heapq.heappop(self._free)
-        parent = member.parent
+        id, parent = member.id, member.parent
         interval = self.task(member, self._states[parent.id] if parent is not None else None)
         self._intervals[member.id] = interval
         self._inside[member.id] = (slot, self.now + self.start_seconds)
+        above = parent.id if parent is not None else None
+        path, config = path_text(member.path), member.config
         self._feed(
             events.Started(
-                t=self.now,
-                member=member.id,
-                attempt=attempt,
-                slot=slot,
-                pid=0,
-                path=path_text(member.path),
-                parent=parent.id if parent is not None else None,
-                config=member.config,
+                t=self.now, member=id, attempt=attempt, slot=slot, pid=0, path=path, parent=above, config=config
             )
         )
         if self.first_entered is None:
             self.first_entered = self.now + self.start_seconds
-        self._later(self.start_seconds, lambda: events.Entered(t=self.now, member=member.id, attempt=attempt))
+        self._later(self.start_seconds, lambda: events.Entered(t=self.now, member=id, attempt=attempt))
         fails = interval.fails_at
         if early_stopping.judged(self.settings, member) and (fails is None or interval.reports_at < fails):
             first = interval.score if interval.first is None else interval.first
             self._later(
                 self.start_seconds + interval.reports_at * interval.seconds,
-                lambda: events.Judged(t=self.now, member=member.id, attempt=attempt, score=first),
+                lambda: events.Judged(t=self.now, member=id, attempt=attempt, score=first),
             )
-        elif interval.fails_at is not None:
-            self._later(
-                self.start_seconds + interval.fails_at * interval.seconds, lambda: self._end(member, attempt, "failed")
-            )
-        else:
-            self._later(self.start_seconds + interval.seconds, lambda: self._end(member, attempt, "trained"))
+            return
+        share, how = (1.0, "trained") if fails is None else (fails, "failed")
+        self._later(self.start_seconds + share * interval.seconds, lambda: self._end(member, attempt, how))
 
     def _verdict(self, id: int, attempt: int, stop: bool) -> None:
         member, interval = self.engine.tree.members[id], self._intervals[id]
-        until, how = (1.0, "trained") if interval.fails_at is None else (interval.fails_at, "failed")
+        share, how = (1.0, "trained") if interval.fails_at is None else (interval.fails_at, "failed")
         if stop:
-            until, how = interval.reports_at, "stopped"
-        self._later((until - interval.reports_at) * interval.seconds, lambda: self._end(member, attempt, how))
+            share, how = interval.reports_at, "stopped"
+        self._later((share - interval.reports_at) * interval.seconds, lambda: self._end(member, attempt, how))
 
     def _end(self, member: Node, attempt: int, how: str) -> Fact:
-        slot, entered = self._inside.pop(member.id)
-        heapq.heappush(self._free, slot)
-        interval = self._intervals.pop(member.id)
-        seconds = self.now - entered
-        self.busy += seconds
-        self.last_returned = self.now
         t, id = self.now, member.id
+        slot, entered = self._inside.pop(id)
+        heapq.heappush(self._free, slot)
+        interval = self._intervals.pop(id)
+        seconds = t - entered
+        self.busy += seconds
+        self.last_returned = t
         if how == "failed":
-            return events.Failed(t=t, member=id, attempt=attempt, seconds=seconds, reason="simulated")
+            return events.Failed(t=t, member=id, attempt=attempt, reason="simulated", seconds=seconds)
         if how == "stopped":
             score = interval.score if interval.first is None else interval.first
-            return events.StoppedEarly(t=t, member=id, attempt=attempt, seconds=seconds, score=score, metrics={})
-        self._states[member.id] = interval.state
-        return events.Trained(t=t, member=id, attempt=attempt, seconds=seconds, score=interval.score, metrics={})
+            return events.StoppedEarly(t=t, member=id, attempt=attempt, score=score, metrics={}, seconds=seconds)
+        self._states[id] = interval.state
+        return events.Trained(t=t, member=id, attempt=attempt, score=interval.score, metrics={}, seconds=seconds)
 
 
 # ---- worlds to simulate
 
 
 def heavy_tailed(rng: random.Random, mean: float = 1.0) -> float:
-    """Seconds of an interval: uniform within ± 50 %, one in ten five times as long; of the given mean."""
+    """Seconds of an interval: uniform within ± 50 %, one in ten five times as long, with the given mean."""
     return rng.uniform(0.5, 1.5) * (5.0 if rng.random() < 0.1 else 1.0) * mean / 1.4
 
 
 @dataclass(frozen=True, slots=True)
 class Landscape:
-    """A synthetic optimisation: the best step size shrinks with depth, and each lineage wants its own.
+    """A synthetic optimisation: each family has its own best config, which drifts with the generation.
 
-    Every dimension of the space counts: a member loses the more progress the further its config, in the unit cube, is
-    from its lineage's optimum, which drifts with the generation. Scores are losses, with a little noise; minimise.
+    Every dimension of the space counts: the further a member's config is from the optimum in the unit cube, the less
+    progress it makes. Scores are losses with a little noise; minimise them.
     """
 
     seed: int = 0

@@ -1,16 +1,15 @@
 """The hyperparameter space: what may vary, and how; and what is constant.
 
-Three dimensions (Float, Int, Choice) and a Space that names them. Pure: no clock, no files, no global random
-numbers; whoever wants chance brings a `random.Random`, so the same seed gives the same config.
+Three dimensions (Float, Int, Choice) and a Space that names them. Pure: no clock, no files, no global random numbers;
+a method that draws takes a `random.Random`, so the same seed gives the same config.
 
 A plain value in a space, or a Choice of one option, is a *constant*: it is part of every config, and of nothing else.
-As a mapping a Space holds its dimensions alone, so a searcher, an importance or a plot that goes through a space never
-meets a constant; `clip` and all that draws configs put the constants in.
+As a mapping a Space holds its dimensions alone, so code that iterates over a space never meets a constant; `clip` and
+the methods that draw configs add the constants.
 
-Every dimension maps its values onto the unit interval, logarithmic ones *after* taking logarithms, and a
-dimension with a step or of integers in equal bins. Searchers that move "a little" move there, which is why one
-step width fits a learning rate and a number of layers alike. `clip` is the gate every suggestion passes:
-what leaves it lies inside the space, on the grid, in the dimension's own type.
+Every dimension maps its values onto the unit interval: logarithmic ones *after* taking logarithms, integers and grids
+in equal bins. Searchers that move "a little" move there, so one step width fits a learning rate and a number of layers
+alike. Every suggestion passes `clip`: its result lies inside the space, on the grid, in the dimension's own type.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import random
 
 
-#: a value a config may hold: what JSON can say of one thing
+#: a value in a config: a JSON scalar
 Scalar = str | int | float | bool | None
 #: a hyperparameter configuration: one point of the space
 Config = dict[str, Scalar]
@@ -52,8 +51,8 @@ def reflect(u: float) -> float:
 class Float:
     """A real number in [low, high], uniform, or log-uniform with `log`; on a grid low, low+step, … with `step`.
 
-    Scalars of numpy and torch are welcome everywhere. Raises ExperimentError when low >= high, a bound or high - low is
-    not finite, log with low <= 0 or more than 300 decades, or step is not in (0, high - low] or makes more than 1e9
+    Scalars of numpy and torch are accepted everywhere. Raises ExperimentError when low >= high, a bound or high - low
+    is not finite, log with low <= 0 or more than 300 decades, or step is not in (0, high - low] or makes more than 1e9
     steps.
     """
 
@@ -89,7 +88,7 @@ class Float:
         return int((self.high - self.low) / self.step * (1 + 1e-12))
 
     def clip(self, value: Scalar) -> float:
-        """The nearest value that is inside, and on the grid. Raises ValueError for what is no number."""
+        """The nearest value inside, on the grid. Raises ValueError for what is no number."""
         value = float(min(max(_comparable(value), self.low), self.high))
         if self.step is None:
             return value
@@ -97,7 +96,7 @@ class Float:
         return min(self.low + index * self.step, self.high)
 
     def to_unit(self, value: Scalar) -> float:
-        """Where value, clipped, lies in [0, 1]."""
+        """The place of the clipped value in [0, 1]."""
         value = self.clip(value)
         if self.log:
             u = math.log(value / self.low) / math.log(self.high / self.low)
@@ -129,7 +128,7 @@ class Float:
 class Int:
     """An integer in [low, high], both included, uniform, or log-uniform with `log`; low, low+step, … with `step`.
 
-    Whole floats such as 1e3 and numpy's scalars are welcome. Raises ExperimentError when low >= high, a bound is no
+    Whole floats such as 1e3 and numpy's scalars are accepted. Raises ExperimentError when low >= high, a bound is no
     whole number, log with low < 1, or step is not in [1, high - low].
     """
 
@@ -152,7 +151,7 @@ class Int:
         return (self.high - self.low) // self.step
 
     def clip(self, value: Scalar) -> int:
-        """The nearest value that is inside, and on the grid. Raises ValueError for what is no number."""
+        """The nearest value inside, on the grid. Raises ValueError for what is no number."""
         bounded = min(max(_comparable(value), self.low), self.high)
         return self.low + min(round((bounded - self.low) / self.step), self._grid()) * self.step
 
@@ -161,7 +160,7 @@ class Int:
         return math.log(self.low - 0.5), math.log(self.low + self._grid() * self.step + 0.5)
 
     def to_unit(self, value: Scalar) -> float:
-        """Where value, clipped, lies in [0, 1]: the middle of its bin."""
+        """The place of the clipped value in [0, 1]: the middle of its bin."""
         clipped = self.clip(value)
         if self.log:
             first, last = self._ends()
@@ -188,7 +187,7 @@ class Choice:
     """One of some options: JSON scalars (str, int, float, bool, None), no two alike. Only one: a constant.
 
     Options of different type are different (1, 1.0 and True are three options); numpy's scalars are stored as Python's.
-    Anything else, a class or a function say, is a declaration error: choose by name and look the name up in the
+    Anything else, such as a class or a function, is a declaration error: choose by name and look the name up in the
     training function.
     """
 
@@ -213,7 +212,7 @@ class Choice:
         object.__setattr__(self, "options", listed)
 
     def index(self, value: Scalar) -> int:
-        """Which of the options value is, from 0. Raises ValueError when it is none of them."""
+        """The number of the option that equals value, from 0. Raises ValueError when none does."""
         for i, option in enumerate(self.options):
             if type(option) is type(value) and option == value:
                 return i
@@ -252,11 +251,11 @@ class Space(Mapping[str, Dimension]):
         if not isinstance(dimensions, Mapping) or not dimensions:
             must = "must be a non-empty dict, name: Float, Int or Choice (or a constant)"
             raise ExperimentError.of("space", dimensions, must)
-        #: what is searched
+        #: hyperparameters that are searched
         self._dimensions: dict[str, Dimension] = {}
-        #: what is not, and is in every config
+        #: values that are in every config and are not searched
         self.constants: Config = {}
-        #: all of it, in the declaration's order
+        #: all names, in the declaration's order
         self.names: tuple[str, ...] = tuple(dimensions)
         for name, given in dimensions.items():
             if not isinstance(name, str) or not name:
@@ -295,11 +294,11 @@ class Space(Mapping[str, Dimension]):
         return self._ordered({name: self[name].from_unit(rng.random()) for name in sorted(self)})
 
     def _ordered(self, config: Config) -> Config:
-        """Draws go by name, so that the declaration's order does not matter to them; configs come in its order."""
+        """The config in the declaration's order. (Draws are made by name, so that this order does not change them.)"""
         return {name: config[name] if name in self._dimensions else self.constants[name] for name in self.names}
 
     def searched(self, config: Config) -> Config:
-        """The config without the constants: itself where there are none."""
+        """The config without constants; itself where there are none."""
         return {name: config[name] for name in self._dimensions} if self.constants else config
 
     def clip(self, config: Mapping[str, Scalar]) -> Config:
@@ -323,20 +322,20 @@ class Space(Mapping[str, Dimension]):
         return self._ordered(clipped)
 
     def holds(self, config: Mapping[str, Scalar]) -> bool:
-        """Is the config a point of the space as it is?"""
+        """Is the config a point of the space, without clipping?"""
         try:
             return self.clip(config) == config
         except ValueError:
             return False
 
     def hull(self, other: Space) -> Space:
-        """A space of the same names that holds every config of both. other: of the same names and kinds."""
+        """A space that holds every config of this one and other; both have the same names and kinds."""
         whole: dict[str, Dimension] = {}
         for name in self.names:
             mine, theirs = self._options(name), other._options(name)
             if isinstance(mine, Choice) and isinstance(theirs, Choice):
-                known = [(type(o), o) for o in mine.options]
-                whole[name] = Choice([*mine.options, *(o for o in theirs.options if (type(o), o) not in known)])
+                options = [(type(o), o) for o in mine.options]
+                whole[name] = Choice([*mine.options, *(o for o in theirs.options if (type(o), o) not in options)])
             elif isinstance(mine, Int) and isinstance(theirs, Int):
                 low, high = min(mine.low, theirs.low), max(mine.high, theirs.high)
                 same = mine.step == theirs.step and mine.low == theirs.low
@@ -350,7 +349,7 @@ class Space(Mapping[str, Dimension]):
         return Space(whole)
 
     def _options(self, name: str) -> Dimension:
-        """A name's dimension; of a constant a choice of it alone."""
+        """A name's dimension; for a constant a Choice of it alone."""
         return self._dimensions[name] if name in self._dimensions else Choice([self.constants[name]])
 
     def encode(self, config: Mapping[str, Scalar]) -> list[float]:
@@ -364,7 +363,7 @@ class Space(Mapping[str, Dimension]):
         )
 
     def perturb(self, config: Mapping[str, Scalar], rng: random.Random, resample: float = 0.25) -> Config:
-        """PBT's explore of config, by rng (Jaderberg et al. 2017): × 0.8 or 1.2, but anew with probability resample."""
+        """PBT's explore of config (Jaderberg et al. 2017), by rng: × 0.8 or 1.2; redrawn with probability resample."""
         moved: Config = {}
         for name in sorted(self):
             dimension = self[name]
@@ -376,8 +375,8 @@ class Space(Mapping[str, Dimension]):
     def step(self, config: Mapping[str, Scalar], rng: random.Random, width: float, redraw: float) -> Config:
         """One Gaussian step around config, by rng, mirrored at the borders.
 
-        width: its standard deviation in the unit cube, > 0. redraw: the probability that a Choice is drawn anew (the
-        same option included).
+        width: the standard deviation in the unit cube, > 0. redraw: the probability that a Choice is redrawn (the
+        result may be the same option).
         """
         moved: Config = {}
         for name in sorted(self):
@@ -406,7 +405,7 @@ class Space(Mapping[str, Dimension]):
 
     @classmethod
     def from_json(cls, described: Mapping[str, Mapping[str, Any]]) -> Space:
-        """Of an object as `to_json` has described it. Raises ExperimentError, KeyError, TypeError."""
+        """The space that `to_json` described. Raises ExperimentError, KeyError, TypeError."""
         kinds = {"float": Float, "int": Int, "choice": Choice}
         dimensions: dict[str, Dimension | Scalar] = {}
         for name, d in described.items():

@@ -1,9 +1,9 @@
-"""The contract of a searcher, for ours and for yours: nothing here needs a run, a GPU or a test framework.
+"""The contract of a searcher, for the built-in ones and for yours; needs no run, no GPU and no test framework.
 
     from gpbt_async.testing import check_searcher
 
     def test_mine():
-        check_searcher(MySearcher())          # or "module:Name", or the name of one of ours
+        check_searcher(MySearcher())          # or "module:Name", or a built-in searcher's name
 
 or one test for each case, over your own space:
 
@@ -11,13 +11,12 @@ or one test for each case, over your own space:
     def test_mine(name, ask):
         check_suggestion(MySearcher(), ask, name)
 
-What is checked, by an AssertionError that names the case: a suggestion is a plain dict with a value for each dimension
-of the space, inside it, on its grid, of its own plain type; an equal ask gets an equal answer, later too, after other
-asks and when it has been sent as JSON; and no ask is changed. `searcher_cases` shows what kin may look like: none, one,
-ties, failures, censored and non-finite losses, siblings in training, hundreds of members, a parent far from all.
-`check_searcher` also asks in two other processes, with other hash seeds, where the searcher has no settings and can be
-imported and made there: a resumed run is another process, and hash("text") and the order of a set differ from one to
-the next.
+An AssertionError names the case in which a rule is broken: a suggestion is a plain dict with a value for each dimension
+of the space, inside it, on its grid, of its own plain type; an equal ask gets an equal answer, also later, after other
+asks, and when it has been sent as JSON; and no ask is changed. `searcher_cases` covers the kin that may occur: none,
+one, ties, failures, censored and non-finite losses, siblings in training, hundreds of members, a parent far from all.
+`check_searcher` also asks in two other processes with other hash seeds, if the searcher has no settings and can be
+imported there: a resumed run is another process, where hash("text") and the order of a set differ.
 """
 
 from __future__ import annotations
@@ -76,44 +75,44 @@ def check_searcher(searcher: Searcher | str, space: Space | Mapping[str, Dimensi
             "a searcher may remember nothing"
         )
     if importable is not None:
-        # a root's, a child's, and one with siblings in training
+        # for a root, for a child, and with siblings in training
         few = [i for i, (case, _) in enumerate(cases) if case.startswith(("30 observations", "5 pending"))]
         _check_elsewhere(importable, [(*cases[i], answers[i]) for i in few])
 
 
 def _importable(searcher: Searcher) -> str | None:
-    """`module:Name`, where another process could make the same searcher of it; else None."""
+    """`module:Name`, if another process could make the same searcher from it; else None."""
     kind = type(searcher)
     slots = [name for each in kind.__mro__ for name in getattr(each, "__slots__", ())]
     if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__ or slots or getattr(searcher, "__dict__", None):
-        return None  # one with settings of its own could not be made without arguments
+        return None  # it has settings, so it could not be made without arguments
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _check_elsewhere(name: str, answered: list[tuple[str, Ask, Config]]) -> None:
     program = (
         "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n"
-        "from gpbt_async import ask, space\n"
+        "from gpbt_async.ask import Ask\n"
         "from gpbt_async.searchers import registry\n"
-        "told = json.load(sys.stdin); where = space.Space.from_json(told['space'])\n"
-        "made = None\n"
-        "try: made = registry.make(told['name'])\n"
+        "from gpbt_async.space import Space\n"
+        "request = json.load(sys.stdin); space = Space.from_json(request['space'])\n"
+        "try: searcher = registry.make(request['name'])\n"
         "except Exception as error: print('cannot be made:', error, file=sys.stderr); sys.exit(77)\n"
-        "print(json.dumps([made.suggest(ask.Ask.from_json(where, asked)) for asked in told['asks']]))"
+        "print(json.dumps([searcher.suggest(Ask.from_json(space, ask)) for ask in request['asks']]))"
     )
     space = answered[0][1].space.to_json()
-    told = json.dumps({"name": name, "space": space, "asks": [ask.to_json() for _, ask, _ in answered]})
+    request = json.dumps({"name": name, "space": space, "asks": [ask.to_json() for _, ask, _ in answered]})
     for hash_seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", program, json.dumps(sys.path)],
-            input=told,
+            input=request,
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode == 77:
-            return  # it can be made only where it was: what it would answer elsewhere nobody can ask
+            return  # it can be made in this process alone, so no other can be asked
         assert done.returncode == 0, f"{name} failed in another process: {done.stderr.strip().splitlines()[-1:]}"
         elsewhere = json.loads(done.stdout.splitlines()[-1])
         for (case, _, here), there in zip(answered, elsewhere, strict=True):
@@ -208,30 +207,30 @@ def searcher_cases(space: Space = SPACE) -> list[tuple[str, Ask]]:
 def _histories(space: Space) -> Iterator[tuple[str, tuple[Observation, ...]]]:
     kin = _roots(space, 30)
 
-    def told(change: Callable[[int, Observation], Observation], n: int = 9) -> tuple[Observation, ...]:
+    def changed(change: Callable[[int, Observation], Observation], n: int = 9) -> tuple[Observation, ...]:
         return tuple(change(i, observed) for i, observed in enumerate(kin[:n]))
 
     yield "no kin", ()
     yield "one observation", kin[:1]
     yield "two observations", kin[:2]
     yield "30 observations", kin
-    yield "all tied", told(lambda i, o: replace(o, loss=0.5))
-    yield "tied in pairs", told(lambda i, o: replace(o, loss=float(i // 2)))
-    yield "one config over and over", told(lambda i, o: replace(o, config=dict(kin[0].config)))
-    yield "all failed", told(lambda i, o: _failed(o))
-    yield "all stopped", told(lambda i, o: _stopped(o, o.loss))
-    yield "finished, failed and stopped", told(lambda i, o: (o, _failed(o), _stopped(o, -9.0))[i % 3], 30)
-    yield "one finished, the rest failed", told(lambda i, o: _failed(o) if i else o)
-    yield "stopped without a loss", told(lambda i, o: _stopped(o, None) if i % 2 else o)
-    yield "losses that are not finite", told(lambda i, o: replace(o, loss=(float("nan"), float("inf"), 0.5)[i % 3]))
-    yield "huge losses", told(lambda i, o: replace(o, loss=(1.7e308, -1.7e308, 1.0)[i % 3]))
-    yield "tiny differences", told(lambda i, o: replace(o, loss=1.0 + i * 2.0**-52))
+    yield "all tied", changed(lambda i, o: replace(o, loss=0.5))
+    yield "tied in pairs", changed(lambda i, o: replace(o, loss=float(i // 2)))
+    yield "one config over and over", changed(lambda i, o: replace(o, config=dict(kin[0].config)))
+    yield "all failed", changed(lambda i, o: _failed(o))
+    yield "all stopped", changed(lambda i, o: _stopped(o, o.loss))
+    yield "finished, failed and stopped", changed(lambda i, o: (o, _failed(o), _stopped(o, -9.0))[i % 3], 30)
+    yield "one finished, the rest failed", changed(lambda i, o: _failed(o) if i else o)
+    yield "stopped without a loss", changed(lambda i, o: _stopped(o, None) if i % 2 else o)
+    yield "losses that are not finite", changed(lambda i, o: replace(o, loss=(float("nan"), float("inf"), 0.5)[i % 3]))
+    yield "huge losses", changed(lambda i, o: replace(o, loss=(1.7e308, -1.7e308, 1.0)[i % 3]))
+    yield "tiny differences", changed(lambda i, o: replace(o, loss=1.0 + i * 2.0**-52))
     corners = [space.searched(space.decode([u] * len(space))) for u in (0.0, 1.0)]
-    yield "at the borders", told(lambda i, o: replace(o, config=corners[i % 2]))
+    yield "at the borders", changed(lambda i, o: replace(o, config=corners[i % 2]))
 
 
 def _drawn(space: Space, rng: random.Random) -> Config:
-    """A config as a run tells it: without what is constant."""
+    """A config as a run shows it: without constants."""
     return space.searched(space.sample(rng))
 
 

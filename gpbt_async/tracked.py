@@ -1,19 +1,18 @@
-"""What a tracker is told, and what it must be able to hear: plain data, and one small protocol.
+"""The contract of trackers: the plain data that they get, and the protocol that they implement.
 
-A **tracker** carries what happens in a run to where a person looks at it: TensorBoard, MLflow, Weights & Biases, a
-file. Members map to its own runs one to one. Hyperparameters change along a lineage, which trackers cannot show in one
-run, as a run's parameters are fixed there; but a *member's* never change, so each member is a run of its own, with
-tags that say whose child it is.
+A **tracker** sends what happens in a run to a place where people look at it: TensorBoard, MLflow, Weights & Biases, a
+file. Members become the tracker's own runs, one to one: hyperparameters change along a lineage, while a tracker's run
+has fixed parameters, as a *member* has; tags say whose child a member is.
 
 A lineage is still one curve, because every report has two steps: `step` counts the member's own reports from 0, and
-`lineage_step` goes on where the parent's ended: `member.offset + step`, the offset being the number of reports that
-all its ancestors made. Drawn over `lineage_step`, a child's curve begins right behind its parent's, and a
-hyperparameter, drawn the same way, is the lineage's schedule.
+`lineage_step` goes on where the parent's ended: `member.offset + step`, where the offset is the number of reports that
+all ancestors made. Drawn over `lineage_step`, a child's curve begins right behind its parent's, and a hyperparameter,
+drawn the same way, is the lineage's schedule.
 
-A user's own tracker is a class made without arguments, a `Tracker` or one with its methods, named `module:Name`. It is
-imported and called in a process of its own (teller.py), one call at a time, and may take its time, raise or die: the
-run never waits for it. A call that raised is made again, and after a crash of the tracker's process what was told last
-may be told once more: (member, attempt, step) tells whether one has it already.
+A user's own tracker is a class that is made without arguments, a `Tracker` or one with its methods, named
+`module:Name`. It is imported and called in a process of its own (trackers/tracker_main.py), one call at a time. It may
+be slow, raise or die: the run never waits for it. A call that raised is repeated, and after a crash of the tracker's
+process the last calls may be repeated: (member, attempt, step) identifies a report.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """A run, as a tracker is told of it.
+    """A run, as a tracker gets it.
 
-    id: in hex, unlike any other run's; name: its folder's. place: a folder in the run's own for what the tracker
-    writes, if it is told no other. settings: the experiment's declaration. kept: what `Tracker.keep` returned last, in
-    an earlier session; None if there was none. again: everything is told from the start once more, as nobody knows how
-    much was: what is there of this run already is not to be told twice.
+    id: in hex, unique; name: that of the run's folder. place: a folder inside it for the tracker's files, unless the
+    user gives another. settings: the experiment's declaration. kept: what `Tracker.keep` returned last, in an earlier
+    session; None if there was none. again: all calls are repeated from the start, because it is unknown how many were
+    made; what the tracker has of this run already is not to be added twice.
     """
 
     id: str
@@ -49,11 +48,11 @@ class TrackedRun:
 
 @dataclass(frozen=True, slots=True)
 class TrackedMember:
-    """A member in one of its attempts, as a tracker is told of it.
+    """A member in one of its attempts, as a tracker gets it.
 
-    path: "3/0/2", its place in the tree. parent: its id, None in generation 0. lineage: the ids of its ancestors from
-    generation 0 on, then its own. offset: how many reports its ancestors made. known: only the tracker was started
-    again, which was told, and kept, in an earlier session that this attempt began; at: the step its next report has.
+    path: "3/0/2", the place in the tree. parent: the parent's id, None in generation 0. lineage: the ids of the
+    ancestors from generation 0 on, then the member's own. offset: how many reports the ancestors made. known: only the
+    tracker was restarted, and it kept in an earlier session that this attempt began; at: the step of its next report.
     """
 
     run: str
@@ -72,17 +71,17 @@ class TrackedMember:
 
     @property
     def name(self) -> str:
-        """Its id as its folder is called: "0007"."""
+        """The name of the member's folder: "0007"."""
         return f"{self.id:04}"
 
     @property
     def schedule(self) -> dict[str, float]:
-        """Its config's numbers, under names of their own: drawn over lineage steps, they are the lineage's schedule."""
+        """The numbers of the config as metrics: drawn over lineage steps, they are the lineage's schedule."""
         numbers = {n: v for n, v in self.config.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         return {f"config/{name}": float(value) for name, value in numbers.items()}
 
     def tags(self) -> dict[str, str]:
-        """Who it is and where it comes from, as text, by the names every tracker has them under."""
+        """The member's identity and origin as text, under the same names in every tracker."""
         return {
             "run": self.run,
             "member": str(self.id),
@@ -108,16 +107,16 @@ class Ending:
 
 
 class Tracker:
-    """What the tracker's process calls, in this order. Any of them may raise, and any that is not there is left out."""
+    """The methods that the tracker's process calls, in this order. Any may raise; a missing one is not called."""
 
-    #: cannot keep what it was told of a member before its end: one that is `known` is told from its first report again
+    #: cannot keep a member's reports before its end: one that is `known` gets them from the first on again
     forgets = False
 
     def opened(self, run: TrackedRun) -> None:
-        """Once, before anything else: a run begins, or is taken up again."""
+        """Once, before anything else: a run begins, or is resumed."""
 
     def started(self, member: TrackedMember) -> None:
-        """An attempt began, or is `known` and goes on. A second one makes void what was reported by the first."""
+        """An attempt began, or is `known` and goes on. A second attempt replaces what the first reported."""
 
     def reported(self, member: TrackedMember, step: int, metrics: Mapping[str, float], t: float) -> None:
         """The member called `report`, for the `step`-th time from 0; `t` is seconds since the epoch."""
@@ -126,7 +125,7 @@ class Tracker:
         """The member has finished, was stopped early, or has failed for good."""
 
     def keep(self) -> Any:
-        """Put what was told so far into safety; what is returned (JSON) comes back in `TrackedRun.kept`."""
+        """Save everything so far; the result (JSON) comes back as `TrackedRun.kept`."""
 
     def closed(self, summary: Mapping[str, Any]) -> None:
-        """Nothing more comes: the run is over, or was interrupted (`summary["how"]`)."""
+        """The last call: the run has ended, or was interrupted (`summary["how"]`)."""

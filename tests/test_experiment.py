@@ -21,7 +21,7 @@ from gpbt_async.ask import Ask, Observation, path_of, path_text
 from gpbt_async.declaration.resources import Resources
 from gpbt_async.declaration.target import target_of
 from gpbt_async.errors import ExperimentError
-from gpbt_async.experiment import HISTORIES, PLACEHOLDERS, SCHEDULES, SEARCHERS, SELECTIONS, Experiment, Settings
+from gpbt_async.experiment import HISTORIES, ORDERS, PLACEHOLDERS, SEARCHERS, SELECTIONS, Experiment, Settings
 from gpbt_async.space import Float, Int, Space
 
 SPACE = {"lr": Float(1e-4, 1.0, log=True), "n": Int(1, 8)}
@@ -128,7 +128,7 @@ def test_the_defaults():
             "searcher": st.sampled_from((*SEARCHERS, "mine:Own", "a.b_2:Outer.Inner")),
             "history": st.sampled_from(HISTORIES),
             "selection": st.sampled_from(SELECTIONS),
-            "schedule": st.sampled_from(SCHEDULES),
+            "schedule": st.sampled_from(ORDERS),
             "evidence": st.floats(0.0, 1.0),
             "seed": st.integers(0, 2**80),
             "attempts": st.integers(1, 9),

@@ -80,7 +80,7 @@ def wanted(reader: RunReader, text: str) -> Node:
     tree, name = reader.engine.tree, reader.folder.name
     if not tree.members:
         raise ExperimentError(
-            f"MEMBER {text!r}: {name} has no members yet; see gpbt-async status {reader.folder.typed}"
+            f"MEMBER {text!r}: {name} has no members yet; see gpbt-async status {reader.folder.shell_name}"
         )
     if text == "best":
         if tree.best is None:

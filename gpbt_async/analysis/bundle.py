@@ -1,14 +1,14 @@
-"""`best --export DIR`: a run's best model, taken home, with all that is known of how it came about.
+"""`best --export DIR`: a folder with a run's best model and its origin, to take home.
 
     DIR/
       checkpoint/     as the training script wrote it, and manifest.json with its digests
       config.json     the winner's config, name → value
       schedule.json   the winning lineage's configs, interval after interval (gpbt.Schedule.load reads it)
-      lineage.json    how it came about: run, version, seed, settings, script, digest, ancestry with scores and metrics
+      lineage.json    its origin: run, version, seed, settings, script, digest, ancestry with scores and metrics
       README.txt      the same for a person
 
-It is made beside, verified against the digests of what was published, and renamed: it is there whole, or not at all.
-Nothing in it names a place on this machine.
+The folder is built under another name, verified against the published digests, and renamed: it is there whole, or not
+at all. Nothing in it names a place on this machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from ..errors import FolderError
 from ..formatting import config_text, score_text
 from ..schedule import FILE
 from ..storage.checkpoints import MANIFEST, CheckpointStore
-from ..storage.files import FULL, read_json, spelled
+from ..storage.files import read_json, spelled
+from ..storage.filesystems import FULL
 from . import results
 from .reader import RunReader
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .results import Best
 
 
-def take(folder: RunFolder, found: Best, target: Path) -> None:
+def take(folder: RunFolder, best: Best, target: Path) -> None:
     """Copy the best's checkpoint, config, schedule and ancestry to a new folder. Raises FolderError."""
     if os.path.lexists(target):
         raise FolderError(f"{target} exists: give the path of a folder to be made")
@@ -45,37 +46,37 @@ def take(folder: RunFolder, found: Best, target: Path) -> None:
     store = CheckpointStore()
     try:
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(found.checkpoint, beside / "checkpoint")
+        shutil.copytree(best.checkpoint, beside / "checkpoint")
         if problem := store.check(beside / "checkpoint"):
-            there = problem.replace(str(beside / "checkpoint"), str(found.checkpoint))
+            there = problem.replace(str(beside / "checkpoint"), str(best.checkpoint))
             raise FolderError(
-                f"cannot export to {target}: member {found.member} has not what was published: {there}; "
+                f"cannot export to {target}: member {best.member} is not as it was published: {there}; "
                 "bring the file back from where it was copied to"
             )
-        told = came_about(reader, found, read_json(beside / "checkpoint" / MANIFEST))
-        _write(beside / "config.json", found.config)
-        schedule = results.schedule_of(reader.engine, reader.engine.tree.members[found.member], folder.name)
-        _write(beside / FILE, {**schedule.to_json(), "metrics": dict(found.metrics)})
-        _write(beside / "lineage.json", told)
-        (beside / "README.txt").write_text(readme(told), encoding="utf-8", errors="backslashreplace")
+        origin = lineage_json(reader, best, read_json(beside / "checkpoint" / MANIFEST))
+        _write(beside / "config.json", best.config)
+        schedule = results.schedule_of(reader.engine, reader.engine.tree.members[best.member], folder.name)
+        _write(beside / FILE, {**schedule.to_json(), "metrics": dict(best.metrics)})
+        _write(beside / "lineage.json", origin)
+        (beside / "README.txt").write_text(readme(origin), encoding="utf-8", errors="backslashreplace")
         beside.rename(target)
     except OSError as error:
-        raise FolderError(f"cannot export to {target}: {_why(error, found.checkpoint)}") from error
+        raise FolderError(f"cannot export to {target}: {_why(error, best.checkpoint)}") from error
     finally:
         store.close()
-        shutil.rmtree(beside, ignore_errors=True)  # it is not there any more if all went well
+        shutil.rmtree(beside, ignore_errors=True)  # not there any more, unless something failed
 
 
-def _why(error: OSError, found: Path) -> str:
-    """Why copying has failed, and what to do."""
-    if isinstance(error, shutil.Error):  # of all the files that could not be copied, the first will do
+def _why(error: OSError, checkpoint: Path) -> str:
+    """Why copying failed, and the remedy."""
+    if isinstance(error, shutil.Error):  # it names all files that could not be copied; the first will do
         why = str(error.args[0][0][2])
         number = re.match(r"\[Errno (\d+)\] ([^:]*)", why)
         error = OSError(int(number[1]), number[2]) if number else OSError(why)
     why = (error.strerror or str(error)).lower()
     if error.errno in FULL:
         return f"{why}: make room there, or export to another disk"
-    if error.errno == errno.ENOENT and not found.is_dir():  # a run going on may have found a better one
+    if error.errno == errno.ENOENT and not checkpoint.is_dir():  # a run that goes on may have found a better one
         return f"{why}: try again, and look at the checkpoint if that does not help"
     return f"{why}: give the path of a folder that can be made and written to"
 
@@ -85,9 +86,9 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
-def came_about(reader: RunReader, found: Best, manifest: dict[str, Any]) -> dict[str, Any]:
+def lineage_json(reader: RunReader, best: Best, manifest: dict[str, Any]) -> dict[str, Any]:
     """lineage.json. Times in seconds of training; digest and size (bytes) are of the checkpoint."""
-    record, s, best = reader.record, reader.settings, reader.engine.tree.members[found.member]
+    record, s, member = reader.record, reader.settings, reader.engine.tree.members[best.member]
     metrics = reader.history.metrics  # the engine forgets them with the checkpoint
     began = read_json(reader.folder.experiment)
     flat = s.to_json()
@@ -103,9 +104,9 @@ def came_about(reader: RunReader, found: Best, manifest: dict[str, Any]) -> dict
         "command": [os.path.basename(word) if os.path.isabs(word) else word for word in s.command or ()] or None,
         "replays": s.replay.origin.run if s.replay is not None else None,
         "members": sum(g.settled for g in reader.engine.tree.generations),
-        "best": best.id,
+        "best": best.member,
         "score": best.score,
-        "metrics": dict(found.metrics),
+        "metrics": dict(best.metrics),
         "digest": manifest["digest"],
         "size": manifest["size"],
         "files": [file["name"] for file in manifest["files"]],
@@ -121,25 +122,25 @@ def came_about(reader: RunReader, found: Best, manifest: dict[str, Any]) -> dict
                 "siblings": len(m.parent.children) - 1 if m.parent is not None else None,
                 "config": m.config,
             }
-            for m in best.ancestry
+            for m in member.ancestry
         ],
     }
 
 
-def readme(told: dict[str, Any]) -> str:
-    """README.txt."""
-    s, ancestry = told["settings"], told["ancestry"]
+def readme(o: dict[str, Any]) -> str:
+    """README.txt. o: lineage.json."""
+    s, ancestry = o["settings"], o["ancestry"]
     trained = sum(m["seconds"] for m in ancestry)
-    what = f"{told['script']} (sha256 {told['script_sha256']})" if told["script"] else told["function"] or "a command"
+    what = f"{o['script']} (sha256 {o['script_sha256']})" if o["script"] else o["function"] or "a command"
     lines = [
-        f"The best of {told['members']} members of the run {told['run']} ({told['id']}): member {told['best']},",
-        f"{s['score']} {score_text(told['score'])} ({'more' if s['mode'] == 'max' else 'less'} is better).",
+        f"The best of {o['members']} members of the run {o['run']} ({o['id']}): member {o['best']},",
+        f"{s['score']} {score_text(o['score'])} ({'more' if s['mode'] == 'max' else 'less'} is better).",
         "",
         f"  trained by   {what}",
-        f"  found by     gpbt-async {told['version']['made']}, Genealogical Population-Based Training (2109.14925)",
+        f"  found by     gpbt-async {o['version']['made']}, Genealogical Population-Based Training (2109.14925)",
         f"  population   {s['population']}, generations {s['generations']}, searcher {s['searcher']}, seed {s['seed']}",
         f"  itself       {len(ancestry)} intervals, {trained:.1f} s of training in all",
-        f"  digest       {told['digest']} ({told['size']} bytes: {', '.join(told['files'])})",
+        f"  digest       {o['digest']} ({o['size']} bytes: {', '.join(o['files'])})",
         "",
         "Its ancestry, oldest first (config, then what it reported last):",
         "",
@@ -150,7 +151,7 @@ def readme(told: dict[str, Any]) -> str:
     lines += [
         "",
         "checkpoint/ is what the training script wrote. config.json is the last config, schedule.json all of them:",
-        f'gpbt.Schedule.load("{FILE}") reads it, and `gpbt-async replay {told["run"]}` trains along it once more.',
+        f'gpbt.Schedule.load("{FILE}") reads it, and `gpbt-async replay {o["run"]}` trains along it once more.',
         "The score is the one it was chosen by, and so an optimistic one: judge it on data nobody selected by.",
         "lineage.json says all of this, and more, for programs.",
     ]

@@ -1,8 +1,8 @@
-"""What happened when, and why: a fold of the journal's facts beside the engine, for whoever tells a run afterwards.
+"""What happened when, and why: a fold of the journal's facts beside the engine, for reports and exports.
 
-The engine keeps the present: a member's last attempt, the ranks as they are now. To say why a member exists, or what a
-slot did at noon, the past is needed: every attempt with its slot and its times, the ranks in the moment a parent was
-chosen, each best so far. Pure, as the engine is; nothing here decides anything, and only readers pay for it.
+The engine keeps the present only: a member's last attempt, the ranks as they are now. Why a member exists, or what a
+slot did at noon, needs the past: every attempt with its slot and its times, the ranks when a parent was chosen, each
+best so far. Pure, as the engine is. Nothing here decides anything, and only readers pay for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at training a member. Times in seconds since the epoch, None where it did not come to that.
+    """One attempt at a member. Times in seconds since the epoch, None if that did not happen.
 
     how: "training", "trained", "stopped", "failed", "lost", or "published" once its checkpoint is; seconds: in `train`.
     """
@@ -41,10 +41,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """Why a member came to be, as it was at time `t`.
+    """The member's parent as it stood when the member was created, at time `t`.
 
     rank: the parent's, from 0, among the `rivals` of its generation then; elite: how many of them could be a parent;
-    settled: how many of the generation above had ended; children: how many the parent had in this generation before.
+    settled: how many of the generation above were terminal; children: how many of this generation the parent had.
     All 0 in generation 0, where there is no parent.
     """
 
@@ -58,7 +58,7 @@ class Issue:
 
 @dataclass(slots=True)
 class Session:
-    """From one Opened to the last fact before the next: how is empty for one that was killed, or goes on."""
+    """From one Opened to the last fact before the next. how: empty if it was killed, or still runs."""
 
     begin: float
     end: float
@@ -68,18 +68,18 @@ class Session:
 
 @dataclass(slots=True)
 class History:
-    """All attempts in the order in which they began, and each member's issue by its id."""
+    """All attempts in the order in which they began, and each member's Issue by its id."""
 
     attempts: list[Attempt] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
-    #: each best so far: when it became that, after how many settled members, and who
+    #: each best so far: since when, after how many terminal members, and its id
     best: list[tuple[float, int, int]] = field(default_factory=list)
-    #: when each settled member ended for good, in that order
+    #: when each terminal member became so, in that order
     ended: dict[int, float] = field(default_factory=dict)
     sessions: list[Session] = field(default_factory=list)
-    #: what the searcher answered
+    #: the searcher's answers
     suggested: list[events.Suggested] = field(default_factory=list)
-    #: what each member reported last, by its id (the tree forgets it with the checkpoint)
+    #: the last values that each member reported, by its id (the tree forgets them with the checkpoint)
     metrics: dict[int, Mapping[str, float]] = field(default_factory=dict)
     #: each member's last attempt
     _last: dict[int, Attempt] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class History:
     def fold(self, fact: Fact, engine: Engine) -> None:
         """Remember a fact the engine has just handled."""
         if not self.sessions and not isinstance(fact, events.Opened):
-            return  # not a journal of ours; the engine has nothing to say to it either
+            return  # not a journal of ours; the engine ignores it, too
         if isinstance(fact, events.Adopted):
             return  # between two sessions, and part of neither
         last = self._last.get(fact.member) if isinstance(fact, events.OfMember) else None
@@ -112,7 +112,7 @@ class History:
             case events.Published() if last is not None:
                 last.published, last.how = fact.t, "published"
         self.sessions[-1].end = max(self.sessions[-1].end, fact.t)
-        self._look(fact, engine)
+        self._compare(fact, engine)
 
     def _leave(
         self, attempt: Attempt, fact: events.Trained | events.StoppedEarly | events.Failed | events.Lost
@@ -120,25 +120,25 @@ class History:
         attempt.how = "stopped" if isinstance(fact, events.StoppedEarly) else type(fact).__name__.lower()
         if isinstance(fact, events.Trained | events.StoppedEarly):
             self.metrics[fact.member] = fact.metrics
-        if attempt.left is None:  # else it has been trained, and could not be published
+        if attempt.left is None:  # else it was trained, and could not be published
             attempt.left = fact.t
             attempt.seconds = fact.seconds
         if isinstance(fact, events.Failed | events.Lost):
             attempt.reason = fact.reason
 
-    def _look(self, fact: Fact, engine: Engine) -> None:
-        """See what the engine made of it: who was issued, who has settled, who is the best."""
+    def _compare(self, fact: Fact, engine: Engine) -> None:
+        """Read off the engine: new members, newly terminal ones, and the best."""
         tree = engine.tree
         for member in tree.members[len(self.issues) :]:
             self.issues.append(_issue(fact.t, member.id, engine))
-        touched: Sequence[Node] = ()
+        changed: Sequence[Node] = ()
         if isinstance(fact, events.OfMember):
-            touched = (tree.members[fact.member], *tree.members[fact.member].children)
+            changed = (tree.members[fact.member], *tree.members[fact.member].children)
         elif isinstance(fact, events.Opened):
-            touched = tree.members
-        for member in touched:
+            changed = tree.members
+        for member in changed:
             if not member.state.settled:
-                self.ended.pop(member.id, None)  # it was given another chance
+                self.ended.pop(member.id, None)  # it gets another attempt
             elif member.id not in self.ended:
                 self.ended[member.id] = fact.t
         if isinstance(fact, events.Published | events.Damaged):

@@ -1,13 +1,13 @@
 """How much each hyperparameter mattered: a share, by generation, of the differences between siblings.
 
-In a family tree most of a score is inherited, so over a whole generation a hyperparameter would get the credit for
-whatever its good family happened to have. Therefore siblings are compared with siblings: of a member's rank in its
-generation the mean of its siblings is taken away, and so it is of its place along the hyperparameter (in the unit
-cube, where a logarithmic one is logarithmic). What is told is the share of the variance of these ranks that a one-way
-analysis of variance over 5 bins of equal counts explains (3 if there are fewer than 40 members; an option of a Choice
-is a bin), corrected for what chance alone would explain (epsilon squared). It is the main effect of a functional
-ANOVA, without a model to be fitted: a U-shaped effect counts, an interaction does not. `trend` is Spearman's rank
-correlation with being better: above 0, more is better. Pure arithmetic: no clock, no files, no numpy.
+In a family tree most of a score is inherited, so over a whole generation a hyperparameter would get the credit for the
+values that a good family happened to have. Therefore siblings are compared with siblings: the siblings' mean is
+subtracted from a member's rank in its generation, and from its place along the hyperparameter (in the unit cube, where
+a logarithmic one is logarithmic). The result is the share of the variance of these ranks that a one-way analysis of
+variance over 5 bins of equal counts explains (3 with fewer than 40 members; an option of a Choice is a bin), corrected
+for the share that chance alone would explain (epsilon squared). It is the main effect of a functional ANOVA, without a
+model to be fitted: a U-shaped effect counts, an interaction does not. `trend` is Spearman's rank correlation with being
+better: above 0, more is better. Pure arithmetic: no clock, no files, no numpy.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from ..space import Space
 
 
-#: with fewer members that have a sibling nothing is told
+#: members with a sibling that are needed for a result
 FEWEST = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """Shares in [0, 1] and trends in [-1, 1], one a hyperparameter in the space's order; None where none can be told.
+    """Shares in [0, 1] and trends in [-1, 1], one a hyperparameter in the space's order; None where there is no result.
 
     generation: None for all of them together. members: how many were compared. parent: the share of the variance of
-    the ranks that is between families: what was inherited; None in generation 0.
+    the ranks that lies between families, which is inherited; None in generation 0.
     """
 
     generation: int | None
@@ -46,7 +46,7 @@ class Importance:
 
 
 def importances(generations: Sequence[Sequence[Node]], space: Space) -> list[Importance]:
-    """All generations together first, then one by one. Who has no finite loss does not count."""
+    """All generations together first, then one by one. Members without a finite loss do not count."""
     ranked = [_ranked(members) for members in generations]
     together = [row for rows in ranked for row in rows]
     return [_importance(None, together, space)] + [_importance(i, rows, space) for i, rows in enumerate(ranked)]
@@ -57,11 +57,11 @@ _Row = tuple["Node", "Hashable", float]
 
 
 def _ranked(members: Sequence[Node]) -> list[_Row]:
-    told = [m for m in members if m.state.settled and m.loss - m.loss == 0.0]
-    ranks = _ranks([m.loss for m in told])
-    top = max(1, len(told) - 1)
-    families = ((m.generation, m.parent.id if m.parent is not None else None) for m in told)
-    return [(m, family, rank / top) for m, family, rank in zip(told, families, ranks, strict=True)]
+    compared = [m for m in members if m.state.settled and m.loss - m.loss == 0.0]
+    ranks = _ranks([m.loss for m in compared])
+    top = max(1, len(compared) - 1)
+    families = ((m.generation, m.parent.id if m.parent is not None else None) for m in compared)
+    return [(m, family, rank / top) for m, family, rank in zip(compared, families, ranks, strict=True)]
 
 
 def _importance(generation: int | None, rows: list[_Row], space: Space) -> Importance:
@@ -129,17 +129,17 @@ def _means(values: Iterable[float], groups: Iterable[Hashable]) -> dict[Hashable
 
 
 def _binned(values: Sequence[float], bins: int) -> list[int]:
-    """Into which of so many bins of about equal counts each value falls; equal values fall into the same."""
+    """The bin of each value: `bins` of about equal counts; equal values fall into the same."""
     order = sorted(values)
     edges = [order[len(order) * i // bins] for i in range(1, bins)]
     return [bisect_right(edges, value) for value in values]
 
 
 def _share(values: Sequence[float], groups: Sequence[Hashable], free: int, used: int | None = None) -> float | None:
-    """The share of the values' variance between the groups, less what chance explains.
+    """The share of the values' variance between the groups, less the share that chance explains.
 
     free: the values' degrees of freedom; used: how many of them the groups take, by default one less than there are.
-    None where it cannot be told: one group only, or no variance.
+    None if it is undefined: one group only, or no variance.
     """
     if not values:
         return None

@@ -27,32 +27,39 @@ if TYPE_CHECKING:
 
 #: bytes of a member's metrics that are read: some ten thousand reports
 METRICS = 1 << 20
-#: … and where only the last of them is asked for
+#: bytes that are read for the last report alone
 LATEST = 1 << 14
+#: lines of a failed member's log that are shown, and characters of a line
+LINES, WIDTH = 20, 200
+TRACEBACK = "Traceback "
 
 
 def log_tail(path: Path, size: int) -> str:
-    """The last lines of a log, at most `size` characters, and only what can be printed; "" if there is none."""
+    """The last lines of a log: at most `size` characters, printable ones only; "" if there is none."""
     text = _read(path, size * 2, end=True).decode(errors="replace")
     if len(text) > size:
         text = text[-size:].partition("\n")[2] or text[-size:]
-    lines = (line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n"))  # a bar was drawn over itself
+    lines = (line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n"))  # a progress bar
     return "\n".join("".join(c if c.isprintable() or c == "\t" else "�" for c in line) for line in lines).strip("\n")
 
 
 def traceback_of(log: str) -> str:
     """The last traceback in the end of a log, to its exception's line; "" if there is none."""
-    lines = log.split("\n")
-    begins = [i for i, line in enumerate(lines) if line.startswith("Traceback ")]
-    if not begins:
+    lines = from_traceback(log.split("\n"))
+    if not lines or not lines[0].startswith(TRACEBACK):
         return ""
-    found = lines[begins[-1] :]
-    ends = next((i for i, line in enumerate(found[1:], 1) if line and not line.startswith((" ", "\t"))), len(found))
-    return "\n".join(found[: ends + 1])
+    ends = next((i for i, line in enumerate(lines[1:], 1) if line and not line.startswith((" ", "\t"))), len(lines))
+    return "\n".join(lines[: ends + 1])
+
+
+def from_traceback(lines: list[str]) -> list[str]:
+    """The lines from the last traceback's beginning on; all of them if there is none."""
+    begins = (i for i in reversed(range(len(lines))) if lines[i].startswith(TRACEBACK))
+    return lines[next(begins, 0) :]
 
 
 def curve(path: Path, metric: str, points: int) -> list[float]:
-    """What a member reported of a metric, in order: all of it, or about `points` evenly chosen ones and the last."""
+    """The values that a member reported of a metric, in order; if they are many, `points` evenly chosen ones."""
     values = []
     for line in _read(path, METRICS).split(b"\n"):
         try:
@@ -67,8 +74,8 @@ def curve(path: Path, metric: str, points: int) -> list[float]:
 
 
 def latest(path: Path, metric: str) -> float | None:
-    """What a member reported of a metric last; None if that is not in the last lines of the file."""
-    *whole, _ = _read(path, LATEST, end=True).split(b"\n")  # a last one without its end is being written
+    """The value that a member reported last of a metric; None if it is not in the last lines of the file."""
+    *whole, _ = _read(path, LATEST, end=True).split(b"\n")  # a last line without its end is being written
     for line in reversed(whole):
         try:
             return float(json.loads(line)[metric])
@@ -78,37 +85,32 @@ def latest(path: Path, metric: str) -> float | None:
 
 
 def _read(path: Path, size: int, end: bool = False) -> bytes:
-    """At most `size` bytes from a regular file's beginning, or end; nothing if it cannot be read."""
+    """At most `size` bytes from a regular file's beginning, or end; empty if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
-        told = os.fstat(fd)
-        if not stat.S_ISREG(told.st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             return b""
-        return os.pread(fd, size, max(0, told.st_size - size) if end else 0)
+        return os.pread(fd, size, max(0, status.st_size - size) if end else 0)
     except OSError:
         return b""
     finally:
         os.close(fd)
 
 
-#: lines of the log that are shown, and characters of a line
-LINES, WIDTH = 20, 200
-
-
 def failure(engine: Engine, folder: RunFolder, *, already: bool = False) -> RunFailed:
-    """The error a run that failed ends in. already: it had failed when it was opened."""
+    """The error in which a failed run ends. already: it had failed before it was opened."""
     assert engine.ended is not None
-    said = f"the run has failed already: {engine.ended.reason}" if already else engine.ended.reason
-    error = RunFailed(f"{said}; see {folder.path}")
+    reason = f"the run has failed already: {engine.ended.reason}" if already else engine.ended.reason
+    error = RunFailed(f"{reason}; see {folder.path}")
     first = engine.termination.first
     if first is not None and first.state is State.FAILED and first.attempt and not already:
         log = folder.member(first.id).log
-        lines = log_tail(log, 8192).splitlines()[-LINES:]
-        begins = [i for i, line in enumerate(lines) if line.startswith("Traceback ")]
-        shown = "".join(f"\n  {_plain(line)}" for line in lines[begins[-1] if begins else 0 :])  # attempts repeat it
+        lines = from_traceback(log_tail(log, 8192).splitlines()[-LINES:])  # of the last attempt only
+        shown = "".join(f"\n  {crop(line)}" for line in lines)
         if shown:
             error.add_note(f"{log} ends:{shown}")
     if first is not None and first.score is not None and not math.isfinite(first.score) and not already:
@@ -118,13 +120,15 @@ def failure(engine: Engine, folder: RunFolder, *, already: bool = False) -> RunF
         )
     if engine.reopens:
         edited = "" if engine.settings.command else " (and --changed-script, if you edit the script)"
-        error.add_note(f"mend what made it fail, and go on: gpbt-async resume {folder.typed} --retry-failed{edited}")
+        error.add_note(
+            f"mend what made it fail, and go on: gpbt-async resume {folder.shell_name} --retry-failed{edited}"
+        )
     return error
 
 
-def _plain(line: str) -> str:
-    """For a terminal: nothing that steers it."""
-    text = "".join(c if c.isprintable() else " " for c in line)
+def crop(line: str) -> str:
+    """A line of a log for a terminal: no tabs, and not too long."""
+    text = line.replace("\t", " ")
     return text if len(text) <= WIDTH else text[:WIDTH] + " …"
 
 

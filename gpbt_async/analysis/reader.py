@@ -133,7 +133,7 @@ def best(folder: RunFolder) -> Best:
         member = RunReader(folder).engine.best
         best = best_of(member, folder.member(member.id).checkpoint if member else None)
         if best is None:
-            raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
+            raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.shell_name}")
         if best.checkpoint.is_dir():
             return best
     assert best is not None

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 class Best:
     """The best published member so far.
 
-    member: its id. generation: its, from 0. score: as reported. config: its own. schedule: the configs from generation
-    0 on; the last one is its own. lineage: the ids of its ancestors from generation 0 on, then its own. metrics: the
-    last values of everything it reported. checkpoint: the folder it wrote.
+    member: its id. generation: from 0. score: as reported. schedule: the configs from generation 0 on; the last is its
+    own. lineage: the ids of its ancestors from generation 0 on, then its own. metrics: the last values that it
+    reported. checkpoint: the folder that it wrote.
     """
 
     member: int
@@ -83,9 +83,9 @@ def best_of(member: Node | None, checkpoint: Path | None) -> Best | None:
 
 
 def schedule(engine: Engine, run: str | None = None) -> dict[str, Any]:
-    """schedule.json: the winning lineage, generation by generation; empty while there is no winner."""
-    found = winning(engine, run)
-    return found.to_json() if found is not None else {"run": run, "member": None, "score": None, "schedule": []}
+    """schedule.json: the winning lineage, generation by generation; empty while there is no best member."""
+    schedule = winning(engine, run)
+    return schedule.to_json() if schedule is not None else {"run": run, "member": None, "score": None, "schedule": []}
 
 
 def winning(engine: Engine, run: str | None) -> Schedule | None:
@@ -94,7 +94,7 @@ def winning(engine: Engine, run: str | None) -> Schedule | None:
 
 
 def schedule_of(engine: Engine, best: Node, run: str | None) -> Schedule:
-    """A member's schedule, with what is known of its ancestry."""
+    """A member's schedule and where it came from."""
     origin = Origin(
         run=run,
         member=best.id,
@@ -108,7 +108,7 @@ def schedule_of(engine: Engine, best: Node, run: str | None) -> Schedule:
 
 
 def summary(engine: Engine, usage: Usage, **more: Any) -> dict[str, Any]:
-    """summary.json: what the run came to and where its time went. Times in seconds, overhead in milliseconds.
+    """summary.json: the run's results and where its time went. Times in seconds, overhead in milliseconds.
 
     `usage` must be closed, or a `so_far` copy. wall_s: first `train` entered to last `train` returned, summed over
     sessions; idle_s sums to slots · wall_s - busy_s (with the slots of each session).
@@ -150,13 +150,13 @@ def summary(engine: Engine, usage: Usage, **more: Any) -> dict[str, Any]:
 
 
 def findings(engine: Engine) -> list[dict[str, Any]]:
-    """What the pre-flight has found so far (guide "findings"): code, subject, text, remedy, member."""
+    """The pre-flight's findings so far (guide "findings"): code, subject, text, remedy, member."""
     names = ("code", "subject", "text", "remedy", "member")
     return [{name: getattr(fact, name) for name in names} for fact in engine.findings]
 
 
 def measures(engine: Engine) -> dict[str, float | None]:
-    """What lets a person see the price of going asynchronous and the gain of stopping early."""
+    """The price of going asynchronous, and the gain of early stopping."""
     return {
         "saved_intervals": saved_intervals(engine),
         "parents_duration_ratio": parents_duration_ratio(engine),
@@ -168,8 +168,8 @@ def saved_intervals(engine: Engine) -> float:
     """What early stopping saved, in intervals.
 
     A stopped member: 1 - its time in `train` / the mean of its generation's finished members. One never issued: 1.
-    (The mean, because the time a member would have taken is worth its expectation: where one interval in ten is five
-    times longer, the median would count a stopped long one as a loss.)
+    (The mean, as the time that a member would have taken is estimated by its expectation: where one interval in ten
+    takes five times longer, the median would count a stopped long one as a loss.)
     """
     saved = 0.0
     for generation in engine.tree.generations:
@@ -197,7 +197,7 @@ def parents_duration_ratio(engine: Engine) -> float | None:
 
 
 def parents_outside_top_k(engine: Engine) -> float | None:
-    """The share of children whose parent is not among the best k of its generation now: what a barrier would not have.
+    """The share of children whose parent is not among the best k of its generation now, as it would be with a barrier.
 
     Exact once the generations are complete. None before there are children.
     """
@@ -210,7 +210,7 @@ def parents_outside_top_k(engine: Engine) -> float | None:
 #: Student's t, .975, for 1 to 9 degrees of freedom; beyond, an expansion around the normal's is right to 0.2 %
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _Z = 1.959964
-#: fewer replays than this are no judge
+#: fewer replays give no verdict
 FEWEST = 3
 
 
@@ -223,22 +223,22 @@ def student(freedom: int) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, sample standard deviation, and the bounds one more value lies within in 95 of 100 cases.
+    """Mean, sample standard deviation, and the bounds within which one more value lies in 95 of 100 cases.
 
-    None where the values tell nothing: mean of none, sd of one, bounds of fewer than FEWEST or of values all the same.
+    None where undefined: the mean of none, the sd of one, the bounds of fewer than FEWEST or of equal values.
     """
     n = len(values)
     mean = statistics.fmean(values) if n else None
     sd = statistics.stdev(values) if n > 1 else None
-    told: dict[str, float | None] = {"mean": mean, "sd": sd, "low": None, "high": None}
+    result: dict[str, float | None] = {"mean": mean, "sd": sd, "low": None, "high": None}
     if mean is not None and sd and n >= FEWEST:
         reach = student(n - 1) * sd * math.sqrt(1 + 1 / n)
-        told |= {"low": mean - reach, "high": mean + reach}
-    return told
+        result |= {"low": mean - reach, "high": mean + reach}
+    return result
 
 
 def within(value: float | None, noise: dict[str, float | None]) -> bool | None:
-    """Does the value lie within these bounds? None if nobody can say."""
+    """Does the value lie within these bounds? None if there is a bound or a value missing."""
     low, high = noise["low"], noise["high"]
     if value is None or low is None or high is None:
         return None
@@ -246,12 +246,12 @@ def within(value: float | None, noise: dict[str, float | None]) -> bool | None:
 
 
 def compared(engine: Engine) -> dict[str, Any]:
-    """The original beside its replays, as plain data, at any time of the run; those not at their end count for nothing.
+    """The original beside its finished replays, as plain data, at any time of the run.
 
-    score: the original's, `fresh` the spread of the replays with fresh seeds, n of them; within: does the original lie
-    in their noise (None: fewer than FEWEST came to the end, or all with the same score). deviations: how many of their
-    standard deviations it lies above their mean. same_seeds: of the replay with the original's own seeds, if there is
-    one. metrics: the same of everything else they reported.
+    score: the original's; fresh: the spread of the n replays with fresh seeds; within: does the original lie in their
+    noise (None: fewer than FEWEST have finished, or all with the same score). deviations: how many of their standard
+    deviations it lies above their mean. same_seeds: the replay with the original's own seeds, if there is one.
+    metrics: the same for everything else that they reported.
     """
     tree, replay = engine.tree, engine.settings.replay
     assert replay is not None
@@ -262,7 +262,7 @@ def compared(engine: Engine) -> dict[str, Any]:
     scores = [member.score for member in fresh if member.score is not None]
     noise = spread(scores)
     mean, sd = noise["mean"], noise["sd"]
-    known = origin.score is not None and mean is not None and sd
+    above = (origin.score - mean) / sd if origin.score is not None and mean is not None and sd else None
     same = next((member for member in ends if own and not member.path[0]), None)
     names = [name for name in origin.metrics if name != engine.settings.score]
     return {
@@ -275,19 +275,20 @@ def compared(engine: Engine) -> dict[str, Any]:
         "n": len(scores),
         "fresh": noise,
         "within": within(origin.score, noise),
-        "deviations": (origin.score - mean) / sd if known else None,  # type: ignore[operator]
+        "deviations": above,
         "same_seeds": {"score": same.score, "exact": same.score == origin.score} if same is not None else None,
         "metrics": {name: _metric(name, origin.metrics[name], fresh) for name in names},
-        "replays": [
-            {
-                "seeds": "original" if own and i == 0 else "fresh",
-                "members": [member.id for member in stem],
-                "scores": [member.score for member in stem],
-                "state": "finished" if stem[-1] in ends else stem[-1].state.value,
-                "reason": stem[-1].reason,
-            }
-            for i, stem in enumerate(stems)
-        ],
+        "replays": [_replay(stem, stem[-1] in ends, own and i == 0) for i, stem in enumerate(stems)],
+    }
+
+
+def _replay(stem: list[Node], finished: bool, same_seeds: bool) -> dict[str, Any]:
+    return {
+        "seeds": "original" if same_seeds else "fresh",
+        "members": [member.id for member in stem],
+        "scores": [member.score for member in stem],
+        "state": "finished" if finished else stem[-1].state.value,
+        "reason": stem[-1].reason,
     }
 
 

@@ -1,16 +1,16 @@
 """A run as one plain dict, its *story*: all that a report shows, and nothing of how it is drawn.
 
-`story(reader)` is a function of the journal alone. `remains(reader, …)` adds what has to be fetched from the members'
-folders. Both hold plain data that JSON can say (numbers may be NaN or infinite), so that a file can carry them, or a
-connection to a page that is open while the run goes on. Members are *columns*: one list an attribute, the member's id
-being the index; what the user named (hyperparameters, metrics) is a value in a list, never a key. Times are elapsed
-seconds (timeline.Elapsed) unless said otherwise.
+`story(reader)` is a function of the journal alone; `remains(reader, …)` adds what the members' folders hold. Both are
+plain JSON data (but numbers may be NaN or infinite), so that a file can hold them, or a page that follows the run can
+be sent them. Members are *columns*: one list an attribute, with the member's id as the index. Names that the user chose
+(hyperparameters, metrics) are values in lists, never keys. Times are elapsed seconds (usage.Elapsed) unless noted.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..engine.tree import State
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 #: the layout of the dict
 FORMAT = 1
-#: kinds of failures that are told one by one, and members named for each
+FAILURES = ("failed", "lost", "no score")
+#: kinds of failures that are listed, and members named for each
 KINDS, NAMED = 50, 20
 #: of members' logs and curves together, in characters and points; of one log; points of one curve
 LOGS, CURVES, LOG, POINTS = 2_000_000, 120_000, 3000, 60
@@ -40,41 +41,22 @@ LOGS, CURVES, LOG, POINTS = 2_000_000, 120_000, 3000, 60
 def story(reader: RunReader, importance: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """The story of a run that was read with its history.
 
-    importance: what `importance_of` has told before, which is most of the work, for who tells a run again and again.
+    importance: what `importance_of` returned before, as it is most of the work; a page that follows a run keeps it.
     """
-    engine, s = reader.engine, reader.settings
-    usage = reader.usage.so_far()
-    elapsed = Elapsed(reader.history.sessions)
-    best = engine.best
+    usage, history, best = reader.usage.so_far(), reader.history, reader.engine.best
+    elapsed = Elapsed(history.sessions)
+    space = reader.settings.space
     return {
         "format": FORMAT,
-        "run": {
-            "name": reader.folder.name,
-            "state": reader.state,
-            "reason": reader.why_ended,
-            "metric": s.score,
-            "mode": s.mode,
-            "population": s.population,
-            "generations": s.generations,
-            "parents": engine.selection.parents,
-            "searcher": s.searcher,
-            "history": s.history,
-            "selection": s.selection,
-            "schedule": s.schedule,
-            "seed": s.seed,
-            "constants": s.space.constants,
-            #: seconds since the epoch
-            "began": reader.history.sessions[0].begin if reader.history.sessions else None,
-            "told": reader.last.t if reader.last else None,
-        },
-        "summary": results.summary(engine, usage, run=reader.folder.name),
-        "space": [{"name": name, **d} for name, d in s.space.to_json().items() if name in s.space],
+        "run": _run(reader),
+        "summary": results.summary(reader.engine, usage, run=reader.folder.name),
+        "space": [{"name": name, **d} for name, d in space.to_json().items() if name in space],
         "members": _members(reader, elapsed),
-        "metrics": metric_names(reader.history),
+        "metrics": metric_names(history),
         "best": {
-            "t": [elapsed.of(t) for t, _, _ in reader.history.best],
-            "interval": [count for _, count, _ in reader.history.best],
-            "member": [member for _, _, member in reader.history.best],
+            "t": [elapsed.of(t) for t, _, _ in history.best],
+            "interval": [count for _, count, _ in history.best],
+            "member": [member for _, _, member in history.best],
         },
         "lineage": [m.id for m in best.ancestry] if best is not None else [],
         "timeline": timeline(usage.trail or (), elapsed, usage.slots),
@@ -83,19 +65,27 @@ def story(reader: RunReader, importance: list[dict[str, Any]] | None = None) -> 
     }
 
 
+def _run(reader: RunReader) -> dict[str, Any]:
+    """The run and its settings. began, told (the last fact): in seconds since the epoch."""
+    settings, sessions = reader.settings, reader.history.sessions
+    names = ("mode", "population", "generations", "searcher", "history", "selection", "schedule", "seed")
+    return {
+        "name": reader.folder.name,
+        "state": reader.state,
+        "reason": reader.why_ended,
+        "metric": settings.score,
+        "parents": reader.engine.selection.parents,
+        **{name: getattr(settings, name) for name in names},
+        "constants": settings.space.constants,
+        "began": sessions[0].begin if sessions else None,
+        "told": reader.last.t if reader.last else None,
+    }
+
+
 def importance_of(reader: RunReader) -> list[dict[str, Any]]:
     """All generations together first, then one by one."""
-    generations = [g.members for g in reader.engine.tree.generations]
-    return [
-        {
-            "generation": i.generation,
-            "members": i.members,
-            "shares": i.shares,
-            "trends": i.trends,
-            "parent": i.parent,
-        }
-        for i in importances(generations, reader.engine.adoption.hull)
-    ]
+    generations = [generation.members for generation in reader.engine.tree.generations]
+    return [asdict(importance) for importance in importances(generations, reader.engine.adoption.hull)]
 
 
 def _members(reader: RunReader, elapsed: Elapsed) -> dict[str, list[Any]]:
@@ -117,7 +107,7 @@ def _members(reader: RunReader, elapsed: Elapsed) -> dict[str, list[Any]]:
         "rank": [ranks.get(m.id) for m in members],
         #: where it stands in its generation when families are kept together, from 0
         "place": [places[m.id] for m in members],
-        #: when and as the how manieth it ended for good
+        #: when it became terminal, and as which in that order, from 1
         "ended": [elapsed(history.ended.get(m.id)) for m in members],
         "order": [order.get(m.id) for m in members],
         "seconds": [m.seconds if m.state.settled else None for m in members],
@@ -130,7 +120,7 @@ def _members(reader: RunReader, elapsed: Elapsed) -> dict[str, list[Any]]:
 
 
 def _state(member: Node, running: bool) -> str:
-    """Nobody trains in a run that nobody runs, nor who has no slot yet."""
+    """In a run without a process no member trains; nor does one that has no slot yet."""
     waits = member.state is State.TRAINING and member.slot is None
     return member.state.value if member.state.settled or (running and not waits) else State.WAITING.value
 
@@ -161,10 +151,10 @@ def _places(reader: RunReader) -> dict[int, int]:
 
 
 def failures(reader: RunReader) -> dict[str, Any]:
-    """What went wrong, by kind: reasons that differ in numbers only are one kind; the most frequent first.
+    """Failures by kind, the most frequent first. Reasons that differ in numbers only are one kind.
 
-    Attempts that were lost are no fault of the member's. kind: "failed", "lost", or "no score" for a training that came
-    to its end without a finite one.
+    kind: "failed"; "lost", which is no fault of the member's; or "no score", for a training that ended without a finite
+    one.
     """
     kinds: defaultdict[tuple[str, str], list[Attempt]] = defaultdict(list)
     members = reader.engine.tree.members
@@ -174,10 +164,10 @@ def failures(reader: RunReader) -> dict[str, Any]:
             kinds[attempt.how, re.sub(r"[0-9]+(\.[0-9]+)?", "#", attempt.reason)].append(attempt)
         elif attempt.how == "trained" and attempt.number == member.attempt and member.state is State.FAILED:
             kinds["no score", re.sub(r"[0-9]+(\.[0-9]+)?", "#", member.reason)].append(attempt)
-    found = sorted(kinds.items(), key=lambda item: (item[0][0] == "lost", -len(item[1]), item[1][0].started))
+    ordered = sorted(kinds.items(), key=lambda item: (item[0][0] == "lost", -len(item[1]), item[1][0].started))
     return {
-        "attempts": {kind: sum(len(a) for (k, _), a in found if k == kind) for kind in ("failed", "lost", "no score")},
-        "kinds": len(found),
+        "attempts": {name: sum(len(a) for (kind, _), a in ordered if kind == name) for name in FAILURES},
+        "kinds": len(ordered),
         "list": [
             {
                 "kind": kind,
@@ -186,22 +176,22 @@ def failures(reader: RunReader) -> dict[str, Any]:
                 "members": list(dict.fromkeys(a.member for a in attempts))[:NAMED],
                 "for_good": sum(m.state is State.FAILED for m in {members[a.member] for a in attempts}),
             }
-            for (kind, _), attempts in found[:KINDS]
+            for (kind, _), attempts in ordered[:KINDS]
         ],
     }
 
 
-def remains(reader: RunReader, told: dict[str, Any]) -> dict[str, Any]:
-    """What members left, the most interesting first for as long as there is room (LOGS, CURVES).
+def remains(reader: RunReader, story: dict[str, Any]) -> dict[str, Any]:
+    """What members left in their folders, the most interesting first, up to LOGS and CURVES.
 
     logs: [member, end of its log]. curves: [member, values of the score it reported]. tracebacks: one for each of the
-    story's kinds of failures, "" where there is none. Members' files are read; who has none is left out.
+    story's kinds of failures, "" where there is none. Members without such files are left out.
     """
     folder, metric = reader.folder, reader.settings.score
     logs: list[tuple[int, str]] = []
     curves: list[tuple[int, list[float]]] = []
     characters, points = LOGS, CURVES
-    for id in _interesting(reader, told):
+    for id in _interesting(reader, story):
         place = folder.member(id)
         if characters > 0:
             text = log_tail(place.log, LOG)
@@ -215,23 +205,23 @@ def remains(reader: RunReader, told: dict[str, Any]) -> dict[str, Any]:
                 curves.append((id, values))
         if characters <= 0 and points <= 0:
             break
-    tracebacks = [traceback(folder, kind) for kind in told["failures"]["list"]]
+    tracebacks = [traceback(folder, kind) for kind in story["failures"]["list"]]
     return {"logs": logs, "curves": curves, "tracebacks": tracebacks}
 
 
 def traceback(folder: RunFolder, kind: dict[str, Any]) -> str:
-    """The end of a log that a member left which failed so; "" if there is none."""
+    """The last traceback of a member that failed in this way; "" if there is none."""
     if kind["kind"] != "failed":
         return ""
-    found = (traceback_of(log_tail(folder.member(id).log, 4 * LOG)) for id in kind["members"])
-    return next((text for text in found if text), "")
+    tracebacks = (traceback_of(log_tail(folder.member(id).log, 4 * LOG)) for id in kind["members"])
+    return next((text for text in tracebacks if text), "")
 
 
-def _interesting(reader: RunReader, told: dict[str, Any]) -> Iterable[int]:
-    """All members, once: the winning lineage, who failed, then the best of all generations, rank by rank."""
+def _interesting(reader: RunReader, story: dict[str, Any]) -> Iterable[int]:
+    """All members, once: the winning lineage, failed ones, then the best of all generations, rank by rank."""
     members = reader.engine.tree.members
     ranked = sorted(
-        (m for m in members if m.state is State.FINISHED), key=lambda m: (told["members"]["rank"][m.id], m.id)
+        (m for m in members if m.state is State.FINISHED), key=lambda m: (story["members"]["rank"][m.id], m.id)
     )
-    named = (id for kind in told["failures"]["list"] for id in kind["members"])
-    return dict.fromkeys([*told["lineage"], *named, *(m.id for m in ranked), *(m.id for m in members)])
+    named = (id for kind in story["failures"]["list"] for id in kind["members"])
+    return dict.fromkeys([*story["lineage"], *named, *(m.id for m in ranked), *(m.id for m in members)])

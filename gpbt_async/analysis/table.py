@@ -1,12 +1,12 @@
-"""All members of a run as a table, one row each, for pandas, a spreadsheet, or whatever else.
+"""All members of a run as a table, one row each, for pandas, a spreadsheet or other programs.
 
-Columns: what every member has, then `config.NAME` for each hyperparameter and `metric.NAME` for all that was ever
-reported; the prefixes keep a metric called "state" from being taken for the state. Numbers are exact.
+Columns: what every member has, then `config.NAME` for each hyperparameter and `metric.NAME` for each reported metric.
+The prefixes tell a metric called "state" from the state. Numbers are exact.
 
-CSV has one guard: a *reason* holds whatever an exception said, perhaps about data from elsewhere, and a spreadsheet
-takes a cell that begins with =, +, - or @ for a formula, so such a reason begins with an apostrophe. Names and options
-are the script's own, which could run anything here anyway, and are data that must come back as they were: they are left
-alone. In CSV a missing value is empty; non-finite numbers are nan, inf, -inf (in JSON "NaN", "Infinity", "-Infinity").
+CSV has one guard: a *reason* is an exception's text, perhaps about data from elsewhere, and a spreadsheet takes a cell
+that begins with =, +, - or @ for a formula. So such a reason begins with an apostrophe. Names and options come from the
+script, which could run anything here anyway, and must be read back as they were: they stay unchanged. In CSV a missing
+value is empty; non-finite numbers are nan, inf, -inf (in JSON "NaN", "Infinity", "-Infinity").
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 FORMATS = ("csv", "parquet", "json")
-#: what a spreadsheet takes for a formula
+#: a spreadsheet takes a cell that begins so for a formula
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def table(reader: RunReader) -> dict[str, list[Any]]:
-    """The columns by name, all of the same length: a member's id is its row. The reader must have its history.
+    """The columns by name, all of the same length: a member's id is its row. The reader must have a history.
 
     score, rank (from 1, among the finished of its generation): None until there is one. seconds: in `train`, of the
     attempt that counts. started, entered, trained, published: of the last attempt, in seconds since the epoch.
@@ -65,9 +65,9 @@ def table(reader: RunReader) -> dict[str, list[Any]]:
         "reason": [m.reason or None for m in members],
     }
     columns |= {f"config.{name}": [m.config[name] for m in members] for name in reader.settings.space.names}
-    told = [reader.history.metrics.get(m.id, {}) for m in members]
-    reported = dict.fromkeys(name for metrics in told for name in metrics)
-    return columns | {f"metric.{name}": [metrics.get(name) for metrics in told] for name in reported}
+    reports = [reader.history.metrics.get(m.id, {}) for m in members]
+    reported = dict.fromkeys(name for metrics in reports for name in metrics)
+    return columns | {f"metric.{name}": [metrics.get(name) for metrics in reports] for name in reported}
 
 
 def export(reader: RunReader, format: str) -> bytes:
@@ -86,19 +86,19 @@ def write(reader: RunReader, format: str, target: Path) -> None:
 
 
 def check(wanted: str | None, target: Path | None, terminal: bool) -> str:
-    """The format, which the target's suffix says where nothing is wanted; csv where that says nothing.
+    """The format: the one wanted, else the target's suffix, else csv.
 
-    Says at once what cannot be, before a long journal is read. terminal: is standard output one? Raises GPBTError.
+    Raises GPBTError for what is impossible, before a long journal is read. terminal: is standard output one?
     """
     suffix = target.suffix[1:].lower() if target is not None else ""
-    told = suffix if suffix in FORMATS else None
-    format = wanted or told or "csv"
+    named = suffix if suffix in FORMATS else None
+    format = wanted or named or "csv"
     if format not in FORMATS:
         raise ExperimentError(f"--format {format}: must be csv, parquet or json")
-    if told not in (None, format):
-        raise ExperimentError(f"--format {format}: but --out {target} is named as {told}; give one of them only")
+    if named not in (None, format):
+        raise ExperimentError(f"--format {format}: but --out {target} is named as {named}; give one of them only")
     if target is None and format == "parquet" and terminal:
-        raise ExperimentError("--format parquet: is nothing for a terminal; give --out FILE, or redirect the output")
+        raise ExperimentError("--format parquet: is not for a terminal; give --out FILE, or redirect the output")
     if target is not None:
         check_target(target, f"members.{format}")
     if format == "parquet":
@@ -107,7 +107,7 @@ def check(wanted: str | None, target: Path | None, terminal: bool) -> str:
 
 
 def check_target(target: Path, name: str) -> None:
-    """Can a file be put there? name: what it could be called in a folder. Raises FolderError."""
+    """Can a file be put there? name: an example of a file's name. Raises FolderError."""
     if target.is_dir():
         raise FolderError(f"--out {target}: is a folder; give the path of a file, as in {target / name}")
     if not target.parent.is_dir():
@@ -152,7 +152,7 @@ def _parquet(columns: dict[str, list[Any]]) -> bytes:
 
 
 def _array(pyarrow: Any, values: list[Any]) -> Any:
-    """One type a column: options of several types (True, 1, "a") are told apart as JSON text."""
+    """One type a column: options of several types (True, 1, "a") become JSON text, which keeps them apart."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         values = [None if value is None else float(value) for value in values]

@@ -1,12 +1,12 @@
-"""A run as a trace, in the Trace Event Format: for ui.perfetto.dev, chrome://tracing and whatever else reads that.
+"""A run as a trace, in the Trace Event Format: which ui.perfetto.dev and chrome://tracing show.
 
 A row for each slot, with a slice for each attempt at a member and one for each stretch of idleness, named by its cause;
-rows for what the searcher was asked and for checkpoints being published, as many as there were at once; arrows from
-parents to children; the best score as a counter. Times are microseconds of the run's own time (timeline.Elapsed), which
-stands still between its sessions; where a new one begins is marked.
+rows for the searcher's asks and for the publishing of checkpoints, as many as happened at once; arrows from
+parents to children; the best score as a counter. Times are microseconds of the run's own time (usage.Elapsed), which
+stands still between its sessions; the beginning of each is marked.
 
-The format has two traps. Slices of one row must not overlap in part, or a viewer drops or misplaces them; so what may
-overlap is spread over rows. And the numbers 0 are taken, for the kernel's idle process: all ours begin at 1.
+The format has two traps. Slices of one row must not overlap in part, or a viewer drops or misplaces them; so spans that
+may overlap are spread over rows. And process and thread 0 mean the kernel's idle process: ours begin at 1.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from .reader import RunReader
 
 
+#: an event of the format, or the arguments of one
+Event = dict[str, Any]
+
 SLOTS, SEARCHER, CHECKPOINTS, SCORE = 1, 2, 3, 4
 _NAMES = {SLOTS: "slots", SEARCHER: "searcher", CHECKPOINTS: "checkpoints", SCORE: "best score"}
 
@@ -41,11 +44,11 @@ def write(reader: RunReader, target: Path) -> None:
 
 
 def trace(reader: RunReader) -> dict[str, Any]:
-    """{traceEvents, displayTimeUnit, otherData}: what names the rows first, then everything in the order of time."""
-    told = _Trace(reader)
-    found = [*told.attempts(), *told.idle(), *told.asks(), *told.publishing(), *told.best(), *told.sessions()]
+    """{traceEvents, displayTimeUnit, otherData}: first the rows' names, then all events in order of time."""
+    trace = _Trace(reader)
+    events = [*trace.attempts(), *trace.idle(), *trace.asks(), *trace.publishing(), *trace.best(), *trace.sessions()]
     return {
-        "traceEvents": [*told.names(), *sorted(found, key=lambda event: event["ts"])],
+        "traceEvents": [*trace.names(), *sorted(events, key=lambda event: event["ts"])],
         "displayTimeUnit": "ms",
         "otherData": {
             "run": reader.folder.name,
@@ -70,7 +73,7 @@ class _Trace:
     def _us(self, t: float) -> int:
         return round(self._elapsed.of(t) * 1e6)
 
-    def _slice(self, name: str, place: tuple[int, int], begin: int, end: int, args: dict[str, Any]) -> dict[str, Any]:
+    def _slice(self, name: str, place: tuple[int, int], begin: int, end: int, args: Event) -> Event:
         pid, tid = place
         kind = _NAMES[pid]
         return {
@@ -80,11 +83,11 @@ class _Trace:
 
     # ---- slots
 
-    def attempts(self) -> Iterator[dict[str, Any]]:
-        """A slice for each attempt that came to `train`, a mark for the others, an arrow from each parent.
+    def attempts(self) -> Iterator[Event]:
+        """A slice for each attempt that entered `train`, a mark for the others, an arrow from each parent.
 
-        By members' own clocks, held to what is certain: each after the one before it in its slot, and after its parent,
-        even if nothing of it is left.
+        Times are the members' own, but no slice begins before the last one in its slot or its parent's has ended, even
+        if that leaves a slice empty.
         """
         tree = self._reader.engine.tree
         for number, attempt in enumerate(self._history.attempts, 1):
@@ -109,10 +112,10 @@ class _Trace:
             self._slices[member.id] = (row, begin, until)
 
     def _session_end(self, t: float) -> float:
-        """When the session ended, so far or for good, in which this was."""
+        """The end of the session that contains `t`, or its last fact so far."""
         return self._history.sessions[bisect_right(self._begins, t) - 1].end
 
-    def _attempt(self, attempt: Attempt) -> dict[str, Any]:
+    def _attempt(self, attempt: Attempt) -> Event:
         member = self._reader.engine.tree.members[attempt.member]
         last = attempt.number == member.attempt
         return {
@@ -127,28 +130,28 @@ class _Trace:
             "config": member.config,
         }
 
-    def _arrow(self, number: int, parent: tuple[int, int, int], child: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    def _arrow(self, number: int, parent: tuple[int, int, int], child: tuple[int, int]) -> Iterator[Event]:
         row, begin, end = parent
         names = {"name": "checkpoint", "cat": "lineage", "id": number, "pid": SLOTS}
-        yield {**names, "ph": "s", "ts": max(begin, end - 1), "tid": row}  # inside the slice it begins at
+        yield {**names, "ph": "s", "ts": max(begin, end - 1), "tid": row}  # inside the slice in which it begins
         yield {**names, "ph": "f", "bp": "e", "ts": child[1], "tid": child[0]}
 
-    def idle(self) -> Iterator[dict[str, Any]]:
-        """A slice for each stretch of idleness, once `attempts` are told.
+    def idle(self) -> Iterator[Event]:
+        """A slice for each idle span; call it after `attempts`.
 
-        Cut to what these leave: a member stamps its own times, which may be a hair older than the scheduler's.
+        Spans are cut where attempts overlap them: a member's own times may be slightly older than the scheduler's.
         """
-        told = timeline(self._usage.trail or (), self._elapsed, self._usage.slots)
-        for cause, spans in told["idle"].items():
+        slots = timeline(self._usage.trail or (), self._elapsed, self._usage.slots)
+        for cause, spans in slots["idle"].items():
             for slot, begin, end in zip(spans["slot"], spans["begin"], spans["end"], strict=True):
                 place, text = (SLOTS, slot + 1), cause.replace("_", " ")
-                for since, until in _left(self._taken[slot + 1], round(begin * 1e6), round(end * 1e6)):
+                for since, until in _gaps(self._taken[slot + 1], round(begin * 1e6), round(end * 1e6)):
                     yield self._slice(f"idle: {text}", place, since, until, {"cause": cause})
 
     # ---- beside the slots
 
-    def asks(self) -> Iterator[dict[str, Any]]:
-        """From the fact after which the engine asked to the answer."""
+    def asks(self) -> Iterator[Event]:
+        """From the fact after which the engine asked, to the answer."""
         times = self._reader.times
         found = [
             (times[fact.asked - 1], fact.t, f"config of {fact.path}", {"path": fact.path, "generation": fact.generation,
@@ -157,7 +160,7 @@ class _Trace:
         ]  # fmt: skip
         yield from self._spread(SEARCHER, found)
 
-    def publishing(self) -> Iterator[dict[str, Any]]:
+    def publishing(self) -> Iterator[Event]:
         found = [
             (attempt.left, attempt.published, f"member {attempt.member}", {"member": attempt.member})
             for attempt in self._history.attempts
@@ -165,10 +168,10 @@ class _Trace:
         ]
         yield from self._spread(CHECKPOINTS, found)
 
-    def _spread(self, pid: int, spans: Iterable[tuple[float, float, str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-        """Slices on as few rows as do without one that overlaps another."""
+    def _spread(self, pid: int, spans: Iterable[tuple[float, float, str, Event]]) -> Iterator[Event]:
+        """Slices on as few rows as possible, so that none overlaps another."""
         free: list[int] = []
-        taken: list[tuple[int, int]] = []  # until when, row
+        taken: list[tuple[int, int]] = []  # end, row
         rows = 0
         for begin, end, name, args in sorted(((self._us(b), self._us(e), n, a) for b, e, n, a in spans), key=_begin):
             while taken and taken[0][0] <= begin:
@@ -181,19 +184,19 @@ class _Trace:
             yield self._slice(name, (pid, row), begin, end, args)
         self._rows[pid] = rows
 
-    def best(self) -> Iterator[dict[str, Any]]:
+    def best(self) -> Iterator[Event]:
         members, metric = self._reader.engine.tree.members, self._reader.settings.score
         for t, _, id in self._history.best:
             args = {metric: members[id].score}
             yield {"name": f"best {metric}", "ph": "C", "ts": self._us(t), "pid": SCORE, "tid": 1, "args": args}
 
-    def sessions(self) -> Iterator[dict[str, Any]]:
+    def sessions(self) -> Iterator[Event]:
         for number, begin in enumerate(self._begins[1:], 2):
-            name = f"session {number}: the run was taken up again"
+            name = f"session {number}: the run was resumed"
             yield {"name": name, "cat": "slots", "ph": "i", "s": "g", "ts": self._us(begin), "pid": SLOTS, "tid": 1}
 
-    def names(self) -> Iterator[dict[str, Any]]:
-        """What the rows are called; to be asked for when all of them are known."""
+    def names(self) -> Iterator[Event]:
+        """The names of the rows; call it last, when all of them are known."""
         for pid, name in _NAMES.items():
             names = {"ph": "M", "pid": pid, "tid": 1}
             yield {**names, "name": "process_name", "args": {"name": name}}
@@ -204,12 +207,12 @@ class _Trace:
                 yield {"name": "thread_sort_index", "ph": "M", "pid": pid, "tid": row, "args": {"sort_index": row}}
 
 
-def _begin(span: tuple[int, int, str, dict[str, Any]]) -> tuple[int, int]:
+def _begin(span: tuple[int, int, str, Event]) -> tuple[int, int]:
     return span[:2]
 
 
-def _left(taken: list[tuple[int, int]], begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """What is left of begin to end beside the spans that are taken, which are in order and do not overlap."""
+def _gaps(taken: list[tuple[int, int]], begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of begin to end outside of `taken`, whose spans are in order and do not overlap."""
     for i in range(bisect_left(taken, begin, key=lambda span: span[1]), len(taken)):
         since, until = taken[i]
         if since >= end:

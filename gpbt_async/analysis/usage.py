@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from .history import Session
 
 
-#: start: a process is being started or is ending; the others as in idleness.Cause; device: no GPU may be used just now;
-#: disk: no member begins for lack of room on the disk; paused: nor because a person has paused the run
+#: start: a process starts or ends; device: no GPU may be used now; disk: no room for a checkpoint, so no member begins;
+#: paused: a person has paused the run; the others as the engine names them (Engine.idle_cause)
 CAUSES = ("start", "searcher", "checkpoint", "evidence", "device", "disk", "paused", "no_work")
 BUSY = "busy"
-#: what a slot did from one moment to another: slot, BUSY or a cause, the member inside `train` or None, begin, end
+#: what a slot did: slot, BUSY or a cause, the member inside `train` or None, begin, end
 Span = tuple[int, str, int | None, float, float]
 
 
@@ -42,35 +42,35 @@ Span = tuple[int, str, int | None, float, float]
 class _Slot:
     state: str
     since: float
-    #: when the last `train` in it returned, None if something but starting has come since
+    #: when the last `train` in it returned; None once it has waited for anything but a start
     returned: float | None = None
-    #: who is inside `train`
+    #: the member inside `train`
     member: int | None = None
 
 
 @dataclass(slots=True)
 class Usage:
-    """Totals in seconds. `busy` + sum of `idle` = slots · `wall`, summed over sessions; read them off `so_far`."""
+    """Totals in seconds. Read them off `so_far`: there, busy + sum of idle = slots · wall, summed over sessions."""
 
     busy: float = 0.0
     wall: float = 0.0
     idle: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0.0))
-    #: slots · seconds of all sessions' windows
+    #: slots · wall, summed over sessions
     offered: float = 0.0
-    #: seconds from a `train` returned to the next one entered in that slot, where there was work to give all along
+    #: seconds from a `train` returned to the next one entered in that slot, if there was work for it all along
     turnovers: array[float] = field(default_factory=lambda: array("d"))
     slots: int = 0
     _slots: dict[int, _Slot] = field(default_factory=dict)
-    #: what is not inside the window yet
+    #: spans that are not inside the window yet
     _spans: list[Span] = field(default_factory=list)
-    #: every span that was added up, cut to its session's window, in no order, if somebody asked for them by a list
+    #: every span that was added up, cut to its session's window, in no order; None: not kept
     trail: list[Span] | None = None
     _first: float | None = None
-    #: when the session began; how many slots could be used just now
+    #: when the session began; how many slots can be used now
     _opened: float = 0.0
     _available: int = 0
     _last: float | None = None
-    #: why no member begins just now, for lack of room on the disk and by a person's wish; empty if they do
+    #: why no member begins now: no room on the disk, and a person's pause; "" if members begin
     paused: str = ""
     by_hand: str = ""
     #: the slot and the moment of entering `train`, by member
@@ -143,7 +143,7 @@ class Usage:
             self.trail.append(span)
 
     def _settle(self) -> None:
-        """Add up the spans that lie inside the window, which only grows: kept, they would be most of a run's memory."""
+        """Add up the spans inside the window, which only grows. Kept, they would be most of a run's memory."""
         assert self._first is not None
         assert self._last is not None
         kept = []
@@ -164,7 +164,7 @@ class Usage:
         return copy
 
     def _grow(self, count: int) -> None:
-        """So many slots: what is new was held back by the devices until now."""
+        """There are `count` slots. New ones had no device until now."""
         for index in range(len(self._slots), count):
             self._slots[index] = _Slot("device", self._opened)
         self.slots = max(self.slots, len(self._slots))
@@ -191,7 +191,7 @@ class Usage:
     def _leave(self, fact: events.Trained | events.StoppedEarly | events.Failed | events.Lost) -> None:
         index = self._where.pop(fact.member, None)
         if index is None:
-            return  # its checkpoint could not be published: the slot was free long before
+            return  # its checkpoint could not be published, and its slot was free before that
         inside = self._inside.pop(fact.member, None)
         if inside is not None:
             returned = inside[1] + fact.seconds
@@ -199,34 +199,34 @@ class Usage:
             self._slots[index].returned = returned
             self._last = returned if self._last is None else max(self._last, returned)
             self._settle()
-        if index not in self._where.values():  # or another was told to have started in it: a damaged journal
+        if index not in self._where.values():  # else another one started in it, in a damaged journal
             self._set(index, "free", fact.t)
 
     def _explain(self, t: float, engine: Engine) -> None:
-        """Give every slot that holds no member the cause the engine has for it now."""
-        held = set(self._where.values())
-        free = [i for i in self._slots if i not in held]
+        """Set the cause of every slot without a member, as the engine names it now."""
+        used = set(self._where.values())
+        free = [i for i in self._slots if i not in used]
         if not free:
             return
         starting = sum(m.slot is None for m in engine.training)
-        usable = max(0, self._available - len(held))
+        usable = max(0, self._available - len(used))
         cause = engine.idle_cause() if starting < len(free) else "start"
         begins = "disk" if self.paused else "start"
         idle: str = cause
-        if self.by_hand:  # what the others wait for does not come either
+        if self.by_hand:  # nothing else would let a member begin
             begins, idle = "paused", "no_work" if cause == "no_work" else "paused"
         for place, index in enumerate(free):
             self._set(index, "device" if place >= usable else begins if place < starting else idle, t)
 
 
-#: into so many equal parts a run's time is cut, to say how its slots were used all in all
+#: a run's time is cut into so many equal parts, each of which says how all slots were used
 PARTS = 200
-#: idle for less than this share of the run is drawn by nobody; the parts have it
+#: idle spans below this share of the run are not drawn; the parts count them
 SHORTEST = 1 / 20_000
 
 
 class Elapsed:
-    """Turns times into elapsed seconds."""
+    """Turns times into elapsed seconds: the clock stands still between sessions."""
 
     def __init__(self, sessions: Sequence[Session]) -> None:
         self._begins = [session.begin for session in sessions]
@@ -253,9 +253,9 @@ class Elapsed:
 
 
 def timeline(spans: Iterable[Span], elapsed: Elapsed, slots: int) -> dict[str, Any]:
-    """busy: slot, member, begin, end of each interval. idle: by cause, slot, begin, end; the shortest are left out.
+    """busy: slot, member, begin, end of each interval. idle: by cause, slot, begin, end, without the shortest.
 
-    parts: how much of each of `PARTS` equal parts of the time was spent how, in slot-seconds; they add up to all spans.
+    parts: slot-seconds by state in each of `PARTS` equal parts of the time; they add up to all spans.
     """
     total = elapsed.total
     width = total / PARTS
@@ -270,7 +270,7 @@ def timeline(spans: Iterable[Span], elapsed: Elapsed, slots: int) -> dict[str, A
             busy.append((slot, member, begin, end))
         elif end - begin >= SHORTEST * total:
             idle[kind].append((slot, begin, end))
-    busy.sort(key=lambda span: (span[3], span[0]))  # by their ends: what is new comes last
+    busy.sort(key=lambda span: (span[3], span[0]))  # by their ends, so that new ones come last
     return {
         "slots": slots,
         "total": total,
@@ -282,9 +282,9 @@ def timeline(spans: Iterable[Span], elapsed: Elapsed, slots: int) -> dict[str, A
             "end": [b[3] for b in busy],
         },
         "idle": {
-            cause: {"slot": [s[0] for s in found], "begin": [s[1] for s in found], "end": [s[2] for s in found]}
+            cause: {"slot": [s[0] for s in merged], "begin": [s[1] for s in merged], "end": [s[2] for s in merged]}
             for cause, spans in idle.items()
-            for found in [sorted(_merged(spans, SHORTEST * total), key=lambda span: (span[2], span[0]))]
+            for merged in [sorted(_merged(spans, SHORTEST * total), key=lambda span: (span[2], span[0]))]
         },
         "width": width,
         "parts": parts,
@@ -300,7 +300,7 @@ def _spread(parts: list[float], begin: float, end: float, width: float) -> None:
 
 
 def _merged(spans: list[tuple[int, float, float]], gap: float) -> list[tuple[int, float, float]]:
-    """In order, and what touches is one."""
+    """The spans in order; those that touch become one."""
     merged: list[tuple[int, float, float]] = []
     for slot, begin, end in sorted(spans):
         if merged and merged[-1][0] == slot and begin - merged[-1][2] < gap * 1e-6:

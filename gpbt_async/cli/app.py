@@ -51,7 +51,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 
 def main() -> None:
     """The command line, once it is imported; __main__.py is the entry point."""
-    run_options.typed = True
+    run_options.on_command_line = True
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a terminal that cannot show a character gets its number
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -136,7 +136,7 @@ class Examination:
         cwd = os.getcwd()
         self._launcher = Launcher(secrets.token_hex(8), cwd=cwd, start=self._options.start, log=self._trouble.append)
         await stack.enter_async_context(self._launcher)
-        self._progress(f"importing {self._script.typed}")
+        self._progress(f"importing {self._script.shell_name}")
         began = time.monotonic()
         declared = await self._launcher.open_script(self._script)
         imported = time.monotonic() - began
@@ -149,7 +149,7 @@ class Examination:
         self._briefing = Briefing(settings.replaced(early_stop=()), self._folder, self._store, cwd)
         self._checks = Preflight(settings)
         return CheckUp(
-            script=self._script.typed,
+            script=self._script.shell_name,
             settings=settings,
             import_s=imported,
             cuda_at_import=declared["cuda"],

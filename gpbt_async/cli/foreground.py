@@ -89,7 +89,7 @@ async def _show(run: Run, quiet: bool) -> bool:
     if not quiet:
         for text in run.warnings:
             say(text)
-        print(f"{run.name} has finished already: gpbt-async best {run.folder.typed}", file=sys.stderr)
+        print(f"{run.name} has finished already: gpbt-async best {run.folder.shell_name}", file=sys.stderr)
     return False
 
 

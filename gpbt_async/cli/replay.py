@@ -110,7 +110,7 @@ def changes(original: RunReader, seeds: int = 1, *, same: bool = False, seed: in
     folder, best = original.folder, original.engine.best
     schedule = results.winning(original.engine, folder.name)
     if schedule is None or best is None:
-        raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.typed}")
+        raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.shell_name}")
     count = seeds + same
     return {
         "space": original.engine.adoption.hull,  # the schedule may go through several

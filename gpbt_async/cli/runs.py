@@ -71,8 +71,8 @@ def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None
     try:
         raise SystemExit(foreground(attended(folder, quiet)))
     except KeyboardInterrupt:
-        state = f"stays paused until gpbt-async pause {folder.typed} --end" if paused(folder) else "continues"
-        say(f"{folder.name} {state}; to stop it: gpbt-async stop {folder.typed}")
+        state = f"stays paused until gpbt-async pause {folder.shell_name} --end" if paused(folder) else "continues"
+        say(f"{folder.name} {state}; to stop it: gpbt-async stop {folder.shell_name}")
         raise SystemExit(130) from None
 
 
@@ -95,7 +95,7 @@ def stop(run: RunName, runs: Runs = Path("runs")) -> None:
     for _ in _until_timeout(folder, "stop", "kill -9 it: the run can be resumed, and nothing is lost"):
         if folder.locked() is None:
             break
-    say(f"{folder.name} has stopped; to continue: gpbt-async resume {folder.typed}")
+    say(f"{folder.name} has stopped; to continue: gpbt-async resume {folder.shell_name}")
 
 
 def _until_timeout(folder: RunFolder, word: str, remedy: str) -> Iterator[None]:
@@ -136,13 +136,13 @@ def pause(
         if bool(reader.usage.by_hand) != end:
             break
         if folder.locked() is None:
-            raise FolderError(f"{folder.name} has just ended; see gpbt-async status {folder.typed}")
+            raise FolderError(f"{folder.name} has just ended; see gpbt-async status {folder.shell_name}")
     if end:
         say(f"{folder.name} continues")
         return
     training = sum(member.slot is not None for member in reader.engine.training)
     rest = f"{training} in training continue" if training else "none is in training"
-    say(f"{folder.name} is paused: no new members start, {rest}; to go on: gpbt-async pause {folder.typed} --end")
+    say(f"{folder.name} is paused: no new members start, {rest}; to go on: gpbt-async pause {folder.shell_name} --end")
 
 
 def clean(
@@ -192,7 +192,7 @@ def _needed(folder: RunFolder) -> set[Path]:
     from ..analysis.reader import RunReader
 
     engine = RunReader(folder).engine
-    resume, rest = f"gpbt-async resume {folder.typed}", "or delete all of it: --everything"
+    resume, rest = f"gpbt-async resume {folder.shell_name}", "or delete all of it: --everything"
     if engine.ended is None:
         raise FolderError(f"{folder.name} has not finished: continue it ({resume}), {rest}")
     if engine.ended.reason and engine.reopens:

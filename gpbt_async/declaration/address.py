@@ -1,10 +1,10 @@
-"""How a script is addressed, and which file that is: `train.py`, `train.py:experiment`, `pkg.train`, `-m pkg.train`.
+"""The address of a script, and its file: `train.py`, `train.py:experiment`, `pkg.train`, `-m pkg.train`.
 
-A module is looked for as `python -m` does it: in the current folder first, then along the import path. Only the file is
-found here, by looking at folders: no package of the user's is imported, as this runs in the scheduler's process. The
-zygote imports the module later, from the folder that was found (`root`), so its relative imports work.
+A module is searched for as `python -m` does: in the current folder first, then along the import path. Only its file is
+determined here, by looking at folders: no package of the user is imported, because this runs in the scheduler's
+process. The zygote imports the module later, from that folder (`root`), so its relative imports work.
 
-Whether a file is there is asked last (`Address.check`): a run that is resumed may say where its script is now.
+Whether the file exists is checked last (`Address.check`): a resume may say where the script is now.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import ScriptError
 
 _REMEDY = "give the path of a Python script that declares an Experiment"
-#: endings of file names, which are no modules: `train.py` that is not there is a path with a slip in it
+#: endings of file names, which are no modules: a `train.py` that does not exist is a misspelt path
 _FILES = ("py", "pyc", "pyw", "pyi", "ipynb", "sh", "txt", "json", "toml", "yaml", "yml")
 
 
@@ -42,18 +42,18 @@ class Address:
 
     @property
     def stem(self) -> str:
-        """What a run of it is called: the last part of its name."""
+        """The name of its runs: the last part of its own."""
         if self.module is not None:
             return self.module.removesuffix(".__main__").rpartition(".")[2]
         return os.path.splitext(os.path.basename(self.file))[0]
 
     @property
-    def typed(self) -> str:
-        """It as a person would type it, for messages."""
+    def shell_name(self) -> str:
+        """The address as a user would type it, for messages."""
         return (self.module or self.file) + (f":{self.variable}" if self.variable else "")
 
     def to_json(self) -> dict[str, Any]:
-        """What the zygote is told to import (script.load)."""
+        """The zygote's order to import it (script.load)."""
         flat = {"script": self.file, "module": self.module, "root": self.root, "variable": self.variable}
         return {name: value for name, value in flat.items() if value is not None}
 
@@ -72,25 +72,25 @@ class Address:
         what = "is a folder" if os.path.isdir(self.file) else "is no ordinary file"
         raise ScriptError(f"{self.file} {what}: {_REMEDY}")
 
-    def moved(self, said: Address) -> Address:
-        """Where the script is now (said): of a module that is said by its path, the module that it was."""
-        variable = said.variable or self.variable
-        if self.module is not None and said.module is None:
+    def moved(self, given: Address) -> Address:
+        """The script's address now, of the given one; a module that is given by its path stays a module."""
+        variable = given.variable or self.variable
+        if self.module is not None and given.module is None:
             name = self.module.replace(".", os.sep)
             for tail in (f"{os.sep}{name}.py", f"{os.sep}{name}{os.sep}__init__.py"):
-                if said.file.endswith(tail):
-                    return Address(said.file, self.module, said.file[: -len(tail)] or os.sep, variable)
-        return replace(said, variable=variable)
+                if given.file.endswith(tail):
+                    return Address(given.file, self.module, given.file[: -len(tail)] or os.sep, variable)
+        return replace(given, variable=variable)
 
 
-def find(said: str | os.PathLike[str], *, module: bool = False) -> Address:
-    """The address that a person has given. module: it is a module's name, whatever files there are (`-m`).
+def find(given: str | os.PathLike[str], *, module: bool = False) -> Address:
+    """The address that a user has given. module: it is a module's name, whatever files there are (`-m`).
 
-    Raises ScriptError when a module is named that is not there; a path is not looked at (Address.check).
+    Raises ScriptError for a module that does not exist; a path is not checked (Address.check).
     """
-    if isinstance(said, Address):
-        return said
-    text = os.fspath(said)
+    if isinstance(given, Address):
+        return given
+    text = os.fspath(given)
     if not module and os.path.isfile(text):
         return Address(os.path.abspath(text))
     head, colon, variable = text.rpartition(":")
@@ -116,10 +116,10 @@ def _module(name: str, variable: str | None, certain: bool) -> Address:
         raise ScriptError(f"-m takes the name of a module, such as pkg.train: got {name!r}")
     here = os.getcwd()
     for root in dict.fromkeys((here, *(os.path.abspath(entry or here) for entry in sys.path))):
-        file, settled = _below(root, parts)
+        file, has_package = _below(root, parts)
         if file is not None:
             return Address(file, name, root, variable)
-        if settled:  # the interpreter would look no further
+        if has_package:  # the interpreter would look no further
             raise ScriptError(_missing(name, parts, root))
     if file := _installed(parts):
         return Address(file, name, None, variable)
@@ -134,8 +134,8 @@ def _module(name: str, variable: str | None, certain: bool) -> Address:
 
 
 def _below(root: str, parts: list[str]) -> tuple[str | None, bool]:
-    """The file of a module below a folder; and if there is none, whether its package is, so it is nowhere else."""
-    place, settled = root, False
+    """The file of a module below a folder; and whether its package is there, so that it can be nowhere else."""
+    place, has_package = root, False
     for i, part in enumerate(parts):
         last = i == len(parts) - 1
         place = os.path.join(place, part)
@@ -144,14 +144,14 @@ def _below(root: str, parts: list[str]) -> tuple[str | None, bool]:
             return os.path.join(place, "__init__.py"), True
         if last and os.path.isfile(place + ".py"):
             return place + ".py", True
-        settled |= package or os.path.isfile(place + ".py")
+        has_package |= package or os.path.isfile(place + ".py")
         if not os.path.isdir(place):
             break
-    return None, settled
+    return None, has_package
 
 
 def _installed(parts: list[str]) -> str | None:
-    """The file of a module whose package is installed otherwise than in a folder of the path (an editable install)."""
+    """The file of a module whose package is installed, but not in a folder of the import path (an editable install)."""
     try:
         spec = importlib.util.find_spec(parts[0])  # of a name without a dot: imports nothing
     except (ImportError, ValueError, AttributeError):
@@ -168,7 +168,7 @@ def _installed(parts: list[str]) -> str | None:
 
 
 def _missing(name: str, parts: list[str], root: str) -> str:
-    """What of a module is not there, though its package is."""
+    """Why a module of an existing package cannot be found."""
     place = root
     for i, part in enumerate(parts):
         inside = os.path.join(place, part)
@@ -178,8 +178,8 @@ def _missing(name: str, parts: list[str], root: str) -> str:
                     f"{name} is a folder without __init__.py ({inside}), which holds no experiment: name the module "
                     f"in it that declares one, such as {name}.train"
                 )
-            there = sorted(entry.removesuffix(".py") for entry in os.listdir(place) if not entry.startswith((".", "_")))
-            close = difflib.get_close_matches(part, there, 1)
+            names = sorted(entry.removesuffix(".py") for entry in os.listdir(place) if not entry.startswith((".", "_")))
+            close = difflib.get_close_matches(part, names, 1)
             meant = f"; did you mean {'.'.join([*parts[:i], close[0], *parts[i + 1 :]])}?" if close else ""
             return f"there is no module {name!r}: {place} has neither {part}.py nor {part}/{meant}"
         place = inside
@@ -190,10 +190,10 @@ def _missing(name: str, parts: list[str], root: str) -> str:
 
 
 def as_module(file: str, levels: int = 0, package: str | None = None) -> tuple[str, str] | None:
-    """The module that a file is, and the folder to launch it from; None where it cannot be one.
+    """A file's module name, and the folder to launch it from; None where it cannot be a module.
 
-    levels: how many folders above it belong to its package at least (the dots of a relative import). package: the
-    name of one of the folders above it, which it imports from.
+    levels: how many folders above it belong to its package at least (the dots of a relative import). package: the name
+    of a folder above it, from which it imports.
     """
     if not file.endswith(".py"):
         return None

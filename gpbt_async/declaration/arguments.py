@@ -1,8 +1,8 @@
-"""What a declaration is called with: misspelt names, missing ones, and values that are of the wrong kind.
+"""Arguments of a declaration: misspelt and missing names, and values of the wrong kind.
 
-Python's own words for a keyword that does not exist name neither the user's line nor the one that was meant. `checked`
-makes an ExperimentError of them, which does. It is put on a class, so that the signature that editors and documentation
-show stays as it is written. It knows some words that other tuners have for the same thing.
+Python's own message for an unknown keyword names neither the user's line nor the keyword that was meant. `checked`
+replaces it by an ExperimentError that does. It decorates a class, so that editors and documentation still show the
+signature as written. It knows some words of other tuners for the same thing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ C = TypeVar("C", bound=type)
 
 
 def checked(**others: str) -> Callable[[C], C]:
-    """A decorator of a class: wrong arguments raise an ExperimentError. others: another tuner's word → ours."""
+    """A class decorator: wrong arguments raise an ExperimentError. others: another tuner's word → a hint."""
 
     def decorate(cls: C) -> C:
         init: Callable[..., None] = cls.__init__  # type: ignore[misc]
@@ -55,7 +55,7 @@ def _unknown(name: str, known: Sequence[str], others: dict[str, str]) -> str:
 
 
 def _misfit(signature: inspect.Signature, args: tuple[Any, ...], named: dict[str, Any], error: TypeError) -> str:
-    """What is wrong with arguments that all have known names."""
+    """What is wrong with arguments whose names are all known."""
     parameters = [p for p in signature.parameters.values() if p.name != "self"]
     by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(args) > len(by_place):
@@ -77,10 +77,9 @@ def close_to(name: str, known: Iterable[str]) -> str | None:
     """The known name that was most likely meant; None if none is close."""
     import difflib  # only once something is wrong
 
-    names = list(known)
-    lowered = {each.lower(): each for each in names}
-    found = difflib.get_close_matches(name.lower(), lowered, 1, 0.7)
-    return lowered[found[0]] if found else None
+    lowered = {each.lower(): each for each in known}
+    matches = difflib.get_close_matches(name.lower(), lowered, 1, 0.7)
+    return lowered[matches[0]] if matches else None
 
 
 # ---- kinds of values
@@ -95,7 +94,7 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> None
 
 
 def one_of(name: str, value: object, allowed: Sequence[str], more: str = "") -> None:
-    """Raises ExperimentError unless value is one of the allowed words; more: what else the text is to offer."""
+    """Raises ExperimentError unless value is one of the allowed words; more: what else the message offers."""
     if not isinstance(value, str) or value not in allowed:
         close = close_to(value, allowed) if isinstance(value, str) else None
         meant = f"; did you mean {close!r}?" if close else ""
@@ -103,12 +102,12 @@ def one_of(name: str, value: object, allowed: Sequence[str], more: str = "") -> 
 
 
 def real(value: object) -> bool:
-    """Whether value is a finite number that a float can hold."""
+    """Is value a finite number that a float can hold?"""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def plain(value: Any) -> Any:
-    """A scalar of numpy, torch or jax as Python's own, a subclass of str, int or float as that; all else as it is."""
+    """A scalar of numpy, torch, jax, or of a subclass of str, int or float, as Python's own type; others unchanged."""
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         value = value.item()
     if isinstance(value, bool) or value is None:

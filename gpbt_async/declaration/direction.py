@@ -1,12 +1,12 @@
-"""Which way is better: what the name of a score says about it, where it can mean one thing only.
+"""Direction: whether more or less of a score is better, where its name can mean one thing only.
 
 `Experiment(score="val_loss")` needs no mode, `score="score"` needs one. A wrong guess would search for the worst model,
-so a name is judged only when it leaves no doubt, and "distance", "energy" or "time" are not guessed.
+so a name decides only when it leaves no doubt; "distance", "energy" or "time" do not.
 
-A name is split into words (`val/IoULoss` → val, io, u, loss), and read as English compounds are: the last word is what
-it is about. Words behind it that only say which, how or when ("_mean", "_epoch", "_score", "@10", "per token", "at …")
-are left out first. "neg" and "negative" turn the meaning around, as in scikit-learn's scorers. A name that ends with
-"loss" is minimised, as Keras and Hugging Face have it. A name whose words point both ways is not judged.
+A name is split into words (`val/IoULoss` → val, io, u, loss) and read as an English compound: the last word is its
+subject. Words behind the subject that only say which, how or when ("_mean", "_epoch", "_score", "@10", "per token",
+"at …") are removed first. "neg" and "negative" reverse the meaning, as in scikit-learn's scorers. A name that ends with
+"loss" is minimised, as in Keras and Hugging Face. A name whose words point both ways does not decide.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HIGHER = _words_in(
     sharpe sortino calmar profit revenue pnl cagr throughput
     """
 )
-#: several words that mean something together, and only so
+#: words that have a direction only together
 LOWER_PHRASES = (
     "cross entropy", "kl divergence", "kld", "js divergence", "leibler divergence", "edit distance",
     "levenshtein distance", "inception distance", "frechet distance", "abs rel", "davies bouldin", "false alarm",
@@ -54,7 +54,7 @@ HIGHER_PHRASES = (
     "sortino ratio", "calmar ratio", "ms ssim", "log prob", "calinski harabasz", "v measure", "average precision",
     "r squared", "matthews corrcoef", "matthews corr coef", "matthews correlation", "pass rate",
 )  # fmt: skip
-#: words behind the one that counts which say only which, how or when
+#: words behind the subject that only say which, how or when
 AFTER = _words_in(
     """
     mean avg average epoch step val valid validation eval evaluation test train training dev final best last min max
@@ -62,13 +62,13 @@ AFTER = _words_in(
     metric ovr ovo
     """
 )
-#: these follow something that is maximised; behind something to be minimised they are in doubt (d2_error_score)
+#: these follow a subject that is maximised; behind one that is minimised they leave a doubt (d2_error_score)
 _OF_HIGHER = frozenset(("score", "coefficient", "index"))
-#: an accuracy by themselves, and before another word which one it is (top1_error)
+#: alone an accuracy; before another word they only say which one (top1_error)
 _WHICH = frozenset(("top1", "top5"))
-#: words that turn a meaning around, once
+#: words that reverse a meaning, once
 _NEGATIONS = frozenset(("neg", "negative", "negated"))
-#: words that make of a score another one: a part, a difference, the inverse; or profit and loss
+#: words that make a score another one: a part, a difference, the inverse; or profit and loss
 _DOUBTFUL = _words_in(
     """
     minus inverse inv reciprocal improvement reduction gain gains drop decrease increase change delta diff gap ratio
@@ -78,41 +78,41 @@ _DOUBTFUL = _words_in(
 
 
 def direction(score: str) -> str | None:
-    """ "min" or "max" where the name of a score can mean only one; None where it can mean both, or neither."""
+    """ "min" or "max" where a score's name can mean only one; None where it can mean both, or neither."""
     if re.match(r"\s*(-|1\s*-)", score):  # minus something, one minus something
         return None
     words = _words(score)
-    turned = sum(word in _NEGATIONS for word in words[:-1])
-    if turned and {"true", "false"} & set(words):  # false_negative_rate
-        turned = 0
-    meant = _meant([word for word in words if word not in _NEGATIONS] if turned else words)
-    if meant is None or turned > 1:
+    negations = sum(word in _NEGATIONS for word in words[:-1])
+    if negations and {"true", "false"} & set(words):  # false_negative_rate
+        negations = 0
+    mode = _mode_of([word for word in words if word not in _NEGATIONS] if negations else words)
+    if mode is None or negations > 1:
         return None
-    return meant if not turned else "max" if meant == "min" else "min"
+    return mode if not negations else "max" if mode == "min" else "min"
 
 
 def _words(score: str) -> list[str]:
-    apart = re.sub(r"([a-z0-9])([A-Z])|([A-Z])([A-Z][a-z])", r"\1\3_\2\4", score)
-    return [word for word in re.split(r"[^a-z0-9]+", apart.lower()) if word]
+    snake_case = re.sub(r"([a-z0-9])([A-Z])|([A-Z])([A-Z][a-z])", r"\1\3_\2\4", score)
+    return [word for word in re.split(r"[^a-z0-9]+", snake_case.lower()) if word]
 
 
-def _meant(words: list[str]) -> str | None:
-    """What the words say, with no negation among them."""
+def _mode_of(words: list[str]) -> str | None:
+    """The mode of words without a negation."""
     words = _head(words)
     if not words:
         return None
     phrase = _phrase(words)
     if phrase is None and (_DOUBTFUL & set(words) or _plain(words[-1]) is None):
         return None
-    found = phrase or _plain(words[-1])
-    others = {_plain(word) for word in words[:-1] if word not in _WHICH} - {None, found}
+    mode = phrase or _plain(words[-1])
+    others = {_plain(word) for word in words[:-1] if word not in _WHICH} - {None, mode}
     if others and not (words[-1].endswith("loss") and not {"profit", "win", "wins"} & set(words)):
         return None  # the words point both ways
-    return found
+    return mode
 
 
 def _head(words: list[str]) -> list[str]:
-    """Without what follows the word that counts."""
+    """The words without those behind the subject."""
     for link in ("at", "per"):
         if link in words[1:] and _phrase(words) is None:
             words = words[: words.index(link, 1)]
@@ -128,14 +128,14 @@ def _head(words: list[str]) -> list[str]:
 
 def _phrase(words: list[str]) -> str | None:
     end = " ".join(words[-3:])
-    for meant, phrases in (("min", LOWER_PHRASES), ("max", HIGHER_PHRASES)):
+    for mode, phrases in (("min", LOWER_PHRASES), ("max", HIGHER_PHRASES)):
         if any(end == phrase or end.endswith(" " + phrase) for phrase in phrases):
-            return meant
+            return mode
     return None
 
 
 def _plain(word: str) -> str | None:
-    """What one word says, with or without a number at its end (acc5, map50, rouge1)."""
+    """The mode of one word, with or without a number at its end (acc5, map50, rouge1)."""
     for spelled in (word, word.rstrip("0123456789")):
         if spelled in HIGHER:
             return "max"

@@ -1,8 +1,8 @@
-"""What people put into a space that is none of ours, and what they meant by it.
+"""Foreign values in a space, and what was probably meant by them.
 
 A list where Choice was meant, a pair of bounds, a sweep's {"min": …, "max": …}, a class that was not called, or the
 distribution of another tuner: Optuna, Ray Tune, hyperopt, ConfigSpace, SciPy and others. None of their packages is
-imported; their objects are known by their modules, and by the attributes that hold their bounds.
+imported; their objects are recognised by their modules, and by the attributes that hold their bounds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ExperimentError
 from .arguments import plain, real
 
-#: other tuners' words for the arguments of Float and Int → what to say
+#: other tuners' words for the arguments of Float and Int → a hint
 BOUNDS = {
     **dict.fromkeys(("min", "minimum", "lower", "start", "a"), "did you mean low?"),
     **dict.fromkeys(("max", "maximum", "upper", "stop", "end", "b"), "did you mean high?"),
@@ -37,12 +37,15 @@ _ATTRIBUTES = (("low", "high"), ("lower", "upper"), ("min_value", "max_value"))
 
 
 def scalar(value: object) -> bool:
-    """Whether `value` may stand in a config: a str, int, finite float, bool or None."""
+    """May `value` be in a config: is it a str, int, finite float, bool or None?"""
     return value is None or isinstance(value, str | bool) or real(value)
 
 
 def bounded(kind: str, low: Any, high: Any, must: str) -> None:
-    """What a Float and an Int (kind) ask of their bounds, must saying of what kind. Raises ExperimentError."""
+    """Check the bounds of a Float or an Int (kind); must: the message for bounds of a wrong type.
+
+    Raises ExperimentError.
+    """
     text = [each for each in (low, high) if isinstance(each, str)]
     if text:
         must += f", not text: write {text[0].strip()} without quotes (YAML reads 1e-3 as text, and 1.0e-3 as a number)"
@@ -80,7 +83,7 @@ def meant(value: Any) -> str:
 
 
 def _of_list(values: list[Any], pair: bool) -> str:
-    """Of some values; pair: two of them in a tuple, which are bounds if they are numbers in order."""
+    """The hint for some values. pair: two of them in a tuple, which are bounds if they are numbers in order."""
     choice = f"gpbt.Choice({values!r})"
     if pair and all(map(real, values)) and values[0] < values[1]:
         kind = "Int" if all(isinstance(each, int) for each in values) else "Float"
@@ -105,9 +108,9 @@ def _of_dict(value: dict[Any, Any]) -> str:
 
 def _instead(value: Any) -> str:
     for options in ("choices", "categories"):
-        found = getattr(value, options, None)
-        if isinstance(found, list | tuple):
-            return f"did you mean gpbt.Choice({list(found)!r})?"
+        listed = getattr(value, options, None)
+        if isinstance(listed, list | tuple):
+            return f"did you mean gpbt.Choice({list(listed)!r})?"
     for names in _ATTRIBUTES:
         low, high = (plain(getattr(value, name, None)) for name in names)
         if real(low) and real(high):

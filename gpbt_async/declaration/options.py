@@ -82,9 +82,9 @@ class RunOptions:
         """Those that a replay of the run has, unless it gives others."""
         return RunOptions(**{name: getattr(self, name) for name in _REPLAYED})
 
-    def typed(self) -> str:
+    def command_line(self) -> str:
         """The options that are given, as a command line gives them: "--slots 2 --disk 50GiB"."""
-        return " ".join(option for f in fields(self) for option in _typed(f.name, getattr(self, f.name)))
+        return " ".join(option for f in fields(self) for option in _words(f.name, getattr(self, f.name)))
 
     def to_json(self) -> dict[str, Any]:
         flat = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -111,7 +111,7 @@ def _bytes(option: str, amount: str | None, example: str) -> int | None:
         raise ExperimentError(f"{option_text(option)}: got {amount!r}; {must}") from None
 
 
-def _typed(name: str, value: Any) -> Iterator[str]:
+def _words(name: str, value: Any) -> Iterator[str]:
     option = "--" + name.replace("_", "-").replace("xids", "xid")
     if isinstance(value, bool):
         yield option if value else option.replace("--", "--no-", 1)
@@ -124,11 +124,11 @@ def _typed(name: str, value: Any) -> Iterator[str]:
 
 
 #: set by the command line, whose users write --others-may-use where an application writes others_may_use
-typed = False
+on_command_line = False
 
 
 def option_text(name: str, value: object = None) -> str:
     """An option as its user writes it, for messages: "--slots 2" on the command line, "slots=2" in an application."""
-    if not typed:
+    if not on_command_line:
         return name if value is None else f"{name}={value!r:.80}"
     return f"--{name.replace('_', '-')}" + ("" if value is None or value is True else f" {value!s:.80}")

@@ -8,7 +8,7 @@ from ..errors import ExperimentError
 from ..formatting import parse_bytes
 from .arguments import checked, whole
 
-#: no more members share a GPU: CUDA's own context alone takes hundreds of MiB in each; and none takes less memory
+#: the most members on a GPU (CUDA's context alone takes hundreds of MiB in each), and the least memory of one
 MOST_A_GPU = 1000
 LEAST_VRAM = 1 << 20
 
@@ -19,10 +19,10 @@ class Resources:
     """What one member needs.
 
     gpus: 1 = one GPU each (the default; CPU slots on a machine without NVIDIA's driver), 0 = CPU slots, more = so many
-    for each member, given together. share >= 1: how many members may be on one GPU at a time; None = one, or with vram
-    as many as fit. vram: the GPU memory a member takes on each of its GPUs, as "6GiB" or "500MiB", or "auto": members
-    train alone until one has finished, and the greatest peak seen decides. cpus >= 1: threads a member may use, None =
-    the cores divided among the slots. Raises ExperimentError.
+    for each member at once. share >= 1: how many members may be on one GPU at a time; None = one, or with vram as many
+    as fit. vram: the GPU memory that a member takes on each of its GPUs, as "6GiB" or "500MiB", or "auto": members
+    train alone until one has finished, and the greatest peak observed decides. cpus >= 1: threads that a member may
+    use, None = the cores divided among the slots. Raises ExperimentError.
     """
 
     gpus: int = 1

@@ -1,12 +1,12 @@
-"""A script that declares an experiment and is simply run, `python mine.py`: said what it is, and how to launch it.
+"""The hint for a script that declares an experiment and was run with `python mine.py` instead of launched.
 
-Such a script would define a function, make an object, and end with status 0 without a word. So an Experiment that is
-declared in the program itself is remembered, and when the process ends and nothing has used it (no Run, no launch, no
-run_alone, no Member.local), one sentence goes to stderr. The status stays what it is.
+Such a script would define a function, make an object, and end with status 0 and no output. So an Experiment that the
+program itself declares is remembered; if nothing has used it when the process ends (no Run, no launch, no run_alone, no
+Member.local), one sentence goes to stderr. The exit status stays the same.
 
-False alarms are the danger. An application names Run or launch somewhere in its file, and may not come to use it; a
-file with a part under `if __name__ == "__main__":` that does something serves two purposes by its author's will; and
-prompts, notebooks and programs that end in a traceback have said enough. All of them hear nothing.
+False alarms are the danger. There is no hint for an application, which names Run or launch somewhere in its file; for a
+file that does something under `if __name__ == "__main__":`, so that it serves two purposes; nor in prompts, notebooks
+and programs that end in a traceback.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _watched: int | None = None
 
 
 def use() -> None:
-    """An experiment is used in this process: there is nothing to be said at its end."""
+    """An experiment is used in this process: no hint at its end."""
     global _used
     _used = True
 
 
 def declared() -> None:
-    """An Experiment is made: if the program itself does so, watch what becomes of it."""
+    """An Experiment was declared: if the program itself did so, prepare the hint."""
     global _watched
     frame = sys._getframe(1)
     while frame.f_code.co_filename.startswith(_OURS) and frame.f_back is not None:
@@ -47,10 +47,10 @@ def declared() -> None:
     if file is None or prompt or frame.f_code.co_filename != file:
         return
     _watched = os.getpid()
-    atexit.register(_tell, os.path.abspath(file), getattr(main, "__spec__", None))
+    atexit.register(_hint, os.path.abspath(file), getattr(main, "__spec__", None))
 
 
-def _tell(file: str, spec: object) -> None:
+def _hint(file: str, spec: object) -> None:
     if _used or _watched != os.getpid() or hasattr(sys, "last_value") or sys.stderr is None:
         return
     try:

@@ -1,7 +1,8 @@
-"""The training function, and where another process finds it.
+"""The target: where another process finds the training function.
 
-It never leaves the process that imported it; what travels is the file and the name. So it must have both: a function of
-a file's top level, which takes one Member. What has not is refused where it is declared, with what to write instead.
+The function never leaves the process that imported it; its file and name are sent instead. So it must have both: a
+function at a file's top level, which takes one Member. Anything else is refused where it is declared, with what to
+write instead.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..codec import encoded
 from ..errors import ExperimentError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Target:
     """Where to import the training function: a module by name, or a file when the module is a script.
 
     file: absolute path. module: importable name, or None to import the file under a name that is not __main__.
-    qualname: the function's name. sys_path: the entries a child's import path must have.
+    qualname: the function's name. sys_path: entries that the import path of a member's process must have.
     """
 
     file: str
@@ -39,6 +39,8 @@ class Target:
     sys_path: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        from ..codec import encoded  # not before: every training script imports this module
+
         return encoded(self)
 
 
@@ -69,11 +71,11 @@ def target_of(train: Callable[[Any], object]) -> Target:
 
 
 def _takes_a_member(train: Callable[[Any], object], name: str) -> None:
-    """A decorator's own signature counts, not that of what it wraps: it may give arguments itself."""
+    """A decorator's own signature counts, not the wrapped function's: it may pass arguments itself."""
     try:
         signature = inspect.signature(train, follow_wrapped=False)
     except (TypeError, ValueError):
-        return  # of C's, of which nothing is known before it is called
+        return  # a function of C has no signature to check
     try:
         signature.bind(object())
     except TypeError:

@@ -1,14 +1,13 @@
-"""What a run took over from an edited declaration while it was under way, and what that does to configs.
+"""Adoption: the settings that a run takes over from an edited script while it is under way, and the effect on configs.
 
-The experiment's record keeps the settings that the run began with; what was adopted since is a fact of the journal
+experiment.json keeps the settings that the run began with. What was adopted since is a fact of the journal
 (events.Adopted), because the engine decides by it: a journal is replayed with the old settings up to that fact, and
 with the new ones behind it. `ADOPTABLE` are the fields for which that is sound. Population, score and seed are not
 among them: the tree so far was grown, ranked and drawn by them.
 
-Of a space the bounds, scales, steps and further options may change; the names and kinds may not. A config of before
-may then lie outside, and `fit` is the gate it passes wherever it is used again: when a member that was issued starts
-(again), when a child repeats its parent, and when a searcher is shown it. What was trained keeps the config it was
-trained with.
+Of a space the bounds, scales, steps and additional options may change, the names and kinds may not. An older config may
+then lie outside. It passes `fit` wherever it is used again: when a waiting member starts, when a child repeats its
+parent, and when a searcher sees it. A member that has trained keeps the config that it was trained with.
 """
 
 from __future__ import annotations
@@ -34,45 +33,44 @@ ADOPTABLE = ("space", "early_stop", "attempts", "stall_timeout", "member_timeout
 
 
 class Adoption:
-    """The settings in force, and the spaces there were, the first one first."""
+    """The settings in force, and all spaces of the run, the first one first."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.spaces: list[Space] = [settings.space]
-        #: what was adopted so far, by field, as JSON
+        #: everything adopted so far, by field, as JSON
         self.fields: dict[str, Any] = {}
 
     @property
     def hull(self) -> Space:
-        """A space that holds every config of the run, of before and after."""
+        """A space that holds every config of the run."""
         whole = self.spaces[0]
         for space in self.spaces[1:]:
             whole = whole.hull(space)
         return whole
 
     def fit(self, config: Config) -> Config:
-        """The config, inside the space that is in force; itself while there was no other."""
+        """The config clipped into the space in force; itself while there was no other."""
         space = self.settings.space
         return config if len(self.spaces) == 1 else space.clip(space.searched(config))  # with its constants
 
     def seen(self, observed: Observation) -> Observation:
-        """An observation as a searcher is shown it: its config inside the space in force."""
-        space = self.settings.space
-        return (
-            observed if len(self.spaces) == 1 else replace(observed, config=space.searched(self.fit(observed.config)))
-        )
+        """An observation as a searcher sees it: its config inside the space in force."""
+        if len(self.spaces) == 1:
+            return observed
+        return replace(observed, config=self.settings.space.searched(self.fit(observed.config)))
 
     def take(self, changes: Mapping[str, Any], members: Iterable[Node] = ()) -> Settings:
-        """Have these fields (JSON) be in force; the settings then. Raises JournalError when they cannot be.
+        """Put these fields (JSON) in force, and return the new settings. Raises JournalError when they do not fit.
 
-        members: of the run; who of them is to be trained yet has its config clipped.
+        members: of the run; the configs of those that have not trained yet are clipped.
         """
-        odd = [name for name in changes if name not in ADOPTABLE]
+        fixed = [name for name in changes if name not in ADOPTABLE]
         try:
             now = Settings.from_json({**self.settings.to_json(), **changes})
         except (ExperimentError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise JournalError(f"what was adopted is no part of an experiment: {error}") from None
-        wrong = f"{', '.join(odd)} cannot be adopted" if odd else unfit(self.spaces[-1], now.space)
+        wrong = f"{', '.join(fixed)} cannot be adopted" if fixed else unfit(self.spaces[-1], now.space)
         if (now.command is None) != (self.settings.command is None):
             wrong = "a command and a training function cannot replace one another"
         if wrong:
@@ -88,7 +86,7 @@ class Adoption:
 
 
 def unfit(was: Space, now: Space) -> str:
-    """Why a run cannot go on in another space; "" if it can."""
+    """Why a run in one space cannot go on in another; "" if it can."""
     added, removed = [n for n in now.names if n not in was.names], [n for n in was.names if n not in now.names]
     if added:
         return f"a hyperparameter cannot be added to a run under way ({', '.join(added)})"

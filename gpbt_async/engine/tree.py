@@ -382,7 +382,8 @@ class Tree:
             to_begin = member.state is State.WAITING or (member.state is State.TRAINING and member.slot is None)
             assert not (parent.damaged and to_begin)
             inherited = [parent.config]
-            for space in spaces[1:]:  # an option that a later space adds is in no earlier one
-                with suppress(ValueError):
-                    inherited += [space.clip(config) for config in inherited]
+            for space in spaces[1:]:
+                for config in tuple(inherited):
+                    with suppress(ValueError):  # an option that is younger than the space
+                        inherited.append(space.clip(config))
             assert member.index > 0 or self.replay is not None or member.config in inherited

@@ -164,7 +164,7 @@ class Scheduler:
     def _room(self, paused: str, loud: bool) -> None:
         fact = events.Paused(t=self._clock.now(), reason=paused)
         if loud:
-            self._warn(fact.sentence(self._folder.typed))
+            self._warn(fact.sentence(self._folder.shell_name))
         if not self._ending:
             self.turn(fact)
 

@@ -56,7 +56,7 @@ GPU_REQUESTS = (ControlRequest.DRAIN, ControlRequest.DRAIN_NOW, ControlRequest.R
 def send(folder: RunFolder, request: ControlRequest, gpu: str = "") -> None:
     """gpu: the UUID, for a request about a GPU. Raises FolderError when no scheduler of the run listens."""
     if folder.locked() is None:
-        raise FolderError(f"{folder.name} is not running; see gpbt-async status {folder.typed}")
+        raise FolderError(f"{folder.name} is not running; see gpbt-async status {folder.shell_name}")
     if not write_line(folder.control, f"{request} {gpu}" if gpu else request):
         raise FolderError(f"{folder.name} is locked, but its scheduler does not listen yet; try again in a moment")
 

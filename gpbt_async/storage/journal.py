@@ -95,7 +95,7 @@ class JournalReader:
                     self._header(line)
             except (ValueError, RecursionError) as error:
                 where = f"{self.path}, line {self.lines + 1}"
-                remedy = "bring the journal back from a copy, or launch again; the best so far is in"
+                remedy = "bring the journal back from a copy, or launch a new run; the best so far is in"
                 remedy = f"{remedy} {self.path.with_name('best')}"
                 raise JournalError(f"{where}: {error}: {line[:60]!r}; {remedy}") from None
             self.lines += 1

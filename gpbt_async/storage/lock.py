@@ -1,8 +1,8 @@
 """The lock of a run: one scheduler at a time, decided by the kernel.
 
-It is a flock, which the kernel drops with the last process that has the file open, so no lock is ever stale. The
-guardian has the file open too: the run of a scheduler that was killed stays locked until its last process has ended.
-The content of the file (pid, host, boot, time) is for people, and shows whether the machine was restarted since.
+It is a flock, which the kernel drops with the last process that holds the file open, so it is never stale. The guardian
+holds the file too: a killed scheduler's run stays locked until its last process is gone. The text in the file (pid,
+host, boot, time) is only for people, and shows whether the machine has restarted since.
 """
 
 from __future__ import annotations
@@ -27,52 +27,52 @@ _POLL = 0.01
 
 
 class Lock:
-    """Held from `acquire` to `release`, and beyond that while any other process has the file open."""
+    """Held from `acquire` until `release`, and as long as any other process has the file open."""
 
     def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
         self._path = path
-        #: the holder before; None in a new run
+        #: its holder before, None in a new run
         self.previous = _read(fd) or None
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "t": time.time()}
+        ours = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "t": time.time()}
         os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(me).encode() + b"\n", 0)
+        os.pwrite(fd, json.dumps(ours).encode() + b"\n", 0)
 
     @property
     def rebooted(self) -> bool:
-        """Was the machine restarted since the lock was last held? Then what was not synced may be lost."""
+        """Whether the machine has restarted since the run was last held: what was not synced may be lost then."""
         return self.previous is not None and self.previous.get("boot") != _boot()
 
     def fileno(self) -> int:
         return self._fd
 
-    def moved_to(self) -> str | None:
-        """The path of the locked folder now; "" if it is where it was, None if it, or the lock file, was deleted."""
+    def current_path(self) -> str | None:
+        """Where the locked folder is now: "" at its path, None if the folder or the lock file was deleted."""
         try:
-            # look at the file, not at the folder: `rm -r` does not end in a folder in which a run makes new files
+            # the file, not the folder: deleting a folder fails half-way while a run makes new ones in it
             if self._fd < 0 or _place(self._path) == _place(self._fd):
                 return ""
         except (FileNotFoundError, NotADirectoryError):
             pass
-        except OSError:  # a file server, permissions: it may be there
+        except OSError:  # a file server or permissions: it may be there
             return ""
-        try:  # the kernel knows the present name of an open file
+        try:  # the kernel knows the present name of a file that we hold open
             now = os.readlink(f"/proc/self/fd/{self._fd}")
             return os.path.dirname(now) if _place(now) == _place(self._fd) else None
         except OSError:
             return None
 
     def release(self) -> None:
-        """May be called twice. A process that inherited the file keeps the run locked until it ends."""
+        """Close the file. A process that inherited it keeps the run locked until it ends. Twice does no harm."""
         if self._fd >= 0:
             os.close(self._fd)  # not LOCK_UN: that would unlock it for the guardian as well
             self._fd = -1
 
 
 async def acquire(path: Path, patience: float) -> Lock:
-    """The lock at `path`. Tries for `patience` seconds, then raises FolderError, which names the holder.
+    """The lock at `path`. Tries for `patience` seconds, then raises FolderError naming the holder.
 
-    A probe (`holder`) holds the lock for microseconds, so patience 0 may fail although no scheduler has it.
+    A probe (`holder`) takes it for microseconds, so with patience 0 a free lock may be refused.
     """
     with explained("cannot lock", path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -82,7 +82,7 @@ async def acquire(path: Path, patience: float) -> Lock:
                 _continue_holders(fd)
             while not _flock(fd, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
-                    raise FolderError(f"{path.parent} is being run by {_described(path.parent, _read(fd))}")
+                    raise FolderError(f"{path.parent} is being run by {_holder_text(path.parent, _read(fd))}")
                 await asyncio.sleep(_POLL)
             return Lock(fd, path)
         except BaseException:
@@ -91,7 +91,7 @@ async def acquire(path: Path, patience: float) -> Lock:
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """The holder of the lock (pid, host, boot, t; empty while it is being written), or None. Disturbs no process."""
+    """The holder of the lock at `path` (pid, host, boot, t; empty while it is written), or None. Takes no lock."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -103,16 +103,17 @@ def holder(path: Path) -> dict[str, Any] | None:
         os.close(fd)
 
 
-def _orphaned(held: dict[str, Any]) -> bool:
-    """Has the scheduler that took the lock ended, while other processes of its run still hold it?"""
-    return held.get("host") == socket.gethostname() and "pid" in held and not os.path.exists(f"/proc/{held['pid']}")
+def _orphaned(holder: dict[str, Any]) -> bool:
+    """Is the scheduler that took the lock gone, while other processes of its run still hold it?"""
+    here = holder.get("host") == socket.gethostname()
+    return here and "pid" in holder and not os.path.exists(f"/proc/{holder['pid']}")
 
 
 def _continue_holders(fd: int) -> None:
-    """Continue the processes that hold the file: a guardian that was stopped (SIGSTOP) cannot end what it guards."""
+    """Send SIGCONT to the processes that hold the file: a guardian that was stopped cannot end its run's processes."""
     ours = _place(fd)
     for place in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):  # another user's process, or one that has ended
+        with contextlib.suppress(OSError):  # another user's process, or one that is gone
             if place.parts[2] != str(os.getpid()) and _place(place) == ours:
                 os.kill(int(place.parts[2]), signal.SIGCONT)
 
@@ -130,13 +131,15 @@ def _flock(fd: int, how: int) -> bool:
     return True
 
 
-def _described(folder: Path, held: dict[str, Any]) -> str:
-    """The holder of the lock, and how to stop it."""
-    here = held.get("host") == socket.gethostname()
-    if "pid" not in held or _orphaned(held):
-        return "processes of a scheduler that has ended, and they are being ended, too: try again in a moment"
+def _holder_text(folder: Path, holder: dict[str, Any]) -> str:
+    """Describes the holder, and how to stop it."""
+    here = holder.get("host") == socket.gethostname()
+    if "pid" not in holder or _orphaned(holder):
+        return "processes of a scheduler that is gone, which are being ended: try again in a moment"
     stop = f"gpbt-async stop {shlex.quote(str(folder))}"
-    return f"process {held['pid']} on {held.get('host')}: wait for it, or stop it (`{stop}`{'' if here else ', there'})"
+    return (
+        f"process {holder['pid']} on {holder.get('host')}: let it run, or stop it (`{stop}`{'' if here else ', there'})"
+    )
 
 
 def _read(fd: int) -> dict[str, Any]:

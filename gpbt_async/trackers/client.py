@@ -119,5 +119,5 @@ class _TrackerProcess:
     def _trouble(self, what: str) -> None:
         if not self._warned:
             self._warned = True
-            again = f"gpbt-async track {self._folder.typed} --to {self._spec.typed}"
+            again = f"gpbt-async track {self._folder.shell_name} --to {self._spec.shell_name}"
             self._warn(f"tracker {self._spec}: {what}. The run is not affected; to report what it missed: {again}")

@@ -52,7 +52,7 @@ FACTS, PIECE = 200, 1 << 18
 
 @dataclass(slots=True)
 class _Open:
-    """A member that was started and has not ended.
+    """A member that has started and is not terminal.
 
     read: bytes of its file that are reported. steps: how many reports those were. whole: whether no more will come.
     end: when it ended, once known.
@@ -89,9 +89,9 @@ class Follower:
             settings=record.settings.to_json(),
         )
         self._position = position
-        self._from_the_start()
+        self._restart()
 
-    def _from_the_start(self) -> None:
+    def _restart(self) -> None:
         self._engine = Engine(self._settings)
         self._journal = JournalReader(self._folder.journal)
         self._queue: deque[Fact] = deque()
@@ -112,7 +112,7 @@ class Follower:
                 self._resume(self._position)
                 self._run = replace(self._run, kept=self._position.get("kept"))
             except (JournalError, KeyError, IndexError, TypeError, ValueError, AttributeError):
-                self._from_the_start()
+                self._restart()
                 self._run = replace(self._run, again=True)
         self._tracker.opened(self._run)
         for going in self._open.values():
@@ -269,14 +269,14 @@ class Follower:
             going.steps += 1
 
     def _finish_reports(self, going: _Open, fact: Fact) -> None:
-        """It reports no more: read its file to the end."""
+        """Read its file to the end; it reports no more."""
         going.end = fact.t
         while self._report(going):
             pass
         if going.rest:
             self._line(going, going.rest)
         if not going.steps and isinstance(fact, events.Trained | events.StoppedEarly) and fact.metrics:
-            self._tracker.reported(going.member, 0, fact.metrics, fact.t)  # its file was cleaned away
+            self._tracker.reported(going.member, 0, fact.metrics, fact.t)  # its file was deleted by `clean`
             going.steps = 1
         going.whole, going.rest = True, b""
         self._behind[going.member.id] = going.member.offset + going.steps

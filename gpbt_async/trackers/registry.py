@@ -48,7 +48,7 @@ class Spec:
         return self.kind if self.to is None else f"{self.kind}:{self.to}"
 
     @property
-    def typed(self) -> str:
+    def shell_name(self) -> str:
         """As typed into a shell."""
         return shlex.quote(str(self))
 

@@ -54,7 +54,7 @@ class Attached:
         self._sizes: dict[int, int] = {}
         if held and (paused := self.usage.by_hand or self.usage.paused):
             fact = events.Paused(t=self._last, reason=paused, by_hand=bool(self.usage.by_hand))
-            self.warnings.append(fact.sentence(folder.typed))
+            self.warnings.append(fact.sentence(folder.shell_name))
 
     @property
     def _last(self) -> float:
@@ -89,7 +89,7 @@ class Attached:
                     self._sizes.pop(fact.member, None)
                 yield fact
                 if isinstance(fact, events.Paused) and not fact.by_hand:  # the view itself shows a pause by hand
-                    yield events.Warned(t=fact.t, text=fact.sentence(self.folder.typed))
+                    yield events.Warned(t=fact.t, text=fact.sentence(self.folder.shell_name))
                 if isinstance(fact, events.Closed):
                     self.how = RunStatus(fact.how)
             if not held:

@@ -138,7 +138,7 @@ class ViewState:
             case events.Found(code=code, text=text, remedy=remedy) if not (ended and ended.reason):  # which says it
                 alert = f"{code}: {text}" + (f"; {remedy}" if remedy else "")
             case events.Paused(by_hand=True):
-                alert = event.sentence(self.run.folder.typed)  # each time
+                alert = event.sentence(self.run.folder.shell_name)  # each time
             case events.Closed():
                 self.reason = event.reason
         if alert:

@@ -213,7 +213,7 @@ def _around(reader: RunReader) -> dict[str, Any]:
         "waiting_count": len(activity.waiting),
         "paused": reader.why_paused,
         "paused_by_hand": reader.paused_by_hand,
-        "typed": reader.folder.typed,
+        "typed": reader.folder.shell_name,
     }
 
 

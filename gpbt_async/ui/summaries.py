@@ -188,7 +188,7 @@ def replay_text(comparison: Mapping[str, Any]) -> str:
     if n > 1:
         lines += ["  " + ", ".join(score_text(score) for score in scores), *_replay_verdict(comparison, scores)]
     elif n:
-        lines.append("one replay tells nothing of the noise among seeds: --seeds 5")
+        lines.append("one replay does not show the noise among seeds: --seeds 5")
     for name, m in comparison["metrics"].items():
         if m["n"]:
             where = "" if m["within"] is None else ": within" if m["within"] else ": outside"
@@ -199,7 +199,7 @@ def replay_text(comparison: Mapping[str, Any]) -> str:
     for i, r in enumerate(comparison["replays"]):
         if r["state"] != "finished":
             why = f": {clean(r['reason'])}" if r["reason"] else ""
-            lines.append(f"replay {i} came to interval {len(r['members']) - 1} and is {r['state']} there{why}")
+            lines.append(f"replay {i} reached interval {len(r['members']) - 1} and is {r['state']} there{why}")
     return "\n".join(lines)
 
 
@@ -214,8 +214,7 @@ def _replay_verdict(comparison: Mapping[str, Any], scores: Sequence[float]) -> l
     if fresh["sd"] == 0:
         same = "the same as" if comparison["score"] == scores[0] else "not"
         return [
-            f"their seeds changed nothing: this tells nothing of the noise among seeds. It is {same} the original's "
-            "score",
+            f"their seeds changed nothing: this does not show the noise among seeds. It is {same} the original's score",
             "(is training deterministic, or does the script seed itself? A member is seeded already: remove "
             "torch.manual_seed and the like)",
         ]
@@ -225,7 +224,7 @@ def _replay_verdict(comparison: Mapping[str, Any], scores: Sequence[float]) -> l
     better = "better" if ((apart or 0) > 0) == (comparison["mode"] == "max") else "worse"
     far = f", {abs(apart):.1f} sd {better} than their mean" if apart else ""
     lies = "within" if comparison["within"] else "outside"
-    few = f"; {len(scores)} are few to say so by, --seeds 5 are better judges" if len(scores) < 5 else ""
+    few = f"; {len(scores)} are few for this verdict: --seeds 5 is better" if len(scores) < 5 else ""
     lines = [f"the original {score_text(comparison['score'])} lies {lies} the seed noise{far}; {between}{few}"]
     if comparison["of"]:
         lines.append(

@@ -347,7 +347,9 @@ def closing(view: ViewState) -> list[Line]:
     for finding in findings[:FINDINGS]:
         rows += [(finding["code"], finding["text"], "yellow"), ("", finding["remedy"], "")]
     if findings:
-        more = f"{len(findings) - FINDINGS} more in gpbt-async status {run.folder.typed}; " * (len(findings) > FINDINGS)
+        more = f"{len(findings) - FINDINGS} more in gpbt-async status {run.folder.shell_name}; " * (
+            len(findings) > FINDINGS
+        )
         rows.append(("", f"{more}what they mean: gpbt-async guide findings", "dim"))
     return lines + [[(f"  {label:10}", "dim"), (text, style)] for label, text, style in rows if text]
 
@@ -368,5 +370,5 @@ def _end(view: ViewState, findings: int) -> Line:
     style = "bold red" if run.how != RunStatus.FINISHED else "bold yellow" if findings else "bold green"
     line = [(f"{run.name} {ended.get(run.how or RunStatus.RUNNING, 'has ended unexpectedly')}{reason}", style)]
     if run.how not in (RunStatus.FINISHED, RunStatus.FAILED) and not run.folder.moved():
-        line.append((f"; to go on: gpbt-async resume {run.folder.typed}", ""))
+        line.append((f"; to go on: gpbt-async resume {run.folder.shell_name}", ""))
     return line

@@ -63,7 +63,7 @@ def replaying(draw: st.DrawFn) -> Driver:
 
 
 def assert_stems(engine: Engine) -> None:
-    """As many roots as replays, only children, the schedule's configs, and who broke off is nobody's ancestor."""
+    """As many roots as replays, only children, the schedule's configs, and a replay that broke off has no child."""
     s, tree = engine.settings, engine.tree
     assert s.replay is not None
     assert len(tree.generations[0].members) == s.population
@@ -142,7 +142,7 @@ def test_the_noise_is_that_of_one_more_replay() -> None:
         assert within(2.0, spread(nothing)) is None
 
 
-def test_as_many_as_it_says_fall_within() -> None:
+def test_95_of_100_values_fall_within_the_bounds() -> None:
     """The interval holds its promise: 95 of 100 fresh draws lie inside, whatever the number of replays."""
     rng = random.Random(0)
     for n in (3, 5, 20):
@@ -159,7 +159,7 @@ def test_as_many_as_it_says_fall_within() -> None:
         (10.0, "max", "lies outside the seed noise, 4.3 sd better than their mean"),
     ],
 )
-def test_what_is_told(score: float, mode: str, lies: str) -> None:
+def test_the_verdict_in_text(score: float, mode: str, lies: str) -> None:
     scores = {(0, 0): 3.0, (1, 0): 5.0, (2, 0): 4.0, (3, 0): 6.0}
     s = along(2, 4, run="r", member=7, score=score, metrics={"loss": score, "test": 1.0}, of=12).replaced(mode=mode)
     driver = Driver(s, slots=2, rng=random.Random(0), score=lambda path, config: scores.get(path, 9.0))
@@ -168,7 +168,7 @@ def test_what_is_told(score: float, mode: str, lies: str) -> None:
     assert told["metrics"]["test"]["n"] == 0
     text = replay_text(told)
     assert lies in text
-    assert "; 4 are few to say so by, --seeds 5 are better judges" in text
+    assert "; 4 are few for this verdict: --seeds 5 is better" in text
     assert "r's member 7: loss" in text
     assert "the best of 12 by this score" in text
 
@@ -176,8 +176,8 @@ def test_what_is_told(score: float, mode: str, lies: str) -> None:
 @pytest.mark.parametrize(
     ("scores", "original", "lies"),
     [
-        ((3.0, 3.0, 3.0), 3.0, "this tells nothing of the noise among seeds. It is the same"),
-        ((3.0, 3.0), 3.5, "their seeds changed nothing: this tells nothing of the noise among seeds. It is not the"),
+        ((3.0, 3.0, 3.0), 3.0, "this does not show the noise among seeds. It is the same"),
+        ((3.0, 3.0), 3.5, "their seeds changed nothing: this does not show the noise among seeds. It is not the"),
         ((3.0, 4.0), 3.5, "two replays are too few to say whether the original lies within the noise"),
     ],
 )
@@ -191,7 +191,7 @@ def test_where_nothing_can_be_said_no_verdict_is_given(scores: tuple[float, ...]
     assert "lies outside" not in text
 
 
-def test_the_one_with_the_originals_seeds_is_told_apart() -> None:
+def test_the_replay_with_the_originals_seeds_is_kept_apart() -> None:
     s = along(2, 3, own=True, score=3.0)
     for first, how in ((3.0, "exactly the same"), (3.5, "not the same: more than its seed decides")):
         driver = Driver(s, slots=1, rng=random.Random(0), score=lambda path, _, first=first: 5.0 if path[0] else first)
@@ -205,7 +205,7 @@ def test_the_one_with_the_originals_seeds_is_told_apart() -> None:
 def test_one_is_no_noise_and_none_is_a_failure() -> None:
     one = compared(Driver(along(2, 1, score=1.0), slots=1, rng=random.Random(0)).run())
     assert one["within"] is None
-    assert "one replay tells nothing of the noise among seeds: --seeds 5" in replay_text(one)
+    assert "one replay does not show the noise among seeds: --seeds 5" in replay_text(one)
     failing = Driver(along(2, 3), slots=1, rng=random.Random(0), nan=1.0).run()
     assert failing.ended is not None
     assert failing.ended.reason.startswith("every member of generation 0 ended with a score that is not")
@@ -215,7 +215,7 @@ def test_one_is_no_noise_and_none_is_a_failure() -> None:
         late.nan = float(late.engine.tree.generations[0].complete)
     assert isinstance(late.engine.ended, events.Finish)
     assert late.engine.ended.reason.startswith("no replay came to its end")
-    assert "replay 1 came to interval 1 and is failed there" in replay_text(compared(late.engine))
+    assert "replay 1 reached interval 1 and is failed there" in replay_text(compared(late.engine))
 
 
 # ---- the command
@@ -319,7 +319,7 @@ def test_what_cannot_be_replayed_is_refused(original: Path, words: list[str], sa
     assert sorted(p.name for p in (original / "runs").iterdir()) == before
 
 
-def test_an_edited_script_is_replayed_only_if_told_to(original: Path, tmp_path: Path) -> None:
+def test_an_edited_script_is_replayed_only_with_changed_script(original: Path, tmp_path: Path) -> None:
     where = copied(original, tmp_path)
     (where / "lineage.py").write_text((where / "lineage.py").read_text() + "\n")
     refused = cli("replay", "lineage-1", "--script", "lineage.py", cwd=where)

@@ -76,7 +76,7 @@ def test_a_member_waits_for_the_first_that_holds() -> None:
     assert status.member_waits_for(reading, child, False, 100.0) == again
     reading.usage.paused = "the disk is full"
     assert status.member_waits_for(reading, child, True, 100.0) == "room on the disk"
-    reading.usage.by_hand = "somebody has paused the run"
+    reading.usage.by_hand = "a person has paused the run"
     assert status.member_waits_for(reading, child, True, 100.0) == "the end of the pause"
     child.failures, child.attempt, reading.ended = 1, 2, {child.id: 99.9}
     assert status.member_waits_for(reading, child, True, 100.0) == "the end of its pause before attempt 2"

@@ -102,7 +102,7 @@ def test_the_story_is_what_the_summary_and_the_journal_say(real: RunFolder) -> N
     json.dumps(told)
 
 
-def test_each_slot_second_is_told_once(rich: tuple[RunFolder, list[Fact]]) -> None:
+def test_each_slot_second_is_counted_once(rich: tuple[RunFolder, list[Fact]]) -> None:
     folder, told_facts = rich
     reading = read(folder)
     told = story(reading)
@@ -115,7 +115,7 @@ def test_each_slot_second_is_told_once(rich: tuple[RunFolder, list[Fact]]) -> No
         drawn = sum(e - b for b, e in zip(t["idle"][cause]["begin"], t["idle"][cause]["end"], strict=True))
         assert drawn <= seconds + 1e-6
     assert sum(t["parts"]["busy"]) == pytest.approx(total["busy_s"])
-    for slot in range(4):  # nobody trains in a slot that another is in
+    for slot in range(4):  # a slot trains one member at a time
         spans = [
             (b, e) for s, b, e in zip(t["busy"]["slot"], t["busy"]["begin"], t["busy"]["end"], strict=True) if s == slot
         ]
@@ -166,7 +166,7 @@ def test_two_members_and_a_run_that_failed(tmp_path: Path) -> None:
     html_report.write(folder)
 
 
-def test_a_run_that_goes_on_is_told_as_it_is(tmp_path: Path) -> None:
+def test_the_story_of_a_run_that_goes_on(tmp_path: Path) -> None:
     s = settings(population=8, generations=3)
     folder = write(tmp_path / "on", s, embellished(simulated(s, 2).facts)[:40])
     with folder.journal.open("ab") as file:
@@ -296,7 +296,7 @@ def test_the_page_stands_alone_and_holds_the_story(rich: tuple[RunFolder, list[F
 
 
 @pytest.mark.parametrize("selection", ["comma", "plus"])
-def test_members_that_were_stopped_early_are_told_of(tmp_path: Path, capsys: Any, selection: str) -> None:
+def test_members_that_were_stopped_early_are_shown(tmp_path: Path, capsys: Any, selection: str) -> None:
     s = settings(population=12, generations=6, selection=selection, early_stop=("median", "generation"))
     told = embellished(simulated(s, 4).facts)
     folder = write(tmp_path / "it", s, told)
@@ -317,7 +317,7 @@ def test_members_that_were_stopped_early_are_told_of(tmp_path: Path, capsys: Any
     assert not set(stopped) & set(held["parent"]), "never a parent"
 
 
-def test_nothing_the_user_names_or_says_becomes_markup(tmp_path: Path) -> None:
+def test_no_name_or_text_of_the_user_becomes_markup(tmp_path: Path) -> None:
     s = hostile(settings(population=6, generations=2))
     told = []
     for fact in embellished(simulated(s, 2, fail=0.3).facts):
@@ -501,7 +501,7 @@ def test_a_member_that_is_none(rich: tuple[RunFolder, list[Fact]], capsys: Any, 
     assert f"MEMBER {member!r}: rich has members 0 to 99; give such a number, a path" in err
 
 
-def test_there_is_nobody_yet(tmp_path: Path, capsys: Any) -> None:
+def test_a_run_without_members(tmp_path: Path, capsys: Any) -> None:
     folder = write(tmp_path / "none", settings(), [])
     status, _, err = run(capsys, "lineage", folder.path, "0")
     assert status == 2

@@ -94,7 +94,7 @@ def test_a_simulated_run_slice_by_slice(tmp_path: Path, crashes: list[float]) ->
 
 
 @pytest.mark.parametrize("early", [0.01, 1.0, 30.0, 1e6])
-def test_a_member_that_says_it_began_before_the_scheduler_says_it_was_started(tmp_path: Path, early: float) -> None:
+def test_a_member_whose_clock_is_ahead_of_the_schedulers(tmp_path: Path, early: float) -> None:
     """As members do that the zygote starts in less time than the scheduler takes to write Started down."""
     s = settings(population=20, generations=5)
     told = [
@@ -108,7 +108,7 @@ def test_a_member_that_says_it_began_before_the_scheduler_says_it_was_started(tm
     assert sorted(members) == sorted(entered), "in another order: the trace's is that of time"
 
 
-def test_report_writes_it_beside_the_page_unless_told_not_to(tmp_path: Path) -> None:
+def test_report_writes_the_trace_beside_the_page_but_with_no_trace(tmp_path: Path) -> None:
     assert cli("launch", SCRIPTS / "lineage.py", "--slots", 2, "--name", "it", "-q", cwd=tmp_path).status == 0
     folder = tmp_path / "runs" / "it"
     done = cli("report", "it", "--no-trace", cwd=tmp_path)

@@ -17,7 +17,7 @@ def request(**options):
 
 @pytest.fixture
 def command_line(monkeypatch):
-    monkeypatch.setattr(options_module, "typed", True)
+    monkeypatch.setattr(options_module, "on_command_line", True)
 
 
 def test_options_that_were_not_given_leave_what_the_experiment_says():
@@ -96,6 +96,6 @@ def test_a_need_that_is_wrong_blames_no_line_of_a_script():
 def test_an_option_is_written_as_its_user_writes_it(monkeypatch):
     assert option_text("others_may_use") == "others_may_use"
     assert option_text("gpus", "none") == "gpus='none'"
-    monkeypatch.setattr(options_module, "typed", True)
+    monkeypatch.setattr(options_module, "on_command_line", True)
     assert option_text("others_may_use", "2GiB") == "--others-may-use 2GiB"
     assert option_text("wait_for_gpus", True) == "--wait-for-gpus"

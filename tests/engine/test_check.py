@@ -152,3 +152,21 @@ def test_two_asks_of_one_parent_are_seen(engines: deque[Engine]) -> None:
     with pytest.raises(AssertionError, match="one ask a parent"):
         engine.check()
     engines.clear()
+
+
+def test_it_holds_where_a_parent_has_an_option_that_is_younger_than_the_first_spaces() -> None:
+    """The run goes on in a second space without the option, and in a third with it."""
+    driver = Driver(settings(population=3, generations=3), 1, random.Random(0))
+    driver.open()
+    first = SPACE.to_json()
+    options = [*first["act"]["options"], "gelu"]
+    for space in (
+        {**first, "lr": {**first["lr"], "low": 1e-3}},
+        {**first, "act": {"kind": "choice", "options": options}},
+    ):
+        driver.feed(events.Adopted(t=0.0, settings={"space": space}))
+        driver.open()
+    driver.searcher = lambda ask: {**ask.space.sample(random.Random(ask.seed)), "act": "gelu"}
+    engine = driver.run()
+    assert any(m.parent and m.parent.config["act"] == m.config["act"] == "gelu" for m in engine.tree.members)
+    engine.check()

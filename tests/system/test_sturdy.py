@@ -259,7 +259,7 @@ def test_a_finished_runs_best_that_is_damaged_is_reported(tmp_path: Path) -> Non
     exported = cli("best", "r", "--export", tmp_path / "out", cwd=tmp_path)
     assert exported.status == 2
     here = weights.parent.resolve() / "weights"
-    assert f"has not what was published: {here} has " in exported.err
+    assert f"is not as it was published: {here} has " in exported.err
     assert "bring the file back" in exported.err
     assert not (tmp_path / "out").exists()
     weights.write_bytes(good)
@@ -544,9 +544,9 @@ def test_a_damaged_or_locked_run_is_reported_with_a_remedy(finished: Path) -> No
             assert "Traceback" not in done.err
 
     (finished / "journal.jsonl").write_bytes(journal.replace(b"Trained", b"Trainee", 1))
-    refused("bring the journal back from a copy, or launch again; the best so far is in")
+    refused("bring the journal back from a copy, or launch a new run; the best so far is in")
     (finished / "journal.jsonl").unlink()
-    refused(f"journal.jsonl is missing: {copy}, or launch again")
+    refused(f"journal.jsonl is missing: {copy}, or launch a new run")
     (finished / "journal.jsonl").touch()
     refused("journal.jsonl is empty, but there are ")
     (finished / "journal.jsonl").write_bytes(journal)
@@ -554,7 +554,7 @@ def test_a_damaged_or_locked_run_is_reported_with_a_remedy(finished: Path) -> No
         (finished / "experiment.json").write_bytes(damaged)
         refused(copy)
     (finished / "experiment.json").unlink()
-    refused(f"experiment.json is missing: {copy}, or launch again")
+    refused(f"experiment.json is missing: {copy}, or launch a new run")
     (finished / "experiment.json").write_bytes(declared)
     (finished / "journal.jsonl").write_bytes(b"".join(journal.splitlines(keepends=True)[:5]))
     (here / "hold").touch()

@@ -135,7 +135,7 @@ def test_on_a_terminal_it_is_the_frame_of_launch(tmp_path: Path) -> None:
     assert "lineage-1 has finished" in text
 
 
-def test_gpus_are_shown_as_the_notice_board_tells(machine: Callable[..., Machine]) -> None:
+def test_gpus_are_shown_as_the_gpu_report_says(machine: Callable[..., Machine]) -> None:
     m = machine(A, B, population=4, generations=1)
     m.say("hold")
     run = m.begin()

@@ -163,7 +163,10 @@ def test_a_failed_run_says_how_to_go_on(browser: Browser, tmp_path: Path) -> Non
         opened(browser, server)
         said = text(browser, "notice")
     assert "The run has failed: " in said
-    assert f"Once the cause is fixed, 4 failed members can be tried again: gpbt-async resume {folder.typed} --" in said
+    assert (
+        f"Once the cause is fixed, 4 failed members can be tried again: gpbt-async resume {folder.shell_name} --"
+        in said
+    )
 
 
 def test_nothing_the_user_names_becomes_markup_in_a_live_page(browser: Browser, tmp_path: Path) -> None:
