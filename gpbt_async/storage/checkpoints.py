@@ -19,8 +19,6 @@ write permission, so that `rm -r` of a run works; files lose it, so that saving 
 from __future__ import annotations
 
 import asyncio
-import errno
-import json
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -29,10 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xxhash import xxh3_128, xxh3_128_hexdigest
+from xxhash import xxh3_128
 
 from ..errors import GPBTError
 from .files import bytes_below, explained, sync
+from .manifest import GONE, MANIFEST, PART, Manifest, PublishedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -40,17 +39,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: written last; a member must not save a file with this name at the top of its folder
-MANIFEST = "manifest.json"
-#: the manifest's layout
-FORMAT = 1
 _CHUNK = 1 << 20
 _TRASH = ".trash-"
-_PART = ".manifest-"
 _ATTEMPT = "attempt-"
 _FINAL = "checkpoint"
-#: errors after which a file is not what was published, or can never be read again
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
 
 
 class CheckpointError(GPBTError):
@@ -126,7 +118,7 @@ class CheckpointStore:
                 for name in os.listdir(member) if member.is_dir() else ():
                     path = member / name
                     abandoned = name.startswith(_ATTEMPT) and f"{member.name}/{name}" not in keep
-                    if name.startswith((_TRASH, _PART)):
+                    if name.startswith((_TRASH, PART)):
                         self._pool.submit(_delete, path)
                     elif abandoned or (name == _FINAL and not mentioned):
                         self._pool.submit(_delete, _set_aside(path))
@@ -155,17 +147,17 @@ class CheckpointStore:
             sync(final.parent)
         with suppress(OSError):  # the checkpoint exists; the next sweep deletes what it replaced
             _delete(trash)
-        return Checkpoint(manifest["size"], manifest["digest"])
+        return Checkpoint(manifest.size, manifest.digest)
 
-    def _seal(self, scratch: Path) -> dict[str, Any]:
+    def _seal(self, scratch: Path) -> Manifest:
         """Publish all but the rename: digest the files, make them read-only, add the manifest, sync. The manifest."""
         paths, folders = _walk(scratch)
-        files: list[dict[str, Any]] = []
+        files: list[PublishedFile] = []
         for path in paths:
             name = path.relative_to(scratch).as_posix()
             if name == MANIFEST:
                 # a manifest of an earlier try, or of the parent's folder that was copied here, is replaced
-                if _manifest_of(scratch) is None:
+                if Manifest.read(scratch) is None:
                     raise CheckpointError(f"{path} has a reserved name: save it under another one")
                 continue
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -174,17 +166,9 @@ class CheckpointStore:
                 os.fchmod(fd, os.fstat(fd).st_mode & 0o7555)
             finally:
                 os.close(fd)
-            files.append({"name": name, "size": size, "digest": digest})
-        files.sort(key=lambda file: file["name"])
-        manifest = {
-            "checkpoint": FORMAT,
-            "attempt": scratch.name,
-            "size": sum(file["size"] for file in files),
-            "digest": _combined(files),
-            "files": files,
-        }
-        manifest["self"] = _self(manifest)
-        _write_manifest(scratch, manifest)
+            files.append(PublishedFile(name, size, digest))
+        manifest = Manifest(scratch.name, tuple(sorted(files, key=lambda file: file.name)))
+        manifest.write(scratch)
         # all syncs after all changes: each sync of something new costs a commit of the file system
         for path in (*paths, scratch / MANIFEST, *reversed(folders)):
             sync(path)
@@ -192,11 +176,12 @@ class CheckpointStore:
 
     def check(self, final: Path) -> str | None:
         """Like `verify`, in this thread."""
-        manifest = _manifest_of(final, sure=True)
+        with explained("cannot read", final / MANIFEST, CheckpointError):
+            manifest = Manifest.read(final)
         if manifest is None:
             return f"{final} has no whole {MANIFEST}"
-        for file in manifest["files"]:
-            path = final / file["name"]
+        for file in manifest.files:
+            path = final / file.name
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
@@ -206,12 +191,12 @@ class CheckpointStore:
             except FileNotFoundError:
                 return f"{path} is missing"
             except OSError as error:
-                if error.errno not in _GONE:  # too many open files, permissions, a file server: it may be whole
+                if error.errno not in GONE:  # too many open files, permissions, a file server: it may be whole
                     raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
                 return f"{path} cannot be read: {error.strerror}"
-            if size != file["size"]:
-                return f"{path} has {size} bytes where {file['size']} were published"
-            if digest != file["digest"]:
+            if size != file.size:
+                return f"{path} has {size} bytes where {file.size} were published"
+            if digest != file.digest:
                 return f"{path} is not what was published: its digest differs"
         return None
 
@@ -244,48 +229,9 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
     return files, folders
 
 
-def _combined(files: list[dict[str, Any]]) -> str:
-    return xxh3_128_hexdigest(json.dumps([[f["name"], f["size"], f["digest"]] for f in files]).encode())
-
-
-def _self(manifest: dict[str, Any]) -> str:
-    """The digest of a manifest, for its field "self"."""
-    rest = {name: value for name, value in manifest.items() if name != "self"}
-    return xxh3_128_hexdigest(json.dumps(rest, sort_keys=True).encode())
-
-
-def _write_manifest(scratch: Path, manifest: dict[str, Any]) -> None:
-    # written beside the folder and moved in, so that a file of this name is always whole
-    part = scratch.with_name(_PART + scratch.name)
-    part.unlink(missing_ok=True)
-    with open(part, "x", encoding="ascii") as file:
-        file.write(json.dumps(manifest, indent=1) + "\n")
-        os.fchmod(file.fileno(), 0o444)
-    os.rename(part, scratch / MANIFEST)
-
-
-def _manifest_of(folder: Path, sure: bool = False) -> dict[str, Any] | None:
-    """The manifest in a folder; None if it is missing, damaged, or not one of ours.
-
-    sure: raise CheckpointError if it only cannot be read at the moment.
-    """
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
-        files = manifest["files"]
-        whole = manifest["digest"] == _combined(files) and manifest["self"] == _self(manifest)
-        whole = whole and manifest["size"] == sum(file["size"] for file in files)
-    except OSError as error:
-        if sure and error.errno not in _GONE:
-            raise CheckpointError(f"cannot read {folder / MANIFEST}: {error.strerror}") from error
-        return None
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None
-    return manifest if whole else None
-
-
-def _published_before(scratch: Path, final: Path) -> dict[str, Any]:
-    manifest = _manifest_of(final)
-    if manifest is None or manifest.get("attempt") != scratch.name:
+def _published_before(scratch: Path, final: Path) -> Manifest:
+    manifest = Manifest.read(final)
+    if manifest is None or manifest.attempt != scratch.name:
         raise CheckpointError(f"{scratch} is gone, and was not published as {final}")
     return manifest
 
