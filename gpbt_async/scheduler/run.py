@@ -24,7 +24,7 @@ from ..declaration.options import RunOptions
 from ..errors import FolderError, GPBTError, first
 from ..events import RunStatus
 from ..experiment import silenced
-from ..preflight.checks import finding_of
+from ..findings import Finding
 from ..storage.checkpoints import CheckpointStore
 from ..storage.control import ControlListener, ControlRequest
 from ..storage.files import bytes_below, write_json
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from ..engine.engine import Engine
     from ..events import Event
     from ..experiment import Experiment, Settings
-    from ..findings import Finding
     from ..storage.folder import RunFolder
     from ..storage.run_config import RunConfig
     from .open_run import RunState
@@ -169,7 +168,7 @@ class Run:
     @property
     def findings(self) -> list[Finding]:
         """What the pre-flight has found so far, in order (guide "findings"); of a resumed run, before that too."""
-        return [finding_of(fact) for fact in self.engine.findings]
+        return results.findings(self.engine)
 
     @property
     def best(self) -> Best | None:
@@ -398,7 +397,7 @@ class Run:
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, events.Found):
-            log.warning(finding_of(event).sentence)
+            log.warning(Finding.of(event).sentence)
         for listener in tuple(self._listeners):
             listener.put(event)
 
