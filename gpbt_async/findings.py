@@ -8,6 +8,10 @@ can be silenced by name (`Experiment(silence=…)`, `--silence`), and `--strict`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .events import Found
 
 #: name → title; a name is never used for something else
 CATALOGUE: dict[str, str] = {
@@ -46,6 +50,11 @@ class Finding:
     text: str
     remedy: str
     member: int | None = None
+
+    @classmethod
+    def of(cls, fact: Found) -> Finding:
+        """A finding of the journal."""
+        return cls(fact.code, fact.subject, fact.text, fact.remedy, fact.member)
 
     @property
     def sentence(self) -> str:

@@ -49,6 +49,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "devices/nvml": {"pynvml"},
     "storage/files": {"aiofiles"},
     "storage/checkpoints": {"xxhash"},
+    "storage/manifest": {"xxhash"},
     "ui/terminal": {"rich"},
     "ui/html_report": {"plotly"},
     "ui/web_auth": {"starlette"},

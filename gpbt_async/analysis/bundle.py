@@ -26,8 +26,10 @@ from ..ask import path_text
 from ..errors import FolderError
 from ..formatting import config_text, score_text
 from ..schedule import FILE
-from ..storage.checkpoints import MANIFEST, CheckpointStore
-from ..storage.files import FULL, read_json, spelled
+from ..storage.checkpoints import CheckpointStore
+from ..storage.files import read_json, spelled
+from ..storage.filesystems import FULL
+from ..storage.manifest import Manifest
 from . import results
 from .reader import RunReader
 
@@ -52,7 +54,9 @@ def take(folder: RunFolder, best: Best, target: Path) -> None:
                 f"cannot export to {target}: member {best.member} is not as it was published: {there}; "
                 "bring the file back from where it was copied to"
             )
-        origin = lineage_json(reader, best, read_json(beside / "checkpoint" / MANIFEST))
+        manifest = Manifest.read(beside / "checkpoint")
+        assert manifest is not None
+        origin = lineage_json(reader, best, manifest)
         _write(beside / "config.json", best.config)
         schedule = results.schedule_of(reader.engine, reader.engine.tree.members[best.member], folder.name)
         _write(beside / FILE, {**schedule.to_json(), "metrics": dict(best.metrics)})
@@ -85,7 +89,7 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
-def lineage_json(reader: RunReader, best: Best, manifest: dict[str, Any]) -> dict[str, Any]:
+def lineage_json(reader: RunReader, best: Best, manifest: Manifest) -> dict[str, Any]:
     """lineage.json. Times in seconds of training; digest and size (bytes) are of the checkpoint."""
     record, s, member = reader.record, reader.settings, reader.engine.tree.members[best.member]
     metrics = reader.history.metrics  # the engine forgets them with the checkpoint
@@ -106,9 +110,9 @@ def lineage_json(reader: RunReader, best: Best, manifest: dict[str, Any]) -> dic
         "best": best.member,
         "score": best.score,
         "metrics": dict(best.metrics),
-        "digest": manifest["digest"],
-        "size": manifest["size"],
-        "files": [file["name"] for file in manifest["files"]],
+        "digest": manifest.digest,
+        "size": manifest.size,
+        "files": [file.name for file in manifest.files],
         "ancestry": [
             {
                 "generation": m.generation,

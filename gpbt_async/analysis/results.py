@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..ask import path_text
 from ..engine.tree import State
+from ..findings import Finding
 from ..schedule import Interval, Origin, Schedule
 
 if TYPE_CHECKING:
@@ -142,17 +143,16 @@ def summary(engine: Engine, usage: Usage, **more: Any) -> dict[str, Any]:
         "idle_s": dict(usage.idle),
         "overhead_ms": None if overhead is None else overhead * 1e3,
         **measures(engine),
-        **({"replay": compared(engine)} if s.replay is not None else {}),
-        "findings": findings(engine),
+        **({"replay": asdict(compared(engine))} if s.replay is not None else {}),
+        "findings": [asdict(finding) for finding in findings(engine)],
         "seed": s.seed,
         **more,
     }
 
 
-def findings(engine: Engine) -> list[dict[str, Any]]:
-    """The pre-flight's findings so far (guide "findings"): code, subject, text, remedy, member."""
-    names = ("code", "subject", "text", "remedy", "member")
-    return [{name: getattr(fact, name) for name in names} for fact in engine.findings]
+def findings(engine: Engine) -> list[Finding]:
+    """The pre-flight's findings so far, in order (guide "findings")."""
+    return [Finding.of(fact) for fact in engine.findings]
 
 
 def measures(engine: Engine) -> dict[str, float | None]:
@@ -222,37 +222,89 @@ def student(freedom: int) -> float:
     return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v * v)
 
 
-def spread(values: Sequence[float]) -> dict[str, float | None]:
+@dataclass(frozen=True, slots=True)
+class Spread:
     """Mean, sample standard deviation, and the bounds within which one more value lies in 95 of 100 cases.
 
     None where undefined: the mean of none, the sd of one, the bounds of fewer than FEWEST or of equal values.
     """
+
+    mean: float | None
+    sd: float | None
+    low: float | None
+    high: float | None
+
+    def holds(self, value: float | None) -> bool | None:
+        """Does the value lie within the bounds? None if it or a bound is missing."""
+        if value is None or self.low is None or self.high is None:
+            return None
+        return self.low <= value <= self.high
+
+
+def spread(values: Sequence[float]) -> Spread:
     n = len(values)
     mean = statistics.fmean(values) if n else None
     sd = statistics.stdev(values) if n > 1 else None
-    result: dict[str, float | None] = {"mean": mean, "sd": sd, "low": None, "high": None}
-    if mean is not None and sd and n >= FEWEST:
-        reach = student(n - 1) * sd * math.sqrt(1 + 1 / n)
-        result |= {"low": mean - reach, "high": mean + reach}
-    return result
+    if mean is None or not sd or n < FEWEST:
+        return Spread(mean, sd, None, None)
+    reach = student(n - 1) * sd * math.sqrt(1 + 1 / n)
+    return Spread(mean, sd, mean - reach, mean + reach)
 
 
-def within(value: float | None, noise: dict[str, float | None]) -> bool | None:
-    """Does the value lie within these bounds? None if there is a bound or a value missing."""
-    low, high = noise["low"], noise["high"]
-    if value is None or low is None or high is None:
-        return None
-    return low <= value <= high
+@dataclass(frozen=True, slots=True)
+class MetricComparison(Spread):
+    """A metric of the n replays with fresh seeds, and of the original, which lies `within` their noise or not."""
+
+    original: float
+    n: int
+    within: bool | None
 
 
-def compared(engine: Engine) -> dict[str, Any]:
-    """The original beside its finished replays, as plain data, at any time of the run.
+@dataclass(frozen=True, slots=True)
+class ReplayRow:
+    """One replay. seeds: "original" or "fresh". members, scores: interval after interval. reason: of a failure."""
 
-    score: the original's; fresh: the spread of the n replays with fresh seeds; within: does the original lie in their
-    noise (None: fewer than FEWEST have finished, or all with the same score). deviations: how many of their standard
-    deviations it lies above their mean. same_seeds: the replay with the original's own seeds, if there is one.
-    metrics: the same for everything else that they reported.
+    seeds: str
+    members: list[int]
+    scores: list[float | None]
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SameSeeds:
+    """The replay with the original's own seeds. exact: it has the same score."""
+
+    score: float | None
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The original beside its finished replays. In JSON: an object with these names.
+
+    run, member, of, score: of the original, the best of how many. fresh: the spread of the n replays with fresh seeds.
+    within: does the original lie in their noise? None: fewer than FEWEST have finished, or all with the same score.
+    deviations: how many of their standard deviations it lies above their mean.
     """
+
+    run: str | None
+    member: int | None
+    of: int | None
+    metric: str
+    mode: str
+    score: float | None
+    n: int
+    fresh: Spread
+    within: bool | None
+    deviations: float | None
+    same_seeds: SameSeeds | None
+    metrics: dict[str, MetricComparison]
+    replays: list[ReplayRow]
+
+
+def compared(engine: Engine) -> Comparison:
+    """At any time of a replay's run."""
     tree, replay = engine.tree, engine.settings.replay
     assert replay is not None
     origin, own = replay.origin, replay.intervals[0].seed is not None
@@ -261,35 +313,30 @@ def compared(engine: Engine) -> dict[str, Any]:
     fresh = [member for member in ends if not own or member.path[0]]
     scores = [member.score for member in fresh if member.score is not None]
     noise = spread(scores)
-    mean, sd = noise["mean"], noise["sd"]
-    above = (origin.score - mean) / sd if origin.score is not None and mean is not None and sd else None
+    above = origin.score - noise.mean if origin.score is not None and noise.mean is not None else None
     same = next((member for member in ends if own and not member.path[0]), None)
     names = [name for name in origin.metrics if name != engine.settings.score]
-    return {
-        "run": origin.run,
-        "member": origin.member,
-        "of": origin.of,
-        "metric": engine.settings.score,
-        "mode": engine.settings.mode,
-        "score": origin.score,
-        "n": len(scores),
-        "fresh": noise,
-        "within": within(origin.score, noise),
-        "deviations": above,
-        "same_seeds": {"score": same.score, "exact": same.score == origin.score} if same is not None else None,
-        "metrics": {name: _metric(name, origin.metrics[name], fresh) for name in names},
-        "replays": [_replay(stem, stem[-1] in ends, own and i == 0) for i, stem in enumerate(stems)],
-    }
+    return Comparison(
+        run=origin.run,
+        member=origin.member,
+        of=origin.of,
+        metric=engine.settings.score,
+        mode=engine.settings.mode,
+        score=origin.score,
+        n=len(scores),
+        fresh=noise,
+        within=noise.holds(origin.score),
+        deviations=above / noise.sd if above is not None and noise.sd else None,
+        same_seeds=SameSeeds(same.score, same.score == origin.score) if same is not None else None,
+        metrics={name: _metric(name, origin.metrics[name], fresh) for name in names},
+        replays=[_replay(stem, stem[-1] in ends, own and i == 0) for i, stem in enumerate(stems)],
+    )
 
 
-def _replay(stem: list[Node], finished: bool, same_seeds: bool) -> dict[str, Any]:
-    return {
-        "seeds": "original" if same_seeds else "fresh",
-        "members": [member.id for member in stem],
-        "scores": [member.score for member in stem],
-        "state": "finished" if finished else stem[-1].state.value,
-        "reason": stem[-1].reason,
-    }
+def _replay(stem: list[Node], finished: bool, same_seeds: bool) -> ReplayRow:
+    last, seeds = stem[-1], "original" if same_seeds else "fresh"
+    state = "finished" if finished else last.state.value
+    return ReplayRow(seeds, [member.id for member in stem], [member.score for member in stem], state, last.reason)
 
 
 def _stem(root: Node) -> list[Node]:
@@ -299,7 +346,7 @@ def _stem(root: Node) -> list[Node]:
     return stem
 
 
-def _metric(name: str, original: float, replays: Sequence[Node]) -> dict[str, Any]:
+def _metric(name: str, original: float, replays: Sequence[Node]) -> MetricComparison:
     values = [float(m.metrics[name]) for m in replays if name in m.metrics and math.isfinite(m.metrics[name])]
-    noise = spread(values)
-    return {"original": original, "n": len(values), **noise, "within": within(original, noise)}
+    s = spread(values)
+    return MetricComparison(s.mean, s.sd, s.low, s.high, original, len(values), s.holds(original))

@@ -9,7 +9,7 @@ its parent's checkpoint has not been read again) is in no fact, so `member_waits
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..ask import path_text
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..engine.tree import Generation, Node
     from ..events import Suggest
+    from ..findings import Finding
     from ..space import Config
     from ..storage.folder import RunFolder
     from ..storage.gpu_report import DeviceStatus, GpuQueue
@@ -48,13 +49,13 @@ class RunLine:
     score: float | None = None
     best_member: int | None = None
     t: float | None = None
-    findings: Sequence[Mapping[str, Any]] = ()
+    findings: Sequence[Finding] = ()
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:
         if self.state is RunStatus.DAMAGED:
             return {"run": self.run, "state": self.state, "error": self.error}
-        return _flat(self, "error")
+        return {**_flat(self, "error"), "findings": [asdict(finding) for finding in self.findings]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

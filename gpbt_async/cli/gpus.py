@@ -66,14 +66,14 @@ def gpus(
 def ask(folder: RunFolder, request: ControlRequest, gpu: str) -> str:
     """Ask a run to leave a GPU, or to use it again, and wait until it has.
 
-    Returns a sentence for the user. Raises DeviceError when the run has no such GPU, or is not running.
+    Returns a sentence for the user. Raises DeviceError when the run has no such GPU, FolderError when it does not run.
     """
+    from ..storage.control import send
     from ..storage.gpu_report import DeviceState, read_gpus
 
     wanted = _matching(folder, gpu)
     for uuid in wanted:
-        if not folder.tell(f"{request} {uuid}"):
-            raise DeviceError(f"{folder.name} does not take requests: it has just ended")
+        send(folder, request, uuid)
     drained_before = False
     while (report := read_gpus(folder)) is not None:
         asked = [status for status in report.gpus if status.uuid in wanted]

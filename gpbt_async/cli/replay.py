@@ -72,7 +72,6 @@ def replay(
       gpbt-async replay train-1 --same-seeds  # with the original's seeds
     """
     from ..analysis.reader import RunReader, open_run
-    from ..events import RunStatus
     from ..scheduler.run import Run
     from .foreground import drive
 

@@ -49,7 +49,7 @@ class Preflight:
 
     def remember(self, fact: events.Found) -> None:
         """A finding of the journal."""
-        finding = finding_of(fact)
+        finding = Finding.of(fact)
         if (finding.code, finding.subject) not in self._known:
             self._known.add((finding.code, finding.subject))
             if finding.code not in self._silent:
@@ -145,8 +145,3 @@ class Preflight:
         for group in failures(engine, member.generation):
             if len(group.members) > 1 and group.share > TOLERATED:
                 yield Finding("GPBT010", kind(group.reason), group.text, group.remedy, group.members[0].id)
-
-
-def finding_of(fact: events.Found) -> Finding:
-    """A finding as the journal has it."""
-    return Finding(fact.code, fact.subject, fact.text, fact.remedy, fact.member)

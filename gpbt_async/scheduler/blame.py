@@ -59,7 +59,7 @@ class Blame:
         """That the run's own disk had no room, if so. Where another disk was full, the member has failed."""
         lacks, where = outcome.fault in (remedies.DISK, remedies.ELSEWHERE), None
         if not lacks:
-            lacks, where = filesystems.told(f"{outcome.error}\n{outcome.tail}", str(scratch))
+            lacks, where = filesystems.logged(f"{outcome.error}\n{outcome.tail}", str(scratch))
         own = filesystems.of(scratch)
         if not lacks or own is None:
             return ""
@@ -76,7 +76,7 @@ class Blame:
         """The outcome of an attempt that failed, with a remedy if a file system had no room."""
         if outcome.remedy:
             return outcome
-        lacks, where = filesystems.told(f"{outcome.error}\n{outcome.tail}", str(scratch))
+        lacks, where = filesystems.logged(f"{outcome.error}\n{outcome.tail}", str(scratch))
         remedy = filesystems.elsewhere(where) if where is not None else remedies.UNKNOWN_DISK
         return dataclasses.replace(outcome, remedy=remedy) if lacks else outcome
 

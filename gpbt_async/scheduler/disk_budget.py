@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from .. import events
 from ..formatting import format_bytes
 from ..storage import filesystems
-from ..storage.files import FULL, explained
+from ..storage.files import explained
+from ..storage.filesystems import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

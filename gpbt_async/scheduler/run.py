@@ -24,9 +24,9 @@ from ..declaration.options import RunOptions
 from ..errors import FolderError, GPBTError, first
 from ..events import RunStatus
 from ..experiment import silenced
-from ..preflight.checks import finding_of
+from ..findings import Finding
 from ..storage.checkpoints import CheckpointStore
-from ..storage.control import ControlRequest
+from ..storage.control import ControlListener, ControlRequest
 from ..storage.files import bytes_below, write_json
 from .clock import Clock
 from .disk_budget import PERIOD, is_full
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from ..engine.engine import Engine
     from ..events import Event
     from ..experiment import Experiment, Settings
-    from ..findings import Finding
     from ..storage.folder import RunFolder
     from ..storage.run_config import RunConfig
     from .open_run import RunState
@@ -169,7 +168,7 @@ class Run:
     @property
     def findings(self) -> list[Finding]:
         """What the pre-flight has found so far, in order (guide "findings"); of a resumed run, before that too."""
-        return [finding_of(fact) for fact in self.engine.findings]
+        return results.findings(self.engine)
 
     @property
     def best(self) -> Best | None:
@@ -266,7 +265,7 @@ class Run:
         status = GpuStatus(self.folder.gpus, run.slots, self._clock.now, self.warn)
         keeping = asyncio.create_task(status.keep(), name="gpbt-async GPU status")
         stack.push_async_callback(_ended, keeping)
-        control = self.folder.listen(lambda line: self._obey(line, status))
+        control = ControlListener(self.folder.control, lambda line: self._obey(line, status))
         stack.callback(control.close)
         scheduler = Scheduler(run, store, self._clock, self._tell, strict=self._strict, silence=self._silence)
         self._scheduler = scheduler
@@ -398,7 +397,7 @@ class Run:
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, events.Found):
-            log.warning(finding_of(event).sentence)
+            log.warning(Finding.of(event).sentence)
         for listener in tuple(self._listeners):
             listener.put(event)
 

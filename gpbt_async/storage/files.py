@@ -1,7 +1,8 @@
-"""What every room that touches the disk needs: whole files, durable names, and causes told in one sentence.
+"""Files: written whole, synced, appended to, measured; and OSErrors as sentences.
 
-What lives here: small JSON files written beside and renamed, the sync of a folder's entries, the size of a folder, and
-the one place where an OSError becomes a message for a person. What does not: any name of a run's files (folder).
+A file is replaced by writing another one beside it and renaming that, so that a reader, or a crash, meets the old
+content or the new one. `explained` is the one place where an OSError becomes a message for a person. The names of a
+run's files are in folder.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import aiofiles
 import aiofiles.os
 
 from ..errors import FolderError
+from .filesystems import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,15 +31,12 @@ if TYPE_CHECKING:
     from ..errors import GPBTError
 
 
-#: how the kernel says that a disk, or a quota on it, is full
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
 _fsync = aiofiles.os.wrap(os.fsync)
 
 
 @contextmanager
 def explained(what: str, path: Path, kind: type[GPBTError] = FolderError) -> Iterator[None]:
-    """Turn an OSError into an error of that kind: one sentence that names the path and the cause."""
+    """Turns an OSError into an error of that kind, with one sentence that names the path and the cause."""
     try:
         yield
     except OSError as error:
@@ -52,9 +51,9 @@ def explained(what: str, path: Path, kind: type[GPBTError] = FolderError) -> Ite
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside it to be written, which takes the path's place when the block ends well, and else is deleted.
+    """A path beside it. The file written there replaces `path` after the block; after an exception it is deleted.
 
-    So a reader, or a crash, meets the old content or the new. One write to a path at a time.
+    One write to a path at a time.
     """
     beside = path.with_name(f".{path.name}.part")
     try:
@@ -67,7 +66,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content durable, or the names in a folder, for which the files' own syncs do not vouch."""
+    """Make a file's content durable, or the names in a folder, which syncs of its files do not cover."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -76,22 +75,22 @@ def sync(path: Path) -> None:
 
 
 def bytes_below(path: Path) -> int:
-    """Bytes of all files below a folder, as far as they can be seen.
+    """Bytes of all readable files below a folder.
 
-    (Path.rglob remembers every path it met: 40 MB at the end of a run of 20,000 members.)
+    (Path.rglob keeps every path in memory: 40 MB at the end of a run of 20,000 members.)
     """
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:
-            with suppress(OSError):  # it is being deleted under us
+            with suppress(OSError):  # it was deleted meanwhile
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total
 
 
 def reserve(fd: int, offset: int, length: int) -> bool:
-    """Have the file system keep room beyond a file's end, which stays where it is. False only when the disk is full.
+    """Reserve space behind a file's end, without changing its size. False only when the disk is full.
 
-    Where that is not known how to be done (NFS, some others), nothing is kept.
+    Nothing is reserved on file systems that cannot (NFS and some others).
     """
     libc = ctypes.CDLL(None, use_errno=True)
     keep_size = ctypes.c_int(1)
@@ -101,15 +100,15 @@ def reserve(fd: int, offset: int, length: int) -> bool:
 
 
 class Appended:
-    """A file that is only ever appended to, each time whole lines, or other wholes: all of it, or nothing.
+    """A file that is only appended to, each time completely or not at all. Raises OSError.
 
-    Others may append to it as well, each in one write. Raises OSError.
+    Other processes may append to it as well, each in one write.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self.size = os.fstat(self._fd).st_size
-        #: it ends in a part of a line, whoever began that
+        #: it ends in an incomplete line
         self.torn = bool(self.size) and os.pread(self._fd, 1, self.size - 1) != b"\n"
 
     def append(self, data: bytes) -> None:
@@ -119,7 +118,7 @@ class Appended:
             while written < len(data):
                 written += os.write(self._fd, data[written:])
         except BaseException:
-            # a full disk takes a part first; it is taken back, unless somebody has written behind it
+            # on a full disk, a part is written first; remove it, unless another process has appended behind it
             if written and os.fstat(self._fd).st_size == begun + written:
                 os.ftruncate(self._fd, begun)
             raise
@@ -136,10 +135,10 @@ class Appended:
 
 
 async def write_json(path: Path, value: object, *, durable: bool = True) -> None:
-    """Write the file whole: a reader, or a crash, meets the old content or the new. Raises FolderError.
+    """Replace the file, as `replacing` does. Raises FolderError.
 
-    Non-finite numbers, which JSON lacks, become "NaN", "Infinity", "-Infinity". durable=False leaves out the sync, for
-    files that can be made again. One write to a path at a time; one that has begun is finished even when cancelled.
+    Non-finite numbers, which JSON lacks, become "NaN", "Infinity", "-Infinity". durable=False: without a sync, for
+    files that can be written again. One write to a path at a time; a cancelled one is finished first.
     """
     text = json.dumps(spelled(value), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
     writing = asyncio.ensure_future(_write(path, text, durable))
@@ -152,8 +151,8 @@ async def write_json(path: Path, value: object, *, durable: bool = True) -> None
 
 
 async def _write(path: Path, text: str, durable: bool) -> None:
-    # A thread for this write alone: aiofiles would use the loop's default pool, and so leave threads behind in an
-    # application; its `async with` even closes there whatever executor it was given.
+    # a thread for this write alone: aiofiles would use the loop's default pool, and leave threads behind in an
+    # application; its `async with` closes there even if it was given another executor
     pool = ThreadPoolExecutor(1, thread_name_prefix="gpbt-files")
     with explained("cannot write", path), pool, replacing(path) as beside:
         file = await aiofiles.open(beside, "w", encoding="utf-8", errors="surrogatepass", executor=pool)
@@ -167,7 +166,7 @@ async def _write(path: Path, text: str, durable: bool) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises FolderError when it is missing, unreadable or not JSON."""
+    """The content of a JSON file. Raises FolderError when it is missing, unreadable or not JSON."""
     with explained("cannot read", path):
         try:
             return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))

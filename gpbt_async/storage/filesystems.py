@@ -1,13 +1,12 @@
-"""Which file system is full: a path's, and whose an error tells of.
+"""Which file system is full: that of a path, or the one that an error is about.
 
 The kernel says "No space left on device", and rarely on which. A member writes to the run's own disk, to /dev/shm (the
-tensors of a DataLoader's workers), to /tmp, to caches in the home folder; and some libraries do not even say that it
-was for lack of room (torch.save: "unexpected pos 576 vs 534"). So it is found out in the process it happened in, at
-that moment, while the half-written file still takes up the room: by the path in the error, or the file that was being
-written, or by which of the usual places has no room.
+tensors of a DataLoader's workers), to /tmp, to caches in the home folder. Some libraries do not even say that space was
+the problem (torch.save: "unexpected pos 576 vs 534"). So the member's process looks at once, while the half-written
+file still takes up the space: at the path in the error, at the file that was being written, or at the usual places.
 
-Standard library only: it runs in a member's process. What a file system has free is asked of the kernel (statvfs); of a
-quota, which statvfs does not know, a file without a name is written there.
+Standard library only, as it runs in a member's process. The kernel knows what is free (statvfs), but not what a quota
+leaves; to learn that, a file without a name is written.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 
-#: bytes: a file system with less than this free has no room
+#: a file system with fewer free bytes is full
 ROOM = 1 << 20
-#: how the kernel says that a file system, or a quota on it, is full
+#: the errors of a full file system, or of a quota on it that is used up
 FULL = (errno.ENOSPC, errno.EDQUOT)
-#: bytes that are written to find out about a quota
+#: bytes that are written to test a quota
 _PROBE = 1 << 16
 SHM = "/dev/shm"
-#: characters of an exception's text that are looked at
+#: characters of an exception's text that are searched
 LONGEST = 8000
-#: how it is said for certain, and how by those who do not know themselves (torch.save, numpy.tofile)
+#: certain texts; and those of libraries that do not know the cause themselves (torch.save, numpy.tofile)
 _SAYS = re.compile(
     r"no space left on device|disk quota exceeded|\[Errno (28|122)\]|os error (28|122)\b|database or disk is full", re.I
 )
@@ -47,9 +46,9 @@ _PATH = re.compile(r"""['"`‘<](/[^'"`’>\n]+)['"`’>]|(?:^|[\s:=])(/[^\s:'"]
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """One as it is now. path: where it is mounted. device: its number (st_dev). size, free: bytes in all, and for us.
+    """path: where it is mounted. device: its number (st_dev). size, free: bytes in all, and free for this user.
 
-    inodes: it is files that no more of can be made. quota: it is not full, but the user's quota on it is used up.
+    inodes: no more files can be made. quota: the user's quota on it is used up.
     """
 
     path: str
@@ -71,45 +70,46 @@ class FileSystem:
 
 
 def of(path: str | os.PathLike[str], quota: bool = False) -> FileSystem | None:
-    """The file system a path is on, or would be on; None if that cannot be found out."""
+    """The file system that a path is on, or would be on; None if it cannot be determined."""
     try:
         place = os.path.abspath(os.fsdecode(path))
         while not os.path.exists(place) and place != os.path.dirname(place):
             place = os.path.dirname(place)
         place = os.path.realpath(place)
-        device, told = os.stat(place).st_dev, os.statvfs(place)
+        device, status = os.stat(place).st_dev, os.statvfs(place)
         while place != os.path.dirname(place) and os.stat(os.path.dirname(place)).st_dev == device:
             place = os.path.dirname(place)
     except (OSError, ValueError, TypeError):
         return None
-    size, free = told.f_blocks * told.f_frsize, told.f_bavail * told.f_frsize
-    return FileSystem(place, device, size, free, bool(told.f_files) and not told.f_favail, quota)
+    size, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+    return FileSystem(place, device, size, free, bool(status.f_files) and not status.f_favail, quota)
 
 
 def says(text: str) -> bool:
-    """Does a text tell of a file system, or a quota, that is full?"""
+    """Does the text say that a file system, or a quota, is full?"""
     return _SAYS.search(text) is not None
 
 
 def over_quota(text: str) -> bool:
-    """Does it tell of a quota?"""
+    """Does it say that a quota is used up?"""
     return _QUOTA.search(text) is not None
 
 
 def hints(text: str) -> bool:
-    """May a text tell of it: is it what those say who do not know that they were refused for lack of room?"""
+    """Is it the text of a library that fails so when a file system is full, and perhaps for other reasons?"""
     return _HINTS.search(text) is not None
 
 
 def usual(*folders: str) -> list[str]:
-    """Where a member writes, those given first: shared memory, temporary files, the working folder, home."""
+    """The folders given, then those that members usually write to: shared memory, /tmp, the working folder, home."""
     return [*folders, SHM, os.environ.get("TMPDIR") or "/tmp", os.curdir, os.path.expanduser("~")]
 
 
 def culprit(chain: Sequence[BaseException], folder: str) -> tuple[bool, FileSystem | None]:
-    """Of an error and its causes, in the process in which it was raised: is it lack of room? And on which file system?
+    """Was an error (with its causes) raised because a file system is full? And which one?
 
-    folder: what is looked at first where the error does not tell, the member's checkpoint.
+    To be called in the process that raised it. folder: the member's checkpoint, the first place to look at when the
+    error names no path.
     """
     texts = [said(error) for error in chain]
     certain = any(getattr(e, "errno", None) in FULL for e in chain if isinstance(e, OSError)) or any(map(says, texts))
@@ -125,8 +125,8 @@ def culprit(chain: Sequence[BaseException], folder: str) -> tuple[bool, FileSyst
     return certain or found is not None, found
 
 
-def told(text: str, folder: str) -> tuple[bool, FileSystem | None]:
-    """The same of the end of a program's log, after it has ended."""
+def logged(text: str, folder: str) -> tuple[bool, FileSystem | None]:
+    """The same for the end of a program's log, after it has ended."""
     if not says(text):
         return False, None
     quota = over_quota(text)
@@ -136,7 +136,7 @@ def told(text: str, folder: str) -> tuple[bool, FileSystem | None]:
 
 
 def exhausted(folders: Iterable[str], quota: bool = False) -> FileSystem | None:
-    """The first of the folders' file systems that has no room; quota: on which the user's is used up."""
+    """The first of the folders' file systems that is full; quota: on which the user's quota is used up."""
     for folder in folders:
         found = of(folder, quota)
         if found is not None and (_refuses(folder) if quota else found.full):
@@ -152,7 +152,7 @@ def filesystems(folders: Iterable[str]) -> Iterator[FileSystem]:
 
 
 def paths(text: str) -> list[str]:
-    """The absolute paths in the lines of a text that tell of lack of room; of each line the last one first (cp a b).
+    """The absolute paths in those lines that say that a file system is full; of each line the last one first (cp a b).
 
     torch names its shared memory without the folder.
     """
@@ -161,23 +161,23 @@ def paths(text: str) -> list[str]:
 
 
 def said(error: BaseException) -> str:
-    """An exception's text, though its own __str__ may raise; of a very long one the beginning and the end."""
+    """An exception's text, even if its __str__ raises; of a very long one the beginning and the end."""
     try:
         text = str(error)
     except Exception as problem:
-        return f"(its text cannot be had: __str__ raised {type(problem).__name__})"
+        return f"(without text: __str__ raised {type(problem).__name__})"
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 def _named(chain: Sequence[BaseException]) -> list[str]:
-    """The paths that errors for lack of room name; of two it is the second that is written (shutil.copy)."""
+    """The paths in the errors of a full file system; of two, the second is the one written to (shutil.copy)."""
     errors = [error for error in chain if isinstance(error, OSError) and error.errno in FULL]
     names = [name for error in errors for name in (error.filename2, error.filename)]
     return [os.fsdecode(name) for name in names if isinstance(name, str | bytes) and name]
 
 
 def _written(chain: Sequence[BaseException]) -> Iterator[str]:
-    """The files that were open for writing where the errors were raised, the innermost first."""
+    """The files that were open for writing where the errors were raised, the innermost frame first."""
     for error in chain:
         frames, trace = [], error.__traceback__
         while trace is not None:
@@ -188,13 +188,13 @@ def _written(chain: Sequence[BaseException]) -> Iterator[str]:
                 with contextlib.suppress(Exception):
                     file: Any = value if isinstance(value, io.IOBase) else None
                     if file is not None and isinstance(file.name, str) and set("wax+") & set(file.mode):
-                        yield file.name  # its `with` may have closed it by now
+                        yield file.name  # even if its `with` has closed it
                     elif isinstance(value, str | os.PathLike) and os.path.isfile(value):
                         yield os.fsdecode(value)
 
 
 def _refuses(folder: str) -> bool:
-    """Is a file without a name refused in the folder, for lack of room?"""
+    """Does writing a file without a name fail in the folder because there is no space?"""
     try:
         file = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:

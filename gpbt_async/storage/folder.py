@@ -1,38 +1,29 @@
-"""A run's folder: every path of a run in one class, and the few files by which other processes reach the run.
-
-What lives here: names and paths; making, finding and opening a run; the control FIFO; the link to the best member.
-What does not: the journal's lines (journal), checkpoints (checkpoints).
+"""A run's folder: the path of every file of a run in one class; making, finding and opening runs.
 
 Each question between processes is answered by one system call that cannot race:
 
 * *Is the name free?* mkdir, for a name that we make up; for a name that was given, the lock, which is taken next.
 * *Does a scheduler run it?* flock (lock), which the kernel drops with the last process that holds the file open.
-* *Does a scheduler listen?* A FIFO: opening it to write without blocking fails when no process reads it.
+* *Does a scheduler listen?* Opening its FIFO to write, which fails when no process reads it (control).
 * *Is the file whole?* It is written beside its place, synced and renamed (files).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import difflib
 import itertools
 import os
 import re
 import shlex
 import shutil
-import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import FolderError, JournalError
 from .files import explained
 from .lock import Lock, acquire, holder
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 #: seconds between two looks whether a run's folder is still there
 LOOK = 0.5
@@ -72,9 +63,7 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
         self.trace = self.path / "trace.json"
-        self.tracking = (
-            self.path / "tracking"
-        )  # the trackers' positions, and their output unless another place is given
+        self.tracking = self.path / "tracking"  # trackers' positions, and their output by default
         self._lock: Lock | None = None
 
     def __repr__(self) -> str:
@@ -118,14 +107,14 @@ class RunFolder:
             folder.path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 folder.path.mkdir()
-            if not folder._is_husk():
+            if not folder._is_unused():
                 raise FolderError(_taken(folder))
             folder.path.chmod(0o700)
             folder.members.mkdir(exist_ok=True)
         return folder
 
-    def _is_husk(self) -> bool:
-        """Empty, or what a launch leaves that was killed before it knew its experiment: free. The lock decides."""
+    def _is_unused(self) -> bool:
+        """Is it empty, or left by a launch that was killed during its import? If one is alive, it has the lock."""
         left = {self.lock_file.name, self.control.name, self.members.name, f".{self.experiment.name}.part"}
         return set(os.listdir(self.path)) <= left and not (self.members.exists() and os.listdir(self.members))
 
@@ -147,10 +136,10 @@ class RunFolder:
         """An existing run. Raises FolderError, naming what is missing, and runs of a similar name."""
         folder = cls(path)
         with explained("cannot open the run", folder.path):
-            there, declared = folder.path.is_dir(), folder.experiment.is_file()
-        if not there:
+            exists, declared = folder.path.is_dir(), folder.experiment.is_file()
+        if not exists:
             what = "is not a folder" if folder.path.exists() else "does not exist"
-            raise FolderError(f"no run at {folder.path}: it {what}{_alike(folder)}")
+            raise FolderError(f"no run at {folder.path}: it {what}{_similar(folder)}")
         if not declared:
             if (scheduler := folder.locked()) is not None:
                 raise FolderError(
@@ -188,23 +177,21 @@ class RunFolder:
     def place(self) -> str:
         """Tells the folder from a copy of it under any name. Raises FolderError."""
         with explained("cannot open the run", self.path):
-            there = self.path.stat()
-        return f"{there.st_dev:x}-{there.st_ino:x}"
+            status = self.path.stat()
+        return f"{status.st_dev:x}-{status.st_ino:x}"
 
     def moved(self) -> str:
         """Where the folder went whose lock we hold, as an error's text; empty if it is still at its path."""
         where = self._lock.current_path() if self._lock is not None else ""
         if where is None and self.journal.exists():
-            text = (
-                f"{self.lock_file} was deleted while its run went on, so another scheduler could have started the run"
-            )
-            return f"{text}: to continue: `gpbt-async resume {self.shell_name}`"
+            text = f"{self.lock_file} was deleted while its run went on, so another scheduler could run it, too"
+            return f"{text}; to continue: `gpbt-async resume {self.shell_name}`"
         if where is None:
             return f"{self.path} was deleted while its run went on, with everything in it: launch a new run"
         if not where:
             return ""
         return (
-            f"{self.path} was moved to {where} while its run went on: to continue there: `gpbt-async resume "
+            f"{self.path} was moved to {where} while its run went on; to continue there: `gpbt-async resume "
             f"{shlex.quote(where)}` (stop a run before you move it)"
         )
 
@@ -212,75 +199,20 @@ class RunFolder:
         """Wait until the folder has been moved or deleted."""
         while True:
             await asyncio.sleep(LOOK)
-            with contextlib.suppress(OSError):  # a file server that does not answer
+            with suppress(OSError):  # a file server that does not answer
                 if text := await asyncio.to_thread(self.moved):
                     return FolderError(text)
-
-    # ---- the control FIFO
-
-    def listen(self, callback: Callable[[str], object]) -> Control:
-        """Call back with each line sent to this run, from the running event loop, until closed. Raises FolderError."""
-        with explained("cannot listen at", self.control):
-            with suppress(FileExistsError):
-                os.mkfifo(self.control, 0o600)
-            if not stat.S_ISFIFO(os.lstat(self.control).st_mode):
-                raise FolderError(f"cannot listen at {self.control}: it is not a FIFO; remove it")
-            # opened to write as well: a reader alone would see end-of-file whenever a sender closes
-            return Control(os.open(self.control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), callback)
-
-    def tell(self, line: str) -> bool:
-        """Send the run's scheduler a line. False when no scheduler listens."""
-        data = line.encode() + b"\n"
-        if b"\n" in data[:-1] or len(data) > 4096:  # PIPE_BUF: a longer line may be torn by another sender
-            raise ValueError("must be one line of less than 4 KiB")
-        try:
-            fd = os.open(self.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            # not a FIFO: a file was put there, and no scheduler reads it
-            return stat.S_ISFIFO(os.fstat(fd).st_mode) and os.write(fd, data) == len(data)
-        except (BlockingIOError, BrokenPipeError):
-            return False
-        finally:
-            os.close(fd)
 
     # ---- the best
 
     def point_best(self, member: int) -> None:
-        """Let `best` point at the member, at once and relatively, so that the folder can be moved."""
+        """Let `best` point at the member, atomically, and by a relative path, so that the folder can be moved."""
         beside = self.path / ".best"
         with explained("cannot point at the best member", self.best):
             with suppress(FileNotFoundError):
                 beside.unlink()
             beside.symlink_to(self.member(member).path.relative_to(self.path))
             beside.replace(self.best)
-
-
-class Control:
-    """The listening end of the control FIFO."""
-
-    def __init__(self, fd: int, callback: Callable[[str], object]) -> None:
-        self._fd = fd
-        self._callback = callback
-        self._rest = b""
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(fd, self._read)
-
-    def _read(self) -> None:
-        try:
-            *lines, self._rest = (self._rest + os.read(self._fd, 65536)).split(b"\n")
-        except BlockingIOError:
-            return
-        self._rest = self._rest[-65536:]  # a line that never ends must not fill our memory
-        for line in lines:
-            self._callback(line.decode(errors="replace"))
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
 
 
 # ---- names
@@ -308,9 +240,7 @@ def check_name(name: str) -> str:
 
 
 def is_run(path: os.PathLike[str] | str) -> bool:
-    return os.path.isfile(
-        Path(path, "experiment.json")
-    )  # not Path.is_file: a folder without read permission is no error
+    return os.path.isfile(Path(path, "experiment.json"))  # Path.is_file raises for a folder without permission
 
 
 def runs(runs_dir: os.PathLike[str] | str) -> list[RunFolder]:
@@ -330,11 +260,11 @@ def _taken(folder: RunFolder) -> str:
 
 def _remedy(folder: RunFolder) -> str:
     if not folder.journal.exists():
-        return _alike(folder)  # it never was a run
+        return _similar(folder)  # it never was a run
     return ": bring it back from a copy, or launch a new run under another name (--name)"
 
 
-def _alike(folder: RunFolder) -> str:
+def _similar(folder: RunFolder) -> str:
     names = [run.name for run in runs(folder.path.parent)]
     close = difflib.get_close_matches(folder.name, names, n=5) or names[-5:]
     more = f", and {len(names) - len(close)} more" if len(names) > len(close) else ""

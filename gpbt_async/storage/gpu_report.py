@@ -1,10 +1,10 @@
 """gpus.json: how the GPUs of a run are, for `status`, `watch`, `gpus` and the live page.
 
-The scheduler rewrites the file whenever a GPU changes, and every second (scheduler/gpu_status.py). The records are
-also what the pool of GPUs returns inside the run, so one shape of a GPU's status goes through the whole package; it
-becomes JSON only in a file or in a command's output, under the names of the fields.
+The scheduler rewrites the file whenever a GPU changes, and every second (scheduler/gpu_status.py). Inside the run, the
+pool of GPUs returns the same records, so a GPU's status has one shape in the whole package. It becomes JSON, under the
+names of the fields, only in a file and in a command's output.
 
-The surprise: a scheduler that was killed leaves its file behind, so a reader looks at the run's lock first.
+The one surprise: a scheduler that was killed leaves its file behind, so a reader looks at the run's lock first.
 """
 
 from __future__ import annotations

@@ -1,21 +1,17 @@
-"""The journal: the facts of a run, one JSON line each, only ever appended. It is the run; all else is derived.
+"""The journal: the facts of a run, one JSON line each, only ever appended. It is the run; all else is derived from it.
 
-What lives here: putting a fact into the kernel's hands, making it durable, and reading it all back. What does not: what
-a fact means (events), who writes when (scheduler), what follows (the engine).
-
-Two promises, for two kinds of crash. **A killed process loses nothing**: `append` is one synchronous write, some
-microseconds, so a fact is in the page cache before anything acts on it. **A power failure loses nothing that was
-waited for**: `await durable()` returns when everything appended before the call is on the disk. Each append sets off a
-sync in the journal's own thread; while one fdatasync runs, later facts queue up behind a single next one. That is the
-whole of group commit: facts become durable in the time of a sync or two, whether anybody waits or not, and callers of
-`durable` share what is under way.
+Two promises, for two kinds of crash. **A killed process loses nothing**: `append` is one synchronous write of some
+microseconds, so a fact is in the page cache before anything acts on it. **A power failure loses nothing that was waited
+for**: `await durable()` returns when everything that was appended before the call is on the disk. Each append starts a
+sync in the journal's own thread; while one fdatasync runs, later facts wait for a single next one, and callers of
+`durable` share it. So facts become durable within one or two syncs, even if no caller waits (group commit).
 
 A line is `{"n": 12, "fact": ..., ..., "crc": "89abcdef"}`; the first line of a file is a header instead of a fact.
 
-* A last line without its newline was torn by a crash: it was never acknowledged, is ignored by readers, and is cut
-  off when the journal is opened for appending.
-* Any other line that is not as it was written is damage, the last one too: n finds lost and doubled lines, crc the
-  flipped bit in a score that would still be good JSON. A run is not resumed from a guess: JournalError.
+* A last line without its newline was torn by a crash: no caller relied on it. Readers ignore it, and opening the
+  journal for appending cuts it off.
+* Any other line that is not as it was written is damage, the last one, too: n reveals lost and doubled lines, crc a
+  flipped bit in a score that would still be valid JSON. A run is not resumed from a guess: JournalError.
 """
 
 from __future__ import annotations
@@ -42,9 +38,9 @@ if TYPE_CHECKING:
     from ..events import Fact
 
 
-#: the layout of the lines, and the rules by which the engine replays them; a reader refuses every other format
+#: the layout of the lines and the rules by which the engine replays them; a reader refuses any other format
 FORMAT = 1
-#: bytes kept free on the disk for what is appended next: some thousand facts, for members to end in when it is full
+#: bytes reserved on the disk for the next facts: some thousand, so that members can end when the disk is full
 AHEAD = 1 << 20
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -67,12 +63,12 @@ def _unseal(line: bytes) -> dict[str, Any]:
 
 
 def read(path: Path | str) -> list[Fact]:
-    """The facts of a journal that another process may be writing right now. Takes no lock. Raises JournalError."""
+    """The facts of a journal that another process may be writing. Takes no lock. Raises JournalError."""
     return JournalReader(path).more()
 
 
 class JournalReader:
-    """Reads a journal from its start, and then on: each `more()` gives the facts that came since the last one."""
+    """Reads a journal from its start; each `more()` returns the facts since the last one."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -81,7 +77,7 @@ class JournalReader:
         self.version = ""  # of the gpbt-async that began the journal
 
     def more(self) -> list[Fact]:
-        """The facts after those already given; none as long as there is no file. Raises JournalError."""
+        """The facts that were not returned yet; none while there is no file. Raises JournalError."""
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
@@ -91,7 +87,7 @@ class JournalReader:
         except OSError as error:
             raise JournalError(f"cannot read the journal {self.path}: {error.strerror}") from error
         facts = []
-        for line in data.split(b"\n")[:-1]:  # what stands after the last newline is torn, or still being written
+        for line in data.split(b"\n")[:-1]:  # the rest after the last newline is torn, or still being written
             try:
                 if self.lines:
                     facts.append(self._fact(line))
@@ -111,15 +107,15 @@ class JournalReader:
         self.version = str(flat.get("version"))[:80]
         if flat.get("journal") != FORMAT:
             raise JournalError(
-                f"{self.path} was written by gpbt-async {self.version} in format {flat.get('journal')!r:.20}, and this "
-                f"version reads format {FORMAT} alone: use that version for this run, or launch a new one"
+                f"{self.path} was written by gpbt-async {self.version} in format {flat.get('journal')!r:.20}, but this "
+                f"version reads only format {FORMAT}: use that version for this run, or launch a new one"
             )
 
     def _fact(self, line: bytes) -> Fact:
         flat = _unseal(line)
         expected = self.lines - 1
         if flat.get("n") != expected:
-            raise ValueError(f"fact {flat.get('n')!r:.20} where {expected} must stand: lines were lost or doubled")
+            raise ValueError(f"fact {flat.get('n')!r:.20} where {expected} is expected: lines were lost or doubled")
         try:
             return from_json(flat)
         except ValueError as error:
@@ -132,24 +128,24 @@ class Journal:
     def __init__(self, path: Path, fd: int, size: int, facts: list[Fact]) -> None:
         self.path = path
         self._fd = fd
-        #: the disk is full, and what is kept for us is half used up
+        #: the disk is full, and half of the reserved space is used
         self.low = False
         self._reserved = 0
-        self._size = size  # the file ends here, right after a newline, whenever no append is under way
-        self._found = facts
+        self._size = size  # the file's size between appends; it ends in a newline
+        self._facts = facts
         self._n = len(facts)
-        self._broken = ""  # why nothing can be promised any more, once that is so
+        self._broken = ""  # why the promises cannot be kept any more, or ""
         self._reserve()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="gpbt-journal")
         self._mutex = threading.Lock()
-        self._next: Future[None] | None = None  # the sync that has not begun yet, and so covers all that is written
-        self._last: Future[None] | None = None  # the sync that covers the last fact: _next, or one under way or done
+        self._next: Future[None] | None = None  # a sync that has not begun, and so covers all that is written
+        self._last: Future[None] | None = None  # the sync that covers the last fact: _next, or one that runs or is done
 
     @classmethod
     def open(cls, path: Path | str, *, version: str = "") -> Journal:
-        """Open or begin the journal at `path`, check every line, cut a torn last one off. Raises JournalError.
+        """Open the journal at `path`, or begin it. Checks every line, cuts off a torn last one. Raises JournalError.
 
-        version: of this package, kept in the header of a new journal.
+        version: of this package, for the header of a new journal.
         """
         reader = JournalReader(path)
         facts = reader.more()
@@ -170,15 +166,12 @@ class Journal:
         return cls(reader.path, fd, size, facts)
 
     def replay(self) -> list[Fact]:
-        """The facts that stood in the journal when it was opened, in order; once, as they are not kept after that."""
-        found, self._found = self._found, []
-        return found
+        """The facts that were in the journal when it was opened, in order; once, as they are not kept after that."""
+        facts, self._facts = self._facts, []
+        return facts
 
     def append(self, fact: Fact) -> None:
-        """Hand the fact to the kernel; from here on it survives this process. Raises JournalError.
-
-        When it raises, the fact is not in the journal, and the journal is otherwise as it was.
-        """
+        """Write the fact; from now on it survives this process. Raises JournalError: then the journal is as it was."""
         if self._broken:
             raise JournalError(self._broken)
         line = _seal({"n": self._n, **to_json(fact)})
@@ -187,8 +180,8 @@ class Journal:
         except OSError as error:
             try:
                 os.ftruncate(self._fd, self._size)
-            except OSError:  # half a line stands there for good, and a whole one after it would be damage
-                self._broken = f"the journal {self.path} ends in half a line that cannot be taken back"
+            except OSError:  # half a line stays, and a whole one after it would be damage
+                self._broken = f"the journal {self.path} ends in half a line that cannot be removed"
             raise JournalError(f"cannot write to the journal {self.path}: {error.strerror}") from error
         self._n += 1
         self._reserve()
@@ -205,7 +198,7 @@ class Journal:
         """Return when everything appended before this call is on the disk. Raises JournalError."""
         covering = self._last
         if covering is not None and not covering.done():
-            # shielded: others share this sync, and one of them cancelled must not take it from the rest
+            # shielded: other callers share this sync, so cancelling one of them must not cancel it
             with suppress(OSError):
                 await asyncio.shield(asyncio.wrap_future(covering))
         if self._broken:
@@ -213,20 +206,20 @@ class Journal:
 
     def _sync(self) -> None:
         with self._mutex:
-            self._next = None  # before the call: what is appended from now on may miss it, and asks for another
+            self._next = None  # before the call, which may miss facts from now on: they start another
         try:
             os.fdatasync(self._fd)
         except OSError as error:
-            # the kernel may have dropped the pages and say so only once: no later sync can make this good
+            # the kernel may have dropped the pages, and reports that only once: no later sync can repair this
             self._broken = f"cannot make the journal {self.path} durable: {error.strerror}"
             raise
 
     def close(self) -> None:
-        """Wait for the syncs under way, and close. Closing twice does no harm."""
+        """Wait for running syncs, then close. May be called twice."""
         self._pool.shutdown(wait=True)
         if self._fd >= 0:
             with suppress(OSError):
-                os.ftruncate(self._fd, self._size)  # give back what was kept
+                os.ftruncate(self._fd, self._size)  # release the reserved space
             os.close(self._fd)
             self._fd = -1
             self._broken = self._broken or f"the journal {self.path} is closed"
@@ -241,7 +234,7 @@ class Journal:
 
 
 def _write(fd: int, data: bytes, size: int) -> int:
-    """Write all of it at the end, and return the file's new size. A full disk takes a part first, then says why."""
+    """Append all of it and return the file's new size. On a full disk, a part is written before OSError is raised."""
     size += len(data)
     while data:
         data = data[os.write(fd, data) :]

@@ -1,4 +1,4 @@
-"""The lock of a run: one scheduler at a time, and the kernel is the judge.
+"""The lock of a run: one scheduler at a time, decided by the kernel.
 
 It is a flock, which the kernel drops with the last process that holds the file open, so it is never stale. The guardian
 holds the file too: a killed scheduler's run stays locked until its last process is gone. The text in the file (pid,
@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import FolderError
 from .files import explained
 
-#: how often a taken lock is tried again
+#: seconds between two tries to take a lock
 _POLL = 0.01
 
 
@@ -79,7 +79,7 @@ async def acquire(path: Path, patience: float) -> Lock:
         try:
             deadline = time.monotonic() + patience
             if holder(path) and _orphaned(_read(fd)):
-                _rouse(fd)
+                _continue_holders(fd)
             while not _flock(fd, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
                     raise FolderError(f"{path.parent} is being run by {_holder_text(path.parent, _read(fd))}")
@@ -109,7 +109,7 @@ def _orphaned(holder: dict[str, Any]) -> bool:
     return here and "pid" in holder and not os.path.exists(f"/proc/{holder['pid']}")
 
 
-def _rouse(fd: int) -> None:
+def _continue_holders(fd: int) -> None:
     """Send SIGCONT to the processes that hold the file: a guardian that was stopped cannot end its run's processes."""
     ours = _place(fd)
     for place in Path("/proc").glob("[0-9]*/fd/*"):
@@ -119,8 +119,8 @@ def _rouse(fd: int) -> None:
 
 
 def _place(file: Path | str | int) -> tuple[int, int]:
-    there = os.stat(file)
-    return there.st_dev, there.st_ino
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
 
 
 def _flock(fd: int, how: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import events
 from ..engine.tree import State
@@ -12,10 +12,10 @@ from ..formatting import clean, counted, duration, number, score_text
 from .text import gpu_lines, unstyled, waiting_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ..analysis.ancestry import Ancestry, AncestryStep, Parentage
-    from ..analysis.results import Best
+    from ..analysis.results import Best, Comparison, Spread
     from ..analysis.status import Activity, GenerationRow, RunDetail, RunLine
 
 
@@ -63,8 +63,8 @@ def _generation_line(row: GenerationRow) -> str:
 def _finding_lines(line: RunLine) -> list[str]:
     lines = []
     for finding in line.findings:
-        lines.append(f"{finding['code']}: {finding['text']}")
-        lines += [f"  remedy: {finding['remedy']}"] if finding["remedy"] else []
+        lines.append(f"{finding.code}: {finding.text}")
+        lines += [f"  remedy: {finding.remedy}"] if finding.remedy else []
     return [*lines, "what findings mean: gpbt-async guide findings"] if lines else []
 
 
@@ -177,57 +177,53 @@ def _ordinal(n: int) -> str:
     return f"{n}{ending}"
 
 
-def replay_text(comparison: Mapping[str, Any]) -> str:
-    """The verdict on a replay (results.compared)."""
-    metric, n, fresh, original = comparison["metric"], comparison["n"], comparison["fresh"], comparison["score"]
-    run = "" if comparison["run"] is None else f", {comparison['run']}'s member {comparison['member']}"
-    lines = [f"the original{run}: {metric} {score_text(original)}"]
-    scores = [r["scores"][-1] for r in comparison["replays"] if r["state"] == "finished" and r["seeds"] == "fresh"]
-    if n:
-        lines.append(f"{counted(n, 'replay')} with fresh seeds: {metric} {_noise(fresh)}")
-    if n > 1:
-        lines += ["  " + ", ".join(score_text(score) for score in scores), *_replay_verdict(comparison, scores)]
-    elif n:
+def replay_text(c: Comparison) -> str:
+    """The verdict on a replay."""
+    run = "" if c.run is None else f", {c.run}'s member {c.member}"
+    lines = [f"the original{run}: {c.metric} {score_text(c.score)}"]
+    scores = [row.scores[-1] for row in c.replays if row.state == State.FINISHED.value and row.seeds == "fresh"]
+    if c.n:
+        lines.append(f"{counted(c.n, 'replay')} with fresh seeds: {c.metric} {_noise(c.fresh)}")
+    if c.n > 1:
+        lines += ["  " + ", ".join(score_text(score) for score in scores), *_replay_verdict(c, scores)]
+    elif c.n:
         lines.append("one replay does not show the noise among seeds: --seeds 5")
-    for name, m in comparison["metrics"].items():
-        if m["n"]:
-            where = "" if m["within"] is None else ": within" if m["within"] else ": outside"
-            lines.append(f"  {name}: original {score_text(m['original'])}, replays {_noise(m)}{where}")
-    if (same := comparison["same_seeds"]) is not None:
-        how = "exactly the same" if same["exact"] else "not the same: more than its seed decides (threads, a GPU, time)"
-        lines.append(f"with the original's own seeds: {metric} {score_text(same['score'])}, {how}")
-    for i, r in enumerate(comparison["replays"]):
-        if r["state"] != "finished":
-            why = f": {clean(r['reason'])}" if r["reason"] else ""
-            lines.append(f"replay {i} reached interval {len(r['members']) - 1} and is {r['state']} there{why}")
+    for name, m in c.metrics.items():
+        if m.n:
+            where = "" if m.within is None else ": within" if m.within else ": outside"
+            lines.append(f"  {name}: original {score_text(m.original)}, replays {_noise(m)}{where}")
+    if (same := c.same_seeds) is not None:
+        how = "exactly the same" if same.exact else "not the same: more than its seed decides (threads, a GPU, time)"
+        lines.append(f"with the original's own seeds: {c.metric} {score_text(same.score)}, {how}")
+    for i, row in enumerate(c.replays):
+        if row.state != State.FINISHED.value:
+            why = f": {clean(row.reason)}" if row.reason else ""
+            lines.append(f"replay {i} reached interval {len(row.members) - 1} and is {row.state} there{why}")
     return "\n".join(lines)
 
 
-def _noise(spread: Mapping[str, float | None]) -> str:
-    sd = f" ± {number(spread['sd'], 2, pad=True)} (mean ± sd)" if spread["sd"] is not None else ""
-    return f"{score_text(spread['mean'])}{sd}"
+def _noise(spread: Spread) -> str:
+    sd = f" ± {number(spread.sd, 2, pad=True)} (mean ± sd)" if spread.sd is not None else ""
+    return f"{score_text(spread.mean)}{sd}"
 
 
-def _replay_verdict(comparison: Mapping[str, Any], scores: Sequence[float]) -> list[str]:
+def _replay_verdict(c: Comparison, scores: Sequence[float | None]) -> list[str]:
     """Whether the original lies within the seed noise, and on which side; or why that cannot be said."""
-    fresh, apart = comparison["fresh"], comparison["deviations"]
-    if fresh["sd"] == 0:
-        same = "the same as" if comparison["score"] == scores[0] else "not"
+    if c.fresh.sd == 0:
+        same = "the same as" if c.score == scores[0] else "not"
         return [
             f"their seeds changed nothing: this does not show the noise among seeds. It is {same} the original's score",
             "(is training deterministic, or does the script seed itself? A member is seeded already: remove "
             "torch.manual_seed and the like)",
         ]
-    if comparison["within"] is None:
+    if c.within is None:
         return ["two replays are too few to say whether the original lies within the noise among seeds: --seeds 5"]
-    between = f"95 of 100 replays are expected between {score_text(fresh['low'])} and {score_text(fresh['high'])}"
-    better = "better" if ((apart or 0) > 0) == (comparison["mode"] == "max") else "worse"
-    far = f", {abs(apart):.1f} sd {better} than their mean" if apart else ""
-    lies = "within" if comparison["within"] else "outside"
+    between = f"95 of 100 replays are expected between {score_text(c.fresh.low)} and {score_text(c.fresh.high)}"
+    better = "better" if ((c.deviations or 0) > 0) == (c.mode == "max") else "worse"
+    far = f", {abs(c.deviations):.1f} sd {better} than their mean" if c.deviations else ""
+    lies = "within" if c.within else "outside"
     few = f"; {len(scores)} are few for this verdict: --seeds 5 is better" if len(scores) < 5 else ""
-    lines = [f"the original {score_text(comparison['score'])} lies {lies} the seed noise{far}; {between}{few}"]
-    if comparison["of"]:
-        lines.append(
-            f"(it was chosen as the best of {comparison['of']} by this score, and so is expected on the better side)"
-        )
+    lines = [f"the original {score_text(c.score)} lies {lies} the seed noise{far}; {between}{few}"]
+    if c.of:
+        lines.append(f"(it was chosen as the best of {c.of} by this score, and so is expected on the better side)")
     return lines

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from run_checker import check_run
 
 from gpbt_async import events
-from gpbt_async.analysis.results import compared, spread, student, within
+from gpbt_async.analysis.results import SameSeeds, Spread, compared, spread, student
 from gpbt_async.engine.engine import Engine
 from gpbt_async.engine.tree import State
 from gpbt_async.schedule import Interval, Origin, Schedule
@@ -80,19 +80,19 @@ def assert_stems(engine: Engine) -> None:
 
 
 @given(replaying())
-def test_every_replay_goes_along_the_schedule_to_its_end_or_breaks_off_alone(driver: Driver) -> None:
+def test_every_replay_follows_the_schedule_to_its_end_or_fails_alone(driver: Driver) -> None:
     engine = driver.run()
     assert engine.ended is not None
     assert driver.asks == []
     assert_stems(engine)
     ends = engine.tree.generations[-1].ranking
     assert ends or engine.ended.reason
-    told = compared(engine)
-    assert [r["state"] == "finished" for r in told["replays"]].count(True) >= len(ends)
+    comparison = compared(engine)
+    assert [row.state == "finished" for row in comparison.replays].count(True) >= len(ends)
     if not engine.ended.reason and not any(m.damaged for m in engine.tree.members):
         assert engine.best is not None
         assert engine.best.generation == engine.settings.generations - 1
-    assert replay_text(told)
+    assert replay_text(comparison)
     again = Engine(driver.settings)
     for fact in driver.facts:
         again.handle(fact)
@@ -101,7 +101,7 @@ def test_every_replay_goes_along_the_schedule_to_its_end_or_breaks_off_alone(dri
 
 @given(replaying(), st.integers(0, 30))
 @hypothesis_settings(max_examples=50)
-def test_one_that_broke_off_is_tried_again(driver: Driver, works: int) -> None:
+def test_a_failed_replay_is_tried_again(driver: Driver, works: int) -> None:
     driver.open()
     for _ in range(works):
         driver.turn()
@@ -128,25 +128,25 @@ def test_the_noise_is_that_of_one_more_replay() -> None:
         assert student(freedom) == pytest.approx(scipy.t.ppf(0.975, freedom), rel=2e-3)
     values = [3.0, 5.0, 4.0, 6.0]
     noise = spread(values)
-    assert noise["mean"] == 4.5
-    assert noise["sd"] == pytest.approx(statistics.stdev(values))
+    assert noise.mean == 4.5
+    assert noise.sd == pytest.approx(statistics.stdev(values))
     reach = 3.182 * statistics.stdev(values) * 1.25**0.5
-    assert (noise["low"], noise["high"]) == (pytest.approx(4.5 - reach), pytest.approx(4.5 + reach))
-    assert within(4.5 - reach + 1e-9, noise)
-    assert not within(4.5 - reach - 1e-6, noise)
-    assert spread([]) == {"mean": None, "sd": None, "low": None, "high": None}
-    assert spread([2.0]) == {"mean": 2.0, "sd": None, "low": None, "high": None}
-    assert within(2.0, spread([2.0])) is None
+    assert (noise.low, noise.high) == (pytest.approx(4.5 - reach), pytest.approx(4.5 + reach))
+    assert noise.holds(4.5 - reach + 1e-9)
+    assert not noise.holds(4.5 - reach - 1e-6)
+    assert spread([]) == Spread(None, None, None, None)
+    assert spread([2.0]) == Spread(2.0, None, None, None)
+    assert spread([2.0]).holds(2.0) is None
     for nothing in ([1.0, 2.0], [2.0, 2.0, 2.0]):  # too few, and seeds that change nothing: no verdict
-        assert spread(nothing)["low"] is None
-        assert within(2.0, spread(nothing)) is None
+        assert spread(nothing).low is None
+        assert spread(nothing).holds(2.0) is None
 
 
 def test_95_of_100_values_fall_within_the_bounds() -> None:
     """The interval holds its promise: 95 of 100 fresh draws lie inside, whatever the number of replays."""
     rng = random.Random(0)
     for n in (3, 5, 20):
-        hits = sum(bool(within(rng.gauss(0, 1), spread([rng.gauss(0, 1) for _ in range(n)]))) for _ in range(4000))
+        hits = sum(bool(spread([rng.gauss(0, 1) for _ in range(n)]).holds(rng.gauss(0, 1))) for _ in range(4000))
         assert 0.935 < hits / 4000 < 0.965
 
 
@@ -163,10 +163,10 @@ def test_the_verdict_in_text(score: float, mode: str, lies: str) -> None:
     scores = {(0, 0): 3.0, (1, 0): 5.0, (2, 0): 4.0, (3, 0): 6.0}
     s = along(2, 4, run="r", member=7, score=score, metrics={"loss": score, "test": 1.0}, of=12).replaced(mode=mode)
     driver = Driver(s, slots=2, rng=random.Random(0), score=lambda path, config: scores.get(path, 9.0))
-    told = compared(driver.run())
-    assert (told["n"], told["fresh"]["mean"], told["score"]) == (4, 4.5, score)
-    assert told["metrics"]["test"]["n"] == 0
-    text = replay_text(told)
+    comparison = compared(driver.run())
+    assert (comparison.n, comparison.fresh.mean, comparison.score) == (4, 4.5, score)
+    assert comparison.metrics["test"].n == 0
+    text = replay_text(comparison)
     assert lies in text
     assert "; 4 are few for this verdict: --seeds 5 is better" in text
     assert "r's member 7: loss" in text
@@ -181,12 +181,12 @@ def test_the_verdict_in_text(score: float, mode: str, lies: str) -> None:
         ((3.0, 4.0), 3.5, "two replays are too few to say whether the original lies within the noise"),
     ],
 )
-def test_where_nothing_can_be_said_no_verdict_is_given(scores: tuple[float, ...], original: float, lies: str) -> None:
+def test_no_verdict_where_there_is_no_noise(scores: tuple[float, ...], original: float, lies: str) -> None:
     s = along(2, len(scores), score=original, metrics={"loss": original})
     driver = Driver(s, slots=1, rng=random.Random(0), score=lambda path, _: scores[path[0]])
-    told = compared(driver.run())
-    assert told["within"] is None
-    assert lies in (text := replay_text(told))
+    comparison = compared(driver.run())
+    assert comparison.within is None
+    assert lies in (text := replay_text(comparison))
     assert "lies within" not in text.replace("whether the original lies within", "")
     assert "lies outside" not in text
 
@@ -195,16 +195,16 @@ def test_the_replay_with_the_originals_seeds_is_kept_apart() -> None:
     s = along(2, 3, own=True, score=3.0)
     for first, how in ((3.0, "exactly the same"), (3.5, "not the same: more than its seed decides")):
         driver = Driver(s, slots=1, rng=random.Random(0), score=lambda path, _, first=first: 5.0 if path[0] else first)
-        told = compared(driver.run())
-        assert told["same_seeds"] == {"score": first, "exact": first == 3.0}
-        assert told["n"] == 2
-        assert told["fresh"]["mean"] == 5.0
-        assert how in replay_text(told)
+        comparison = compared(driver.run())
+        assert comparison.same_seeds == SameSeeds(first, first == 3.0)
+        assert comparison.n == 2
+        assert comparison.fresh.mean == 5.0
+        assert how in replay_text(comparison)
 
 
-def test_one_is_no_noise_and_none_is_a_failure() -> None:
+def test_one_replay_gives_no_noise_and_without_a_replay_the_run_fails() -> None:
     one = compared(Driver(along(2, 1, score=1.0), slots=1, rng=random.Random(0)).run())
-    assert one["within"] is None
+    assert one.within is None
     assert "one replay does not show the noise among seeds: --seeds 5" in replay_text(one)
     failing = Driver(along(2, 3), slots=1, rng=random.Random(0), nan=1.0).run()
     assert failing.ended is not None
@@ -268,7 +268,7 @@ def experiment(where: Path, run: str) -> dict:
     return json.loads((where / "runs" / run / "experiment.json").read_text())
 
 
-def test_of_a_run_that_goes_on_it_is_said_that_a_better_one_may_come(original: Path, tmp_path: Path) -> None:
+def test_the_replay_of_a_running_run_warns_that_a_better_member_may_follow(original: Path, tmp_path: Path) -> None:
     where = copied(original, tmp_path)
     folder = where / "runs" / "lineage-1"
     journal = folder / "journal.jsonl"
@@ -287,7 +287,7 @@ def test_of_a_run_that_goes_on_it_is_said_that_a_better_one_may_come(original: P
     assert "is still running" not in done.err, "then it was interrupted"
 
 
-def test_a_replay_that_was_killed_is_gone_on_with(original: Path, tmp_path: Path) -> None:
+def test_a_killed_replay_is_resumed(original: Path, tmp_path: Path) -> None:
     where = copied(original, tmp_path)
     folder = where / "runs" / "lineage-1-replay-1"
     process = start("replay", "lineage-1", "--seeds", "2", cwd=where, env={"TRAIN_SECONDS": "0.3"})
@@ -310,7 +310,7 @@ def test_a_replay_that_was_killed_is_gone_on_with(original: Path, tmp_path: Path
         (["lineage-1", "--script", "nothing.py"], "does not exist"),
     ],
 )
-def test_what_cannot_be_replayed_is_refused(original: Path, words: list[str], said: str) -> None:
+def test_a_run_without_a_schedule_to_replay_is_refused(original: Path, words: list[str], said: str) -> None:
     before = sorted(p.name for p in (original / "runs").iterdir())
     done = cli("replay", *words, cwd=original)
     assert done.status == 2
@@ -330,7 +330,7 @@ def test_an_edited_script_is_replayed_only_with_changed_script(original: Path, t
     assert experiment(where, "lineage-1-replay-1")["script"] == str(where / "lineage.py")
 
 
-def test_export_takes_home_the_model_and_how_it_came_about(original: Path, tmp_path: Path) -> None:
+def test_export_copies_the_model_and_its_origin(original: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     best = cli("best", "lineage-1", "--json", "--export", out, cwd=original).json
     names = {"README.txt", "checkpoint", "config.json", "lineage.json", "schedule.json"}

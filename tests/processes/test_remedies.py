@@ -139,7 +139,7 @@ def test_a_file_that_is_not_there_or_may_not_be_written(tmp_path: Path) -> None:
 def test_any_exception_fits_on_one_line() -> None:
     assert described(ValueError("no")) == "ValueError: no"
     assert described(AssertionError()) == "AssertionError"
-    assert described(Awkward()) == "Awkward: (its text cannot be had: __str__ raised KeyError)"
+    assert described(Awkward()) == "Awkward: (without text: __str__ raised KeyError)"
     group = ExceptionGroup("two", [ValueError("a"), TypeError("b")])
     assert described(group) == "ExceptionGroup: two (2 sub-exceptions): the first: ValueError: a"
     assert len(described(ValueError("x" * 10_000_000))) <= 4000

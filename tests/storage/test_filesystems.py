@@ -14,7 +14,7 @@ import pytest
 from gpbt_async.member import failure
 from gpbt_async.processes import remedies
 from gpbt_async.storage import filesystems
-from gpbt_async.storage.filesystems import FileSystem, culprit, paths, told
+from gpbt_async.storage.filesystems import FileSystem, culprit, logged, paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -170,13 +170,13 @@ def test_paths_in_what_programs_print(line: str, found: list[str]) -> None:
 
 def test_a_programs_log_tells(tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tiny("tmp")
-    named = told(f"hello\ncp: error writing '{place}/x': No space left on device", str(tmp_path))
+    named = logged(f"hello\ncp: error writing '{place}/x': No space left on device", str(tmp_path))
     assert named[1] is not None
     assert named[1].path == str(place)
     monkeypatch.setenv("TMPDIR", str(place))
     raised(lambda: with_open(place / "x"))
-    assert told("echo: write error: No space left on device", str(tmp_path))[1] == filesystems.of(place)
-    assert told("all is well", str(tmp_path)) == (False, None)
+    assert logged("echo: write error: No space left on device", str(tmp_path))[1] == filesystems.of(place)
+    assert logged("all is well", str(tmp_path)) == (False, None)
 
 
 def test_a_path_that_is_not_there_is_on_the_file_system_it_would_be_on(tmp_path: Path) -> None:

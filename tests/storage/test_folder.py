@@ -1,4 +1,4 @@
-"""The folder: names, making and finding a run, the lock between processes, the FIFO, files written whole."""
+"""The folder: names, making and finding a run, the lock between processes, files written whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def begun(path: Path) -> RunFolder:
-    """A run that has its declaration."""
+    """A run with an experiment.json."""
     folder = RunFolder.create(path)
     folder.experiment.write_text("{}")
     return folder
@@ -72,10 +72,10 @@ def test_create_makes_a_private_folder_and_its_parents(tmp_path: Path) -> None:
     assert folder.members.is_dir()
 
 
-def test_create_takes_an_empty_folder_and_nothing_else(tmp_path: Path) -> None:
+def test_create_accepts_only_an_empty_folder(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path)
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
-    # what a launch leaves that was killed while it imported its script is as good as empty; the lock decides
+    # left by a launch that was killed during the import of its script: as good as empty; the lock decides
     folder.lock_file.touch()
     RunFolder.create(tmp_path)
     (tmp_path / "thesis.tex").touch()
@@ -88,7 +88,7 @@ def test_create_refuses_a_run_and_names_the_remedy(folder: RunFolder) -> None:
         RunFolder.create(folder.path)
 
 
-def test_create_says_what_is_in_the_way(tmp_path: Path) -> None:
+def test_create_names_the_file_in_the_way(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for path in (file, file / "run", file / "deep" / "run"):
@@ -108,12 +108,12 @@ def test_create_names_path_and_cause(tmp_path: Path, monkeypatch: pytest.MonkeyP
         RunFolder.create(tmp_path / "run")
 
 
-def test_create_where_nobody_can(tmp_path: Path) -> None:
+def test_create_where_no_folder_can_be_made(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="cannot make the run's folder /proc/nothing/run: "):
         RunFolder.create("/proc/nothing/run")
 
 
-def test_unmake_takes_back_what_was_not_begun(tmp_path: Path) -> None:
+def test_unmake_deletes_a_folder_without_members(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     folder.script_log.write_text("ImportError")
     folder.unmake()
@@ -138,11 +138,11 @@ def test_names_are_numbered_from_the_first_free_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stem", "name"), [("my code (2)", "my-code-2--1"), (".hidden", "hidden-1"), ("", "run-1")])
-def test_any_stem_makes_a_name(tmp_path: Path, stem: str, name: str) -> None:
+def test_any_stem_makes_a_valid_name(tmp_path: Path, stem: str, name: str) -> None:
     assert check_name(free_name(tmp_path, stem)) == name
 
 
-def test_launches_at_once_all_get_a_name_of_their_own(tmp_path: Path) -> None:
+def test_simultaneous_launches_get_different_names(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: RunFolder.fresh(tmp_path / "runs", "digits").name, range(40)))
     assert sorted(made) == sorted(f"digits-{n}" for n in range(1, 41))
@@ -155,7 +155,7 @@ def test_fresh_gives_up_where_no_name_helps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "-x", "a/b", "a b", "ü", "a\n"])
-def test_what_cannot_be_a_name(name: str) -> None:
+def test_an_invalid_name(name: str) -> None:
     with pytest.raises(FolderError, match="cannot be a run's name"):
         check_name(name)
 
@@ -199,7 +199,7 @@ def test_open_names_what_is_missing_and_what_there_is(folder: RunFolder) -> None
         RunFolder.open(folder.experiment)
 
 
-def test_a_run_with_members_and_no_journal_is_not_guessed_at(folder: RunFolder) -> None:
+def test_a_run_with_members_and_no_journal_is_refused(folder: RunFolder) -> None:
     folder.member(0).path.mkdir()
     with pytest.raises(FolderError, match=r"journal\.jsonl is missing"):
         RunFolder.open(folder.path)
@@ -247,7 +247,7 @@ async def test_two_processes(folder: RunFolder, other: subprocess.Popen[str]) ->
     assert held is not None
     assert held["pid"] == other.pid
     waiting = asyncio.ensure_future(folder.lock(patience=30))
-    other.send_signal(signal.SIGKILL)  # nothing stale stays behind
+    other.send_signal(signal.SIGKILL)  # leaves no stale lock
     lock = await waiting
     assert lock.previous is not None
     assert (lock.previous["pid"], lock.rebooted) == (other.pid, False)
@@ -262,7 +262,7 @@ async def test_two_processes(folder: RunFolder, other: subprocess.Popen[str]) ->
 async def test_a_child_that_inherited_the_lock_keeps_it(folder: RunFolder) -> None:
     with _start(folder, "child") as process:
         process.wait()
-        assert folder.locked() is not None  # the scheduler let go and is gone; its child is not
+        assert folder.locked() is not None  # the scheduler has ended, its child has not
         with pytest.raises(FolderError, match="is being run by"):
             await folder.lock(patience=0)
         waiting = asyncio.ensure_future(folder.lock(patience=30))
@@ -271,7 +271,7 @@ async def test_a_child_that_inherited_the_lock_keeps_it(folder: RunFolder) -> No
         (await waiting).release()
 
 
-async def test_probing_all_the_time_keeps_nobody_from_the_lock(folder: RunFolder) -> None:
+async def test_constant_probing_does_not_prevent_taking_the_lock(folder: RunFolder) -> None:
     prober = (
         "import sys\nfrom gpbt_async.storage.folder import RunFolder\nfolder = RunFolder(sys.argv[1])\n"
         "open(folder.lock_file, 'a').close()\nprint('held', flush=True)\nwhile True: folder.locked()\n"
@@ -288,7 +288,7 @@ async def test_probing_all_the_time_keeps_nobody_from_the_lock(folder: RunFolder
         await process.communicate()
 
 
-async def test_a_machine_started_anew_is_noticed(folder: RunFolder) -> None:
+async def test_a_restarted_machine_is_noticed(folder: RunFolder) -> None:
     lock = await folder.lock()
     assert (lock.previous, lock.rebooted) == (None, False)
     lock.release()
@@ -299,7 +299,7 @@ async def test_a_machine_started_anew_is_noticed(folder: RunFolder) -> None:
     lock.release()
 
 
-async def test_a_lock_that_cannot_be(tmp_path: Path) -> None:
+async def test_a_lock_without_folder_or_with_a_damaged_file(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="cannot lock"):
         await RunFolder(tmp_path / "nowhere").lock()
     assert RunFolder(tmp_path / "nowhere").locked() is None
@@ -308,60 +308,6 @@ async def test_a_lock_that_cannot_be(tmp_path: Path) -> None:
     assert isinstance(lock, Lock)
     assert lock.previous is None
     lock.release()
-
-
-# ---- the control FIFO
-
-
-async def test_telling_a_run(folder: RunFolder) -> None:
-    assert folder.tell("stop") is False  # no FIFO yet
-    told: asyncio.Queue[str] = asyncio.Queue()
-    control = folder.listen(told.put_nowait)
-    script = (
-        "import sys\nfrom gpbt_async.storage.folder import RunFolder\nprint(RunFolder(sys.argv[1]).tell('from afar'))"
-    )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, folder.path, stdout=subprocess.PIPE)
-    assert await told.get() == "from afar"
-    assert (await process.communicate())[0] == b"True\n"
-    for n in range(3):
-        assert folder.tell(f"stop {n} – now") is True
-    assert [await told.get() for _ in range(3)] == [f"stop {n} – now" for n in range(3)]
-    control.close()
-    control.close()
-    assert folder.tell("stop") is False  # the FIFO is there, and nobody reads it
-    control = folder.listen(told.put_nowait)
-    assert folder.tell("again") is True
-    assert await told.get() == "again"
-    control.close()
-
-
-async def test_a_line_told_in_pieces_is_one_line(folder: RunFolder) -> None:
-    told: asyncio.Queue[str] = asyncio.Queue()
-    control = folder.listen(told.put_nowait)
-    fifo = os.open(folder.control, os.O_WRONLY | os.O_NONBLOCK)
-    os.write(fifo, b"st")
-    await asyncio.sleep(0)
-    os.write(fifo, b"op\n\xff\n")
-    assert [await told.get(), await told.get()] == ["stop", "\ufffd"]
-    os.close(fifo)
-    control.close()
-
-
-async def test_a_full_fifo_is_nobody_listening(folder: RunFolder) -> None:
-    control = folder.listen(print)
-    line = "x" * 4000
-    assert sum(folder.tell(line) for _ in range(40)) < 20
-    control.close()
-
-
-async def test_what_cannot_be_told_or_listened_at(folder: RunFolder) -> None:
-    for line in ("two\nlines", "x" * 5000):
-        with pytest.raises(ValueError, match="one line"):
-            folder.tell(line)
-    folder.control.write_text("")
-    assert folder.tell("stop") is False
-    with pytest.raises(FolderError, match="not a FIFO"):
-        folder.listen(print)
 
 
 # ---- files
@@ -407,7 +353,7 @@ async def test_a_cancelled_write_is_finished_first(folder: RunFolder) -> None:
         assert read_json(folder.summary) == turns
 
 
-def test_reading_what_is_not_there_or_not_json(folder: RunFolder) -> None:
+def test_reading_a_file_that_is_missing_or_not_json(folder: RunFolder) -> None:
     with pytest.raises(FolderError, match=rf"cannot read {folder.summary}: no such file"):
         read_json(folder.summary)
     folder.summary.write_text("{")

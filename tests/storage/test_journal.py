@@ -269,7 +269,7 @@ def test_json_that_is_no_object_or_too_deep_is_damage(path: Path, body: bytes) -
 def test_a_journal_of_another_format_is_refused(path: Path) -> None:
     path.write_bytes(journal_module._seal({"journal": 2, "version": "9.0"}))
     sentence = (
-        r"journal\.jsonl was written by gpbt-async 9\.0 in format 2, and .* 1 alone: use that version .*, or launch"
+        r"journal\.jsonl was written by gpbt-async 9\.0 in format 2, but .* only format 1: use that version .*, or"
     )
     with pytest.raises(JournalError, match=sentence):
         Journal.open(path)
