@@ -3,6 +3,7 @@ test ends, every engine that it has used is checked, those of the runs in its fo
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections import deque
@@ -24,6 +25,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("gpbt", deadline=None, derandomize=False)
 settings.load_profile("gpbt")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: a third of the time a test waits for a process, or for time to pass."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture

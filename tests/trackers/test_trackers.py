@@ -571,8 +571,11 @@ def test_mlflow(again: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_mlflow_run_of_an_attempt_that_does_not_count_is_put_away(tmp_path: Path) -> None:
+def test_an_mlflow_run_of_an_attempt_that_does_not_count_is_put_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first is lost with the scheduler and the tracker, the second fails, and the third after a --retry-failed."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # as the tracker does: this client comes before it
     from mlflow.tracking import MlflowClient
 
     from gpbt_async.trackers.mlflow import MLflow
