@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 class Best:
     """The best published member so far.
 
-    member: its id. generation: from 0. score: as reported. schedule: the configs from generation 0 on; the last is its
-    own. lineage: the ids of its ancestors from generation 0 on, then its own. metrics: the last values that it
-    reported. checkpoint: the folder that it wrote.
+    member: its id. generation: from 0. score: as reported. config: its own. schedule: the configs from generation 0
+    on, its own the last. lineage: the ids of its ancestors from generation 0 on, then its own. metrics: the last values
+    that it reported. checkpoint: the folder that it wrote.
     """
 
     member: int

@@ -212,13 +212,13 @@ def test_an_option_of_this_session_wins_and_the_others_are_kept(now: RunOptions,
 
 
 def test_options_are_shown_as_they_are_typed() -> None:
-    assert RunOptions().shell_name() == ""
+    assert RunOptions().command_line() == ""
     options = RunOptions(
         slots=2, wait_for_gpus=False, affinity=True, xids={79: "member", 31: "card"}, track=("csv:a b",)
     )
     told = "--slots 2 --no-wait-for-gpus --xid 79=member --xid 31=card --affinity --track 'csv:a b'"
     assert options.command_line() == told
-    assert RunOptions(xids={}, track=(), disk="none").shell_name() == "--disk none --xid none --track none"
+    assert RunOptions(xids={}, track=(), disk="none").command_line() == "--disk none --xid none --track none"
 
 
 @pytest.mark.parametrize(
