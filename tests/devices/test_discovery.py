@@ -358,7 +358,7 @@ def test_the_deprecated_shim_of_the_binding_does_not_disturb(stub, ask, tmp_path
 async def test_a_survey_that_finds_no_gpu_any_more_is_no_error():
     """As after a hot-unplug, or while a driver is loaded again: the GPUs in use are judged by their samples."""
     assert discovery._choose([], DeviceRequest(population=4), {}, pytest.fail) == []
-    nvml = NvmlThread(FakeNvml())
+    nvml = NvmlThread(FakeNvml([]))
     with pytest.raises(RuntimeError, match="StopIteration"):  # and not a future that never ends
         await asyncio.wait_for(nvml.ask(lambda _: next(iter(()))), 10)
     nvml.dismiss()
