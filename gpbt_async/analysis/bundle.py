@@ -155,7 +155,7 @@ def readme(o: dict[str, Any]) -> str:
         "",
         "checkpoint/ is what the training script wrote. config.json is the last config, schedule.json all of them:",
         f'gpbt.Schedule.load("{FILE}") reads it, and `gpbt-async replay {o["run"]}` trains along it once more.',
-        "The score is the one it was chosen by, and so an optimistic one: judge it on data nobody selected by.",
+        "The score is the one it was chosen by, and so an optimistic one: judge it on data that selected nothing.",
         "lineage.json says all of this, and more, for programs.",
     ]
     return "\n".join(lines) + "\n"

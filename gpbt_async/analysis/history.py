@@ -8,6 +8,7 @@ best so far. Pure, as the engine is. Nothing here decides anything, and only rea
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from .. import events
@@ -20,12 +21,28 @@ if TYPE_CHECKING:
     from ..events import Fact
 
 
+class AttemptState(StrEnum):
+    """PUBLISHED: it was trained, and its checkpoint is published. LOST: it ended through no fault of the member."""
+
+    TRAINING = "training"
+    TRAINED = "trained"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    LOST = "lost"
+    PUBLISHED = "published"
+
+
+_ENDS = {
+    events.Trained: AttemptState.TRAINED,
+    events.StoppedEarly: AttemptState.STOPPED,
+    events.Failed: AttemptState.FAILED,
+    events.Lost: AttemptState.LOST,
+}
+
+
 @dataclass(slots=True)
 class Attempt:
-    """One attempt at a member. Times in seconds since the epoch, None if that did not happen.
-
-    how: "training", "trained", "stopped", "failed", "lost", or "published" once its checkpoint is; seconds: in `train`.
-    """
+    """One attempt at a member. Times in seconds since the epoch, None if that did not happen; seconds: in `train`."""
 
     member: int
     number: int
@@ -35,7 +52,7 @@ class Attempt:
     left: float | None = None
     published: float | None = None
     seconds: float = 0.0
-    how: str = "training"
+    how: AttemptState = AttemptState.TRAINING
     reason: str = ""
 
 
@@ -95,8 +112,8 @@ class History:
             case events.Opened():
                 self.sessions.append(Session(fact.t, fact.t, fact.slots))
                 for attempt in self._last.values():
-                    if attempt.how == "training":
-                        attempt.how, attempt.reason = "lost", "the scheduler died, or was stopped"
+                    if attempt.how is AttemptState.TRAINING:
+                        attempt.how, attempt.reason = AttemptState.LOST, "the scheduler died, or was stopped"
             case events.Suggested():
                 self.suggested.append(fact)
             case events.Closed():
@@ -110,14 +127,14 @@ class History:
             case events.Trained() | events.StoppedEarly() | events.Failed() | events.Lost() if last is not None:
                 self._leave(last, fact)
             case events.Published() if last is not None:
-                last.published, last.how = fact.t, "published"
+                last.published, last.how = fact.t, AttemptState.PUBLISHED
         self.sessions[-1].end = max(self.sessions[-1].end, fact.t)
         self._compare(fact, engine)
 
     def _leave(
         self, attempt: Attempt, fact: events.Trained | events.StoppedEarly | events.Failed | events.Lost
     ) -> None:
-        attempt.how = "stopped" if isinstance(fact, events.StoppedEarly) else type(fact).__name__.lower()
+        attempt.how = _ENDS[type(fact)]
         if isinstance(fact, events.Trained | events.StoppedEarly):
             self.metrics[fact.member] = fact.metrics
         if attempt.left is None:  # else it was trained, and could not be published

@@ -115,14 +115,12 @@ def failure(engine: Engine, folder: RunFolder, *, already: bool = False) -> RunF
             error.add_note(f"{log} ends:{shown}")
     if first is not None and first.score is not None and not math.isfinite(first.score) and not already:
         error.add_note(
-            f"look at one member: gpbt-async try SCRIPT; {engine.settings.score} becomes {first.score:g} by too large "
-            "a learning rate, a logarithm or a division of zero, or the data"
+            f"look at one member: gpbt-async try SCRIPT; {engine.settings.score} becomes {first.score:g} through "
+            "too large a learning rate, a logarithm or a division of zero, or the data"
         )
     if engine.reopens:
         edited = "" if engine.settings.command else " (and --changed-script, if you edit the script)"
-        error.add_note(
-            f"mend what made it fail, and go on: gpbt-async resume {folder.shell_name} --retry-failed{edited}"
-        )
+        error.add_note(f"fix the cause, then continue: gpbt-async resume {folder.shell_name} --retry-failed{edited}")
     return error
 
 

@@ -56,16 +56,8 @@ class Best:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; the checkpoint is a path."""
-        return {
-            "member": self.member,
-            "generation": self.generation,
-            "score": self.score,
-            "config": self.config,
-            "schedule": list(self.schedule),
-            "lineage": list(self.lineage),
-            "metrics": dict(self.metrics),
-            "checkpoint": str(self.checkpoint),
-        }
+        lists = {"schedule": list(self.schedule), "lineage": list(self.lineage)}
+        return {**asdict(self), **lists, "checkpoint": str(self.checkpoint)}
 
 
 def best_of(member: Node | None, checkpoint: Path | None) -> Best | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.tree import State
 from ..events import RunStatus
 from . import results
+from .history import AttemptState
 from .importance import importances
 from .logs import curve, log_tail, traceback_of
 from .usage import Elapsed, timeline
@@ -160,9 +161,9 @@ def failures(reader: RunReader) -> dict[str, Any]:
     members = reader.engine.tree.members
     for attempt in reader.history.attempts:
         member = members[attempt.member]
-        if attempt.how in ("failed", "lost"):
-            kinds[attempt.how, re.sub(r"[0-9]+(\.[0-9]+)?", "#", attempt.reason)].append(attempt)
-        elif attempt.how == "trained" and attempt.number == member.attempt and member.state is State.FAILED:
+        if attempt.how in (AttemptState.FAILED, AttemptState.LOST):
+            kinds[attempt.how.value, re.sub(r"[0-9]+(\.[0-9]+)?", "#", attempt.reason)].append(attempt)
+        elif attempt.how is AttemptState.TRAINED and attempt.number == member.attempt and member.state is State.FAILED:
             kinds["no score", re.sub(r"[0-9]+(\.[0-9]+)?", "#", member.reason)].append(attempt)
     ordered = sorted(kinds.items(), key=lambda item: (item[0][0] == "lost", -len(item[1]), item[1][0].started))
     return {

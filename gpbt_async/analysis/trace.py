@@ -124,7 +124,7 @@ class _Trace:
             "generation": member.generation,
             "attempt": attempt.number,
             "parent": member.parent.id if member.parent is not None else None,
-            "how": attempt.how,
+            "how": attempt.how.value,
             **({"reason": attempt.reason} if attempt.reason else {}),
             **({"score": member.score} if last and member.score is not None else {}),
             "config": member.config,

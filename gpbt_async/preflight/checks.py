@@ -13,7 +13,9 @@ from .. import events
 from ..declaration.direction import direction
 from ..engine.tree import State
 from ..findings import Finding
-from .failures import TOLERATED, failures, kind, lasts, remedy_of, why
+from ..formatting import parts
+from ..processes import remedies
+from .failures import TOLERATED, failures, kind, remedy_of
 from .scores import ScoreChecks
 from .telemetry import UNCHANGED, Observations, Streak, TelemetryChecks
 
@@ -130,12 +132,12 @@ class Preflight:
 
     def _failing(self, engine: Engine, member: Node) -> Iterator[Finding]:
         """A reason that every attempt shares, at the first member; other reasons once a generation is complete."""
-        if member.state is State.FAILED and member.parent is not None and lasts(member.reason):
+        if member.state is State.FAILED and member.parent is not None and remedies.lasting(member.reason):
             yield Finding(
                 "GPBT010",
                 kind(member.reason),
                 f"member {member.id} cannot load the checkpoint of its parent, member {member.parent.id}: "
-                f"{why(member.reason)}",
+                f"{parts(member.reason)[0]}",
                 remedy_of(member.reason),
                 member.id,
             )

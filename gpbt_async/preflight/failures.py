@@ -62,7 +62,7 @@ def failures(engine: Engine, *generations: int) -> list[Failures]:
                 alike.setdefault(kind(member.reason), []).append(member)
         for members in alike.values():
             reason = members[0].reason
-            groups.append(Failures(index, generation.size, why(reason), remedy_of(reason), tuple(members)))
+            groups.append(Failures(index, generation.size, parts(reason)[0], remedy_of(reason), tuple(members)))
     return sorted(groups, key=lambda group: -len(group.members))
 
 
@@ -71,25 +71,15 @@ def many(engine: Engine) -> list[Failures]:
 
     The failure of a single member counts only if every attempt shares its reason.
     """
-    return [f for f in failures(engine) if f.share > TOLERATED and (len(f.members) > 1 or lasts(f.reason))]
+    return [f for f in failures(engine) if f.share > TOLERATED and (len(f.members) > 1 or remedies.lasting(f.reason))]
 
 
 def kind(reason: str) -> str:
     """What failures for one reason have in common: the beginning of the text, without numbers, paths and remedy."""
-    return re.sub(r"0x[0-9a-f]+|(?<![\w.])/[^\s:'\")]+|\d[\d.e+-]*", "#", why(reason))[:ALIKE]
+    return re.sub(r"0x[0-9a-f]+|(?<![\w.])/[^\s:'\")]+|\d[\d.e+-]*", "#", parts(reason)[0])[:ALIKE]
 
 
 def remedy_of(reason: str) -> str:
     """What to do about a failure that many members have in common."""
     cause, remedy = parts(reason)
     return remedy or remedies.remedy_for(cause) or UNKNOWN
-
-
-def why(reason: str) -> str:
-    """A reason without its remedy."""
-    return parts(reason)[0]
-
-
-def lasts(reason: str) -> bool:
-    """Does the reason depend on the config and the parent alone, so that every attempt shares it?"""
-    return remedies.lasting(reason)

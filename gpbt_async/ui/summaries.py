@@ -31,7 +31,7 @@ def brief_text(lines: Sequence[RunLine]) -> str:
 
 def detail_text(detail: RunDetail) -> str:
     lines = [*_head_lines(detail), *_finding_lines(detail.line), *_activity_lines(detail)]
-    for label, ids in (("never begun", detail.never_begun), ("begun, and given up", detail.given_up)):
+    for label, ids in (("never started", detail.never_begun), ("started, and not finished", detail.given_up)):
         if ids:
             more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
             lines.append(f"{label}: member{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:10]))}{more}")
@@ -94,10 +94,10 @@ def _free_lines(activity: Activity) -> list[str]:
 
 def _remedies(detail: RunDetail) -> list[str]:
     resume, to_retry = f"gpbt-async resume {detail.typed}", detail.activity.to_retry
-    lines = [f"go on with: {resume}"] if detail.line.state is RunStatus.INTERRUPTED else []
+    lines = [f"to continue: {resume}"] if detail.line.state is RunStatus.INTERRUPTED else []
     if to_retry or detail.activity.reopens:
         which = counted(len(to_retry), "failed member") if to_retry else "what has failed"
-        lines.append(f"with the cause mended, {which} can be tried again: {resume} --retry-failed")
+        lines.append(f"once the cause is fixed, {which} can be tried again: {resume} --retry-failed")
     return lines
 
 

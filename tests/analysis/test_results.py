@@ -242,13 +242,13 @@ def test_replay_trains_along_the_winning_schedule_in_a_run_of_its_own(original: 
     winner = json.loads((original / "runs" / "lineage-1" / "schedule.json").read_text())
     done = cli("replay", "lineage-1", "--seeds", 2, "--same-seeds", "--json", cwd=original)
     assert done.status == 0, done.err
-    told, folder = done.json["replay"], original / "runs" / "lineage-1-replay-1"
+    report, folder = done.json["replay"], original / "runs" / "lineage-1-replay-1"
     assert done.json["run"] == folder.name
-    assert (told["run"], told["member"], told["score"]) == ("lineage-1", winner["member"], winner["score"])
+    assert (report["run"], report["member"], report["score"]) == ("lineage-1", winner["member"], winner["score"])
     # the script is a function of its configs alone
-    assert told["same_seeds"] == {"score": winner["score"], "exact": True}
-    assert (told["n"], told["fresh"]["sd"], told["within"]) == (2, 0.0, None)
-    assert json.loads((folder / "summary.json").read_text())["replay"] == told
+    assert report["same_seeds"] == {"score": winner["score"], "exact": True}
+    assert (report["n"], report["fresh"]["sd"], report["within"]) == (2, 0.0, None)
+    assert json.loads((folder / "summary.json").read_text())["replay"] == report
     past = json.loads((folder / "best" / "checkpoint" / "past.json").read_text())
     assert past == [interval["config"] for interval in winner["schedule"]]
     own = [m["seed"] for m in json.loads((folder / "schedule.json").read_text())["schedule"]]
@@ -335,16 +335,17 @@ def test_export_copies_the_model_and_its_origin(original: Path, tmp_path: Path) 
     best = cli("best", "lineage-1", "--json", "--export", out, cwd=original).json
     names = {"README.txt", "checkpoint", "config.json", "lineage.json", "schedule.json"}
     assert {p.name for p in out.iterdir()} == names
-    told = json.loads((out / "lineage.json").read_text())
+    origin = json.loads((out / "lineage.json").read_text())
     manifest = json.loads((out / "checkpoint" / "manifest.json").read_text())
-    assert told["digest"] == manifest["digest"]
-    assert (told["run"], told["best"], told["score"]) == ("lineage-1", best["member"], best["score"])
-    assert told["id"] == experiment(original, "lineage-1")["run"]
-    assert told["settings"]["seed"] == 0
-    assert [m["config"] for m in told["ancestry"]] == best["schedule"] == list(Schedule.load(out))
+    assert origin["digest"] == manifest["digest"]
+    assert (origin["run"], origin["best"], origin["score"]) == ("lineage-1", best["member"], best["score"])
+    assert origin["id"] == experiment(original, "lineage-1")["run"]
+    assert origin["settings"]["seed"] == 0
+    assert [m["config"] for m in origin["ancestry"]] == best["schedule"] == list(Schedule.load(out))
     assert json.loads((out / "config.json").read_text()) == best["config"]
     text = (out / "README.txt").read_text()
-    for word in (told["id"], told["digest"], f"member {best['member']}", *(str(m["seed"]) for m in told["ancestry"])):
+    seeds = [str(m["seed"]) for m in origin["ancestry"]]
+    for word in (origin["id"], origin["digest"], f"member {best['member']}", *seeds):
         assert word in text
     every = text + (out / "lineage.json").read_text() + (out / "schedule.json").read_text()
     assert str(original) not in every, "a place on this machine has left it"

@@ -27,7 +27,7 @@ def read(driver: Driver, **more: Any) -> Any:
     [("async", 3, {"searcher", "checkpoint", "evidence", "no_work"}), ("sync", 4, {"searcher", "elder", "evidence"})],
 )
 def test_a_free_slot_waits_for_what_the_driver_has_not_done_yet(schedule: str, slots: int, seen: set[str]) -> None:
-    told: Counter[str] = Counter()
+    causes: Counter[str] = Counter()
     for seed in range(12):
         driver = Driver(
             settings(population=5, generations=3, schedule=schedule), slots, random.Random(seed), timed=True
@@ -59,8 +59,8 @@ def test_a_free_slot_waits_for_what_the_driver_has_not_done_yet(schedule: str, s
                     "checkpoints to be published", "nothing: all members have been issued",
                     "nothing: no more than the population of 5 train at a time",
                 )  # fmt: skip
-            told[cause] += 1
-    assert seen <= set(told)
+            causes[cause] += 1
+    assert seen <= set(causes)
 
 
 def test_a_member_waits_for_the_first_that_holds() -> None:

@@ -54,8 +54,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def rich(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, list[Fact]]:
     """A simulated run that was killed twice and lay still, with failures: 20 members, 5 generations."""
     s = settings(population=20, generations=5)
-    told = embellished(simulated(s, 4, fail=0.15, crashes=[300.0, 900.0]).facts, pause=40_000.0)
-    return write(tmp_path_factory.mktemp("rich") / "rich", s, told, members=30), told
+    run_facts = embellished(simulated(s, 4, fail=0.15, crashes=[300.0, 900.0]).facts, pause=40_000.0)
+    return write(tmp_path_factory.mktemp("rich") / "rich", s, run_facts, members=30), run_facts
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
@@ -68,45 +68,45 @@ def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, st
         status = int(error.code or 0)
     finally:
         sys.argv = before
-    told = capsys.readouterr()
-    return status, told.out, told.err
+    output = capsys.readouterr()
+    return status, output.out, output.err
 
 
 # ---- the story
 
 
 @pytest.mark.slow
-def test_the_story_is_what_the_summary_and_the_journal_say(real: RunFolder) -> None:
-    told = story(read(real))
+def test_the_story_agrees_with_summary_and_journal(real: RunFolder) -> None:
+    data = story(read(real))
     summary = json.loads(real.summary.read_text())
-    assert {k: told["summary"][k] for k in summary if k in told["summary"]} == {
-        k: v for k, v in summary.items() if k in told["summary"]
+    assert {k: data["summary"][k] for k in summary if k in data["summary"]} == {
+        k: v for k, v in summary.items() if k in data["summary"]
     }
-    assert set(told["summary"]) <= set(summary)
-    m = told["members"]
+    assert set(data["summary"]) <= set(summary)
+    m = data["members"]
     for fact in facts(real.path, "Started"):
         id = fact["member"]
         assert (m["parent"][id], m["slot"][id]) == (fact["parent"], fact["slot"])
         assert m["index"][id] == int(fact["path"].split("/")[-1])
-        assert {d["name"]: m["config"][i][id] for i, d in enumerate(told["space"])} == fact["config"]
+        assert {d["name"]: m["config"][i][id] for i, d in enumerate(data["space"])} == fact["config"]
     for fact in facts(real.path, "Trained"):
         id = fact["member"]
         assert (m["score"][id], m["seconds"][id]) == (fact["score"], fact["seconds"])
-        assert {n: m["metrics"][i][id] for i, n in enumerate(told["metrics"])} == fact["metrics"]
+        assert {n: m["metrics"][i][id] for i, n in enumerate(data["metrics"])} == fact["metrics"]
     best = min((f for f in facts(real.path, "Trained")), key=lambda f: f["score"])
-    assert told["lineage"][-1] == best["member"] == told["best"]["member"][-1] == summary["best_member"]
-    assert [m["generation"][id] for id in told["lineage"]] == list(range(len(told["lineage"])))
+    assert data["lineage"][-1] == best["member"] == data["best"]["member"][-1] == summary["best_member"]
+    assert [m["generation"][id] for id in data["lineage"]] == list(range(len(data["lineage"])))
     schedule = json.loads(real.schedule.read_text())["schedule"]
-    assert told["lineage"] == [step["member"] for step in schedule]
+    assert data["lineage"] == [step["member"] for step in schedule]
     assert sorted(m["order"]) == list(range(1, 25))
-    json.dumps(told)
+    json.dumps(data)
 
 
 def test_each_slot_second_is_counted_once(rich: tuple[RunFolder, list[Fact]]) -> None:
     folder, told_facts = rich
     reading = read(folder)
-    told = story(reading)
-    t, total = told["timeline"], told["summary"]
+    data = story(reading)
+    t, total = data["timeline"], data["summary"]
     assert sum(e - b for b, e in zip(t["busy"]["begin"], t["busy"]["end"], strict=True)) == pytest.approx(
         total["busy_s"]
     )
@@ -124,7 +124,7 @@ def test_each_slot_second_is_counted_once(rich: tuple[RunFolder, list[Fact]]) ->
     assert len(t["sessions"]) == 3
     assert t["total"] == pytest.approx(told_facts[-1].t - EPOCH - 80_000, abs=200)
     lost = sum(isinstance(f, events.Lost) for f in told_facts) + sum(a.how == "lost" for a in reading.history.attempts)
-    assert told["failures"]["attempts"] == {
+    assert data["failures"]["attempts"] == {
         "failed": sum(isinstance(f, events.Failed) for f in told_facts),
         "lost": lost,
         "no score": 0,
@@ -142,31 +142,31 @@ def test_families_stand_together_in_the_order_of_their_parents(rich: tuple[RunFo
 
 
 @pytest.mark.parametrize("facts_told", [0, 1, 5, 60])
-def test_a_run_that_has_just_begun_or_was_broken_off(tmp_path: Path, facts_told: int) -> None:
+def test_a_run_that_has_just_begun_or_was_interrupted(tmp_path: Path, facts_told: int) -> None:
     s = settings(population=8, generations=3)
     folder = write(tmp_path / "part", s, embellished(simulated(s, 2).facts)[:facts_told])
-    told = story(read(folder))
-    assert told["run"]["state"] == "interrupted"
+    data = story(read(folder))
+    assert data["run"]["state"] == "interrupted"
     page = html_report.write(folder).read_text()
     assert 'id="story"' in page
-    assert "training" not in told["members"]["state"]
+    assert "training" not in data["members"]["state"]
 
 
 def test_two_members_and_a_run_that_failed(tmp_path: Path) -> None:
     s = settings(population=2, generations=1)
-    told = story(read(write(tmp_path / "two", s, embellished(simulated(s, 1, fail=0.0).facts))))
-    assert (len(told["members"]["score"]), len(told["lineage"])) == (2, 1)
+    data = story(read(write(tmp_path / "two", s, embellished(simulated(s, 1, fail=0.0).facts))))
+    assert (len(data["members"]["score"]), len(data["lineage"])) == (2, 1)
     s = settings(population=8, generations=2)
     folder = write(tmp_path / "fails", s, embellished(simulated(s, 2, fail=1.0).facts))
-    told = story(read(folder))
-    assert told["run"]["state"] == "failed"
-    assert told["run"]["reason"]
-    assert told["lineage"] == []
-    assert told["failures"]["attempts"]["failed"] > 0
+    data = story(read(folder))
+    assert data["run"]["state"] == "failed"
+    assert data["run"]["reason"]
+    assert data["lineage"] == []
+    assert data["failures"]["attempts"]["failed"] > 0
     html_report.write(folder)
 
 
-def test_the_story_of_a_run_that_goes_on(tmp_path: Path) -> None:
+def test_the_story_of_a_running_run(tmp_path: Path) -> None:
     s = settings(population=8, generations=3)
     folder = write(tmp_path / "on", s, embellished(simulated(s, 2).facts)[:40])
     with folder.journal.open("ab") as file:
@@ -175,11 +175,11 @@ def test_the_story_of_a_run_that_goes_on(tmp_path: Path) -> None:
     import fcntl
 
     fcntl.flock(holder, fcntl.LOCK_EX)
-    told = story(read(folder))
+    data = story(read(folder))
     os.close(holder)
-    assert told["run"]["state"] == "running"
+    assert data["run"]["state"] == "running"
     slots = [m.slot for m in read(folder).engine.training]
-    assert told["members"]["state"].count("training") == len(slots) - slots.count(None) > 0
+    assert data["members"]["state"].count("training") == len(slots) - slots.count(None) > 0
 
 
 # ---- importance
@@ -191,7 +191,7 @@ def _member(id: int, parent: Node | None, config: dict[str, Any], loss: float) -
     return member
 
 
-def test_importance_finds_what_matters_among_siblings_whatever_they_inherited() -> None:
+def test_importance_is_measured_among_siblings_whatever_they_inherited() -> None:
     import random
 
     rng = random.Random(1)
@@ -207,23 +207,23 @@ def test_importance_finds_what_matters_among_siblings_whatever_they_inherited() 
             + 0.2 * (config["kind"] == "a")
         )  # type: ignore[arg-type]
         children.append(_member(6 + i, parent, config, loss))
-    together, none, told = importances([parents, children], space)
+    together, none, below = importances([parents, children], space)
     assert none.shares == (None,) * 4  # six members: too few
     assert none.parent is None
-    up, bowl, idle, kind = (share or 0.0 for share in told.shares)
+    up, bowl, idle, kind = (share or 0.0 for share in below.shares)
     assert min(up, bowl) > 0.2 > 0.06 > idle
     assert kind > 0.0
-    assert told.parent == pytest.approx(1.0, abs=0.03)
-    assert told.trends[0] is not None
-    assert told.trends[0] > 0.4  # more is better
-    assert abs(told.trends[1] or 0.0) < 0.2
+    assert below.parent == pytest.approx(1.0, abs=0.03)
+    assert below.trends[0] is not None
+    assert below.trends[0] > 0.4  # more is better
+    assert abs(below.trends[1] or 0.0) < 0.2
     assert (together.shares[0] or 0.0) > 0.1 > (together.shares[2] or 0.0)
 
 
 # ---- what members left
 
 
-def test_only_regular_files_are_read_and_only_what_prints(tmp_path: Path) -> None:
+def test_only_regular_files_and_printable_characters_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "secret").write_text("password\n")
     (tmp_path / "link").symlink_to(tmp_path / "secret")
@@ -234,10 +234,10 @@ def test_only_regular_files_are_read_and_only_what_prints(tmp_path: Path) -> Non
     log.write_bytes(b"x" * 5000 + b"\nstep 1\rstep 2\r\n\x1b[31mred\xff \xe2\x80\xae\nlast\n")
     assert logs.log_tail(log, 60) == "step 2\n�[31mred� �\nlast"
     (tmp_path / "m").write_text('{"loss": 1}\nnot json\n[]\n{"loss": "x"}\n{"loss": "NaN"}\n' + '{"loss": 3}\n' * 50)
-    told = logs.curve(tmp_path / "m", "loss", 5)
-    assert len(told) == 5
-    assert told[0] == 1.0
-    assert told[-1] == 3.0
+    values = logs.curve(tmp_path / "m", "loss", 5)
+    assert len(values) == 5
+    assert values[0] == 1.0
+    assert values[-1] == 3.0
 
 
 def test_a_traceback_is_found_in_the_end_of_a_log() -> None:
@@ -280,16 +280,16 @@ def _alone(page: Page) -> None:
     assert "http" not in policy
 
 
-def test_the_page_stands_alone_and_holds_the_story(rich: tuple[RunFolder, list[Fact]], tmp_path: Path) -> None:
+def test_the_page_needs_no_other_file_and_holds_the_story(rich: tuple[RunFolder, list[Fact]], tmp_path: Path) -> None:
     folder = rich[0]
     path = html_report.write(folder, tmp_path / "x.html")
     page = Page(path.read_text())
     _alone(page)
     held = json.loads(page.held["story"])
-    told = story(read(folder))
-    assert held["members"]["parent"] == told["members"]["parent"]
-    assert held["summary"]["score"] == pytest.approx(told["summary"]["score"], rel=1e-6)
-    assert dict(held["remains"]["logs"])[told["lineage"][0]].startswith("epoch")
+    data = story(read(folder))
+    assert held["members"]["parent"] == data["members"]["parent"]
+    assert held["summary"]["score"] == pytest.approx(data["summary"]["score"], rel=1e-6)
+    assert dict(held["remains"]["logs"])[data["lineage"][0]].startswith("epoch")
     assert [len(values) for _, values in held["remains"]["curves"]][:3] == [8, 8, 8]
     assert [p.name for p in tmp_path.iterdir()] == ["x.html"]
     assert path.stat().st_size < 6e6
@@ -298,9 +298,9 @@ def test_the_page_stands_alone_and_holds_the_story(rich: tuple[RunFolder, list[F
 @pytest.mark.parametrize("selection", ["comma", "plus"])
 def test_members_that_were_stopped_early_are_shown(tmp_path: Path, capsys: Any, selection: str) -> None:
     s = settings(population=12, generations=6, selection=selection, early_stop=("median", "generation"))
-    told = embellished(simulated(s, 4).facts)
-    folder = write(tmp_path / "it", s, told)
-    stopped = [fact.member for fact in told if isinstance(fact, events.StoppedEarly)]
+    run_facts = embellished(simulated(s, 4).facts)
+    folder = write(tmp_path / "it", s, run_facts)
+    stopped = [fact.member for fact in run_facts if isinstance(fact, events.StoppedEarly)]
     assert len(stopped) > 5
     detail = run(capsys, "status", folder.path, "--json")
     generations = json.loads(detail[1])["generations"]
@@ -319,14 +319,14 @@ def test_members_that_were_stopped_early_are_shown(tmp_path: Path, capsys: Any, 
 
 def test_no_name_or_text_of_the_user_becomes_markup(tmp_path: Path) -> None:
     s = hostile(settings(population=6, generations=2))
-    told = []
+    run_facts = []
     for fact in embellished(simulated(s, 2, fail=0.3).facts):
         if isinstance(fact, events.Trained):
             fact = replace(fact, metrics={EVIL: fact.score, "__proto__": 1.0})
         elif isinstance(fact, events.Failed):
             fact = replace(fact, reason=EVIL)
-        told.append(fact)
-    folder = write(tmp_path / "evil", s, told, members=12)
+        run_facts.append(fact)
+    folder = write(tmp_path / "evil", s, run_facts, members=12)
     for id in range(12):
         folder.member(id).path.mkdir(exist_ok=True)
         folder.member(id).log.write_text(EVIL + "\n")
@@ -426,18 +426,18 @@ def test_every_member_is_exported(
     assert "pip install 'gpbt-async[parquet]'" in err
 
 
-def test_a_reason_is_no_formula_and_odd_values_survive(tmp_path: Path, capfdbinary: Any) -> None:
+def test_a_reason_is_not_a_formula_and_odd_values_survive(tmp_path: Path, capfdbinary: Any) -> None:
     s = settings(
         population=4, generations=1, attempts=1, space=Space({"x": Choice([True, 1, "a", None]), "y": Float(0, 1)})
     )
-    told: list[Fact] = []
+    run_facts: list[Fact] = []
     for fact in simulated(s, 2, fail=0.5, seed=3).facts:
         if isinstance(fact, events.Failed):
             fact = replace(fact, reason='=HYPERLINK("http://x","y")')
         elif isinstance(fact, events.Trained):
             fact = replace(fact, metrics={"=cmd": math.inf, "state": 1.0})
-        told.append(fact)
-    folder = write(tmp_path / "odd", s, told)
+        run_facts.append(fact)
+    folder = write(tmp_path / "odd", s, run_facts)
     from gpbt_async.analysis.table import export
 
     reading = read(folder)
@@ -461,15 +461,15 @@ def test_why_a_member_exists(rich: tuple[RunFolder, list[Fact]], capsys: Any) ->
     folder, told_facts = rich
     status, out, _ = run(capsys, "lineage", folder.path, "best", "--json")
     assert status == 0
-    told = json.loads(out)
+    descent = json.loads(out)
     best = schedule(RunReader(folder).engine)["schedule"]
-    assert [step["member"] for step in told["ancestry"]] == [step["member"] for step in best]
-    assert [step["config"] for step in told["ancestry"]] == [step["config"] for step in best]
+    assert [step["member"] for step in descent["ancestry"]] == [step["member"] for step in best]
+    assert [step["config"] for step in descent["ancestry"]] == [step["config"] for step in best]
     started: dict[int, events.Started] = {}
     for fact in told_facts:
         if isinstance(fact, events.Started):
             started.setdefault(fact.member, fact)
-    for above, step in zip(told["ancestry"], told["ancestry"][1:], strict=False):
+    for above, step in zip(descent["ancestry"], descent["ancestry"][1:], strict=False):
         id, parent = step["member"], above["member"]
         begin = told_facts.index(started[id])
         depth = {f.member: f.path.count("/") for f in started.values()}
@@ -488,14 +488,14 @@ def test_why_a_member_exists(rich: tuple[RunFolder, list[Fact]], capsys: Any) ->
         changed = {k: [above["config"][k], v] for k, v in step["config"].items() if above["config"][k] != v}
         assert step["changed"] == changed
         assert not (step["repeats"] and changed)
-    status, text, _ = run(capsys, "lineage", folder.path, told["ancestry"][-1]["path"])
+    status, text, _ = run(capsys, "lineage", folder.path, descent["ancestry"][-1]["path"])
     assert status == 0
-    assert text.count("└─") == len(told["ancestry"]) - 1
-    assert f"why member {told['member']} exists" in text
+    assert text.count("└─") == len(descent["ancestry"]) - 1
+    assert f"why member {descent['member']} exists" in text
 
 
 @pytest.mark.parametrize("member", ["100", "-1", "0/99", "x", "²", "0//1", "1/", "9" * 30])
-def test_a_member_that_is_none(rich: tuple[RunFolder, list[Fact]], capsys: Any, member: str) -> None:
+def test_an_unknown_member(rich: tuple[RunFolder, list[Fact]], capsys: Any, member: str) -> None:
     status, out, err = run(capsys, "lineage", rich[0].path, "--", member)
     assert (status, out) == (2, "")
     assert f"MEMBER {member!r}: rich has members 0 to 99; give such a number, a path" in err

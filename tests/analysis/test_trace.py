@@ -31,16 +31,16 @@ NEEDS = {
 }
 
 
-def valid(told: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def valid(trace: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Assert that it is in the format, and its slices can be drawn; the events by phase."""
     found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for event in told["traceEvents"]:
+    for event in trace["traceEvents"]:
         assert NEEDS[event["ph"]] <= set(event), event
         assert {type(event[name]) for name in ("pid", "tid", *({"ts", "dur", "id"} & set(event)))} == {int}
         assert event["pid"] > 0 < event["tid"]
         assert event.get("ts", 0) >= 0 <= event.get("dur", 0)
         found[event["ph"]].append(event)
-    timed = [event["ts"] for event in told["traceEvents"] if event["ph"] != "M"]
+    timed = [event["ts"] for event in trace["traceEvents"] if event["ph"] != "M"]
     assert timed == sorted(timed)
     names = {(e["pid"], e["tid"]): e["args"]["name"] for e in found["M"] if e["name"] == "thread_name"}
     processes = {e["pid"]: e["args"]["name"] for e in found["M"] if e["name"] == "process_name"}
@@ -67,12 +67,12 @@ def valid(told: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.parametrize("crashes", [[], [300.0, 900.0]])
 def test_a_simulated_run_slice_by_slice(tmp_path: Path, crashes: list[float]) -> None:
     s = settings(population=20, generations=5)
-    told = embellished(simulated(s, 4, fail=0.15, crashes=crashes).facts, pause=40_000.0)
-    reading = RunReader(write(tmp_path / "run", s, told, members=0), history=True)
+    run_facts = embellished(simulated(s, 4, fail=0.15, crashes=crashes).facts, pause=40_000.0)
+    reading = RunReader(write(tmp_path / "run", s, run_facts, members=0), history=True)
     found = valid(json.loads(json.dumps(trace.trace(reading), allow_nan=False)))
     slots = [e for e in found["X"] if e["pid"] == trace.SLOTS]
     busy = [e for e in slots if "cause" not in e["args"]]
-    entered = [fact for fact in told if isinstance(fact, events.Entered)]
+    entered = [fact for fact in run_facts if isinstance(fact, events.Entered)]
     assert [(e["args"]["member"], e["args"]["attempt"]) for e in busy] == [(f.member, f.attempt) for f in entered]
     summary = results.summary(reading.engine, reading.usage.so_far())
     if not crashes:
@@ -84,9 +84,9 @@ def test_a_simulated_run_slice_by_slice(tmp_path: Path, crashes: list[float]) ->
     for cause, seconds in summary["idle_s"].items():
         assert idle[cause] == pytest.approx(seconds, rel=0.02, abs=1.0)
     answers = [e for e in found["X"] if e["pid"] == trace.SEARCHER]
-    assert len(answers) == sum(isinstance(fact, events.Suggested) for fact in told)
+    assert len(answers) == sum(isinstance(fact, events.Suggested) for fact in run_facts)
     published = [e for e in found["X"] if e["pid"] == trace.CHECKPOINTS]
-    assert len(published) == sum(isinstance(fact, events.Published) for fact in told)
+    assert len(published) == sum(isinstance(fact, events.Published) for fact in run_facts)
     assert len([e for e in found["i"] if e["s"] == "g"]) == len(crashes)
     assert found["C"][-1]["args"] == {s.score: reading.engine.best.score}  # type: ignore[union-attr]
     born = [f for f in entered if reading.engine.tree.members[f.member].parent is not None]
@@ -97,18 +97,18 @@ def test_a_simulated_run_slice_by_slice(tmp_path: Path, crashes: list[float]) ->
 def test_a_member_whose_clock_is_ahead_of_the_schedulers(tmp_path: Path, early: float) -> None:
     """As members do that the zygote starts in less time than the scheduler takes to write Started down."""
     s = settings(population=20, generations=5)
-    told = [
+    run_facts = [
         replace(fact, t=max(run_factory.EPOCH, fact.t - early)) if isinstance(fact, events.Entered) else fact
         for fact in embellished(simulated(s, 4, fail=0.15).facts)
     ]
-    reading = RunReader(write(tmp_path / "run", s, told, members=0), history=True)
+    reading = RunReader(write(tmp_path / "run", s, run_facts, members=0), history=True)
     found = valid(json.loads(json.dumps(trace.trace(reading), allow_nan=False)))
     members = [(e["args"]["member"], e["args"]["attempt"]) for e in found["X"] if "attempt" in e["args"]]
-    entered = [(fact.member, fact.attempt) for fact in told if isinstance(fact, events.Entered)]
+    entered = [(fact.member, fact.attempt) for fact in run_facts if isinstance(fact, events.Entered)]
     assert sorted(members) == sorted(entered), "in another order: the trace's is that of time"
 
 
-def test_report_writes_the_trace_beside_the_page_but_with_no_trace(tmp_path: Path) -> None:
+def test_report_writes_the_trace_unless_no_trace(tmp_path: Path) -> None:
     assert cli("launch", SCRIPTS / "lineage.py", "--slots", 2, "--name", "it", "-q", cwd=tmp_path).status == 0
     folder = tmp_path / "runs" / "it"
     done = cli("report", "it", "--no-trace", cwd=tmp_path)
@@ -117,8 +117,8 @@ def test_report_writes_the_trace_beside_the_page_but_with_no_trace(tmp_path: Pat
     done = cli("report", "it", cwd=tmp_path)
     assert done.out.strip() == str(folder / "report.html"), "for scripts: nothing else"
     assert f"wrote {folder / 'trace.json'}, too, for ui.perfetto.dev" in done.err
-    told = json.loads((folder / "trace.json").read_text())
-    found = valid(told)
+    written = json.loads((folder / "trace.json").read_text())
+    found = valid(written)
     members = {e["args"]["member"]: e for e in found["X"] if "generation" in e["args"] and "attempt" in e["args"]}
     started = {fact["member"]: fact for fact in facts(folder, "Started")}
     assert set(members) == set(started)
@@ -128,7 +128,7 @@ def test_report_writes_the_trace_beside_the_page_but_with_no_trace(tmp_path: Pat
         assert members[id]["tid"] == fact["slot"] + 1
         assert members[id]["args"]["how"] == "published"
     assert len(found["f"]) == sum(fact["parent"] is not None for fact in started.values())
-    assert told["otherData"]["run"] == "it"
+    assert written["otherData"]["run"] == "it"
     elsewhere = cli("report", "it", "--out", tmp_path / "r.html", cwd=tmp_path)
     assert elsewhere.status == 0
     assert (tmp_path / "r.trace.json").exists()

@@ -36,7 +36,7 @@ def test_one_slot_two_members_by_hand() -> None:
         events.Suggested(t=1.0, path="0", generation=0, config=config, asked=1),
         events.Started(t=2.0, member=0, attempt=1, **one),
         events.Entered(t=3.0, member=0, attempt=1),
-        # returned at 13, told at 14: a second of ending
+        # returned at 13, in the journal at 14: the process took a second to end
         events.Trained(t=14.0, member=0, attempt=1, score=1.0, metrics={}, seconds=10.0),
         events.Suggested(t=16.0, path="1", generation=0, config=config, asked=5),
         events.Published(t=16.5, member=0, attempt=1, size=1, digest=""),
@@ -55,7 +55,7 @@ def test_one_slot_two_members_by_hand() -> None:
     assert usage.utilisation == pytest.approx(12 / 17)
 
 
-def test_a_slot_that_had_to_wait_for_evidence_has_not_turned_over() -> None:
+def test_a_wait_for_evidence_is_not_a_turnover() -> None:
     """Two slots, two members a generation, evidence 1: slot 0 waits from 11 to 20 for the member in slot 1."""
     config = SPACE.sample(random.Random(0))
     rest = {"pid": 1, "config": config, "attempt": 1}
@@ -89,7 +89,7 @@ def test_a_slot_that_had_to_wait_for_evidence_has_not_turned_over() -> None:
     st.sampled_from(["async", "sync"]),
     st.lists(st.integers(1, 40), max_size=3),
 )
-def test_busy_and_idle_are_all_the_time_there_was(
+def test_busy_and_idle_sum_to_all_time(
     seed: int, slots: int, population: int, schedule: str, crashes: list[int]
 ) -> None:
     driver = Driver(
@@ -183,13 +183,13 @@ def test_a_long_session_is_not_kept_span_by_span() -> None:
     assert sum(usage.idle.values()) + usage.busy == pytest.approx(usage.offered)
 
 
-def test_two_members_in_one_slot_are_damage_that_the_account_survives() -> None:
+def test_two_members_in_one_slot_of_a_damaged_journal_do_no_harm() -> None:
     driver = Driver(settings(), 2, random.Random(3), timed=True)
     usage, engine = Usage(), Engine(driver.settings)
     driver.run()
     for fact in driver.facts:
-        told = dataclasses.replace(fact, slot=0) if isinstance(fact, events.Started) else fact
-        engine.handle(told)
-        usage.fold(told, engine)
+        moved = dataclasses.replace(fact, slot=0) if isinstance(fact, events.Started) else fact
+        engine.handle(moved)
+        usage.fold(moved, engine)
     usage.close()
     assert sum(usage.idle.values()) + usage.busy == pytest.approx(usage.offered)

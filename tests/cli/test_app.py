@@ -549,7 +549,7 @@ def test_status_of_a_failed_run_shows_no_waiting_member(tmp_path: Path) -> None:
     assert not set(state["never_begun"]) & (begun | failed)
     text = cli("status", "r", cwd=tmp_path).out
     assert "waits" not in text
-    assert ("begun, and given up: member" in text) == bool(state["given_up"])
+    assert ("started, and not finished: member" in text) == bool(state["given_up"])
 
 
 @pytest.mark.parametrize("where", ["train", "import"])

@@ -101,7 +101,7 @@ def test_every_way_to_read_a_config_is_seen(use: Callable[[Any], object], read: 
     assert read_names(seen) == read
 
 
-def test_a_config_is_a_dict_and_what_is_made_of_it_is_plain() -> None:
+def test_a_config_is_a_dict_and_copies_of_it_are_plain_dicts() -> None:
     seen = config()
     assert isinstance(seen, dict)
     assert dict(seen) == {**seen} == copy.deepcopy(seen) == pickle.loads(pickle.dumps(seen)) == peek(seen)
@@ -143,7 +143,7 @@ def test_a_read_inside_a_compiled_model_is_traced_and_seen() -> None:
     assert read_names(seen) == ["lr"]
 
 
-def test_libraries_take_a_config_for_the_dict_that_it_is() -> None:
+def test_libraries_accept_a_config_as_a_dict() -> None:
     from gpbt_async.member import config_adapters
 
     yaml, torch = pytest.importorskip("yaml"), pytest.importorskip("torch")
@@ -182,7 +182,7 @@ def test_what_a_script_writes_into_its_config() -> None:
         (lambda p: pickle.loads(pickle.dumps(p)), True),
     ],
 )
-def test_only_a_look_is_no_use_of_the_parents_checkpoint(tmp_path: Path, use: Any, used: bool) -> None:
+def test_looking_at_the_parents_path_is_not_using_it(tmp_path: Path, use: Any, used: bool) -> None:
     (tmp_path / "parent").mkdir()
     one = gpbt.Member.local({"lr": 1.0}, tmp_path, parent=tmp_path / "parent")
     assert one.parent == tmp_path / "parent"
@@ -191,7 +191,7 @@ def test_only_a_look_is_no_use_of_the_parents_checkpoint(tmp_path: Path, use: An
     assert one.telemetry.parent_used is used
 
 
-def test_what_gpbt_torch_applies_is_no_read_of_the_script() -> None:
+def test_what_gpbt_torch_applies_is_not_a_read_of_the_script() -> None:
     seen = config()
     mark_applied(seen, ["lr"])
     assert applied_names(seen) == ["lr"]
@@ -214,7 +214,7 @@ def test_what_a_forked_worker_reads_is_seen_by_the_member() -> None:
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=8), st.integers(), max_size=6), st.data())
-def test_reads_of_any_config_are_told_in_its_order(plain: dict[str, int], data: st.DataObject) -> None:
+def test_reads_of_any_config_are_reported_in_its_order(plain: dict[str, int], data: st.DataObject) -> None:
     seen = MemberConfig(plain)
     names = data.draw(st.lists(st.sampled_from(sorted(plain)), max_size=6)) if plain else []
     others = data.draw(st.lists(st.text(max_size=8).filter(lambda name: name not in plain), max_size=3))
@@ -255,7 +255,7 @@ def test_one_member_shows_that_a_hyperparameter_is_never_read() -> None:
     assert codes(watch.heard(member(1), seen(read=["lr"]))) == [], "once"
 
 
-def test_a_misspelt_name_is_told_where_the_right_one_is_read_too() -> None:
+def test_a_misspelt_name_is_reported_even_if_the_right_one_is_read() -> None:
     watch = checks.Preflight(settings())
     (found,) = watch.heard(member(0), seen(missed=["widht", "epochs"]))
     assert (found.code, found.subject) == ("GPBT002", "widht")
@@ -266,7 +266,7 @@ def test_what_gpbt_torch_applied_is_used() -> None:
     assert codes(watch.heard(member(0), seen(read=["width"], applied=["lr"]))) == []
 
 
-def test_what_a_function_names_is_not_missed_before_the_last_generation() -> None:
+def test_a_name_in_a_function_is_unread_only_in_the_last_generation() -> None:
     watch = checks.Preflight(settings(population=2, generations=2))
     late = seen(read=["lr"], mentioned=["width"])
     assert codes(watch.heard(member(0), late)) == codes(watch.heard(member(1), late)) == []
@@ -277,7 +277,7 @@ def test_what_a_function_names_is_not_missed_before_the_last_generation() -> Non
     assert codes(watch.heard(member(2, parent=member(0)), seen())) == []
 
 
-def test_weights_that_the_first_children_all_kept() -> None:
+def test_the_first_children_saved_their_parents_weights() -> None:
     watch, root = checks.Preflight(settings()), member(0)
     for id in range(1, 4):
         assert codes(watch.heard(member(id, parent=root), seen(unchanged=True))) == []
@@ -287,7 +287,7 @@ def test_weights_that_the_first_children_all_kept() -> None:
         assert codes(watch.heard(member(id, parent=root), seen(unchanged=id != 2))) == []
 
 
-def test_what_an_option_decides_is_not_missed_before_all_options_were_seen() -> None:
+def test_a_name_may_be_unread_until_all_options_were_seen() -> None:
     space = {"optimizer": gpbt.Choice(["sgd", "adam"]), "momentum": gpbt.Float(0, 1)}
     watch = checks.Preflight(settings(space=space))
     adam = {"optimizer": "adam", "momentum": 0.5}
@@ -356,7 +356,7 @@ def test_nothing_saved_and_nothing_changed() -> None:
     for id, digest in enumerate(("abc", "abc", "new", *["abc"] * 9)):
         assert codes(watch.saved(member(id, parent=root if id else None), 10, digest)) == []
     alone = checks.Preflight(settings(generations=1))
-    assert codes(alone.saved(root, 0, "")) == [], "nobody inherits"
+    assert codes(alone.saved(root, 0, "")) == [], "there are no children"
 
 
 def test_a_child_that_never_looks_at_its_parent() -> None:
@@ -384,7 +384,7 @@ plain = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(TELEMETRY)), plain), st.data())
-def test_telemetry_of_any_shape_harms_nobody(flat: dict[str, Any], data: st.DataObject) -> None:
+def test_telemetry_of_any_shape_does_no_harm(flat: dict[str, Any], data: st.DataObject) -> None:
     watch = checks.Preflight(settings())
     for id in range(2):
         whole = {**TELEMETRY, **flat} if data.draw(st.booleans()) else flat
@@ -392,7 +392,7 @@ def test_telemetry_of_any_shape_harms_nobody(flat: dict[str, Any], data: st.Data
             assert findings.known(found.code)
 
 
-def test_what_is_silenced_or_was_found_before_is_not_found() -> None:
+def test_silenced_and_known_findings_are_not_reported() -> None:
     watch = checks.Preflight(settings(silence=("GPBT001",)))
     assert codes(watch.heard(member(0), seen(read=[]))) == []
     watch = checks.Preflight(settings())
@@ -463,9 +463,7 @@ def test_a_sound_script_has_no_findings(tmp_path: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_means_nothing_is_found_by_the_first_members_that_show_it(
-    tmp_path: Path, change: tuple[str, str], code: str, words: str
-) -> None:
+def test_the_first_members_show_what_is_wrong(tmp_path: Path, change: tuple[str, str], code: str, words: str) -> None:
     changes = [change]
     if code in ("GPBT007", "GPBT009"):  # and so that children do not fail for it
         changes.append(("member.parent is not None", "(member.parent and (member.parent / 'x.json').exists())"))
@@ -473,15 +471,15 @@ def test_what_means_nothing_is_found_by_the_first_members_that_show_it(
         changes += [("drop * 1e-6", "0 * drop"), ("else 4.0", "else 4.1")]  # whole numbers tie easily
     done = launched(tmp_path, *changes)
     assert done.status == 0, done.err
-    told = {fact.code: fact for fact in found_in(tmp_path)}
-    assert code in told
-    assert words in told[code].text
+    by_code = {fact.code: fact for fact in found_in(tmp_path)}
+    assert code in by_code
+    assert words in by_code[code].text
     assert f"warning: {code}: " in done.err
-    assert f"r has finished, but the pre-flight has {len(told)} finding" in done.err
+    assert f"r has finished, but the pre-flight has {len(by_code)} finding" in done.err
     assert f"  {code}   " in done.err, "and at the end"
 
 
-def test_a_seed_that_follows_the_members_or_is_put_back_is_no_finding(tmp_path: Path) -> None:
+def test_a_seed_from_the_member_or_one_that_is_taken_back_is_not_a_finding(tmp_path: Path) -> None:
     more = "state = random.getstate(); random.seed(0); order = random.random(); random.setstate(state)"
     late = "random.random(); import time; time.sleep(0.2); random.seed(0)"  # an evaluation's
     for body in ("random.seed(member.seed)", more, "dice = random.Random(0)", late):
@@ -496,7 +494,7 @@ def test_a_state_that_was_captured_after_the_seed_does_not_take_it_back(tmp_path
     assert [f.code for f in found_in(tmp_path)] == ["GPBT006"], done.err
 
 
-def test_a_process_pool_may_be_told_to_seed(tmp_path: Path) -> None:
+def test_a_process_pool_may_seed_its_workers(tmp_path: Path) -> None:
     body = "import concurrent.futures as f, multiprocessing as m\n    spawn = m.get_context('spawn')\n"
     body += (
         "    with f.ProcessPoolExecutor(1, spawn, random.seed, (member.seed,)) as pool: pool.submit(abs, 1).result()"
@@ -524,11 +522,11 @@ def test_strict_ends_the_run_before_its_budget_is_spent(tmp_path: Path) -> None:
     facts = JournalReader(tmp_path / "runs" / "r" / "journal.jsonl").more()
     assert sum(isinstance(fact, events.Trained) for fact in facts) <= 2, "as many as there are slots"
     strict = cli("resume", "r", "--strict", cwd=tmp_path)
-    assert strict.status == 2, "what is known is not forgotten"
+    assert strict.status == 2, "known findings are kept"
     assert "--silence GPBT001 disagrees" in strict.err
     again = cli("resume", "r", "--strict", "--silence", "gpbt001", cwd=tmp_path)
     assert again.status == 0, again.err
-    assert [f.subject for f in found_in(tmp_path)] == ["drop"], "known since, and not found again"
+    assert [f.subject for f in found_in(tmp_path)] == ["drop"], "already known, and not found again"
 
 
 def test_status_report_and_summary_repeat_the_findings(tmp_path: Path) -> None:
@@ -563,9 +561,9 @@ async def test_an_application_reads_the_findings_and_their_facts(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(SCRIPT.replace('member.config["drop"]', "0.1"))
     async with gpbt.Run(tmp_path / "mine.py", tmp_path / "r", slots=2) as run:
-        told = [event async for event in run if isinstance(event, Found)]
+        run_facts = [event async for event in run if isinstance(event, Found)]
         await run.wait()
-        assert [finding.code for finding in run.findings] == [fact.code for fact in told] == ["GPBT001"]
+        assert [finding.code for finding in run.findings] == [fact.code for fact in run_facts] == ["GPBT001"]
     with pytest.raises(gpbt.PreflightError, match="GPBT001"):
         async with gpbt.Run(tmp_path / "mine.py", tmp_path / "s", slots=2, strict=True) as run:
             await run.wait()

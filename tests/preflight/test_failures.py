@@ -51,7 +51,7 @@ def starts(folder: Path) -> Counter[int]:
         ("try:\n    raise OSError(5, 'io')\nexcept OSError as error:\n    raise ValueError('no') from error", 3),
     ],
 )
-def test_how_often_a_member_is_tried(tmp_path: Path, body: str, attempts: int) -> None:
+def test_the_number_of_attempts(tmp_path: Path, body: str, attempts: int) -> None:
     guarded = "if member.id == 0:\n" + "".join(f"    {line}\n" for line in body.splitlines())
     script = written(tmp_path, guarded, population=2, generations=1)
     done = cli("launch", script, "--slots", 2, "--name", "r", cwd=tmp_path)
@@ -64,7 +64,7 @@ def test_how_often_a_member_is_tried(tmp_path: Path, body: str, attempts: int) -
     assert f"member 0 failed for good (attempt {attempts})" in done.err
 
 
-def test_what_passes_the_third_time_is_given_the_third_time(tmp_path: Path) -> None:
+def test_a_passing_failure_gets_all_attempts(tmp_path: Path) -> None:
     body = "if member.id % 2 and member.attempt < 3:\n    raise TimeoutError('the file server is away')"
     done = cli("launch", written(tmp_path, body), "--slots", 2, "--name", "r", cwd=tmp_path)
     assert done.status == 0, done.err
@@ -73,7 +73,7 @@ def test_what_passes_the_third_time_is_given_the_third_time(tmp_path: Path) -> N
     assert check_run(folder) == []
 
 
-def test_a_checkpoint_that_is_refused_for_what_is_in_it_is_refused_twice(tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_reserved_name_is_tried_twice(tmp_path: Path) -> None:
     body = "if member.id == 0:\n    (member.checkpoint / 'manifest.json').write_text('mine')"
     done = cli(
         "launch", written(tmp_path, body, population=2, generations=1), "--slots", 1, "--name", "r", cwd=tmp_path
@@ -87,7 +87,7 @@ MUTE = "member.report(val_score=1.0)\n"
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-def test_a_misspelt_score_costs_an_interval_a_slot_and_is_named(tmp_path: Path, slots: int) -> None:
+def test_a_misspelt_score_costs_one_interval_per_slot_and_is_named(tmp_path: Path, slots: int) -> None:
     script = written(tmp_path, MUTE, end="", population=12)
     done = cli("launch", script, "--slots", slots, "--name", "r", cwd=tmp_path)
     assert done.status == 1
@@ -109,7 +109,7 @@ def test_a_misspelt_score_costs_an_interval_a_slot_and_is_named(tmp_path: Path, 
     assert check_run(folder) == []
 
 
-def test_a_slot_that_waits_for_the_doubt_to_end_says_so_and_one_report_ends_it(tmp_path: Path) -> None:
+def test_free_slots_wait_while_it_is_in_doubt_whether_the_script_works(tmp_path: Path) -> None:
     """Member 0 ends without its score; member 1 reports it, and trains on: the other slot goes on at once."""
     go, report = tmp_path / "go", tmp_path / "report"
     body = (
@@ -121,8 +121,8 @@ def test_a_slot_that_waits_for_the_doubt_to_end_says_so_and_one_report_ends_it(t
     run = start("launch", written(tmp_path, body), "--slots", 2, "--name", "r", cwd=tmp_path)
     folder = tmp_path / "runs" / "r"
     until(lambda: facts(folder, "Trained"))
-    told = until(lambda: re.search(r"the members in training to end: .*", cli("status", "r", cwd=tmp_path).out))
-    assert "member 0 ended without its score 'score', and perhaps all do" in told[0]
+    doubt = until(lambda: re.search(r"the members in training to end: .*", cli("status", "r", cwd=tmp_path).out))
+    assert "member 0 ended without its score 'score', and perhaps all do" in doubt[0]
     assert sum(starts(folder).values()) == 2
     report.touch()
     until(lambda: sum(starts(folder).values()) > 2)
@@ -137,7 +137,7 @@ def test_a_slot_that_waits_for_the_doubt_to_end_says_so_and_one_report_ends_it(t
     assert spent == pytest.approx(summary["slots"] * summary["wall_s"], rel=1e-6, abs=1e-6)
 
 
-def test_children_that_cannot_load_their_parent_are_found_at_the_first(tmp_path: Path) -> None:
+def test_a_child_that_cannot_load_its_parent_is_a_finding_at_once(tmp_path: Path) -> None:
     """The model's shape is a hyperparameter."""
     body = (
         "width = round(member.config['x'] * 1e6)\n"

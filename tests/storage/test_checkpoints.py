@@ -67,12 +67,13 @@ def found(folder: Path) -> dict[str, bytes]:
 
 async def test_a_published_checkpoint_is_whole_and_read_only(store: CheckpointStore, member: Path) -> None:
     scratch, final = fill(member / "attempt-1"), member / "checkpoint"
-    told = await store.publish(scratch, final)
+    published = await store.publish(scratch, final)
     assert found(final) == CONTENT
     assert os.listdir(member) == ["checkpoint"]
-    assert told.size == sum(map(len, CONTENT.values()))
+    assert published.size == sum(map(len, CONTENT.values()))
     manifest = json.loads((final / "manifest.json").read_bytes())
-    assert (manifest["size"], manifest["digest"], manifest["attempt"]) == (told.size, told.digest, "attempt-1")
+    assert (manifest["size"], manifest["digest"]) == (published.size, published.digest)
+    assert manifest["attempt"] == "attempt-1"
     assert [file["name"] for file in manifest["files"]] == sorted(CONTENT)
     for path in final.rglob("*"):
         assert path.is_dir() or stat.S_IMODE(path.stat().st_mode) & 0o222 == 0, path
@@ -82,29 +83,29 @@ async def test_a_published_checkpoint_is_whole_and_read_only(store: CheckpointSt
 async def test_the_digest_is_of_names_and_contents(store: CheckpointStore, member: Path) -> None:
     digests = []
     for n, content in enumerate([{"a": b"1"}, {"a": b"2"}, {"b": b"1"}, {"a": b"1"}, {}]):
-        told = await store.publish(fill(member / f"attempt-{n}", content), member / f"checkpoint-{n}")
-        digests.append(told.digest)
+        published = await store.publish(fill(member / f"attempt-{n}", content), member / f"checkpoint-{n}")
+        digests.append(published.digest)
     assert digests[0] == digests[3]
     assert len(set(digests)) == 4
 
 
-async def test_publishing_twice_tells_the_same(store: CheckpointStore, member: Path) -> None:
+async def test_publishing_twice_returns_the_same(store: CheckpointStore, member: Path) -> None:
     scratch, final = fill(member / "attempt-1"), member / "checkpoint"
     assert await store.publish(scratch, final) == await store.publish(scratch, final)
 
 
-async def test_another_attempt_is_not_taken_for_this_one(store: CheckpointStore, member: Path) -> None:
+async def test_the_checkpoint_of_another_attempt_is_not_accepted(store: CheckpointStore, member: Path) -> None:
     final = member / "checkpoint"
     await store.publish(fill(member / "attempt-1"), final)
     with pytest.raises(CheckpointError, match=r"attempt-2 is gone, and was not published"):
         await store.publish(member / "attempt-2", final)
     # its fsync failed after the rename, say, and the member was trained again: the facts speak of the second attempt
-    told = await store.publish(fill(member / "attempt-2", {"second": b"2"}), final)
+    published = await store.publish(fill(member / "attempt-2", {"second": b"2"}), final)
     assert found(final) == {"second": b"2"}
-    assert (os.listdir(member), told.size) == (["checkpoint"], 1)
+    assert (os.listdir(member), published.size) == (["checkpoint"], 1)
 
 
-async def test_what_was_published_and_then_damaged_is_not_vouched_for(store: CheckpointStore, member: Path) -> None:
+async def test_a_checkpoint_damaged_after_publishing_is_refused(store: CheckpointStore, member: Path) -> None:
     scratch, final = fill(member / "attempt-1"), member / "checkpoint"
     await store.publish(scratch, final)
     (final / "model.pt").write_bytes(b"short")
@@ -115,7 +116,7 @@ async def test_what_was_published_and_then_damaged_is_not_vouched_for(store: Che
         await store.publish(scratch, final)
 
 
-async def test_what_is_no_file_is_refused(
+async def test_links_pipes_and_sockets_are_refused(
     store: CheckpointStore, member: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def link(path: Path) -> None:
@@ -170,7 +171,7 @@ async def test_many_at_once_use_few_threads(store: CheckpointStore, member: Path
 # ---- verifying
 
 
-async def test_between_the_rename_and_the_fact_a_bit_may_flip(store: CheckpointStore, member: Path) -> None:
+async def test_a_bit_that_flips_between_rename_and_fact_is_found(store: CheckpointStore, member: Path) -> None:
     scratch, final = fill(member / "attempt-1"), member / "checkpoint"
     await store.publish(scratch, final)
     path = final / "model.pt"
@@ -200,9 +201,9 @@ async def test_verify_says_what_is_wrong(store: CheckpointStore, member: Path) -
     await store.publish(fill(member / "attempt-1"), final)
 
     async def wrong() -> str:
-        told = await store.verify(final)
-        assert told is not None
-        return told
+        problem = await store.verify(final)
+        assert problem is not None
+        return problem
 
     model, good = final / "model.pt", CONTENT["model.pt"]
     model.chmod(0o644)
@@ -242,7 +243,7 @@ async def test_prepare_makes_an_empty_folder(store: CheckpointStore, tmp_path: P
         store.prepare(tmp_path / "file" / "attempt-1")
 
 
-async def test_discard_deletes_anything_and_nothing(store: CheckpointStore, member: Path) -> None:
+async def test_discard_deletes_files_folders_and_accepts_missing_ones(store: CheckpointStore, member: Path) -> None:
     final, scratch = member / "checkpoint", fill(member / "attempt-2")
     await store.publish(fill(member / "attempt-1"), final)
     for folder in (scratch / "sub" / "deep", scratch / "sub", scratch):
@@ -275,7 +276,7 @@ async def test_a_half_deleted_checkpoint_is_never_seen(
     assert os.listdir(member) == []
 
 
-async def test_what_keeps_its_name_was_not_discarded(
+async def test_a_checkpoint_that_cannot_be_renamed_is_an_error(
     store: CheckpointStore, member: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = fill(member / "attempt-1"), fill(member / "attempt-2")
@@ -302,17 +303,17 @@ async def test_sweep_deletes_what_a_crash_left(store: CheckpointStore, member: P
         fill(path / "checkpoint")
         (path / "config.json").touch()
     (member.parent / "stray").touch()
-    fill(member.parent / "somebody's" / "checkpoint")
+    fill(member.parent / "another" / "checkpoint")
     store.sweep(member.parent, keep={"0007/attempt-2"}, published={"0007", "0009"})
     store.close()
     assert sorted(os.listdir(member)) == ["attempt-2", "checkpoint", "config.json"]
     assert sorted(os.listdir(other)) == ["config.json"]
-    assert (member.parent / "somebody's" / "checkpoint").is_dir()
+    assert (member.parent / "another" / "checkpoint").is_dir()
     with pytest.raises(CheckpointError, match="cannot clean up"):
         store.sweep(member.parent / "nowhere", keep=())
 
 
-async def test_closing_gives_a_long_publish_up(member: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closing_stops_a_long_publish(member: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = CheckpointStore(threads=1)
     scratch = fill(member / "attempt-1")
     digesting, closing = asyncio.Event(), threading.Event()
@@ -387,7 +388,7 @@ for n in range(1, 200):
 
 
 @pytest.mark.slow
-async def test_interrupted_anywhere_it_is_whole_or_can_be_done_again(store: CheckpointStore, member: Path) -> None:
+async def test_interrupted_anywhere_it_can_be_published_again(store: CheckpointStore, member: Path) -> None:
     words = [sys.executable, "-c", INTERRUPTED, member, "before", "after", "full"]
     process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
     out, _ = await process.communicate()
@@ -413,7 +414,7 @@ async def test_interrupted_anywhere_it_is_whole_or_can_be_done_again(store: Chec
 
 
 @pytest.mark.parametrize("name", ["open", "fsync", "rename", "fchmod"])
-async def test_a_full_disk_is_told_with_its_path(
+async def test_a_full_disk_is_reported_with_its_path(
     store: CheckpointStore, member: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -488,7 +489,7 @@ def test_a_file_that_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch, na
     store.close()
 
 
-def test_publishing_does_not_wait_for_what_is_verified(tmp_path, monkeypatch):
+def test_publishing_does_not_wait_for_verifying(tmp_path, monkeypatch):
     go = threading.Event()
     monkeypatch.setattr(CheckpointStore, "check", lambda self, final: go.wait(20) and None)
 

@@ -105,12 +105,12 @@ WRITERS = [
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_the_one_that_is_full_is_named_whoever_wrote(
+def test_the_full_file_system_is_named_for_every_library(
     tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]
 ) -> None:
     """Some say where, some that it is full, and some neither (torch.save)."""
     place = tiny("tmp")
-    monkeypatch.setenv("TMPDIR", str(place))  # one of the usual places, for those who tell of none
+    monkeypatch.setenv("TMPDIR", str(place))  # one of the usual places, for texts that name no path
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     lacks, where = culprit(raised(lambda: write(place / "x")), str(checkpoint))
@@ -126,21 +126,21 @@ def test_the_one_that_is_full_is_named_whoever_wrote(
     assert remedy.startswith(f"{place} has no room (1 MiB in all, ")
 
 
-def test_another_than_the_runs_is_said_to_be_another(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_file_system_that_is_not_the_runs_is_described_as_such(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     place = tiny("cache")
     fault, remedy = failure.diagnosed(raised(lambda: with_open(place / "x"))[0], str(tmp_path), None)
     assert fault == remedies.ELSEWHERE
     assert remedy.startswith(f"{place} has no room (1 MiB in all, 0 MiB free), which is not the run's disk: delete ")
 
 
-def test_an_error_that_is_none_of_the_kind() -> None:
+def test_an_error_without_a_full_file_system() -> None:
     assert culprit([ValueError("no"), OSError(errno.EIO, "Input/output error")], "/") == (False, None)
     # it looks like one, and no file system is full
     lookalike = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
     assert culprit([lookalike], os.curdir) == (False, None)
 
 
-def test_a_quota_is_named_as_one(tmp_path: Path) -> None:
+def test_a_quota_is_named_as_a_quota(tmp_path: Path) -> None:
     error = OSError(errno.EDQUOT, "Disk quota exceeded", str(tmp_path / "x"))
     lacks, where = culprit([error], str(tmp_path))
     assert lacks
@@ -164,11 +164,11 @@ def test_a_quota_is_named_as_one(tmp_path: Path) -> None:
         ("RuntimeError: write(): fd 3 failed with No space left on device\nin /usr/lib/libc10.so", []),
     ],
 )
-def test_paths_in_what_programs_print(line: str, found: list[str]) -> None:
+def test_paths_in_the_output_of_programs(line: str, found: list[str]) -> None:
     assert paths(line) == found
 
 
-def test_a_programs_log_tells(tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_programs_log_names_it(tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tiny("tmp")
     named = logged(f"hello\ncp: error writing '{place}/x': No space left on device", str(tmp_path))
     assert named[1] is not None
@@ -179,7 +179,7 @@ def test_a_programs_log_tells(tiny: Callable[[str], Path], tmp_path: Path, monke
     assert logged("all is well", str(tmp_path)) == (False, None)
 
 
-def test_a_path_that_is_not_there_is_on_the_file_system_it_would_be_on(tmp_path: Path) -> None:
+def test_a_missing_path_is_on_the_file_system_of_its_parent(tmp_path: Path) -> None:
     assert filesystems.of(tmp_path / "a" / "b") == filesystems.of(tmp_path)
     assert FileSystem("/x", 1, MIB, 10 * MIB, inodes=True).full
     assert "no inodes left" in str(FileSystem("/x", 1, MIB, 10 * MIB, inodes=True))

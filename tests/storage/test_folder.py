@@ -148,7 +148,7 @@ def test_simultaneous_launches_get_different_names(tmp_path: Path) -> None:
     assert sorted(made) == sorted(f"digits-{n}" for n in range(1, 41))
 
 
-def test_fresh_gives_up_where_no_name_helps(tmp_path: Path) -> None:
+def test_fresh_fails_where_no_folder_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     with pytest.raises(FolderError, match="is not a folder"):
         RunFolder.fresh(tmp_path / "runs", "digits")
@@ -184,7 +184,7 @@ def test_open_finds_a_run(folder: RunFolder) -> None:
     assert runs("/nowhere") == []
 
 
-def test_open_names_what_is_missing_and_what_there_is(folder: RunFolder) -> None:
+def test_open_names_the_missing_file_and_the_existing_runs(folder: RunFolder) -> None:
     beside = folder.path.parent
     begun(beside / "other-1")
     with pytest.raises(

@@ -25,14 +25,14 @@ async def running(path):
         lock.release()
 
 
-async def test_what_is_written_is_read_while_the_run_goes_on(tmp_path):
+async def test_a_report_is_read_while_the_run_is_locked(tmp_path):
     async with running(tmp_path / "r") as folder:
         await write_json(folder.gpus, REPORT, durable=False)
         assert read_gpus(folder) == REPORT
     assert read_gpus(folder) is None, "a killed scheduler leaves the file behind"
 
 
-async def test_the_names_in_the_file_are_those_that_programs_know(tmp_path):
+async def test_the_names_in_the_file_stay_what_programs_know(tmp_path):
     folder = RunFolder.create(tmp_path / "r")
     await write_json(folder.gpus, REPORT, durable=False)
     flat = json.loads(folder.gpus.read_text())

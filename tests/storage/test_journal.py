@@ -119,13 +119,13 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @given(st.lists(facts, max_size=6), st.lists(facts, max_size=6))
-def test_what_is_appended_is_read_back_over_several_openings(first: list[Fact], second: list[Fact]) -> None:
+def test_appended_facts_are_read_back_over_several_openings(first: list[Fact], second: list[Fact]) -> None:
     with tempfile.TemporaryDirectory(dir=QUICK) as folder:
         path = Path(folder, "journal.jsonl")
         written(path, first)
         with Journal.open(path) as journal:
             assert said(journal.replay()) == said(first)
-            assert journal.replay() == []  # told once: a run that goes on for days need not hold its past twice
+            assert journal.replay() == []  # once: a run of days need not hold its past twice
             for each in second:
                 journal.append(each)
         assert said(read(path)) == said(first + second)
@@ -141,9 +141,9 @@ def test_the_file_is_json_lines_for_people_and_their_tools(path: Path) -> None:
     ]
 
 
-def test_what_only_listeners_are_told_is_json_as_well() -> None:
-    told = to_json(Reported(t=1.0, member=2, attempt=1, metrics={"loss": math.nan, "up": math.inf, "x": 0.5}))
-    assert json.loads(json.dumps(told, allow_nan=False)) == {
+def test_facts_for_listeners_become_json_too() -> None:
+    flat = to_json(Reported(t=1.0, member=2, attempt=1, metrics={"loss": math.nan, "up": math.inf, "x": 0.5}))
+    assert json.loads(json.dumps(flat, allow_nan=False)) == {
         "fact": "Reported", "t": 1.0, "member": 2, "attempt": 1, "metrics": {"loss": "NaN", "up": "Infinity", "x": 0.5},
     }  # fmt: skip
 
@@ -167,7 +167,7 @@ def test_a_reader_follows_a_writer(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_truncated_anywhere_it_holds_a_prefix_and_goes_on(path: Path) -> None:
+def test_truncated_anywhere_a_journal_holds_a_prefix_and_can_be_appended_to(path: Path) -> None:
     all_facts = [fact(n) for n in range(4)]
     data = written(path, all_facts)
     with tempfile.TemporaryDirectory(dir=QUICK) as folder:
@@ -241,7 +241,7 @@ TRAINED = {**ENTERED, "fact": "Trained", "score": 1.0, "metrics": {}, "seconds":
         ({**ENTERED, "attempt": -1}, "attempt is -1"),
         ({**ENTERED, "t": {}}, "t is {}"),
         ({**ENTERED, "t": 10**400}, "t is 1000"),
-        ({**OPENED, "slots": 10**12}, "slots is 1000"),  # who counts them would eat the memory
+        ({**OPENED, "slots": 10**12}, "slots is 1000"),  # a loop over so many would use up the memory
         ({**SUGGESTED, "path": "a"}, "path is 'a'"),
         ({**SUGGESTED, "path": ["0"]}, "path is"),
         ({**SUGGESTED, "config": {"x": []}}, "config is"),
@@ -260,7 +260,7 @@ def test_a_field_of_the_wrong_type_is_damage_whatever_its_checksum(
 
 
 @pytest.mark.parametrize("body", [b'{"n":0,"fact":' + b"[" * 100_000, b"[1"])
-def test_json_that_is_no_object_or_too_deep_is_damage(path: Path, body: bytes) -> None:
+def test_json_that_is_not_an_object_or_too_deep_is_damage(path: Path, body: bytes) -> None:
     path.write_bytes(written(path, []) + b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body)))
     with pytest.raises(JournalError, match="line 2"):
         read(path)
@@ -300,7 +300,7 @@ def test_a_short_write_leaves_no_half_line(path: Path, monkeypatch: pytest.Monke
     assert said(read(path)) == said([fact(0), fact(2)])
 
 
-def test_a_half_line_that_cannot_be_taken_back_ends_the_journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_line_that_cannot_be_removed_ends_the_journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     with Journal.open(path) as journal:
         calls = iter([lambda fd, data: real(fd, data[:11]), _no_space])
@@ -330,10 +330,10 @@ def test_a_file_size_limit_is_a_full_disk(path: Path) -> None:
         "    for n in range(100): journal.append(Entered(t=1.0, member=n, attempt=1))\n"
         "except Exception as error: print(n, type(error).__name__, error)\n"
     )
-    told = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True).stdout
-    count, kind, _ = told.split(" ", 2)
+    output = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True).stdout
+    count, kind, _ = output.split(" ", 2)
     assert kind == "JournalError"
-    assert str(path) in told
+    assert str(path) in output
     assert len(read(path)) == int(count) > 5
     assert path.read_bytes().endswith(b"\n")
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
@@ -343,7 +343,7 @@ def test_a_file_size_limit_is_a_full_disk(path: Path) -> None:
 
 
 class Disk:
-    """Stands in for os.fdatasync: says when a sync begins, and lets it end when told to."""
+    """Stands in for os.fdatasync: signals when a sync begins, and lets it end on command."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -421,7 +421,7 @@ while True:
 
 
 @pytest.mark.slow
-def test_kill_9_loses_nothing_that_was_acknowledged(path: Path) -> None:
+def test_kill_9_loses_no_acknowledged_fact(path: Path) -> None:
     for _ in range(3):  # each one takes up what the one before left
         with subprocess.Popen([sys.executable, "-c", APPENDER, path], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

@@ -299,7 +299,7 @@ def test_a_run_in_which_every_member_fails_ends_early_and_can_be_resumed_once_me
     assert failed.status == 1
     assert "members that ended since the run was resumed failed; the first: member" in failed.err
     assert failed.err.count("Traceback (most recent call last)") == 1, "the first one, once"
-    assert "mend what made it fail, and go on: gpbt-async resume r --retry-failed (and --changed" in failed.err
+    assert "fix the cause, then continue: gpbt-async resume r --retry-failed (and --changed" in failed.err
     status = cli("status", "r", cwd=tmp_path).out
     assert "failed members can be tried again: gpbt-async resume r --retry-failed" in status
     published = facts(folder, "Published")

@@ -49,7 +49,7 @@ def shown(run: Attached) -> str:
     return "\n".join(unstyled(line) for line in frame(run.memory(time.time), 100, 40))
 
 
-def test_a_run_is_watched_to_its_end_and_left_alone_before(tmp_path: Path) -> None:
+def test_a_run_is_watched_to_its_end_and_not_disturbed(tmp_path: Path) -> None:
     (tmp_path / "held.py").write_text(HELD)
     running = start("launch", "held.py", "--slots", 2, "--quiet", cwd=tmp_path)
     folder = tmp_path / "runs" / "held-1"
@@ -95,7 +95,7 @@ def test_a_run_is_watched_to_its_end_and_left_alone_before(tmp_path: Path) -> No
     assert (quiet.status, quiet.err) == (0, "")
 
 
-def test_a_killed_run_is_over_and_a_new_session_is_another_run(tmp_path: Path) -> None:
+def test_a_killed_run_is_over_and_a_resumed_one_is_watched_again(tmp_path: Path) -> None:
     os.environ["TRAIN_SECONDS"] = "60"
     try:
         running = start("launch", LINEAGE, "--slots", 2, cwd=tmp_path)
