@@ -3,12 +3,12 @@
     python bench/live.py [--population 500] [--generations 10] [--slots 16] [--facts 20] [--rate 10] [--shots DIR]
                          [--browser chromium]
 
-The run is simulated (the real engine, tests/written.py), nine tenths of its facts are in the journal, and it looks as
-if it went on. `gpbt-async serve` is a process of its own, and a browser without a window looks at the run's page. Then
-member after member is published: *told* is from the fact's append until the page's text says so, *drawn* until the tree
-has been drawn anew; medians and the slowest. Then facts come at --rate a second for ten seconds: the processor time of
-server and page, and how long the page at most did not answer. --shots keeps pictures, light and dark.
-"""
+The run is simulated (the real engine, tests/support/run_factory.py). Nine tenths of its facts are in the journal, and
+it looks like a run that continues. `gpbt-async serve` is a process of its own, and a browser without a window looks at
+the run's page. Then member after member is published: *told* is from the fact's append until the page's text says so,
+*drawn* until the tree has been drawn anew; medians and the slowest. Then facts come at --rate a second for ten seconds:
+the processor time of server and page, and how long the page at most did not answer. --shots keeps pictures, light and
+dark."""
 
 from __future__ import annotations
 

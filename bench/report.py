@@ -3,12 +3,12 @@
     python bench/report.py [--population 1000] [--generations 10] [--slots 16] [--run DIR] [--shots DIR]
                            [--browser chromium]
 
-The run is simulated (the real engine, tests/written.py) and written down with logs and metrics of all members. In the
-browser, without a window: *ready* is from the navigation's start to the end of our scripts; *answered* is when a click
-on the best member's button, given as soon as there is one, has opened that member's panel and it has been painted;
-*drawn* is when the first chart, the tree, has been. Each is the median of three page loads. All charts are then
-scrolled to, and errors of the console are shown, of which there must be none. --shots keeps pictures, light and dark.
-"""
+The run is simulated (the real engine, tests/support/run_factory.py) and written down with logs and metrics of all
+members. In the browser, without a window: *ready* is from the navigation's start to the end of our scripts; *answered*
+is when a click on the best member's button, given as soon as there is one, has opened that member's panel and it has
+been painted; *drawn* is when the first chart, the tree, has been. Each is the median of three page loads. All charts
+are then scrolled to, and errors of the console are shown, of which there must be none. --shots keeps pictures, light
+and dark."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent.parent / "gpbt_async"
 CLASSES = [name for name in gpbt.__all__ if inspect.isclass(getattr(gpbt, name))]
-FACTS = [k for k in vars(events).values() if inspect.isclass(k) and issubclass(k, events.Fact | events.Command)]
+FACTS = [k for k in vars(events).values() if dataclasses.is_dataclass(k) and k.__module__ == events.__name__]
 #: public modules beside the package's own names; what needs a framework is read, not imported
 MODULES = ("torch", "lightning", "hf", "testing", "tracked", "simulate")
 

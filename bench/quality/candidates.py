@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpbt_async.engine.selection import Selection
-from gpbt_async.searchers import registry
+from gpbt_async.searchers import local, registry
 from gpbt_async.space import Choice, reflect
 
 from .tasks import key
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gpbt_async.space import Config, Space
 
 
-def width(rng: random.Random, low: float = registry.NARROWEST, high: float = registry.WIDEST) -> float:
+def width(rng: random.Random, low: float = local.NARROWEST, high: float = local.WIDEST) -> float:
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
@@ -45,7 +45,7 @@ def moved(space: Space, config: Config, step: np.ndarray, rng: random.Random) ->
     for (name, d), by in zip(space.items(), step, strict=True):
         if isinstance(d, Choice):
             again, u = rng.random(), rng.random()
-            out[name] = d.from_unit(u) if again < registry.REDRAW else config[name]
+            out[name] = d.from_unit(u) if again < local.REDRAW else config[name]
         else:
             out[name] = d.from_unit(reflect(d.to_unit(config[name]) + by))
     return space.clip(out)

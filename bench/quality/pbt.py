@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpbt_async.ask import Ask, Observation
-from gpbt_async.searchers import registry
+from gpbt_async.searchers import local, registry
 
 from . import clock
 from .record import Record
@@ -115,8 +115,8 @@ def explored(
 ) -> Config:
     """A config from another, inside the space."""
     if how == "step":
-        low, high = math.log(registry.NARROWEST), math.log(registry.WIDEST)
-        return space.clip(space.step(config, rng, math.exp(rng.uniform(low, high)), registry.REDRAW))
+        low, high = math.log(local.NARROWEST), math.log(local.WIDEST)
+        return space.clip(space.step(config, rng, math.exp(rng.uniform(low, high)), local.REDRAW))
     moved: Config = {}
     for name, dimension in space.items():
         if rng.random() < resample:

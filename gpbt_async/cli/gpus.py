@@ -68,7 +68,7 @@ def ask(folder: RunFolder, request: ControlRequest, gpu: str) -> str:
 
     Returns a sentence for the user. Raises DeviceError when the run has no such GPU, FolderError when it does not run.
     """
-    from ..storage.control import send
+    from ..storage.control import ControlRequest, send
     from ..storage.gpu_report import DeviceState, read_gpus
 
     wanted = _matching(folder, gpu)
@@ -78,7 +78,7 @@ def ask(folder: RunFolder, request: ControlRequest, gpu: str) -> str:
     while (report := read_gpus(folder)) is not None:
         asked = [status for status in report.gpus if status.uuid in wanted]
         drained = all(status.state in (DeviceState.DRAINED, DeviceState.FAULTY) for status in asked)
-        if request == "return":
+        if request is ControlRequest.RETURN:
             if not any(status.state == DeviceState.DRAINED for status in asked):
                 return f"{folder.name} uses GPU {gpu} again"
         elif drained and not any(status.members or status.leaving for status in asked):

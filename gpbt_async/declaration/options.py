@@ -11,6 +11,7 @@ Options are reset by a word of their own: `--disk none`, `--others-may-use none`
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from ..errors import ExperimentError
 from ..formatting import parse_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 
 #: what resets an option that is an amount
@@ -106,7 +107,7 @@ def _bytes(option: str, amount: str | None, example: str) -> int | None:
         return None
     try:
         return parse_bytes(amount)
-    except ValueError:
+    except (TypeError, ValueError):
         must = f"must be an amount with its unit, such as {example!r}, or '{NONE}'"
         raise ExperimentError(f"{option_text(option)}: got {amount!r}; {must}") from None
 
@@ -115,7 +116,7 @@ def _words(name: str, value: Any) -> Iterator[str]:
     option = "--" + name.replace("_", "-").replace("xids", "xid")
     if isinstance(value, bool):
         yield option if value else option.replace("--", "--no-", 1)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from (f"{option} {xid}={whose}" for xid, whose in value.items()) if value else (f"{option} {NONE}",)
     elif isinstance(value, tuple):
         yield from (f"{option} {shlex.quote(tracker)}" for tracker in value or (NONE,))

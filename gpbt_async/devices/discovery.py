@@ -126,6 +126,8 @@ def _choose(
     for gpu, reason in bad.items():
         warn(f"{gpu} is left out, as {reason}")
     if not good:
+        if not bad:
+            return []  # a later survey may find none at all: the GPUs in use are then judged by their samples
         gpu, reason = next(iter(bad.items()))
         cpu = option_text("gpus", "none")
         raise DeviceError(f"no GPU can be used ({gpu}: {reason}). Repair it, or train on the CPU: {cpu}")

@@ -138,6 +138,8 @@ class NvmlThread:
             if answer.set_running_or_notify_cancel():
                 try:
                     answer.set_result(question(self._backend))
+                except StopIteration as error:  # a future cannot carry it: the caller would wait for ever
+                    answer.set_exception(RuntimeError(f"a question for NVML raised {error!r}"))
                 except BaseException as error:
                     answer.set_exception(error)
 

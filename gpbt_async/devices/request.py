@@ -72,7 +72,7 @@ class DeviceRequest:
 
 
 def check_options(options: RunOptions) -> None:
-    """Raise DeviceError for options given together that contradict one another (those of an earlier session may)."""
+    """Raise DeviceError for options that contradict one another."""
     if options.slots is not None:
         cpu = option_text("slots", options.slots)
     elif options.gpus == "none":

@@ -72,8 +72,8 @@ class Run:
     resources say. share, vram: over those of the resources. start: "zygote" (fork of a process that has imported the
     script, even if that has started native threads) or "exec" (a fresh interpreter a member); None = forks where they
     are safe. wait_for_gpus: when every GPU is taken, wait instead of refusing. xids: whose fault an Xid is ("member",
-    "card", "nobody"), over health.XIDS. others_may_use: GPU memory, as "2GiB", that a desktop may use on a GPU of the
-    run. affinity: bind members to cores near their GPU (the default). nvml_library: the path of libnvidia-ml.so.1.
+    "card", "nobody"), over devices.health.XIDS. others_may_use: GPU memory, as "2GiB", that others may use on a GPU.
+    affinity: bind members to cores near their GPU (the default). nvml_library: the path of libnvidia-ml.so.1.
     disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. track: trackers, as "jsonl" or
     "mlflow:mlruns" (guide "report"). "none" takes back disk and others_may_use, {} xids, () track.
 
@@ -119,8 +119,9 @@ class Run:
         standalone.use()
         options = RunOptions(
             slots=slots, gpus=gpus, share=share, vram=vram, start=start, disk=disk, wait_for_gpus=wait_for_gpus,
-            xids=xids, others_may_use=others_may_use, affinity=affinity, nvml_library=nvml_library,
-            track=None if track is None else tuple(track),
+            xids=None if xids is None else dict(xids), others_may_use=others_may_use, affinity=affinity,
+            nvml_library=nvml_library,
+            track=None if track is None else (track,) if isinstance(track, str) else tuple(track),
         )  # fmt: skip
         self._clock = Clock()
         self._listeners: weakref.WeakSet[EventStream] = weakref.WeakSet()
@@ -183,7 +184,7 @@ class Run:
 
     def pids(self) -> dict[str, int | None]:
         """The processes beside the members: guardian and zygote, by name."""
-        return self._open.launcher.pids() if self._open is not None else {}
+        return self._startup.launcher.pids() if self._startup.launcher is not None else {}
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json, as of now."""
@@ -240,8 +241,8 @@ class Run:
     def kill(self) -> None:
         """End every process of the run at once, without grace. For the second Ctrl-C."""
         self.stop()
-        if self._open is not None:
-            self._open.launcher.kill()
+        if self._startup.launcher is not None:
+            self._startup.launcher.kill()
 
     def __aiter__(self) -> AsyncIterator[Event]:
         """Events from now on, until the run is over. A slow listener misses some (Missed), and never delays the run."""

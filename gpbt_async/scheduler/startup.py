@@ -18,6 +18,7 @@ from .. import __version__ as VERSION
 from .. import events
 from ..analysis.replay import Replay
 from ..declaration.address import find
+from ..declaration.options import RunOptions
 from ..devices.discovery import discover
 from ..devices.request import DeviceRequest, check_options, member_needs
 from ..devices.slots import usable_cores
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from ..declaration.address import Address
-    from ..declaration.options import RunOptions
     from ..devices.slots import Pool
     from ..storage.lock import Lock
     from .clock import Clock
@@ -87,6 +87,8 @@ class Startup:
         self._runs = Path(os.path.abspath(request.runs))
         self._adopt = (request.adopt,) if isinstance(request.adopt, str) else tuple(request.adopt)
         self._cwd = os.getcwd()
+        #: once there are processes to end: `Run.kill` may come while the script is imported
+        self.launcher: Launcher | None = None
         Tracking(request.options.track or (), warn)  # raises ExperimentError for a tracker that does not exist
 
     async def open(self, stack: AsyncExitStack) -> OpenRun | RunState:
@@ -117,7 +119,7 @@ class Startup:
         slots = await self._slots(settings, record, stack)
         record.on_gpus = bool(slots.rows())
         if self._request.again is not None and not record.on_gpus:  # as many threads a member, after a resume too
-            record.options = replace(record.options, slots=len(slots))
+            record.options = RunOptions(slots=len(slots)).over(record.options)
         await record.write(folder.experiment, created=self._clock.now(), version=VERSION)
         state = RunState(
             folder=folder,
@@ -273,6 +275,7 @@ class Startup:
             mark, cwd=record.cwd, start=record.options.start, log=lambda advice: self._warn(str(advice))
         )
         await stack.enter_async_context(launcher)
+        self.launcher = launcher
         launcher.hold(lock.fileno())
         return launcher
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 #: the layout of the lines and the rules by which the engine replays them; a reader refuses any other format
-FORMAT = 1
+FORMAT = 2
 #: bytes reserved on the disk for the next facts: some thousand, so that members can end when the disk is full
 AHEAD = 1 << 20
 

@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 #: the name of an unfinished one, beside the checkpoint's folder, begins so
 PART = ".manifest-"
 #: the manifest's layout
-FORMAT = 1
+FORMAT = 3
 #: errors after which a file is not what was published, or can never be read again
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
 

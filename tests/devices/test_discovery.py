@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,7 +18,7 @@ from nvml_state import library
 from gpbt_async.declaration.resources import Resources
 from gpbt_async.devices import discovery, monitor
 from gpbt_async.devices.discovery import discover
-from gpbt_async.devices.nvml import GPU, NvmlFault, Sample
+from gpbt_async.devices.nvml import GPU, NvmlFault, NvmlThread, Sample
 from gpbt_async.devices.request import DeviceRequest
 from gpbt_async.devices.slots import Slot
 from gpbt_async.errors import DeviceError
@@ -352,3 +353,12 @@ def test_the_deprecated_shim_of_the_binding_does_not_disturb(stub, ask, tmp_path
     (tmp_path / "pynvml.py").write_text(shim + Path(real).read_text())
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     assert ask(machine(A), nvml_library=str(stub()))["gpus"] == [A.uuid]
+
+
+async def test_a_survey_that_finds_no_gpu_any_more_is_no_error():
+    """As after a hot-unplug, or while a driver is loaded again: the GPUs in use are judged by their samples."""
+    assert discovery._choose([], DeviceRequest(population=4), {}, pytest.fail) == []
+    nvml = NvmlThread(FakeNvml([]))
+    with pytest.raises(RuntimeError, match="StopIteration"):  # and not a future that never ends
+        await asyncio.wait_for(nvml.ask(lambda _: next(iter(()))), 10)
+    nvml.dismiss()

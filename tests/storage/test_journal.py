@@ -134,7 +134,7 @@ def test_appended_facts_are_read_back_over_several_openings(first: list[Fact], s
 def test_the_file_is_json_lines_for_people_and_their_tools(path: Path) -> None:
     written(path, [fact(0), fact(1)])
     header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert (header["journal"], header["version"]) == (1, "1.2.3")
+    assert (header["journal"], header["version"]) == (2, "1.2.3")
     assert [(line["n"], line["fact"], line["score"]) for line in lines] == [
         (0, "Trained", "NaN"),
         (1, "Trained", "NaN"),
@@ -267,9 +267,9 @@ def test_json_that_is_not_an_object_or_too_deep_is_damage(path: Path, body: byte
 
 
 def test_a_journal_of_another_format_is_refused(path: Path) -> None:
-    path.write_bytes(journal_module._seal({"journal": 2, "version": "9.0"}))
+    path.write_bytes(journal_module._seal({"journal": 1, "version": "0.1.0"}))
     sentence = (
-        r"journal\.jsonl was written by gpbt-async 9\.0 in format 2, but .* only format 1: use that version .*, or"
+        r"journal\.jsonl was written by gpbt-async 0\.1\.0 in format 1, but .* only format 2: use that version .*, or"
     )
     with pytest.raises(JournalError, match=sentence):
         Journal.open(path)

@@ -193,7 +193,7 @@ class Journals:
         self._folder = tempfile.TemporaryDirectory(dir=QUICK)
         self._path = Path(self._folder.name, "journal.jsonl")
         self._runs = histories()
-        self._header = _seal({"journal": 1, "version": "1.2.3"})
+        self._header = _seal({"journal": 2, "version": "1.2.3"})
 
     def close(self) -> None:
         self._folder.cleanup()

@@ -1,6 +1,6 @@
 """An independent judge of a finished run's folder, which shares no code with gpbt_async.
 
-    python tests/check_run.py RUN_FOLDER        prints a sentence for each thing that is wrong; exit status 1 if any is
+    python tests/support/run_checker.py RUN_FOLDER     prints each thing that is wrong; exit status 1 if any is
 
 It reads the journal by its own rules (one JSON object a line, n consecutive, crc32 over the line before the crc), tells
 the run over again from its facts, and compares with what lies on the disk and which processes live.
@@ -150,7 +150,7 @@ class Check:
                 continue
             flat = json.loads(body + b"}")
             if number == 1:
-                if flat.get("journal") != 1:
+                if flat.get("journal") != 2:
                     self.say("journal.jsonl does not begin with its header")
                 continue
             if flat["n"] != expected:
@@ -536,5 +536,5 @@ def main(folder: str) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("usage: python tests/check_run.py RUN_FOLDER")
+        raise SystemExit("usage: python tests/support/run_checker.py RUN_FOLDER")
     raise SystemExit(main(sys.argv[1]))

@@ -17,6 +17,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
+
+@pytest.fixture(autouse=True)
+def engines() -> None:
+    """Ablations break an engine's invariants on purpose (a first child that does not repeat its parent's config)."""
+
+
 BENCH = Path(__file__).parent.parent.parent / "bench"
 sys.path.append(str(BENCH))
 
