@@ -63,7 +63,7 @@ def replay(
     """Train new models with a run's best schedule.
 
     Each starts from nothing and follows RUN's winning schedule, interval by interval, in a run of its own called
-    RUN-replay-1, -2, … It has RUN's script, settings, slots, GPUs and trackers, unless options say otherwise. With
+    RUN-replay-1, -2, … It has the script, settings and options of RUN, unless options say otherwise. With
     several --seeds, the result says whether the original score lies within the noise among seeds.
 
     Examples:

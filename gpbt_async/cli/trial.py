@@ -27,6 +27,7 @@ from ..member.api import Member
 from ..member.config import peek
 from ..preflight.checks import Preflight
 from ..space import Choice
+from ..storage.files import explained
 from .output import say
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def attempt(address: Address, *, seed: int, sets: list[str], parent: Path | None
         raise ExperimentError(f"--parent {parent}: there is no such folder")
     config = fixed(settings.space.sample(random.Random(seed)), sets, settings.space)
     where = checkpoint if checkpoint is not None else Path(tempfile.mkdtemp(prefix="gpbt-try-"))
-    where.mkdir(parents=True, exist_ok=True)
+    with explained("cannot write the checkpoint to", where):
+        where.mkdir(parents=True, exist_ok=True)
     try:
         return _train(settings, train, config, seed, parent, where)
     finally:

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 #: what resets an option that is an amount
 NONE = "none"
-#: of these a replay has the original's; the others speak of a session, or of a tree of another size
-_REPLAYED = ("slots", "gpus", "start", "nvml_library", "track")
+#: a replay has all options of the original but these: the first two are in its settings, the third is for a session
+_NOT_REPLAYED = ("share", "vram", "wait_for_gpus")
+_TEXTS = ("gpus", "vram", "disk", "others_may_use", "nvml_library")
+_SWITCHES = ("wait_for_gpus", "affinity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,17 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.start not in (None, "zygote", "exec"):
             raise ExperimentError.of("start", self.start, "must be 'zygote' or 'exec'")
+        for names, kind, must in ((_TEXTS, str, "must be a text"), (_SWITCHES, bool, "must be True or False")):
+            for name in names:
+                if (value := getattr(self, name)) is not None and not isinstance(value, kind):
+                    raise ExperimentError(f"{option_text(name)}: got {value!r:.80}; {must}")
+        if self.xids is not None:
+            xids = self.xids if isinstance(self.xids, Mapping) else {None: None}
+            if not all(type(xid) is int and 0 < xid < 1 << 32 for xid in xids):
+                must = "must be a mapping from the number of an Xid, such as 79, to 'member', 'card' or 'nobody'"
+                raise ExperimentError(f"xids: got {self.xids!r:.80}; {must}")
+        if self.track is not None and not all(isinstance(each, str) for each in self.track):
+            raise ExperimentError(f"track: got {self.track!r:.80}; must be names of trackers, such as 'jsonl'")
         _ = self.disk_bytes, self.others_bytes
 
     @property
@@ -81,7 +94,7 @@ class RunOptions:
 
     def for_replay(self) -> RunOptions:
         """Those that a replay of the run has, unless it gives others."""
-        return RunOptions(**{name: getattr(self, name) for name in _REPLAYED})
+        return replace(self, **dict.fromkeys(_NOT_REPLAYED))
 
     def command_line(self) -> str:
         """The options that are given, as a command line gives them: "--slots 2 --disk 50GiB"."""

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import weakref
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__ as VERSION
@@ -37,7 +38,7 @@ from .open_run import OpenRun
 from .startup import Resume, RunRequest, Startup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -119,7 +120,7 @@ class Run:
         standalone.use()
         options = RunOptions(
             slots=slots, gpus=gpus, share=share, vram=vram, start=start, disk=disk, wait_for_gpus=wait_for_gpus,
-            xids=None if xids is None else dict(xids), others_may_use=others_may_use, affinity=affinity,
+            xids=dict(xids) if isinstance(xids, Mapping) else xids, others_may_use=others_may_use, affinity=affinity,
             nvml_library=nvml_library,
             track=None if track is None else (track,) if isinstance(track, str) else tuple(track),
         )  # fmt: skip

@@ -72,7 +72,11 @@ class Manifest:
             flat: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
             manifest = cls(flat["attempt"], tuple(PublishedFile(**file) for file in flat["files"]))
             whole = flat.pop("self") == _digest(flat)
-            whole = whole and (flat["size"], flat["digest"]) == (manifest.size, manifest.digest)
+            whole = (
+                whole
+                and flat["checkpoint"] == FORMAT
+                and (flat["size"], flat["digest"]) == (manifest.size, manifest.digest)
+            )
         except OSError as error:
             if error.errno not in GONE:
                 raise

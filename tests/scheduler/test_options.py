@@ -226,6 +226,12 @@ def test_options_are_shown_as_they_are_typed() -> None:
     [
         ("start", "fork", "start: got 'fork'; must be 'zygote' or 'exec'"),
         ("disk", "7", "disk: got '7'; must be an amount with its unit, such as '50GiB', or 'none'"),
+        ("disk", 3 << 30, "disk: got 3221225472; must be a text"),
+        ("gpus", [0], "gpus: got [0]; must be a text"),
+        ("affinity", "no", "affinity: got 'no'; must be True or False"),
+        ("xids", {7.5: "card"}, "xids: got {7.5: 'card'}; must be a mapping from the number of an Xid"),
+        ("xids", "none", "xids: got 'none'; must be a mapping"),
+        ("track", (5,), "track: got (5,); must be names of trackers"),
         ("others_may_use", "", "others_may_use: got ''; must be an amount"),
     ],
 )
