@@ -237,7 +237,7 @@ class Adopted(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found(Fact):
-    """The pre-flight has found that something of the script is wrong (preflight.findings). Decides nothing.
+    """The pre-flight has found that something of the script is wrong (findings.py). Decides nothing.
 
     code: the finding's name, "GPBT001". subject: what it is about. member: where it was seen first, if in one.
     """
