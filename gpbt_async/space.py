@@ -4,8 +4,8 @@ Three dimensions (Float, Int, Choice) and a Space that names them. Pure: no cloc
 a method that draws takes a `random.Random`, so the same seed gives the same config.
 
 A plain value in a space, or a Choice of one option, is a *constant*: it is part of every config, and of nothing else.
-As a mapping a Space holds its dimensions alone, so code that iterates over a space never meets a constant; `clip` and
-the methods that draw configs add the constants.
+Iterating over a Space gives only its dimensions, never a constant. `clip` and the methods that draw configs add the
+constants.
 
 Every dimension maps its values onto the unit interval: logarithmic ones *after* taking logarithms, integers and grids
 in equal bins. Searchers that move "a little" move there, so one step width fits a learning rate and a number of layers

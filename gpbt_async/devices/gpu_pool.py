@@ -5,9 +5,9 @@ each observation to its device, frees what may be freed, and grants what may be 
 `lease` gives a member a `Slot`, and `on_capacity` is called with how many members could train at once whenever that
 changes. The engine counts slots and knows nothing of GPUs.
 
-Two surprises. A slot is released at once, but its GPU is given out again only after its memory has been freed; one that
-keeps memory for too long is set aside as dirty. And a slot may be *evicted* while it is held, when its GPU fails or is
-wanted back: its future is set to the reason, and the member there is to stop, and is lost, not failed.
+Two surprises. A slot is released at once, but its GPU is given out again only after its memory has been freed. A GPU
+whose memory is not freed in time is set aside as dirty. And a slot may be *evicted* while it is held, when its GPU
+fails or is wanted back: its future is set to the reason, and the member there is to stop, and is lost, not failed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Retention: which checkpoints are on the disk, and which of them nothing can need any more.
+"""Retention: which checkpoints are on the disk, and which of them are no longer needed.
 
-To examine every stored member after every fact would be slow. So the engine marks the members whose checkpoint a fact
-may have made needless (suspects), and only these are examined, once the fact's consequences are complete.
+To examine every stored member after every fact would be slow. So when a fact may have made a member's checkpoint
+needless, the engine marks that member (a suspect). After all consequences of the fact are applied, it examines the
+suspects only.
 """
 
 from __future__ import annotations

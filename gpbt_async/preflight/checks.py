@@ -1,8 +1,8 @@
 """Facts and telemetry in, findings out: what the first members of a run show about its script.
 
-Pure: no clock, no files. A run folds every fact of its journal, and the telemetry of every member that returns.
-`doctor` does the same with its few members. Each finding is reported once: a resumed run knows from its journal what
-was found.
+Pure: no clock, no files. A run feeds in every fact of its journal, and the telemetry of every member whose `train`
+returns. `doctor` does the same with its few members. Each finding is reported once: a resumed run knows from its
+journal what was found.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@
 The event loop itself reads the socket and the pidfd: no StreamReader with its 64 KiB lines, and never asyncio's child
 watcher.
 
-Leaving the block means that the member *and everything it started* is gone. The surprise is how cheap that is on the
-good path: a member that sent Clean before it died has cleaned up itself, so nothing more is asked. Otherwise the reaper
-(zygote or guardian) reports when the last stray is gone. A process stuck in the kernel is given up after a deadline,
-with a warning, rather than hanging the run.
+Leaving the block means that the member *and everything it started* is gone. The surprise is how cheap this is in the
+normal case: a member that ends well first removes what it started and sends the message `Clean`, and then nothing needs
+to be checked. Otherwise the reaper (zygote or guardian) reports when the last stray is gone. A process stuck in the
+kernel is given up after a deadline, with a warning, rather than hanging the run.
 """
 
 from __future__ import annotations

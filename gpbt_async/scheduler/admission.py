@@ -5,8 +5,8 @@ What comes of it is a slot and a `wire.Begin`: all that the member's process get
 other side, knows nothing of files and devices.)
 
 A pause is a person's wish, sent through the control FIFO: no member begins until it ends, and those that train go on.
-It is asked for at the beginning and once more when the slot is there, as the member may have waited for a GPU
-meanwhile: then it gives the slot back. A resume begins without a pause.
+The pause is checked twice: at the beginning, and again when the member has its slot, because it may have waited long
+for it. If the run has been paused meanwhile, the member gives the slot back. A resume begins without a pause.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 > a fact arrives → it is appended to the journal → the engine handles it → its commands are performed → each
 > performance ends in a fact.
 
-Everything happens on the event loop's one thread: a turn is never interrupted, so engine and journal need no lock.
-A command becomes a task of one TaskGroup, and the tasks know nothing of each other; the engine decides what must be
-decided between members. `_train` is a member's attempt, from top to bottom.
+Everything happens on the event loop's one thread: a turn is never interrupted, so engine and journal need no lock. Each
+command becomes a task of one TaskGroup. The tasks know nothing of each other: the engine decides whatever concerns more
+than one member. `_train` is a member's attempt, from top to bottom.
 
 The one surprise is how little is waited for. A fact is in the kernel's hands before the loop acts on it, so a killed
 scheduler loses nothing; to survive a power failure it must also reach the disk, and the journal syncs to the disk
