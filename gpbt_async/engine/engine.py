@@ -5,10 +5,9 @@ state changes in no other way: no clock (times come in facts), no files, no proc
 but those keyed by (seed, path). So a journal replayed through the same `handle` gives an equal state, and `outstanding`
 derives every command whose effect is not in the journal yet: resume = replay + Opened.
 
-The one surprise: `Selection.upcoming` plays the breeding rule forward without changing anything. The first member of
-that order is the one that a free slot trains now. For the next few, the engine asks the searcher for configs in
-advance, so that a slot does not wait when it becomes free. Members are created strictly in that order. Otherwise a
-parent whose config came sooner would have more children.
+The one surprise: `Selection.upcoming` plays the breeding rule forward without changing anything. A free slot trains the
+first member that it yields. For the next few, the engine asks the searcher in advance, so that no slot waits. Members
+are created strictly in that order. Otherwise a parent whose config came sooner would have more children.
 """
 
 from __future__ import annotations
