@@ -39,18 +39,23 @@ def in_force(m: Machine) -> dict[str, Any]:
 
 def session(m: Machine, *options: object) -> list[tuple[str, ...]]:
     """Resume, wait until a member trains, and kill; what each member of this session found (playing.py)."""
-    opened, entered = len(m.facts("Opened")), len(m.facts("Entered"))
+    opened, before = len(m.facts("Opened")), len(inside(m))
     run = start("resume", "r", *options, cwd=m.folder, env=m.env)
-    until(lambda: len(m.facts("Opened")) > opened and len(m.facts("Entered")) > entered)
+    until(lambda: len(m.facts("Opened")) > opened and len(inside(m)) > before)
     killed(run, m.folder / "runs/r")
-    return [entry.rest for entry in m.log() if entry.what == "in"][entered:]
+    return inside(m)[before:]
+
+
+def inside(m: Machine) -> list[tuple[str, ...]]:
+    """What each member has found that has begun to train, in any session."""
+    return [entry.rest for entry in m.log() if entry.what == "in"]
 
 
 def begun(m: Machine, *options: object) -> None:
     """Launch, wait until a member trains, and kill."""
     m.say("hold")
     run = m.begin(*options)
-    until(lambda: m.facts("Entered"))
+    until(lambda: m.facts("Entered") and inside(m))
     killed(run, m.folder / "runs/r")
 
 
