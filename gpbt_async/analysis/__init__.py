@@ -1,6 +1,6 @@
 """What a run did: its journal replayed, and the tables, reports and figures that follow from it.
 
-* `replay`: the fold of a journal's facts into engine and usage. The scheduler applies its own facts through it, too.
+* `run_fold`: the fold of a journal's facts into engine and usage. The scheduler applies its own facts through it, too.
 * `reader`: a run read from its folder by another process. `status`, `watch`, the pages and every export use it.
 * `usage` and `history`: where the slots' time went; what happened when, and why.
 * `results`, `importance`, `ancestry`: the summary, the hyperparameters' effects, and why a member exists.

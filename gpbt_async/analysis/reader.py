@@ -17,8 +17,8 @@ from ..storage.folder import RunFolder, locate
 from ..storage.journal import JournalReader
 from ..storage.run_config import RunConfig
 from .history import History
-from .replay import Replay
 from .results import best_of
+from .run_fold import RunFold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def open_run(run: str, runs: Path) -> RunFolder:
     return RunFolder.open(locate(run, runs))
 
 
-class RunReader(Replay):
+class RunReader(RunFold):
     """The run in a folder. history: remember also what happened when, and what each slot did.
 
     Raises FolderError and JournalError, here and wherever it reads on.

@@ -7,7 +7,7 @@ inside the command:
     launch resume replay watch   foreground: a Run driven to its end, with signals and a live view
     doctor                       examination trains members with probes, measurements records, diagnosis judges
     plan                         forecast: the run on a virtual clock; the doctor uses it, too
-    try                          trial: one member in this process
+    try                          single_member: one member in this process
     gpus                         inventory: what NVML sees, and what a run would use of it
 
 `options` holds every option that two commands share, `completion` what Tab offers, `output` what commands print with,

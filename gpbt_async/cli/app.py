@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ..declaration import options as run_options
+from ..declaration import run_options
 from ..errors import GPBTError
 from .doctor import doctor
 from .gpus import gpus

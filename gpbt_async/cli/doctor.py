@@ -14,7 +14,7 @@ from .output import emit, say, span
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..declaration.options import RunOptions
+    from ..declaration.run_options import RunOptions
     from .examination import Examination
     from .measurements import CheckUp, Expected, Problem, TrainedInterval
 

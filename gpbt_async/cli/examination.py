@@ -46,13 +46,13 @@ from .diagnosis import warnings
 from .forecast import expect
 from .measurements import CheckUp, Problem, TrainedInterval
 from .probes import Touches, Vitals
-from .trial import fixed
+from .single_member import fixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..declaration.address import Address
-    from ..declaration.options import RunOptions
+    from ..declaration.run_options import RunOptions
     from ..devices.slots import Pool, Slot
     from ..findings import Finding
     from ..processes.worker import Worker

@@ -92,7 +92,7 @@ def ask(folder: RunFolder, request: ControlRequest, gpu: str) -> str:
 
 def _matching(folder: RunFolder, gpu: str) -> list[str]:
     """The UUIDs of the run's GPUs that `gpu` names. Raises DeviceError."""
-    from ..devices.selection import clear, match, names
+    from ..devices.gpu_selection import clear, match, names
     from ..storage.gpu_report import read_gpus
 
     report = read_gpus(folder)

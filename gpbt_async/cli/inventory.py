@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..devices.device import Device
+from ..devices.gpu_selection import VISIBLE, choose, hides_all, usable
 from ..devices.monitor import Sampling, observe
 from ..devices.nvml import GPU, NvmlFault, NvmlThread, PyNvml
-from ..devices.selection import VISIBLE, choose, hides_all, usable
 from ..errors import DeviceError
 from ..processes import linux
 from ..storage.folder import runs as runs_in

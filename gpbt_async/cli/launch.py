@@ -28,7 +28,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..declaration.options import RunOptions
+    from ..declaration.run_options import RunOptions
 
 
 @takes(changes=CHANGES, options=MACHINE)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ..declaration.options import RunOptions
+from ..declaration.run_options import RunOptions
 from ..errors import ExperimentError
 from .completion import among, files, runs, searchers
 

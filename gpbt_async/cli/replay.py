@@ -19,7 +19,7 @@ from .output import say
 
 if TYPE_CHECKING:
     from ..analysis.reader import RunReader
-    from ..declaration.options import RunOptions
+    from ..declaration.run_options import RunOptions
 
 
 #: more replays than this are a typing error

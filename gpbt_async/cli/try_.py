@@ -1,4 +1,4 @@
-"""`gpbt-async try`: one member in the foreground; trial.py trains it."""
+"""`gpbt-async try`: its options. single_member.py trains the member."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def try_(
       python -m pdb -m gpbt_async try train.py
     """
     from ..declaration.address import find
-    from .trial import attempt
+    from .single_member import attempt
 
     address = find(script, module=as_module)
     raise SystemExit(attempt(address, seed=seed, sets=sets or [], parent=parent, checkpoint=checkpoint))

@@ -7,7 +7,7 @@ the line that makes it, with what is allowed and what was probably meant; nothin
 * `arguments`: misspelt and missing arguments, and the checks of plain values.
 * `foreign`: values of other tuners, and bounds that cannot be.
 * `direction`: whether more or less is better, from the score's name.
-* `resources`, `options`: what a member and a run need of the machine.
+* `resources`, `run_options`: what a member and a run need of the machine.
 * `target`, `address`: where the training function and the script are.
 * `standalone`: the hint for a script that was run with `python` instead of launched.
 

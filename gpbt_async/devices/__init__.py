@@ -9,12 +9,12 @@ process to it, asks for a verdict when a member has failed, and shows its `rows(
 A GPU has three shapes on its way: `nvml.GPU`, its identity; `device.Device`, that and all a run knows of it; and its
 UUID in a `Slot`. Modules, from the driver up:
 
-    nvml        the questions for NVIDIA's library, in the one thread that asks them
-    selection   which GPUs: NVML, CUDA_VISIBLE_DEVICES, --gpus, MIG         (pure)
-    health      may a GPU be given out? Xids                                (pure)
-    device      one GPU, and whose its memory is                            (pure)
-    allocator   which member gets which GPUs, and how many share one        (pure)
-    monitor     a stream of what NVML reports
-    gpu_pool    applies that stream, and leases the GPUs;  slots: the CPU's
-    request     what options and experiment ask for;  discovery: what there is
+    nvml            the questions for NVIDIA's library, in the one thread that asks them
+    gpu_selection   which GPUs: NVML, CUDA_VISIBLE_DEVICES, --gpus, MIG         (pure)
+    health          may a GPU be given out? Xids                                (pure)
+    device          one GPU, and whose its memory is                            (pure)
+    allocator       which member gets which GPUs, and how many share one        (pure)
+    monitor         a stream of what NVML reports
+    gpu_pool        applies that stream, and leases the GPUs;  slots: the CPU's
+    request         what options and experiment ask for;  discovery: what there is
 """

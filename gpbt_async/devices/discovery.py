@@ -18,12 +18,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..declaration.options import option_text
+from ..declaration.run_options import option_text
 from ..errors import DeviceError
 from . import monitor
 from .gpu_pool import GpuPool
+from .gpu_selection import VISIBLE, choose, hides_all, usable
 from .nvml import NvmlFault, NvmlThread, PyNvml
-from .selection import VISIBLE, choose, hides_all, usable
 from .slots import CpuPool, Slot, environment, usable_cores
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..declaration.options import option_text
+from ..declaration.run_options import option_text
 from ..errors import DeviceError, GPBTError
 from ..formatting import format_bytes
 from ..processes import linux

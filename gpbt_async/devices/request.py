@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, get_args
 
-from ..declaration.options import option_text
 from ..declaration.resources import Resources
+from ..declaration.run_options import option_text
 from ..errors import DeviceError, ExperimentError
 from ..events import MOST_SLOTS
+from .gpu_selection import check
 from .health import Blame
-from .selection import check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..declaration.options import RunOptions
+    from ..declaration.run_options import RunOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

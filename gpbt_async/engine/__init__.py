@@ -8,7 +8,7 @@ the state that wrote it, a resume is a replay, and `simulate` runs a policy of d
 * `tree`: the members and generations (`Node`, `State`, `Generation`, `Tree`), with no rule in it.
 * `selection`: the breeding rule: the next member and its parent. Read it to know how GPBT works.
 * `early_stopping`, `termination`, `retention`, `adoption`: one rule each, asked by the engine.
-* `question`: the Ask that a searcher gets.
+* `searcher_view`: the Ask that a searcher gets, read off the tree.
 
 The waist is `Engine` (`handle`, `outstanding`, `ask`, and what it shows for reading), with `Node` and `State`. Nothing
 outside calls a method that changes the tree.

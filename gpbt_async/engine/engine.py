@@ -23,8 +23,8 @@ from ..ask import path_of, path_text
 from ..errors import JournalError
 from . import early_stopping
 from .adoption import Adoption
-from .question import question
 from .retention import Retention
+from .searcher_view import ask_for
 from .selection import Selection
 from .termination import Termination
 from .tree import Node, State, Tree
@@ -105,7 +105,7 @@ class Engine:
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree is now; kin=False leaves the family history out."""
         ready = {p: config for p, (_, config) in self._ready.items()}
-        return question(self.adoption, self.tree, path, self.asks[path].generation, ready, kin)
+        return ask_for(self.adoption, self.tree, path, self.asks[path].generation, ready, kin)
 
     @property
     def to_retry(self) -> list[Node]:

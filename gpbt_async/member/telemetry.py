@@ -1,7 +1,7 @@
 """What a member's process notes about itself while it trains, and sends with its End as plain JSON.
 
 It judges nothing: one member alone cannot show whether its script chose the seed. The scheduler does not trust it:
-preflight/telemetry.py keeps what has the right shape, and compares members. The watches and gpbt.torch write into
+preflight/observations.py keeps what has the right shape, and compares members. The watches and gpbt.torch write into
 `current`, the telemetry of the member whose process this is. It imports the standard library only and costs
 microseconds.
 """

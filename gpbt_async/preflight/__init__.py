@@ -5,7 +5,7 @@ what was searched. The pre-flight finds that out while the first members train. 
 nothing.
 
 * `checks`: facts and observations in, findings out. A run (`launch`), `doctor` and `try` use the same checks.
-* `telemetry`: what a member's process observed, and what several members' observations show together.
+* `observations`: what a member's process observed, and what several members' observations show together.
 * `scores`: what the first members' scores show.
 * `failures`: the failed members of a generation, grouped by reason.
 

@@ -16,8 +16,8 @@ from ..findings import Finding
 from ..formatting import parts
 from ..processes import remedies
 from .failures import TOLERATED, failures, kind, remedy_of
+from .observations import UNCHANGED, Observations, Streak, TelemetryChecks
 from .scores import ScoreChecks
-from .telemetry import UNCHANGED, Observations, Streak, TelemetryChecks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..engine import termination
 from ..findings import Finding
-from .telemetry import PATIENCE
+from .observations import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -119,7 +119,7 @@ class End:
 
     remedy: what to do about the error, if that is known. fault: what caused it, as far as the member's process can say
     (one of remedies.FAULTS), or empty. telemetry: what the member's process recorded about itself
-    (preflight/telemetry.py), plain JSON, possibly empty.
+    (preflight/observations.py), plain JSON, possibly empty.
     """
 
     how: Exit

@@ -4,7 +4,7 @@ Its heart is `loop`: a fact arrives, is written into the journal, the engine ans
 ends in a fact. Around the loop stand the parts that it asks: `admission` (pause, disk, slot, folder: all that a member
 passes before its process starts), `member_session` (what that process reports), `blame` (whose fault a failure was),
 `disk_budget` (room for checkpoints), `watchdog` (a slot that stands idle by a bug). `startup` opens a run, `open_run`
-is what it opens, `edits` is what an edited declaration changes at a resume, `run` is the whole from outside.
+is what it opens, `experiment_diff` is what an edited declaration changes at a resume, `run` is the whole from outside.
 
 The waist is `Run`: applications, the command line and tests start a run by it and by nothing else.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..engine.tree import State
 
 if TYPE_CHECKING:
-    from ..analysis.replay import Replay
+    from ..analysis.run_fold import RunFold
     from ..analysis.usage import Usage
     from ..devices.slots import Pool
     from ..engine.engine import Engine
@@ -37,7 +37,7 @@ class RunState:
     folder: RunFolder
     record: RunConfig
     journal: Journal
-    replay: Replay
+    replay: RunFold
     disk: Disk
     closed: bool = False
 

@@ -21,7 +21,7 @@ from .. import events
 from ..analysis import results
 from ..analysis.logs import failure
 from ..declaration import standalone
-from ..declaration.options import RunOptions
+from ..declaration.run_options import RunOptions
 from ..errors import FolderError, GPBTError, first
 from ..events import RunStatus
 from ..experiment import silenced

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__ as VERSION
 from .. import events
-from ..analysis.replay import Replay
+from ..analysis.run_fold import RunFold
 from ..declaration.address import find
-from ..declaration.options import RunOptions
+from ..declaration.run_options import RunOptions
 from ..devices.discovery import discover
 from ..devices.request import DeviceRequest, check_options, member_needs
 from ..devices.slots import usable_cores
@@ -33,7 +33,7 @@ from ..storage.journal import Journal
 from ..storage.run_config import RunConfig, digest
 from ..trackers.client import Tracking
 from .disk_budget import Disk
-from .edits import compare
+from .experiment_diff import compare
 from .open_run import OpenRun, RunState
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Startup:
             folder=folder,
             record=record,
             journal=_journal(folder, stack),
-            replay=Replay(settings),
+            replay=RunFold(settings),
             disk=Disk(folder.path, record.options.disk_bytes, folder.logs),
         )
         tracking.open(launcher.spawn_helper, folder, record.import_path)
@@ -207,7 +207,7 @@ class Startup:
     def _read_back(self, folder: RunFolder, record: RunConfig, stack: AsyncExitStack) -> RunState:
         """What the run was, and how far it came, by its journal."""
         assert record.settings is not None
-        journal, replay = _journal(folder, stack), Replay(record.settings)
+        journal, replay = _journal(folder, stack), RunFold(record.settings)
         disk, closed = Disk(folder.path, record.options.disk_bytes, folder.logs), False
         facts = journal.replay()
         if not facts and (members := folder.count_members()):

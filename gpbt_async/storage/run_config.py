@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..declaration.address import Address
-from ..declaration.options import RunOptions
+from ..declaration.run_options import RunOptions
 from ..errors import FolderError, GPBTError, ScriptError
 from ..experiment import Settings
 from .files import read_json, write_json

@@ -26,7 +26,7 @@ from gpbt_async.analysis.results import schedule
 from gpbt_async.analysis.story import story
 from gpbt_async.analysis.table import table
 from gpbt_async.cli.app import main
-from gpbt_async.declaration import options
+from gpbt_async.declaration import run_options
 from gpbt_async.engine.tree import Node, State
 from gpbt_async.space import Choice, Float, Space
 from gpbt_async.storage.folder import RunFolder
@@ -68,7 +68,7 @@ def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, st
     except SystemExit as error:
         status = int(error.code or 0)
     finally:
-        sys.argv, options.on_command_line = before, False
+        sys.argv, run_options.on_command_line = before, False
     output = capsys.readouterr()
     return status, output.out, output.err
 

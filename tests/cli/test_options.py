@@ -18,7 +18,7 @@ import typer
 from gpbt_async.cli.app import app
 from gpbt_async.cli.completion import MOST
 from gpbt_async.cli.options import CHANGES, MACHINE, Name, arguments, takes
-from gpbt_async.declaration.options import RunOptions
+from gpbt_async.declaration.run_options import RunOptions
 from gpbt_async.errors import ExperimentError
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gpbt_async.declaration import options as options_module
-from gpbt_async.declaration.options import RunOptions, option_text
+from gpbt_async.declaration import run_options as options_module
 from gpbt_async.declaration.resources import Resources
+from gpbt_async.declaration.run_options import RunOptions, option_text
 from gpbt_async.devices.request import DeviceRequest, check_options, member_needs
 from gpbt_async.errors import DeviceError, ExperimentError, GPBTError
 

@@ -472,7 +472,9 @@ def test_crash_at_any_fact_replay_and_go_on(driver: Driver, data: st.DataObject)
         assert snapshot(replayed) == snapshot(driver.engine)
         # every command not answered yet is derived again: nothing leaks a slot, nothing is told twice
         expected = Counter(map(command_text, driver.pending))
-        stale = [c for c in driver.pending if isinstance(c, events.Suggest) and c.path not in replayed.asks]
+        # a survivor's children of two generations share a path: the older ask for it may have been withdrawn
+        asked = {(ask.path, ask.generation) for ask in replayed.asks.values()}
+        stale = [c for c in driver.pending if isinstance(c, events.Suggest) and (c.path, c.generation) not in asked]
         ended = [c for c in replayed.outstanding() if isinstance(c, events.Finish)]
         got = Counter(command_text(c) for c in replayed.outstanding() if not isinstance(c, events.Finish))
         expected -= Counter(map(command_text, stale)) + Counter(map(command_text, ended))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from engine_driver import Driver, settings
 
 from gpbt_async import events
-from gpbt_async.analysis.replay import Replay
+from gpbt_async.analysis.run_fold import RunFold
 from gpbt_async.codec import to_json
 from gpbt_async.errors import Advice, JournalError, SearcherError
 from gpbt_async.processes import program, wire
@@ -207,7 +207,7 @@ class Journals:
                     file.write(data[fed:cut])
                 fed = cut
                 facts += reader.more()
-            for _ in Replay(run).read(facts, self._path):
+            for _ in RunFold(run).read(facts, self._path):
                 pass
         except JournalError as error:
             str(error).encode(errors="backslashreplace")

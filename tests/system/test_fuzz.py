@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gpbt_async import codec
-from gpbt_async.analysis.replay import Replay
+from gpbt_async.analysis.run_fold import RunFold
 from gpbt_async.errors import JournalError
 from gpbt_async.processes import wire
 from gpbt_async.storage.journal import read
@@ -65,7 +65,7 @@ def test_facts_of_any_fields_are_taken_or_damage(flats: list[dict[str, Any]]) ->
             lines = [{"journal": 1, "version": ""}, *({"n": n, **flat} for n, flat in enumerate(each))]
             path.write_bytes(b"".join(map(sealed, lines)))
             with contextlib.suppress(JournalError):
-                for _ in Replay(settings()).read(read(path), path):
+                for _ in RunFold(settings()).read(read(path), path):
                     pass
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .tree import Tree
 
 
-def question(
+def ask_for(
     adoption: Adoption, tree: Tree, path: Path, generation: int, ready: Mapping[Path, Config], kin: bool
 ) -> Ask:
     """The Ask for the child at `path`, of this generation.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ..declaration.options import option_text
+from ..declaration.run_options import option_text
 from ..errors import DeviceError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from gpbt_async.engine.adoption import ADOPTABLE, Adoption, unfit
 from gpbt_async.engine.engine import Engine
 from gpbt_async.engine.tree import State
 from gpbt_async.errors import ExperimentError, JournalError
-from gpbt_async.scheduler.edits import described, differences
+from gpbt_async.scheduler.experiment_diff import described, differences
 from gpbt_async.space import Choice, Dimension, Float, Int, Space
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gpbt_async.devices.gpu_selection import choose, hides_all, names, usable
 from gpbt_async.devices.nvml import GPU
-from gpbt_async.devices.selection import choose, hides_all, names, usable
 from gpbt_async.errors import DeviceError
 
 CARD = "GPU-cccc0000-1111"

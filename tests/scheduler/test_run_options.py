@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gpbt_async as gpbt
-from gpbt_async.declaration.options import RunOptions
+from gpbt_async.declaration.run_options import RunOptions
 from gpbt_async.errors import ExperimentError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..experiment import Settings
 
 
-class Replay:
+class RunFold:
     """The state of a run after the facts that were applied. trail: keep what each slot did (Usage.trail)."""
 
     def __init__(self, settings: Settings, *, trail: bool = False) -> None:
