@@ -158,13 +158,16 @@ class Trained(OfMember):
     """`train` returned, after `seconds` in it. `score` is the last one reported, None if none was.
 
     `metrics` are the last values of everything reported; `unread` lines of a program's metrics file were no reports.
-    From here on nothing is trained again for this member.
+    `start` are the seconds before its first report, where they are known: "process", from the request for its process
+    until it entered `train`; in `train`, "imports", "parent" (reading the parent's checkpoint), and "first_report", all
+    of it. From here on nothing is trained again for this member.
     """
 
     score: float | None
     metrics: Mapping[str, float]
     seconds: Seconds
     unread: Count = 0
+    start: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

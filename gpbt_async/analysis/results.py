@@ -133,6 +133,7 @@ def summary(engine: Engine, usage: Usage, **more: Any) -> dict[str, Any]:
         "busy_s": usage.busy,
         "utilisation": usage.utilisation,
         "idle_s": dict(usage.idle),
+        "start_s": usage.start,
         "overhead_ms": None if overhead is None else overhead * 1e3,
         **measures(engine),
         **({"replay": asdict(compared(engine))} if s.replay is not None else {}),

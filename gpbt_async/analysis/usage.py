@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from .. import events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..engine.engine import Engine
     from ..events import Fact
@@ -60,6 +60,8 @@ class Usage:
     #: seconds from a `train` returned to the next one entered in that slot, if there was work for it all along
     turnovers: array[float] = field(default_factory=lambda: array("d"))
     slots: int = 0
+    #: what of its start → seconds of all members that have trained, and how many members those are
+    starts: dict[str, tuple[float, int]] = field(default_factory=dict)
     _slots: dict[int, _Slot] = field(default_factory=dict)
     #: spans that are not inside the window yet
     _spans: list[Span] = field(default_factory=list)
@@ -113,8 +115,20 @@ class Usage:
                 self._enter(self._where[fact.member], fact.member, fact.t)
             case events.Trained() | events.StoppedEarly() | events.Failed() | events.Lost():
                 self._leave(fact)
+                if isinstance(fact, events.Trained):
+                    self._add_start(fact.start)
         if self._slots:
             self._explain(fact.t, engine)
+
+    def _add_start(self, start: Mapping[str, float]) -> None:
+        for name, seconds in start.items():
+            total, count = self.starts.get(name, (0.0, 0))
+            self.starts[name] = total + seconds, count + 1
+
+    @property
+    def start(self) -> dict[str, float]:
+        """Mean seconds before a member's first report, by what they go into (events.Trained.start)."""
+        return {name: total / count for name, (total, count) in self.starts.items()}
 
     def close(self) -> None:
         """End the session: add its spans, cut to its window, to the totals. More facts may follow."""
@@ -156,7 +170,9 @@ class Usage:
 
     def so_far(self) -> Usage:
         """The totals as they stand now, as if the session had ended with the last `train` returned."""
-        copy = Usage(self.busy, self.wall, dict(self.idle), self.offered, self.turnovers[:], self.slots)
+        copy = Usage(
+            self.busy, self.wall, dict(self.idle), self.offered, self.turnovers[:], self.slots, dict(self.starts)
+        )
         copy._slots, copy._spans = dict(self._slots), list(self._spans)
         copy._first, copy._last = self._first, self._last
         copy.trail = None if self.trail is None else list(self.trail)

@@ -92,6 +92,8 @@ def text(c: CheckUp) -> str:
     return "\n".join([*lines, f"the {c.failed} failed: {failed.error}", *log])
 
 
+#: seconds of imports that are worth a line
+IMPORTS = 0.05
 _HOW = {
     "fork": "members are forked from a process that has imported it",
     "exec": "each member is a new process, which imports it again",
@@ -117,6 +119,8 @@ def _trained(c: CheckUp, member: TrainedInterval) -> Iterator[str]:
         f"{start}trained for {span(member.seconds)}, {counted(member.reports, 'report')}, the first after "
         f"{percent(member.first_report)}; {c.settings.score} {score}"
     )
+    if member.import_s is not None and member.import_s >= IMPORTS:
+        yield f"of its training, {span(member.import_s)} went into imports"
     if member.who == "child":
         from .diagnosis import inherited_gain
 

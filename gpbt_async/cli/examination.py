@@ -228,7 +228,7 @@ class Examination:
                 if slot.evicted is not None:
                     slot.evicted.add_done_callback(lambda _: worker.kill())
                 ending: list[asyncio.Task[None]] = []
-                with MemberSession(c.settings, member.id, 1, end=_ender(worker, ending)) as session:
+                with MemberSession(c.settings, member.id, 1, asked=began, end=_ender(worker, ending)) as session:
                     await self._listen(worker, slot, interval, session)
                 await asyncio.gather(*ending)
         if session.entered is not None:
@@ -274,6 +274,7 @@ class Examination:
                             interval.scores.append(session.score)
                     case wire.End(telemetry=telemetry):
                         interval.telemetry = telemetry
+                        interval.import_s, interval.parent_s = session.start.get("imports"), session.start.get("parent")
                         vitals.look()
                     case Advice(text, remedy):
                         self._trouble.append(Advice(f"the {interval.who}: {text}", remedy))

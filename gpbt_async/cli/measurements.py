@@ -36,7 +36,8 @@ _INTERNAL = ("scores", "reported", "telemetry", "metrics", "died", "digest")
 class TrainedInterval:
     """What one member did. Seconds and bytes; None where it could not be measured.
 
-    start_s: from the request for its process until it entered `train`. write_s: while a file of its checkpoint was open
+    start_s: from the request for its process until it entered `train`. import_s, parent_s: of its training, what went
+    into imports, and into reading its parent's checkpoint. write_s: while a file of its checkpoint was open
     for writing. first_report_s: after it entered `train`. silence_s: the longest time without a report, in `train`.
     cores: kept busy on average. read, changed: files of its parent's checkpoint that were opened, and changed. scores:
     as reported, in order. reported: what it reported instead of the score, as text. error: why it failed, and log: the
@@ -47,6 +48,8 @@ class TrainedInterval:
     who: str
     config: Mapping[str, Any]
     start_s: float | None = None
+    import_s: float | None = None
+    parent_s: float | None = None
     seconds: float = 0.0
     write_s: float | None = None
     publish_s: float = 0.0

@@ -41,7 +41,7 @@ class Member:
 
     __slots__ = (
         "_file", "_judged", "_lines", "_metrics", "_parent", "_pid", "_score", "_send", "_sock", "_stop",
-        "attempt", "checkpoint", "config", "device", "generation", "id", "seed", "telemetry",
+        "attempt", "checkpoint", "config", "device", "generation", "id", "reported", "seed", "telemetry",
     )  # fmt: skip
 
     def __init__(self, begin: wire.Begin, sock: socket.socket | None = None) -> None:
@@ -66,6 +66,8 @@ class Member:
         self._stop: str | None = None
         #: the score whose first report waits for a verdict; None after the verdict, or if there is none
         self._judged = begin.score if begin.judged and sock is not None else None
+        #: when the first report was made, on the monotonic clock
+        self.reported: float | None = None
         self._pid = os.getpid()  # a DataLoader's worker inherits this object, but is not the member
 
     @classmethod
@@ -137,8 +139,11 @@ class Member:
         self._append(line)
         if self._send is not None:
             self._send(values)
+        now = time.monotonic()
+        if self.reported is None:
+            self.reported = now
         if self._sock is not None:
-            self._talk(wire.encode(wire.Report(values, time.monotonic())), self._judged in values)
+            self._talk(wire.encode(wire.Report(values, now)), self._judged in values)
 
     def _append(self, line: bytes) -> None:
         if not self._metrics:

@@ -28,8 +28,10 @@ from . import (
     breakpoints,
     config_adapters,
     hooks,
+    import_watch,
     load_watch,
     lr_schedulers,
+    parent,
     script,
     seed_watch,
     split_watch,
@@ -77,7 +79,7 @@ def main(fd: int, what: str) -> NoReturn:
 
 def watch() -> None:
     """Install all watches in this process and those forked from it. Call it before the script is imported."""
-    for module in (config_adapters, load_watch, lr_schedulers, seed_watch, split_watch):
+    for module in (import_watch, config_adapters, load_watch, lr_schedulers, parent, seed_watch, split_watch):
         module.watch()
 
 
@@ -195,7 +197,9 @@ def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Call
 def run(train: Callable[[Any], object], member: Member) -> wire.End:
     """Call the training function; its result or exception becomes an End."""
     before = set(threading.enumerate())
+    imports = import_watch.begin()
     member.telemetry.begin()
+    begun = time.monotonic()
     try:
         train(member)
     except Stopped:
@@ -207,7 +211,13 @@ def run(train: Callable[[Any], object], member: Member) -> wire.End:
         return _raised(error, member)
     at = time.monotonic()
     member.telemetry.threads = left_running(before)
-    return wire.End(wire.Exit.RETURNED, at, telemetry=_telemetry(member))
+    start = {"imports": imports.seconds, "parent": member.telemetry.parent_seconds}
+    if member.reported is not None:
+        start["first_report"] = member.reported - begun
+    return wire.End(
+        wire.Exit.RETURNED, at, telemetry=_telemetry(member),
+        imports=imports.names, variable=imports.variable, start=start,
+    )  # fmt: skip
 
 
 def left_running(before: set[threading.Thread]) -> list[str]:

@@ -178,14 +178,6 @@ def module_name(path: str) -> str:
     return "gpbt_script_" + "".join(c if c.isalnum() else "_" for c in stem)
 
 
-def mentions(script: Script, word: str) -> bool:
-    try:
-        with open(script.file, encoding="utf-8", errors="replace") as file:
-            return word in file.read()
-    except OSError:
-        return False
-
-
 def refusal(error: BaseException) -> str:
     """One message for a script that cannot be imported: what is wrong, and at which of the user's lines."""
     if isinstance(error, NoExperiment):

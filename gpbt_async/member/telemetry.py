@@ -28,6 +28,9 @@ class Telemetry:
         self.config = config
         #: the script has read member.parent; and has used it as a path (parent.py)
         self.parent_seen = self.parent_used = False
+        #: seconds that loading functions took with files of the parent's checkpoint (parent.py)
+        self.parent_seconds = 0.0
+        self.parent_folder = ""
         #: place → fingerprint of the split made there, "" = several (split_watch.py)
         self.splits: dict[str, str] = {}
         #: models that no name in a state fitted, each with one of its names and one of the file's (load_watch.py)

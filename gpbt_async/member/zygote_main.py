@@ -2,13 +2,14 @@
 
 A program of its own, started by the guardian with the user's interpreter and environment: one thread, a select loop.
 It never trains. It receives, over its socketpair to the scheduler, {op: open, script | target}, then {op: fork, n},
-{op: warm}, {op: log, path}. It sends {op: declared, ...} or {op: refused, kind, message}; {op: forked, n, pid} with the
-member's socket and pidfd; {op: warmed}; {op: exit, pid, status} once a member and all its processes are gone.
+{op: warm, modules}, {op: log, path}. It sends {op: declared, ...} or {op: refused, kind, message}; {op: forked, n, pid}
+with the member's socket and pidfd; {op: warmed, hazard, why}; {op: exit, pid, status} once a member and all its
+processes are gone.
 
 The surprises, each learned from a measurement: a process that ran one OpenMP operation with two threads has children
 that hang in theirs, so everything here has one thread, and a script that starts native threads or CUDA while it is
-imported is reported with the line to move (fork_hazards.py); and torch's first optimizer step takes two seconds of
-imports, which are done here once ("warm"), but only when the first members train.
+imported is reported with the line to move (fork_hazards.py); and what a library imports on its first use takes members
+seconds (torch's first optimizer: two), so it is imported here once, but only when the first members train (warm_up.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, NoReturn
 
 from ..errors import ExperimentError
 from ..processes import linux
-from . import breakpoints, fork_hazards, hooks, member_main, script, user_code
+from . import breakpoints, fork_hazards, hooks, member_main, script, user_code, warm_up
 
 
 def main(control: int) -> NoReturn:
@@ -77,7 +78,7 @@ def _open(line: linux.Line, request: dict[str, Any]) -> tuple[script.Script, boo
             "imports": user_code.imports(loaded.file),
             "cuda": cuda_line(),
             "threads": threads,
-            "warms": hasattr(sys.modules.get("torch"), "optim") and script.mentions(loaded, "optim"),
+            "warms": hasattr(sys.modules.get("torch"), "optim"),
         }
     )
     return loaded, threads is not None
@@ -117,15 +118,20 @@ class Server:
         if message["op"] == "fork":
             self.fork(message["n"])
         elif message["op"] == "warm":
-            with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
-                warm()
-            gc.collect()  # only what is new: frozen objects stay untouched
-            gc.freeze()
-            _collapse()
-            self.line.send({"op": "warmed"})
+            self.warm(message["modules"])
         elif message["op"] == "log":
             with contextlib.suppress(OSError):
                 _log_to(message["path"])
+
+    def warm(self, modules: list[str]) -> None:
+        skipped, hazard = warm_up.warm_up(modules)
+        for name, why in skipped.items():
+            print(f"gpbt-async: members import {name} each for itself: {why}", file=sys.stderr, flush=True)
+        gc.collect()  # only what is new: frozen objects stay untouched
+        gc.freeze()
+        _collapse()
+        self.threads_reported |= bool(hazard)  # no thread of the script's
+        self.line.send({"op": "warmed", "hazard": hazard, "why": skipped.get(hazard, "")})
 
     def fork(self, n: int) -> None:
         self.report_threads()
@@ -179,18 +185,6 @@ class Server:
         except BaseException:
             os._exit(1)
         member_main.live(sock, lambda: self.script.train)
-
-
-def warm() -> None:
-    """Make torch's first optimizer step, and import our own modules for it, so that later forks need not."""
-    torch: Any = sys.modules["torch"]
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=0.0)
-    weight.grad = torch.zeros(1)
-    optimizer.step()
-    from . import optimizers, weights
-
-    del optimizers, weights  # saves ten milliseconds in every member that uses gpbt.torch
 
 
 def _collapse() -> None:

@@ -70,13 +70,16 @@ class Launcher:
         self._output = os.memfd_create("output", os.MFD_CLOEXEC)
         self._guardian = Guardian(run_id, os.fspath(cwd) if cwd is not None else os.getcwd(), self._output, log)
         self._zygote: Zygote | None = None
-        self._retired: Zygote | None = None  # its members train on
+        self._retired: list[Zygote] = []  # their members train on
         self._what: dict[str, Any] | None = None  # what the zygote imports; None: members are programs
         self._spares = 1
         self._log_path: str | None = None
         self._starting = 0  # members that have been requested, and have neither entered training nor failed
         self._deaths = 0
         self._warms = True
+        #: what members have imported while they trained; and which of it no process that forks may import
+        self._learned: dict[str, None] = {}
+        self._unsafe: set[str] = set()
         self._mute = 0
         self._forks_live = False  # whether one has reported, or returned
         self._mending = asyncio.Lock()
@@ -102,10 +105,11 @@ class Launcher:
         os.close(self._output)
 
     def _end_zygote(self) -> None:
-        for zygote in (self._zygote, self._retired):
+        for zygote in (self._zygote, *self._retired):
             if zygote is not None:
                 zygote.close()
-        self._zygote = self._retired = None
+        self._zygote = None
+        self._retired.clear()
 
     def kill(self) -> None:
         """End every process of the run now, without grace. Workers see these deaths like any other."""
@@ -162,8 +166,9 @@ class Launcher:
         assert self._what is not None
         self._zygote = zygote = Zygote(
             self._guardian, self._what, spares=self._spares, patience=self._hello_timeout,
-            grace=self._grace, warms=self._warms, log=self._log,
+            grace=self._grace, warms=self._warms, learned=self._learned, unsafe=self._unsafe, log=self._log,
         )  # fmt: skip
+        zygote.on_hazard = self._must_not_import
         declaration = await zygote.open()
         if self._log_path is not None:
             zygote.log_to(self._log_path)
@@ -223,7 +228,7 @@ class Launcher:
             if worker is None:
                 self._start_ended(False)
         worker.on_first = self._start_ended
-        worker.on_returned = self._lives
+        worker.on_returned = lambda: self._returned(worker)
         try:
             worker.begin(begin)
         except BaseException:  # a config may be longer than a message
@@ -308,11 +313,29 @@ class Launcher:
         if self.exec:
             return
         self.exec = True
-        if self._zygote is not None:
-            self._zygote.retire()
-            self._retired, self._zygote = self._zygote, None
+        self._retire_zygote()
         slower = f"{why}: members start as fresh processes from now on, which is slower"
         self._log(Advice(slower, f"move what starts threads at the top level of the script into train{caveat}"))
+
+    def _retire_zygote(self) -> None:
+        """No more forks of this zygote; those that train go on."""
+        if self._zygote is not None:
+            self._zygote.retire()
+            self._retired.append(self._zygote)
+            self._zygote = None
+
+    def _learn(self, worker: Worker) -> None:
+        """A member has returned: the zygote imports what the member had to, so that later members need not."""
+        end = worker.end
+        if end is not None and worker.forked and self._zygote is not None:
+            self._learned.update(dict.fromkeys(end.imports))
+            self._zygote.learn(end.imports)
+
+    def _must_not_import(self, name: str, why: str) -> None:
+        """The zygote has imported a module after which it cannot fork: the next one imports the script without that."""
+        self._unsafe.add(name)
+        self._log(Advice(f"members import {name} each for itself: {why}"))
+        self._retire_zygote()
 
     async def _executed(self, begin: wire.Begin) -> Worker:
         """A fresh interpreter. It gets its environment at once, as the script may touch CUDA while it is imported."""
@@ -358,9 +381,10 @@ class Launcher:
         if entered and not self._starting and self._zygote is not None:
             self._zygote.warm()
 
-    def _lives(self) -> None:
+    def _returned(self, worker: Worker) -> None:
         """A member has returned: guardian and zygote live long enough."""
         self._deaths = 0
+        self._learn(worker)
 
     def _fork_lives(self) -> None:
         self._forks_live = True

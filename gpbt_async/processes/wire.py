@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-VERSION = 1
+VERSION = 2
 #: the longest line: far above any honest report, far below what would hurt the scheduler
 LIMIT = 1 << 20
 #: characters of one text of a telemetry, and entries of one list, that are sent at most
@@ -119,7 +119,10 @@ class End:
 
     remedy: what to do about the error, if that is known. fault: what caused it, as far as the member's process can say
     (one of remedies.FAULTS), or empty. telemetry: what the member's process recorded about itself
-    (preflight/observations.py), plain JSON, possibly empty.
+    (preflight/observations.py), plain JSON, possibly empty. imports: packages' modules that it has imported while it
+    trained (import_watch.py), and `variable`, the environment variable after whose setting by the user's code no more
+    are named. start: seconds that went into imports, into reading the parent's checkpoint, and from the training
+    function's begin to the first report, by these names: "imports", "parent", "first_report".
     """
 
     how: Exit
@@ -129,11 +132,18 @@ class End:
     remedy: str = ""
     fault: str = ""
     telemetry: Mapping[str, Any] = field(default_factory=dict)
+    imports: Sequence[str] = ()
+    variable: str = ""
+    start: Mapping[str, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.how not in (Exit.RETURNED, Exit.STOPPED, Exit.RAISED):
             raise TypeError(f"how={self.how!r:.80}")
         object.__setattr__(self, "how", Exit(self.how))  # off the wire it comes as a text
+        if not all(isinstance(name, str) for name in self.imports):
+            raise TypeError("imports that are no names")
+        object.__setattr__(self, "imports", tuple(self.imports))
+        object.__setattr__(self, "start", numbers(self.start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +159,11 @@ _NAMES = {c: name for name, c in _KINDS.items()}
 _FIELDS = {c: tuple(f.name for f in fields(c)) for c in _NAMES}
 _TYPES: dict[str, tuple[type, ...]] = {
     "member": _INT, "attempt": _INT, "generation": _INT, "seed": _INT, "version": _INT, "pid": _INT,
-    "config": _MAP, "env": _MAP, "telemetry": _MAP, "metrics": (dict, str),  # a report's; the file's, in Begin
+    "config": _MAP, "env": _MAP, "telemetry": _MAP, "start": _MAP,
+    "metrics": (dict, str),  # a report's; the file's, in Begin
     "at": _REAL, "threads": (int, type(None)),
     "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "remedy": _STR, "fault": _STR,
-    "judged": (bool,), "cpus": (list, type(None)),
+    "variable": _STR, "judged": (bool,), "cpus": (list, type(None)), "imports": (list,),
     "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
 }  # fmt: skip
 

@@ -7,9 +7,10 @@ that has not arrived yet as for any fork.
 A zygote that does not answer in time (stopped, or a thread of the script holds its lock) is killed, since every start
 of a member would wait for it. After that it counts as one that died by itself.
 
-A zygote whose script uses torch's optimizers is cold at first: its first forks are handed out as they are, so that the
-first member trains as soon as the script is imported. Once those train it warms up, which takes two seconds, and only
-then are spares forked again.
+A zygote is cold at first: its first forks are handed out as they are, so that the first member trains as soon as the
+script is imported. It warms up once those train, if torch is loaded, and again whenever a member that has trained
+names packages that it had to import (`learn`). While it warms up, which may take seconds, no fork is made: a member
+that waits for one gets a warm one, no later than a cold one would have trained.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .outcome import describe, tail_of
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 #: seconds that an answer may take beyond `patience` after the import, and while the zygote warms up
@@ -79,7 +80,8 @@ def unforkable(declaration: dict[str, Any], insists: bool) -> tuple[bool, Advice
 class Zygote:
     """One zygote. what: {"script": path} or {"target": Target as JSON}. spares: how many forks to keep ahead.
 
-    patience: seconds it may be silent while a fork is waited for. warms: whether it may warm up.
+    patience: seconds it may be silent while a fork is waited for. warms: whether it may warm up. learned: modules to
+    import when it warms up first. unsafe: modules that it must never import.
     """
 
     pid: int | None = None
@@ -106,6 +108,8 @@ class Zygote:
         patience: float,
         grace: float,
         warms: bool,
+        learned: Iterable[str] = (),
+        unsafe: Iterable[str] = (),
         log: Callable[[Advice], object],
     ) -> None:
         self._guardian = guardian
@@ -113,6 +117,11 @@ class Zygote:
         self._spares = spares
         self._patience = patience
         self._warms = warms
+        #: modules still to import; and all that it need not be asked for again
+        self._to_learn = [name for name in learned if name not in set(unsafe)]
+        self._known = {*self._to_learn, *unsafe}
+        #: called with a module after which this zygote can fork no more, and why
+        self.on_hazard: Callable[[str, str], object] = lambda name, why: None
         self._grace = grace
         self._log = log
         self._loop = asyncio.get_running_loop()
@@ -149,7 +158,7 @@ class Zygote:
             self.pid, self._pidfd, self._end = child.pid, child.pidfd, child.gone
             self._end.add_done_callback(self._all_gone)
             self.declaration = await self._or_death(child.gone)
-            self._warmth = "cold" if self.declaration["warms"] and self._warms else "warm"
+            self._warmth = "cold" if self._warms and (self.declaration["warms"] or self._to_learn) else "warm"
         except BaseException as error:
             if isinstance(error, LaunchError):
                 self.fate = f"could not be started ({error})"
@@ -228,7 +237,7 @@ class Zygote:
 
     def _fail_forks(self) -> None:
         for n in list(self._forking):
-            self._fork_failed(n, "the zygote died")
+            self._fork_failed(n, "the zygote forks no more")
 
     def _all_gone(self, end: asyncio.Future[int | linux.AncestorDied]) -> None:
         status = end.result()
@@ -257,7 +266,13 @@ class Zygote:
         elif op == "warmed":
             self._warmth = "warm"
             self.drop_spares()  # those forked before are cold
-            self._refill()
+            if message["hazard"]:
+                self._fail_forks()
+                self.on_hazard(message["hazard"], message["why"])
+            elif self._to_learn:
+                self._warm()
+            else:
+                self._refill()
         elif op == "threads":
             self._log(Advice(message["what"], message["remedy"]))
         elif op == "declared":
@@ -333,8 +348,22 @@ class Zygote:
     def warm(self) -> None:
         """Have it warm up: the first members are training, so there is time now."""
         if self._warmth == "cold":
-            self._warmth, self._busy = "warming", True
-            self._channel.send({"op": "warm"})
+            self._warm()
+
+    def learn(self, modules: Iterable[str]) -> None:
+        """Have it import what a member has imported while it trained, unless it has already tried."""
+        new = [name for name in dict.fromkeys(modules) if name not in self._known]
+        if new and self._warms and not self._retired and self.alive:
+            self._known.update(new)
+            self._to_learn += new
+            if self._warmth != "warming":
+                self._warm()
+
+    def _warm(self) -> None:
+        self._warmth, self._busy = "warming", True
+        self.drop_spares()
+        self._channel.send({"op": "warm", "modules": self._to_learn})
+        self._to_learn = []
 
     def _refill(self) -> None:
         if self.declaration is None or not self.alive or (self._warmth != "warm" and self._begun):

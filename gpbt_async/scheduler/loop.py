@@ -16,6 +16,7 @@ one exception: a checkpoint that was deleted because of a lost fact. So only a D
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -288,6 +289,7 @@ class Scheduler:
 
     async def _follow(self, member: Node, attempt: int, slot: Slot, begin: wire.Begin) -> tuple[MemberSession, Worker]:
         """Have a process train the member, and follow it until all of it is gone."""
+        asked = time.monotonic()
         async with await self._launcher.start(begin, argv=self._briefing.argv(begin, member)) as worker:
             self._workers[member.id] = worker
             self._slots.bind(slot, worker.pid, member.id)
@@ -295,7 +297,7 @@ class Scheduler:
                 slot.evicted.add_done_callback(lambda _: worker.kill())
             self.turn(self._briefing.started(self._clock.now(), member, attempt, slot, worker.pid))
             session = MemberSession(
-                self.settings, member.id, attempt, end=lambda why: self._spawn(worker.stop, why, 0.0)
+                self.settings, member.id, attempt, asked=asked, end=lambda why: self._spawn(worker.stop, why, 0.0)
             )
             with session:
                 async for message in worker:

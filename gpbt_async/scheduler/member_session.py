@@ -28,13 +28,25 @@ if TYPE_CHECKING:
     from ..processes.worker import Heard
 
 
-class MemberSession:
-    """member, attempt: of which this is one, attempts from 1. Leaving its block ends its deadlines."""
+#: what a member's process measures of its own start (wire.End.start)
+STARTS = ("imports", "parent", "first_report")
 
-    def __init__(self, settings: Settings, member: int, attempt: int, *, end: Callable[[str], object]) -> None:
+
+class MemberSession:
+    """member, attempt: of which this is one, attempts from 1. Leaving its block ends its deadlines.
+
+    asked: when its process was requested, on the monotonic clock.
+    """
+
+    def __init__(
+        self, settings: Settings, member: int, attempt: int, *, asked: float, end: Callable[[str], object]
+    ) -> None:
         self.member, self.attempt = member, attempt
         self._score = settings.score
         self._deadlines = Deadlines(settings.stall_timeout, settings.member_timeout, end)
+        self._asked = asked
+        #: seconds before its first report (events.Trained.start)
+        self.start: dict[str, float] = {}
         #: when it entered `train`, on the monotonic clock
         self.entered: float | None = None
         #: the last report; the last value of each metric; the last score, and how many there were
@@ -58,6 +70,7 @@ class MemberSession:
         match message:
             case wire.Enter(at):
                 self.entered = at
+                self.start["process"] = max(0.0, at - self._asked)
                 self._deadlines.entered()
             case wire.Report(metrics):
                 self._deadlines.heard()
@@ -66,8 +79,9 @@ class MemberSession:
                 if self._score in self.report:
                     self.score = self.report[self._score]
                     self.scores += 1
-            case wire.End():
+            case wire.End(start=start):
                 self._deadlines.close()
+                self.start |= {name: round(wire.real(start[name]), 6) for name in STARTS if name in start}
 
     def why(self, outcome: Outcome) -> str:
         """Why an attempt that did not return failed."""
@@ -86,7 +100,7 @@ class MemberSession:
         if outcome.how is wire.Exit.RETURNED:
             return events.Trained(
                 t=t, member=member, attempt=attempt, seconds=seconds,
-                score=self.score, metrics=self.metrics, unread=unread,
+                score=self.score, metrics=self.metrics, unread=unread, start=self.start,
             )  # fmt: skip
         if blame or outcome.how is wire.Exit.LOST:
             return events.Lost(t=t, member=member, attempt=attempt, seconds=seconds, reason=blame or reason(outcome))

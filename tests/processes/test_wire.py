@@ -30,7 +30,16 @@ messages = st.one_of(
     st.builds(wire.Hello, st.just(wire.VERSION), counts),
     st.builds(wire.Enter, times),
     st.builds(wire.Report, st.dictionaries(text, numbers), times),
-    st.builds(wire.End, st.sampled_from(("returned", "stopped", "raised")), times, st.none() | text, st.none() | text),
+    st.builds(
+        wire.End,
+        st.sampled_from(("returned", "stopped", "raised")),
+        times,
+        st.none() | text,
+        st.none() | text,
+        imports=st.lists(text),
+        variable=text,
+        start=st.dictionaries(text, times),
+    ),
     st.just(wire.Clean()),
 )
 
@@ -83,7 +92,9 @@ def test_garbage_is_an_error_or_nothing_else(data: bytes) -> None:
         (b'{"type":"enter","at":"now"}', "at='now'"),
         (b'{"type":"enter","at":true}', "at=True"),
         (b'{"type":"clean","more":1}', "more=1"),
-        (b'{"type":"hello","version":2,"pid":1}', "version 2"),
+        (b'{"type":"end","how":"returned","at":1,"imports":[1]}', "imports that are no names"),
+        (b'{"type":"end","how":"returned","at":1,"start":{"imports":"soon"}}', "'imports' is 'soon', not a number"),
+        (b'{"type":"hello","version":1,"pid":1}', "version 1"),
         (b'{"type":"report","at":1,"metrics":{"loss":"big"}}', "'loss' is 'big'"),
         (b'{"type":"report","at":1,"metrics":"loss"}', "metrics="),
         (b'{"type":"end","how":"died","at":1}', "how='died'"),  # that a member died, the scheduler finds out

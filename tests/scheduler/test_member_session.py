@@ -24,7 +24,7 @@ RAISED = Outcome(Exit.RAISED, 9.0, "ValueError: no", "train.py:3")
 
 
 def session(*messages: wire.Message, **changes: Any) -> MemberSession:
-    made = MemberSession(settings(**changes), 7, 2, end=lambda why: None)
+    made = MemberSession(settings(**changes), 7, 2, asked=3.5, end=lambda why: None)
     for message in messages:
         made.hear(message)
     return made
@@ -36,14 +36,15 @@ async def test_it_keeps_the_last_value_of_each_metric_and_counts_scores() -> Non
         wire.Report({"loss": 3, "acc": 0.5}, 5.0),
         wire.Report({"lr": 0.1}, 6.0),
         wire.Report({"loss": 10**400}, 7.0),
-        wire.End(wire.Exit.RETURNED, 8.0),
+        wire.End(wire.Exit.RETURNED, 8.0, start={"imports": 0.25, "first_report": 1.0, "of its own": 1.0}),
     )
     assert heard.metrics == {"loss": float("inf"), "acc": 0.5, "lr": 0.1}
     assert (heard.report, heard.scores, heard.entered) == ({"loss": float("inf")}, 2, 4.0)
     trained = heard.ended(100.0, RETURNED, unread=3)
     assert trained == events.Trained(
-        t=100.0, member=7, attempt=2, seconds=5.0, score=float("inf"), metrics=heard.metrics, unread=3
-    )
+        t=100.0, member=7, attempt=2, seconds=5.0, score=float("inf"), metrics=heard.metrics, unread=3,
+        start={"process": 0.5, "imports": 0.25, "first_report": 1.0},
+    )  # fmt: skip
 
 
 async def test_a_member_that_never_entered_train_has_trained_no_seconds() -> None:
@@ -77,7 +78,7 @@ async def test_an_attempt_that_did_not_return(outcome: Outcome, blame: str, kind
 
 async def test_a_member_that_missed_a_deadline_is_ended_and_has_failed() -> None:
     missed = asyncio.get_running_loop().create_future()
-    with MemberSession(settings(stall_timeout=1e-3), 7, 2, end=missed.set_result) as overdue:
+    with MemberSession(settings(stall_timeout=1e-3), 7, 2, asked=0.0, end=missed.set_result) as overdue:
         why = await asyncio.wait_for(missed, 30)
     assert why == overdue.overdue == "reported nothing for 0.001 s (stall_timeout)"
     failed = overdue.ended(1.0, STOPPED)

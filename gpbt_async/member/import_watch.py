@@ -1,0 +1,126 @@
+"""What a member imports while it trains: which packages, so that the zygote can import them for later members, and how
+long it took.
+
+`watch` puts a function around the import system's own `_find_and_load`, which Python calls only for a module that is
+not loaded yet: an import statement for a loaded module costs what it always did. Of a package that imports others, the
+outermost name is noted, because importing that one brings the rest; below a module of the user's own, the packages that
+it imports are. The user's own modules are never named: the zygote must not run the user's code at another time.
+
+The surprise is os.environ. A library may read it while it is imported (HF_HOME, MPLBACKEND), so what the training
+function imports after it has set a variable itself is not named: in the zygote that variable would be missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from . import hooks, user_code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+
+#: names that one member sends at most
+MOST = 300
+_BOOTSTRAP: Any = getattr(importlib, "_bootstrap", None)
+#: traceback entries with this file name are left out of an ImportError's traceback by Python itself
+_FROZEN = "<frozen importlib._bootstrap>"
+_ENVIRONMENT_FILES = (os.__file__, "<frozen os>", "<frozen _collections_abc>")
+
+
+class Imports:
+    """names: of packages' modules, in the order of their import. seconds: that all imports took, the user's included.
+
+    variable: the first variable that the user's code has set, "" if none: nothing is named after that.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.seconds = 0.0
+        self.variable = ""
+
+    def note(self, found: list[str], seconds: float) -> None:
+        self.seconds += seconds
+        if not self.variable:
+            self.names += found[: max(0, MOST - len(self.names))]
+
+
+#: those of the member that trains in this process; None before
+current: Imports | None = None
+
+
+class _Active(threading.local):
+    """The imports under way in a thread, outermost first: the library modules that each has found to have imported."""
+
+    def __init__(self) -> None:
+        self.found: list[list[str]] = []
+
+
+_active = _Active()
+
+
+def watch() -> None:
+    """Install the watch in this process, and so in those that it forks."""
+    with suppress(AttributeError):  # another implementation of Python: nothing is named, and nothing is measured
+        hooks.wrap(_BOOTSTRAP, "_find_and_load", _timed)
+    hooks.wrap(os._Environ, "__setitem__", _noting_variables)
+
+
+def begin() -> Imports:
+    """Start to note, for the member that is about to train."""
+    global current
+    current = Imports()
+    return current
+
+
+def _timed(find_and_load: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(name: str, *args: Any) -> Any:
+        if current is None or name in sys.modules:  # importlib.import_module calls this for a loaded module, too
+            return find_and_load(name, *args)
+        imports, begun = current, time.monotonic()
+        outermost = not _active.found
+        _active.found.append([])
+        try:
+            return find_and_load(name, *args)
+        finally:
+            below = _active.found.pop()
+            found = [name] if is_package(name) else below
+            if outermost:
+                imports.note(found, time.monotonic() - begun)
+            else:
+                _active.found[-1] += found
+
+    timed.__code__ = timed.__code__.replace(co_filename=_FROZEN)
+    return timed
+
+
+def is_package(name: str) -> bool:
+    """Whether this module is loaded, and comes from the standard library or an installed package: not the user's."""
+    module = sys.modules.get(name)
+    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    if not isinstance(origin, str) or not os.path.isabs(origin):
+        return False  # built in, a namespace, or made at run time
+    return user_code.is_ours(origin) or not user_code.is_users(origin)
+
+
+def _noting_variables(set_item: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(environ: Any, key: Any, value: Any) -> Any:
+        imports = current
+        if imports is not None and not imports.variable and environ.get(key) != value and _by_user(sys._getframe(1)):
+            imports.variable = str(key)
+        return set_item(environ, key, value)
+
+    return noting
+
+
+def _by_user(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename in _ENVIRONMENT_FILES:
+        frame = frame.f_back
+    return frame is not None and user_code.is_users(frame.f_code.co_filename)

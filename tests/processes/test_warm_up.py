@@ -1,0 +1,201 @@
+"""A zygote that learns: what members import while they train is imported once, for all that are forked later."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from launching import DECLARE, Open, trained, write
+from scripts.harness import begin
+
+from gpbt_async.member import warm_up
+from gpbt_async.processes import wire
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: a script with a folder of installed packages beside it; its members import what their config says
+SCRIPT = """
+import importlib, os, sys
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "site-packages"))
+def train(member):
+    loaded = {name: name in sys.modules for name in NAMES}
+    for name in member.config.get("variables", "").split():
+        os.environ[name] = "set in train"
+    for name in member.config.get("imports", "").split():
+        importlib.import_module(name)
+    member.report(score=0, **loaded)
+"""
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    return folder
+
+
+def script(folder: Path, *names: str) -> Path:
+    return write(folder, f"NAMES = {names!r}\n{SCRIPT}{DECLARE.format(train='train')}")
+
+
+async def member(launcher: Open, folder: Path, id: int, imports: str = "", variables: str = "") -> dict[str, Any]:
+    """Train a member that imports these modules: which modules it found loaded, and, as "end", its End."""
+    worker = await launcher.start(begin(folder, id, imports=imports, variables=variables))
+    found: dict[str, Any] = {}
+    async with worker:
+        async for message in worker:
+            if isinstance(message, wire.Report):
+                found |= message.metrics
+    assert worker.outcome.how in ("returned", "lost"), worker.outcome
+    return {**found, "end": worker.end}
+
+
+async def test_what_a_member_imports_is_imported_once_for_all_later_ones(tmp_path: Path, packages: Path) -> None:
+    write(packages, "import inner_part", "outer.py")
+    write(packages, "", "inner_part.py")
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(script(tmp_path, "outer", "inner_part"))
+        first = await member(launcher, tmp_path, 0, "outer")
+        assert first["end"].imports == ("outer",), "the outermost name brings the rest"
+        assert first["end"].start["imports"] > 0
+        second = await member(launcher, tmp_path, 1, "outer")
+    assert (first["outer"], first["inner_part"]) == (False, False)
+    assert (second["outer"], second["inner_part"]) == (True, True)
+    assert second["end"].imports == ()
+    assert launcher.said == []
+
+
+async def test_of_the_users_own_module_the_packages_below_it_are_learned(tmp_path: Path, packages: Path) -> None:
+    write(packages, "", "wanted.py")
+    write(tmp_path, "import wanted\n", "mine_too.py")
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(script(tmp_path, "wanted", "mine_too"))
+        assert (await member(launcher, tmp_path, 0, "mine_too"))["end"].imports == ("wanted",)
+        second = await member(launcher, tmp_path, 1)
+    assert (second["wanted"], second["mine_too"]) == (True, False)
+
+
+async def test_what_is_imported_after_a_variable_was_set_is_not_learned(tmp_path: Path, packages: Path) -> None:
+    write(packages, "import os; os.environ['OF_THE_LIBRARY'] = '1'", "sets.py")
+    write(packages, "", "reads.py")
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(script(tmp_path, "sets", "reads"))
+        first = await member(launcher, tmp_path, 0, "sets")
+        assert (first["end"].imports, first["end"].variable) == (("sets",), "")
+        second = await member(launcher, tmp_path, 1, "reads", variables="HOME OTHER")
+        assert (second["end"].imports, second["end"].variable) == ((), "HOME")
+        assert not (await member(launcher, tmp_path, 2))["reads"]
+
+
+async def test_what_cannot_be_imported_there_is_skipped_and_logged_once(tmp_path: Path, packages: Path) -> None:
+    write(packages, "import os\nif 'GPBT_MEMBER' not in os.environ: raise OSError('no member')", "picky.py")
+    write(packages, "", "other.py")
+    log = tmp_path / "zygote.log"
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(script(tmp_path, "picky", "other"))
+        launcher.log_to(log)
+        for id in range(3):
+            found = await member(launcher, tmp_path, id, "picky other")
+        assert (found["picky"], found["other"]) == (False, True)
+    assert log.read_text() == "gpbt-async: members import picky each for itself: OSError: no member\n"
+    assert launcher.said == []
+
+
+async def test_a_module_that_starts_a_thread_is_left_to_members(tmp_path: Path, packages: Path) -> None:
+    text = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    write(packages, text, "threaded.py")
+    write(packages, "", "harmless.py")
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(script(tmp_path, "threaded", "harmless"))
+        zygote = launcher.pids()["zygote"]
+        await member(launcher, tmp_path, 0, "harmless threaded")
+        after = [await member(launcher, tmp_path, id, "threaded") for id in (1, 2, 3)]
+        assert [found["threaded"] for found in after] == [False] * 3
+        assert after[-1]["harmless"], "the next zygote knows what else was imported"
+        assert launcher.pids()["zygote"] not in (None, zygote)
+        assert not launcher.exec
+    assert launcher.said == [
+        "members import threaded each for itself: its import starts a thread, which a fork does not have"
+    ]
+
+
+async def test_a_zygote_that_is_killed_hands_what_it_knew_to_the_next(tmp_path: Path, packages: Path) -> None:
+    write(packages, "", "wanted.py")
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(script(tmp_path, "wanted"))
+        await member(launcher, tmp_path, 0, "wanted")
+        assert (await member(launcher, tmp_path, 1))["wanted"]
+        zygote = launcher.pids()["zygote"]
+        assert zygote is not None
+        os.kill(zygote, 9)
+        ids = itertools.count(2)
+        while "wanted" not in (found := await member(launcher, tmp_path, next(ids))):
+            pass  # a fork of the killed zygote, and lost with it
+        assert not found["wanted"], "the first member is not kept waiting"
+        assert (await member(launcher, tmp_path, next(ids)))["wanted"]
+
+
+async def test_fresh_interpreters_have_no_zygote_to_learn(tmp_path: Path, packages: Path) -> None:
+    write(packages, "", "wanted.py")
+    async with Open(tmp_path, start="exec") as launcher:
+        await launcher.open_script(script(tmp_path, "wanted"))
+        for id in (0, 1):
+            found = await member(launcher, tmp_path, id, "wanted")
+            assert (found["wanted"], found["end"].imports) == (False, ("wanted",))
+
+
+@pytest.mark.slow
+async def test_sklearn_imported_in_train_is_imported_once(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    text = """
+def train(member):
+    from sklearn.linear_model import SGDClassifier
+    model = SGDClassifier(max_iter=2, tol=None)
+    model.fit([[0.0], [1.0], [2.0]], [0, 1, 1])
+    member.report(score=model.score([[2.0]], [1]))
+"""
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
+        ends = [(await trained(launcher, tmp_path, id)).end for id in range(3)]
+    assert [bool(end and end.imports) for end in ends] == [True, False, False]
+    assert launcher.said == []
+
+
+# -- without processes
+
+
+def test_an_import_that_takes_too_long_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "import threading\nthreading.Event().wait()\n", "endless_import.py")
+    write(tmp_path, "", "after_the_endless.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(warm_up, "SECONDS", 0.05)
+    skipped, hazard = warm_up.warm_up(["endless_import", "after_the_endless"])
+    assert hazard == ""
+    assert skipped["endless_import"].startswith("TookTooLong: took longer than the 0.05 s")
+    assert skipped["after_the_endless"].startswith("there was no time left")
+    assert "endless_import" not in sys.modules
+
+
+def test_a_module_that_opens_a_gpu_is_a_hazard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, f"file = open({str(tmp_path / 'nvidia0')!r}, 'w')\n", "opens_a_gpu.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(warm_up, "GPU_FILES", str(tmp_path / "nvidia"))
+    skipped, hazard = warm_up.warm_up(["opens_a_gpu"])
+    sys.modules.pop("opens_a_gpu").file.close()
+    assert hazard == "opens_a_gpu"
+    assert skipped == {"opens_a_gpu": "its import opens a GPU, which a fork cannot use"}
+
+
+def test_a_thread_that_has_ended_is_no_hazard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "import threading\nthread = threading.Thread(target=print)\nthread.start()\nthread.join()\n"
+    write(tmp_path, text, "joins_its_thread.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = threading.active_count()
+    assert warm_up.warm_up(["joins_its_thread"]) == ({}, "")
+    assert threading.active_count() == before
+    del sys.modules["joins_its_thread"]
