@@ -190,9 +190,10 @@ MACHINE: dict[str, Any] = {
     "start": _maybe(
         str,
         "zygote: fork members from a process that has imported the script, even if its threads make that unsafe; exec: "
-        "start a new process for each. Default: zygote where that is safe.",
-        metavar="zygote|exec",
-        autocompletion=among("zygote", "exec"),
+        "start a new process for each; resident: one process a slot trains member after member, for short intervals. "
+        "Default: zygote where that is safe.",
+        metavar="zygote|exec|resident",
+        autocompletion=among("zygote", "exec", "resident"),
     ),
 }
 
@@ -236,8 +237,8 @@ def _changes(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_options(given: dict[str, Any]) -> RunOptions:
-    if given.get("start") not in (None, "zygote", "exec"):
-        raise ExperimentError(f"--start: got {given['start']!r}; must be 'zygote' or 'exec'")
+    if given.get("start") not in (None, "zygote", "exec", "resident"):
+        raise ExperimentError(f"--start: got {given['start']!r}; must be 'zygote', 'exec' or 'resident'")
     if given.get("nvml_library") == "":
         raise ExperimentError("--nvml-library: got ''; must be the path of a library")
     read: dict[str, Callable[[Any], Any]] = {"track": tuple, "xids": _blame}

@@ -33,10 +33,11 @@ _SWITCHES = ("wait_for_gpus", "affinity")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """slots >= 1: members at a time, on the CPU. gpus: "all", "none", or indices and UUIDs with commas. share >= 1:
-    members on a GPU. vram: GPU memory of a member, "6GiB". start: "zygote" or "exec". disk: the most that the
-    checkpoints may take, "50GiB" or "none". wait_for_gpus: wait while every GPU is taken. xids: Xid → whose fault it
-    is. others_may_use: GPU memory that other programs may use on a GPU, "2GiB" or "none". affinity: bind members to
-    the cores near their GPU. nvml_library: the path of libnvidia-ml.so.1. track: trackers, as `--track` names them.
+    members on a GPU. vram: GPU memory of a member, "6GiB". start: "zygote", "exec" or "resident". disk: the most
+    that the checkpoints may take, "50GiB" or "none". wait_for_gpus: wait while every GPU is taken. xids: Xid →
+    whose fault it is. others_may_use: GPU memory that other programs may use on a GPU, "2GiB" or "none". affinity:
+    bind members to the cores near their GPU. nvml_library: the path of libnvidia-ml.so.1. track: trackers, as
+    `--track` names them.
 
     Raises ExperimentError. The code that looks for devices checks slots, gpus, share and vram.
     """
@@ -45,7 +46,7 @@ class RunOptions:
     gpus: str | None = None
     share: int | None = None
     vram: str | None = None
-    start: Literal["zygote", "exec"] | None = None
+    start: Literal["zygote", "exec", "resident"] | None = None
     disk: str | None = None
     wait_for_gpus: bool | None = None
     xids: Mapping[int, Literal["member", "card", "nobody"]] | None = None
@@ -55,8 +56,8 @@ class RunOptions:
     track: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.start not in (None, "zygote", "exec"):
-            raise ExperimentError.of("start", self.start, "must be 'zygote' or 'exec'")
+        if self.start not in (None, "zygote", "exec", "resident"):
+            raise ExperimentError.of("start", self.start, "must be 'zygote', 'exec' or 'resident'")
         for names, kind, must in ((_TEXTS, str, "must be a text"), (_SWITCHES, bool, "must be True or False")):
             for name in names:
                 if (value := getattr(self, name)) is not None and not isinstance(value, kind):

@@ -35,7 +35,8 @@ class Lease:
 
     uuids: its GPUs. promised: bytes on each. measured: bytes by GPU, as last seen; peak: the most ever seen on one.
     crowd: the most members that were on one of its GPUs together, itself included. pid, member: of the process that
-    trains. leaving: the member has ended, at `ended`, and its memory has not been seen to be free yet.
+    trains. leaving: the member has ended, at `ended`, and its memory has not been seen to be free yet. stays: its
+    process is a resident one, which keeps memory for the next member.
     """
 
     alone: bool = False
@@ -49,29 +50,33 @@ class Lease:
     pid: int | None = None
     member: int | None = None
     leaving: bool = False
+    stays: bool = False
     ended: float = 0.0
 
 
-#: a process belongs to a member (its lease), was "left over" by one, is a "ghost", or another program, in words
-Owner = Lease | Literal["left over", "ghost"] | str
+#: a process belongs to a member (its lease), waits for its next one ("resident"), was "left over" by one, is a "ghost",
+#: or another program, in words
+Owner = Lease | Literal["resident", "left over", "ghost"] | str
 
 
 @dataclass(slots=True)
 class Account:
     """Whose the memory of a GPU is. others: the other programs that compute there, in words, "" if none. theirs: the
-    bytes they are known to hold. unexplained: bytes of no known process. measured: bytes by lease, where known.
+    bytes they are known to hold. unexplained: bytes of no known process. measured: bytes by lease, where known. idle:
+    bytes of resident processes that wait for their next member, which will use the same bytes.
     """
 
     others: str = ""
     theirs: int = 0
     unexplained: int = 0
+    idle: int = 0
     measured: dict[Lease, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class Device:
     """sampled: when the last sample was asked for. others: bytes that are used and not by our members, as last seen;
-    before: the same, as seen when no member was on the GPU.
+    before: the same, as seen when no member was on the GPU. residents: idle processes of ours on it.
     """
 
     gpu: GPU
@@ -81,6 +86,7 @@ class Device:
     sampled: float = 0.0
     others: int = 0
     before: int = 0
+    residents: int = 0
     leases: list[Lease] = field(default_factory=list)
 
     @property
@@ -148,10 +154,10 @@ class Device:
 def account(device: Device, sample: Sample, owner: Callable[[int], Owner]) -> Account:
     """Divide the memory in use on a GPU among those who use it."""
     shares, blind, partly = _listed(sample, owner)
-    rest = max(0, (sample.used or 0) - sum(shares.measured.values()) - shares.theirs)
+    rest = max(0, (sample.used or 0) - sum(shares.measured.values()) - shares.theirs - shares.idle)
     unseen = [lease for lease in device.staying() if lease not in shares.measured] if blind else []
     if not unseen:
-        shares.unexplained = min(rest, device.before) if partly else rest
+        shares.unexplained = min(rest, device.before) if partly or (blind and device.residents) else rest
         return shares
     shares.unexplained = min(rest, device.before)
     promised = [lease.promised for lease in unseen]
@@ -173,6 +179,9 @@ def _listed(sample: Sample, owner: Callable[[int], Owner]) -> tuple[Account, boo
                 blind = partly = True
             else:
                 shares.measured[whose] = shares.measured.get(whose, 0) + amount
+        elif whose == "resident":
+            blind |= amount is None
+            shares.idle += amount or 0
         elif whose == "left over" or pid in sample.drawing:
             pass  # unexplained: the one until it is gone, the other as far as a desktop may
         elif whose == "ghost":

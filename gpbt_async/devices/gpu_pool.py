@@ -5,6 +5,9 @@ each observation to its device, frees what may be freed, and grants what may be 
 `lease` gives a member a `Slot`, and `on_capacity` is called with how many members could train at once whenever that
 changes. The engine counts slots and knows nothing of GPUs.
 
+A resident process keeps its memory when its member has ended, so its GPU is given out again at once. It is ended as
+soon as the GPU may not be used any more.
+
 Two surprises. A slot is released at once, but its GPU is given out again only after its memory has been freed. A GPU
 whose memory is not freed in time is set aside as dirty. And a slot may be *evicted* while it is held, when its GPU
 fails or is wanted back: its future is set to the reason, and the member there is to stop, and is lost, not failed.
@@ -18,7 +21,7 @@ import logging
 import os
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..declaration.run_options import option_text
 from ..errors import DeviceError, GPBTError
@@ -84,6 +87,8 @@ class GpuPool(Pool):
         self._task: asyncio.Task[None] | None = None
         self._turns: dict[Lease, asyncio.Future[None]] = {}
         self._leased: dict[Lease, Slot] = {}
+        #: idle resident processes, by pid: their GPUs, and what ends each
+        self._residents: dict[int, tuple[tuple[str, ...], Callable[[], object]]] = {}
         #: why no slot can be had any more
         self._closed: Exception | None = None
         #: NVML has listed a process of a member, so its lists are to be believed when they are empty
@@ -203,6 +208,8 @@ class GpuPool(Pool):
     def _release(self, lease: Lease) -> None:
         del self._leased[lease]
         lease.leaving, lease.ended = True, self._now()
+        if lease.stays:
+            self.settle()
         self.monitor.soon()
         self._report_capacity()
 
@@ -217,6 +224,28 @@ class GpuPool(Pool):
     def bind(self, slot: Slot, pid: int, member: int) -> None:
         lease = self._lease_of(slot)
         lease.pid, lease.member = pid, member
+        self._forget_resident(pid)
+
+    def stays(self, slot: Slot, pid: int, gone: asyncio.Future[Any], end: Callable[[], object]) -> None:
+        self._lease_of(slot).stays = True
+        self._residents[pid] = slot.gpus, end
+        self._count_residents(slot.gpus)
+        gone.add_done_callback(lambda _: self._forget_resident(pid))
+
+    def _forget_resident(self, pid: int) -> None:
+        if pid in self._residents:
+            gpus, _ = self._residents.pop(pid)
+            self._count_residents(gpus)
+
+    def _count_residents(self, gpus: Iterable[str]) -> None:
+        for uuid in gpus:
+            self.allocator.devices[uuid].residents = sum(uuid in held for held, _ in self._residents.values())
+
+    def _end_residents(self) -> None:
+        """End the idle processes on GPUs that may not be used any more."""
+        for gpus, end in list(self._residents.values()):
+            if not all(self.allocator.devices[uuid].open for uuid in gpus):
+                end()
 
     def _lease_of(self, slot: Slot) -> Lease:
         return next(lease for lease, held in self._leased.items() if held is slot)
@@ -302,6 +331,8 @@ class GpuPool(Pool):
 
     def _owner(self, pid: int) -> Owner:
         """Whose process this is."""
+        if pid in self._residents:
+            return "resident"
         leases = {lease.pid: lease for lease in self.allocator.held if lease.pid is not None}
         if (lease := leases.get(pid)) is not None:
             return "left over" if lease.leaving else lease
@@ -353,6 +384,7 @@ class GpuPool(Pool):
         """Release the GPUs of members that have ended, where memory allows it, and grant what may be granted."""
         for lease in [lease for lease in self.allocator.held if lease.leaving]:
             self._take_back(lease)
+        self._end_residents()
         if self.allocator.suspended != self.monitor.hangs:
             self.allocator.suspended = self.monitor.hangs
             self.on_change()
@@ -361,6 +393,9 @@ class GpuPool(Pool):
 
     def _take_back(self, lease: Lease) -> None:
         devices = [self.allocator.devices[uuid] for uuid in lease.uuids]
+        if lease.stays:  # no memory comes back
+            self.allocator.release(lease)
+            return
         if not all(device.sampled_since(lease.ended) for device in devices):
             return  # it is unknown whether the memory is free
         lingering = [device for device in devices if device.lingers]

@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..processes.linux import THREADS
 from .gpu_selection import VISIBLE
@@ -73,6 +73,12 @@ class Pool:
 
     def bind(self, slot: Slot, pid: int, member: int) -> None:
         """The member in this slot is this process."""
+
+    def stays(self, slot: Slot, pid: int, gone: asyncio.Future[Any], end: Callable[[], object]) -> None:
+        """The process of the member that has trained in this slot waits for another one. gone: done when it is dead.
+
+        end: called if its GPU must be free, so that it ends.
+        """
 
     def returned(self, slot: Slot) -> None:
         """The member in this slot has trained to its end."""

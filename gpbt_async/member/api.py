@@ -34,14 +34,16 @@ class Member:
     id, generation: whole numbers from 0; attempt: from 1. seed: its own, in [0, 2³²), the same for every attempt;
     python, numpy and torch are already seeded with it. config: name → value. parent: the folder of the parent's
     checkpoint, read-only, or None in generation 0. checkpoint: an empty folder to fill; it is published whole when the
-    training function returns. device: "cuda" or "cpu"; the process sees only the GPU that it is pinned to.
+    training function returns. device: "cuda" or "cpu"; the process sees only the GPU that it is pinned to. start: how
+    its process came to be: "zygote" (a fork), "exec" (a fresh interpreter), "resident" (a process that trains member
+    after member), or "local" without a run.
 
     A run passes one to the training function; without a run, `Member.local` makes one.
     """
 
     __slots__ = (
         "_file", "_judged", "_lines", "_metrics", "_parent", "_pid", "_score", "_send", "_sock", "_stop",
-        "attempt", "checkpoint", "config", "device", "generation", "id", "reported", "seed", "telemetry",
+        "attempt", "checkpoint", "config", "device", "generation", "id", "reported", "seed", "start", "telemetry",
     )  # fmt: skip
 
     def __init__(self, begin: wire.Begin, sock: socket.socket | None = None) -> None:
@@ -56,6 +58,7 @@ class Member:
         self._parent = ParentPath.noted(begin.parent, self.telemetry) if begin.parent else None
         self.checkpoint = Path(begin.checkpoint)
         self.device = begin.device
+        self.start = "local"
         self._metrics = begin.metrics
         #: the metric that counts; "" without a run
         self._score = begin.score

@@ -1,6 +1,7 @@
 """A member's process from the inside, whether forked from the zygote or started as a fresh interpreter.
 
 It sends Hello, waits for Begin (a spare waits here), sets up its surroundings, trains, sends End, cleans up and exits.
+A resident process puts itself back into its first state instead (residence.py), and waits for the next Begin.
 It touches only its own process. The surprise is at the end: End is sent the moment the training function returns,
 because its time is the training's end, but the process is not done. It then waits for its threads, runs what was
 registered to run at exit, kills the processes that are left (it is their subreaper) and sends Clean, so that the
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import json
 import os
 import random
@@ -43,7 +45,11 @@ from .api import Member
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .residence import Residence
 
+
+#: "zygote" for a fork, "exec" for a fresh interpreter
+_started_as = "zygote"
 #: begins the line of a log that says what to do about the traceback above it
 REMEDY = "gpbt-async: remedy: "
 #: seconds that threads may take to end after the training function has returned, before they are a finding
@@ -55,10 +61,15 @@ def live(sock: socket.socket, find_train: Callable[[], Callable[[Any], object] |
     status = 0
     try:
         sock.sendall(wire.encode(wire.Hello(wire.VERSION, os.getpid())))
-        begin = _wait(sock)
-        if begin is not None:
+        trainer = Trainer(find_train)
+        while (begin := _wait(sock)) is not None:
             settle(begin)
-            status = _train(sock, begin, find_train)
+            status = trainer.train(sock, begin)
+            if not trainer.stays:
+                break
+        else:
+            if trainer.stays:
+                _leave()
     except ConnectionError:
         status = 1  # the scheduler is gone, and this process ends too
     except BaseException:
@@ -73,6 +84,8 @@ def main(fd: int, what: str) -> NoReturn:
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    global _started_as
+    _started_as = "exec"
     watch()
     live(sock, lambda: script.load(json.loads(what)).train)
 
@@ -171,27 +184,60 @@ def _seed_torch(torch: Any, value: int, device: str) -> None:
                 telemetry.current.own("torch")
 
 
-def _train(sock: socket.socket, begin: wire.Begin, find_train: Callable[[], Callable[[Any], object] | None]) -> int:
-    member = Member(begin, sock)
-    breakpoints.refuse_breakpoints()
-    try:
-        train = find_train()
-        assert train is not None
-    except BaseException as error:
-        fault, remedy = _diagnosed(error, member)
-        end = wire.End(wire.Exit.RAISED, time.monotonic(), script.refusal(error), remedy=remedy, fault=fault)
-        print(end.error, file=sys.stderr)
-    else:
-        seed(begin.seed, begin.device)
-        telemetry.current = member.telemetry
-        sock.sendall(wire.encode(wire.Enter(time.monotonic())))
-        end = run(train, member)
-    with contextlib.suppress(OSError):
-        sock.sendall(wire.encode(end))
-    _leave()
-    with contextlib.suppress(OSError):
-        sock.sendall(wire.encode(wire.Clean()))
-    return int(end.how is wire.Exit.RAISED)
+class Trainer:
+    """Trains the members of this process: one, or of a resident process one after the other.
+
+    find_train: imports the script, if need be. stays: whether the process waits for another member.
+    """
+
+    def __init__(self, find_train: Callable[[], Callable[[Any], object] | None]) -> None:
+        self._find_train = functools.cache(find_train)
+        self._residence: Residence | None = None
+        self.stays = False
+
+    def train(self, sock: socket.socket, begin: wire.Begin) -> int:
+        """Train one member, and tell the scheduler how it went. Returns the exit status."""
+        member = Member(begin, sock)
+        member.start = "resident" if begin.stays else _started_as
+        breakpoints.refuse_breakpoints()
+        try:
+            train = self._find_train()
+            assert train is not None
+        except BaseException as error:
+            fault, remedy = _diagnosed(error, member)
+            end = wire.End(wire.Exit.RAISED, time.monotonic(), script.refusal(error), remedy=remedy, fault=fault)
+            print(end.error, file=sys.stderr)
+        else:
+            if begin.stays and self._residence is None:
+                from .residence import Residence  # it imports what other members need not pay for
+
+                self._residence = Residence()
+            seed(begin.seed, begin.device)
+            telemetry.current = member.telemetry
+            sock.sendall(wire.encode(wire.Enter(time.monotonic())))
+            end = run(train, member)
+        with contextlib.suppress(OSError):
+            sock.sendall(wire.encode(end))
+        clean = self._stay(member, begin) if begin.stays and end.how is wire.Exit.RETURNED else wire.Clean()
+        self.stays = clean.stays
+        if not self.stays:
+            _leave()
+        with contextlib.suppress(OSError):
+            sock.sendall(wire.encode(clean))
+        return int(end.how is wire.Exit.RAISED)
+
+    def _stay(self, member: Member, begin: wire.Begin) -> wire.Clean:
+        """Put the process back into its first state, if that can be done."""
+        member._close()
+        telemetry.current = import_watch.current = None
+        assert self._residence is not None
+        try:
+            self._residence.restore()
+            why = self._residence.remaining(os.path.dirname(begin.checkpoint))
+            changed = self._residence.changed()[: wire.MOST] if not why else ()
+            return wire.Clean(stays=not why, why=why, changed=changed)
+        except Exception as error:  # the member has trained: a bug here must not fail it
+            return wire.Clean(why=f"{type(error).__name__}: {error}")
 
 
 def run(train: Callable[[Any], object], member: Member) -> wire.End:
@@ -226,18 +272,10 @@ def left_running(before: set[threading.Thread]) -> list[str]:
     Daemon threads end with the process, as their author wants. Threads of libraries (the idle workers of an executor, a
     monitor) are ended by functions that the libraries have registered to run at exit.
     """
-    new = [t for t in threading.enumerate() if t not in before and not t.daemon and _runs_users_code(t)]
+    new = [t for t in threading.enumerate() if t not in before and not t.daemon and user_code.runs_in(t)]
     for thread in new:
         thread.join(ENDING / len(new))  # a thread that is just ending is not a finding
     return [thread.name for thread in new if thread.is_alive()]
-
-
-def _runs_users_code(thread: threading.Thread) -> bool:
-    run: Any = getattr(thread, "function", None) or getattr(thread, "_target", None) or type(thread).run
-    while hasattr(run, "func") or hasattr(run, "__wrapped__"):  # a partial; a decorated function
-        run = getattr(run, "func", None) or run.__wrapped__
-    code = getattr(run, "__code__", None)
-    return code is not None and user_code.is_users(code.co_filename)
 
 
 def _telemetry(member: Member) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import sysconfig
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import threading
     from types import CodeType, FrameType, TracebackType
 
 
@@ -34,6 +35,15 @@ def is_users(file: str) -> bool:
 
 def is_ours(file: str) -> bool:
     return file.startswith(_OURS)
+
+
+def runs_in(thread: threading.Thread) -> bool:
+    """Whether the thread was started to run a function of the user's."""
+    run: Any = getattr(thread, "function", None) or getattr(thread, "_target", None) or type(thread).run
+    while hasattr(run, "func") or hasattr(run, "__wrapped__"):  # a partial; a decorated function
+        run = getattr(run, "func", None) or run.__wrapped__
+    code = getattr(run, "__code__", None)
+    return code is not None and is_users(code.co_filename)
 
 
 def quoted(file: str, line: int, between: str = ": ") -> str:

@@ -26,6 +26,7 @@ from ..errors import Advice, LaunchError
 from . import deadlock, linux, wire
 from .guardian import HOME, Guardian
 from .program import Program
+from .residents import Residents, place_of
 from .worker import Worker, uncancelled
 from .zygote import PATH, Zygote, ZygoteDied, file_of, unforkable
 
@@ -47,8 +48,9 @@ class Launcher:
     """An async context manager. run_id marks every process of the run (GPBT_RUN). log: called with every warning.
 
     start: "exec" = fresh processes; "zygote" = forks, even of a script that has native threads; None = forks where they
-    are safe. A fork that provably hangs ends forking in any case. hello_timeout: seconds a process may take to send its
-    first message. grace: seconds from SIGTERM to SIGKILL.
+    are safe; "resident" = the same, and each process trains member after member. A fork that provably hangs ends
+    forking in any case. hello_timeout: seconds a process may take to send its first message. grace: seconds from
+    SIGTERM to SIGKILL.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Launcher:
         #: whether members start as fresh processes, by choice or as the fallback
         self.exec = start == "exec"
         self._insists = start == "zygote"
+        self._residents = Residents(log) if start == "resident" else None
         self._hello_timeout = hello_timeout
         self._grace = grace
         self._log = log
@@ -100,6 +103,8 @@ class Launcher:
         await uncancelled(self._close())
 
     async def _close(self) -> None:
+        if self._residents is not None:
+            await self._residents.close(self._grace)
         self._end_zygote()
         await self._guardian.close(DEADLINE)
         os.close(self._output)
@@ -185,8 +190,8 @@ class Launcher:
             self._zygote.log_to(self._log_path)
 
     def spares(self, n: int) -> None:
-        """How many forks to keep ready: one for each slot."""
-        self._spares = n
+        """How many forks to keep ready: one for each slot. Resident processes are replaced one at a time."""
+        self._spares = n = min(n, 1) if self._residents is not None else n
         if self._zygote is not None:
             self._zygote.keep(n)
 
@@ -218,9 +223,10 @@ class Launcher:
 
         Raises LaunchError when no process can be started, ScriptError when the script can no longer be imported.
         """
-        begin = replace(begin, env={**self._standard(begin), **begin.env})
+        stays = self._residents is not None and argv is None
+        begin = replace(begin, env={**self._standard(begin), **begin.env}, stays=stays)
         self._starting += 1
-        worker: Worker | None = None
+        worker = self._residents.take(place_of(begin)) if self._residents is not None and stays else None
         try:
             while worker is None:
                 worker = await self._attempt(begin, argv)
@@ -229,6 +235,7 @@ class Launcher:
                 self._start_ended(False)
         worker.on_first = self._start_ended
         worker.on_returned = lambda: self._returned(worker)
+        worker.on_free = self._free
         try:
             worker.begin(begin)
         except BaseException:  # a config may be longer than a message
@@ -324,6 +331,16 @@ class Launcher:
             self._retired.append(self._zygote)
             self._zygote = None
 
+    def _free(self, worker: Worker) -> None:
+        """The member is over, and its process stays: it may train another."""
+        if self._residents is not None and worker.begun is not None:
+            self._residents.put(place_of(worker.begun), worker)
+
+    def end_resident(self, pid: int) -> None:
+        """End an idle resident process: its GPU is wanted."""
+        if self._residents is not None:
+            self._residents.end(pid)
+
     def _learn(self, worker: Worker) -> None:
         """A member has returned: the zygote imports what the member had to, so that later members need not."""
         end = worker.end
@@ -385,6 +402,8 @@ class Launcher:
         """A member has returned: guardian and zygote live long enough."""
         self._deaths = 0
         self._learn(worker)
+        if self._residents is not None:
+            self._residents.heard(worker)
 
     def _fork_lives(self) -> None:
         self._forks_live = True

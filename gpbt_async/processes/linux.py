@@ -53,6 +53,12 @@ def madvise(address: int, length: int, advice: int) -> bool:
     return bool(_libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(advice)) == 0)
 
 
+def trim_heap() -> None:
+    """Give back to the kernel what malloc keeps for later (glibc only)."""
+    with contextlib.suppress(AttributeError):
+        _libc.malloc_trim(ctypes.c_size_t(0))
+
+
 def adopt_orphans() -> None:
     """Become a subreaper: survives exec, is not inherited by a fork."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)

@@ -75,6 +75,8 @@ class Begin:
     judged: bool = False
     #: the cores to run on, None = wherever it likes
     cpus: Sequence[int] | None = None
+    #: whether the process is to train other members after this one (residence.py)
+    stays: bool = False
     version: int = VERSION
 
 
@@ -148,7 +150,18 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Clean:
-    """Member → scheduler: nothing that the member started is left; it exits now."""
+    """Member → scheduler: nothing that the member started is left; its process exits now, or waits for another Begin.
+
+    stays: it waits. why: why it exits though it was to stay. changed: globals of the user's modules that the member has
+    changed, and that the next member in this process finds so.
+    """
+
+    stays: bool = False
+    why: str = ""
+    changed: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "changed", tuple(map(str, self.changed)))
 
 
 Message: TypeAlias = "Begin | Stop | Go | Hello | Enter | Report | End | Clean"
@@ -163,7 +176,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "metrics": (dict, str),  # a report's; the file's, in Begin
     "at": _REAL, "threads": (int, type(None)),
     "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "remedy": _STR, "fault": _STR,
-    "variable": _STR, "judged": (bool,), "cpus": (list, type(None)), "imports": (list,),
+    "variable": _STR, "why": _STR, "judged": (bool,), "stays": (bool,),
+    "changed": (list,), "cpus": (list, type(None)), "imports": (list,),
     "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
 }  # fmt: skip
 

@@ -7,6 +7,9 @@
 The event loop itself reads the socket and the pidfd: no StreamReader with its 64 KiB lines, and never asyncio's child
 watcher.
 
+A resident process trains several members; each has a Worker of its own, and `successor` makes the next one. Leaving the
+block hands such a process over (`on_free`), if it has ended its member well and waits for another.
+
 Leaving the block means that the member *and everything it started* is gone. The surprise is how cheap this is in the
 normal case: a member that ends well first removes what it started and sends the message `Clean`, and then nothing needs
 to be checked. Otherwise the reaper (zygote or guardian) reports when the last stray is gone. A process stuck in the
@@ -31,7 +34,7 @@ from .wire import Exit
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
 
 #: seconds a process may go on after its training function has returned: a thread of it may still be saving
@@ -58,7 +61,14 @@ class Worker:
     dead = False
     end: wire.End | None = None
     begun: wire.Begin | None = None
-    _over = _clean = _overran = _given_up = False
+    #: whether its process has ended this member well, and waits for another
+    stays = False
+    #: why its process ends though it was to stay; globals of the user's modules that its member has changed
+    retires = ""
+    changed: Sequence[str] = ()
+    #: whether its process has trained another member before
+    reused = False
+    _over = _clean = _overran = _given_up = _entered = False
     _died_at = 0.0
     #: why it is to stop; why it was killed through no fault of its own
     _stopping: str | None = None
@@ -85,11 +95,14 @@ class Worker:
         self.on_first: Callable[[bool], object] = _ignore
         #: called when its training function has returned and it ended as it should
         self.on_returned: Callable[[], object] = _ignore
+        #: called when the block is left and the process stays
+        self.on_free: Callable[[Worker], object] = _ignore
         #: called at each report, and when it has returned
         self.on_life: Callable[[], object] = _ignore
         self._loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[bool] = self._loop.create_future()
-        self._death: asyncio.Future[None] = self._loop.create_future()
+        #: done when the process has died, or the member has left it
+        self._left: asyncio.Future[None] = self._loop.create_future()
         self._pidfd = pidfd
         self._sock = sock
         self._grace = grace
@@ -220,18 +233,28 @@ class Worker:
             if not self.hello.done():
                 self.hello.set_result(True)
         elif isinstance(message, wire.Clean):
-            self._clean = True
+            self._clean, self.retires, self.changed = True, message.why, message.changed
             if self.end is not None and self.end.how is Exit.RETURNED:
                 self._returned()
+            if message.stays:
+                self._stay()
         else:
             if isinstance(message, wire.End):
                 self.end = message
                 self._linger = self._loop.call_later(min(UNEASY, LINGER), self._lingers)
             elif isinstance(message, wire.Enter):
+                self._entered = True
                 self._first(True)
             elif isinstance(message, wire.Report):
                 self.on_life()
             self._push(message)
+
+    def _stay(self) -> None:
+        """The member is over, and the process lives on."""
+        self.stays = True
+        self._cancel_timers()
+        self._left.set_result(None)
+        self._finish()
 
     def _push(self, message: Heard) -> None:
         self._messages.append(message)
@@ -291,11 +314,12 @@ class Worker:
             self._take(data)
         if not self.hello.done():
             self.hello.set_result(False)
+        if self.reused and not self._entered and self.end is None:
+            self._lost_by = self._lost_by or "its resident process died before it could begin"
         self._first(False)
-        self._death.set_result(None)
-        for timer in (self._linger, self._doom):
-            if timer is not None:
-                timer.cancel()
+        if not self._left.done():
+            self._left.set_result(None)
+        self._cancel_timers()
         self._finish()
 
     def _finish(self) -> None:
@@ -320,17 +344,17 @@ class Worker:
         grace = self._grace if grace is None else grace
         if self._stopping is None and self.end is None:
             self._stopping = reason
-        if self.dead:
+        if self._left.done():
             return
         if self._sock is not None and self.end is None:
             self._send(wire.Stop(reason))
-            if await self._dies(patience):
+            if await self._leaves(patience):
                 return
         self._signal_group(signal.SIGTERM)
-        if await self._dies(grace):
+        if await self._leaves(grace):
             return
         self.kill()
-        if not await self._dies(DEADLINE):
+        if not await self._leaves(DEADLINE):
             stuck = f"member {self.member}: process {self.pid} survives SIGKILL (stuck in the kernel?); going on"
             self._warn(Advice(stuck))
 
@@ -353,15 +377,18 @@ class Worker:
                 signal.pidfd_send_signal(self._pidfd, 0)  # not reaped yet, so the pid is still its own
                 os.killpg(self.pid, number)
 
-    async def _dies(self, within: float) -> bool:
-        if not self.dead and within > 0:
-            await asyncio.wait([self._death], timeout=within)
-        return self.dead
+    async def _leaves(self, within: float) -> bool:
+        if not self._left.done() and within > 0:
+            await asyncio.wait([self._left], timeout=within)
+        return self._left.done()
 
     async def __aenter__(self) -> Worker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self.stays and not self.dead:
+            self.on_free(self)
+            return
         if not (self.dead and (self._clean or self._given_up)):
             await uncancelled(self._put_down())
         self.close()
@@ -372,11 +399,32 @@ class Worker:
         if self.dead:
             await self._until_gone()
 
-    def close(self) -> None:
-        """Close the socket and the pidfd. A spare ends by itself then."""
+    def successor(self) -> Worker:
+        """A worker for the next member of this process, which stays; this one has nothing to do with it any more."""
+        assert self._sock is not None
+        sock, pidfd, self._sock, self._pidfd = self._sock, self._pidfd, None, -1
+        self._loop.remove_reader(sock)
+        self._loop.remove_reader(pidfd)
+        worker = Worker(self.pid, pidfd, sock, self.gone, grace=self._grace, warn=self._warn)
+        worker.forked, worker.reused = self.forked, True
+        worker.hello.set_result(True)
+        return worker
+
+    async def release(self, within: float) -> None:
+        """End a process that stays: it sees the end of its socket. Kill it if it does not end in so many seconds."""
+        self._close_socket()
+        if not await self._leaves(within):
+            self.kill()
+        self.close()
+
+    def _cancel_timers(self) -> None:
         for timer in (self._linger, self._doom):
             if timer is not None:
                 timer.cancel()
+
+    def close(self) -> None:
+        """Close the socket and the pidfd. A spare ends by itself then, and so does a process that stays."""
+        self._cancel_timers()
         self._close_socket()
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)

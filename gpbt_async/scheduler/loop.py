@@ -304,6 +304,9 @@ class Scheduler:
                     session.hear(message)
                     self._heard(session, message, begin.judged)
         del self._workers[member.id]
+        if worker.stays:
+            pid = worker.pid
+            self._slots.stays(slot, pid, worker.gone, lambda: self._launcher.end_resident(pid))
         return session, worker
 
     def _heard(self, session: MemberSession, message: Heard, judged: bool) -> None:

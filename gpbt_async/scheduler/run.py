@@ -70,13 +70,14 @@ class Run:
 
     The others are options (declaration.options.RunOptions): None = not given, and then a resume has what the run had
     before. slots >= 1: on the CPU. gpus: "all", "none", indices or UUIDs with commas; None = as the experiment's
-    resources say. share, vram: over those of the resources. start: "zygote" (fork of a process that has imported the
-    script, even if that has started native threads) or "exec" (a fresh interpreter a member); None = forks where they
-    are safe. wait_for_gpus: when every GPU is taken, wait instead of refusing. xids: whose fault an Xid is ("member",
-    "card", "nobody"), over devices.health.XIDS. others_may_use: GPU memory, as "2GiB", that others may use on a GPU.
-    affinity: bind members to cores near their GPU (the default). nvml_library: the path of libnvidia-ml.so.1.
-    disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. track: trackers, as "jsonl" or
-    "mlflow:mlruns" (guide "report"). "none" takes back disk and others_may_use, {} xids, () track.
+    resources say. share, vram: over those of the resources. start: "zygote" (fork of a process that has imported
+    the script, even if that has started native threads), "exec" (a fresh interpreter a member) or "resident" (one
+    process a slot trains member after member); None = forks where they are safe. wait_for_gpus: when every GPU is
+    taken, wait instead of refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over
+    devices.health.XIDS. others_may_use: GPU memory, as "2GiB", that others may use on a GPU. affinity: bind members
+    to cores near their GPU (the default). nvml_library: the path of libnvidia-ml.so.1. disk: the most that the
+    checkpoints kept may take, as "50GiB"; then members wait. track: trackers, as "jsonl" or "mlflow:mlruns" (guide
+    "report"). "none" takes back disk and others_may_use, {} xids, () track.
 
     Raises GPBTError's subclasses on entering when nothing can be started; RunFailed, LaunchError or SearcherError from
     `wait` and on leaving when it was started and failed.
@@ -98,7 +99,7 @@ class Run:
         resume: Resume = "never",
         slots: int | None = None,
         gpus: str | None = None,
-        start: Literal["zygote", "exec"] | None = None,
+        start: Literal["zygote", "exec", "resident"] | None = None,
         runs: str | os.PathLike[str] = "runs",
         share: int | None = None,
         vram: str | None = None,

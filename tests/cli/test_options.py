@@ -95,7 +95,7 @@ def test_a_command_takes_a_part_of_a_group_beside_options_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--start magic", "--start: got 'magic'; must be 'zygote' or 'exec'"),
+        ("--start magic", "--start: got 'magic'; must be 'zygote', 'exec' or 'resident'"),
         ("--nvml-library=", "--nvml-library: got ''; must be the path of a library"),
         ("--xid 13", "--xid 13: must be a number, =, and card, member or nobody, such as 109=member"),
         ("--xid 13=us", "--xid 13=us: must be a number"),

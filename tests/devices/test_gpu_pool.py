@@ -565,3 +565,61 @@ async def test_a_sample_from_before_a_member_ended_says_nothing_of_its_memory():
         assert not waits.done()
         machine.going.set()
         await (await waits)[1]()
+
+
+# a resident process keeps its memory between two members
+
+
+@contextlib.asynccontextmanager
+async def resident(machine, pool, pid=4242, listed=True):
+    """A process whose member has ended, and that waits for the next: the list of the times it was told to end."""
+    ended, gone = [], asyncio.get_running_loop().create_future()
+    slot, release = await leased(pool)
+    pool.bind(slot, pid, 0)
+    machine.used[A] = 10
+    machine.listed[A] = ((pid, 10),) if listed else None
+    await looks(machine)
+    pool.stays(slot, pid, gone, lambda: ended.append(pid))
+    await release()
+    yield ended, gone
+
+
+@pytest.mark.parametrize("listed", [True, False])
+async def test_the_gpu_of_a_process_that_stays_is_free_at_once_and_its_memory_is_the_next_members(listed):
+    machine = Machine(A)
+    async with opened(machine) as pool, resident(machine, pool, listed=listed) as (ended, _):
+        for _ in range(2):
+            slot, release = await leased(pool)
+            await looks(machine)
+            pool.bind(slot, 4242, 1)
+            await looks(machine)
+            pool.stays(slot, 4242, asyncio.get_running_loop().create_future(), lambda: None)
+            await release()
+        pool.clock.more += 60  # long after memory would have had to come back
+        await looks(machine)
+        assert (state(pool), len(pool), ended, pool.warnings) == ("ok", 1, [], [])
+
+
+async def test_an_idle_process_does_not_count_as_memory_of_others():
+    machine = Machine(A)
+    async with opened(machine, vram="30GiB") as pool, resident(machine, pool):
+        await looks(machine)
+        assert len(pool) == 1, "10 GiB are held by the process that the next member will use"
+        assert pool.rows()[0].others == 0
+
+
+@pytest.mark.parametrize("how", ["drained", "fails", "another program"])
+async def test_an_idle_process_ends_when_its_gpu_may_not_be_used(how):
+    machine = Machine(A)
+    async with opened(machine) as pool, resident(machine, pool) as (ended, gone):
+        if how == "drained":
+            pool.drain(A)
+        elif how == "fails":
+            machine.faults[A] = NvmlFault("GPU is lost", 15)
+        else:
+            machine.listed[A] = ((4242, 10), (1, 20))
+            machine.used[A] = 30
+        await until(lambda: ended)
+        gone.set_result(None)
+        await asyncio.sleep(0)
+        assert pool.allocator.devices[A].residents == 0

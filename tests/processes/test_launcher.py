@@ -111,7 +111,7 @@ async def test_a_script_named_like_a_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [None, "package.inner"])
-@pytest.mark.parametrize("start", ["zygote", "exec"])
+@pytest.mark.parametrize("start", ["zygote", "exec", "resident"])
 async def test_an_embedding_application_gives_a_target(tmp_path: Path, module: str | None, start: str) -> None:
     (tmp_path / "package").mkdir()
     file = write(tmp_path / "package", "def train(member):\n    member.report(score=len(__name__))\n", "inner.py")
@@ -351,7 +351,7 @@ async def test_processes_of_an_earlier_session_are_killed(tmp_path: Path) -> Non
         assert left.wait(5) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("start", ["zygote", "exec"])
+@pytest.mark.parametrize("start", ["zygote", "exec", "resident"])
 async def test_a_guardian_that_is_killed_takes_all_members_and_is_replaced(tmp_path: Path, start: str) -> None:
     async with Open(tmp_path, start=start) as launcher:
         await launcher.open_script(ZOO)
@@ -454,7 +454,7 @@ async def test_last_output_is_this_zygotes_only(tmp_path: Path) -> None:
         assert second.last_output() == "\nits last output:\n    I am"
 
 
-@pytest.mark.parametrize("start", ["zygote", "exec"])
+@pytest.mark.parametrize("start", ["zygote", "exec", "resident"])
 def test_a_scheduler_that_is_killed_leaves_nothing(tmp_path: Path, start: str) -> None:
     """Grandchildren in a session of their own, and daemons with no environment, included."""
     run = f"test-{uuid.uuid4().hex}"
@@ -479,7 +479,7 @@ async def test_leaving_kills_members_that_are_not_awaited(tmp_path: Path) -> Non
     worker.close()
 
 
-@pytest.mark.parametrize("start", ["zygote", "exec"])
+@pytest.mark.parametrize("start", ["zygote", "exec", "resident"])
 async def test_a_stopped_guardian_gets_sigcont(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
     monkeypatch.setattr(guardian_module, "ANSWER", 0.3)
     async with Open(tmp_path, start=start) as launcher:

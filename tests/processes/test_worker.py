@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gpbt_async.processes.worker import Worker
 
 
-@pytest.fixture(params=["zygote", "exec"])
+@pytest.fixture(params=["zygote", "exec", "resident"])
 async def launcher(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Launcher]:
     async with Launcher(f"test-{uuid.uuid4().hex}", cwd=tmp_path, start=request.param, log=pytest.fail) as made:
         await made.open_script(ZOO)
@@ -268,7 +268,7 @@ experiment = Experiment(train, space={"x": Float(0, 1)}, score="score", mode="ma
 """
 
 
-@pytest.mark.parametrize("start", ["zygote", "exec"])
+@pytest.mark.parametrize("start", ["zygote", "exec", "resident"])
 async def test_what_is_registered_in_train_is_done_at_its_end(tmp_path: Path, start: str) -> None:
     (tmp_path / "registers.py").write_text(REGISTERS)
     async with Launcher(f"test-{uuid.uuid4().hex}", cwd=tmp_path, start=start, log=pytest.fail) as launcher:

@@ -188,7 +188,7 @@ OPTIONS = st.builds(
     gpus=st.none() | st.sampled_from(["all", "none", "0,1"]),
     share=st.none() | st.integers(1, 3),
     vram=st.none() | st.just("6GiB"),
-    start=st.sampled_from([None, "zygote", "exec"]),
+    start=st.sampled_from([None, "zygote", "exec", "resident"]),
     disk=AMOUNTS,
     wait_for_gpus=st.none() | st.booleans(),
     xids=st.none() | st.dictionaries(st.integers(1, 200), st.sampled_from(["member", "card", "nobody"]), max_size=2),
@@ -229,7 +229,7 @@ def test_options_are_shown_as_they_are_typed() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("start", "fork", "start: got 'fork'; must be 'zygote' or 'exec'"),
+        ("start", "fork", "start: got 'fork'; must be 'zygote', 'exec' or 'resident'"),
         ("disk", "7", "disk: got '7'; must be an amount with its unit, such as '50GiB', or 'none'"),
         ("disk", 3 << 30, "disk: got 3221225472; must be a text"),
         ("gpus", [0], "gpus: got [0]; must be a text"),

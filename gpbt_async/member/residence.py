@@ -1,0 +1,301 @@
+"""A resident process: one that trains member after member, and is put back into its first state between them.
+
+A child need not be forked, imported, or given a new CUDA context, cuDNN plans or compiled code. The price is that a
+process remembers. `restore` puts back what a member commonly changes; `remaining` finds what it has left behind that
+cannot be put back (threads, child processes, open files, memory), and the process then ends as a fork does, so the next
+member gets a new one. The globals of the user's own modules are neither: they survive, and `changed` names them.
+
+The surprise is which leftovers are normal. Libraries keep threads, descriptors and memory after their first use. So
+what the first member leaves is taken as a library's, as far as no code of the user's runs in it, and later members are
+compared with that. Something that the first member alone leaks is therefore not seen.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import gc
+import locale
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from ..processes import linux
+from . import hooks, user_code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+#: members that one process trains at most
+MOST = 500
+#: bytes of memory of its own, and of GPU memory, by which a process may grow beyond what its first member left
+MARGIN = 32 << 20
+#: the command line of torch's compile workers, which serve later members too
+_COMPILE_WORKERS = b"torch/_inductor/compile_worker"
+#: more native threads than the first member has left: those that a pool of threads may gain by itself
+_NATIVE = 8
+#: torch's settings: how each is read, and how it is set again
+_TORCH = (
+    ("get_default_dtype", "set_default_dtype"),
+    ("is_grad_enabled", "set_grad_enabled"),
+    ("get_float32_matmul_precision", "set_float32_matmul_precision"),
+)
+_CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Residence:
+    """Made before the first member: the state that every member begins in.
+
+    trained: how many members have trained in this process.
+    """
+
+    def __init__(self) -> None:
+        self.trained = 0
+        self._globals = dict(_globals())
+        #: names that members have changed, and that have been sent
+        self._sent: set[str] = set()
+        self._restores: list[Callable[[], object]] = [*_of_the_process(), *_of_python()]
+        hooks.after_import("torch", lambda torch: self._restores.extend(_of_torch(torch)))
+        hooks.after_import("numpy", lambda numpy: self._restores.extend(_of_numpy(numpy)))
+        self._threads = set(threading.enumerate())
+        self._library_threads = self._native_threads = self._exit_functions = self._files = 0
+        self._memory = self._gpu_memory = 0
+
+    def restore(self) -> None:
+        """Put back what a member may have changed, and free what it no longer holds."""
+        for put_back in self._restores:
+            with contextlib.suppress(Exception):  # what cannot be put back by one must not keep the others
+                put_back()
+        gc.collect()
+        if not self.trained:  # what libraries have made: looking at it again takes 0.2 s a member with torch
+            gc.freeze()
+        cuda: Any = sys.modules.get("torch.cuda")
+        if cuda is not None and cuda.is_initialized():
+            cuda.synchronize()
+            cuda.empty_cache()
+
+    def remaining(self, writable: str) -> str:
+        """Why this process must not train another member, "" if it may. Call it after `restore`.
+
+        writable: the member's folder, in which no file may stay open.
+        """
+        first, self.trained = self.trained == 0, self.trained + 1
+        if self.trained >= MOST:
+            return f"it has trained {MOST} members"
+        for look in (self._look_at_threads, self._look_at_children, self._look_at_files, self._look_at_memory):
+            if why := look(first, writable):
+                return why
+        return ""
+
+    def _look_at_threads(self, first: bool, _: str) -> str:
+        new = [thread for thread in threading.enumerate() if thread not in self._threads]
+        users = [thread.name for thread in new if user_code.runs_in(thread)]
+        if users:
+            return f"the member left a thread running: {users[0]}"
+        functions, native = atexit._ncallbacks(), len(os.listdir("/proc/self/task")) - len(new)
+        if first:
+            self._library_threads, self._native_threads, self._exit_functions = len(new), native, functions
+        if len(new) > self._library_threads:
+            return f"the member left {len(new) - self._library_threads} threads of a library running"
+        if native > self._native_threads + _NATIVE:
+            return f"the member left {native - self._native_threads} native threads running"
+        if functions > self._exit_functions:
+            return "the member registered functions to run at exit"
+        return ""
+
+    def _look_at_children(self, *_: object) -> str:
+        left = [pid for pid in linux.children(os.getpid()) if _COMPILE_WORKERS not in _command(pid)]
+        return f"the member left process {left[0]} running" if left else ""
+
+    def _look_at_files(self, first: bool, writable: str) -> str:
+        count = 0
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # it was closed meanwhile, as that of the listing is
+                path = os.readlink(f"/proc/self/fd/{name}")
+                count += 1
+                if int(name) > 2 and path.startswith(writable + os.sep):
+                    return f"the member left a file open: {os.path.relpath(path, writable)}"
+        if first:
+            self._files = count
+        if count > self._files:
+            return f"the member left {count - self._files} files or sockets open"
+        return ""
+
+    def _look_at_memory(self, first: bool, _: str) -> str:
+        held, gpu = _own_memory(), _gpu_memory()
+        if first:
+            self._memory, self._gpu_memory = held, gpu
+        if held > self._memory + MARGIN:
+            linux.trim_heap()
+            held = _own_memory()
+        for amount, before, what in ((held, self._memory, "memory"), (gpu, self._gpu_memory, "GPU memory")):
+            if amount > before + MARGIN:
+                return f"its {what} has grown by {(amount - before) >> 20} MiB since its first member"
+        return ""
+
+    def changed(self) -> list[str]:
+        """The globals of the user's modules that differ from what they were before the first member: module.name.
+
+        Each is named once. An object whose contents alone changed is seen if it is a list, dict or set of another
+        length.
+        """
+        now = dict(_globals())
+        names = [name for name, mark in now.items() if self._globals.setdefault(name, mark) != mark]
+        new = [name for name in names if name not in self._sent]
+        self._sent.update(new)
+        return new
+
+
+def _globals() -> Iterator[tuple[str, Any]]:
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or not user_code.is_users(file):
+            continue
+        for name, value in list(vars(module).items()):
+            if not name.startswith("__"):
+                yield f"{module.__name__}.{name}", _mark(value)
+
+
+def _mark(value: Any) -> Any:
+    if type(value) in (bool, int, float, complex, str, bytes, type(None)):
+        return type(value), repr(value)
+    if type(value) in (list, dict, set, tuple):
+        return id(value), len(value)
+    return id(value)
+
+
+def _of_the_process() -> Iterator[Callable[[], object]]:
+    """The environment, the working directory, the cores, signal handlers and timers."""
+    environment, folder, cores = dict(os.environ), os.getcwd(), os.sched_getaffinity(0)
+    mask = os.umask(0)
+    os.umask(mask)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+    def restore_environment() -> None:
+        for name in [name for name in os.environ if name not in environment]:
+            del os.environ[name]
+        for name, value in environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+
+    def restore_signals() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+
+    yield restore_environment
+    yield lambda: os.chdir(folder)
+    yield lambda: os.sched_setaffinity(0, cores)
+    yield lambda: os.umask(mask)
+    yield restore_signals
+
+
+def _of_python() -> Iterator[Callable[[], object]]:
+    """What the interpreter and the standard library keep: streams, warnings, logging, paths, hooks, limits."""
+    filters, show = list(warnings.filters), warnings.showwarning
+    streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr", "argv", "excepthook", "displayhook")}
+    path, argv, threshold, collects = list(sys.path), list(sys.argv), gc.get_threshold(), gc.isenabled()
+    limit, text, thread_hook = sys.getrecursionlimit(), locale.setlocale(locale.LC_ALL), threading.excepthook
+
+    def restore_streams() -> None:
+        for name, stream in streams.items():
+            setattr(sys, name, stream)
+        sys.path[:], sys.argv[:] = path, argv
+
+    def restore_warnings() -> None:
+        warnings.showwarning = show
+        warnings.filters[:] = filters  # type: ignore[index]
+        warnings.simplefilter("default", category=_Nothing)  # tells the module that its filters have changed
+        warnings.filters[:] = filters  # type: ignore[index]
+
+    def restore_limits() -> None:
+        sys.setrecursionlimit(limit)
+        gc.set_threshold(*threshold)
+        gc.enable() if collects else gc.disable()
+        sys.settrace(None)
+        sys.setprofile(None)
+        threading.excepthook = thread_hook
+
+    yield restore_streams
+    yield restore_warnings
+    yield restore_limits
+    yield lambda: locale.setlocale(locale.LC_ALL, text)
+    yield _remembered_logging()
+
+
+class _Nothing(Warning):
+    """Of no warning: a filter for it changes nothing."""
+
+
+def _remembered_logging() -> Callable[[], object]:
+    def state(logger: logging.Logger) -> tuple[int, bool, bool, list[logging.Handler]]:
+        return logger.level, logger.propagate, logger.disabled, list(logger.handlers)
+
+    def loggers() -> list[logging.Logger]:
+        known = logging.Logger.manager.loggerDict.values()
+        return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
+
+    before, disabled = {logger: state(logger) for logger in loggers()}, logging.root.manager.disable
+
+    def restore() -> None:
+        logging.disable(disabled)
+        for logger in loggers():
+            # a library's own logger, made since: it keeps what its import has set up
+            if logger in before and state(logger) != before[logger]:
+                level, logger.propagate, logger.disabled, logger.handlers[:] = before[logger]
+                logger.setLevel(level)
+
+    return restore
+
+
+def _of_torch(torch: ModuleType) -> Iterator[Callable[[], object]]:
+    state: Any = torch
+    for read, write in _TORCH:
+        yield functools.partial(getattr(state, write), getattr(state, read)())
+    yield functools.partial(state.autograd.set_detect_anomaly, state.is_anomaly_enabled())
+    deterministic = state.are_deterministic_algorithms_enabled(), state.is_deterministic_algorithms_warn_only_enabled()
+    yield lambda: state.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+    device = state.get_default_device()
+    yield lambda: state.set_default_device(device) if state.get_default_device() != device else None
+    cudnn = state.backends.cudnn
+    flags = {name: getattr(cudnn, name) for name in _CUDNN if hasattr(cudnn, name)}
+    yield from (functools.partial(setattr, cudnn, name, value) for name, value in flags.items())
+
+
+def _of_numpy(numpy: ModuleType) -> Iterator[Callable[[], object]]:
+    library: Any = numpy
+    errors, printing = library.geterr(), library.get_printoptions()
+    yield lambda: library.seterr(**errors)
+    yield lambda: library.set_printoptions(**printing)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return _COMPILE_WORKERS  # it has just ended: nothing is left of it
+
+
+def _own_memory() -> int:
+    """Bytes of this process that it shares with no file (the second and third field of statm are pages)."""
+    with open("/proc/self/statm") as file:
+        resident, shared = map(int, file.read().split()[1:3])
+    return (resident - shared) * _PAGE
+
+
+def _gpu_memory() -> int:
+    cuda: Any = sys.modules.get("torch.cuda")
+    if cuda is None or not cuda.is_initialized():
+        return 0
+    return sum(cuda.memory_allocated(device) for device in range(cuda.device_count()))
