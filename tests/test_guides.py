@@ -421,12 +421,11 @@ def test_all_causes_of_idleness_are_told() -> None:
 
 
 def test_xids_are_those_of_the_table() -> None:
-    text = " ".join(read("gpus").split())
-    told = {"member": r"([\d, and]+) are taken for the program's doing", "nobody": r"; ([\d, and]+) are only"}
-    for whose, sentence in told.items():
-        found = re.search(sentence, text)
-        assert found
-        assert {int(n) for n in re.findall(r"\d+", found[1])} == {n for n, who in health.XIDS.items() if who == whose}
+    shown = {blames.strip("`"): xids for xids, blames, _ in rows(read("gpus"), "| Xid")}
+    assert shown.pop("card") == "all others"
+    assert set(shown) == set(health.XIDS.values())
+    for whose, xids in shown.items():
+        assert {int(xid) for xid in xids.split(", ")} == {xid for xid, blame in health.XIDS.items() if blame == whose}
 
 
 def test_defaults_are_those_of_the_experiment() -> None:
