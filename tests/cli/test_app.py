@@ -18,6 +18,7 @@ from harness import (
     alive,
     check_folder,
     cli,
+    cli_here,
     command,
     facts,
     kill_hard,
@@ -220,7 +221,7 @@ def test_an_invalid_value_gives_one_line_with_the_option_the_value_and_what_is_a
 ) -> None:
     path = script(tmp_path, HEAD + TAIL)
     for value in values:
-        done = cli("launch", path, f"{option}={value}", cwd=tmp_path)
+        done = cli_here("launch", path, f"{option}={value}", cwd=tmp_path)
         assert done.status == 2
         got = f"gpbt-async: {option}: got "
         assert done.err.startswith(got)
