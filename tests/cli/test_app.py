@@ -176,7 +176,8 @@ def test_a_space_of_constants_only_is_trained(tmp_path: Path) -> None:
 def test_bad_input_gives_one_clear_message(
     tmp_path: Path, text: str, options: list[str], status: int, quotes: list[str]
 ) -> None:
-    done = cli("launch", script(tmp_path, text), *options, cwd=tmp_path)
+    ask = cli_here if options else cli  # what is wrong with an option is found before anything starts
+    done = ask("launch", script(tmp_path, text), *options, cwd=tmp_path)
     assert done.status == status, done.err
     for quote in quotes:
         assert quote in done.err
@@ -196,7 +197,7 @@ def test_a_missing_script_or_run_is_refused(tmp_path: Path) -> None:
         ["best", "nope"],
         ["stop", "nope"],
     ):
-        done = cli(*arguments, cwd=tmp_path)
+        done = cli_here(*arguments, cwd=tmp_path)
         assert done.status == 2, arguments
         assert arguments[1] in done.err
         assert "Traceback" not in done.err
