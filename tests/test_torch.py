@@ -444,7 +444,7 @@ def test_a_model_that_does_not_fit_its_parents_weights_is_tried_once(tmp_path: P
         "    member.report(loss=loss)\n"
         "    gpbt.torch.save(member, model, optimizer)\n"
         "experiment = gpbt.Experiment(train, space={'width': gpbt.Int(2, 900), 'lr': gpbt.Float(1e-3, 1, log=True)},\n"
-        "                             score='loss', mode='min', population=6, generations=2, searcher='random')\n"
+        "                             score='loss', mode='min', population=4, generations=2, searcher='random')\n"
     )
     cli("launch", script, "--slots", 2, "--name", "r", cwd=tmp_path)
     failed = facts(tmp_path / "runs" / "r", "Failed")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from engine_driver import SPACE, Driver, settings, snapshot, tree_of
-from harness import SCRIPTS, cli, facts, kill_hard, start, until
+from harness import SCRIPTS, cli, cli_here, facts, kill_hard, start, until
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -312,7 +312,7 @@ def test_a_killed_replay_is_resumed(original: Path, tmp_path: Path) -> None:
 )
 def test_a_run_without_a_schedule_to_replay_is_refused(original: Path, words: list[str], said: str) -> None:
     before = sorted(p.name for p in (original / "runs").iterdir())
-    done = cli("replay", *words, cwd=original)
+    done = cli_here("replay", *words, cwd=original)
     assert done.status == 2
     assert said in done.err
     assert "Traceback" not in done.err

@@ -18,6 +18,7 @@ from harness import (
     alive,
     check_folder,
     cli,
+    cli_here,
     command,
     facts,
     kill_hard,
@@ -175,7 +176,8 @@ def test_a_space_of_constants_only_is_trained(tmp_path: Path) -> None:
 def test_bad_input_gives_one_clear_message(
     tmp_path: Path, text: str, options: list[str], status: int, quotes: list[str]
 ) -> None:
-    done = cli("launch", script(tmp_path, text), *options, cwd=tmp_path)
+    ask = cli_here if options else cli  # what is wrong with an option is found before anything starts
+    done = ask("launch", script(tmp_path, text), *options, cwd=tmp_path)
     assert done.status == status, done.err
     for quote in quotes:
         assert quote in done.err
@@ -195,7 +197,7 @@ def test_a_missing_script_or_run_is_refused(tmp_path: Path) -> None:
         ["best", "nope"],
         ["stop", "nope"],
     ):
-        done = cli(*arguments, cwd=tmp_path)
+        done = cli_here(*arguments, cwd=tmp_path)
         assert done.status == 2, arguments
         assert arguments[1] in done.err
         assert "Traceback" not in done.err
@@ -220,7 +222,7 @@ def test_an_invalid_value_gives_one_line_with_the_option_the_value_and_what_is_a
 ) -> None:
     path = script(tmp_path, HEAD + TAIL)
     for value in values:
-        done = cli("launch", path, f"{option}={value}", cwd=tmp_path)
+        done = cli_here("launch", path, f"{option}={value}", cwd=tmp_path)
         assert done.status == 2
         got = f"gpbt-async: {option}: got "
         assert done.err.startswith(got)

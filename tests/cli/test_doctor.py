@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from gpu_machine import PLAYING, A
-from harness import cli, start
+from harness import cli, cli_here, start
 
 import gpbt_async as gpbt
 from gpbt_async.cli.diagnosis import inherited_gain, warnings
@@ -216,7 +216,7 @@ def test_what_cannot_be_started_is_refused_and_leaves_nothing(
     tmp_path: Path, arguments: list[str], quotes: list[str]
 ) -> None:
     (tmp_path / "script.py").write_text(SCRIPT.format(top="", first="", noise="0", last="", more=""))
-    done = cli("doctor", *arguments, cwd=tmp_path)
+    done = cli_here("doctor", *arguments, cwd=tmp_path)
     assert done.status == 2
     for quote in quotes:
         assert quote in done.err

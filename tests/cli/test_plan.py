@@ -8,7 +8,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import SCRIPTS, cli, facts
+from harness import SCRIPTS, cli, cli_here, facts
 
 from gpbt_async.analysis.reader import RunReader
 from gpbt_async.analysis.usage import Usage
@@ -113,7 +113,7 @@ def test_a_plan_from_given_seconds(tmp_path: Path) -> None:
     ],
 )
 def test_an_impossible_plan_is_refused(tmp_path: Path, options: list[str], quote: str) -> None:
-    done = cli("plan", LINEAGE, *options, cwd=tmp_path)
+    done = cli_here("plan", LINEAGE, *options, cwd=tmp_path)
     assert done.status == 2
     assert quote in done.err
     assert "Traceback" not in done.err

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import Done, cli, facts, kill_hard, start, until
+from harness import Done, cli, cli_here, facts, kill_hard, start, until
 from run_checker import check_run
 
 import gpbt_async as gpbt
@@ -232,7 +232,7 @@ def test_what_is_not_there_is_said_in_a_sentence(project: Path, words: list[str]
     (project / "loose").mkdir()
     (project / "note.ipynb").write_text("{}")
     for command in (["launch"], ["plan", "--seconds", "1"], ["try"], ["doctor"]):
-        refused = cli(*command, *words, cwd=project)
+        refused = cli_here(*command, *words, cwd=project)
         assert refused.status == 2, command
         assert said.format(here=project) in refused.err, command
         assert "Traceback" not in refused.err

@@ -365,7 +365,7 @@ def test_while_those_on_their_way_will_tell_no_new_member_begins(driver: Driver)
 def test_a_score_that_is_never_reported_costs_one_interval_a_slot(
     slots: int, instead: tuple[str, ...], schedule: str
 ) -> None:
-    s = settings(population=25, generations=8, schedule=schedule)
+    s = settings(population=25, generations=3, schedule=schedule)
     driver = Driver(s, slots, random.Random(slots), mute=1.0, instead=instead)
     engine = driver.run()
     trained = sum(isinstance(fact, events.Trained) for fact in driver.facts)

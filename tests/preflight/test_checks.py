@@ -507,7 +507,9 @@ def test_numpy_and_torch_seeds_are_seen_in_forks_and_fresh_interpreters(tmp_path
     pytest.importorskip("torch")
     body = "    import numpy, torch; numpy.random.seed(1); torch.manual_seed(1)\n    for step"
     for start in ("zygote", "exec"):
-        done = launched(tmp_path, ("    for step", body), options=("--start", start, "--generations", "1"))
+        done = launched(
+            tmp_path, ("    for step", body), options=("--start", start, "--population", "2", "--generations", "1")
+        )
         assert done.status == 0, done.err
         (found,) = found_in(tmp_path)
         assert found.code == "GPBT006"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import select
@@ -15,6 +17,8 @@ from typing import Any
 
 from run_checker import alive as alive
 
+from gpbt_async.__main__ import main
+from gpbt_async.declaration import run_options
 from gpbt_async.engine.engine import Engine
 from gpbt_async.errors import GPBTError
 from gpbt_async.experiment import Settings
@@ -46,6 +50,27 @@ def cli(*args: object, cwd: Path, timeout: float = LONG, env: dict[str, str] | N
         command(*args), cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})}
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def cli_here(*args: object, cwd: Path) -> Done:
+    """`gpbt-async ARGS` in this process, for what is refused before anything is started.
+
+    A new interpreter takes a third of a second until it refuses. An exception that the command line does not catch is
+    raised here.
+    """
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    before = sys.argv, sys.path, run_options.on_command_line
+    sys.argv, sys.path = [*command()[2:], *map(str, args)], [str(cwd), *sys.path]
+    status: Any = None
+    try:
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as ending:
+        status = ending.code
+    finally:
+        sys.argv, sys.path, run_options.on_command_line = before
+    text, messages = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+    return Done(status or 0, text, messages)
 
 
 def start(*args: object, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:

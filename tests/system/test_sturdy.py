@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import SCRIPTS, alive, check_folder, cli, command, facts, kill_hard, run_id, start, until
+from harness import SCRIPTS, alive, check_folder, cli, cli_here, command, facts, kill_hard, run_id, start, until
 from run_checker import check_run
 
 if TYPE_CHECKING:
@@ -538,7 +538,7 @@ def test_a_damaged_or_locked_run_is_reported_with_a_remedy(finished: Path) -> No
 
     def refused(sentence: str) -> None:
         for word in ("resume", "status", "best"):
-            done = cli(word, "r", cwd=here)
+            done = cli_here(word, "r", cwd=here)
             assert done.status == 2
             assert sentence in done.err
             assert "Traceback" not in done.err
