@@ -1,40 +1,51 @@
 """The command line: its commands, the exit status, and how errors are shown.
 
-A command is a function in a module of this folder. Its parameters are its options, and its docstring is its help: the
-first sentence stands in the list of commands, and the examples stand at the end of its own page. Exit status: 0
-finished; 1 started and failed; 2 nothing was started; 130 interrupted, and can be resumed. Messages for people go to
-stderr, results to stdout. An error of ours is one message without a traceback; a traceback means a bug of ours.
+A command is a function in a module of this folder, which is imported when the command is typed (commands.py). Its
+parameters are its options, and its docstring is its help: the first sentence stands in the list of commands, and the
+examples stand at the end of its own page. Exit status: 0 finished; 1 started and failed; 2 nothing was started; 130
+interrupted, and can be resumed. Messages for people go to stderr, results to stdout. An error of ours is one message
+without a traceback; a traceback means a bug of ours.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import inspect
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, ClassVar, NoReturn
 
 import typer
 
 from ..declaration import run_options
 from ..errors import GPBTError
-from .doctor import doctor
-from .gpus import gpus
-from .guide import guide
-from .launch import launch, resume
+from .commands import QuickGroup
 from .output import say
-from .plan import plan
-from .replay import replay
-from .results import best, export, lineage, report, serve
-from .runs import clean, pause, status, stop, track, watch
-from .try_ import try_
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+
+class Commands(QuickGroup):
+    """Every command, and the module in which it is, in the order in which --help lists them."""
+
+    HOMES: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("launch", "resume"), "launch"),
+        **dict.fromkeys(("status", "watch", "stop", "pause"), "runs"),
+        **dict.fromkeys(("best", "report", "serve", "export", "lineage"), "results"),
+        "replay": "replay",
+        "track": "runs",
+        "gpus": "gpus",
+        "plan": "plan",
+        "doctor": "doctor",
+        "try": "try_",
+        "clean": "runs",
+        "guide": "guide",
+    }
 
 
 app = typer.Typer(
+    cls=Commands,
     name="gpbt-async",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -42,11 +53,6 @@ app = typer.Typer(
     help="Genealogical Population-Based Training on one workstation: one run gives a trained model and its schedule."
     "\n\nNew here? `gpbt-async guide` lists the guides. `gpbt-async guide member` turns your script into a member.",
 )
-#: in the order in which --help lists them
-COMMANDS: tuple[Callable[..., None], ...] = (
-    launch, resume, status, watch, stop, pause, best, report, serve, export, lineage, replay, track, gpus, plan, doctor,
-    try_, clean, guide,
-)  # fmt: skip
 
 
 def main() -> None:
@@ -96,12 +102,3 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def _help(command: Callable[..., None]) -> dict[str, Any]:
-    text, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
-    return {"help": text, "epilog": f"\b\nExamples:\n{examples}"}
-
-
-for command in COMMANDS:
-    app.command(command.__name__.rstrip("_"), **_help(command))(command)

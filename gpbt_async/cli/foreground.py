@@ -2,6 +2,8 @@
 
 `drive` is for a run of this process: Ctrl-C stops it, and a second one kills it. `attended` is for a run of another
 process: Ctrl-C only stops watching it. `foreground` is for other work, which cleans up when it is cancelled.
+
+What shows a run is imported while the run's processes start, because the first member waits for what comes before.
 """
 
 from __future__ import annotations
@@ -13,20 +15,14 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from ..analysis.logs import notes
-from ..analysis.reader import RunReader
-from ..analysis.results import compared
 from ..errors import GPBTError, PreflightError, RunFailed
-from ..events import RunStatus
 from ..processes import linux
-from ..ui.attached import Attached
-from ..ui.summaries import replay_text
-from ..ui.terminal import clock, show
 from .output import print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from ..events import RunStatus
     from ..scheduler.run import Run
     from ..storage.folder import RunFolder
 
@@ -45,6 +41,9 @@ def drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
     if as_json and run.how is not None:
         print_json(run.summary())
     elif run.how is not None and run.settings.replay is not None:
+        from ..analysis.results import compared
+        from ..ui.summaries import replay_text
+
         print(replay_text(compared(run.engine)))
     raise SystemExit(status)
 
@@ -65,6 +64,7 @@ async def driven(run: Run, quiet: bool) -> int:
             stopping = True
             run.stop()
 
+    asyncio.get_running_loop().call_soon(_import_view)  # once we wait
     with _signals(interrupt, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         try:
             async with run:
@@ -79,8 +79,15 @@ async def driven(run: Run, quiet: bool) -> int:
     return _status(run.how)
 
 
+def _import_view() -> None:
+    from ..analysis import logs, results  # noqa: F401
+    from ..ui import terminal  # noqa: F401
+
+
 async def _show(run: Run, quiet: bool) -> bool:
     """Show a run to its end; False if it had ended before."""
+    from ..ui.terminal import show
+
     if run.how is None:
         if run.settings.notice and not run.engine.count and not quiet:
             say(run.settings.notice)
@@ -95,6 +102,8 @@ async def _show(run: Run, quiet: bool) -> bool:
 
 def _explain(error: GPBTError, entered: bool, shown: bool) -> int:
     """Explain what ended a run; the exit status."""
+    from ..analysis.logs import notes
+
     if not shown or not isinstance(error, RunFailed):
         say(str(error))  # the view has already shown why a run failed
     for note in notes(error):
@@ -105,6 +114,8 @@ def _explain(error: GPBTError, entered: bool, shown: bool) -> int:
 
 
 def _status(how: RunStatus | None) -> int:
+    from ..events import RunStatus
+
     return 0 if how == RunStatus.FINISHED else 1 if how == RunStatus.FAILED else 130
 
 
@@ -124,6 +135,9 @@ def _signals(handler: Callable[[], object], *numbers: int) -> Iterator[None]:
 
 async def attended(folder: RunFolder, quiet: bool) -> int:
     """Show a run of another process until it is over; the exit status that it has there."""
+    from ..ui.attached import Attached
+    from ..ui.terminal import clock, show
+
     announced = quiet
     while folder.locked() is not None and not folder.experiment.is_file():
         if not announced:
@@ -137,6 +151,8 @@ async def attended(folder: RunFolder, quiet: bool) -> int:
 
 def paused(folder: RunFolder) -> bool:
     """Is it running, and paused by a person? False if it cannot be read."""
+    from ..analysis.reader import RunReader
+
     try:
         return RunReader(folder).paused_by_hand
     except GPBTError:

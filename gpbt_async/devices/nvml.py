@@ -175,6 +175,16 @@ class NvmlThread:
             self._thread.join()  # it has nothing left to do
 
 
+def import_binding() -> Any:
+    """The module pynvml. Its import takes 20 ms, and touches neither NVML nor a GPU."""
+    # The deprecated package of the same name on PyPI warns at this import, and no user of ours can act on that.
+    # The filter stays, as catch_warnings in this thread would race with other threads.
+    warnings.filterwarnings("ignore", "The pynvml package is deprecated", FutureWarning)
+    import pynvml
+
+    return pynvml
+
+
 class PyNvml:
     """NVML through nvidia-ml-py, whose module is called pynvml."""
 
@@ -204,11 +214,7 @@ class PyNvml:
                 ctypes.CDLL(self._library)
             except OSError as error:
                 raise NvmlFault(f"its library cannot be loaded: {error}") from error
-        # The deprecated package of the same name on PyPI warns at this import, and no user of ours can act on that.
-        # The filter stays, as catch_warnings in this thread would race with other threads.
-        warnings.filterwarnings("ignore", "The pynvml package is deprecated", FutureWarning)
-        import pynvml
-
+        pynvml = import_binding()
         self._binding = pynvml
         try:  # without the flag it is an error for some drivers that there is no GPU
             self._call("nvmlInitWithFlags", pynvml.NVML_INIT_FLAG_NO_GPUS)

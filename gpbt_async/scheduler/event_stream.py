@@ -11,8 +11,6 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .. import events
-
 if TYPE_CHECKING:
     from ..events import Event
 
@@ -52,6 +50,8 @@ class EventStream:
             self._wake.clear()
             await self._wake.wait()
         if self._missed:
+            from ..events import Missed
+
             missed, self._missed = self._missed, 0
-            return events.Missed(t=self._missed_at, count=missed)
+            return Missed(t=self._missed_at, count=missed)
         return self._events.popleft()

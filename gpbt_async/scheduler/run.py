@@ -17,24 +17,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__ as VERSION
-from .. import events
-from ..analysis import results
-from ..analysis.logs import failure
 from ..declaration import standalone
 from ..declaration.run_options import RunOptions
 from ..errors import FolderError, GPBTError, first
-from ..events import RunStatus
 from ..experiment import silenced
 from ..findings import Finding
-from ..storage.checkpoints import CheckpointStore
 from ..storage.control import ControlListener, ControlRequest
 from ..storage.files import bytes_below, write_json
 from .clock import Clock
-from .disk_budget import PERIOD, is_full
 from .event_stream import EventStream
-from .gpu_status import GpuStatus
-from .loop import Scheduler
-from .open_run import OpenRun
 from .startup import Resume, RunRequest, Startup
 
 if TYPE_CHECKING:
@@ -46,11 +37,13 @@ if TYPE_CHECKING:
     from ..analysis.usage import Usage
     from ..devices.slots import Pool
     from ..engine.engine import Engine
-    from ..events import Event
+    from ..events import Event, RunStatus
     from ..experiment import Experiment, Settings
     from ..storage.folder import RunFolder
     from ..storage.run_config import RunConfig
-    from .open_run import RunState
+    from .gpu_status import GpuStatus
+    from .loop import Scheduler
+    from .open_run import OpenRun, RunState
 
 
 log = logging.getLogger("gpbt_async")
@@ -171,11 +164,15 @@ class Run:
     @property
     def findings(self) -> list[Finding]:
         """What the pre-flight has found so far, in order (guide "findings"); of a resumed run, before that too."""
+        from ..analysis import results
+
         return results.findings(self.engine)
 
     @property
     def best(self) -> Best | None:
         """The best published member so far: member, score, config, schedule, checkpoint. None before the first."""
+        from ..analysis import results
+
         best = self._state.engine.best if self._state is not None else None
         return results.best_of(best, self.folder.member(best.id).checkpoint if best else None)
 
@@ -190,6 +187,8 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json, as of now."""
+        from ..analysis import results
+
         size, names = bytes_below(self.folder.members), {"run": self.folder.name, "version": VERSION}
         return results.summary(self.engine, self.usage.so_far(), how=self.how, disk_bytes=size, **names)
 
@@ -201,6 +200,8 @@ class Run:
         self._entered = True
         async with contextlib.AsyncExitStack() as stack:
             opened = await self._startup.open(stack)
+            from .open_run import OpenRun
+
             if isinstance(opened, OpenRun):
                 self._open, self._state = opened, opened.state
                 self._begin(opened, stack)
@@ -258,6 +259,10 @@ class Run:
 
     def _begin(self, run: OpenRun, stack: contextlib.AsyncExitStack) -> None:
         """Open what the loop needs beside the run, and set the loop going."""
+        from ..storage.checkpoints import CheckpointStore
+        from .gpu_status import GpuStatus
+        from .loop import Scheduler
+
         self._advise(len(run.slots))
         run.launcher.log_to(self.folder.script_log)
         if self.settings.command is None:
@@ -305,6 +310,10 @@ class Run:
                 status.obey(request, gpu)
 
     async def _main(self, run: OpenRun, scheduler: Scheduler) -> None:
+        from .. import events
+        from ..analysis.logs import failure
+        from ..events import RunStatus
+
         early = asyncio.create_task(run.searcher.open())
         slots, pid = len(run.slots), os.getpid()
         opened = events.Opened(t=self._clock.now(), slots=slots, version=VERSION, pid=pid, retry=self._retry)
@@ -331,9 +340,13 @@ class Run:
 
     async def _complete(self, state: RunState) -> None:
         """The run had ended. If it was killed before it could tidy up, do it now; it takes no process."""
+        from .. import events
+        from ..analysis.logs import failure
+        from ..storage.checkpoints import CheckpointStore
+
         ended = state.engine.ended
         assert ended is not None
-        self.how = RunStatus.without_process(ended)
+        self.how = events.RunStatus.without_process(ended)
         store = CheckpointStore()
         try:
             store.sweep(self.folder.members, set())
@@ -356,6 +369,10 @@ class Run:
 
     async def _close(self, state: RunState, reason: str) -> None:
         """Write down the run's results, so far or for good, and close it in its journal."""
+        from .. import events
+        from ..analysis import results
+        from ..events import RunStatus
+
         self.how = self.how or RunStatus.INTERRUPTED
         if self.how != RunStatus.INTERRUPTED:
             try:
@@ -373,6 +390,10 @@ class Run:
 
     async def _write_results(self) -> None:
         """Write schedule and summary, and link the best. A run that has ended waits for room on the disk to do it."""
+        from ..analysis import results
+        from ..events import RunStatus
+        from .disk_budget import PERIOD, is_full
+
         while True:
             if moved := self.folder.moved():  # what stands at its path now may be another run's
                 raise FolderError(moved)
@@ -394,12 +415,16 @@ class Run:
     def warn(self, text: str) -> None:
         """Show a person one sentence (text), once."""
         if text not in self.warnings:
+            from ..events import Warned
+
             self.warnings.append(text)
             log.warning(text)
-            self._tell(events.Warned(t=self._clock.now(), text=text))
+            self._tell(Warned(t=self._clock.now(), text=text))
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event, events.Found):
+        from ..events import Found
+
+        if isinstance(event, Found):
             log.warning(Finding.of(event).sentence)
         for listener in tuple(self._listeners):
             listener.put(event)

@@ -4,37 +4,31 @@ The order is the point. First all that can be refused without starting a process
 processes, which alone can tell what a script declares; then devices. Only when everything is certain does it write
 experiment.json and the journal, from which moment on the folder holds a run. Each part is put on the caller's exit
 stack as it opens, so a refusal half-way closes what is open, and removes a new run's folder.
+
+The surprise is how little is imported at the top: the first member waits for all that comes before its processes. What
+a run needs later is imported in `_import_the_rest`, while the zygote starts and imports the script.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__ as VERSION
-from .. import events
-from ..analysis.run_fold import RunFold
 from ..declaration.address import find
 from ..declaration.run_options import RunOptions
-from ..devices.discovery import discover
-from ..devices.request import DeviceRequest, check_options, member_needs
-from ..devices.slots import usable_cores
-from ..engine.tree import State
 from ..errors import ExperimentError, FolderError, ScriptError
 from ..experiment import Experiment, Settings
 from ..processes.launcher import Launcher
 from ..processes.program import missing
-from ..searchers.client import SearcherClient, SearcherStarter
 from ..storage.folder import RunFolder, check_name
-from ..storage.journal import Journal
 from ..storage.run_config import RunConfig, digest
 from ..trackers.client import Tracking
-from .disk_budget import Disk
-from .experiment_diff import compare
-from .open_run import OpenRun, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,8 +36,11 @@ if TYPE_CHECKING:
 
     from ..declaration.address import Address
     from ..devices.slots import Pool
+    from ..searchers.client import SearcherClient, SearcherStarter
+    from ..storage.journal import Journal
     from ..storage.lock import Lock
     from .clock import Clock
+    from .open_run import OpenRun, RunState
 
 
 Resume = Literal["never", "auto", "must"]
@@ -110,6 +107,11 @@ class Startup:
         launcher = await self._launcher(folder, lock, record, stack)
         starter = self._searcher_starter(launcher, record.settings, stack)
         declared = await self._imported(launcher, script, sha256, record, record.settings)
+        from ..analysis.run_fold import RunFold
+        from ..devices.request import member_needs
+        from .disk_budget import Disk
+        from .open_run import OpenRun, RunState
+
         record.declared = declared or record.declared
         settings = record.settings or Settings.from_json(declared or {})
         needs = member_needs(self._request.options, settings.resources)
@@ -133,6 +135,8 @@ class Startup:
         return OpenRun(state=state, launcher=launcher, searcher=searcher, slots=slots, tracking=tracking)
 
     async def resume_run(self, stack: AsyncExitStack, folder: RunFolder) -> OpenRun | RunState:
+        from .open_run import OpenRun
+
         lock = await self._lock(folder, stack)
         record = RunConfig.read(folder.experiment)
         record.options = self._request.options.over(record.options)
@@ -206,6 +210,11 @@ class Startup:
 
     def _read_back(self, folder: RunFolder, record: RunConfig, stack: AsyncExitStack) -> RunState:
         """What the run was, and how far it came, by its journal."""
+        from .. import events
+        from ..analysis.run_fold import RunFold
+        from .disk_budget import Disk
+        from .open_run import RunState
+
         assert record.settings is not None
         journal, replay = _journal(folder, stack), RunFold(record.settings)
         disk, closed = Disk(folder.path, record.options.disk_bytes, folder.logs), False
@@ -234,6 +243,9 @@ class Startup:
 
     def _distrust(self, state: RunState) -> None:
         """The machine was restarted: checkpoints that were trained but not published were never synced. Train again."""
+        from .. import events
+        from ..engine.tree import State
+
         for member in state.engine.tree.members:
             if member.state is State.TRAINED:
                 now, why = self._clock.now(), "the machine was restarted"
@@ -241,6 +253,9 @@ class Startup:
 
     def _adopt_edits(self, state: RunState, declared: dict[str, Any] | None) -> None:
         """Name what is declared otherwise than when the run began, and adopt what `adopt` names."""
+        from .. import events
+        from .experiment_diff import compare
+
         if declared is not None and state.settings.replay is None:
             script = self._experiment is None
             if changes := compare(state.record, state.engine, declared, self._adopt, script, self._warn):
@@ -284,6 +299,9 @@ class Startup:
 
         Only where there are cores to spare: on two, a second import costs the first member a second (measured).
         """
+        from ..devices.slots import usable_cores  # here the guardian starts: to import these costs no time
+        from ..searchers.client import SearcherStarter
+
         starter = SearcherStarter(launcher.spawn_helper)
         stack.push_async_callback(starter.close)
         if usable_cores() > 2:
@@ -294,6 +312,7 @@ class Startup:
         self, launcher: Launcher, script: Address | None, sha256: str, record: RunConfig, settings: Settings | None
     ) -> dict[str, Any] | None:
         """Start guardian and zygote; what the script or application declares now, as JSON; None if it says nothing."""
+        asyncio.get_running_loop().call_soon(_import_the_rest, record.options)  # once we wait
         if script is not None:
             imported = await launcher.open_script(script)
             if digest(script.file) != sha256:
@@ -316,6 +335,8 @@ class Startup:
         self, settings: Settings, record: RunConfig, starter: SearcherStarter, tracking: Tracking, stack: AsyncExitStack
     ) -> SearcherClient:
         """Refuses a searcher, or a tracker that this session names, whose module or package is missing."""
+        from ..searchers.client import SearcherClient
+
         path = record.import_path
         if self._request.options.track is not None:
             tracking.check(path)
@@ -325,6 +346,9 @@ class Startup:
         return searcher
 
     async def _slots(self, settings: Settings, record: RunConfig, stack: AsyncExitStack) -> Pool:
+        from ..devices.discovery import discover
+        from ..devices.request import DeviceRequest, check_options
+
         again, options = self._request.again, record.options
         # a replay trains as its original did, and so with as many cores a member
         population = ((again and again.settings) or settings).population
@@ -335,7 +359,22 @@ class Startup:
         return slots
 
 
+def _import_the_rest(options: RunOptions) -> None:
+    """Import what a run needs beside its processes. With what it imports in turn, that is half of all our modules."""
+    from ..analysis import logs, results, run_fold  # noqa: F401
+    from ..devices import discovery, nvml  # noqa: F401
+    from ..searchers import client  # noqa: F401
+    from ..storage import checkpoints, journal  # noqa: F401
+
+    if options.slots is None and options.gpus != "none":
+        with suppress(ImportError):  # if it is missed, that is said where it is needed
+            nvml.import_binding()
+    from . import disk_budget, experiment_diff, gpu_status, loop, open_run  # noqa: F401
+
+
 def _journal(folder: RunFolder, stack: AsyncExitStack) -> Journal:
+    from ..storage.journal import Journal
+
     journal = Journal.open(folder.journal, version=VERSION)
     stack.callback(journal.close)
     return journal
@@ -350,6 +389,8 @@ def _find_program(settings: Settings, cwd: str) -> None:
 
 def _refuse_missing_checkpoints(state: RunState) -> None:
     """Refuse a run all of whose checkpoints are gone: they were moved, most likely, and can be brought back."""
+    from ..engine.tree import State
+
     tree, stored = state.engine.tree, state.engine.stored.values()
     if not tree.generations[0].full or (tree.generations[-1].full and not tree.unsettled):
         return  # there will be others, or no member begins any more

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ExperimentError, MissingExtra
-from .mlflow import URI
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -62,7 +61,7 @@ class Spec:
     @property
     def path(self) -> str | None:
         """The path that it writes to, if the user gave one."""
-        if not self.own or self.to is None or (self.kind == "mlflow" and URI.match(self.to)):
+        if not self.own or self.to is None or (self.kind == "mlflow" and _is_uri(self.to)):
             return None
         return self.to
 
@@ -96,13 +95,19 @@ def parse(text: Any, option: str = "--track") -> Spec:
     """The value of `--track`, or of another option. Raises ExperimentError."""
     kind, colon, to = str(text).partition(":")
     if kind in KINDS and (to or not colon):
-        if kind == "mlflow" and URI.match(to):
+        if kind == "mlflow" and _is_uri(to):
             return Spec(kind, to, option)
         return Spec(kind, os.path.abspath(os.path.expanduser(to)) if to else None, option)
     if all(part.isidentifier() for part in (*kind.split("."), *to.split("."))):
         return Spec(kind, to, option)
     known = ", ".join(KINDS)
     raise ExperimentError(f"{option} {text}: must be one of {known}, with :DESTINATION or without, or module:Name")
+
+
+def _is_uri(text: str) -> bool:
+    from .mlflow import URI  # not before: every launch parses its trackers, and few have one
+
+    return URI.match(text) is not None
 
 
 def parse_all(texts: Sequence[Any]) -> list[Spec]:
