@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ..declaration.run_options import RunOptions
+from ..declaration.run_options import NONE, STARTS, RunOptions
 from ..errors import ExperimentError
 from .completion import among, files, runs, searchers
 
@@ -34,9 +34,19 @@ T = TypeVar("T")
 def whole(option: str, must: str = "of at least 1") -> Callable[[Any], int]:
     """A parser whose error names the option, the value and what is allowed; Typer's own names no bounds.
 
-    Whoever uses the value checks its range, and says the same.
+    The code that uses the value checks its range, with the same words.
     """
     return _parser(option, int, "int", f"a whole number {must}")
+
+
+def _whole_or_none(text: Any) -> int | str:
+    return NONE if text == NONE else int(text)
+
+
+def _seed(text: Any) -> int:
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
 
 
 def real(option: str, must: str = "of seconds above 0") -> Callable[[Any], float]:
@@ -111,7 +121,12 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Stop with exit status 2 at the first finding of the pre-flight.")
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", parser=whole("--seed", "of at least 0"), help="Seed of the config and of the member.")
+    int,
+    typer.Option(
+        "--seed",
+        parser=_parser("--seed", _seed, "int", "a whole number of at least 0"),
+        help="Seed of the config and of the member.",
+    ),
 ]
 Sets = Annotated[list[str] | None, option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter. May be repeated.")]
 
@@ -164,7 +179,12 @@ CHANGES: dict[str, Any] = {
 MACHINE: dict[str, Any] = {
     "slots": _maybe(int, "Train on the CPU, N members at a time.", metavar="N", parser=whole("--slots")),
     "gpus": _maybe(str, GPUS, metavar="LIST"),
-    "share": _maybe(int, "How many members may train on one GPU at a time.", metavar="N", parser=whole("--share")),
+    "share": _maybe(
+        int,
+        "How many members may train on one GPU at a time.",
+        metavar="N",
+        parser=_parser("--share", _whole_or_none, "int", "a whole number of at least 1, or 'none'"),
+    ),
     "vram": _maybe(str, "GPU memory that a member needs, such as 6GiB, or auto.", metavar="SIZE|auto"),
     "wait_for_gpus": _maybe(bool, "When every GPU is in use, wait for one instead of refusing to start."),
     "xids": _maybe(
@@ -236,8 +256,8 @@ def _changes(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_options(given: dict[str, Any]) -> RunOptions:
-    if given.get("start") not in (None, "zygote", "exec"):
-        raise ExperimentError(f"--start: got {given['start']!r}; must be 'zygote' or 'exec'")
+    if given.get("start") not in (None, *STARTS):
+        raise ExperimentError(f"--start: got {given['start']!r}; must be one of {', '.join(map(repr, STARTS))}")
     if given.get("nvml_library") == "":
         raise ExperimentError("--nvml-library: got ''; must be the path of a library")
     read: dict[str, Callable[[Any], Any]] = {"track": tuple, "xids": _blame}

@@ -50,6 +50,8 @@ def attempt(address: Address, *, seed: int, sets: list[str], parent: Path | None
     where = checkpoint if checkpoint is not None else Path(tempfile.mkdtemp(prefix="gpbt-try-"))
     with explained("cannot write the checkpoint to", where):
         where.mkdir(parents=True, exist_ok=True)
+        if any(where.iterdir()):
+            raise ExperimentError(f"--checkpoint {where}: the folder is not empty; give a new folder, or an empty one")
     try:
         return _train(settings, train, config, seed, parent, where)
     finally:

@@ -76,7 +76,8 @@ class Run:
     "card", "nobody"), over devices.health.XIDS. others_may_use: GPU memory, as "2GiB", that others may use on a GPU.
     affinity: bind members to cores near their GPU (the default). nvml_library: the path of libnvidia-ml.so.1.
     disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. track: trackers, as "jsonl" or
-    "mlflow:mlruns" (guide "report"). "none" takes back disk and others_may_use, {} xids, () track.
+    "mlflow:mlruns" (guide "report"). At a resume, "none" resets share, vram, start, others_may_use,
+    nvml_library and disk to their defaults; {} resets xids, and () track.
 
     Raises GPBTError's subclasses on entering when nothing can be started; RunFailed, LaunchError or SearcherError from
     `wait` and on leaving when it was started and failed.
@@ -98,9 +99,9 @@ class Run:
         resume: Resume = "never",
         slots: int | None = None,
         gpus: str | None = None,
-        start: Literal["zygote", "exec"] | None = None,
+        start: Literal["zygote", "exec", "none"] | None = None,
         runs: str | os.PathLike[str] = "runs",
-        share: int | None = None,
+        share: int | Literal["none"] | None = None,
         vram: str | None = None,
         wait_for_gpus: bool | None = None,
         xids: Mapping[int, Literal["member", "card", "nobody"]] | None = None,

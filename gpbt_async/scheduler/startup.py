@@ -18,6 +18,7 @@ from .. import __version__ as VERSION
 from .. import events
 from ..analysis.run_fold import RunFold
 from ..declaration.address import find
+from ..declaration.arguments import close_to
 from ..declaration.run_options import RunOptions
 from ..devices.discovery import discover
 from ..devices.request import DeviceRequest, check_options, member_needs
@@ -73,6 +74,13 @@ class RunRequest:
             raise ExperimentError.of("folder", self.folder, "must be given to resume a run")
         if self.experiment is not None and not isinstance(self.experiment, Experiment | str | os.PathLike):
             raise ExperimentError.of("experiment", self.experiment, "must be an Experiment, or the path of a script")
+        for name in self.changes:
+            if name not in Settings.__dataclass_fields__:
+                close = close_to(str(name), Settings.__dataclass_fields__)
+                meant = f"did you mean {close!r}?" if close else "give fields of Experiment, such as 'population'"
+                raise ExperimentError.of(
+                    "changes", dict(self.changes), f"{name!r} is no field of an experiment; {meant}"
+                )
 
 
 class Startup:
@@ -95,6 +103,10 @@ class Startup:
         """The run's state alone when the run has ended: then no process was started."""
         path, resume = self._path, self._request.resume
         if path is None or resume == "never" or (resume == "auto" and not RunFolder(path).experiment.exists()):
+            if self._request.experiment is None and self._request.again is None:
+                where = f"resume={resume!r}, folder={str(self._request.folder)!r}: this begins a new run"
+                remedy = "give an Experiment or a script, or the folder of a run and resume='must'"
+                raise ExperimentError(f"experiment: got None; {where}, which needs an experiment: {remedy}")
             return await self.new_run(stack)
         return await self.resume_run(stack, RunFolder.open(path))
 
@@ -329,7 +341,9 @@ class Startup:
         # a replay trains as its original did, and so with as many cores a member
         population = ((again and again.settings) or settings).population
         check_options(options)
-        request = DeviceRequest.of(options, settings.resources, population, before=record.on_gpus)
+        request = DeviceRequest.of(
+            options, settings.resources, population, before=record.on_gpus, declared=record.declared_resources
+        )
         slots = await discover(request, os.environ, warn=self._warn, now=self._clock.now)
         stack.push_async_callback(slots.close)
         return slots
