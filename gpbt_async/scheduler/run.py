@@ -1,9 +1,8 @@
 """A run from outside: start it, listen to it, stop it, read its results.
 
-The entry point of applications and of the command line. `Run` has a run opened (startup.py), hands it to a Scheduler,
-and closes all of it again in reverse, whatever happens in between: one AsyncExitStack is the whole of that promise. It
-forces nothing on the application: no signal handler, no event-loop policy, no logging set-up. Warnings go to the logger
-"gpbt_async" and to listeners.
+Applications and the command line use it. `Run` lets startup.py open a run, gives it to a Scheduler, and closes it again
+in reverse order, also after an error: one AsyncExitStack does that. It installs nothing in the application: no signal
+handler, no event-loop policy, no logging set-up. Warnings go to the logger "gpbt_async" and to listeners.
 """
 
 from __future__ import annotations

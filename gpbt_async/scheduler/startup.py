@@ -1,9 +1,9 @@
-"""Start-up: from what `Run` was asked for to an open run, new or resumed.
+"""Start-up: it opens a run, new or resumed, for the arguments of `Run`.
 
-The order is the point. First all that can be refused without starting a process: script, name, folder, lock. Then the
-processes, which alone can tell what a script declares; then devices. Only when everything is certain does it write
-experiment.json and the journal, from which moment on the folder holds a run. Each part is put on the caller's exit
-stack as it opens, so a refusal half-way closes what is open, and removes a new run's folder.
+The order matters. First come the checks that need no process: script, name, folder, lock. Then the processes start and
+import the script, which shows what it declares. Then come the devices. At the end start-up writes experiment.json and
+the journal; from then on the folder holds a run. Each part goes onto the caller's exit stack as it opens. So an error
+closes the parts that are open, and removes the folder of a new run.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ class Startup:
             self._distrust(state)
         if not os.path.isdir(record.cwd):
             raise FolderError(
-                f"{folder.name} was launched in {record.cwd}, which is no folder any more: make it, or say "
-                "where the script is now (--script PATH), and members run in the folder this is called in"
+                f"{folder.name} was launched in {record.cwd}, which is no folder any more: make it, or give "
+                "the script's new path (--script PATH), and members run in the current folder"
             )
         tracking = self._trackers(record)
         launcher = await self._launcher(folder, lock, record, stack)
