@@ -1,7 +1,7 @@
-"""The inventory of the machine's GPUs: what a run would use of them, and why not the rest. Behind `gpbt-async gpus`.
+"""The inventory of the machine's GPUs for `gpbt-async gpus`: would a new run use a GPU, and if not, why?
 
-It opens NVML, samples once, and closes it. What runs hold is read from their gpus.json. A driver that fails is not an
-error here: it is what this command has to report, in one sentence.
+It opens NVML, samples once, and closes it. The runs' gpus.json show the GPUs that runs hold. If the driver fails,
+the command reports that in one sentence, as its result.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ It never trains. It receives, over its socketpair to the scheduler, {op: open, s
 {op: warm}, {op: log, path}. It sends {op: declared, ...} or {op: refused, kind, message}; {op: forked, n, pid} with the
 member's socket and pidfd; {op: warmed}; {op: exit, pid, status} once a member and all its processes are gone.
 
-The surprises, each learned from a measurement: a process that ran one OpenMP operation with two threads has children
-that hang in theirs, so everything here has one thread, and a script that starts native threads or CUDA while it is
-imported is reported with the line to move (fork_hazards.py); and torch's first optimizer step takes two seconds of
-imports, which are done here once ("warm"), but only when the first members train.
+Two surprises, both measured. If a process has run an OpenMP operation with two threads, its forks hang in their own
+OpenMP operations. So this process uses one thread. If the script starts native threads or CUDA during its import, the
+zygote reports the line to move (fork_hazards.py). And torch's first optimizer step spends two seconds on imports. The
+zygote makes these imports once ("warm"), but only when the first members train.
 """
 
 from __future__ import annotations

@@ -154,7 +154,16 @@ def test_tab_in_bash(tmp_path: Path) -> None:
     env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run([bash, "-c", TAB], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["status stop", "one two", "other", "", "best 0 1 2", "best", "", "zygote exec none"]
+    assert done.stdout.splitlines() == [
+        "status stop",
+        "one two",
+        "other",
+        "",
+        "best 0 1 2",
+        "best",
+        "",
+        "zygote exec none",
+    ]
 
 
 def test_tab_in_zsh_and_of_many_members(tmp_path: Path) -> None:
