@@ -46,7 +46,8 @@ def launch(
 ) -> None:
     """Run a script's experiment.
 
-    Options override what SCRIPT declares. Ctrl-C stops the run, and `gpbt-async resume` continues it.
+    The experiment trains members, generation by generation; a member is one model, trained for one interval. Options
+    override what SCRIPT declares. Ctrl-C stops the run, and `gpbt-async resume` continues it.
 
     Exit status: 0: the run finished. 1: it started and failed. 2: it did not start, or --strict stopped it. 130: it was
     interrupted.

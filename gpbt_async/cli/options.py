@@ -136,7 +136,8 @@ CHANGES: dict[str, Any] = {
     "generations": _maybe(int, "Number of generations.", parser=whole("--generations")),
     "ratio": _maybe(
         float,
-        "Children per parent divided by parents per generation: a higher ratio means fewer parents.",
+        "Children per parent divided by parents per generation. A higher ratio gives fewer parents, with more children "
+        "each.",
         parser=real("--ratio", "greater than 0"),
     ),
     "searcher": _maybe(
@@ -173,7 +174,7 @@ CHANGES: dict[str, Any] = {
         "far ahead. median,generation: both. none: neither.",
     ),
     "preset": _maybe(str, "paper: the settings of the paper's algorithm. Other options override them."),
-    "attempts": _maybe(int, "The most attempts for a member that fails.", parser=whole("--attempts")),
+    "attempts": _maybe(int, "Maximum number of attempts for a member that fails.", parser=whole("--attempts")),
     "stall_timeout": _maybe(
         float,
         "End a member that has reported nothing for S seconds. This counts as a failure.",
@@ -212,7 +213,7 @@ MACHINE: dict[str, Any] = {
     ),
     "xids": _maybe(
         list[str],
-        "Decide whose fault the GPU error with Xid number N is: card, member or nobody, as in 31=card. May be "
+        "Set whom to blame for NVIDIA's error Xid N: card, member or nobody, as in 31=card. May be "
         "repeated. none: use the built-in table only.",
         "--xid",
         metavar="N=BLAME",
@@ -220,7 +221,7 @@ MACHINE: dict[str, Any] = {
     "others_may_use": _maybe(
         str,
         "Use a GPU only while other programs, such as a desktop, hold at most SIZE of its memory. none: the default, "
-        "which is 1GiB or 5 % of the GPU, the larger of the two.",
+        "1GiB or 5 % of the GPU, whichever is larger.",
         metavar="SIZE",
     ),
     "affinity": _maybe(bool, "Bind each member to the CPU cores near its GPU. This is the default."),

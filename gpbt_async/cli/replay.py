@@ -66,8 +66,8 @@ def replay(
 
     Each new model starts from nothing and follows the schedule of RUN's best member, interval by interval. All of them
     train in one new run, called RUN-replay-1 by default. It has the script, settings and options of RUN; an option that
-    you give here replaces RUN's. With several --seeds, the result shows whether the original score is as far from the
-    new ones as chance explains.
+    you give here replaces RUN's. With several --seeds, the result shows whether the original score differs from the
+    new ones by more than chance explains.
 
     Examples:
       gpbt-async replay train-1

@@ -1,7 +1,7 @@
-"""The guardian: the process that starts all others of a run, outlives the scheduler, and ends the others after it.
+"""The guardian: it starts a run's other processes for the scheduler, outlives it, and then ends them.
 
 It is a program of its own, run by `python -I -S` with the standard library only, so that it is small, starts in
-milliseconds and hardly can fail. It is the parent of the zygote and of every member that is not forked. It has its own
+milliseconds and can hardly fail. It is the parent of the zygote and of every member that is not forked. It has its own
 session, so Ctrl-C in the terminal does not reach it. A socketpair connects it with the scheduler:
 
     from the scheduler   {op: spawn, tag, argv, env, cwd, log, at}, with descriptors: start a child. It has each
