@@ -1,10 +1,10 @@
-"""The Ask: all that a searcher gets, as plain data.
+"""The Ask: the complete input of a searcher, as plain data.
 
-A searcher is a function of an Ask and of nothing else. The Ask holds the family history (kin) of the parent whose child
-is wanted, read off the tree at one moment. So nothing is copied, locked or restored when a family tree branches, and an
-ask can be sent to another process as JSON, repeated after a crash, and rebuilt from the journal.
+A searcher is a function of an Ask alone: it keeps no state. The Ask asks for the config of one new child. It holds the
+kin, which are relatives of the parent with their configs and losses, as they are at that moment. Therefore an Ask can
+be sent to another process as JSON, repeated after a crash, and rebuilt from the journal.
 
-Losses are minimised here whatever the experiment's mode: the engine turns the score's sign.
+A lower loss is always better. If the experiment's mode is "max", the engine negates the score.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The codec: dataclasses as JSON and back, by the annotations of their fields.
 
-`encoded` and `decoded` are for any dataclass whose fields are annotated with scalars, literals, unions, mappings,
-tuples, other dataclasses, or classes with a `to_json` and a `from_json`. `Annotated[int, test]` also holds a value to
-`test`. `to_json` and `from_json` are for facts, which carry their class's name under "fact".
+`encoded` and `decoded` work for any dataclass whose fields are annotated with scalars, literals, unions, mappings,
+tuples, other dataclasses, or classes with a `to_json` and a `from_json`. A field `Annotated[int, test]` must also pass
+`test`. `to_json` and `from_json` are for facts: the JSON has the name of the fact's class under "fact".
 
-Every field is checked when it is read, because what follows counts on facts of the declared types, also when a journal
-is damaged. JSON has no NaN and no infinities: a float travels as "NaN", "Infinity" or "-Infinity" where it is one.
+`decoded` checks every field, because a journal may be damaged, and the engine relies on the declared types. JSON has no
+NaN and no infinities, so these floats are written as the texts "NaN", "Infinity" and "-Infinity".
 """
 
 from __future__ import annotations

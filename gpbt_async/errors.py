@@ -1,4 +1,4 @@
-"""Every exception of the package, as a tree, split by who must act.
+"""The exceptions of the package, with the cause or the person to act for each.
 
     GPBTError
     ├── ExperimentError    the user: something in the declaration
@@ -13,11 +13,11 @@
     ├── PreflightError     the training script: the pre-flight found a mistake (with `strict`)
     └── RunFailed          the training script: the run started, and no member can go on
 
-A member's failure is not an exception in the scheduler, but a fact in the journal. Exceptions stop a run; each class
-carries the command line's exit status for it.
+When a member fails, the scheduler raises no exception: the failure is a fact in the journal. An exception stops the
+run. Its class has the exit status of the command line.
 
-`Stopped` stands apart: it is raised *inside* a training function to end it early. It derives from BaseException, as
-asyncio.CancelledError does, so that an `except Exception` in a training loop does not swallow it.
+`Stopped` is no GPBTError: it is raised *inside* a training function to end it early. It derives from BaseException, as
+asyncio.CancelledError does, so that an `except Exception` in a training loop does not catch it.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
-"""The vocabulary of a run: facts go into the engine, commands come out.
+"""The vocabulary of a run: facts go into the engine, and commands come out. Read this file first.
 
-A **fact** has happened: past tense, one JSON line of the journal, never changed afterwards. A **command** is what the
-engine wants done: an imperative, never journaled, because it can always be derived from the facts again
-(`Engine.outstanding`), and harmless to perform twice. Each performance of a command ends in a fact.
+A **fact** is an event that has happened, named in the past tense. It is one JSON line of the journal and never changes.
+A **command** is an order of the engine, named in the imperative. Commands are not in the journal, because the engine
+can derive them from the facts again (`Engine.outstanding`). To perform a command twice is harmless. Each performance
+ends in a fact.
 
-This file is the first page to read: it lists all that can happen in a run. `t` is the time at which the scheduler
-stamped the fact, in seconds since the epoch; members are named by their id, the order in which they were created.
+Every fact has `t`, the time at which the scheduler recorded it, in seconds since the epoch. A member's id is its number
+in the order of creation.
 
-Listeners receive `Reported` as it comes, but it is not journaled: a training loop may report a thousand times a second,
-and the member has written the line to its own metrics.jsonl before it sent it. The one report that decides something,
-the first when early stopping is on, is journaled as `Judged`.
+Listeners also receive each report of a member as `Reported`. It is not in the journal, because a training loop may
+report a thousand times a second, and the member has already written the report to its metrics.jsonl. Early stopping
+decides by a member's first report; the journal has this report as `Judged`.
 
-The annotations are data: `codec` reads and checks the journal by them.
+`codec` reads and checks the journal by the annotations of the fields.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The experiment: the user's declaration, checked once, with clear errors.
 
-An Experiment says what is trained (a function of one Member, or a command line), over which space, towards which score,
-and how the population is bred. It is pure data with one exception, the training function, which never leaves the
-process that imported it: the scheduler gets the declaration as JSON and the function as file + qualified name. So
-everything here can be written as JSON; what cannot is refused where it is declared, naming the line.
+An Experiment declares the training function (or a command line), the space, the score, and the rules by which the
+population grows. All of it can be written as JSON, except the training function. The function never leaves the process
+that imported it: the scheduler gets its file and qualified name instead. A value that JSON cannot hold is refused, with
+the line that declares it.
 """
 
 from __future__ import annotations

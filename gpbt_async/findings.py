@@ -1,7 +1,7 @@
-"""The catalogue of findings: what can be wrong with a script that runs, by name.
+"""The catalogue of findings: faults of a script that runs, each under a code such as GPBT009.
 
-A finding is not an error: the run goes on, and shows the finding at once, in `status`, in `report` and at its end. It
-can be silenced by name (`Experiment(silence=…)`, `--silence`), and `--strict` ends the run at the first one. The guide
+A finding is not an error: the run continues. It shows the finding immediately, in `status`, in `report` and at its end.
+`Experiment(silence=…)` and `--silence` hide a finding by its code; `--strict` ends the run at the first one. The guide
 "What a finding means" (guides/findings.md) has a section for each; a test compares it with this table.
 """
 

@@ -1,15 +1,15 @@
-"""The hyperparameter space: what may vary, and how; and what is constant.
+"""The hyperparameter space: the hyperparameters that vary, their bounds and scales, and the constants.
 
 Three dimensions (Float, Int, Choice) and a Space that names them. Pure: no clock, no files, no global random numbers;
 a method that draws takes a `random.Random`, so the same seed gives the same config.
 
-A plain value in a space, or a Choice of one option, is a *constant*: it is part of every config, and of nothing else.
-Iterating over a Space gives only its dimensions, never a constant. `clip` and the methods that draw configs add the
-constants.
+A plain value in a space, or a Choice of one option, is a *constant*. Every config contains the constants, but a Space
+that is iterated over gives only its dimensions. `clip` and the methods that draw configs add the constants.
 
-Every dimension maps its values onto the unit interval: logarithmic ones *after* taking logarithms, integers and grids
-in equal bins. Searchers that move "a little" move there, so one step width fits a learning rate and a number of layers
-alike. Every suggestion passes `clip`: its result lies inside the space, on the grid, in the dimension's own type.
+Every dimension maps its values onto the interval from 0 to 1. A logarithmic dimension maps the logarithms of its
+values; integers and grids have bins of equal width. Searchers take their steps in this interval, so one step width fits
+a learning rate as well as a number of layers. `clip` then brings each suggestion back into the space: between the
+bounds, on the grid, with the dimension's own type.
 """
 
 from __future__ import annotations

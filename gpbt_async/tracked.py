@@ -1,6 +1,6 @@
 """The contract of trackers: the plain data that they get, and the protocol that they implement.
 
-A **tracker** sends what happens in a run to a place where people look at it: TensorBoard, MLflow, Weights & Biases, a
+A **tracker** sends the events of a run to a program that shows them: TensorBoard, MLflow, Weights & Biases, or to a
 file. Members become the tracker's own runs, one to one: hyperparameters change along a lineage, while a tracker's run
 has fixed parameters, as a *member* has; tags say whose child a member is.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .measurements import CheckUp, Expected, Problem, TrainedInterval
 
 Repeat = Annotated[
-    bool, typer.Option("--repeat", help="Train the first member twice, to see whether it is deterministic.")
+    bool, typer.Option("--repeat", help="Train the first member twice, to see whether the script is deterministic.")
 ]
 
 
@@ -42,10 +42,12 @@ def doctor(
 ) -> None:
     """Train two members and two children; report problems.
 
-    They are trained as in a run. Does a child continue from its parent's checkpoint, with another config, too? Is every
-    hyperparameter used? How much time, disk and memory would a run take? Nothing is left behind.
+    The members train as in a run, in a temporary folder that is deleted at the end. The doctor checks that a child
+    continues from its parent's checkpoint, with the same config and with another one, and that the script uses every
+    hyperparameter. It measures how much time, disk and memory a run would take.
 
-    Exit status: 0 healthy, perhaps with warnings; 1 a member failed; 2 nothing was started, or --strict and a finding.
+    Exit status: 0: every member trained, perhaps with warnings. 1: a member failed. 2: nothing was started, or --strict
+    was given and there is a finding.
 
     Examples:
       gpbt-async doctor train.py

@@ -25,12 +25,18 @@ RunAndGpu = tuple[str, str] | None
 def gpus(
     gpus: Annotated[str | None, option("--gpus", metavar="LIST", help=GPUS)] = None,
     drain: Annotated[
-        RunAndGpu, option("--drain", metavar="RUN GPU", help="Take GPU from RUN, and wait until RUN has left it.")
+        RunAndGpu,
+        option("--drain", metavar="RUN GPU", help="Take GPU from RUN, and wait until it is free."),
     ] = None,
-    give_back: Annotated[RunAndGpu, option("--return", metavar="RUN GPU", help="Let RUN use GPU again.")] = None,
+    give_back: Annotated[
+        RunAndGpu, option("--return", metavar="RUN GPU", help="Let RUN use a drained GPU again.")
+    ] = None,
     now: Annotated[
         bool,
-        typer.Option("--now", help="With --drain: move its members at once. Their unfinished intervals start again."),
+        typer.Option(
+            "--now",
+            help="With --drain: stop the GPU's members now. They start their interval again elsewhere.",
+        ),
     ] = False,
     library: Annotated[str | None, option("--nvml-library", metavar="PATH", help=LIBRARY)] = None,
     runs: Runs = Path("runs"),
@@ -38,7 +44,7 @@ def gpus(
 ) -> None:
     """Show the GPUs, or take one from a run.
 
-    Shows which processes and runs use each GPU, which GPUs a run would use, and why not the rest.
+    It shows which processes and runs use each GPU, and whether a new run would use it. If not, it shows why.
 
     Examples:
       gpbt-async gpus

@@ -40,12 +40,12 @@ def title(name: str) -> str:
 
 
 def guide(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A guide; if left out, they are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A guide. Default: list the guides.")] = None,
 ) -> None:
     """Print a guide, or list the guides.
 
-    They explain how a script becomes a member, findings, GPUs, the report, searchers, failures, the method, and the
-    implementation.
+    The guides explain how a script becomes a member, findings, GPUs, the report, searchers, failures, the method, and
+    the implementation.
 
     Examples:
       gpbt-async guide

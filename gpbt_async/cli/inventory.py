@@ -1,7 +1,7 @@
-"""The inventory of the machine's GPUs: what a run would use of them, and why not the rest. Behind `gpbt-async gpus`.
+"""The inventory of the machine's GPUs for `gpbt-async gpus`: would a new run use a GPU, and if not, why?
 
-It opens NVML, samples once, and closes it. What runs hold is read from their gpus.json. A driver that fails is not an
-error here: it is what this command has to report, in one sentence.
+It opens NVML, samples once, and closes it. The runs' gpus.json show the GPUs that runs hold. If the driver fails,
+the command reports that in one sentence, as its result.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import time
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from ..declaration.run_options import NONE
 from ..devices.device import Device
-from ..devices.gpu_selection import VISIBLE, choose, hides_all, usable
+from ..devices.gpu_selection import VISIBLE, check, choose, hides_all, usable
 from ..devices.monitor import Sampling, observe
 from ..devices.nvml import GPU, NvmlFault, NvmlThread, PyNvml
 from ..errors import DeviceError
@@ -74,8 +75,9 @@ class Inventory:
 def inventory(
     environ: Mapping[str, str], runs: Path, *, gpus: str | None = None, library: str | None = None
 ) -> Inventory:
-    """gpus: what `--gpus` would be. library: the path of NVML's."""
-    nvml = NvmlThread(PyNvml(library))
+    """gpus: what `--gpus` would be. library: the path of NVML's. Raises DeviceError for a GPU that there is not."""
+    check(gpus)
+    nvml = NvmlThread(PyNvml(None if library == NONE else library))
     try:
         answer = nvml.wait(_look, PATIENCE)
     except NvmlFault as fault:
@@ -84,6 +86,7 @@ def inventory(
         )
     finally:
         nvml.dismiss()
+    _refuse_unknown(gpus, answer[0] if answer is not None else [])
     if answer is None:
         reason = "no NVIDIA driver is installed, or it is not where the loader looks (--nvml-library PATH)"
         return Inventory([], f"there is no NVML library (libnvidia-ml.so.1): {reason}; a run trains on the CPU", [])
@@ -95,6 +98,12 @@ def inventory(
     held = _held(runs)
     found = [_machine_gpu(gpu, samples.get(gpu.uuid), reasons[gpu.uuid], held.get(gpu.uuid, [])) for gpu in present]
     return Inventory(found, problem, notes)
+
+
+def _refuse_unknown(asked: str | None, present: Sequence[GPU]) -> None:
+    """Raise DeviceError unless each entry of `--gpus` is one GPU of the machine, whether a run can use it or not."""
+    if asked not in (None, "all", "none"):
+        choose(present, asked, {}, lambda _: None)
 
 
 def _look(nvml: Backend) -> tuple[list[GPU], dict[str, Sample | str]] | None:

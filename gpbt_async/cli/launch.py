@@ -46,9 +46,11 @@ def launch(
 ) -> None:
     """Run a script's experiment.
 
-    Options override what SCRIPT declares. Ctrl-C stops the run, and `gpbt-async resume` continues it.
+    The experiment trains members, generation by generation; a member is one model, trained for one interval. Options
+    override what SCRIPT declares. Ctrl-C stops the run, and `gpbt-async resume` continues it.
 
-    Exit status: 0 finished; 1 started and failed; 2 nothing was started, or --strict stopped it; 130 interrupted.
+    Exit status: 0: the run finished. 1: it started and failed. 2: it did not start, or --strict stopped it. 130: it was
+    interrupted.
 
     Examples:
       gpbt-async launch train.py
@@ -81,11 +83,14 @@ Adopt = Annotated[
     option(
         "--adopt",
         metavar="FIELD",
-        help="Adopt this field from the edited script, such as space. May be repeated, or given with commas.",
+        help="Take over FIELD, such as space, from the edited script. Separate several with commas.",
     ),
 ]
 Retry = Annotated[
-    bool, typer.Option("--retry-failed", help="Try the members that failed last again; fix the cause first.")
+    bool,
+    typer.Option(
+        "--retry-failed", help="Try again the members that failed in the last two generations. Fix the cause first."
+    ),
 ]
 
 
@@ -106,9 +111,11 @@ def resume(
 ) -> None:
     """Continue a run that was stopped, killed or failed.
 
-    RUN continues from its journal and checkpoints. A failed run needs --retry-failed. Repeating this does no harm.
+    RUN continues from its journal and checkpoints. A failed run needs --retry-failed. If RUN has finished already,
+    nothing changes.
 
-    Options such as --gpus and --disk stay as they were, unless you give them again. `gpbt-async status RUN` shows them.
+    Options such as --gpus and --disk keep the values that they had before. An option that you give again replaces its
+    value, and the word none resets most of them. `gpbt-async status RUN` shows the values.
 
     Examples:
       gpbt-async resume train-1

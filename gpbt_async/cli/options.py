@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ..declaration.run_options import RunOptions
+from ..declaration.run_options import NONE, STARTS, RunOptions
 from ..errors import ExperimentError
 from .completion import among, files, runs, searchers
 
@@ -34,9 +34,19 @@ T = TypeVar("T")
 def whole(option: str, must: str = "of at least 1") -> Callable[[Any], int]:
     """A parser whose error names the option, the value and what is allowed; Typer's own names no bounds.
 
-    Whoever uses the value checks its range, and says the same.
+    The code that uses the value checks its range, with the same words.
     """
     return _parser(option, int, "int", f"a whole number {must}")
+
+
+def _whole_or_none(text: Any) -> int | str:
+    return NONE if text == NONE else int(text)
+
+
+def _seed(text: Any) -> int:
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
 
 
 def real(option: str, must: str = "of seconds above 0") -> Callable[[Any], float]:
@@ -65,11 +75,11 @@ def _maybe(kind: Any, help: str, *names: str, **more: Any) -> Any:
 
 # ---- options of several commands
 
-GPUS = "GPUs to use: indices or UUIDs with commas, such as 0,2; or all; or none."
-LIBRARY = "Path of libnvidia-ml.so.1, if the loader does not find it."
+GPUS = "GPUs to use, by index or UUID, such as 0,2. all: every GPU. none: train on the CPU."
+LIBRARY = "Path of NVIDIA's library libnvidia-ml.so.1. Needed only where the system does not find it."
 TRACKERS = (
     "jsonl[:FILE], csv[:DIR], tensorboard[:DIR], mlflow[:DIR or URI], wandb[:DIR] or module:Name. "
-    "Without a place, it writes into the run's folder."
+    "The default place is the run's folder."
 )
 Runs = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="The folder that holds the runs.", autocompletion=files)
@@ -79,39 +89,44 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings a
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run: a name under --runs, or a path.", autocompletion=runs)
 ]
-AnyRun = Annotated[
-    str | None, typer.Argument(metavar="RUN", help="One run; all of them if left out.", autocompletion=runs)
-]
+AnyRun = Annotated[str | None, typer.Argument(metavar="RUN", help="One run. Default: all runs.", autocompletion=runs)]
 Script = Annotated[
     str,
     typer.Argument(
         metavar="SCRIPT",
-        help="A Python file that declares a gpbt.Experiment, or a module such as pkg.train. If it declares several: "
-        "FILE:NAME.",
+        help="A Python file, or a module such as pkg.train, that declares a gpbt.Experiment. FILE:NAME chooses one of "
+        "several.",
         autocompletion=files,
     ),
 ]
-AsModule = Annotated[bool, typer.Option("-m", "--module", help="SCRIPT is a module, as for python -m.")]
+AsModule = Annotated[bool, typer.Option("-m", "--module", help="SCRIPT is a module, as with python -m.")]
 Moved = Annotated[
-    str | None, option("--script", metavar="PATH", help="Where the script, or its module, is now, if it was moved.")
+    str | None, option("--script", metavar="PATH", help="Path of the script, or name of its module, if it has moved.")
 ]
-Changed = Annotated[
-    bool, typer.Option("--changed-script", help="Accept that the script was edited since the run began.")
-]
-Name = Annotated[str | None, option("--name", metavar="NAME", help="Name of the new run; default: the next free one.")]
+Changed = Annotated[bool, typer.Option("--changed-script", help="Accept a script that was edited since the run began.")]
+Name = Annotated[str | None, option("--name", metavar="NAME", help="Name of the new run. Default: the next free name.")]
 Silence = Annotated[
     list[str] | None,
     option(
         "--silence",
         metavar="CODE",
-        help="Do not report this finding of the pre-flight, such as GPBT009. May be repeated, or given with commas.",
+        help="Do not report the finding CODE, such as GPBT009. Separate several with commas. See `gpbt-async guide "
+        "findings`.",
     ),
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Stop with exit status 2 at the first finding of the pre-flight.")
+    bool,
+    typer.Option(
+        "--strict", help="Stop at the first finding, a likely fault of the script. The exit status is then 2."
+    ),
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", parser=whole("--seed", "of at least 0"), help="Seed of the config and of the member.")
+    int,
+    typer.Option(
+        "--seed",
+        parser=_parser("--seed", _seed, "int", "a whole number of at least 0"),
+        help="Seed for drawing the config and for training.",
+    ),
 ]
 Sets = Annotated[list[str] | None, option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter. May be repeated.")]
 
@@ -120,41 +135,57 @@ CHANGES: dict[str, Any] = {
     "population": _maybe(int, "Members per generation.", parser=whole("--population")),
     "generations": _maybe(int, "Number of generations.", parser=whole("--generations")),
     "ratio": _maybe(
-        float, "Children per parent, divided by the number of parents.", parser=real("--ratio", "greater than 0")
+        float,
+        "Children per parent divided by parents per generation. A higher ratio gives fewer parents, with more children "
+        "each.",
+        parser=real("--ratio", "greater than 0"),
     ),
     "searcher": _maybe(
         str,
-        "How configs are chosen: local | tpe | kin | perturb | random | optuna:SAMPLER | module:Name.",
+        "The searcher, which chooses configs: local | tpe | kin | perturb | random | optuna:SAMPLER | module:Name.",
         autocompletion=searchers,
     ),
     "history": _maybe(
         str,
-        "Which members the searcher sees: inherit | reset | global.",
+        "The results that the searcher sees. inherit: those of the parent's family. reset: those of the parent's "
+        "children. global: all.",
         autocompletion=among("inherit", "reset", "global"),
     ),
     "selection": _maybe(
         str,
-        "comma: parents come from the last generation; plus: a parent stays until a child beats it.",
+        "comma: only members of the last generation become parents. plus: earlier parents stay parents while they are "
+        "among the best.",
         autocompletion=among("comma", "plus"),
     ),
     "evidence": _maybe(
         float,
-        "Share of a generation that must finish before the next one opens, from 0 to 1.",
+        "The share of a generation, from 0 to 1, that must finish before the next generation begins.",
         parser=real("--evidence", "from 0 to 1"),
     ),
     "schedule": _maybe(
         str,
-        "async; or sync: each generation waits for the whole previous one.",
+        "async: a generation begins once a share (--evidence) of the previous one has finished. sync: it begins once "
+        "all of it has.",
         autocompletion=among("async", "sync"),
     ),
-    "early_stop": _maybe(str, "Rules that save work: median, generation, or both with a comma."),
-    "preset": _maybe(str, "paper: the authors' algorithm. Other options override it."),
-    "attempts": _maybe(int, "How many times a failing member is tried.", parser=whole("--attempts")),
+    "early_stop": _maybe(
+        str,
+        "Save work. median: stop members with a poor first report. generation: create no more children once one is "
+        "far ahead. median,generation: both. none: neither.",
+    ),
+    "preset": _maybe(str, "paper: the settings of the paper's algorithm. Other options override them."),
+    "attempts": _maybe(int, "Maximum number of attempts for a member that fails.", parser=whole("--attempts")),
     "stall_timeout": _maybe(
-        float, "A member that reports nothing for S seconds fails.", metavar="S", parser=real("--stall-timeout")
+        float,
+        "End a member that has reported nothing for S seconds. This counts as a failure.",
+        metavar="S",
+        parser=real("--stall-timeout"),
     ),
     "member_timeout": _maybe(
-        float, "A member that trains for more than S seconds fails.", metavar="S", parser=real("--member-timeout")
+        float,
+        "End a member that has trained for S seconds. This counts as a failure.",
+        metavar="S",
+        parser=real("--member-timeout"),
     ),
     "seed": _maybe(int, "Seed of all random decisions.", parser=whole("--seed", "of at least 0")),
     "silence": Silence,
@@ -162,38 +193,54 @@ CHANGES: dict[str, Any] = {
 
 #: what a run asks of the machine: the fields of RunOptions
 MACHINE: dict[str, Any] = {
-    "slots": _maybe(int, "Train on the CPU, N members at a time.", metavar="N", parser=whole("--slots")),
+    "slots": _maybe(
+        int, "Train on the CPU, with up to N members at the same time.", metavar="N", parser=whole("--slots")
+    ),
     "gpus": _maybe(str, GPUS, metavar="LIST"),
-    "share": _maybe(int, "How many members may train on one GPU at a time.", metavar="N", parser=whole("--share")),
-    "vram": _maybe(str, "GPU memory that a member needs, such as 6GiB, or auto.", metavar="SIZE|auto"),
-    "wait_for_gpus": _maybe(bool, "When every GPU is in use, wait for one instead of refusing to start."),
+    "share": _maybe(
+        int,
+        "How many members may share a GPU. none: as the script declares.",
+        metavar="N",
+        parser=_parser("--share", _whole_or_none, "int", "a whole number of at least 1, or 'none'"),
+    ),
+    "vram": _maybe(
+        str,
+        "GPU memory that a member needs, such as 6GiB. auto: measure it. none: as the script declares.",
+        metavar="SIZE",
+    ),
+    "wait_for_gpus": _maybe(
+        bool, "If all GPUs are in use, wait for one. Without this option, the command fails instead."
+    ),
     "xids": _maybe(
         list[str],
-        "Blame error Xid N on the card, member or nobody. May be repeated; none: only what gpbt-async knows.",
+        "Set whom to blame for NVIDIA's error Xid N: card, member or nobody, as in 31=card. May be "
+        "repeated. none: use the built-in table only.",
         "--xid",
         metavar="N=BLAME",
     ),
     "others_may_use": _maybe(
         str,
-        "GPU memory that other programs, such as a desktop, may use on a GPU of the run. Default, and none: 1GiB, or "
-        "5 % of the GPU if that is more.",
+        "Use a GPU only while other programs, such as a desktop, hold at most SIZE of its memory. none: the default, "
+        "1GiB or 5 % of the GPU, whichever is larger.",
         metavar="SIZE",
     ),
-    "affinity": _maybe(bool, "Bind members to the cores near their GPU; the default."),
-    "nvml_library": _maybe(str, LIBRARY, metavar="PATH"),
+    "affinity": _maybe(bool, "Bind each member to the CPU cores near its GPU. This is the default."),
+    "nvml_library": _maybe(str, f"{LIBRARY} none: let the system find it.", metavar="PATH"),
     "disk": _maybe(
         str,
-        "Limit for the checkpoints that are kept, such as 50GiB. At the limit, members wait. none: no limit.",
+        "Limit for the run's checkpoints, such as 50GiB. At the limit, new members wait. none: no limit.",
         metavar="SIZE",
     ),
-    "track": _maybe(list[str], f"Report to {TRACKERS} May be repeated; none: no tracker.", metavar="WHAT[:WHERE]"),
+    "track": _maybe(
+        list[str], f"Report to a tracker: {TRACKERS} May be repeated. none: no tracker.", metavar="WHAT[:WHERE]"
+    ),
     "start": _maybe(
         str,
-        "zygote: fork members from a process that has imported the script, even if its threads make that unsafe; exec: "
-        "start a new process for each; resident: one process a slot trains member after member, for short intervals. "
-        "Default: zygote where that is safe.",
-        metavar="zygote|exec|resident",
-        autocompletion=among("zygote", "exec", "resident"),
+        "zygote: fork every member from one process that has imported the script, even where its threads make that "
+        "unsafe. exec: start a new Python for each member. resident: one process a slot trains member after "
+        "member, for short intervals. none: the default, which forks only where that is safe.",
+        metavar="zygote|exec|resident|none",
+        autocompletion=among(*STARTS),
     ),
 }
 
@@ -237,8 +284,8 @@ def _changes(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_options(given: dict[str, Any]) -> RunOptions:
-    if given.get("start") not in (None, "zygote", "exec", "resident"):
-        raise ExperimentError(f"--start: got {given['start']!r}; must be 'zygote', 'exec' or 'resident'")
+    if given.get("start") not in (None, *STARTS):
+        raise ExperimentError(f"--start: got {given['start']!r}; must be one of {', '.join(map(repr, STARTS))}")
     if given.get("nvml_library") == "":
         raise ExperimentError("--nvml-library: got ''; must be the path of a library")
     read: dict[str, Callable[[Any], Any]] = {"track": tuple, "xids": _blame}

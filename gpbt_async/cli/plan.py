@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from .forecast import Forecast
 
 Slots = Annotated[
-    int, typer.Option("--slots", "--gpus", metavar="N", parser=whole("--slots"), help="Number of slots, or of GPUs.")
+    int,
+    typer.Option(
+        "--slots", "--gpus", metavar="N", parser=whole("--slots"), help="How many members train at the same time."
+    ),
 ]
 From = Annotated[
     str | None,
-    option("--from", metavar="RUN", help="Take intervals' durations from RUN.", autocompletion=completion.runs),
+    option("--from", metavar="RUN", help="Use the durations of the intervals of RUN.", autocompletion=completion.runs),
 ]
 Seconds = Annotated[
     float | None,
@@ -32,7 +35,7 @@ Spread = Annotated[
         "--spread",
         metavar="SHARE",
         parser=real("--spread", ""),
-        help="With --seconds: the standard deviation, as a share of the average.",
+        help="With --seconds: the standard deviation of the duration, divided by the average.",
     ),
 ]
 
@@ -52,7 +55,8 @@ def plan(
 ) -> None:
     """Simulate how long a run would take.
 
-    Give the duration of an interval: --seconds, or --from RUN. The result also says how busy the slots would be.
+    An interval is the training of one member. Give its duration by --seconds, or --from an earlier RUN. The result also
+    shows how busy the slots would be; a slot trains one member at a time.
 
     Examples:
       gpbt-async plan train.py --gpus 4 --seconds 600 --spread 0.5

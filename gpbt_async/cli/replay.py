@@ -1,8 +1,8 @@
 """`gpbt-async replay`: does the winning schedule reproduce its score in a fresh model?
 
-A replay is a run like any other, with the original's script, settings and slots. It has one root per replay, and each
-member has one child, whose config is the schedule's. So a replay has a folder of its own, can be watched, stopped and
-resumed, and `best` gives its model. analysis/results.py compares the scores; they stand in summary.json, too.
+A replay is an ordinary run, with the original's script, settings and slots: it has its own folder, and can be watched,
+stopped and resumed. It has one root for each seed. Each member has one child, with the config that the schedule gives
+for its generation. analysis/results.py compares the scores, which are also in summary.json.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ Seeds = Annotated[
         help="Number of replays, each with its own seed.",
     ),
 ]
-SameSeeds = Annotated[bool, typer.Option("--same-seeds", help="One more replay, with the seeds that the original had.")]
+SameSeeds = Annotated[
+    bool, typer.Option("--same-seeds", help="Add one replay that uses the seeds of the original members.")
+]
 ReplaySeed = Annotated[
     int | None,
     option(
         "--seed",
         parser=whole("--seed", "of at least 0"),
-        help="Seed of the replays. Default: derived from RUN's seed, the same each time.",
+        help="Seed of the replays. Default: computed from RUN's seed, so it is always the same.",
     ),
 ]
 
@@ -62,9 +64,10 @@ def replay(
 ) -> None:
     """Train new models with a run's best schedule.
 
-    Each starts from nothing and follows RUN's winning schedule, interval by interval, in a run of its own called
-    RUN-replay-1, -2, … It has the script, settings and options of RUN, unless options say otherwise. With
-    several --seeds, the result says whether the original score lies within the noise among seeds.
+    Each new model starts from nothing and follows the schedule of RUN's best member, interval by interval. All of them
+    train in one new run, called RUN-replay-1 by default. It has the script, settings and options of RUN; an option that
+    you give here replaces RUN's. With several --seeds, the result shows whether the original score differs from the
+    new ones by more than chance explains.
 
     Examples:
       gpbt-async replay train-1

@@ -13,21 +13,21 @@ from .options import AnyRun, Json, RunName, Runs, option, whole
 from .output import emit, open_browser, say
 
 Out = Annotated[Path | None, option("--out", metavar="FILE", help="Write to this file.", autocompletion=files)]
-Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 
 
 def best(
     run: RunName,
     export: Annotated[
         Path | None,
-        option("--export", metavar="DIR", help="Copy its checkpoint, config, schedule and history to DIR."),
+        option("--export", metavar="DIR", help="Copy the member's checkpoint, config, schedule and ancestry to DIR."),
     ] = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Show the best member so far, or export it.
 
-    Prints its score, its schedule, and where its checkpoint is.
+    It prints the member's score, its schedule, and the path of its checkpoint.
 
     Examples:
       gpbt-async best train-1
@@ -53,11 +53,11 @@ def report(
 ) -> None:
     """Write a run's report: one HTML file that works offline.
 
-    It shows the family tree, scores, schedules, slots, importance, failures, and the ends of members' logs. By default
-    it is report.html in the run's folder. Needs the extra `report`.
+    The report shows the family tree, scores, schedules, slots, the importance of hyperparameters, failures, and the
+    ends of members' logs. Its default path is report.html in the run's folder. It needs the extra `report`.
 
-    trace.json beside it shows what each slot and the searcher did at which time, and when checkpoints were published.
-    Open it in ui.perfetto.dev or chrome://tracing. With --out FILE.html, it is FILE.trace.json.
+    The command also writes trace.json beside the report, or FILE.trace.json with --out FILE.html. This trace shows the
+    work of the slots and the searcher over time. Open it in ui.perfetto.dev or chrome://tracing.
 
     Examples:
       gpbt-async report train-1 --open
@@ -82,15 +82,21 @@ def serve(
     run: AnyRun = None,
     port: Annotated[
         int,
-        typer.Option("--port", metavar="N", parser=whole("--port", "from 0 to 65535"), help="The port; 0: a free one."),
+        typer.Option(
+            "--port",
+            metavar="N",
+            parser=whole("--port", "from 0 to 65535"),
+            help="The port to listen at. 0: any free port.",
+        ),
     ] = 0,
     show: Open = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Show runs live in a browser on this machine.
 
-    Serves pages until Ctrl-C. They show what the report shows, follow the runs, and can pause, stop and drain. The
-    address that is printed holds a token: everyone who has it can do the same. Needs the extra `web`.
+    The pages show the report of each run, up to date. They have buttons that stop or pause a run, or take a GPU from
+    it. The command prints the address and serves until Ctrl-C. The address contains a secret token: everyone who knows
+    it can view and control the runs. This needs the extra `web`.
 
     Examples:
       gpbt-async serve
@@ -120,7 +126,7 @@ def export(
         option(
             "--format",
             metavar="csv|parquet|json",
-            help="Default: as FILE's suffix says, or csv. parquet needs the extra `parquet`.",
+            help="The format. Default: that of FILE's suffix, else csv. parquet needs the extra `parquet`.",
             autocompletion=among("csv", "parquet", "json"),
         ),
     ] = None,
@@ -129,7 +135,7 @@ def export(
 ) -> None:
     """Export a run's members as a table.
 
-    One row per member: config, metrics, score, times. Without --out, the table goes to stdout.
+    The table has one row per member, with its config, metrics, score and times. Without --out, it goes to stdout.
 
     Examples:
       gpbt-async export train-1 --out members.csv
@@ -152,14 +158,19 @@ def lineage(
     run: RunName,
     member: Annotated[
         str,
-        typer.Argument(metavar="MEMBER", help="A number, a path such as 0/3/1, or best.", autocompletion=members),
+        typer.Argument(
+            metavar="MEMBER",
+            help="A member: its number, its path in the family tree such as 0/3/1, or best.",
+            autocompletion=members,
+        ),
     ],
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Show why a member exists.
 
-    Lists MEMBER's ancestors, why each was chosen as a parent, and what was changed in its config.
+    It lists MEMBER and its ancestors. For each it shows why its parent was chosen, and how its config differs from the
+    parent's.
 
     Examples:
       gpbt-async lineage train-1 best

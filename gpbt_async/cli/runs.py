@@ -30,7 +30,7 @@ STOP_TIMEOUT, LOOK = 30.0, 0.02
 def status(run: AnyRun = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Show all runs, or one: what trains, and what waits.
 
-    With RUN: the members of each generation, what trains now, and what everything else waits for.
+    Given a RUN, it shows the members of each generation: those that train, and why the others wait.
 
     Examples:
       gpbt-async status
@@ -57,7 +57,7 @@ def status(run: AnyRun = None, runs: Runs = Path("runs"), as_json: Json = False)
 def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
     """Show the live view of a run that was started elsewhere.
 
-    It is the view that `launch` shows. Ctrl-C stops watching; the run continues. If RUN is over, its last state is
+    The view is that of `launch`. Ctrl-C ends the view, and the run continues. If RUN is over, its last state is
     shown. The exit status is that of the run.
 
     Examples:
@@ -79,7 +79,7 @@ def watch(run: RunName, runs: Runs = Path("runs"), quiet: Quiet = False) -> None
 def stop(run: RunName, runs: Runs = Path("runs")) -> None:
     """Stop a run; it can be resumed.
 
-    Waits until RUN has stopped.
+    The command returns once RUN has stopped.
 
     Examples:
       gpbt-async stop train-1
@@ -118,7 +118,7 @@ def pause(
 ) -> None:
     """Start no new members of a run until the pause is ended.
 
-    Members in training continue. A resume ends the pause, too.
+    Members that train continue. `gpbt-async resume` also ends the pause.
 
     Examples:
       gpbt-async pause train-1
@@ -155,7 +155,7 @@ def clean(
 ) -> None:
     """Delete what a finished run no longer needs.
 
-    These are the logs, metrics and leftovers of all members except the best one and its ancestors.
+    It deletes the logs, metrics and leftover files of all members, except those of the best member and its ancestors.
 
     Examples:
       gpbt-async clean train-1
@@ -208,7 +208,7 @@ def track(
 ) -> None:
     """Report a run to a tracker, during the run or after it.
 
-    Starts where the tracker's last report of RUN ended, and follows a live run to its end.
+    It continues where the tracker's last report of RUN ended. If RUN still trains, it follows RUN to the end.
 
     Examples:
       gpbt-async track train-1 --to tensorboard

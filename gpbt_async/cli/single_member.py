@@ -1,8 +1,8 @@
-"""A trial: one member of a script in the foreground, in this very process. Behind `gpbt-async try`.
+"""`gpbt-async try` at work: it trains one member in the foreground, in the process of the command.
 
-Output appears at once, breakpoints work, a profiler sees everything, and an exception is the script's own traceback.
-There is no zygote, no journal, no slot. This is the one place besides the zygote that imports a user's script; the
-process does nothing else, so the script can disturb nothing.
+So output appears immediately, breakpoints work, a profiler sees everything, and an exception shows the script's own
+traceback. There is no zygote, no journal and no slot. Besides the members' processes only this module imports a user's
+script; the process does nothing else, so the script can disturb nothing.
 """
 
 from __future__ import annotations
@@ -43,13 +43,17 @@ def attempt(address: Address, *, seed: int, sets: list[str], parent: Path | None
     member_main.watch()
     settings, train = _load(address)
     if train is None:
-        raise ExperimentError("try trains a function, and this experiment declares a command: run it by hand")
+        raise ExperimentError(
+            "this experiment declares a command, and try can train only a function: run the command by hand"
+        )
     if parent is not None and not parent.is_dir():
         raise ExperimentError(f"--parent {parent}: there is no such folder")
     config = fixed(settings.space.sample(random.Random(seed)), sets, settings.space)
     where = checkpoint if checkpoint is not None else Path(tempfile.mkdtemp(prefix="gpbt-try-"))
     with explained("cannot write the checkpoint to", where):
         where.mkdir(parents=True, exist_ok=True)
+        if any(where.iterdir()):
+            raise ExperimentError(f"--checkpoint {where}: the folder is not empty; give a new folder, or an empty one")
     try:
         return _train(settings, train, config, seed, parent, where)
     finally:

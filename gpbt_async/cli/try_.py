@@ -7,10 +7,17 @@ from typing import Annotated
 
 from .options import AsModule, Script, Seed, Sets, option
 
-Parent = Annotated[Path | None, option("--parent", metavar="DIR", help="A checkpoint to start from.")]
+Parent = Annotated[
+    Path | None,
+    option("--parent", metavar="DIR", help="The checkpoint to start from. Default: none, as in generation 0."),
+]
 Target = Annotated[
     Path | None,
-    option("--checkpoint", metavar="DIR", help="Where the checkpoint is written. Default: a temporary folder."),
+    option(
+        "--checkpoint",
+        metavar="DIR",
+        help="The new or empty folder to write the checkpoint to. Default: a temporary folder.",
+    ),
 ]
 
 
@@ -24,7 +31,8 @@ def try_(
 ) -> None:
     """Train one member in the foreground, for debuggers.
 
-    SCRIPT runs in this very process: output appears at once, breakpoints work, and a profiler sees everything.
+    SCRIPT runs in the process of the command itself. So its output appears immediately, breakpoints work, and a
+    profiler sees everything.
 
     Examples:
       gpbt-async try train.py --set lr=0.01

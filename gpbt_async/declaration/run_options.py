@@ -4,8 +4,9 @@ One record carries them from the command line, or from `Run(...)`, to the code t
 is written into experiment.json, so that a resume has what the launch had; an option that the resume gives itself wins,
 and is kept in turn. None means that an option was not given, which is why the two switches are no plain booleans.
 
-Options are reset by a word of their own: `--disk none`, `--others-may-use none`, `--xid none`, `--track none`,
-`--no-wait-for-gpus`, `--affinity`. `--slots` and `--gpus` are one choice: a resume that gives either replaces both.
+A resume resets an option to its default with the word `none`, as in `--disk none`; a switch has `--no-wait-for-gpus`
+and `--affinity` for that. `--gpus none` is the exception: it means the CPU. `--slots` and `--gpus` are one choice, so a
+resume that gives either replaces both.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-#: what resets an option that is an amount
+#: the word that resets an option to its default
 NONE = "none"
+#: values of `start`
+STARTS = ("zygote", "exec", "resident", NONE)
 #: a replay has all options of the original but these: the first two are in its settings, the third is for a session
 _NOT_REPLAYED = ("share", "vram", "wait_for_gpus")
 _TEXTS = ("gpus", "vram", "disk", "others_may_use", "nvml_library")
@@ -33,20 +36,21 @@ _SWITCHES = ("wait_for_gpus", "affinity")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """slots >= 1: members at a time, on the CPU. gpus: "all", "none", or indices and UUIDs with commas. share >= 1:
-    members on a GPU. vram: GPU memory of a member, "6GiB". start: "zygote", "exec" or "resident". disk: the most
-    that the checkpoints may take, "50GiB" or "none". wait_for_gpus: wait while every GPU is taken. xids: Xid →
-    whose fault it is. others_may_use: GPU memory that other programs may use on a GPU, "2GiB" or "none". affinity:
-    bind members to the cores near their GPU. nvml_library: the path of libnvidia-ml.so.1. track: trackers, as
-    `--track` names them.
+    members on a GPU. vram: GPU memory of a member, "6GiB". start: "zygote", "exec" or "resident". disk: the most that
+    the checkpoints may take, "50GiB". wait_for_gpus: wait while every GPU is taken. xids: Xid → whose fault it is.
+    others_may_use: GPU memory that other programs may use on a GPU, "2GiB". affinity: bind members to the cores near
+    their GPU. nvml_library: the path of libnvidia-ml.so.1. track: trackers, as `--track` names them.
+
+    "none" resets share, vram, start, disk, others_may_use and nvml_library; {} resets xids, and () resets track.
 
     Raises ExperimentError. The code that looks for devices checks slots, gpus, share and vram.
     """
 
     slots: int | None = None
     gpus: str | None = None
-    share: int | None = None
+    share: int | Literal["none"] | None = None
     vram: str | None = None
-    start: Literal["zygote", "exec", "resident"] | None = None
+    start: Literal["zygote", "exec", "resident", "none"] | None = None
     disk: str | None = None
     wait_for_gpus: bool | None = None
     xids: Mapping[int, Literal["member", "card", "nobody"]] | None = None
@@ -56,8 +60,8 @@ class RunOptions:
     track: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.start not in (None, "zygote", "exec", "resident"):
-            raise ExperimentError.of("start", self.start, "must be 'zygote', 'exec' or 'resident'")
+        if self.start not in (None, *STARTS):
+            raise ExperimentError.of("start", self.start, f"must be one of {', '.join(map(repr, STARTS))}")
         for names, kind, must in ((_TEXTS, str, "must be a text"), (_SWITCHES, bool, "must be True or False")):
             for name in names:
                 if (value := getattr(self, name)) is not None and not isinstance(value, kind):

@@ -1,18 +1,18 @@
 """Which member gets which GPUs, and how many members share one.
 
-Pure: no clock, no NVML, no process. A member asks for a number of GPUs and gets all of them at once, or waits: none
-holds one GPU while it waits for another, so they cannot deadlock. They are served in the order in which they asked: a
-member that needs four GPUs is never overtaken for ever by those that need one. The price is that a free GPU stands
-idle while the first in the queue waits for a second one. Only a member that waits to train alone is overtaken, since
-its wait may take an interval: the emptiest GPUs are reserved for it, and the others go to the members behind it.
+Pure: no clock, no NVML, no process. A member that needs several GPUs gets all of them together. It holds none while it
+waits, so members cannot deadlock. The allocator serves members in the order of their requests, so a member that needs
+four GPUs does not wait for ever behind members that need one. The price is that a free GPU may be idle while the first
+member in the queue waits for a second one. There is one exception: a member that must train alone may wait for a whole
+interval. The allocator reserves the emptiest GPUs for it, and serves the members behind it with the others.
 
-How many members fit on a GPU is up to `Packing`: at most `share` at a time, each with `vram` bytes. Memory is counted
-twice, and the greater counts, for each member: what was promised to it and what it was seen to use. Promises alone know
-nothing of other programs, and measurements come seconds after a program began.
+`Packing` limits the members on a GPU: at most `share` of them, each with `vram` bytes. For each member the allocator
+counts its reserved memory or its measured memory, whichever is greater. Both are needed: a reservation may be too
+small, and a measurement comes seconds after a program began.
 
-The surprise: with vram "auto", members train alone until the first has finished; from then on each is promised the
-greatest peak so far and a margin. The margin is not only caution: peaks are sampled, so memory that is allocated for
-moments is missed. When a member runs out of memory all the same, fewer members share a GPU from then on.
+The surprise: with vram "auto", members train alone until the first has finished. After that, each member reserves the
+greatest peak so far and a margin. The margin is needed because peaks are sampled, so short ones are missed. If a member
+runs out of memory all the same, fewer members share a GPU from then on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One GPU of a run: its identity, its health, its last sample, and the leases on it. And whose its memory is.
+"""One GPU of a run: its identity, its health, its last sample, its leases, and the owners of its memory.
 
-Pure: a sample, a time and a way to look up the owner of a process are arguments. `Device.observe` is the one function
-that a sample goes through: the memory in use is divided (`account`), and the health follows (health.py).
+Pure: a sample, a time and a function that looks up the owner of a process are arguments. `Device.observe` takes in each
+sample: it divides the memory in use among its owners (`account`), and derives the health (health.py).
 
 A process that computes on a GPU belongs to a member, was left behind by a member that has ended, is another program,
 or is a *ghost*: a pid that does not exist here, since a driver gives a container the pids of the host. If all processes

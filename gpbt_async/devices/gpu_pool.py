@@ -1,16 +1,17 @@
 """The GPUs of a run: leased to members, and taken back.
 
-The monitor yields what NVML reports, and the allocator decides who is served next. The pool connects them: it applies
-each observation to its device, frees what may be freed, and grants what may be granted. Outside it has two effects:
-`lease` gives a member a `Slot`, and `on_capacity` is called with how many members could train at once whenever that
-changes. The engine counts slots and knows nothing of GPUs.
+The monitor yields observations of NVML, and the allocator decides which member is served next. The pool connects the
+two: it applies each observation to its device, and leases the GPUs that have become free. The scheduler uses two things
+of the pool: `lease` gives a member a `Slot`, and the callback `on_capacity` receives the number of members that can
+train at the same time, whenever it changes. The engine counts slots and knows nothing of GPUs.
 
-A resident process keeps its memory when its member has ended, so its GPU is given out again at once. It is ended as
-soon as the GPU may not be used any more.
+A resident process keeps its memory when its member has ended, so the pool leases its GPU again at once. The pool
+ends the process as soon as the GPU may no longer be used.
 
-Two surprises. A slot is released at once, but its GPU is given out again only after its memory has been freed. A GPU
-whose memory is not freed in time is set aside as dirty. And a slot may be *evicted* while it is held, when its GPU
-fails or is wanted back: its future is set to the reason, and the member there is to stop, and is lost, not failed.
+Two surprises. First, the pool leases the GPU of a released slot again only after the GPU's memory is free. If that
+takes too long, it sets the GPU aside as dirty. Second, the pool may *evict* a member from its slot, when the GPU fails
+or the user takes it back. It then sets the future `Slot.evicted` to the reason, and the scheduler stops the member.
+This attempt does not count as a failure.
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ def choose(
             problem = f"cannot be used, as {bad[unusable[0]]}"
         else:
             problem = "is no GPU here"
-        raise DeviceError(f"{option_text('gpus', asked)}: {entry!r} {problem}; to choose from: {names(visible)}")
+        there = names(visible) or "none"
+        raise DeviceError(f"{option_text('gpus', asked)}: {entry!r} {problem}; to choose from: {there}")
     return chosen
 
 

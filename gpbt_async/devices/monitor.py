@@ -1,14 +1,13 @@
-"""What NVML reports, as a stream of observations. The monitor asks; the pool of GPUs draws the conclusions.
+"""The monitor: it asks NVML and yields the answers as a stream of observations. The pool of GPUs applies them.
 
-Every few seconds it samples all GPUs and collects the events since the last time. Behind that, slowly, it tries GPUs
-again that have failed, and looks for GPUs that have appeared. When a member has ended and its memory must come back, it
-samples that member's GPUs in quick succession.
+Every few seconds it samples all GPUs and collects their events. At longer intervals it tries failed GPUs again and
+looks for new ones. When a member has ended, it samples the member's GPUs often until their memory is free.
 
 It reads the allocator's devices to know what to ask, and changes nothing. The questions are plain functions of a
 `Backend`, and observations can be applied without NVML, so each half is tested without the other.
 
-The surprise: NVML may hang, as a driver does that is losing a card. Then the stream yields an empty list, with `hangs`
-set, so that the pool stops giving out GPUs at once; it goes on when the answer comes.
+The surprise: NVML may hang, for example while the driver loses a card. Then the stream sets `hangs` and yields an empty
+list, so that the pool immediately stops leasing GPUs. The stream continues when the answer comes.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ for a run is decided elsewhere.
 Every failure is an `NvmlFault` with NVML's own words. The binding's exceptions stay in here: they cannot be hashed,
 and the binding is imported only when a run wants a GPU. Its library is loaded once per process and never again.
 
-The surprise is how little is reliable. An old driver lacks functions, a consumer card does not support others, a
-container forbids some. Only the count, a handle and a UUID must work. Everything else is None, 0 or empty where the
-driver does not have it; but a GPU that fails always raises. Handles are kept, since taking one may wake a GPU up for
-seconds. They are kept by UUID, since indices move, and the handle of a lost GPU is dropped.
+The surprise is how little of NVML is reliable. An old driver lacks functions, a consumer card does not support others,
+and a container forbids some. Only the count, a handle and a UUID must work. Every other value is None, 0 or empty if
+the driver does not support it; but a GPU that fails always raises. Handles are kept by UUID, since taking a handle may
+wake a GPU up for seconds, and indices change. The handle of a lost GPU is dropped.
 """
 
 from __future__ import annotations

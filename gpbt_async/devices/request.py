@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, get_args
 
 from ..declaration.resources import Resources
-from ..declaration.run_options import option_text
+from ..declaration.run_options import NONE, option_text
 from ..errors import DeviceError, ExperimentError
 from ..events import MOST_SLOTS
 from .gpu_selection import check
@@ -50,10 +50,18 @@ class DeviceRequest:
             raise DeviceError(f"{slots} asks for CPU slots and {gpus} for GPUs: give only one")
 
     @classmethod
-    def of(cls, options: RunOptions, resources: Resources, population: int, *, before: bool = False) -> DeviceRequest:
-        """Raises DeviceError and ExperimentError."""
+    def of(
+        cls,
+        options: RunOptions,
+        resources: Resources,
+        population: int,
+        *,
+        before: bool = False,
+        declared: Resources | None = None,
+    ) -> DeviceRequest:
+        """declared: as of `member_needs`. Raises DeviceError and ExperimentError."""
         return cls(
-            resources=member_needs(options, resources),
+            resources=member_needs(options, resources, declared),
             population=population,
             before=before,
             slots=options.slots,
@@ -62,7 +70,7 @@ class DeviceRequest:
             xids=_xids(options),
             others_may_use=options.others_bytes,
             affinity=options.affinity is not False,
-            nvml_library=options.nvml_library,
+            nvml_library=None if options.nvml_library == NONE else options.nvml_library,
         )
 
     @property
@@ -80,20 +88,24 @@ def check_options(options: RunOptions) -> None:
     else:
         return
     for name in ("share", "vram", "wait_for_gpus"):
-        if getattr(options, name):
+        if getattr(options, name) not in (None, False, NONE):
             raise DeviceError(f"{option_text(name)} is about GPUs, and {cpu} asks for the CPU: give only one")
 
 
-def member_needs(options: RunOptions, resources: Resources) -> Resources:
-    """What a member needs, as the options say, and else the experiment. Raises ExperimentError."""
+def member_needs(options: RunOptions, resources: Resources, declared: Resources | None = None) -> Resources:
+    """The resources of a member, with the options `share` and `vram` applied. Raises ExperimentError.
+
+    declared: what the experiment declares, which an option "none" brings back; None = resources.
+    """
     given = {name: value for name in ("share", "vram") if (value := getattr(options, name)) is not None}
+    given |= {name: getattr(declared or resources, name) for name, value in given.items() if value == NONE}
     try:
         return replace(resources, **given)
     except ExperimentError as error:  # an option is to blame, and no line of a script
         text = error.said
         for name in given:
             text = text.replace(f"resources.{name}", option_text(name), 1)
-        raise ExperimentError(text) from None
+        raise ExperimentError(f"{text}, or '{NONE}'") from None
 
 
 def _xids(options: RunOptions) -> dict[int, Blame]:

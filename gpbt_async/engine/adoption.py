@@ -1,14 +1,12 @@
-"""Adoption: the settings that a run takes over from an edited script while it is under way, and the effect on configs.
+"""Adoption: settings that a run takes over from an edited script at a resume, and their effect on configs.
 
-experiment.json keeps the settings that the run began with. What was adopted since is a fact of the journal
-(events.Adopted), because the engine decides by it: a journal is replayed with the old settings up to that fact, and
-with the new ones behind it. `ADOPTABLE` are the fields for which that is sound. Population, score and seed are not
-among them: the tree so far was grown, ranked and drawn by them.
+experiment.json keeps the settings that the run began with. Each adoption is a fact of the journal (events.Adopted): a
+replay uses the old settings before that fact and the new ones after it. `ADOPTABLE` lists the fields that may be
+adopted. Population, score and seed are not among them, because the existing tree depends on them.
 
-Of a space the bounds, scales, steps and additional options may change, the names and kinds may not. An older config may
-then lie outside. It passes `fit` wherever it is used again: when a waiting member starts, when a child repeats its
-parent, and when a searcher sees it. A member that has trained keeps the config that it was trained with.
-"""
+In a space, the bounds, scales and steps may change, and options may be added; names and kinds may not change. An older
+config may then lie outside the space. `fit` brings it inside when it is used again: when a waiting member starts, when
+a child repeats its parent's config, and when a searcher sees it. A member that has trained keeps its config."""
 
 from __future__ import annotations
 

@@ -5,11 +5,11 @@ its generation, whichever the parents are; a worse one stops the member. At leas
 reported. Generation 0 and the child that repeats its parent's config are exempt. Decisions compare first reports with
 first reports, ranks compare final scores with final scores; a stopped member has no rank.
 
-**generation**, inside a generation: no new children are created once one of them has beaten the best of the generation
-above by more than that one beat the one above it: loss < 2·best(g-1) - best(g-2), and loss < best(g-1), because where
-the generation above had itself lost ground, falling less would otherwise pass for a gain. (Scardigli et al. describe
-it; the published code compared with uninitialised memory and had it switched off.) With plus selection survivors count
-as members of the generation that they survived into.
+**generation**, inside a generation g: no new children are created once the gain of one of them is larger than that of
+the generation before. Gains are measured between best losses: loss < 2·best(g-1) - best(g-2). The child must also be
+better than best(g-1), because the generation before may have made a loss instead of a gain. (Scardigli et al. describe
+this rule; their published code compares with uninitialised memory and does not use it.) With plus selection, survivors
+count as members of the generation that they survived into.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The engine: which member trains next, from which parent, and which checkpoint is no longer needed.
 
-GPBT as a state machine (Scardigli et al., arXiv 2109.14925). Facts go in through `handle`, commands come out, and the
-state changes in no other way: no clock (times come in facts), no files, no processes, no asyncio, and no random numbers
-but those keyed by (seed, path). So a journal replayed through the same `handle` gives an equal state, and `outstanding`
-derives every command whose effect is not in the journal yet: resume = replay + Opened.
+It is GPBT as a state machine (Scardigli et al., arXiv 2109.14925). Only `handle` changes its state: a fact goes in, and
+commands come out. It uses no clock (facts have times), no files, no processes, no asyncio, and only random numbers that
+(seed, path) determines. So replaying the journal through `handle` gives an equal state, and `outstanding` derives every
+command whose effect is not in the journal yet. A resume is this replay and one more fact, Opened.
 
-The one surprise: `Selection.upcoming` plays the breeding rule forward without changing anything. A free slot trains the
-first member that it yields. For the next few, the engine asks the searcher in advance, so that no slot waits. Members
-are created strictly in that order. Otherwise a parent whose config came sooner would have more children.
+The one surprise: `Selection.upcoming` computes the next members by the breeding rule, without creating them. A free
+slot trains the first of them. For the following few, the engine asks the searcher in advance, so that no slot waits.
+The engine creates members strictly in this order. Otherwise parents whose configs come sooner would have more children.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@
 Pure functions of the settings and the tree; nothing here changes either. The engine turns their answers into commands.
 Read this file to know how GPBT breeds, and change it here.
 
-The asynchronous rule: generations fill up shallowest first. A child of generation g > 0 may be created as soon as at
-least ceil(evidence · n) members of g-1 have settled; the best max(1, floor(settled · k / n)) of those that may be
-parents are the elite, looked up again at every decision; the elite member with the fewest children in g is the parent
-(ties: the better). A parent's first child repeats its config; the others get theirs from the searcher.
+The asynchronous rule: the earliest generation with room gets the next member. A child of generation g > 0 can be
+created once ceil(evidence · n) members of g-1 have settled, that is, will not train again. The elite are the best
+max(1, floor(settled · k / n)) of the members that may be parents; they are determined anew at each decision. The parent
+is the elite member with the fewest children in g, and among equals the better one. A parent's first child repeats its
+config; the searcher suggests those of the others.
 
-The synchronous rule (the paper's): g opens when g-1 is complete, its exact top k are the parents with fixed quotas, and
-the children of one parent come one after the other, so that each suggestion has seen its elders' results.
+The synchronous rule (the paper's): g opens when g-1 is complete. Its exact top k are the parents, with fixed quotas.
+The children of one parent train one after the other, so that each suggestion can use the results of the earlier ones.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ The engine asks after every fact that changes something; the answer is a functio
 fails everywhere must not use up the budget: not in a run's first session, and not in one that is resumed after days,
 when the data have moved or the script was edited. So what works is counted per session.
 
-Until a session has shown that the script works, each member that ends without success puts it in doubt. While the
-members that are under way are enough to settle the doubt, no new member begins: a misspelt score costs one interval a
-slot. The first report of the score ends the doubt; else the run ends. There is no third way: the run would stand still.
+In each session, the script is in doubt when a member fails before any member has reported the score. Then no new member
+begins while the members in training can still decide the question. So a misspelt score costs only one interval on each
+slot. A report of the score ends the doubt; if none comes, the run ends.
 """
 
 from __future__ import annotations

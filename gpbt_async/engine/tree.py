@@ -1,7 +1,7 @@
 """The family tree: members, generations, and which members are kin.
 
-Pure bookkeeping under the engine: the engine decides, the tree remembers. It knows nothing of slots, clocks or files,
-and nothing is ever removed: the tree only grows, and a member's place in it (its path) never changes.
+The engine decides, and the tree keeps the result. It knows nothing of slots, clocks or files. It only grows, and a
+member's place in it (its path) never changes.
 
 The one surprise: a member's *generation* is the round that it was created in. With comma selection that is its depth.
 With plus selection a parent that was not beaten has more children in later rounds; the generation of such a child is
@@ -10,7 +10,7 @@ one more than the round that its parent survived, so each round still has n memb
 A replay is a tree of stems: n roots, and one child of each in every generation, with the schedule's config. A stem that
 breaks off has no descendants: the generations below it are narrower.
 
-*Settled* is said of a member that has finished, was stopped early or has failed, for good.
+A member is *settled* when it has finished, was stopped early, or has failed in its last attempt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""class Member, which a training function gets: its identity, where to read and write, and `report`.
+"""The class Member, which a training function gets: its identity, its folders, and `report`.
 
-Every training script imports this, so it imports little and costs milliseconds. It touches one file (the member's
-metrics.jsonl) and one socket, both its own. The surprise: `report` also receives. It looks, without waiting, whether
-the scheduler wants the member to stop, and then raises Stopped.
+Every training script imports this module, so it imports little and costs milliseconds. A Member uses one file, its
+metrics.jsonl, and one socket to the scheduler. The surprise: `report` also receives. If the scheduler has asked the
+member to stop, `report` raises Stopped; it does not wait for such a message.
 
 Without a socket (`Member.local`) a member works as well, and prints its reports.
 """

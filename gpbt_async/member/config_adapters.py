@@ -1,7 +1,7 @@
-"""Libraries that know a dict by its exact type learn what a member's config is, once they are imported.
+"""Adapters for libraries that treat only the exact type dict as a dict: they register the config's class there.
 
-Without this YAML would refuse to write a config, and JAX and torch would take the whole of it for one leaf of a tree.
-OmegaConf cannot be taught: a script gives it `dict(member.config)`.
+Without them, YAML refuses to write a config, and JAX and torch treat the whole config as one leaf of a tree. They take
+effect when the library is imported. OmegaConf has no such registration: a script gives it `dict(member.config)`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,15 @@
 """An exception of the training function: what caused it, and what to do about it.
 
-Runs in the member's process, where the exception's class, its causes, the file that it names and the file systems are
-at hand; `processes.remedies` knows the same errors by their text alone, for programs and for processes that died. The
-result, (fault, remedy), travels in the member's End and decides whether another attempt can help: files, networks,
-memory, GPUs and other processes come and go, so their errors get every attempt (PASSING); weights that do not fit the
-model fail in every attempt (LASTING); a full disk makes the run wait (DISK, ELSEWHERE). An unknown error has no remedy:
-none is better than a wrong one.
+This runs in the member's process, which has the exception's class, its causes, the file that it names and the file
+systems. `processes.remedies` knows the same errors by their text alone, for programs and for processes that died. The
+member's End carries the result, (fault, remedy), and the fault decides whether another attempt can help:
+
+    PASSING           an error of files, networks, memory, GPUs or other processes: it may go away, so every attempt is
+                      made
+    LASTING           weights that do not fit the model: another attempt would fail, too
+    DISK, ELSEWHERE   a full disk: the run waits
+
+An unknown error has no remedy: none is better than a wrong one.
 """
 
 from __future__ import annotations

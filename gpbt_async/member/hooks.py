@@ -1,6 +1,6 @@
-"""Our code in the user's libraries: called when a library has been imported, or instead of one of its functions.
+"""Hooks in the user's libraries: code of ours that runs after a library's import, or around one of its functions.
 
-A library is never imported for this. A replaced function does what it did before; what we add must not raise.
+A hook never imports a library itself. A wrapped function behaves as before, and the code that we add must not raise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a member loads from its parent, and what that restores by mistake: torch's three `load_state_dict`.
+"""A watch over torch's three `load_state_dict`: do they restore values of the parent by mistake, or nothing at all?
 
 An optimizer's state holds its hyperparameters too. A child that makes its optimizer with the config's learning rate and
 then loads the parent's state trains at the parent's learning rate, and so a whole lineage trains at its root's. The
@@ -6,12 +6,13 @@ same happens with a scheduler's state, which holds the base learning rates. And 
 accepts a state in which not one name matches (`module.` of DataParallel, `_orig_mod.` of torch.compile): the child then
 starts from nothing.
 
-So the three are wrapped in the member's process, once torch is imported. A wrapper compares before and after, which
-costs microseconds a load. Only an optimizer that lost a value of the config is looked at again, at its first step: most
-scripts set the value once more in between, and are correct. A value counts as the config's if it equals one there whose
-name fits: a dropout of 0.1 is no learning rate of 0.1.
+So this module wraps the three methods in the member's process, once torch is imported. A wrapper compares the values
+before and after the load, which costs microseconds. If an optimizer lost a value of the config, the watch looks again
+at its first step, since most scripts have set the value again by then. A value belongs to the config only if its name
+fits, too: a dropout of 0.1 is no learning rate of 0.1.
 
-A wrapper runs inside the script's own call, which returns and raises what it always does; our part must not raise.
+A wrapper runs inside the script's call. The call returns or raises as without it, and the wrapper itself must not
+raise.
 """
 
 from __future__ import annotations

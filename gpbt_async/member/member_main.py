@@ -1,11 +1,12 @@
 """A member's process from the inside, whether forked from the zygote or started as a fresh interpreter.
 
 It sends Hello, waits for Begin (a spare waits here), sets up its surroundings, trains, sends End, cleans up and exits.
-A resident process puts itself back into its first state instead (residence.py), and waits for the next Begin.
-It touches only its own process. The surprise is at the end: End is sent the moment the training function returns,
-because its time is the training's end, but the process is not done. It then waits for its threads, runs what was
-registered to run at exit, kills the processes that are left (it is their subreaper) and sends Clean, so that the
-scheduler need not look for leftovers.
+It affects only its own process. The surprise is at the end. The process sends End immediately after the training
+function returns, so that the scheduler knows when the training ended. Then it waits for its threads, runs its atexit
+functions, kills its remaining child processes (it is their subreaper), and sends Clean. So the scheduler does not need
+to search for such processes.
+
+A resident process puts itself back into its first state instead of exiting (residence.py), and waits for another Begin.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The user's script, imported: under which name, what it declares, and one message for what is wrong with it.
+"""The import of the user's script: its module name, its declaration, and one message if something is wrong.
 
 Runs inside the zygote and inside fresh interpreters, never in the scheduler. Imports nothing heavy itself; what the
 script imports is the script's business. The surprise: the script never becomes `__main__`, so that an application that

@@ -1,4 +1,4 @@
-"""Which script seeds what the member has already seeded: python's, numpy's and torch's random numbers.
+"""A watch over seeds: does the script seed the random numbers of Python, numpy or torch, which are seeded already?
 
 A member is seeded before its training function runs. `torch.manual_seed(0)` in the function gives all members the same
 draws: the population then differs by its configs alone, and the noise of one seed is taken for the gain of a config.
@@ -8,8 +8,8 @@ generator, so it removes the note, unless that state was captured after the seed
 interval, after other draws (an evaluation's), is not a finding. Generators of the script's own (`torch.Generator()`,
 `default_rng`) are not watched: their draws cannot be seen.
 
-The pre-flight compares two members: the same seed at the same line although the members' seeds differ is a finding; a
-seed that follows the member's is not.
+The pre-flight compares two members with different seeds. It is a finding if both set the same seed at the same line. A
+seed that the script computes from the member's is none.
 """
 
 from __future__ import annotations

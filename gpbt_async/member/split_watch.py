@@ -1,11 +1,12 @@
-"""Which split of the data a member is judged by: torch's `random_split` and scikit-learn's `train_test_split`.
+"""A watch over splits of the data: torch's `random_split` and scikit-learn's `train_test_split`.
 
-Every member has a seed of its own, so a split that is drawn from the global random numbers inside the training function
-differs from member to member. A child is then judged by data that its parent has trained on, and members with a lucky
-split win. The two functions are wrapped: a member notes the place of each call and a fingerprint of its last part, and
-the pre-flight compares members. A place that splits more than once in a member draws samples, and does not count.
+Every member has its own seed. So if the training function splits the data with the global random numbers, the split
+differs between members. Then a child may be scored on data that its parent has trained on, and members with an easy
+split win. This module wraps the two functions: a member notes the line of each call and a fingerprint of the last part
+of the split, and the pre-flight compares members. A line that splits more than once in a member is ignored, because it
+probably draws samples.
 
-Splits made while the script was imported count too: a script that fresh interpreters import splits once a member.
+Splits during the import of the script count, too: with --start exec, each member imports the script.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which files and lines are the user's: to name the line of an error, of a seed, of a scheduler that was made.
+"""Is a file the user's? Messages use this to name the line in the user's code that caused an error or a finding.
 
 A file is the user's if it is neither ours, nor the standard library's, nor an installed package's.
 """

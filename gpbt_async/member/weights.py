@@ -1,9 +1,9 @@
 """Has a member trained the model that it saves? For `gpbt.torch`, whose checkpoints never equal their parents' bytes.
 
-Such a checkpoint holds random numbers too, so comparing folders finds nothing. `load` keeps a sample of what it has
-loaded, a few numbers of some trainable tensors, and `save` looks whether one of them has changed. Nearly always the
-first has, and that is all it costs; only if none has is the whole compared with the parent's file. One member that
-restores its best weights is correct, so the pre-flight waits for the first children to agree.
+A checkpoint also holds random numbers, so to compare folders is useless. `load` keeps a few numbers of some trainable
+tensors, and `save` checks whether one of them has changed. Nearly always the first has, so the check is cheap. If none
+has, `save` compares all weights with the parent's file. A single member may correctly restore its best weights.
+Therefore the pre-flight reports this only if all of the first children do so.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ It never trains. It receives, over its socketpair to the scheduler, {op: open, s
 with the member's socket and pidfd; {op: warmed, hazard, why}; {op: exit, pid, status} once a member and all its
 processes are gone.
 
-The surprises, each learned from a measurement: a process that ran one OpenMP operation with two threads has children
-that hang in theirs, so everything here has one thread, and a script that starts native threads or CUDA while it is
-imported is reported with the line to move (fork_hazards.py); and what a library imports on its first use takes members
-seconds (torch's first optimizer: two), so it is imported here once, but only when the first members train (warm_up.py).
+Two surprises, both measured. If a process has run an OpenMP operation with two threads, its forks hang in their own
+OpenMP operations. So this process uses one thread. If the script starts native threads or CUDA during its import, the
+zygote reports the line to move (fork_hazards.py). And libraries import much on their first use: torch's first optimizer
+takes two seconds. The zygote makes such imports once ("warm"), but only when the first members train (warm_up.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The pre-flight: is what is searched what is trained?
+"""The pre-flight: does the script train with the configs that the run searches?
 
-A tuner's worst failure is to finish, exit with 0, and have searched noise, because an ordinary script did not train
-what was searched. The pre-flight finds that out while the first members train. It trains nothing twice and delays
-nothing.
+The worst failure of a tuner is a run that finishes with exit status 0 and has searched noise, because the script did
+not use its config, its seed or its parent's checkpoint. The pre-flight looks for such faults while the first members
+train. It needs no extra training and delays nothing.
 
 * `checks`: facts and observations in, findings out. A run (`launch`), `doctor` and `try` use the same checks.
 * `observations`: what a member's process observed, and what several members' observations show together.

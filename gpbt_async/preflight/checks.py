@@ -1,4 +1,4 @@
-"""Facts and telemetry in, findings out: what the first members of a run show about its script.
+"""The checks of the pre-flight: facts and telemetry of the first members go in, and findings come out.
 
 Pure: no clock, no files. A run feeds in every fact of its journal, and the telemetry of every member whose `train`
 returns. `doctor` does the same with its few members. Each finding is reported once: a resumed run knows from its

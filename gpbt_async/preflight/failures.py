@@ -1,8 +1,8 @@
 """Why members of a generation failed, grouped by reason: for the finding, and for the end of a run.
 
-Pure, read off the engine's tree. A run in which many members of a generation failed for one reason has searched less
-than it seems: it may have finished, but must not pass over that. Two reasons are alike when their texts are, apart from
-numbers and paths.
+Pure: it reads the engine's tree. If many members of a generation failed for one reason, the run has searched less than
+it seems, so it must report that even if it has finished. Two reasons are the same if their texts differ only in numbers
+and paths.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What members' processes observed, and what it shows, alone or compared between members.
+"""Findings from observations in members' processes, of one member or compared between members.
 
 A member's process sends its telemetry as plain JSON (member/telemetry.py). It runs the user's script, so nothing in it
 is trusted: `Observations.received` keeps what has the right shape.

@@ -1,9 +1,9 @@
-"""What the scores of the first members show: are they there, finite, different, and do they depend on training?
+"""Checks of the first members' scores: do they exist, are they finite, do they differ, do they depend on training?
 
-The hard question is the last one. Children that all end with exactly the score that their parent had, or exactly their
-siblings', report before they train, or their interval changes nothing that the score can see. One such child shows
-nothing. Eight do, if the score can tell models apart at all: an accuracy on 75 images has 76 values, and sound members
-tie in it for generations.
+The last question is the hard one. If children end with exactly their parent's score, or all siblings with the same one,
+they may report before they train, or the training may not affect the score. One such child proves nothing. Eight do, if
+the score has many possible values. An accuracy on 75 images has only 76 values, so there correct members are often
+equal.
 
 Scores cannot show whether children begin where their parents ended, so that is not checked here. Noise, a learning rate
 that begins high, and the luck of the chosen parents look the same.

@@ -1,7 +1,7 @@
 """The scheduler's end of its sockets to guardian and zygote: JSON lines and descriptors, inside the event loop.
 
-Sends never wait and never fail: what the socket does not take now is sent when it can, and that the other side has died
-is reported by `ended`, which is called once. Received descriptors belong to the handler of their message.
+Sending never waits and never fails: data that the socket does not accept yet is sent later. If the other side dies,
+`ended` is called once. The handler of a message owns the descriptors that came with it.
 """
 
 from __future__ import annotations

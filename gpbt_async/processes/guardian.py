@@ -1,10 +1,10 @@
 """Our handle on the guardian: start it, have it start processes, know when they are gone, end it.
 
-The guardian is the only process that the scheduler starts itself. What the guardian starts is handed out as a Child: a
-pid, a pidfd opened before the pid can be reused, and a future that is done once the child *and everything it started*
-is gone. The surprise: "gone" must come true even if the guardian is killed. So when the guardian is lost, the whole
-machine is searched for processes with the run's mark, which are killed, and every child counts as gone, with
-AncestorDied in place of an exit status.
+The guardian is the only process that the scheduler starts itself. A process that the guardian starts is a Child here: a
+pid, a pidfd opened before the pid can be reused, and a future, `gone`, that is done once the child and every process
+that it started are gone. The surprise: this must work even if the guardian is killed. Then this module searches the
+machine for processes with the run's mark and kills them. Each child's future gets AncestorDied instead of an exit
+status.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
-"""The guardian: the one process that outlives the scheduler, and cleans up behind it.
+"""The guardian: it starts a run's other processes for the scheduler, outlives it, and then ends them.
 
-A program of its own, run by a plain interpreter (`python -I -S`) with the standard library only: it must be small,
-start in milliseconds, and have no way to fail. It is the parent of the zygote and of every exec'd member, in its own
-session so that the terminal's Ctrl-C does not reach it, and holds one end of a socketpair to the scheduler.
+It is a program of its own, run by `python -I -S` with the standard library only, so that it is small, starts in
+milliseconds and can hardly fail. It is the parent of the zygote and of every member that is not forked. It has its own
+session, so Ctrl-C in the terminal does not reach it. A socketpair connects it with the scheduler:
 
-In: {op: spawn, tag, argv, env, cwd, log, at} with descriptors, which the child finds at the numbers `at`; {op: hold}
-with a descriptor that stays open until the guardian ends. Out: {op: spawned, tag, pid} with a pidfd; {op: failed, tag,
-error}; {op: exit, pid, status} once a child *and everything it started* is gone.
+    from the scheduler   {op: spawn, tag, argv, env, cwd, log, at}, with descriptors: start a child. It has each
+                         descriptor at the number that `at` gives
+                         {op: hold}, with a descriptor: keep it open until the guardian ends
+    to the scheduler     {op: spawned, tag, pid}, with a pidfd;  {op: failed, tag, error}
+                         {op: exit, pid, status}: a child and every process that it started are gone
 
-The surprise is the end: when the scheduler's end of the socketpair closes, for whatever reason, the guardian kills all
-that is below it until it has no child, then all that is marked with the run's id, and only then ends. The run's lock
-file is among what it holds, so the run cannot be resumed before that.
+The surprise is the guardian's end. When the scheduler closes its end of the socketpair, or dies, the guardian kills its
+children until it has none. Then it kills every process with the run's mark, and ends. The guardian holds the run's lock
+file open, so the run cannot be resumed before all of this is done.
 """
 
 from __future__ import annotations

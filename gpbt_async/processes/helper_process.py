@@ -1,13 +1,12 @@
 """A program of ours that runs below the guardian and is talked to over a socket: the searcher process, each tracker.
 
-What a user's searcher or tracker does, importing for seconds, hanging or dying, it does there, and not beside the event
-loop. The program imports from where this process does, uses one thread in every numerical library, because the cores
-belong to the members, and finds its end of the socket as helper_main.py describes. Both sides speak JSON, one message a
-line.
+A user's searcher or tracker may import for seconds, hang or die. It does so in this process, so the event loop goes on.
+The program has the import path of the scheduler's process. It uses one thread in every numerical library, because the
+cores belong to the members. Both sides send JSON, one message a line (helper_main.py).
 
-Every failure of a helper is a HelperError: it could not be started, died, or answered with what is no message. After
-one the process is of no more use: `end` kills it and waits until it is dead. The surprise is that waiting for a death
-has a limit: a process that survives SIGKILL hangs in the kernel, and must not hold up the run.
+Every failure of a helper is a HelperError: it could not be started, died, or sent an invalid answer. Then the caller
+ends it: `end` kills the process and waits for its death. The surprise is that this wait has a limit: a process that
+survives SIGKILL hangs in the kernel, and must not delay the run.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ class HelperProcess:
         answer = await self.receive()
         if isinstance(answer, dict) and answer.get("id") == number:
             return answer
-        raise HelperError(f"{self._name} answers nonsense: {str(answer)[:80]}")
+        raise HelperError(f"{self._name} sent an invalid answer: {str(answer)[:80]}")
 
     async def send(self, message: Mapping[str, object]) -> None:
         """Send a message that has no answer. Raises HelperError."""
@@ -117,7 +116,7 @@ class HelperProcess:
         while (end := self._received.find(b"\n", searched)) < 0:
             searched = len(self._received)
             if searched > LONGEST:
-                raise HelperError(f"{self._name} answers without end")
+                raise HelperError(f"{self._name} sent an answer that is too long")
             try:
                 chunk = await loop.sock_recv(self._connection, 1 << 16)
             except OSError as error:
@@ -130,7 +129,7 @@ class HelperProcess:
         try:
             return json.loads(line)
         except (ValueError, RecursionError):
-            raise HelperError(f"{self._name} answers nonsense: {line[:80]!r}") from None
+            raise HelperError(f"{self._name} sent an invalid answer: {line[:80]!r}") from None
 
     def end_input(self) -> None:
         """Tell the helper that no message follows: it is to finish its work and end."""

@@ -1,13 +1,13 @@
-"""Starts everything a run consists of: the guardian, below it the zygote and helpers, and members, forked or exec'd.
+"""The launcher starts all processes of a run: the guardian, the zygote and helpers below it, and the members.
 
-The launcher is the scheduler's one way to a new process, and decides what to do when one does not come to life. It
-starts guardian and zygote again after their death, and kills a fork that hangs (deadlock.py). Members start as fresh
-processes from then on, and also if the script touches CUDA or starts native threads while it is imported. Each of these
-is reported once.
+It also handles failed starts. If guardian or zygote die, it starts them again. If a forked member hangs (deadlock.py),
+it kills the member, and starts members as fresh processes from then on. It does the same if the script uses CUDA or
+starts native threads during its import. Each of these events is reported once.
 
-Leaving the context means that no process of the run is alive. The surprise is how little of that is done here: the
-launcher closes two sockets and waits for the guardian to end, which it does only when nothing is left to kill.
-A member that dies with its zygote or guardian is lost, not failed; so that this has an end, deaths are counted here.
+When the context is left, no process of the run is alive. The surprise is how little the launcher does for that: it
+closes two sockets and waits for the end of the guardian, which kills all others first. If a member dies together with
+its zygote or guardian, its attempt does not count. The launcher counts these deaths, so that the run does not repeat
+them for ever.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How a member's attempt ended, and the words for one that did not return.
+"""The outcome of a member's attempt, and the text for a failed one.
 
-`reason` makes the one line that the journal, the terminal and the report show of a failure: what was raised, where, the
-last line of the log if the process died, and what to do about it if that is known.
+`reason` makes the line that the journal, the terminal and the report show for a failure: the exception and its place,
+or the last line of the log if the process died, and a remedy if one is known.
 """
 
 from __future__ import annotations

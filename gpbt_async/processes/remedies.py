@@ -1,14 +1,13 @@
 """What to do about a failure, and whether another attempt can help: a small table of errors that people meet.
 
-member/failure.py looks at the exception itself, in the member's process, where its class, its causes, the file it names
-and the file systems are at hand; what it finds travels in the member's End. `remedy_for` has the text alone: of a
-program, or of a process that died. An unknown error has no remedy: none is better than a wrong one.
+member/failure.py looks at the exception itself, in the member's process; the member's End carries the result. For a
+program, or a process that died, only the text is known: `remedy_for` looks there. An unknown error has no remedy: none
+is better than a wrong one.
 
-Whether to try again depends on whether the surroundings or the script caused the failure. Files, networks, memory, GPUs
-and other processes come and go: what they raise gets all its attempts, even in the same words. All else is tried a
-second time, and what fails twice in the same words at the same line would fail for ever. One kind is certain at once: a
-model that does not fit the weights it loads, since the config and the parent decide that, and are the same in every
-attempt.
+The number of attempts depends on the cause. Errors of files, networks, memory, GPUs and other processes may go away, so
+the member gets all its attempts. Any other error gets a second attempt; if that fails with the same text at the same
+line, a third would too. A model that does not fit the weights it loads gets no second attempt, because the config and
+the parent, which cause this, are the same in every attempt.
 """
 
 from __future__ import annotations

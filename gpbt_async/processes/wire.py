@@ -1,12 +1,12 @@
 """The messages between the scheduler and a member: frozen dataclasses, each one line of strict JSON.
 
 Pure: no file, no socket, no clock; bytes in, messages out. Both sides import this module, so a change of the vocabulary
-is a change of VERSION. The surprise: JSON has no NaN, and a diverged loss is a perfectly good thing to report, so
-numbers that are not finite travel as the strings "NaN", "Infinity" and "-Infinity" and come back as floats.
+is a change of VERSION. The surprise: JSON has no NaN, and a member may report a diverged loss. So numbers that are not
+finite are written as the strings "NaN", "Infinity" and "-Infinity", and read as floats.
 
-A member opens with Hello and waits for Begin. It sends Enter just before the training function, Report as often as it
-likes, End the moment the function is over, and Clean once nothing it started is left. The scheduler sends Begin, at
-most once Go (the verdict on a first report that waits for one), and at most once Stop.
+A member first sends Hello and waits for Begin. It sends Enter just before it calls the training function, Report any
+number of times, End when the function has returned, and Clean once its child processes are gone. The scheduler sends
+Begin, at most one Go (which lets a member continue after its first report), and at most one Stop.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@
 The event loop itself reads the socket and the pidfd: no StreamReader with its 64 KiB lines, and never asyncio's child
 watcher.
 
-A resident process trains several members; each has a Worker of its own, and `successor` makes the next one. Leaving the
-block hands such a process over (`on_free`), if it has ended its member well and waits for another.
+A resident process trains several members. Each has a Worker of its own, and `successor` makes the next one. If the
+process has ended its member well and waits for another, leaving the block hands it over (`on_free`).
 
-Leaving the block means that the member *and everything it started* is gone. The surprise is how cheap this is in the
-normal case: a member that ends well first removes what it started and sends the message `Clean`, and then nothing needs
-to be checked. Otherwise the reaper (zygote or guardian) reports when the last stray is gone. A process stuck in the
-kernel is given up after a deadline, with a warning, rather than hanging the run.
+When the block is left, the member and every process that it started are gone. The surprise is how cheap this usually
+is: a member that ends well removes its processes itself and sends the message `Clean`, so nothing needs to be checked.
+Without a `Clean`, the worker waits until the member's parent (zygote or guardian) reports that the last process is
+gone. If a process hangs in the kernel, the worker gives up after a deadline, with a warning.
 """
 
 from __future__ import annotations
@@ -274,7 +274,9 @@ class Worker:
 
     def _lingers(self) -> None:
         if self.end is not None and self.end.how is Exit.RETURNED:
-            self._push(Advice("train has returned, but the process still runs: a thread?"))
+            self._push(
+                Advice("train has returned, but the process still runs: perhaps a thread of the script does not end")
+            )
             self._linger = self._loop.call_later(LINGER - UNEASY, self._overruns)
         else:
             self._finish()
@@ -334,7 +336,10 @@ class Worker:
         if not self.gone.done():
             self._given_up = True  # warn once, and do not wait again
             self._warn(
-                Advice(f"member {self.member}: process {self.pid} left something that cannot be killed; going on")
+                Advice(
+                    f"member {self.member}: process {self.pid} started a process that cannot be killed; "
+                    "the run continues without waiting for it"
+                )
             )
 
     # -- the end

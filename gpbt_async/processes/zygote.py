@@ -1,16 +1,17 @@
 """Our handle on a zygote, the process that imports the script: its declaration, forks, and spares forked ahead.
 
-A Zygote is one process from its start to its death; the launcher makes another one after that. The surprise is that a
-spare and a fork are the same thing, a future of a Worker: a spare is merely requested early, and `take` waits for one
-that has not arrived yet as for any fork.
+A Zygote object is one process from its start to its death; the launcher makes another one after that. The surprise is
+that a *spare* is an ordinary fork that was requested before a member needs it. Both are a future of a Worker, and
+`take` waits for either.
 
-A zygote that does not answer in time (stopped, or a thread of the script holds its lock) is killed, since every start
-of a member would wait for it. After that it counts as one that died by itself.
+A zygote may not answer in time, because it is stopped, or because a thread of the script holds its lock. Then it is
+killed, as every start of a member would wait for it.
 
-A zygote is cold at first: its first forks are handed out as they are, so that the first member trains as soon as the
-script is imported. It warms up once those train, if torch is loaded, and again whenever a member that has trained
-names packages that it had to import (`learn`). While it warms up, which may take seconds, no fork is made: a member
-that waits for one gets a warm one, no later than a cold one would have trained.
+Libraries import modules on their first use: torch's first optimizer, for two seconds. A zygote can do that once, before
+it forks: it *warms up*. But the first members do not wait for it, so that they train as soon as the script is imported.
+The zygote warms up once they train, if torch is loaded, and again when a member that has trained names packages that it
+had to import (`learn`). Meanwhile it cannot fork. A member that waits for it trains no later than one that would have
+had to make these imports itself.
 """
 
 from __future__ import annotations

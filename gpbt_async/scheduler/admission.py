@@ -1,12 +1,12 @@
-"""Admission: all that a member passes before its process starts.
+"""Admission: the four conditions for a member to start.
 
-In this order: the run is not paused, the disk has room for its checkpoint, a slot is free, its folder is ready.
-What comes of it is a slot and a `wire.Begin`: all that the member's process gets to know. (The engine's Node, on the
-other side, knows nothing of files and devices.)
+Admission waits, in this order, until the run is not paused, the disk has room for the member's checkpoint, a slot is
+free, and the member's folder is ready. It returns the slot and a `wire.Begin`, the message that describes the member to
+its process.
 
-A pause is a person's wish, sent through the control FIFO: no member begins until it ends, and those that train go on.
-The pause is checked twice: at the beginning, and again when the member has its slot, because it may have waited long
-for it. If the run has been paused meanwhile, the member gives the slot back. A resume begins without a pause.
+A user pauses a run through the control FIFO. Then no member begins until the pause ends; members that train continue.
+Admission checks the pause twice: at the beginning, and again when it has a slot, because the wait for the slot
+may be long. If the run is paused by then, admission gives the slot back. A resume ends the pause.
 """
 
 from __future__ import annotations

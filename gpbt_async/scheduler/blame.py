@@ -1,8 +1,9 @@
-"""Blame: whether an attempt failed by the member's own doing, or by its GPU's or the disk's.
+"""Blame: did the member itself cause the end of its attempt, or its GPU, or the disk?
 
-An attempt that is lost by no fault of the member starts again and does not count; one that failed is tried again as
-often as the experiment allows, unless another attempt would certainly fail in the same way. The member's process says
-what it knows (wire.End.fault). Of a program, or of a process that died, the end of its log is all the evidence.
+If the member did not cause it, the attempt is *lost*: it does not count, and the member starts again. If it did, the
+attempt has *failed*: the member has as many attempts as the experiment allows, unless another one would certainly fail
+in the same way. A member's process sends what it knows of the cause (wire.End.fault). For a program, or a process that
+died, only the end of the log shows the cause.
 """
 
 from __future__ import annotations

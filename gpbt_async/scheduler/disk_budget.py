@@ -1,13 +1,12 @@
-"""Room on the disk: a member begins only when its checkpoint will fit, and a run waits for a full disk.
+"""Room on the disk: a member begins only if its checkpoint is expected to fit; a run waits while the disk is full.
 
-There are two limits: the run's own budget (`--disk`), over the checkpoints that it keeps, and what the file system has
-left, whoever uses it. A member is expected to write as much as the largest checkpoint so far. That is a guess, so a
-member may meet a full disk all the same. Then no member begins until there is more room than there was, and twice as
-much more each time. But not for ever, as it may be a quota, or the inodes, that are used up, and the kernel never says
-when they no longer are: after some time one member tries, after twice as long the next time. (Another file system that
-is full is none of this module's business: blame.py.)
+There are two limits: the run's budget (`--disk`) for its checkpoints, and the free space of the file system. The
+expected size is that of the largest checkpoint so far. This is a guess, so a member may still meet a full disk. Then no
+member begins until there is more free space than there was; after each further such failure the space must have grown
+by twice as much. A quota or used-up inodes do not show in the free space. So after some time one member tries all the
+same, and after twice that time the next. If another file system than the run's is full, blame.py decides.
 
-Members that train are never held up: the room was kept for what they write next.
+Members that train continue, because their checkpoints were counted when they began.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Edits: what an experiment declares at a resume otherwise than when its run began, and what is done about each.
+"""Edits at a resume: the fields in which the declaration differs from the one that the run began with.
 
-A run goes on as it began. An edited script may declare something else, and to train on in silence by the former
-declaration would mislead the person who edited it. So a warning names each field that differs, with both values; some
-may be adopted (engine/adoption.py), and the others are refused with the reason. Options of the command line came after
-the declaration and are no edits: declarations are compared with each other, and the settings in force are named only
-where they differ from both.
+A run continues with the settings that it began with. The user may have edited the script and expect the new settings.
+So a warning names each field that differs, with both values. The user can adopt some of these fields
+(engine/adoption.py); for the others an error gives the reason. The two declarations are compared without the options of
+the command line. If these options set a field, the warning also names the value in force.
 """
 
 from __future__ import annotations

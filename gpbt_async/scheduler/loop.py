@@ -1,16 +1,16 @@
-"""The loop. One turn of it is the sentence the whole program should read as:
+"""The scheduler's main loop. One turn of it is:
 
-> a fact arrives → it is appended to the journal → the engine handles it → its commands are performed → each
-> performance ends in a fact.
+> a fact arrives → the journal appends it → the engine handles it and returns commands → each command becomes a task
+> → each task ends in a fact.
 
-Everything happens on the event loop's one thread: a turn is never interrupted, so engine and journal need no lock. Each
-command becomes a task of one TaskGroup. The tasks know nothing of each other: the engine decides whatever concerns more
-than one member. `_train` is a member's attempt, from top to bottom.
+All of this happens in the event loop's one thread. Nothing interrupts a turn, so engine and journal need no lock. The
+tasks belong to one TaskGroup and do not depend on one another: the engine makes every decision that concerns more than
+one member. The task `_train` is one attempt of a member, from its start to its end.
 
-The one surprise is how little is waited for. A fact is in the kernel's hands before the loop acts on it, so a killed
-scheduler loses nothing; to survive a power failure it must also reach the disk, and the journal syncs to the disk
-behind the loop's back. To lose its tail to a power failure is harmless, as it only means training a little again, with
-one exception: a checkpoint that was deleted because of a lost fact. So only a Discard waits for the disk.
+The one surprise is that the loop does not wait until a fact is on the disk. The journal writes a fact to the kernel
+before the loop acts on it, so a scheduler that is killed loses nothing. The journal syncs to the disk in a thread of
+its own, so a power failure may lose the last facts. That is harmless, because a resume trains these members again. The
+exception is a checkpoint that was deleted because of a fact that is lost. Therefore only a Discard waits for the disk.
 """
 
 from __future__ import annotations
@@ -343,7 +343,7 @@ class Scheduler:
     async def _verify(self, member: Node, whole: asyncio.Future[bool]) -> None:
         problem = await self._store.verify(self._folder.member(member.id).checkpoint)
         if problem is not None and member.id in self.engine.stored:  # else it was being deleted
-            self._warn(f"member {member.id} is no parent any more: {problem}")
+            self._warn(f"member {member.id} can no longer be a parent: {problem}")
             t, attempt = self._clock.now(), member.attempt
             self.turn(events.Damaged(t=t, member=member.id, attempt=attempt, reason=problem))
         whole.set_result(problem is None)

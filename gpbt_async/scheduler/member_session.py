@@ -1,13 +1,13 @@
-"""One attempt of one member, as its process reports it: scores, metrics, deadlines, and the fact that it ends in.
+"""One attempt of one member: its process's messages come in, and the fact that ends the attempt comes out.
 
-It takes in the messages of a member's process one by one, and knows neither the journal nor the engine:
+It collects scores and metrics and keeps the deadlines. It knows neither the journal nor the engine:
 
     with MemberSession(settings, member.id, attempt, end=...) as session:
         async for message in worker:
             session.hear(message)
 
-A member that misses a deadline is ended (`end` is called with the reason, once), and has failed: as far as the
-scheduler can tell a hang is the member's own doing, and one that always hangs must not be tried for ever.
+When a member misses a deadline, the session calls `end` once, with the reason, and the attempt has failed. It counts as
+the member's own fault, so that a member which always hangs is not tried for ever.
 """
 
 from __future__ import annotations

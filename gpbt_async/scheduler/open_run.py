@@ -1,9 +1,9 @@
 """A run that this process holds: its folder is locked, its journal is open, its state is known.
 
-A RunState is what the run's folder says: its configuration, its journal, and the engine, usage and disk account that
-follow from the journal's facts. `RunState.apply` is the only place in which a fact changes them. A run that has ended
-has no more than that. An OpenRun adds what trains members: processes, slots, searcher and trackers. startup.py makes
-both whole, and the exit stack that startup.py was given closes them.
+A RunState is the run as its folder describes it: the configuration, the journal, and the engine, usage and disk account
+that follow from the journal's facts. Only `RunState.apply` changes them, by a fact. A run that has ended has a RunState
+alone. An OpenRun adds processes, slots, searcher and trackers, to train members. startup.py makes both, and its
+caller's exit stack closes them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A run from outside: start it, listen to it, stop it, read its results.
 
-The entry point of applications and of the command line. `Run` has a run opened (startup.py), hands it to a Scheduler,
-and closes all of it again in reverse, whatever happens in between: one AsyncExitStack is the whole of that promise. It
-forces nothing on the application: no signal handler, no event-loop policy, no logging set-up. Warnings go to the logger
-"gpbt_async" and to listeners.
+Applications and the command line use it. `Run` lets startup.py open a run, gives it to a Scheduler, and closes it again
+in reverse order, also after an error: one AsyncExitStack does that. It installs nothing in the application: no signal
+handler, no event-loop policy, no logging set-up. Warnings go to the logger "gpbt_async" and to listeners.
 """
 
 from __future__ import annotations
@@ -70,7 +69,8 @@ class Run:
     devices.health.XIDS. others_may_use: GPU memory, as "2GiB", that others may use on a GPU. affinity: bind members
     to cores near their GPU (the default). nvml_library: the path of libnvidia-ml.so.1. disk: the most that the
     checkpoints kept may take, as "50GiB"; then members wait. track: trackers, as "jsonl" or "mlflow:mlruns" (guide
-    "report"). "none" takes back disk and others_may_use, {} xids, () track.
+    "report"). At a resume, "none" resets share, vram, start, others_may_use, nvml_library and disk to their
+    defaults; {} resets xids, and () track.
 
     Raises GPBTError's subclasses on entering when nothing can be started; RunFailed, LaunchError or SearcherError from
     `wait` and on leaving when it was started and failed.
@@ -92,9 +92,9 @@ class Run:
         resume: Resume = "never",
         slots: int | None = None,
         gpus: str | None = None,
-        start: Literal["zygote", "exec", "resident"] | None = None,
+        start: Literal["zygote", "exec", "resident", "none"] | None = None,
         runs: str | os.PathLike[str] = "runs",
-        share: int | None = None,
+        share: int | Literal["none"] | None = None,
         vram: str | None = None,
         wait_for_gpus: bool | None = None,
         xids: Mapping[int, Literal["member", "card", "nobody"]] | None = None,

@@ -1,9 +1,9 @@
-"""Start-up: from what `Run` was asked for to an open run, new or resumed.
+"""Start-up: it opens a run, new or resumed, for the arguments of `Run`.
 
-The order is the point. First all that can be refused without starting a process: script, name, folder, lock. Then the
-processes, which alone can tell what a script declares; then devices. Only when everything is certain does it write
-experiment.json and the journal, from which moment on the folder holds a run. Each part is put on the caller's exit
-stack as it opens, so a refusal half-way closes what is open, and removes a new run's folder.
+The order matters. First come the checks that need no process: script, name, folder, lock. Then the processes start and
+import the script, which shows what it declares. Then come the devices. At the end start-up writes experiment.json and
+the journal; from then on the folder holds a run. Each part goes onto the caller's exit stack as it opens. So an error
+closes the parts that are open, and removes the folder of a new run.
 
 The surprise is how little is imported at the top: the first member waits for all that comes before its processes. What
 a run needs later is imported in `_import_the_rest`, while the zygote starts and imports the script.
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__ as VERSION
 from ..declaration.address import find
+from ..declaration.arguments import close_to
 from ..declaration.run_options import RunOptions
 from ..errors import ExperimentError, FolderError, ScriptError
 from ..experiment import Experiment, Settings
@@ -70,6 +71,13 @@ class RunRequest:
             raise ExperimentError.of("folder", self.folder, "must be given to resume a run")
         if self.experiment is not None and not isinstance(self.experiment, Experiment | str | os.PathLike):
             raise ExperimentError.of("experiment", self.experiment, "must be an Experiment, or the path of a script")
+        for name in self.changes:
+            if name not in Settings.__dataclass_fields__:
+                close = close_to(str(name), Settings.__dataclass_fields__)
+                meant = f"did you mean {close!r}?" if close else "give fields of Experiment, such as 'population'"
+                raise ExperimentError.of(
+                    "changes", dict(self.changes), f"{name!r} is no field of an experiment; {meant}"
+                )
 
 
 class Startup:
@@ -92,6 +100,10 @@ class Startup:
         """The run's state alone when the run has ended: then no process was started."""
         path, resume = self._path, self._request.resume
         if path is None or resume == "never" or (resume == "auto" and not RunFolder(path).experiment.exists()):
+            if self._request.experiment is None and self._request.again is None:
+                where = f"resume={resume!r}, folder={str(self._request.folder)!r}: this begins a new run"
+                remedy = "give an Experiment or a script, or the folder of a run and resume='must'"
+                raise ExperimentError(f"experiment: got None; {where}, which needs an experiment: {remedy}")
             return await self.new_run(stack)
         return await self.resume_run(stack, RunFolder.open(path))
 
@@ -151,8 +163,8 @@ class Startup:
             self._distrust(state)
         if not os.path.isdir(record.cwd):
             raise FolderError(
-                f"{folder.name} was launched in {record.cwd}, which is no folder any more: make it, or say "
-                "where the script is now (--script PATH), and members run in the folder this is called in"
+                f"{folder.name} was launched in {record.cwd}, which is no folder any more: make it, or give "
+                "the script's new path (--script PATH), and members run in the current folder"
             )
         tracking = self._trackers(record)
         launcher = await self._launcher(folder, lock, record, stack)
@@ -353,7 +365,9 @@ class Startup:
         # a replay trains as its original did, and so with as many cores a member
         population = ((again and again.settings) or settings).population
         check_options(options)
-        request = DeviceRequest.of(options, settings.resources, population, before=record.on_gpus)
+        request = DeviceRequest.of(
+            options, settings.resources, population, before=record.on_gpus, declared=record.declared_resources
+        )
         slots = await discover(request, os.environ, warn=self._warn, now=self._clock.now)
         stack.push_async_callback(slots.close)
         return slots

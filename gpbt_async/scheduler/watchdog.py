@@ -1,8 +1,8 @@
 """The watchdog: a slot that stands idle though there is work is a bug of gpbt-async, and is reported as one.
 
-It knows the three ways in which the loop could fall asleep: a command of the engine that is not performed, a reason to
-be idle that does not hold, and a free slot while a member waits for one. A suspicion must last before it is reported,
-as each of the three comes and goes between two turns.
+It checks three signs of such a bug: a command of the engine that has no task, a reason to be idle that is not true, and
+a free slot while a member waits for one. Each may appear for a moment between two turns of the loop, so the watchdog
+reports one only if it lasts.
 """
 
 from __future__ import annotations

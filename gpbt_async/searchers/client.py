@@ -1,8 +1,8 @@
 """Where a searcher is asked: light asks in a thread, heavy ones in the searcher process.
 
-The searcher process exists because importing hyperopt takes a second and a hundred megabytes, and a suggestion some
-hundredths of a second more: none of it may happen beside the event loop. The same holds for a user's searcher, which is
-imported there and nowhere else. The program is searcher_main.py; the messages are
+The searcher process exists because importing hyperopt takes a second and a hundred megabytes, and a suggestion takes
+some hundredths of a second. Neither may happen in the scheduler's process. A user's searcher is also imported only in
+the searcher process. The program is searcher_main.py. The messages are
 
     → {"space": …, "searcher": "tpe", "path": […]}    the first; "path": folders a user's searcher may be imported from
     → {"id": 7, "ask": …}                             one at a time; without "ask" it asks whether the searcher works
@@ -10,12 +10,11 @@ imported there and nowhere else. The program is searcher_main.py; the messages a
       {"id": 7, "error": "ValueError: …"}             the searcher raised      or
       {"id": 7, "unusable": "searcher 'a:B': …"}      there is no such searcher, whatever is asked
 
-An Ask is pure, so nothing is lost with the process: one that dies, answers nonsense or does not answer in time is
-killed, started again, and asked again.
+The searcher process keeps no state. If it dies, sends an invalid answer, or does not answer in time, the client kills
+it, starts it again and repeats the ask.
 
-The surprise: an exchange, once begun, runs to its end in a task of its own, even if its caller is cancelled. So only
-one ask is out at a time, the others wait here, and no line is cut in two. An ask's time is its own, and a process that
-dies has died of this ask.
+The surprise: an exchange runs to its end in a task of its own, even if its caller is cancelled. So only one ask is sent
+at a time, and no line is cut in two. Each ask has its own time limit, and if the process dies, this ask is the cause.
 """
 
 from __future__ import annotations
@@ -225,5 +224,5 @@ def _usable(answer: dict[str, Any]) -> None:
 def _config(answer: dict[str, Any]) -> Config:
     config: object = answer.get("config")
     if not isinstance(config, dict):
-        raise HelperError(f"the searcher process answers nonsense: {str(answer)[:80]}")
+        raise HelperError(f"the searcher process sent an invalid answer: {str(answer)[:80]}")
     return config

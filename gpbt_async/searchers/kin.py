@@ -1,7 +1,8 @@
-"""kin: of some candidates near the parent, the one that a Gaussian process over the ranks of kin prefers.
+"""kin: the searcher that draws candidates near the parent, and chooses one by a Gaussian process over the kin's ranks.
 
-The family tree says how much an observation tells about this parent: one of a sibling everything, one of an aunt .7
-of that, one of a sister's child .35. Such a weight is the inverse of the noise that the process assumes.
+The closer a relative is in the family tree, the more its result shows about this parent's children. So each observation
+has a weight: 1 for a child of the parent, .7 for a sibling of the parent, .35 for a child of such a sibling. The
+process assumes a noise inverse to the weight.
 
     weight    .7 ^ up · .5 ^ down, where the way from the parent to the observed member's parent climbs `up` members to
               their last common ancestor and descends `down`. Paths are all it takes. Weights of .02 or less are

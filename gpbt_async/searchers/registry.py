@@ -1,4 +1,4 @@
-"""The searchers there are, and a user's class by its name.
+"""The built-in searchers by name, and the user's own as `module:Name`.
 
     random    uniform in the space
     perturb   PBT's explore of the parent's config (Jaderberg et al. 2017); generation 0 as `random`
@@ -9,10 +9,10 @@
 
 and `module:Name` is a class of the user's, made without arguments, with a method suggest(ask) -> config.
 
-Their names are experiment.SEARCHERS; what is known of each before it is asked are class attributes (searcher.py). An
-ask is *heavy* if answering it imports a numerical library, or anything of the user's: then it goes to the searcher
-process (client.py). Every config has passed `space.clip`: it is inside the space, on its grids, in plain Python types.
-A parent's first child repeats its config; the engine does that without a searcher.
+experiment.SEARCHERS lists the names. The traits of a searcher are attributes of its class (searcher.py). An ask is
+*heavy* if answering it imports a numerical library or the user's code; the searcher process answers it (client.py).
+Every config passes `space.clip`: it is inside the space, on its grids, in plain Python types. The engine itself makes
+the config of a parent's first child, which repeats the parent's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a searcher is, and what is known of one of ours before it is asked.
+"""The base class of our searchers, and their traits.
 
 A searcher is a pure function: the same Ask gives the same config in any process at any time, so an ask can be repeated
 after a crash, and a searcher has no state to restore. Chance comes from `ask.seed` alone. gpbt_async.testing holds the

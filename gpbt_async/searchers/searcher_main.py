@@ -1,7 +1,7 @@
 """The searcher process: asks in, configs out, one line each, until the scheduler closes. client.py describes the lines.
 
-Nothing stays from one ask to the next but imports. A searcher that cannot be made does not end the process, which would
-look like a crash worth repeating: the answer to every ask is the reason instead.
+From one ask to the next the process keeps only its imports. If the searcher cannot be made, the process does not end,
+because the client would take that for a crash and try again. Instead it answers every ask with the reason.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Requests to a running scheduler, through its control FIFO: stop, pause, continue, leave a GPU.
 
-A request is one line. The client learns from the run's lock and journal whether it was carried out; there is no answer.
-A request about a GPU names it behind the word: "drain GPU-1234". Opening a FIFO to write without blocking fails when no
-process reads it, so the client knows at once whether a scheduler listens.
+A request is one line, such as "stop" or "drain GPU-1234". There is no answer: the client looks into the run's lock and
+journal to see the effect. To open a FIFO for writing without blocking fails when no process reads it, so the client
+knows immediately whether a scheduler listens.
 """
 
 from __future__ import annotations

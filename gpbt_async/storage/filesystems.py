@@ -1,9 +1,9 @@
-"""Which file system is full: that of a path, or the one that an error is about.
+"""Which file system is full? The one of a path, or the one that an error is about.
 
-The kernel says "No space left on device", and rarely on which. A member writes to the run's own disk, to /dev/shm (the
-tensors of a DataLoader's workers), to /tmp, to caches in the home folder. Some libraries do not even say that space was
-the problem (torch.save: "unexpected pos 576 vs 534"). So the member's process looks at once, while the half-written
-file still takes up the space: at the path in the error, at the file that was being written, or at the usual places.
+The kernel's error "No space left on device" does not name the device. A member writes to the run's disk, to /dev/shm
+(the tensors of a DataLoader's workers), to /tmp, and to caches in the home folder. Some libraries even hide the cause
+(torch.save: "unexpected pos 576 vs 534"). So the member's process looks immediately after the error, while the
+incomplete file still takes up space. It checks the path in the error, the file being written, and the usual places.
 
 Standard library only, as it runs in a member's process. The kernel knows what is free (statvfs), but not what a quota
 leaves; to learn that, a file without a name is written.

@@ -1,6 +1,6 @@
 """A run's folder: the path of every file of a run in one class; making, finding and opening runs.
 
-Each question between processes is answered by one system call that cannot race:
+One system call, without a race, answers each question between processes:
 
 * *Is the name free?* mkdir, for a name that we make up; for a name that was given, the lock, which is taken next.
 * *Does a scheduler run it?* flock (lock), which the kernel drops with the last process that holds the file open.

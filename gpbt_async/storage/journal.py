@@ -1,17 +1,17 @@
 """The journal: the facts of a run, one JSON line each, only ever appended. It is the run; all else is derived from it.
 
-Two promises, for two kinds of crash. **A killed process loses nothing**: `append` is one synchronous write of some
-microseconds, so a fact is in the page cache before anything acts on it. **A power failure loses nothing that was waited
-for**: `await durable()` returns when everything that was appended before the call is on the disk. Each append starts a
-sync in the journal's own thread; while one fdatasync runs, later facts wait for a single next one, and callers of
-`durable` share it. So facts become durable within one or two syncs, even if no caller waits (group commit).
+It makes two promises, for two kinds of crash. **A killed process loses no fact**: `append` is one synchronous write of
+some microseconds, so a fact is in the page cache before any code acts on it. **A power failure loses no fact that a
+caller has waited for**: `await durable()` returns when all earlier facts are on the disk. Each append starts a sync in
+the journal's own thread. While one fdatasync runs, later facts wait for the next one, which they share (group commit).
+So facts are on the disk after one or two syncs, even if no caller waits.
 
 A line is `{"n": 12, "fact": ..., ..., "crc": "89abcdef"}`; the first line of a file is a header instead of a fact.
 
 * A last line without its newline was torn by a crash: no caller relied on it. Readers ignore it, and opening the
   journal for appending cuts it off.
-* Any other line that is not as it was written is damage, the last one, too: n reveals lost and doubled lines, crc a
-  flipped bit in a score that would still be valid JSON. A run is not resumed from a guess: JournalError.
+* Any other line that differs from the line as written is damage. `n` reveals lost and doubled lines, and `crc` reveals
+  flipped bits, even in a line that is still valid JSON. A damaged journal raises JournalError: no run resumes from it.
 """
 
 from __future__ import annotations

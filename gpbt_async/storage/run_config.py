@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ..declaration.resources import Resources
+
 
 #: the fields about the script, which a resume may find elsewhere, or edited
 _SCRIPT = ("script", "script_sha256", "module", "root", "variable", "imports")
@@ -66,6 +68,11 @@ class RunConfig:
         target = self.settings.target if self.settings is not None else None
         script = [self.root or os.path.dirname(self.script)] if self.script is not None else []
         return list(dict.fromkeys([*script, *(target.sys_path if target is not None else ()), self.cwd]))
+
+    @property
+    def declared_resources(self) -> Resources | None:
+        """The resources that the experiment declares, without the options that may have replaced them since."""
+        return Settings.from_json(self.declared).resources if self.declared is not None else None
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:

@@ -204,6 +204,21 @@ def test_a_missing_script_or_run_is_refused(tmp_path: Path) -> None:
     assert "no runs" in cli("status", cwd=tmp_path).err
 
 
+@pytest.mark.parametrize("name", ["try", "doctor"])
+def test_a_negative_seed_of_one_member_is_refused_as_that_of_a_run_is(tmp_path: Path, name: str) -> None:
+    done = cli(name, script(tmp_path, HEAD + TAIL), "--seed=-1", cwd=tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert done.err == "gpbt-async: --seed: got '-1'; must be a whole number of at least 0\n"
+
+
+@pytest.mark.parametrize(("gpus", "problem"), [("foo", "'foo' is no GPU here"), ("0,", "got '0,'; must be indices")])
+def test_a_list_of_gpus_that_names_an_unknown_one_is_refused(tmp_path: Path, gpus: str, problem: str) -> None:
+    done = cli("gpus", "--gpus", gpus, cwd=tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert problem in done.err
+    assert "Traceback" not in done.err
+
+
 @pytest.mark.parametrize(
     ("option", "values", "must"),
     [
@@ -389,6 +404,11 @@ def test_try_trains_one_member_in_the_foreground(tmp_path: Path) -> None:
     child = cli("try", LINEAGE, "--parent", tmp_path / "out", "--checkpoint", tmp_path / "child", cwd=tmp_path)
     assert len(json.loads((tmp_path / "child" / "past.json").read_text())) == 2
     assert child.status == 0
+    full = cli("try", LINEAGE, "--checkpoint", tmp_path / "out", cwd=tmp_path)
+    assert full.status == 2
+    assert full.err.count("\n") == 1
+    assert f"--checkpoint {tmp_path / 'out'}: the folder is not empty" in full.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["past.json"]
     for option in ("x=7", "nope=1", "kind=z"):
         bad = cli("try", LINEAGE, "--set", option, cwd=tmp_path)
         assert bad.status == 2

@@ -83,6 +83,7 @@ def test_options_travel_as_one_value_each() -> None:
     }  # fmt: skip
     assert got["options"] == RunOptions(**given)
     assert arguments(got["options"]) == given
+    assert packed("--share", "none", options=("share",))["options"] == RunOptions(share="none")
     assert packed("--no-wait-for-gpus", options=(*MACHINE,))["options"] == RunOptions(wait_for_gpus=False)
 
 
@@ -95,12 +96,12 @@ def test_a_command_takes_a_part_of_a_group_beside_options_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--start magic", "--start: got 'magic'; must be 'zygote', 'exec' or 'resident'"),
+        ("--start magic", "--start: got 'magic'; must be one of 'zygote', 'exec', 'resident', 'none'"),
         ("--nvml-library=", "--nvml-library: got ''; must be the path of a library"),
         ("--xid 13", "--xid 13: must be a number, =, and card, member or nobody, such as 109=member"),
         ("--xid 13=us", "--xid 13=us: must be a number"),
         ("--xid 13=card --xid 13=member", "--xid 13=member: card is blamed for it already; give only one"),
-        ("--share few", "--share: got 'few'; must be a whole number of at least 1"),
+        ("--share few", "--share: got 'few'; must be a whole number of at least 1, or 'none'"),
     ],
 )
 def test_an_invalid_value_is_refused_with_what_is_allowed(line: str, message: str) -> None:
@@ -154,7 +155,16 @@ def test_tab_in_bash(tmp_path: Path) -> None:
     env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run([bash, "-c", TAB], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["status stop", "one two", "other", "", "best 0 1 2", "best", "", "zygote exec"]
+    assert done.stdout.splitlines() == [
+        "status stop",
+        "one two",
+        "other",
+        "",
+        "best 0 1 2",
+        "best",
+        "",
+        "zygote exec none",
+    ]
 
 
 def test_tab_in_zsh_and_of_many_members(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from gpbt_async.declaration import run_options as options_module
@@ -33,6 +35,15 @@ def test_options_win():
     assert wanted.resources == Resources(gpus=2, share=1, vram="6GiB", cpus=4)
     assert (wanted.gpus, wanted.wait_for_gpus, wanted.xids) == ("0", True, {79: "member"})
     assert (wanted.others_may_use, wanted.affinity) == (2 << 30, False)
+
+
+def test_an_option_that_is_reset_brings_back_what_the_experiment_declares():
+    """At a resume the resources have the launch's options applied, and the declaration is known beside them."""
+    applied, declared = Resources(share=3, vram="6GiB"), Resources(share=2)
+    reset = RunOptions(share="none", vram="none", nvml_library="none")
+    wanted = DeviceRequest.of(reset, applied, 25, declared=declared)
+    assert (wanted.resources, wanted.nvml_library) == (declared, None)
+    check_options(dataclasses.replace(reset, gpus="none"))
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,9 @@ async def test_ending_a_helper_kills_it_and_leaves_no_descriptor(spawn: Spawned)
     ("message", "problem"),
     [
         ({"dies": True}, "the helper died"),
-        ({"raw": "what?\n"}, "the helper answers nonsense: b'what?'"),
-        ({"raw": '{"id": 9}\n'}, "the helper answers nonsense: {'id': 9}"),
-        ({"raw": "[" * 100_000 + "\n"}, "the helper answers nonsense: "),
+        ({"raw": "what?\n"}, "the helper sent an invalid answer: b'what?'"),
+        ({"raw": '{"id": 9}\n'}, "the helper sent an invalid answer: {'id': 9}"),
+        ({"raw": "[" * 100_000 + "\n"}, "the helper sent an invalid answer: "),
     ],
 )
 async def test_a_helper_that_fails_is_an_error_that_says_how(

@@ -219,7 +219,9 @@ async def test_a_member_that_does_not_end_after_its_training_is_killed(
     async with await forks.start(begin(tmp_path, do="never_ends")) as worker:
         *_, end, notice = [message async for message in worker]
         assert isinstance(end, wire.End)
-        assert notice == Advice("train has returned, but the process still runs: a thread?")
+        assert notice == Advice(
+            "train has returned, but the process still runs: perhaps a thread of the script does not end"
+        )
         assert not worker.dead
     assert worker.dead
     out = worker.outcome

@@ -10,13 +10,14 @@ import os
 import shutil
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import SCRIPTS, alive, check_folder, cli, facts, run_id
 
 import gpbt_async as gpbt
 from gpbt_async import events
+from gpbt_async.errors import ExperimentError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -187,6 +188,25 @@ async def test_two_schedulers_never_share_a_run(tmp_path: Path, monkeypatch: pyt
         run.stop()
         await run.wait()
     assert run.how == "interrupted"
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+async def test_without_an_experiment_there_must_be_a_run(tmp_path: Path, resume: Any) -> None:
+    with pytest.raises(ExperimentError) as error:
+        async with gpbt.Run(None, tmp_path / "nonesuch", resume=resume):
+            pass
+    assert str(error.value).startswith(f"experiment: got None; resume={resume!r}, folder='{tmp_path}/nonesuch'")
+    assert "give an Experiment or a script" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("foo", "give fields of Experiment"), ("populatoin", "did you mean 'population'?")]
+)
+def test_changes_must_be_fields_of_an_experiment(name: str, remedy: str) -> None:
+    with pytest.raises(ExperimentError) as error:
+        gpbt.Run(experiment(), changes={name: 0})
+    assert f"changes: got {{{name!r}: 0}}; {name!r} is no field of an experiment; {remedy}" in str(error.value)
 
 
 async def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path: Path) -> None:

@@ -162,6 +162,13 @@ def test_share_gpus_start_and_trackers_stay_in_force(machine: Callable[..., Mach
     options = in_force(m)
     assert (options["share"], options["gpus"], options["start"], options["track"]) == (2, "0", "exec", [])
     assert f"--nvml-library {m.driver} --track none" in m.cli("status", "r").out
+    assert m.facts("Opened")[-1]["slots"] == 2, "two members on the one GPU"
+    session(m, "--share", "none", "--start", "none")
+    session(m)
+    assert [fact["slots"] for fact in m.facts("Opened")][-2:] == [1, 1], "as the experiment declares it"
+    assert (in_force(m)["share"], in_force(m)["start"]) == ("none", "none")
+    assert m.cli("resume", "r", "--nvml-library", "none").err.count("there is no NVML library") == 1
+    session(m, "--share", "2")
     m.unsay("hold")
     assert m.cli("resume", "r", "--gpus", "none", "--slots", "2").status == 0
     assert (in_force(m)["share"], in_force(m)["gpus"], in_force(m)["slots"]) == (None, "none", 2)
@@ -186,15 +193,15 @@ OPTIONS = st.builds(
     RunOptions,
     slots=st.none() | st.integers(1, 9),
     gpus=st.none() | st.sampled_from(["all", "none", "0,1"]),
-    share=st.none() | st.integers(1, 3),
-    vram=st.none() | st.just("6GiB"),
-    start=st.sampled_from([None, "zygote", "exec", "resident"]),
+    share=st.none() | st.integers(1, 3) | st.just("none"),
+    vram=st.sampled_from([None, "6GiB", "none"]),
+    start=st.sampled_from([None, "zygote", "exec", "resident", "none"]),
     disk=AMOUNTS,
     wait_for_gpus=st.none() | st.booleans(),
     xids=st.none() | st.dictionaries(st.integers(1, 200), st.sampled_from(["member", "card", "nobody"]), max_size=2),
     others_may_use=AMOUNTS,
     affinity=st.none() | st.booleans(),
-    nvml_library=st.none() | st.just("/lib/libnvidia-ml.so.1"),
+    nvml_library=st.sampled_from([None, "/lib/libnvidia-ml.so.1", "none"]),
     track=st.none() | st.lists(st.sampled_from(["jsonl", "csv:a b"]), max_size=2).map(tuple),
 )
 NAMES = RunOptions.__dataclass_fields__
@@ -229,7 +236,7 @@ def test_options_are_shown_as_they_are_typed() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("start", "fork", "start: got 'fork'; must be 'zygote', 'exec' or 'resident'"),
+        ("start", "fork", "start: got 'fork'; must be one of 'zygote', 'exec', 'resident', 'none'"),
         ("disk", "7", "disk: got '7'; must be an amount with its unit, such as '50GiB', or 'none'"),
         ("disk", 3 << 30, "disk: got 3221225472; must be a text"),
         ("gpus", [0], "gpus: got [0]; must be a text"),

@@ -204,7 +204,7 @@ async def test_an_answer_without_end_is_nonsense(room, monkeypatch):
     monkeypatch.setattr(helper_process, "LONGEST", 1000)
     program = FAKE + "lines.readline()\nwhile True: connection.sendall(b'x' * 1000)"
     one, _ = room(*[program] * 3)
-    with pytest.raises(SearcherError, match="answers without end"):
+    with pytest.raises(SearcherError, match="sent an answer that is too long"):
         await one.suggest(ask())
 
 
@@ -214,7 +214,7 @@ async def test_an_answer_without_end_is_nonsense(room, monkeypatch):
         (DIES, "gave no answer in 3 tries: the searcher process died"),
         (DIES_AT_ONCE, "gave no answer in 3 tries: the searcher process died"),
         (HANGS, r"did not answer within 0\.5 s"),
-        (FAKE + "lines.readline(); connection.sendall(b'?\\n'); lines.read()", "answers nonsense"),
+        (FAKE + "lines.readline(); connection.sendall(b'?\\n'); lines.read()", "sent an invalid answer"),
         (LaunchError("no more processes"), "could not be started: LaunchError: no more processes"),
     ],
 )

@@ -243,6 +243,9 @@ def test_gpus_shows_what_is_there_and_why_not(machine: Callable[..., Machine]) -
     assert "PROHIBITED" in b["reason"]
     assert "GPU is lost" in c["reason"]
     assert not b["would_use"]
+    unknown = m.cli("gpus", "--nvml-library", library(), "--gpus", "0,7")
+    assert unknown.status == 2
+    assert "'7' is no GPU here; to choose from: GPU 0" in unknown.err
     text = m.cli("gpus", "--nvml-library", library()).out
     assert "GPU 0 A100" in text
     assert "93 %, 61 °C" in text
