@@ -1,9 +1,9 @@
 """The report of a run: one HTML file that needs no server, no network and no other file.
 
-The story (analysis/story.py) is in the page as data. Our own scripts in `assets/` draw it with plotly.js, which is part
-of the Python package plotly (extra `report`). Plotly was chosen over Vega-Lite and Bokeh although its script, at 5 MB,
-is the largest of the three: only plotly has parallel coordinates that can be brushed, and it draws ten thousand members
-through WebGL; it works offline without a compiler, and needs no pandas.
+The data (analysis/report_data.py) is in the page as JSON. Our own scripts in `assets/` draw it with plotly.js, which is
+part of the Python package plotly (extra `report`). Plotly was chosen over Vega-Lite and Bokeh although its script, at
+5 MB, is the largest of the three: only plotly has parallel coordinates that can be brushed, and it draws ten thousand
+members through WebGL; it works offline without a compiler, and needs no pandas.
 
 The user's texts (names, options, messages, logs) enter the page as JSON in which `<`, `>` and `&` are escaped, and are
 only ever set as text. Should that fail, the page's Content-Security-Policy still runs only the scripts whose digests it
@@ -20,7 +20,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.reader import RunReader
-from ..analysis.story import remains, story
+from ..analysis.report_data import member_files, report_data
 from ..analysis.table import check_target
 from ..errors import MissingExtra
 from ..storage.files import explained, replacing
@@ -54,8 +54,8 @@ def page(folder: RunFolder, reader: RunReader | None = None) -> str:
     """The report as one HTML text, of some 5 MB. Raises as `write` does."""
     library = plotly()
     reader = reader or RunReader(folder, history=True)
-    data = story(reader)
-    data["remains"] = remains(reader, data)
+    data = report_data(reader)
+    data["remains"] = member_files(reader, data)
     return _page(data, library)
 
 
@@ -87,7 +87,7 @@ def _page(data: dict[str, Any], library: str) -> str:
         back="",
         bar="",
         now="",
-        tail=f'<script type="application/json" id="story">{embedded(data)}</script>\n{ours}\n'
+        tail=f'<script type="application/json" id="report_data">{embedded(data)}</script>\n{ours}\n'
         f'<script type="text/plain" id="plotly">{library}</script>\n<script>{scripts[-1]}</script>',
         foot="Written by gpbt-async from the run's journal. Numbers are rounded to seven digits; "
         "<code>gpbt-async export</code> has all of them.",

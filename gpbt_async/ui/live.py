@@ -1,14 +1,14 @@
-"""Stories of runs that go on, for pages that are open: read on, and sent as patches.
+"""The data of runs that go on, for pages that are open: read on, and sent as patches.
 
-A page has a run's story (analysis/story.py) and receives *patches* of it. `FollowedRun` and `FollowedFolder` read on
-where they stopped. They do nothing by themselves: a page that waits for a newer story (`newer`) starts the next look,
-all pages that wait share it, and without a page nothing is read. Reading is done in a thread, so that a run of ten
-thousand members does not block the event loop, and takes at most a quarter of the time. A slow page misses
-intermediate stories and gets the latest, so nothing is queued. The journal is only read, never locked; the run's lock
-shows whether it goes on.
+A page has the data of a run's report (analysis/report_data.py) and receives *patches* of it. `FollowedRun` and
+`FollowedFolder` read on where they stopped. They do nothing by themselves: a page that waits for newer data (`newer`)
+starts the next look, all pages that wait share it, and without a page nothing is read. Reading is done in a thread, so
+that a run of ten thousand members does not block the event loop, and takes at most a quarter of the time. A slow page
+misses intermediate states and gets the latest, so nothing is queued. The journal is only read, never locked; the run's
+lock shows whether it goes on.
 
-Most of a story are long columns that grow at their ends and change in few places, so a patch names places and the
-values there now. It is one of
+Most of a report's data are long columns that grow at their ends and change in few places, so a patch names places and
+the values there now. It is one of
     {"=": value}                             the new value
     {"k": {name: patch, ...}}                of an object with the same names as before
     {"n": length, "i": [...], "v": [...]}    of a list: its length now, and where which values are new or changed
@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis.logs import latest
 from ..analysis.reader import RunReader
+from ..analysis.report_data import importance_of, report_data, traceback
 from ..analysis.status import brief, present
-from ..analysis.story import importance_of, story, traceback
 from ..engine.tree import State
 from ..errors import FolderError
 from ..events import RunStatus
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 LOOK, AROUND = 0.1, 0.5
 #: a look that took t seconds is followed by a pause of so many times t
 REST = 3.0
-#: importance takes most of a large story's time and changes slowly: it is computed again after so many seconds, and
-#: after so many times the seconds that it took
+#: importance takes most of the time of a large run's data and changes slowly: it is computed again after so many
+#: seconds, and after so many times the seconds that it took
 OLD, OLD_TIMES = 5.0, 40.0
 #: waiting members that are listed by name
 WAITING = 20
@@ -93,7 +93,7 @@ class Followed:
 
 
 class FollowedRun(Followed):
-    """One run. latest: its story, "now" (its present activity) and "problem" (why there is nothing newer, or "")."""
+    """One run. latest: its report's data, "now" (its present activity), "problem" (why nothing is newer, or "")."""
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class FollowedRun(Followed):
                 self._weigh(reader)
             else:
                 self._outdated = True
-            new = story(reader, self._importance)
+            new = report_data(reader, self._importance)
             new["remains"] = {"logs": [], "curves": [], "tracebacks": self._failures(reader, new)}
         elif around == old["now"] and not old["problem"]:
             return
@@ -176,7 +176,7 @@ class FollowedRun(Followed):
         self._weigh_again, self._outdated = began + max(OLD, OLD_TIMES * took), False
 
     def _failures(self, reader: RunReader, new: dict[str, Any]) -> list[str]:
-        """The traceback of each kind of failure in the story, "" if there is none."""
+        """The traceback of each kind of failure in the data, "" if there is none."""
         tracebacks = []
         for kind in new["failures"]["list"]:
             key = kind["kind"], kind["reason"]
@@ -317,7 +317,7 @@ def _of_lists(old: Any, new: Any) -> Patch | None:
 
 
 def page_json(value: Any) -> str:
-    """A story, or a patch of one, as JSON: numbers rounded, non-finite ones spelled."""
+    """A report's data, or a patch of it, as JSON: numbers rounded, non-finite ones spelled."""
     return json.dumps(_rounded(spelled(value)), allow_nan=False, separators=(",", ":"))
 
 

@@ -1,7 +1,7 @@
 """Live pages of runs: an ASGI application on Starlette, and a server for it on the loopback interface.
 
-The charts are the report's, drawn by the same scripts. The story arrives as server-sent events: whole at first, then as
-patches (live.py). The server is a process of its own, or part of an application; a run does not know of it.
+The charts are the report's, drawn by the same scripts. The report's data arrive as server-sent events: whole at first,
+then as patches (live.py). The server is a process of its own, or part of an application; a run does not know of it.
 Server-sent events were chosen over a websocket because they are plain HTTP, in one direction, and the browser itself
 reconnects; Starlette because FastAPI is made of it, so that `app` can be mounted there.
 
@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from .. import __version__
 from ..analysis.logs import curve, log_tail
-from ..analysis.story import LOG, POINTS
+from ..analysis.report_data import LOG, POINTS
 from ..errors import ExperimentError, FolderError, GPBTError, MissingExtra
 from ..storage.control import GPU_REQUESTS, ControlRequest, send
 from ..storage.folder import RunFolder, check_name, is_run
@@ -173,7 +173,7 @@ class Pages:
         return StreamingResponse(self._news(followed), media_type="text/event-stream")
 
     async def _news(self, followed: Followed) -> AsyncIterator[str]:
-        """A story, then patches of it, each when there is news and the browser has taken the one before."""
+        """A report's data, then patches of it, each when there is news and the browser has taken the one before."""
         self._streams += 1
         try:
             yield "retry: 1000\n\n"
@@ -240,7 +240,7 @@ class Pages:
 def _event(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
     """A server-sent event; empty if nothing has changed."""
     if old is None:
-        return f"event: story\ndata: {page_json(new)}\n\n"
+        return f"event: report_data\ndata: {page_json(new)}\n\n"
     patch = difference(old, new)
     if patch is None or patch.get("k", {}).keys() == {"clock"}:
         return ""

@@ -1,4 +1,4 @@
-"""The live pages as a browser requests them: access, the story and its patches, commands to a run."""
+"""The live pages as a browser requests them: access, the report's data and its patches, commands to a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from web_pages import BEARER, TOKEN, Server, going_on, patched, served
 
 from gpbt_async import events as events_module
 from gpbt_async.analysis.reader import RunReader
-from gpbt_async.analysis.story import story
+from gpbt_async.analysis.report_data import report_data
 from gpbt_async.errors import ExperimentError, MissingExtra
 from gpbt_async.storage.folder import RunFolder
 from gpbt_async.ui import live, web_server
@@ -173,12 +173,12 @@ def test_bad_tokens_and_missing_extras_raise(runs: Path, monkeypatch: Any) -> No
         web_server._server(made)
 
 
-# ---- the story
+# ---- the report's data
 
 
 def plain(reading: RunReader) -> Any:
-    """The story as a page gets it, without what is not the journal's."""
-    latest = json.loads(page_json(story(reading)))
+    """The report's data as a page gets it, without what is not the journal's."""
+    latest = json.loads(page_json(report_data(reading)))
     return {name: latest[name] for name in latest if name != "importance"}
 
 
@@ -250,7 +250,7 @@ def test_the_end_of_a_run_reaches_the_page(runs: Path, made: list[Fact]) -> None
             for fact in made[len(made) // 2 :]:
                 journal.append(fact)
         latest = stream.until(lambda latest: latest["run"]["state"] == "finished")
-        assert latest["importance"] == json.loads(page_json(story(RunReader(folder, history=True))))["importance"]
+        assert latest["importance"] == json.loads(page_json(report_data(RunReader(folder, history=True))))["importance"]
         stream.close()
 
 

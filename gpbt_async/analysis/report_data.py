@@ -1,9 +1,10 @@
-"""A run as one plain dict, its *story*: all that a report shows, and nothing of how it is drawn.
+"""A run as plain data: all that its report shows, and nothing of how it is drawn.
 
-`story(reader)` is a function of the journal alone; `remains(reader, …)` adds what the members' folders hold. Both are
-plain JSON data (but numbers may be NaN or infinite), so that a file can hold them, or a page that follows the run can
-be sent them. Members are *columns*: one list an attribute, with the member's id as the index. Names that the user chose
-(hyperparameters, metrics) are values in lists, never keys. Times are elapsed seconds (usage.Elapsed) unless noted.
+`report_data(reader)` is a function of the journal alone; `member_files(reader, …)` adds what the members' folders hold.
+Both are plain JSON data (but numbers may be NaN or infinite), so that a file can hold them, or a page that follows the
+run can be sent them. Members are *columns*: one list an attribute, with the member's id as the index. Names that the
+user chose (hyperparameters, metrics) are values in lists, never keys. Times are elapsed seconds (usage.Elapsed) unless
+noted.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ KINDS, NAMED = 50, 20
 LOGS, CURVES, LOG, POINTS = 2_000_000, 120_000, 3000, 60
 
 
-def story(reader: RunReader, importance: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """The story of a run that was read with its history.
+def report_data(reader: RunReader, importance: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """The data of a run that was read with its history.
 
     importance: what `importance_of` returned before, as it is most of the work; a page that follows a run keeps it.
     """
@@ -182,17 +183,17 @@ def failures(reader: RunReader) -> dict[str, Any]:
     }
 
 
-def remains(reader: RunReader, story: dict[str, Any]) -> dict[str, Any]:
+def member_files(reader: RunReader, data: dict[str, Any]) -> dict[str, Any]:
     """What members left in their folders, the most interesting first, up to LOGS and CURVES.
 
     logs: [member, end of its log]. curves: [member, values of the score it reported]. tracebacks: one for each of the
-    story's kinds of failures, "" where there is none. Members without such files are left out.
+    data's kinds of failures, "" where there is none. Members without such files are left out.
     """
     folder, metric = reader.folder, reader.settings.score
     logs: list[tuple[int, str]] = []
     curves: list[tuple[int, list[float]]] = []
     characters, points = LOGS, CURVES
-    for id in _interesting(reader, story):
+    for id in _interesting(reader, data):
         place = folder.member(id)
         if characters > 0:
             text = log_tail(place.log, LOG)
@@ -206,7 +207,7 @@ def remains(reader: RunReader, story: dict[str, Any]) -> dict[str, Any]:
                 curves.append((id, values))
         if characters <= 0 and points <= 0:
             break
-    tracebacks = [traceback(folder, kind) for kind in story["failures"]["list"]]
+    tracebacks = [traceback(folder, kind) for kind in data["failures"]["list"]]
     return {"logs": logs, "curves": curves, "tracebacks": tracebacks}
 
 
@@ -218,11 +219,11 @@ def traceback(folder: RunFolder, kind: dict[str, Any]) -> str:
     return next((text for text in tracebacks if text), "")
 
 
-def _interesting(reader: RunReader, story: dict[str, Any]) -> Iterable[int]:
+def _interesting(reader: RunReader, data: dict[str, Any]) -> Iterable[int]:
     """All members, once: the winning lineage, failed ones, then the best of all generations, rank by rank."""
     members = reader.engine.tree.members
     ranked = sorted(
-        (m for m in members if m.state is State.FINISHED), key=lambda m: (story["members"]["rank"][m.id], m.id)
+        (m for m in members if m.state is State.FINISHED), key=lambda m: (data["members"]["rank"][m.id], m.id)
     )
-    named = (id for kind in story["failures"]["list"] for id in kind["members"])
-    return dict.fromkeys([*story["lineage"], *named, *(m.id for m in ranked), *(m.id for m in members)])
+    named = (id for kind in data["failures"]["list"] for id in kind["members"])
+    return dict.fromkeys([*data["lineage"], *named, *(m.id for m in ranked), *(m.id for m in members)])
