@@ -232,7 +232,7 @@ class Adopted(Fact):
     wherever it is used again.
     """
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

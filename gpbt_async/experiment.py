@@ -130,13 +130,13 @@ class Settings:
             option, _, rest = error.said.replace(", or None for no limit", "").partition(":")
             raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         from .codec import encoded  # not before: every training script imports this module
 
         return encoded(self)
 
     @classmethod
-    def from_json(cls, flat: Mapping[str, Any]) -> Settings:
+    def from_json(cls, flat: Mapping[str, object]) -> Settings:
         """Raises ExperimentError, KeyError, TypeError and ValueError when they are damaged."""
         from .codec import decoded
 
@@ -261,7 +261,7 @@ class Experiment:
         what = s.target.qualname if s.target else " ".join(s.command or ())
         return f"Experiment({what}, population={s.population}, generations={s.generations})"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The declaration as a JSON object, the training function as its Target."""
         return self.settings.to_json()
 

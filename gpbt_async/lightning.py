@@ -69,7 +69,7 @@ class ScheduleCallback(Callback):
 
     def __init__(
         self,
-        schedule: Schedule | str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+        schedule: Schedule | str | os.PathLike[str] | Iterable[Mapping[str, object]],
         also: Callable[[int, dict[str, Any]], object] | None = None,
     ) -> None:
         self._along = Along(Schedule.load(schedule), also)

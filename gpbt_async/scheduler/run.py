@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ..analysis.results import Best
+    from ..analysis.results import Best, Summary
     from ..analysis.usage import Usage
     from ..devices.slots import Pool
     from ..engine.engine import Engine
@@ -187,10 +187,12 @@ class Run:
         """The processes beside the members: guardian and zygote, by name."""
         return self._startup.launcher.pids() if self._startup.launcher is not None else {}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """The content of summary.json, as of now."""
-        size, names = bytes_below(self.folder.members), {"run": self.folder.name, "version": VERSION}
-        return results.summary(self.engine, self.usage.so_far(), how=self.how, disk_bytes=size, **names)
+        size, name = bytes_below(self.folder.members), self.folder.name
+        return results.summary(
+            self.engine, self.usage.so_far(), how=self.how, disk_bytes=size, run=name, version=VERSION
+        )
 
     # ---- its life
 

@@ -111,7 +111,8 @@ class Startup:
         starter = self._searcher_starter(launcher, record.settings, stack)
         declared = await self._imported(launcher, script, sha256, record, record.settings)
         record.declared = declared or record.declared
-        settings = record.settings or Settings.from_json(declared or {})
+        settings = record.settings or declared
+        assert settings is not None
         needs = member_needs(self._request.options, settings.resources)
         record.settings = settings = settings.with_options({**self._request.changes, "resources": needs})
         _find_program(settings, record.cwd)
@@ -239,7 +240,7 @@ class Startup:
                 now, why = self._clock.now(), "the machine was restarted"
                 state.apply(events.Lost(t=now, member=member.id, attempt=member.attempt, reason=why))
 
-    def _adopt_edits(self, state: RunState, declared: dict[str, Any] | None) -> None:
+    def _adopt_edits(self, state: RunState, declared: Settings | None) -> None:
         """Name what is declared otherwise than when the run began, and adopt what `adopt` names."""
         if declared is not None and state.settings.replay is None:
             script = self._experiment is None
@@ -292,25 +293,24 @@ class Startup:
 
     async def _imported(
         self, launcher: Launcher, script: Address | None, sha256: str, record: RunConfig, settings: Settings | None
-    ) -> dict[str, Any] | None:
-        """Start guardian and zygote; what the script or application declares now, as JSON; None if it says nothing."""
+    ) -> Settings | None:
+        """Start guardian and zygote; what the script or application declares now; None if it says nothing."""
         if script is not None:
             imported = await launcher.open_script(script)
             if digest(script.file) != sha256:
                 raise ScriptError(f"{script.file} was edited during its import: run the command again")
             record.check_imports(imported["imports"], self._warn)
             record.address, record.script_sha256 = script, sha256
-            declared: dict[str, Any] = imported["experiment"]
-            return declared
+            return Settings.from_json(imported["experiment"])
         assert settings is not None
         own = self._experiment.settings if self._experiment is not None else settings
         # an application that resumes says where its function is now
         target = own.target or settings.target
         if target is not None:
-            await launcher.open_target(target.to_json())
+            await launcher.open_target(target)
         else:
             await launcher.open_command()
-        return self._experiment.to_json() if self._experiment is not None else None
+        return self._experiment.settings if self._experiment is not None else None
 
     async def _searcher(
         self, settings: Settings, record: RunConfig, starter: SearcherStarter, tracking: Tracking, stack: AsyncExitStack

@@ -17,7 +17,7 @@ import hashlib
 import html
 from importlib import resources
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..analysis.reader import RunReader
 from ..analysis.report_data import member_files, report_data
@@ -27,8 +27,10 @@ from ..storage.files import explained, replacing
 from .live import page_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from ..analysis.report_data import ReportData
     from ..storage.folder import RunFolder
 
 
@@ -69,7 +71,7 @@ def plotly(command: str = "report", extra: str = "report") -> str:
     return str(get_plotlyjs())
 
 
-def _page(data: dict[str, Any], library: str) -> str:
+def _page(data: ReportData, library: str) -> str:
     scripts = [library, *(asset(name) for name in SCRIPTS)]
     for script in scripts:
         assert "</script" not in script.lower()
@@ -94,7 +96,7 @@ def _page(data: dict[str, Any], library: str) -> str:
     )
 
 
-def embedded(data: dict[str, Any]) -> str:
+def embedded(data: Mapping[str, object]) -> str:
     """JSON that may be inside an HTML script element: numbers rounded, non-finite ones spelled."""
     text = page_json(data)
     for sign in "<>&":

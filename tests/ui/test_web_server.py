@@ -228,11 +228,12 @@ def test_the_log_of_an_ended_member_is_read_once(runs: Path, monkeypatch: pytest
     for _ in range(2):
         followed._look()
         assert followed.latest is not None
+        assert followed.latest.data is not None
         assert followed._reader is not None
         followed._update(followed._reader, news=True)
-    kinds = [kind["reason"] for kind in followed.latest["failures"]["list"]]
+    kinds = [kind["reason"] for kind in followed.latest.data["failures"]["list"]]
     assert read == kinds != []
-    first = followed.latest["failures"]["list"][0]["members"][0]
+    first = followed.latest.data["failures"]["list"][0]["members"][0]
     followed._reader.engine.tree.members[first].attempt += 1  # it was tried again
     followed._update(followed._reader, news=True)
     assert read == [*kinds, kinds[0]]
