@@ -67,6 +67,7 @@ class Finding:
         return cls(fact.code, fact.subject, fact.text, fact.remedy, fact.member)
 
     def to_json(self) -> FindingRow:
+        """As a JSON object."""
         return FindingRow(code=self.code, subject=self.subject, text=self.text, remedy=self.remedy, member=self.member)
 
     @property

@@ -56,6 +56,7 @@ class Best:
     checkpoint: Path
 
     def to_json(self) -> BestRow:
+        """As a JSON object; the checkpoint is a path."""
         return BestRow(
             member=self.member,
             generation=self.generation,

@@ -230,7 +230,7 @@ def _runs_users_code(thread: threading.Thread) -> bool:
     return code is not None and user_code.is_users(code.co_filename)
 
 
-def _telemetry(member: Member) -> dict[str, Any]:
+def _telemetry(member: Member) -> dict[str, object]:
     """The member's telemetry for the pre-flight; {} if the script has broken it, as it has trained all the same."""
     with contextlib.suppress(Exception):
         return member.telemetry.to_json()

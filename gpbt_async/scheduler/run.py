@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ..devices.slots import Pool
     from ..engine.engine import Engine
     from ..events import Event
-    from ..experiment import Experiment, Settings
+    from ..experiment import Changes, Experiment, Settings
     from ..storage.folder import RunFolder
     from ..storage.run_config import RunConfig
     from .open_run import RunState
@@ -114,7 +114,7 @@ class Run:
         retry_failed: bool = False,
         strict: bool = False,
         silence: Sequence[str] = (),
-        changes: Mapping[str, Any] | None = None,
+        changes: Changes | None = None,
         again: RunConfig | None = None,
     ) -> None:
         standalone.use()
@@ -129,7 +129,7 @@ class Run:
         self.warnings: list[str] = []
         request = RunRequest(
             experiment=experiment, folder=folder, resume=resume, options=options, runs=runs, adopt=adopt,
-            changed_script=changed_script, retry_failed=retry_failed, changes=dict(changes or {}), again=again,
+            changed_script=changed_script, retry_failed=retry_failed, changes=changes or {}, again=again,
         )  # fmt: skip
         self._startup = Startup(request, self._clock, self.warn)
         self._retry, self._strict, self._silence = retry_failed, strict, silenced(silence)

@@ -12,7 +12,7 @@ import os
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from .. import __version__ as VERSION
 from .. import events
@@ -24,7 +24,7 @@ from ..devices.request import DeviceRequest, check_options, member_needs
 from ..devices.slots import usable_cores
 from ..engine.tree import State
 from ..errors import ExperimentError, FolderError, ScriptError
-from ..experiment import Experiment, Settings
+from ..experiment import Changes, Experiment, Settings
 from ..processes.launcher import Launcher
 from ..processes.program import missing
 from ..searchers.client import SearcherClient, SearcherStarter
@@ -37,7 +37,7 @@ from .experiment_diff import compare
 from .open_run import OpenRun, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AsyncExitStack
 
     from ..declaration.address import Address
@@ -63,7 +63,7 @@ class RunRequest:
     changed_script: bool
     adopt: Sequence[str]
     retry_failed: bool
-    changes: Mapping[str, Any]
+    changes: Changes
     again: RunConfig | None
 
     def __post_init__(self) -> None:
