@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from .space import Config, Space
 
 
@@ -30,6 +28,28 @@ def path_text(path: Path) -> str:
 
 def path_of(text: str) -> Path:
     return tuple(int(part) for part in text.split("/")) if text else ()
+
+
+class ObservationRecord(TypedDict):
+    """An Observation in JSON."""
+
+    path: str
+    generation: int
+    config: Config
+    outcome: Outcome
+    loss: float | None
+
+
+class AskRecord(TypedDict):
+    """An Ask in JSON, without the space, which both processes have."""
+
+    path: str
+    generation: int
+    seed: int
+    parent: ObservationRecord | None
+    kin: list[ObservationRecord]
+    pending: list[Config]
+    run: NotRequired[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +67,7 @@ class Observation:
         """The loss, if the member has finished and it is finite: only then can it be compared with others."""
         return self.loss if self.outcome == "finished" and self.loss is not None and math.isfinite(self.loss) else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ObservationRecord:
         return {
             "path": path_text(self.path),
             "generation": self.generation,
@@ -57,7 +77,7 @@ class Observation:
         }
 
     @classmethod
-    def from_json(cls, o: Mapping[str, Any]) -> Observation:
+    def from_json(cls, o: ObservationRecord) -> Observation:
         return cls(path_of(o["path"]), o["generation"], o["config"], o["outcome"], o["loss"])
 
 
@@ -87,8 +107,8 @@ class Ask:
         """The losses of the kin that can be compared."""
         return [observed.final for observed in self.kin if observed.final is not None]
 
-    def to_json(self) -> dict[str, Any]:
-        """Without the space, which both processes have."""
+    def to_json(self) -> AskRecord:
+        """As a JSON object, without the space, which both processes have."""
         return {
             "path": path_text(self.path),
             "generation": self.generation,
@@ -100,7 +120,7 @@ class Ask:
         }
 
     @classmethod
-    def from_json(cls, space: Space, ask: Mapping[str, Any]) -> Ask:
+    def from_json(cls, space: Space, ask: AskRecord) -> Ask:
         """The Ask that `to_json` made (ask), over the space."""
         return cls(
             space=space,

@@ -29,12 +29,12 @@ Decode = Callable[[str, Any], Any]
 _NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
-def to_json(fact: Fact) -> dict[str, Any]:
+def to_json(fact: Fact) -> dict[str, object]:
     """A fact as a flat JSON object: its name under "fact", then its fields."""
     return {"fact": type(fact).__name__, **encoded(fact)}
 
 
-def from_json(flat: Mapping[str, Any]) -> Fact:
+def from_json(flat: Mapping[str, object]) -> Fact:
     """The fact of the journal that a JSON object holds. Raises ValueError when it is none; ignores unknown fields."""
     name = flat.get("fact")
     kind = facts().get(name) if isinstance(name, str) else None
@@ -53,16 +53,16 @@ def facts() -> dict[str, type[Fact]]:
     return {kind.__name__: kind for kind in kinds if kind not in bases}
 
 
-def encoded(value: Any) -> dict[str, Any]:
+def encoded(value: Any) -> dict[str, object]:
     """A dataclass as a JSON object."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, encode, _ in _fields(type(value)):
         field = getattr(value, name)
         flat[name] = field if encode is None or field is None else encode(field)
     return flat
 
 
-def decoded(kind: type[T], flat: Mapping[str, Any]) -> T:
+def decoded(kind: type[T], flat: Mapping[str, object]) -> T:
     """A dataclass of a JSON object. Raises ValueError for a wrong or missing field; ignores unknown ones."""
     values = {name: decode(name, flat[name]) for name, _, decode in _fields(kind) if name in flat}
     try:
@@ -84,7 +84,7 @@ def _fields(kind: type[Any]) -> tuple[tuple[str, Encode | None, Decode], ...]:
 def _codec(hint: Any) -> tuple[Encode | None, Decode]:
     """How values with this annotation are written and read. None is left to `encoded`."""
     origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
+    if hint is Any or hint is object:
         return None, lambda name, value: value
     if origin is Annotated:
         encode, decode = _codec(args[0])
@@ -150,19 +150,19 @@ def _spelled(value: float) -> float | str:
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
-def _json_object(name: str, value: Any) -> dict[str, Any]:
+def _json_object(name: str, value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         raise _wrong(name, value)
     return value
 
 
 def _mapping(encode: Encode | None, decode: Decode) -> tuple[Encode, Decode]:
-    def encode_all(value: Mapping[str, Any]) -> dict[str, Any]:
+    def encode_all(value: Mapping[str, object]) -> dict[str, object]:
         if encode is None:
             return dict(value)
         return {key: item if item is None else encode(item) for key, item in value.items()}
 
-    def decode_all(name: str, value: Any) -> dict[str, Any]:
+    def decode_all(name: str, value: object) -> dict[str, object]:
         # a run keeps the metrics and configs of all its members, under the same few names
         return {intern(key): decode(name, item) for key, item in _json_object(name, value).items()}
 

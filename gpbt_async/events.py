@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping  # noqa: TC003 (the codec evaluates annotations)
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from .space import Config  # noqa: TC001
 
@@ -98,7 +98,7 @@ class Sampled(Fact):
     Decides nothing; reports of how busy the GPUs were are made of it.
     """
 
-    gpus: tuple[Mapping[str, Any], ...]
+    gpus: tuple[Mapping[str, object], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +236,7 @@ class Adopted(Fact):
     wherever it is used again.
     """
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .declaration import standalone
 from .declaration.arguments import checked, one_of, plain, real, whole
@@ -41,12 +41,36 @@ ORDERS = ("async", "sync")
 #: the rules of early stopping (engine/early_stopping.py), of which any number may be on
 STOP_RULES = ("median", "generation")
 #: presets of settings by name; an option given beside a preset wins
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, str | tuple[str, ...]]] = {
     # Scardigli et al.: a barrier, TPE with one start-up trial, inherited history, parents from the last generation only
     "paper": {"schedule": "sync", "searcher": "tpe", "history": "inherit", "selection": "comma", "early_stop": ()},
 }
 #: what a command may contain in braces beside hyperparameters
 PLACEHOLDERS = ("parent", "checkpoint", "metrics", "config", "seed", "generation", "member")
+
+
+class Changes(TypedDict, total=False):
+    """Fields of the settings that are replaced after the declaration: by options of a command, or by a replay."""
+
+    space: Space
+    mode: str
+    population: int
+    generations: int
+    ratio: float
+    searcher: str
+    history: str
+    selection: str
+    evidence: float
+    early_stop: str | Sequence[str]
+    schedule: str
+    seed: int
+    preset: str | None
+    resources: Resources
+    attempts: int
+    stall_timeout: float | None
+    member_timeout: float | None
+    silence: str | Sequence[str]
+    replay: Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +146,7 @@ class Settings:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Settings(**{**fields, **changes})
 
-    def with_options(self, changes: Mapping[str, Any]) -> Settings:
+    def with_options(self, changes: Changes) -> Settings:
         """`replaced` by options of the command line: an error names the option instead of a script's line."""
         try:
             return self.replaced(**changes)
@@ -130,13 +154,13 @@ class Settings:
             option, _, rest = error.said.replace(", or None for no limit", "").partition(":")
             raise ExperimentError(f"--{option.replace('_', '-')}:{rest}" if rest else str(error)) from None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         from .codec import encoded  # not before: every training script imports this module
 
         return encoded(self)
 
     @classmethod
-    def from_json(cls, flat: Mapping[str, Any]) -> Settings:
+    def from_json(cls, flat: Mapping[str, object]) -> Settings:
         """Raises ExperimentError, KeyError, TypeError and ValueError when they are damaged."""
         from .codec import decoded
 
@@ -261,7 +285,7 @@ class Experiment:
         what = s.target.qualname if s.target else " ".join(s.command or ())
         return f"Experiment({what}, population={s.population}, generations={s.generations})"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The declaration as a JSON object, the training function as its Target."""
         return self.settings.to_json()
 

@@ -8,7 +8,7 @@ A finding is not an error: the run continues. It shows the finding immediately, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from .events import Found
@@ -37,6 +37,16 @@ CATALOGUE: dict[str, str] = {
 }
 
 
+class FindingRow(TypedDict):
+    """A finding in JSON."""
+
+    code: str
+    subject: str
+    text: str
+    remedy: str
+    member: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A mistake in a script. code: a name of CATALOGUE. subject: what it is about (a hyperparameter, a generation).
@@ -55,6 +65,10 @@ class Finding:
     def of(cls, fact: Found) -> Finding:
         """A finding of the journal."""
         return cls(fact.code, fact.subject, fact.text, fact.remedy, fact.member)
+
+    def to_json(self) -> FindingRow:
+        """As a JSON object."""
+        return FindingRow(code=self.code, subject=self.subject, text=self.text, remedy=self.remedy, member=self.member)
 
     @property
     def sentence(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,5 +124,5 @@ def report_call(name: str, value: str) -> str:
     return f"member.report({name}={value})" if name.isidentifier() else f"member.report({{{name!r}: {value}}})"
 
 
-def config_text(config: Mapping[str, Any]) -> str:
+def config_text(config: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {number(value)}" for name, value in config.items())

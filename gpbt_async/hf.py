@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from .member.api import Member
+    from .space import Config
 
 
 try:
@@ -63,7 +64,7 @@ class MemberCallback(TrainerCallback):
     ) -> None:
         begin(self._member, model, optimizer, lr_scheduler, state=self._state)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, object] | None = None, **_: Any) -> None:
         metrics = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         if metrics and state.is_world_process_zero:
             self._member.report(**metrics)
@@ -91,8 +92,8 @@ class ScheduleCallback(TrainerCallback):
 
     def __init__(
         self,
-        schedule: Schedule | str | os.PathLike[str] | Iterable[Mapping[str, Any]],
-        also: Callable[[int, dict[str, Any]], object] | None = None,
+        schedule: Schedule | str | os.PathLike[str] | Iterable[Mapping[str, object]],
+        also: Callable[[int, Config], object] | None = None,
     ) -> None:
         self._along = Along(Schedule.load(schedule), also)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from .member.api import Member
+    from .space import Config
 
 
 try:
@@ -69,8 +70,8 @@ class ScheduleCallback(Callback):
 
     def __init__(
         self,
-        schedule: Schedule | str | os.PathLike[str] | Iterable[Mapping[str, Any]],
-        also: Callable[[int, dict[str, Any]], object] | None = None,
+        schedule: Schedule | str | os.PathLike[str] | Iterable[Mapping[str, object]],
+        also: Callable[[int, Config], object] | None = None,
     ) -> None:
         self._along = Along(Schedule.load(schedule), also)
         self._steps = 0

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, overload
 
 from .errors import ExperimentError, FolderError
 
@@ -58,6 +58,30 @@ class Origin:
     of: int | None = None
 
 
+class IntervalRecord(TypedDict):
+    """An entry of schedule.json."""
+
+    generation: int
+    member: int | None
+    path: str | None
+    score: float | None
+    seed: int | None
+    config: Config
+
+
+class ScheduleRecord(TypedDict):
+    """schedule.json. While a run has no best member, only `run` says something, and `schedule` is empty."""
+
+    run: str | None
+    member: int | None
+    score: float | None
+    metric: NotRequired[str | None]
+    mode: NotRequired[str | None]
+    metrics: NotRequired[dict[str, float]]
+    of: NotRequired[int | None]
+    schedule: list[IntervalRecord]
+
+
 class Schedule(Sequence["Config"]):
     """Configs, interval after interval: a read-only sequence of dicts name → value, at least one.
 
@@ -70,7 +94,7 @@ class Schedule(Sequence["Config"]):
 
     __slots__ = ("intervals", "origin")
 
-    def __init__(self, configs: Iterable[Mapping[str, Any]], origin: Origin | None = None) -> None:
+    def __init__(self, configs: Iterable[Mapping[str, object]], origin: Origin | None = None) -> None:
         given = list(configs) if isinstance(configs, Iterable) and not isinstance(configs, str | Mapping) else None
         if not given:
             must = "must be a list of at least one config, e.g. [{'lr': 0.1}, {'lr': 0.01}]"
@@ -91,7 +115,7 @@ class Schedule(Sequence["Config"]):
         return schedule
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Schedule:
+    def load(cls, source: str | os.PathLike[str] | Iterable[Mapping[str, object]]) -> Schedule:
         """Read a source: a run's folder, an exported one, a schedule.json, or a list of configs.
 
         Raises FolderError when the file is missing or damaged, ExperimentError for a list that is no schedule.
@@ -174,7 +198,7 @@ class Schedule(Sequence["Config"]):
         """The same schedule without the seeds of its members."""
         return Schedule.of((replace(interval, seed=None) for interval in self.intervals), self.origin)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ScheduleRecord:
         """The content of schedule.json, which `load` reads."""
         o = self.origin
         return {
@@ -220,10 +244,9 @@ class Schedule(Sequence["Config"]):
 
 def _interval(index: int, entry: object) -> Interval:
     """The interval of a config, or of an entry of schedule.json, which has a config under "config"."""
-    about: Mapping[str, Any] = {}
-    config = entry
-    if isinstance(entry, Mapping) and isinstance(entry.get("config"), Mapping):
-        about, config = entry, entry["config"]
+    whole = isinstance(entry, Mapping) and isinstance(entry.get("config"), Mapping)
+    about = entry if isinstance(entry, Mapping) and whole else {}
+    config = about["config"] if whole else entry
     if not isinstance(config, Mapping) or not config or not all(_is_plain(*item) for item in config.items()):
         must = "must be a dict of names and plain values (numbers, strings, True, False, None), e.g. {'lr': 0.1}"
         raise ExperimentError.of(f"schedule[{index}]", config, must)

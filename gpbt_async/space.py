@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Required, TypedDict
 
 from .declaration.arguments import checked, integral, plain, real
 from .declaration.foreign import BOUNDS, bounded, meant, scalar
@@ -239,6 +239,18 @@ class Choice:
 Dimension = Float | Int | Choice
 
 
+class DimensionRecord(TypedDict, total=False):
+    """A dimension in JSON, or a constant, whose kind is "constant". It has what its kind has."""
+
+    kind: Required[str]
+    low: float
+    high: float
+    log: bool
+    step: float | None
+    options: list[Scalar]
+    value: Scalar
+
+
 class Space(Mapping[str, Dimension]):
     """An ordered mapping name → dimension. The order is the declaration's; it never changes what is drawn for a name.
 
@@ -390,9 +402,9 @@ class Space(Mapping[str, Dimension]):
                 )
         return self._ordered(moved)
 
-    def to_json(self) -> dict[str, dict[str, Any]]:
+    def to_json(self) -> dict[str, DimensionRecord]:
         """A JSON object, name → {kind, …}; `from_json` gives an equal space back."""
-        described: dict[str, dict[str, Any]] = {}
+        described: dict[str, DimensionRecord] = {}
         for name in self.names:
             d = self._dimensions.get(name)
             if d is None:

@@ -36,10 +36,11 @@ from .member.parameter_groups import settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from .schedule import Schedule
+    from .space import Config, Scalar
 
     Place = Member | str | os.PathLike[str]
     #: one, several, or none
@@ -82,7 +83,7 @@ class Along:
     also: then called with the interval's number and config, for values that no optimizer has.
     """
 
-    def __init__(self, schedule: Schedule, also: Callable[[int, dict[str, Any]], object] | None = None) -> None:
+    def __init__(self, schedule: Schedule, also: Callable[[int, Config], object] | None = None) -> None:
         self._schedule, self._also = schedule, also
         self.restart()
 
@@ -178,7 +179,9 @@ def load(
     return more
 
 
-def apply(config: Mapping[str, Any], optimizer: Optimizer, scheduler: Any = None, *, reset: bool = False) -> list[str]:
+def apply(
+    config: Mapping[str, Scalar], optimizer: Optimizer, scheduler: Any = None, *, reset: bool = False
+) -> list[str]:
     """Set the optimizer's values from a config in its parameter groups; returns torch's names of those set.
 
     These are all that its groups have: lr (or learning_rate), weight_decay, momentum, betas (as beta1 and beta2), eps,
@@ -225,12 +228,12 @@ def _load_weights(folder: Path, model: nn.Module, strict: bool) -> None:
         )
 
 
-def _parents_weights(member: Member) -> dict[str, Any]:
+def _parents_weights(member: Member) -> dict[str, Tensor]:
     folder = member.parent
     if folder is None:
         return {}
     there = (folder / MODEL).exists()
-    weights: dict[str, Any] = _read(folder / MODEL) if there else _safetensors().load_file(folder / SAFE)
+    weights: dict[str, Tensor] = _read(folder / MODEL) if there else _safetensors().load_file(folder / SAFE)
     return weights
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from .space import Scalar
+
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
@@ -61,7 +63,7 @@ class TrackedMember:
     generation: int
     parent: int | None
     lineage: tuple[int, ...]
-    config: Mapping[str, Any]
+    config: Mapping[str, Scalar]
     seed: int
     attempt: int
     t: float
@@ -127,5 +129,5 @@ class Tracker:
     def keep(self) -> Any:
         """Save everything so far; the result (JSON) comes back as `TrackedRun.kept`."""
 
-    def closed(self, summary: Mapping[str, Any]) -> None:
+    def closed(self, summary: Mapping[str, object]) -> None:
         """The last call: the run has ended, or was interrupted (`summary["how"]`)."""

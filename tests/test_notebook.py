@@ -50,10 +50,10 @@ def framed(shown: str) -> dict[str, str]:
     return {name: value or "" for name, value in attributes.items()}
 
 
-def story(shown: str) -> Any:
-    """The story in the page in the frame."""
+def report_data(shown: str) -> Any:
+    """The report's data in the page in the frame."""
     [data] = [
-        texts for _, attributes, texts in Elements(framed(shown)["srcdoc"]).all if attributes.get("id") == "story"
+        texts for _, attributes, texts in Elements(framed(shown)["srcdoc"]).all if attributes.get("id") == "report_data"
     ]
     return json.loads("".join(data))
 
@@ -115,7 +115,7 @@ async def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert check_run(tmp_path / "runs" / "another") == []
     summary = json.loads((folder / "summary.json").read_text())
     best = f"member {summary['best_member']}, generation {summary['best_generation']}"
-    data = story(outputs["report"][0]["data"]["text/html"])
+    data = report_data(outputs["report"][0]["data"]["text/html"])
     assert data["lineage"][-1] == summary["best_member"]
     assert len(data["members"]["score"]) == 40
     assert f"loss {summary['score']:.4f}"[:-1] in outputs["schedule"][0]["text"]
@@ -154,7 +154,7 @@ def test_the_reports_frame_cannot_reach_the_notebook(run: Path) -> None:
     assert "height:321px" in attributes["style"]
     assert attributes["srcdoc"].replace('<base href="about:srcdoc">', "") == page.html
     assert page._repr_html_().count("<iframe") == 1
-    data = story(page._repr_html_())
+    data = report_data(page._repr_html_())
     assert [d["name"] for d in data["space"]] == ['"><script>', "x"]
     assert repr(page) == "<report of evil-1: pictures, where this is shown as HTML>"
 

@@ -4,7 +4,8 @@
 * `reader`: a run read from its folder by another process. `status`, `watch`, the pages and every export use it.
 * `usage` and `history`: where the slots' time went; what happened when, and why.
 * `results`, `importance`, `ancestry`: the summary, the hyperparameters' effects, and why a member exists.
-* `story`, `table`, `trace`, `bundle`: a run as a report's data, as rows, for Perfetto, and as a folder to take home.
+* `report_data`, `table`, `trace`, `bundle`: a run as a report's data, as rows, for Perfetto, and as a folder
+  to take home.
 * `logs`: the ends of members' logs and curves, and the notes of a run that failed.
 
 The waist is `RunReader`: open a run with it, then pass it to what is wanted. Where the scheduler has an engine already,

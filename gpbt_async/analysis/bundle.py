@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from .. import __version__ as VERSION
 from ..ask import path_text
@@ -34,8 +34,54 @@ from . import results
 from .reader import RunReader
 
 if TYPE_CHECKING:
+    from ..experiment import Settings
+    from ..space import Config
     from ..storage.folder import RunFolder
     from .results import Best
+
+
+class Versions(TypedDict):
+    """The versions of gpbt-async that began the run, and that exported it."""
+
+    made: str | None
+    exported: str
+
+
+class AncestorRecord(TypedDict):
+    """One interval of the lineage: the member that trained it."""
+
+    generation: int
+    member: int
+    path: str
+    seed: int
+    score: float | None
+    metrics: dict[str, float]
+    seconds: float
+    siblings: int | None
+    config: Config
+
+
+class LineageRecord(TypedDict):
+    """lineage.json. Times in seconds of training; digest and size (bytes) are of the checkpoint."""
+
+    run: str
+    id: str
+    version: Versions
+    created: object
+    script: str | None
+    script_sha256: str | None
+    function: str | None
+    settings: dict[str, object]
+    command: list[str] | None
+    replays: str | None
+    members: int
+    best: int
+    score: float
+    metrics: dict[str, float]
+    digest: str
+    size: int
+    files: list[str]
+    ancestry: list[AncestorRecord]
 
 
 def take(folder: RunFolder, best: Best, target: Path) -> None:
@@ -61,7 +107,7 @@ def take(folder: RunFolder, best: Best, target: Path) -> None:
         schedule = results.schedule_of(reader.engine, reader.engine.tree.members[best.member], folder.name)
         _write(beside / FILE, {**schedule.to_json(), "metrics": dict(best.metrics)})
         _write(beside / "lineage.json", origin)
-        (beside / "README.txt").write_text(readme(origin), encoding="utf-8", errors="backslashreplace")
+        (beside / "README.txt").write_text(readme(origin, reader.settings), encoding="utf-8", errors="backslashreplace")
         beside.rename(target)
     except OSError as error:
         raise FolderError(f"cannot export to {target}: {_why(error, best.checkpoint)}") from error
@@ -84,13 +130,12 @@ def _why(error: OSError, checkpoint: Path) -> str:
     return f"{why}: give the path of a folder that can be made and written to"
 
 
-def _write(path: Path, value: Any) -> None:
+def _write(path: Path, value: object) -> None:
     text = json.dumps(spelled(value), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
-def lineage_json(reader: RunReader, best: Best, manifest: Manifest) -> dict[str, Any]:
-    """lineage.json. Times in seconds of training; digest and size (bytes) are of the checkpoint."""
+def lineage_json(reader: RunReader, best: Best, manifest: Manifest) -> LineageRecord:
     record, s, member = reader.record, reader.settings, reader.engine.tree.members[best.member]
     metrics = reader.history.metrics  # the engine forgets them with the checkpoint
     began = read_json(reader.folder.experiment)
@@ -130,18 +175,18 @@ def lineage_json(reader: RunReader, best: Best, manifest: Manifest) -> dict[str,
     }
 
 
-def readme(o: dict[str, Any]) -> str:
+def readme(o: LineageRecord, s: Settings) -> str:
     """README.txt. o: lineage.json."""
-    s, ancestry = o["settings"], o["ancestry"]
+    ancestry = o["ancestry"]
     trained = sum(m["seconds"] for m in ancestry)
     what = f"{o['script']} (sha256 {o['script_sha256']})" if o["script"] else o["function"] or "a command"
     lines = [
         f"The best of {o['members']} members of the run {o['run']} ({o['id']}): member {o['best']},",
-        f"{s['score']} {score_text(o['score'])} ({'more' if s['mode'] == 'max' else 'less'} is better).",
+        f"{s.score} {score_text(o['score'])} ({'more' if s.mode == 'max' else 'less'} is better).",
         "",
         f"  trained by   {what}",
         f"  found by     gpbt-async {o['version']['made']}, Genealogical Population-Based Training (2109.14925)",
-        f"  population   {s['population']}, generations {s['generations']}, searcher {s['searcher']}, seed {s['seed']}",
+        f"  population   {s.population}, generations {s.generations}, searcher {s.searcher}, seed {s.seed}",
         f"  itself       {len(ancestry)} intervals, {trained:.1f} s of training in all",
         f"  digest       {o['digest']} ({o['size']} bytes: {', '.join(o['files'])})",
         "",

@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from ..space import Choice
 
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 
 #: members with a sibling that are needed for a result
 FEWEST = 10
+
+
+class ImportanceRow(TypedDict):
+    """An Importance in JSON."""
+
+    generation: int | None
+    members: int
+    shares: Sequence[float | None]
+    trends: Sequence[float | None]
+    parent: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,15 @@ class Importance:
     shares: tuple[float | None, ...]
     trends: tuple[float | None, ...]
     parent: float | None
+
+    def to_json(self) -> ImportanceRow:
+        return ImportanceRow(
+            generation=self.generation,
+            members=self.members,
+            shares=self.shares,
+            trends=self.trends,
+            parent=self.parent,
+        )
 
 
 def importances(generations: Sequence[Sequence[Node]], space: Space) -> list[Importance]:

@@ -19,12 +19,12 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 from ..ask import path_text
 from ..engine.tree import State
-from ..findings import Finding
-from ..schedule import Interval, Origin, Schedule
+from ..findings import Finding, FindingRow
+from ..schedule import Interval, Origin, Schedule, ScheduleRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ..engine.engine import Engine
     from ..engine.tree import Node
+    from ..events import RunStatus
     from ..space import Config
     from .usage import Usage
 
@@ -54,10 +55,31 @@ class Best:
     metrics: Mapping[str, float]
     checkpoint: Path
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> BestRow:
         """As a JSON object; the checkpoint is a path."""
-        lists = {"schedule": list(self.schedule), "lineage": list(self.lineage)}
-        return {**asdict(self), **lists, "checkpoint": str(self.checkpoint)}
+        return BestRow(
+            member=self.member,
+            generation=self.generation,
+            score=self.score,
+            config=self.config,
+            schedule=list(self.schedule),
+            lineage=list(self.lineage),
+            metrics=dict(self.metrics),
+            checkpoint=str(self.checkpoint),
+        )
+
+
+class BestRow(TypedDict):
+    """A Best in JSON; the checkpoint is a path."""
+
+    member: int
+    generation: int
+    score: float
+    config: Config
+    schedule: list[Config]
+    lineage: list[int]
+    metrics: dict[str, float]
+    checkpoint: str
 
 
 def best_of(member: Node | None, checkpoint: Path | None) -> Best | None:
@@ -75,10 +97,12 @@ def best_of(member: Node | None, checkpoint: Path | None) -> Best | None:
     )
 
 
-def schedule(engine: Engine, run: str | None = None) -> dict[str, Any]:
+def schedule(engine: Engine, run: str | None = None) -> ScheduleRecord:
     """schedule.json: the winning lineage, generation by generation; empty while there is no best member."""
     schedule = winning(engine, run)
-    return schedule.to_json() if schedule is not None else {"run": run, "member": None, "score": None, "schedule": []}
+    if schedule is None:
+        return ScheduleRecord(run=run, member=None, score=None, schedule=[])
+    return schedule.to_json()
 
 
 def winning(engine: Engine, run: str | None) -> Schedule | None:
@@ -100,8 +124,64 @@ def schedule_of(engine: Engine, best: Node, run: str | None) -> Schedule:
     return Schedule.of((Interval(m.config, m.seed, m.score, m.id, path_text(m.path)) for m in best.ancestry), origin)
 
 
-def summary(engine: Engine, usage: Usage, **more: Any) -> dict[str, Any]:
-    """summary.json: the run's results and where its time went. Times in seconds, overhead in milliseconds.
+class BestFinal(TypedDict):
+    """The best member of the last generation."""
+
+    member: int
+    score: float | None
+
+
+class MemberCounts(TypedDict):
+    """Members by state; `lost` counts attempts."""
+
+    finished: int
+    failed: int
+    stopped: int
+    lost: int
+    unfinished: int
+
+
+class SummaryOrigin(TypedDict, total=False):
+    """What only the caller of `summary` knows: the run's folder and state. version: of gpbt-async."""
+
+    run: str
+    how: RunStatus | None
+    version: str
+    disk_bytes: int
+
+
+class Summary(SummaryOrigin):
+    """summary.json. Times in seconds, overhead in milliseconds."""
+
+    score: float | None
+    metric: str
+    mode: str
+    best_member: int | None
+    best_generation: int | None
+    best_metrics: dict[str, float]
+    best_final: BestFinal | None
+    members: MemberCounts
+    generations: list[int]
+    population: int
+    slots: int
+    wall_s: float
+    busy_s: float
+    utilisation: float
+    idle_s: dict[str, float]
+    #: mean seconds before the first report of a member, by what they went into (events.Trained.start)
+    start_s: dict[str, float]
+    overhead_ms: float | None
+    saved_intervals: float
+    parents_duration_ratio: float | None
+    parents_outside_top_k: float | None
+    #: a Comparison
+    replay: NotRequired[Mapping[str, object]]
+    findings: list[FindingRow]
+    seed: int
+
+
+def summary(engine: Engine, usage: Usage, **origin: Unpack[SummaryOrigin]) -> Summary:
+    """summary.json: the run's results and where its time went.
 
     `usage` must be closed, or a `so_far` copy. wall_s: first `train` entered to last `train` returned, summed over
     sessions; idle_s sums to slots · wall_s - busy_s (with the slots of each session).
@@ -111,7 +191,7 @@ def summary(engine: Engine, usage: Usage, **more: Any) -> dict[str, Any]:
     overhead = usage.overhead
     best = tree.best
     final = tree.best_of(s.generations - 1)
-    return {
+    summary: Summary = {
         "score": best.score if best else None,
         "metric": s.score,
         "mode": s.mode,
@@ -135,12 +215,15 @@ def summary(engine: Engine, usage: Usage, **more: Any) -> dict[str, Any]:
         "idle_s": dict(usage.idle),
         "start_s": usage.start,
         "overhead_ms": None if overhead is None else overhead * 1e3,
-        **measures(engine),
-        **({"replay": asdict(compared(engine))} if s.replay is not None else {}),
-        "findings": [asdict(finding) for finding in findings(engine)],
+        "saved_intervals": saved_intervals(engine),
+        "parents_duration_ratio": parents_duration_ratio(engine),
+        "parents_outside_top_k": parents_outside_top_k(engine),
+        "findings": [finding.to_json() for finding in findings(engine)],
         "seed": s.seed,
-        **more,
     }
+    if s.replay is not None:
+        summary["replay"] = asdict(compared(engine))
+    return {**summary, **origin}
 
 
 def findings(engine: Engine) -> list[Finding]:

@@ -9,8 +9,8 @@ its parent's checkpoint has not been read again) is in no fact, so `member_waits
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, NotRequired, Required, TypedDict
 
 from ..ask import path_text
 from ..engine.tree import LONGEST_DELAY, State
@@ -21,14 +21,17 @@ from . import results
 from .reader import RunReader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from ..declaration.run_options import RunOptions
     from ..engine.tree import Generation, Node
     from ..events import Suggest
-    from ..findings import Finding
+    from ..findings import Finding, FindingRow
     from ..space import Config
     from ..storage.folder import RunFolder
     from ..storage.gpu_report import DeviceStatus, GpuQueue
+    from ..storage.lock import Holder
+    from .results import Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +55,39 @@ class RunLine:
     findings: Sequence[Finding] = ()
     error: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> RunLineRecord:
         if self.state is RunStatus.DAMAGED:
             return {"run": self.run, "state": self.state, "error": self.error}
-        return {**_flat(self, "error"), "findings": [asdict(finding) for finding in self.findings]}
+        return {
+            "run": self.run,
+            "state": self.state,
+            "paused": self.paused,
+            "paused_by_hand": self.paused_by_hand,
+            "members": self.members,
+            "of": self.of,
+            "metric": self.metric,
+            "score": self.score,
+            "best_member": self.best_member,
+            "t": self.t,
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+class RunLineRecord(TypedDict, total=False):
+    """A RunLine in JSON. Of a run that is not read yet, only `run`; of a damaged one, `state` and `error`, too."""
+
+    run: Required[str]
+    state: RunStatus
+    paused: str
+    paused_by_hand: bool
+    members: int
+    of: int
+    metric: str
+    score: float | None
+    best_member: int | None
+    t: float | None
+    findings: list[FindingRow]
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +113,23 @@ class WaitingRow:
     after: str | None
     attempt: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        attempt = {} if self.attempt is None else {"attempt": self.attempt}
-        names = {"member": self.member, "generation": self.generation, **attempt}
-        return {**names, "for": self.cause, "after": self.after}
+    def to_json(self) -> WaitingRecord:
+        row: WaitingRecord = {
+            "member": self.member,
+            "generation": self.generation,
+            "for": self.cause,
+            "after": self.after,
+        }
+        if self.attempt is not None:
+            row["attempt"] = self.attempt
+        return row
+
+
+#: a WaitingRow in JSON
+WaitingRecord = TypedDict(
+    "WaitingRecord",
+    {"member": int, "generation": int, "attempt": NotRequired[int], "for": str, "after": str | None},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +152,7 @@ class Activity:
     free_until: str = ""
     free_since: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         training = [_flat(row) for row in self.training]
         return {**_flat(self), "training": training, "waiting": [row.to_json() for row in self.waiting]}
 
@@ -137,23 +182,23 @@ class RunDetail:
     activity: Activity
     folder: str
     typed: str
-    holder: Mapping[str, Any] | None
+    holder: Holder | None
     reason: str
-    options: Mapping[str, Any]
+    options: RunOptions
     options_typed: str
     generations: list[GenerationRow]
     never_begun: list[int]
     given_up: list[int]
-    summary: Mapping[str, Any]
+    summary: Summary
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Flat: the line's and the activity's names beside its own."""
         generations = [_flat(row) for row in self.generations]
-        own = {**_flat(self, "line", "activity"), "generations": generations}
+        own = {**_flat(self, "line", "activity"), "options": self.options.to_json(), "generations": generations}
         return {**self.line.to_json(), **own, **self.activity.to_json()}
 
 
-def _flat(row: Any, *without: str) -> dict[str, Any]:
+def _flat(row: TrainingRow | Activity | GenerationRow | RunDetail, *without: str) -> dict[str, object]:
     return {field.name: getattr(row, field.name) for field in fields(row) if field.name not in without}
 
 
@@ -197,7 +242,7 @@ def detail(folder: RunFolder) -> RunDetail:
         typed=folder.shell_name,
         holder=folder.locked(),
         reason=reader.why_ended,
-        options=reader.record.options.to_json(),
+        options=reader.record.options,
         options_typed=reader.record.options.command_line(),
         generations=[_generation(i, g, reader, activity) for i, g in enumerate(engine.tree.generations)],
         never_begun=[id for id in left if id not in reader.begun],

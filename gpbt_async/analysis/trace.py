@@ -15,7 +15,8 @@ import heapq
 import json
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypedDict
 
 from ..ask import path_text
 from ..storage.files import explained, replacing, spelled
@@ -29,8 +30,33 @@ if TYPE_CHECKING:
     from .reader import RunReader
 
 
-#: an event of the format, or the arguments of one
-Event = dict[str, Any]
+#: the arguments of an event
+Args = Mapping[str, object]
+
+
+class Event(TypedDict, total=False):
+    """An event of the format. ph: its kind. ts, dur: in microseconds. pid, tid: the row."""
+
+    name: str
+    cat: str
+    ph: str
+    s: str
+    bp: str
+    id: int
+    ts: int
+    dur: int
+    pid: int
+    tid: int
+    args: Args
+
+
+class Trace(TypedDict):
+    """A trace: first the rows' names, then all events in order of time."""
+
+    traceEvents: list[Event]
+    displayTimeUnit: str
+    otherData: Args
+
 
 SLOTS, SEARCHER, CHECKPOINTS, SCORE = 1, 2, 3, 4
 _NAMES = {SLOTS: "slots", SEARCHER: "searcher", CHECKPOINTS: "checkpoints", SCORE: "best score"}
@@ -43,8 +69,8 @@ def write(reader: RunReader, target: Path) -> None:
         beside.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
-def trace(reader: RunReader) -> dict[str, Any]:
-    """{traceEvents, displayTimeUnit, otherData}: first the rows' names, then all events in order of time."""
+def trace(reader: RunReader) -> Trace:
+    """The trace of a run that was read with its history."""
     trace = _Trace(reader)
     events = [*trace.attempts(), *trace.idle(), *trace.asks(), *trace.publishing(), *trace.best(), *trace.sessions()]
     return {
@@ -73,7 +99,7 @@ class _Trace:
     def _us(self, t: float) -> int:
         return round(self._elapsed.of(t) * 1e6)
 
-    def _slice(self, name: str, place: tuple[int, int], begin: int, end: int, args: Event) -> Event:
+    def _slice(self, name: str, place: tuple[int, int], begin: int, end: int, args: Args) -> Event:
         pid, tid = place
         kind = _NAMES[pid]
         return {
@@ -115,7 +141,7 @@ class _Trace:
         """The end of the session that contains `t`, or its last fact so far."""
         return self._history.sessions[bisect_right(self._begins, t) - 1].end
 
-    def _attempt(self, attempt: Attempt) -> Event:
+    def _attempt(self, attempt: Attempt) -> Args:
         member = self._reader.engine.tree.members[attempt.member]
         last = attempt.number == member.attempt
         return {
@@ -132,7 +158,7 @@ class _Trace:
 
     def _arrow(self, number: int, parent: tuple[int, int, int], child: tuple[int, int]) -> Iterator[Event]:
         row, begin, end = parent
-        names = {"name": "checkpoint", "cat": "lineage", "id": number, "pid": SLOTS}
+        names: Event = {"name": "checkpoint", "cat": "lineage", "id": number, "pid": SLOTS}
         yield {**names, "ph": "s", "ts": max(begin, end - 1), "tid": row}  # inside the slice in which it begins
         yield {**names, "ph": "f", "bp": "e", "ts": child[1], "tid": child[0]}
 
@@ -168,7 +194,7 @@ class _Trace:
         ]
         yield from self._spread(CHECKPOINTS, found)
 
-    def _spread(self, pid: int, spans: Iterable[tuple[float, float, str, Event]]) -> Iterator[Event]:
+    def _spread(self, pid: int, spans: Iterable[tuple[float, float, str, Args]]) -> Iterator[Event]:
         """Slices on as few rows as possible, so that none overlaps another."""
         free: list[int] = []
         taken: list[tuple[int, int]] = []  # end, row
@@ -198,7 +224,7 @@ class _Trace:
     def names(self) -> Iterator[Event]:
         """The names of the rows; call it last, when all of them are known."""
         for pid, name in _NAMES.items():
-            names = {"ph": "M", "pid": pid, "tid": 1}
+            names: Event = {"ph": "M", "pid": pid, "tid": 1}
             yield {**names, "name": "process_name", "args": {"name": name}}
             yield {**names, "name": "process_sort_index", "args": {"sort_index": pid}}
             for row in range(1, self._rows.get(pid, 0) + 1):
@@ -207,7 +233,7 @@ class _Trace:
                 yield {"name": "thread_sort_index", "ph": "M", "pid": pid, "tid": row, "args": {"sort_index": row}}
 
 
-def _begin(span: tuple[int, int, str, Event]) -> tuple[int, int]:
+def _begin(span: tuple[int, int, str, Args]) -> tuple[int, int]:
     return span[:2]
 
 

@@ -18,7 +18,7 @@ import statistics
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from .. import events
 
@@ -268,7 +268,33 @@ class Elapsed:
         return min(self.marks[i] + t - self._begins[i], self._ends[i])
 
 
-def timeline(spans: Iterable[Span], elapsed: Elapsed, slots: int) -> dict[str, Any]:
+class Spans(TypedDict):
+    """Spans of slots as columns; begin and end are elapsed seconds."""
+
+    slot: list[int]
+    begin: list[float]
+    end: list[float]
+
+
+class BusySpans(Spans):
+    """The intervals that members trained."""
+
+    member: list[int | None]
+
+
+class Timeline(TypedDict):
+    """What each slot did when. sessions: where they begin. width: of a part. See `timeline`."""
+
+    slots: int
+    total: float
+    sessions: list[float]
+    busy: BusySpans
+    idle: dict[str, Spans]
+    width: float
+    parts: dict[str, list[float]]
+
+
+def timeline(spans: Iterable[Span], elapsed: Elapsed, slots: int) -> Timeline:
     """busy: slot, member, begin, end of each interval. idle: by cause, slot, begin, end, without the shortest.
 
     parts: slot-seconds by state in each of `PARTS` equal parts of the time; they add up to all spans.

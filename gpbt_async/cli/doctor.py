@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..declaration.run_options import RunOptions
+    from ..experiment import Changes
     from .examination import Examination
     from .measurements import CheckUp, Expected, Problem, TrainedInterval
 
@@ -34,7 +35,7 @@ def doctor(
     repeat: Repeat = False,
     seed: Seed = 0,
     sets: Sets = None,
-    changes: dict[str, Any],
+    changes: Changes,
     options: RunOptions,
     strict: Strict = False,
     runs: Runs = Path("runs"),

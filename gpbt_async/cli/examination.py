@@ -23,7 +23,7 @@ import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..devices.discovery import discover
 from ..devices.request import DeviceRequest, check_options, member_needs
@@ -49,11 +49,12 @@ from .probes import Touches, Vitals
 from .single_member import fixed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from ..declaration.address import Address
     from ..declaration.run_options import RunOptions
     from ..devices.slots import Pool, Slot
+    from ..experiment import Changes
     from ..findings import Finding
     from ..processes.worker import Worker
     from ..space import Dimension, Scalar
@@ -77,7 +78,7 @@ class Examination:
         *,
         runs: Path,
         options: RunOptions,
-        changes: Mapping[str, Any],
+        changes: Changes,
         sets: Sequence[str],
         seed: int,
         repeat: bool,
@@ -160,7 +161,7 @@ class Examination:
     async def _find_slots(self, stack: AsyncExitStack, declared: Settings) -> Settings:
         """Open the devices; the settings with what the options change."""
         resources = member_needs(self._options, declared.resources)
-        settings = declared.with_options({**self._changes, "resources": resources})
+        settings = declared.with_options(self._changes).replaced(resources=resources)
         check_options(self._options)
         request = DeviceRequest.of(self._options, settings.resources, settings.population)
         self._pool = await discover(request, os.environ, warn=self._notes.append, period=GPU_PERIOD)

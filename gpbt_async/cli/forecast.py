@@ -27,12 +27,13 @@ from ..simulate import Simulation, VirtualInterval
 from .measurements import Expected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ..ask import Ask
     from ..declaration.address import Address
     from ..engine.tree import Node
+    from ..experiment import Changes
     from ..space import Config
     from .measurements import CheckUp
 
@@ -84,7 +85,7 @@ def plan(
     runs: Path,
     seconds: float | None,
     spread: float,
-    changes: Mapping[str, Any],
+    changes: Changes,
 ) -> Forecast:
     """Simulate the script's experiment on so many slots. Raises ExperimentError, FolderError."""
     if slots < 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..declaration.run_options import NONE
 from ..devices.device import Device
@@ -53,7 +53,7 @@ class MachineGpu:
     runs: Sequence[Held]
     processes: Sequence[Process]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         status = {f.name: getattr(self.status, f.name) for f in fields(DeviceStatus)}
         del status["members"], status["leaving"]
         runs = [{"run": name, "state": held.state, "members": held.members} for name, held in self.runs]
@@ -68,7 +68,7 @@ class Inventory:
     problem: str
     notes: list[str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"gpus": [gpu.to_json() for gpu in self.gpus], "problem": self.problem, "notes": self.notes}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..declaration.run_options import RunOptions
+    from ..experiment import Changes
 
 
 @takes(changes=CHANGES, options=MACHINE)
@@ -36,7 +37,7 @@ def launch(
     script: Script,
     *,
     as_module: AsModule = False,
-    changes: dict[str, Any],
+    changes: Changes,
     options: RunOptions,
     strict: Strict = False,
     name: Name = None,

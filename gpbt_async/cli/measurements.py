@@ -6,13 +6,14 @@ diagnosis.py judges them. `CheckUp.to_json` is what `gpbt-async doctor --json` p
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..experiment import Settings
     from ..findings import Finding
+    from ..space import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class TrainedInterval:
     """
 
     who: str
-    config: Mapping[str, Any]
+    config: Config
     start_s: float | None = None
     import_s: float | None = None
     parent_s: float | None = None
@@ -71,7 +72,7 @@ class TrainedInterval:
     reported: str = ""
     error: str = ""
     log: str = ""
-    telemetry: Mapping[str, Any] = field(default_factory=dict)
+    telemetry: Mapping[str, object] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     died: bool = False
     digest: str = ""
@@ -84,7 +85,7 @@ class TrainedInterval:
     def share(self, seconds: float) -> float:
         return 1.0 if self.seconds <= 0 else min(1.0, seconds / self.seconds)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         flat = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _INTERNAL}
         if self.error:  # nothing was published
             flat |= {"publish_s": None, "checkpoint_bytes": None}
@@ -149,7 +150,7 @@ class CheckUp:
     def child(self) -> TrainedInterval:
         return self.members["child"]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         s = self.settings
         flat = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("settings", "members")}
         if not self.failed:

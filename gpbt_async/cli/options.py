@@ -131,7 +131,7 @@ Seed = Annotated[
 Sets = Annotated[list[str] | None, option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter. May be repeated.")]
 
 #: fields of the experiment that the command line may replace
-CHANGES: dict[str, Any] = {
+CHANGES: dict[str, object] = {
     "population": _maybe(int, "Members per generation.", parser=whole("--population")),
     "generations": _maybe(int, "Number of generations.", parser=whole("--generations")),
     "ratio": _maybe(
@@ -192,7 +192,7 @@ CHANGES: dict[str, Any] = {
 }
 
 #: what a run asks of the machine: the fields of RunOptions
-MACHINE: dict[str, Any] = {
+MACHINE: dict[str, object] = {
     "slots": _maybe(
         int, "Train on the CPU, with up to N members at the same time.", metavar="N", parser=whole("--slots")
     ),
@@ -266,7 +266,7 @@ def takes(*, changes: Iterable[str] = (), options: Iterable[str] = ()) -> Callab
             command(**given)
 
         flat: list[inspect.Parameter] = []
-        signature = inspect.signature(command, eval_str=True, locals={"RunOptions": RunOptions, "Any": Any})
+        signature = inspect.signature(command, eval_str=True, locals={"RunOptions": RunOptions, "Changes": dict})
         for parameter in signature.parameters.values():
             table, names, _ = groups.get(parameter.name, ({}, (), None))
             group = [parameter.replace(name=name, annotation=table[name], default=None) for name in names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from .options import AsModule, Json, Runs, Script, option, real, takes, whole
 from .output import emit, span
 
 if TYPE_CHECKING:
+    from ..experiment import Changes
     from .forecast import Forecast
 
 Slots = Annotated[
@@ -49,7 +50,7 @@ def plan(
     run: From = None,
     seconds: Seconds = None,
     spread: Spread = 0.3,
-    changes: dict[str, Any],
+    changes: Changes,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:

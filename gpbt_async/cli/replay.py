@@ -8,7 +8,7 @@ for its generation. analysis/results.py compares the scores, which are also in s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,7 @@ from .output import say
 if TYPE_CHECKING:
     from ..analysis.reader import RunReader
     from ..declaration.run_options import RunOptions
+    from ..experiment import Changes
 
 
 #: more replays than this are a typing error
@@ -103,7 +104,7 @@ def _announce(original: RunReader, options: RunOptions) -> None:
         say(f"the replay reports to {trackers}, as {name} does; --track none prevents that")
 
 
-def changes(original: RunReader, seeds: int = 1, *, same: bool = False, seed: int | None = None) -> dict[str, Any]:
+def changes(original: RunReader, seeds: int = 1, *, same: bool = False, seed: int | None = None) -> Changes:
     """The settings in which a replay differs from the original. Raises ExperimentError, FolderError."""
     from ..analysis import results
     from ..engine.tree import key

@@ -104,7 +104,8 @@ def _until_timeout(folder: RunFolder, word: str, remedy: str) -> Iterator[None]:
     while time.monotonic() < deadline:
         yield
         time.sleep(LOOK)
-    pid = (folder.locked() or {}).get("pid")
+    holder = folder.locked()
+    pid = holder.get("pid") if holder is not None else None
     raise FolderError(
         f"{folder.name} was asked to {word} {STOP_TIMEOUT:g} s ago and has not: look at what its process {pid} waits "
         f"for, or {remedy}"

@@ -67,7 +67,7 @@ def _train(
 ) -> int:
     reported: dict[str, float] = {}
 
-    def on_report(metrics: dict[str, Any]) -> None:
+    def on_report(metrics: dict[str, float]) -> None:
         reported.update(metrics)
         print("report  " + "  ".join(f"{k}={v}" for k, v in metrics.items()), flush=True)
 

@@ -15,13 +15,23 @@ import keyword
 import os
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict, final
 
 from ..errors import ScriptError
 
 _REMEDY = "give the path of a Python script that declares an Experiment"
 #: endings of file names, which are no modules: a `train.py` that does not exist is a misspelt path
 _FILES = ("py", "pyc", "pyw", "pyi", "ipynb", "sh", "txt", "json", "toml", "yaml", "yml")
+
+
+@final
+class ScriptOrder(TypedDict):
+    """The order to a zygote to import a script, as Address has it."""
+
+    script: str
+    module: str | None
+    root: str | None
+    variable: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +62,8 @@ class Address:
         """The address as a user would type it, for messages."""
         return (self.module or self.file) + (f":{self.variable}" if self.variable else "")
 
-    def to_json(self) -> dict[str, Any]:
-        """The zygote's order to import it (script.load)."""
-        flat = {"script": self.file, "module": self.module, "root": self.root, "variable": self.variable}
-        return {name: value for name, value in flat.items() if value is not None}
+    def to_json(self) -> ScriptOrder:
+        return ScriptOrder(script=self.file, module=self.module, root=self.root, variable=self.variable)
 
     def check(self) -> None:
         """Raise ScriptError, with a remedy, when there is no such file, or it is no Python script."""

@@ -54,7 +54,7 @@ def _unknown(name: str, known: Sequence[str], others: dict[str, str]) -> str:
     return f"unknown argument {name!r}: " + (f"did you mean {close!r}?" if close else f"there are {', '.join(known)}")
 
 
-def _misfit(signature: inspect.Signature, args: tuple[Any, ...], named: dict[str, Any], error: TypeError) -> str:
+def _misfit(signature: inspect.Signature, args: tuple[Any, ...], named: dict[str, object], error: TypeError) -> str:
     """What is wrong with arguments whose names are all known."""
     parameters = [p for p in signature.parameters.values() if p.name != "self"]
     by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

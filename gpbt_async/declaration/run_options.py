@@ -105,8 +105,8 @@ class RunOptions:
         """The options that are given, as a command line gives them: "--slots 2 --disk 50GiB"."""
         return " ".join(option for f in fields(self) for option in _words(f.name, getattr(self, f.name)))
 
-    def to_json(self) -> dict[str, Any]:
-        flat = {f.name: getattr(self, f.name) for f in fields(self)}
+    def to_json(self) -> dict[str, object]:
+        flat: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
         if self.xids is not None:
             flat["xids"] = {str(xid): whose for xid, whose in self.xids.items()}
         return flat | {"track": None if self.track is None else [*self.track]}

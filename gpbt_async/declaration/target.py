@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, final
 
 from ..errors import ExperimentError
 
@@ -23,6 +23,22 @@ if TYPE_CHECKING:
 SIGNATURE = "def train(member): ..."
 #: code flags of functions whose call only makes an object: async ones and generators
 _NEVER_RUNS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+class TargetRecord(TypedDict):
+    """A Target in JSON."""
+
+    file: str
+    module: str | None
+    qualname: str
+    sys_path: list[str]
+
+
+@final
+class TargetOrder(TypedDict):
+    """The order to a zygote to import a target."""
+
+    target: TargetRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +54,8 @@ class Target:
     qualname: str
     sys_path: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        from ..codec import encoded  # not before: every training script imports this module
-
-        return encoded(self)
+    def to_json(self) -> TargetRecord:
+        return TargetRecord(file=self.file, module=self.module, qualname=self.qualname, sys_path=list(self.sys_path))
 
 
 def target_of(train: Callable[[Any], object]) -> Target:

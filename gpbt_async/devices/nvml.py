@@ -199,7 +199,7 @@ class PyNvml:
     def __init__(self, library: str | None) -> None:
         self._library = library
         self._binding: Any = None
-        self._handles: dict[str, Any] = {}
+        self._handles: dict[str, object] = {}
         self._set: Any = None
         #: UUIDs by the address of the handle that an event carries
         self._watched: dict[int, str] = {}

@@ -11,7 +11,7 @@ a child repeats its parent's config, and when a searcher sees it. A member that 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ExperimentError, JournalError
 from ..experiment import Settings
@@ -37,7 +37,7 @@ class Adoption:
         self.settings = settings
         self.spaces: list[Space] = [settings.space]
         #: everything adopted so far, by field, as JSON
-        self.fields: dict[str, Any] = {}
+        self.fields: dict[str, object] = {}
 
     @property
     def hull(self) -> Space:
@@ -58,7 +58,7 @@ class Adoption:
             return observed
         return replace(observed, config=self.settings.space.searched(self.fit(observed.config)))
 
-    def take(self, changes: Mapping[str, Any], members: Iterable[Node] = ()) -> Settings:
+    def take(self, changes: Mapping[str, object], members: Iterable[Node] = ()) -> Settings:
         """Put these fields (JSON) in force, and return the new settings. Raises JournalError when they do not fit.
 
         members: of the run; the configs of those that have not trained yet are clipped.

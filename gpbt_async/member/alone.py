@@ -26,16 +26,18 @@ from .api import Member, printed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..space import Config, Scalar
+
 
 def run_alone(
     experiment: Experiment | Callable[[Member], object],
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, Scalar] | None = None,
     *,
     seed: int = 0,
     parent: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     device: str | None = None,
-    on_report: Callable[[dict[str, Any]], object] | None = None,
+    on_report: Callable[[dict[str, float]], object] | None = None,
 ) -> dict[str, float]:
     """Train one member in this process, without a run; returns the last value of each reported metric, by name.
 
@@ -51,7 +53,7 @@ def run_alone(
         raise ExperimentError.of("parent", os.fspath(parent), "must be the folder of a checkpoint")
     reported: dict[str, float] = {}
 
-    def receive(metrics: dict[str, Any]) -> None:
+    def receive(metrics: dict[str, float]) -> None:
         reported.update(metrics)
         (on_report or printed)(metrics)
 
@@ -70,8 +72,8 @@ def run_alone(
 
 
 def _what(
-    experiment: Experiment | Callable[[Member], object], config: Mapping[str, Any] | None, seed: int
-) -> tuple[Callable[[Any], object], dict[str, Any], int]:
+    experiment: Experiment | Callable[[Member], object], config: Mapping[str, Scalar] | None, seed: int
+) -> tuple[Callable[[Any], object], Config, int]:
     """(training function, whole config, GPUs that a member wants)."""
     given = dict(config or {})
     if not isinstance(experiment, Experiment):

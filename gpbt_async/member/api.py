@@ -63,7 +63,7 @@ class Member:
         #: the metric that counts; "" without a run
         self._score = begin.score
         self._sock = sock
-        self._send: Callable[[dict[str, Any]], object] | None = None
+        self._send: Callable[[dict[str, float]], object] | None = None
         self._file: int | None = None
         self._lines = wire.Lines()
         self._stop: str | None = None
@@ -76,7 +76,7 @@ class Member:
     @classmethod
     def local(
         cls,
-        config: Mapping[str, Any],
+        config: Mapping[str, wire.Scalar],
         checkpoint: str | os.PathLike[str],
         *,
         parent: str | os.PathLike[str] | None = None,
@@ -85,7 +85,7 @@ class Member:
         device: str = "cpu",
         id: int = 0,
         metrics: str | os.PathLike[str] = "",
-        on_report: Callable[[dict[str, Any]], object] | None = None,
+        on_report: Callable[[dict[str, float]], object] | None = None,
     ) -> Member:
         """A member without a scheduler: reports are printed, or passed to `on_report`; nothing stops it.
 
@@ -112,7 +112,7 @@ class Member:
         self.telemetry.parent_seen = True
         return self._parent
 
-    def report(self, *given: Mapping[str, Any], **metrics: Any) -> None:
+    def report(self, *given: Mapping[str, object], **metrics: Any) -> None:
         """Report metrics to the scheduler, as often as you like.
 
         metrics: numbers by name, finite or not; numpy's scalars and one-element tensors are welcome. given: the same as
@@ -190,7 +190,7 @@ class Member:
             self._file = None
 
 
-def _named(given: tuple[Any, ...], metrics: dict[str, Any], score: str) -> dict[str, Any]:
+def _named(given: tuple[Any, ...], metrics: Mapping[str, object], score: str) -> dict[str, object]:
     """All metrics of one call by name. Raises TypeError for a value without a name, and for a name with two values."""
     pairs: list[tuple[Any, Any]] = []
     for metric in given:
@@ -201,7 +201,7 @@ def _named(given: tuple[Any, ...], metrics: dict[str, Any], score: str) -> dict[
             example = report_call(score or "loss", "...")
             raise TypeError(f"member.report was given {what} without a name: give it one, {example}")
         pairs += metric.items()
-    named: dict[str, Any] = {}
+    named: dict[str, object] = {}
     for name, value in (*pairs, *metrics.items()):
         if not isinstance(name, str):
             raise TypeError(f"member.report was given the name {name!r} ({_type(name)}): a name must be a text")
@@ -244,6 +244,6 @@ def _type(value: Any) -> str:
     return f"{name} of shape {tuple(shape)}" if shape else name
 
 
-def printed(metrics: dict[str, Any]) -> None:
+def printed(metrics: Mapping[str, float]) -> None:
     """Print a report: what a member does without a scheduler."""
     print("report: " + "  ".join(f"{name}={value:.6g}" for name, value in metrics.items()), flush=True)

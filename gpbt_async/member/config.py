@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from ..space import Config, Scalar
+
 
 #: bits of a name's mark: the script has read it; gpbt.torch has applied it
 READ, APPLIED = 1, 2
@@ -41,7 +43,7 @@ os.register_at_fork(after_in_child=_forked)
 class MemberConfig(dict[str, Any]):
     """config: name → value. What was read of it is asked by functions below, so that no method hides a user's name."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Scalar]) -> None:
         super().__init__(config)
         #: name → bits; the same in memory that is shared with processes that the member forks
         self.__dict__["_marks"] = dict.fromkeys(config, 0)
@@ -136,13 +138,13 @@ class MemberConfig(dict[str, Any]):
 
     # ---- copies, which are plain
 
-    def copy(self) -> dict[str, Any]:
+    def copy(self) -> Config:
         self._mark_all()
         return peek(self)
 
     __copy__ = copy
 
-    def __deepcopy__(self, memo: Any) -> dict[str, Any]:
+    def __deepcopy__(self, memo: Any) -> Config:
         return self.copy()
 
     def __reduce__(self) -> Any:
@@ -168,12 +170,12 @@ class _Names(KeysView[str]):
         return f"dict_keys({list(self)})"
 
 
-def peek(config: Mapping[str, Any]) -> dict[str, Any]:
+def peek(config: Mapping[str, Scalar]) -> Config:
     """The config as a plain dict, without recording a read: for our own code."""
     return dict(dict.items(config)) if isinstance(config, MemberConfig) else dict(config)
 
 
-def mark_applied(config: Mapping[str, Any], names: Iterable[str]) -> None:
+def mark_applied(config: Mapping[str, Scalar], names: Iterable[str]) -> None:
     """gpbt.torch has set these hyperparameters in an optimizer."""
     if isinstance(config, MemberConfig):
         config._mark(names, APPLIED)
@@ -200,7 +202,7 @@ def overwritten_names(config: MemberConfig) -> list[list[str]]:
     return [[name, repr(searched)[:100], repr(given)[:100]] for name, (searched, given) in overwritten.items()]
 
 
-def script_reads(config: Mapping[str, Any], name: str) -> bool:
+def script_reads(config: Mapping[str, Scalar], name: str) -> bool:
     """Has the script itself read this hyperparameter so far? False for a mapping that does not record reads."""
     return isinstance(config, MemberConfig) and name in read_names(config)
 

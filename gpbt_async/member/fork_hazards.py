@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, ModuleType
 
+    from ..processes.zygote_messages import NativeThreads
+
 
 #: libraries whose threads survive a fork (each was tried: used before it, and again in the child)
 SAFE = frozenset({"libarrow", "libparquet", "pypocketfft", "_pocketfft", "tokenizers"})
@@ -103,12 +105,8 @@ class StatementImporter:
             for task in tasks:
                 self._places.setdefault(int(task), place)
 
-    def threads(self) -> dict[str, Any] | None:
-        """The native threads that stay and do not survive a fork: {count, libraries, place}; None if there are none.
-
-        libraries: their names, where known. place: `file:line: source` of the statement that started the first of
-        them; "" if no statement of the script did.
-        """
+    def threads(self) -> NativeThreads | None:
+        """The native threads that stay and do not survive a fork; None if there are none."""
         until = time.monotonic() + GHOST
         while (unsafe := [(task, library) for task in native() if (library := hazard(task)) is not None]) and (
             time.monotonic() < until

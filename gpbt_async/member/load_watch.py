@@ -23,7 +23,7 @@ import math
 import re
 import weakref
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from . import hooks, telemetry
 from .config import peek
@@ -31,6 +31,7 @@ from .config import peek
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ..space import Scalar
     from .telemetry import Telemetry
 
 
@@ -97,7 +98,7 @@ def _watch(kind: Any, around: Any) -> None:
 # ---- models
 
 
-def _load_module(notes: Telemetry, model: Any, state: Mapping[str, Any], load: Any) -> Any:
+def _load_module(notes: Telemetry, model: Any, state: Mapping[str, object], load: Any) -> Any:
     result = load()
     with contextlib.suppress(Exception):
         missing: list[str] = getattr(result, "missing_keys", [])
@@ -166,7 +167,7 @@ def _load_optimizer(notes: Telemetry, optimizer: Any, state: Any, load: Any) -> 
     return result
 
 
-def _of_config(config: Mapping[str, Any], optimizer: Any) -> list[tuple[str, Where, float]]:
+def _of_config(config: Mapping[str, Scalar], optimizer: Any) -> list[tuple[str, Where, float]]:
     """(hyperparameter, where it is in the groups, its value) of what an optimizer has from the config."""
     return [
         (name, where, value)
@@ -275,7 +276,7 @@ def _values(optimizer: Any) -> Iterator[tuple[Where, float]]:
                     yield (i, key), float(item)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -279,7 +279,7 @@ def left_running(before: set[threading.Thread]) -> list[str]:
     return [thread.name for thread in new if thread.is_alive()]
 
 
-def _telemetry(member: Member) -> dict[str, Any]:
+def _telemetry(member: Member) -> dict[str, object]:
     """The member's telemetry for the pre-flight; {} if the script has broken it, as it has trained all the same."""
     with contextlib.suppress(Exception):
         return member.telemetry.to_json()

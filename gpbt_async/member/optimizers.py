@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
+    from ..space import Scalar
     from .telemetry import Telemetry
 
 
@@ -42,7 +43,7 @@ _STATES = 4096
 
 
 class _Governed:
-    def __init__(self, config: Mapping[str, Any], count: int) -> None:
+    def __init__(self, config: Mapping[str, Scalar], count: int) -> None:
         self.config = config
         self.telemetry: Telemetry | None = None
         #: name → value, under torch's names
@@ -70,7 +71,7 @@ _governed: weakref.WeakKeyDictionary[Any, _Governed] = weakref.WeakKeyDictionary
 
 
 def govern(
-    config: Mapping[str, Any], optimizer: Optimizer, given: Sequence[Any] = (), telemetry: Telemetry | None = None
+    config: Mapping[str, Scalar], optimizer: Optimizer, given: Sequence[Any] = (), telemetry: Telemetry | None = None
 ) -> list[str]:
     """Set the optimizer's values from the config; returns torch's names of those set. given: schedulers, if known.
 
@@ -137,7 +138,7 @@ def _anchor_added(optimizer: Any, governed: _Governed | None) -> None:
         group.setdefault("initial_lr", began.get(i, parameter_groups.number(group["lr"])))
 
 
-def _set_defaults(optimizer: Any, settings: Mapping[str, Any]) -> None:
+def _set_defaults(optimizer: Any, settings: Mapping[str, Scalar]) -> None:
     """Set the values of groups that are added later without a value."""
     defaults = getattr(optimizer, "defaults", {})
     for name, value in settings.items():
@@ -187,7 +188,7 @@ def _refuse(scheduler: Any, governed: _Governed) -> None:
         )
 
 
-def _refuse_relative(optimizer: Any, settings: Mapping[str, Any]) -> None:
+def _refuse_relative(optimizer: Any, settings: Mapping[str, Scalar]) -> None:
     if "lr" in settings and any(group.get("relative_step") for group in optimizer.param_groups):
         raise ValueError(
             f"{type(optimizer).__name__} computes its own learning rate (relative_step=True), but the config has one, "
@@ -220,17 +221,17 @@ def _attach(optimizer: Any, governed: _Governed) -> None:
     if attached or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
         return
     optimizer.register_step_pre_hook(_look)
-    before: dict[str, Any] = {}
+    before: dict[str, list[parameter_groups.Group]] = {}
     optimizer.register_load_state_dict_pre_hook(lambda loading, state: _keep(loading, before))
     optimizer.register_load_state_dict_post_hook(lambda loading: _put_back(loading, before))
     optimizer.register_state_dict_post_hook(_remember)
 
 
-def _keep(optimizer: Any, before: dict[str, Any]) -> None:
+def _keep(optimizer: Any, before: dict[str, list[parameter_groups.Group]]) -> None:
     before["groups"] = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
 
-def _put_back(optimizer: Any, before: dict[str, Any]) -> None:
+def _put_back(optimizer: Any, before: dict[str, list[parameter_groups.Group]]) -> None:
     """Set the config's values again after a state was loaded with its hyperparameters, unless it was its own state."""
     governed, own = _governed.get(optimizer), before.pop("groups", [])
     if governed is None or len(own) != len(optimizer.param_groups):

@@ -25,6 +25,8 @@ from .config import peek
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..space import Scalar
+
     Group = dict[str, Any]
     #: of each group the factor for the config's value; None: the group keeps its own value
     Multipliers = list[float | None]
@@ -38,7 +40,7 @@ _SCALES = ("lr", "weight_decay")
 _NO_OPTIONS = ("params", "param_names", "initial_lr")
 
 
-def settings(config: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
+def settings(config: Mapping[str, Scalar], optimizer: Any) -> dict[str, Any]:
     """torch's name → value of what the config has for this optimizer. Raises TypeError if a number is not one."""
     first = optimizer.param_groups[0]
     options = {}
@@ -53,7 +55,7 @@ def settings(config: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
     return options
 
 
-def aliases(config: Mapping[str, Any], name: str) -> list[str]:
+def aliases(config: Mapping[str, Scalar], name: str) -> list[str]:
     """The config's names for one of torch's names."""
     return [alias for alias in peek(config) if ALIASES.get(alias, alias) == name]
 

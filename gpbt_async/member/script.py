@@ -20,14 +20,17 @@ from . import breakpoints, hydra
 from .user_code import LIBRARIES, quoted, where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import ModuleType, TracebackType
+
+    from ..declaration.address import ScriptOrder
+    from ..declaration.target import TargetOrder, TargetRecord
 
 
 class Script(NamedTuple):
     """What was imported. declaration: the experiment as JSON, None for a target. train: None for a command."""
 
-    declaration: dict[str, Any] | None
+    declaration: Mapping[str, object] | None
     variable: str | None
     train: Callable[[Any], object] | None
     file: str
@@ -37,13 +40,13 @@ class NoExperiment(Exception):
     """The script was imported, and does not declare exactly one experiment. The text says what to do."""
 
 
-def load(what: dict[str, Any]) -> Script:
-    """Import {"script": path, …} (Address as JSON) or {"target": Target as JSON}. Raises whatever the user's code does.
+def load(what: ScriptOrder | TargetOrder) -> Script:
+    """Import a script or a target. Raises whatever the user's code does.
 
     If the import fails because the script should be launched as a module, the error has a note that says so.
     """
     if "script" in what:
-        return _load_script(os.path.abspath(what["script"]), what.get("module"), what.get("root"), what.get("variable"))
+        return _load_script(os.path.abspath(what["script"]), what["module"], what["root"], what["variable"])
     target = what["target"]
     return Script(None, None, _load_target(target), target["file"])
 
@@ -135,7 +138,7 @@ def _packaged(path: str, error: ImportError) -> str:
     return f"it is a module of a package, so launch it as one: gpbt-async launch -m {name}{where}"
 
 
-def _load_target(target: dict[str, Any]) -> Callable[[Any], object]:
+def _load_target(target: TargetRecord) -> Callable[[Any], object]:
     sys.path[:] = [*target["sys_path"], *(entry for entry in sys.path if entry not in target["sys_path"])]
     if target["module"] is not None:
         value: Any = importlib.import_module(target["module"])

@@ -36,7 +36,7 @@ class Telemetry:
         #: models that no name in a state fitted, each with one of its names and one of the file's (load_watch.py)
         self.unmatched: list[tuple[Any, str, str]] = []
         #: some numbers of the weights that were loaded; and whether the weights saved last equal them (weights.py)
-        self.sample: dict[str, Any] = {}
+        self.sample: dict[str, object] = {}
         self.unchanged = False
         #: called before this is sent, for what shows only after the training function has returned
         self.last_words: list[Callable[[], None]] = []
@@ -96,7 +96,7 @@ class Telemetry:
         unread = set(config.__dict__["_marks"]) - {*read_names(config), *applied_names(config)}
         return sorted(unread & user_code.named(unread)) if unread else []
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         for final in self.last_words:
             with contextlib.suppress(Exception):  # the script has trained; an error of ours must not fail it
                 final()

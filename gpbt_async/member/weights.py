@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from torch import Tensor
+
     from .telemetry import Telemetry
 
 
@@ -28,7 +30,7 @@ def loaded(notes: Telemetry, model: Any) -> None:
     notes.sample = {name: weights[name].reshape(-1)[:NUMBERS].clone() for name in some if name in weights}
 
 
-def saved(notes: Telemetry, weights: Mapping[str, Any], parents: Callable[[], Mapping[str, Any]]) -> None:
+def saved(notes: Telemetry, weights: Mapping[str, Tensor], parents: Callable[[], Mapping[str, Tensor]]) -> None:
     """The weights are being saved. parents: reads those of the parent's checkpoint. A member's last save counts."""
     if not notes.sample:
         return

@@ -21,11 +21,14 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import ExperimentError
 from ..processes import linux
 from . import breakpoints, fork_hazards, hooks, member_main, script, user_code, warm_up
+
+if TYPE_CHECKING:
+    from ..processes.zygote_messages import Declaration, Order
 
 
 def main(control: int) -> NoReturn:
@@ -44,7 +47,7 @@ def main(control: int) -> NoReturn:
             os._exit(0)
         backlog += received
     request, _ = backlog.pop(0)
-    loaded = _open(line, request)
+    loaded = _open(line, _order(request))
     if loaded is None:
         os._exit(2)
     _flush()
@@ -53,34 +56,43 @@ def main(control: int) -> NoReturn:
     os._exit(0)
 
 
-def _open(line: linux.Line, request: dict[str, Any]) -> tuple[script.Script, bool] | None:
+def _order(request: dict[str, Any]) -> Order:
+    if "target" in request:
+        return {"target": request["target"]}
+    return {
+        "script": request["script"],
+        "module": request["module"],
+        "root": request["root"],
+        "variable": request["variable"],
+    }
+
+
+def _open(line: linux.Line, order: Order) -> tuple[script.Script, bool] | None:
     """Import the script and report the result. Returns the script, and whether native threads run now."""
     cuda_line = fork_hazards.watch_cuda()
     member_main.watch()
     breakpoints.refuse_breakpoints()
     # before the script can run an operation: torch asks OMP_NUM_THREADS first, and this decides
     hooks.after_import("torch", lambda torch: getattr(torch, "set_num_threads", int)(1))
-    importer = fork_hazards.StatementImporter(request["script"] if "script" in request else request["target"]["file"])
+    importer = fork_hazards.StatementImporter(order["script"] if "script" in order else order["target"]["file"])
     try:
         with importer:
-            loaded = script.load(request)
+            loaded = script.load(order)
     except BaseException as error:
         kind = "experiment" if isinstance(error, ExperimentError) else "script"
         _flush()
         line.send({"op": "refused", "kind": kind, "message": script.refusal(error)})
         return None
     threads = importer.threads()
-    line.send(
-        {
-            "op": "declared",
-            "experiment": loaded.declaration,
-            "variable": loaded.variable,
-            "imports": user_code.imports(loaded.file),
-            "cuda": cuda_line(),
-            "threads": threads,
-            "warms": hasattr(sys.modules.get("torch"), "optim"),
-        }
-    )
+    declaration: Declaration = {
+        "experiment": loaded.declaration or {},
+        "variable": loaded.variable,
+        "imports": user_code.imports(loaded.file),
+        "cuda": cuda_line(),
+        "threads": threads,
+        "warms": hasattr(sys.modules.get("torch"), "optim"),
+    }
+    line.send({"op": "declared", **declaration})
     return loaded, threads is not None
 
 

@@ -7,7 +7,7 @@ journal what was found.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import events
 from ..declaration.direction import direction
@@ -57,7 +57,7 @@ class Preflight:
             if finding.code not in self._silent:
                 self.found.append(finding)
 
-    def heard(self, member: Node, telemetry: Mapping[str, Any]) -> Iterator[Finding]:
+    def heard(self, member: Node, telemetry: Mapping[str, object]) -> Iterator[Finding]:
         """A member's training function has returned, and its process has sent this telemetry, as JSON."""
         return self._new(self._telemetry.heard(member, Observations.received(telemetry)))
 

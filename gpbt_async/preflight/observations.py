@@ -56,7 +56,7 @@ class Observations:
     findings: list[tuple[str, str, str, str]]
 
     @classmethod
-    def received(cls, flat: Mapping[str, Any]) -> Observations:
+    def received(cls, flat: Mapping[str, object]) -> Observations:
         """flat: what the member's process sent, which may be any JSON object."""
         return cls(**{field.name: _SHAPES[field.name](flat.get(field.name)) for field in fields(cls)})
 
@@ -73,7 +73,7 @@ def _rows(length: int) -> Callable[[Any], list[Any]]:
     return lambda value: [row for row in value if _is_row(row, length)] if isinstance(value, list) else []
 
 
-def _by_name(fits: Callable[[Any], bool]) -> Callable[[Any], dict[str, Any]]:
+def _by_name(fits: Callable[[Any], bool]) -> Callable[[Any], dict[str, object]]:
     return lambda value: {name: row for name, row in value.items() if fits(row)} if isinstance(value, dict) else {}
 
 

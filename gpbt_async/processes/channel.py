@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import linux
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 class Channel:
@@ -36,7 +36,7 @@ class Channel:
         self.open = True
         self._loop.add_reader(sock, self._readable)
 
-    def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+    def send(self, message: Mapping[str, object], fds: list[int] | None = None) -> None:
         """Send, now or soon. The caller may close the descriptors at once."""
         if self.open:
             self._unsent.append((linux.pack(message, fds), [os.dup(fd) for fd in fds or ()]))

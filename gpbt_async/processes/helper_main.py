@@ -11,7 +11,11 @@ import json
 import os
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 #: the environment variable that holds the number of the inherited socket
 FD = "GPBT_FD"
@@ -34,7 +38,7 @@ class SchedulerLink:
         line = self._lines.readline()
         return json.loads(line) if line.endswith(b"\n") else None
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Mapping[str, object]) -> None:
         """Raises OSError when the scheduler is gone."""
         self.connection.sendall(json.dumps(message).encode() + b"\n")
 

@@ -19,7 +19,7 @@ import os
 import socket
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..declaration.address import Address
 from ..errors import Advice, LaunchError
@@ -32,6 +32,9 @@ from .zygote import PATH, Zygote, ZygoteDied, file_of, unforkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from ..declaration.target import Target
+    from .zygote_messages import Declaration, Order
 
 
 _MEMBER = (
@@ -74,7 +77,7 @@ class Launcher:
         self._guardian = Guardian(run_id, os.fspath(cwd) if cwd is not None else os.getcwd(), self._output, log)
         self._zygote: Zygote | None = None
         self._retired: list[Zygote] = []  # their members train on
-        self._what: dict[str, Any] | None = None  # what the zygote imports; None: members are programs
+        self._order: Order | None = None  # what the zygote imports; None: members are programs
         self._spares = 1
         self._log_path: str | None = None
         self._starting = 0  # members that have been requested, and have neither entered training nor failed
@@ -125,24 +128,24 @@ class Launcher:
 
     # -- the script
 
-    async def open_script(self, script: Address | str | os.PathLike[str]) -> dict[str, Any]:
-        """Import the script; its declaration: experiment (JSON), variable, cuda, and the files it has imported.
+    async def open_script(self, script: Address | str | os.PathLike[str]) -> Declaration:
+        """Import the script, and return what it declares.
 
         Takes as long as the import does. Raises ScriptError or ExperimentError with one message for a person.
         """
         address = script if isinstance(script, Address) else Address(os.path.abspath(script))
         return await self._open(address.to_json())
 
-    async def open_target(self, target: Mapping[str, Any]) -> dict[str, Any]:
-        """Import what an application's own experiment trains (Target as JSON). Raises ScriptError."""
-        return await self._open({"target": dict(target)})
+    async def open_target(self, target: Target) -> Declaration:
+        """Import what an application's own experiment trains. Raises ScriptError."""
+        return await self._open({"target": target.to_json()})
 
     async def open_command(self) -> None:
         """Nothing to import: members are programs."""
 
-    async def _open(self, what: dict[str, Any]) -> dict[str, Any]:
-        self._what = what
-        declaration: dict[str, Any] | None = None
+    async def _open(self, order: Order) -> Declaration:
+        self._order = order
+        declaration: Declaration | None = None
         while declaration is None:
             declaration = await self._imported()
         hazard = unforkable(declaration, self._insists)
@@ -150,11 +153,11 @@ class Launcher:
             forks, advice = hazard
             self.exec = not forks
             self._log(advice)
-        if self.exec or (declaration["experiment"] or {}).get("command"):
+        if self.exec or declaration["experiment"].get("command"):
             self._end_zygote()  # not needed any more, and it would hold memory, a GPU's perhaps
         return declaration
 
-    async def _imported(self) -> dict[str, Any] | None:
+    async def _imported(self) -> Declaration | None:
         """Import the script; None to try again, because the process that imported it was killed."""
         try:
             return await self._start_zygote()
@@ -167,10 +170,10 @@ class Launcher:
                 raise
             return None
 
-    async def _start_zygote(self) -> dict[str, Any]:
-        assert self._what is not None
+    async def _start_zygote(self) -> Declaration:
+        assert self._order is not None
         self._zygote = zygote = Zygote(
-            self._guardian, self._what, spares=self._spares, patience=self._hello_timeout,
+            self._guardian, self._order, spares=self._spares, patience=self._hello_timeout,
             grace=self._grace, warms=self._warms, learned=self._learned, unsafe=self._unsafe, log=self._log,
         )  # fmt: skip
         zygote.on_hazard = self._must_not_import
@@ -356,9 +359,9 @@ class Launcher:
 
     async def _executed(self, begin: wire.Begin) -> Worker:
         """A fresh interpreter. It gets its environment at once, as the script may touch CUDA while it is imported."""
-        assert self._what is not None
+        assert self._order is not None
         threads = dict.fromkeys(linux.THREADS, str(begin.threads)) if begin.threads is not None else {}
-        argv = [sys.executable, "-P", "-c", _MEMBER, HOME, json.dumps(self._what), file_of(self._what)]
+        argv = [sys.executable, "-P", "-c", _MEMBER, HOME, json.dumps(self._order), file_of(self._order)]
         ours, theirs = socket.socketpair()
         try:
             with theirs:

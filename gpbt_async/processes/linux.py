@@ -19,7 +19,10 @@ import select
 import signal
 import socket
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -266,7 +269,7 @@ class Line:
         self._data = bytearray()
         self._fds: list[int] = []
 
-    def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+    def send(self, message: Mapping[str, object], fds: list[int] | None = None) -> None:
         """Send a message whole; the socket must be a blocking one."""
         data = pack(message, fds)
         sent = socket.send_fds(self.sock, [data], fds or [])
@@ -314,7 +317,7 @@ class Line:
         self.sock.close()
 
 
-def pack(message: dict[str, Any], fds: list[int] | None = None) -> bytes:
+def pack(message: Mapping[str, object], fds: list[int] | None = None) -> bytes:
     return json.dumps({**message, "fds": len(fds or ())}).encode() + b"\n"
 
 

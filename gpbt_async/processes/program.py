@@ -33,7 +33,7 @@ _BARE = re.compile(rb"[:,\[]\s*(-?)(\.[0-9]{1,20})")
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
-def fill(argv: Sequence[str], config: Mapping[str, Any], reserved: Mapping[str, Any]) -> list[str]:
+def fill(argv: Sequence[str], config: Mapping[str, object], reserved: Mapping[str, object]) -> list[str]:
     """Replace {name} by its value in each argument; {{ and }} are braces. Raises KeyError for an unknown name."""
     values = {**config, **reserved}
 

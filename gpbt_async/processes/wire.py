@@ -133,7 +133,7 @@ class End:
     where: str | None = None
     remedy: str = ""
     fault: str = ""
-    telemetry: Mapping[str, Any] = field(default_factory=dict)
+    telemetry: Mapping[str, object] = field(default_factory=dict)
     imports: Sequence[str] = ()
     variable: str = ""
     start: Mapping[str, Number] = field(default_factory=dict)
@@ -233,12 +233,12 @@ def loads(line: bytes, strict: bool = True) -> dict[str, Any]:
     return body
 
 
-def plain(metrics: Mapping[str, Number]) -> dict[str, Any]:
+def plain(metrics: Mapping[str, Number]) -> dict[str, Number | str]:
     """Metrics as strict JSON: a number that is not finite becomes a string."""
     return {name: value if isfinite(value) else _written(value) for name, value in metrics.items()}
 
 
-def numbers(metrics: Mapping[str, Any]) -> dict[str, Number]:
+def numbers(metrics: Mapping[str, object]) -> dict[str, Number]:
     """The inverse of `plain`. Raises WireError when a value is no number."""
     out: dict[str, Number] = {}
     for name, value in metrics.items():

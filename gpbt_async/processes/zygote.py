@@ -36,6 +36,8 @@ from .worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from .zygote_messages import Declaration, Order
+
 
 #: seconds that an answer may take beyond `patience` after the import, and while the zygote warms up
 BUSY = 60.0
@@ -53,17 +55,28 @@ class ZygoteDied(ScriptError):
     killed = False
 
 
-def file_of(what: dict[str, Any]) -> str:
+def file_of(order: Order) -> str:
     """The file of what a zygote imports."""
-    return str(what["script"] if "script" in what else what["target"]["file"])
+    return order["script"] if "script" in order else order["target"]["file"]
 
 
-def unforkable(declaration: dict[str, Any], insists: bool) -> tuple[bool, Advice] | None:
+def _declaration(message: dict[str, Any]) -> Declaration:
+    return {
+        "experiment": message["experiment"],
+        "variable": message["variable"],
+        "imports": message["imports"],
+        "cuda": message["cuda"],
+        "threads": message["threads"],
+        "warms": message["warms"],
+    }
+
+
+def unforkable(declaration: Declaration, insists: bool) -> tuple[bool, Advice] | None:
     """What the import has done that a fork does not survive, and whether to fork nevertheless; None if nothing.
 
     declaration: the zygote's. insists: fork even where native threads run; CUDA never survives a fork.
     """
-    if (declaration["experiment"] or {}).get("command"):
+    if declaration["experiment"].get("command"):
         return None
     slower, into = "so members start as fresh processes, which is slower", "into the training function"
     if declaration["cuda"] is not None:
@@ -79,7 +92,7 @@ def unforkable(declaration: dict[str, Any], insists: bool) -> tuple[bool, Advice
 
 
 class Zygote:
-    """One zygote. what: {"script": path} or {"target": Target as JSON}. spares: how many forks to keep ahead.
+    """One zygote. order: what it imports. spares: how many forks to keep ahead.
 
     patience: seconds it may be silent while a fork is waited for. warms: whether it may warm up. learned: modules to
     import when it warms up first. unsafe: modules that it must never import.
@@ -89,7 +102,7 @@ class Zygote:
     #: how it ended, for a person
     fate = "died"
     hung_warming = False
-    declaration: dict[str, Any] | None = None
+    declaration: Declaration | None = None
     #: done when it, every member and all they started are gone
     _end: asyncio.Future[int | linux.AncestorDied] | None = None
     _pidfd = -1
@@ -103,7 +116,7 @@ class Zygote:
     def __init__(
         self,
         guardian: Guardian,
-        what: dict[str, Any],
+        order: Order,
         *,
         spares: int,
         patience: float,
@@ -114,7 +127,7 @@ class Zygote:
         log: Callable[[Advice], object],
     ) -> None:
         self._guardian = guardian
-        self._what = what
+        self._order = order
         self._spares = spares
         self._patience = patience
         self._warms = warms
@@ -126,7 +139,7 @@ class Zygote:
         self._grace = grace
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._declared: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._declared: asyncio.Future[Declaration] = self._loop.create_future()
         #: its standard output and error, until it has a log
         self._output = os.memfd_create("zygote", os.MFD_CLOEXEC)
         self._requests = 0
@@ -148,10 +161,10 @@ class Zygote:
 
     # -- its life
 
-    async def open(self) -> dict[str, Any]:
+    async def open(self) -> Declaration:
         """Start it, and have it import the script. Raises ScriptError or ExperimentError with one clear message."""
-        self._channel.send({"op": "open", **self._what})
-        argv = [sys.executable, "-P", "-c", _PROGRAM, HOME, file_of(self._what)]
+        self._channel.send({"op": "open", **self._order})
+        argv = [sys.executable, "-P", "-c", _PROGRAM, HOME, file_of(self._order)]
         output = self._output
         try:
             with self._theirs as theirs:
@@ -168,7 +181,7 @@ class Zygote:
         self._refill()
         return self.declaration
 
-    async def _or_death(self, gone: asyncio.Future[int | linux.AncestorDied]) -> dict[str, Any]:
+    async def _or_death(self, gone: asyncio.Future[int | linux.AncestorDied]) -> Declaration:
         declared = self._declared
         waiting: list[asyncio.Future[Any]] = [declared, gone]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -256,7 +269,7 @@ class Zygote:
         if op in ("forked", "failed", "warmed"):
             self._busy = False
         if op == "forked":
-            self._forked(message, fds)
+            self._forked(message["n"], message["pid"], fds)
         elif op == "failed":
             self._fork_failed(message["n"], f"a member could not be forked: {message['error']}")
         elif op == "exit":
@@ -277,18 +290,18 @@ class Zygote:
         elif op == "threads":
             self._log(Advice(message["what"], message["remedy"]))
         elif op == "declared":
-            self._declared.set_result(message)
+            self._declared.set_result(_declaration(message))
         else:
             kind = ExperimentError if message["kind"] == "experiment" else ScriptError
             self._declared.set_exception(kind(shorten(message["message"], 4 * LONGEST)))
 
-    def _forked(self, message: dict[str, Any], fds: list[int]) -> None:
+    def _forked(self, n: int, pid: int, fds: list[int]) -> None:
         gone: asyncio.Future[int | linux.AncestorDied] = self._loop.create_future()
-        self._members[message["pid"]] = gone
+        self._members[pid] = gone
         sock = socket.socket(fileno=fds[0])
-        worker = Worker(message["pid"], fds[1], sock, gone, grace=self._grace, warn=self._log)
+        worker = Worker(pid, fds[1], sock, gone, grace=self._grace, warn=self._log)
         worker.forked = True
-        future = self._forking.pop(message["n"], None)
+        future = self._forking.pop(n, None)
         if future is None or future.done():
             worker.close()
         else:

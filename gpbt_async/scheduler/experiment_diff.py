@@ -8,17 +8,17 @@ the command line. If these options set a field, the warning also names the value
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..engine.adoption import ADOPTABLE, unfit
 from ..errors import ExperimentError
-from ..space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..engine.engine import Engine
     from ..experiment import Settings
+    from ..space import DimensionRecord, Space
     from ..storage.run_config import RunConfig
 
 
@@ -36,42 +36,41 @@ _NOT_COMPARED = ("target", "preset", "replay", "mode_given")
 
 
 def compare(
-    record: RunConfig, engine: Engine, now: Mapping[str, Any], adopt: Sequence[str], script: bool,
-    warn: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
+    record: RunConfig, engine: Engine, now: Settings, adopt: Sequence[str], script: bool, warn: Callable[[str], None]
+) -> dict[str, object]:
     """Warn of what a run that is resumed declares otherwise now; the fields to adopt, as JSON.
 
     record, engine: of the run. The rest, and what it raises, as of `differences`.
     """
-    began = {**(record.declared or {}), **engine.adoption.fields}
+    began = {**(record.declared.to_json() if record.declared is not None else {}), **engine.adoption.fields}
     sentences, changes = differences(began, now, engine.settings, adopt, script=script)
     if "space" in changes:
-        sentences.append(outside(engine, Space.from_json(changes["space"])))
+        sentences.append(outside(engine, now.space))
     for sentence in filter(None, sentences):
         warn(sentence)
     return changes
 
 
 def differences(
-    was: Mapping[str, Any], now: Mapping[str, Any], current: Settings, adopt: Sequence[str], *, script: bool
-) -> tuple[list[str], dict[str, Any]]:
+    was: Mapping[str, object], now: Settings, current: Settings, adopt: Sequence[str], *, script: bool
+) -> tuple[list[str], dict[str, object]]:
     """A sentence about each field that differs, and the fields to adopt, as JSON.
 
-    was, now: declarations as JSON. current: the settings in force. adopt: names of fields. script: the declaration is a
-    script's, not an application's. Raises ExperimentError when a field cannot be adopted.
+    was: the former declaration, as JSON. now: the one of today. current: the settings in force. adopt: names of fields.
+    script: the declaration is a script's, not an application's. Raises ExperimentError when a field cannot be adopted.
     """
     where = "in the script" if script else "in the experiment"
-    inforce = current.to_json()
+    declared, inforce = now.to_json(), current.to_json()
     sentences: list[str] = []
     for name in adopt:
-        _refuse(name, now, current, inforce, script)
-    changes = {name: now[name] for name in adopt if now[name] != inforce[name]}
-    for name in now:
-        if name in _NOT_COMPARED or name not in was or (was[name] == now[name] and name not in changes):
+        _refuse(name, now, current, script)
+    changes = {name: declared[name] for name in adopt if declared[name] != inforce[name]}
+    for name, value in declared.items():
+        if name in _NOT_COMPARED or name not in was or (was[name] == value and name not in changes):
             continue
         if name in changes:
             done = "adopted from now on"
-        elif now[name] == inforce[name]:
+        elif value == inforce[name]:
             continue  # an option of the command line has the same value, or it was adopted before
         elif name not in ADOPTABLE:
             done = f"{_kept(was[name], inforce[name])} ({_WHY.get(name, 'it cannot change along a run')})"
@@ -79,15 +78,16 @@ def differences(
             done = f"{_kept(was[name], inforce[name])}: {problem}"
         else:
             done = f"{_kept(was[name], inforce[name])}; {_option(name, script)} takes the new one"
-        sentences.append(f"{_both(name, inforce if name in changes else was, now, where)}: {done}")
+        sentences.append(f"{_both(name, (inforce if name in changes else was)[name], value, where)}: {done}")
     return sentences, changes
 
 
-def _refuse(name: str, now: Mapping[str, Any], current: Settings, inforce: Mapping[str, Any], script: bool) -> None:
+def _refuse(name: str, now: Settings, current: Settings, script: bool) -> None:
     """Raises ExperimentError when the field cannot be adopted."""
     if name not in ADOPTABLE:
         why = f": {_WHY[name]}" if name in _WHY else ""
-        wrong = f"cannot be adopted by a run under way{why}" if name in inforce else "is no field of an experiment"
+        known = name in current.to_json()
+        wrong = f"cannot be adopted by a run under way{why}" if known else "is no field of an experiment"
         raise ExperimentError(f"{_option(name, script)}: {name} {wrong}; adopted can be {', '.join(ADOPTABLE)}")
     if problem := _problem(name, current, now):
         raise ExperimentError(f"{_option(name, script)}: {problem}; begin a new run for it")
@@ -115,11 +115,11 @@ def _members(ids: list[int]) -> str:
     return f"member{'s' * (len(ids) > 1)} {shown}"
 
 
-def _problem(name: str, current: Settings, now: Mapping[str, Any]) -> str:
+def _problem(name: str, current: Settings, now: Settings) -> str:
     """Why a field that a run may adopt cannot be adopted as it is declared now; empty if it can be."""
     if name == "space":
-        return unfit(current.space, Space.from_json(now["space"]))
-    if name == "command" and (current.command is None) != (now["command"] is None):
+        return unfit(current.space, now.space)
+    if name == "command" and (current.command is None) != (now.command is None):
         return "a command and a training function cannot replace one another along a run"
     return ""
 
@@ -128,17 +128,17 @@ def _option(name: str, script: bool) -> str:
     return f"--adopt {name}" if script else f"adopt=({name!r},)"
 
 
-def _kept(was: Any, inforce: Any) -> str:
+def _kept(was: object, inforce: object) -> str:
     return "the run goes on with the former" if was == inforce else f"the run goes on with {inforce!r}, by an option"
 
 
-def _both(name: str, was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> str:
-    """Both values of a field; of a space, of each hyperparameter that differs."""
-    if name != "space":
-        return f"{name} was {was[name]!r} and is {now[name]!r} {where} now"
+def _both(name: str, was: object, now: object, where: str) -> str:
+    """Both values of a field, as JSON; of a space, of each hyperparameter that differs."""
+    if name != "space" or not isinstance(was, dict) or not isinstance(now, dict):
+        return f"{name} was {was!r} and is {now!r} {where} now"
     sentences = []
-    for hyperparameter in {**was["space"], **now["space"]}:
-        old, new = was["space"].get(hyperparameter), now["space"].get(hyperparameter)
+    for hyperparameter in {**was, **now}:
+        old, new = was.get(hyperparameter), now.get(hyperparameter)
         if old == new:
             continue
         before = f"was {described(old)}" if old is not None else "was not there"
@@ -147,7 +147,7 @@ def _both(name: str, was: Mapping[str, Any], now: Mapping[str, Any], where: str)
     return "; ".join(sentences) or f"the order of the space has changed {where}"
 
 
-def described(dimension: Mapping[str, Any]) -> str:
+def described(dimension: DimensionRecord) -> str:
     """A dimension, given as JSON, as it is declared: Float(0.01, 0.5, log=True)."""
     if dimension["kind"] == "constant":
         return repr(dimension["value"])

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ..analysis.results import Best
+    from ..analysis.results import Best, Summary
     from ..analysis.usage import Usage
     from ..devices.slots import Pool
     from ..engine.engine import Engine
     from ..events import Event, RunStatus
-    from ..experiment import Experiment, Settings
+    from ..experiment import Changes, Experiment, Settings
     from ..storage.folder import RunFolder
     from ..storage.run_config import RunConfig
     from .gpu_status import GpuStatus
@@ -108,7 +108,7 @@ class Run:
         retry_failed: bool = False,
         strict: bool = False,
         silence: Sequence[str] = (),
-        changes: Mapping[str, Any] | None = None,
+        changes: Changes | None = None,
         again: RunConfig | None = None,
     ) -> None:
         standalone.use()
@@ -123,7 +123,7 @@ class Run:
         self.warnings: list[str] = []
         request = RunRequest(
             experiment=experiment, folder=folder, resume=resume, options=options, runs=runs, adopt=adopt,
-            changed_script=changed_script, retry_failed=retry_failed, changes=dict(changes or {}), again=again,
+            changed_script=changed_script, retry_failed=retry_failed, changes=changes or {}, again=again,
         )  # fmt: skip
         self._startup = Startup(request, self._clock, self.warn)
         self._retry, self._strict, self._silence = retry_failed, strict, silenced(silence)
@@ -185,12 +185,14 @@ class Run:
         """The processes beside the members: guardian and zygote, by name."""
         return self._startup.launcher.pids() if self._startup.launcher is not None else {}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """The content of summary.json, as of now."""
         from ..analysis import results
 
-        size, names = bytes_below(self.folder.members), {"run": self.folder.name, "version": VERSION}
-        return results.summary(self.engine, self.usage.so_far(), how=self.how, disk_bytes=size, **names)
+        size, name = bytes_below(self.folder.members), self.folder.name
+        return results.summary(
+            self.engine, self.usage.so_far(), how=self.how, disk_bytes=size, run=name, version=VERSION
+        )
 
     # ---- its life
 

@@ -17,14 +17,14 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from .. import __version__ as VERSION
 from ..declaration.address import find
 from ..declaration.arguments import close_to
 from ..declaration.run_options import RunOptions
 from ..errors import ExperimentError, FolderError, ScriptError
-from ..experiment import Experiment, Settings
+from ..experiment import Changes, Experiment, Settings
 from ..processes.launcher import Launcher
 from ..processes.program import missing
 from ..storage.folder import RunFolder, check_name
@@ -32,7 +32,7 @@ from ..storage.run_config import RunConfig, digest
 from ..trackers.client import Tracking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AsyncExitStack
 
     from ..declaration.address import Address
@@ -61,7 +61,7 @@ class RunRequest:
     changed_script: bool
     adopt: Sequence[str]
     retry_failed: bool
-    changes: Mapping[str, Any]
+    changes: Changes
     again: RunConfig | None
 
     def __post_init__(self) -> None:
@@ -125,7 +125,8 @@ class Startup:
         from .open_run import OpenRun, RunState
 
         record.declared = declared or record.declared
-        settings = record.settings or Settings.from_json(declared or {})
+        settings = record.settings or declared
+        assert settings is not None
         needs = member_needs(self._request.options, settings.resources)
         record.settings = settings = settings.with_options({**self._request.changes, "resources": needs})
         _find_program(settings, record.cwd)
@@ -263,7 +264,7 @@ class Startup:
                 now, why = self._clock.now(), "the machine was restarted"
                 state.apply(events.Lost(t=now, member=member.id, attempt=member.attempt, reason=why))
 
-    def _adopt_edits(self, state: RunState, declared: dict[str, Any] | None) -> None:
+    def _adopt_edits(self, state: RunState, declared: Settings | None) -> None:
         """Name what is declared otherwise than when the run began, and adopt what `adopt` names."""
         from .. import events
         from .experiment_diff import compare
@@ -322,8 +323,8 @@ class Startup:
 
     async def _imported(
         self, launcher: Launcher, script: Address | None, sha256: str, record: RunConfig, settings: Settings | None
-    ) -> dict[str, Any] | None:
-        """Start guardian and zygote; what the script or application declares now, as JSON; None if it says nothing."""
+    ) -> Settings | None:
+        """Start guardian and zygote; what the script or application declares now; None if it says nothing."""
         asyncio.get_running_loop().call_soon(_import_the_rest, record.options)  # once we wait
         if script is not None:
             imported = await launcher.open_script(script)
@@ -331,17 +332,16 @@ class Startup:
                 raise ScriptError(f"{script.file} was edited during its import: run the command again")
             record.check_imports(imported["imports"], self._warn)
             record.address, record.script_sha256 = script, sha256
-            declared: dict[str, Any] = imported["experiment"]
-            return declared
+            return Settings.from_json(imported["experiment"])
         assert settings is not None
         own = self._experiment.settings if self._experiment is not None else settings
         # an application that resumes says where its function is now
         target = own.target or settings.target
         if target is not None:
-            await launcher.open_target(target.to_json())
+            await launcher.open_target(target)
         else:
             await launcher.open_command()
-        return self._experiment.to_json() if self._experiment is not None else None
+        return self._experiment.settings if self._experiment is not None else None
 
     async def _searcher(
         self, settings: Settings, record: RunConfig, starter: SearcherStarter, tracking: Tracking, stack: AsyncExitStack

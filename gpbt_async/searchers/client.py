@@ -32,7 +32,7 @@ from ..processes.helper_process import HelperError, HelperProcess
 from . import registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from ..ask import Ask
     from ..processes.helper_process import Spawn
@@ -216,12 +216,12 @@ class SearcherClient:
         return SearcherError(f"searcher {self._name!r}, asked for member {path_text(ask.path)}: {cause}")
 
 
-def _usable(answer: dict[str, Any]) -> None:
+def _usable(answer: Mapping[str, object]) -> None:
     if "unusable" in answer:
         raise SearcherError(answer["unusable"])
 
 
-def _config(answer: dict[str, Any]) -> Config:
+def _config(answer: Mapping[str, object]) -> Config:
     config: object = answer.get("config")
     if not isinstance(config, dict):
         raise HelperError(f"the searcher process sent an invalid answer: {str(answer)[:80]}")

@@ -31,7 +31,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Required, TypeAlias, TypedDict
 
 from ..ask import path_text
 from ..space import Choice, Float
@@ -41,10 +41,15 @@ from .searcher import Random, learns
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import TrialState
+
     from ..ask import Ask, Observation
     from ..space import Config, Dimension, Space
 
 
+#: a space as Optuna has it, by name
+Distributions: TypeAlias = "dict[str, BaseDistribution]"
 #: grids with more points are given as continuous: gp makes a list of them
 FINE = 4096
 #: losses beyond this are scaled down, all of a study together: their squares must be finite
@@ -73,7 +78,7 @@ class Optuna(Random):
             params = study.ask(fixed_distributions=space).params
         return ask.space.clip({name: grid.from_coordinate(d, params[name], FINE) for name, d in ask.space.items()})
 
-    def _sampler(self, ask: Ask, space: dict[str, Any]) -> Any:
+    def _sampler(self, ask: Ask, space: Distributions) -> Any:
         raise NotImplementedError
 
     @classmethod
@@ -85,7 +90,7 @@ class Optuna(Random):
 class OptunaTpe(Optuna):
     name = "optuna:tpe"
 
-    def _sampler(self, ask: Ask, space: dict[str, Any]) -> Any:
+    def _sampler(self, ask: Ask, space: Distributions) -> Any:
         return _tpe(ask)
 
 
@@ -98,7 +103,7 @@ class OptunaGp(Optuna):
         with _one_thread():
             return super()._asked(ask)
 
-    def _sampler(self, ask: Ask, space: dict[str, Any]) -> Any:
+    def _sampler(self, ask: Ask, space: Distributions) -> Any:
         import optuna
 
         return optuna.samplers.GPSampler(seed=_seed(ask), n_startup_trials=1)
@@ -116,7 +121,7 @@ class OptunaCmaes(Optuna):
     name = "optuna:cmaes"
     needs = ("optuna", "cmaes")
 
-    def _sampler(self, ask: Ask, space: dict[str, Any]) -> Any:
+    def _sampler(self, ask: Ask, space: Distributions) -> Any:
         import optuna
 
         numbers = {
@@ -142,7 +147,7 @@ class OptunaQmc(Optuna):
     def suggest(self, ask: Ask) -> Config:
         return self._asked(ask) if ask.space else super().suggest(ask)
 
-    def _sampler(self, ask: Ask, space: dict[str, Any]) -> Any:
+    def _sampler(self, ask: Ask, space: Distributions) -> Any:
         """Optuna's QMCSampler with the point of the sequence that is wanted: it would count what it drew itself."""
         import optuna
 
@@ -150,7 +155,7 @@ class OptunaQmc(Optuna):
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
 
         class Sobol(optuna.samplers.QMCSampler):
-            def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+            def infer_relative_search_space(self, study: Any, trial: Any) -> Distributions:
                 return space
 
             def _find_sample_id(self, study: Any, search_space: Any) -> int:
@@ -204,15 +209,23 @@ def _one_thread() -> Iterator[None]:
 # ---- the kin as trials
 
 
-def _trials(ask: Ask, most: int, space: dict[str, Any], finished_only: bool = False) -> list[Any]:
+class _Outcome(TypedDict, total=False):
+    """What optuna's create_trial takes beside a trial's parameters."""
+
+    state: Required[TrialState]
+    value: float
+    intermediate_values: dict[int, float]
+
+
+def _trials(ask: Ask, most: int, space: Distributions, finished_only: bool = False) -> list[Any]:
     """The kin and the pending siblings, seen in `space`; or only the finished kin."""
     from optuna.trial import TrialState, create_trial
 
     largest = max((abs(loss) for loss in ask.losses), default=0.0)
     scale = HUGE / largest if largest > HUGE else 1.0
-    trials: list[tuple[Config, dict[str, Any]]] = []
+    trials: list[tuple[Config, _Outcome]] = []
     for observed in _bounded(ask.kin, most):
-        outcome: dict[str, Any] = {"state": TrialState.FAIL}
+        outcome: _Outcome = {"state": TrialState.FAIL}
         if observed.final is not None:
             outcome = {"state": TrialState.COMPLETE, "value": observed.final * scale}
         elif observed.outcome == "stopped":
@@ -227,7 +240,7 @@ def _trials(ask: Ask, most: int, space: dict[str, Any], finished_only: bool = Fa
     ]
 
 
-def _params(ask: Ask, config: Config, space: dict[str, Any]) -> dict[str, Any]:
+def _params(ask: Ask, config: Config, space: Distributions) -> dict[str, float | int]:
     return {name: grid.to_coordinate(ask.space[name], config[name], FINE) for name in space}
 
 

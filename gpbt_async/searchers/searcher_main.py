@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..ask import Ask
 from ..errors import GPBTError
@@ -19,6 +19,7 @@ from ..space import Space
 from . import registry
 
 if TYPE_CHECKING:
+    from ..ask import AskRecord
     from .searcher import Searcher
 
 
@@ -38,7 +39,7 @@ def serve(scheduler: SchedulerLink) -> None:
     searcher, unusable = _made(name, space)
     while (request := scheduler.receive()) is not None:
         if searcher is None:
-            answer: dict[str, Any] = {"unusable": unusable}
+            answer: dict[str, object] = {"unusable": unusable}
         else:
             answer = _answer(searcher, space, request["ask"]) if "ask" in request else {"config": {}}
         scheduler.send({"id": request["id"], **answer})
@@ -56,7 +57,7 @@ def _made(name: str, space: Space) -> tuple[Searcher | None, str]:
     return searcher, ""
 
 
-def _answer(searcher: Searcher, space: Space, ask: dict[str, Any]) -> dict[str, Any]:
+def _answer(searcher: Searcher, space: Space, ask: AskRecord) -> dict[str, object]:
     try:
         config: object = searcher.suggest(Ask.from_json(space, ask))
         if not isinstance(config, dict):

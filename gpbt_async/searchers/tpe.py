@@ -73,14 +73,14 @@ def _domain(items: tuple[tuple[str, Dimension], ...]) -> Any:
     return _hyperopt().Domain(None, {name: _hp(name, dimension) for name, dimension in items})
 
 
-def _docs(ask: Ask) -> list[dict[str, Any]]:
+def _docs(ask: Ask) -> list[dict[str, object]]:
     """The kin and the pending siblings as hyperopt's trials, oldest first."""
     losses = ask.losses
     censored = math.nextafter(max(losses), math.inf)
     liar = math.fsum(loss / len(losses) for loss in losses)
-    docs: list[dict[str, Any]] = []
+    docs: list[dict[str, object]] = []
     for observed in ask.kin:
-        result: dict[str, Any] = {"status": "fail"}
+        result: dict[str, object] = {"status": "fail"}
         if observed.outcome == "stopped":
             result["loss"] = censored
         elif observed.final is not None:
@@ -91,7 +91,7 @@ def _docs(ask: Ask) -> list[dict[str, Any]]:
     return docs
 
 
-def _doc(space: Space, tid: int, config: Config, result: dict[str, Any]) -> dict[str, Any]:
+def _doc(space: Space, tid: int, config: Config, result: dict[str, object]) -> dict[str, object]:
     misc = {
         "tid": tid,
         "cmd": None,

@@ -19,11 +19,10 @@ import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ..errors import FolderError, JournalError
 from .files import explained
-from .lock import Lock, acquire, holder
+from .lock import Holder, Lock, acquire, holder
 
 #: seconds between two looks whether a run's folder is still there
 LOOK = 0.5
@@ -168,7 +167,7 @@ class RunFolder:
         self._lock = await acquire(self.lock_file, patience)
         return self._lock
 
-    def locked(self) -> dict[str, Any] | None:
+    def locked(self) -> Holder | None:
         """The scheduler that runs this run (pid, host, boot, t; empty while it is written), or None. Takes no lock."""
         return holder(self.lock_file)
 

@@ -68,7 +68,7 @@ class DeviceStatus:
         values = {f.name: flat[f.name] for f in fields(cls)}
         return cls(**values | {"state": DeviceState(values["state"]), "members": tuple(values["members"])})
 
-    def journaled(self) -> dict[str, Any]:
+    def journaled(self) -> dict[str, object]:
         """The part that a Sampled fact keeps."""
         names = ("gpu", "state", "members", "ours", "used", "utilisation", "temperature")
         return {name: getattr(self, name) for name in names} | {"members": list(self.members)}

@@ -24,7 +24,7 @@ import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..codec import from_json, to_json
 from ..errors import JournalError
@@ -46,12 +46,12 @@ AHEAD = 1 << 20
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-def _seal(flat: Mapping[str, Any]) -> bytes:
+def _seal(flat: Mapping[str, object]) -> bytes:
     body = _encode(flat)[:-1].encode("ascii")
     return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
 
 
-def _unseal(line: bytes) -> dict[str, Any]:
+def _unseal(line: bytes) -> dict[str, object]:
     """The object a line (without its newline) holds, or ValueError."""
     body, _, crc = line.rpartition(b',"crc":"')
     if crc != b'%08x"}' % zlib.crc32(body):

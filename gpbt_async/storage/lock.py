@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ..errors import FolderError
 from .files import explained
@@ -90,8 +90,17 @@ async def acquire(path: Path, patience: float) -> Lock:
             raise
 
 
-def holder(path: Path) -> dict[str, Any] | None:
-    """The holder of the lock at `path` (pid, host, boot, t; empty while it is written), or None. Takes no lock."""
+class Holder(TypedDict, total=False):
+    """The scheduler that holds a lock: its process, its machine, and since when. Empty while it is written."""
+
+    pid: int
+    host: str
+    boot: str
+    t: float
+
+
+def holder(path: Path) -> Holder | None:
+    """The holder of the lock at `path`, or None. Takes no lock."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -103,7 +112,7 @@ def holder(path: Path) -> dict[str, Any] | None:
         os.close(fd)
 
 
-def _orphaned(holder: dict[str, Any]) -> bool:
+def _orphaned(holder: Holder) -> bool:
     """Is the scheduler that took the lock gone, while other processes of its run still hold it?"""
     here = holder.get("host") == socket.gethostname()
     return here and "pid" in holder and not os.path.exists(f"/proc/{holder['pid']}")
@@ -131,7 +140,7 @@ def _flock(fd: int, how: int) -> bool:
     return True
 
 
-def _holder_text(folder: Path, holder: dict[str, Any]) -> str:
+def _holder_text(folder: Path, holder: Holder) -> str:
     """Describes the holder, and how to stop it."""
     here = holder.get("host") == socket.gethostname()
     if "pid" not in holder or _orphaned(holder):
@@ -142,9 +151,9 @@ def _holder_text(folder: Path, holder: dict[str, Any]) -> str:
     )
 
 
-def _read(fd: int) -> dict[str, Any]:
+def _read(fd: int) -> Holder:
     try:
-        held = json.loads(os.pread(fd, 4096, 0))
+        held: Holder = json.loads(os.pread(fd, 4096, 0))
     except (ValueError, RecursionError):
         return {}
     return held if isinstance(held, dict) else {}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from xxhash import xxh3_128_hexdigest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -86,5 +87,5 @@ class Manifest:
         return manifest if whole else None
 
 
-def _digest(flat: dict[str, Any]) -> str:
+def _digest(flat: Mapping[str, object]) -> str:
     return xxh3_128_hexdigest(json.dumps(flat, sort_keys=True).encode())

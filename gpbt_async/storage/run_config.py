@@ -46,8 +46,8 @@ class RunConfig:
     variable: str | None = None
     #: the user's files that it imports, by path, with their digests
     imports: dict[str, str] = field(default_factory=dict)
-    #: what it declared when the run began, before the command line's options; as JSON
-    declared: dict[str, Any] | None = None
+    #: what it declared when the run began, before the command line's options
+    declared: Settings | None = None
     #: what the launch, and each resume since, asked of the machine: a resume asks for the same, but for its own options
     options: RunOptions = field(default_factory=RunOptions)
     #: whether the run began on GPUs: then it continues on the CPU only where the options say so
@@ -72,7 +72,7 @@ class RunConfig:
     @property
     def declared_resources(self) -> Resources | None:
         """The resources that the experiment declares, without the options that may have replaced them since."""
-        return Settings.from_json(self.declared).resources if self.declared is not None else None
+        return self.declared.resources if self.declared is not None else None
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:
@@ -85,8 +85,9 @@ class RunConfig:
             raise FolderError(f"{error}; {remedy}") from error
         try:
             settings = Settings.from_json(flat["settings"])
-            rest = {name: flat[name] for name in ("run", "cwd", *_SCRIPT, "declared", "on_gpus")}
-            return cls(**rest, settings=settings, options=RunOptions.from_json(flat["options"]))
+            rest = {name: flat[name] for name in ("run", "cwd", *_SCRIPT, "on_gpus")}
+            declared = Settings.from_json(flat["declared"]) if flat["declared"] is not None else None
+            return cls(**rest, settings=settings, declared=declared, options=RunOptions.from_json(flat["options"]))
         except (KeyError, TypeError, ValueError, GPBTError) as error:
             raise FolderError(f"{path} is damaged, or of another version: {error!r}; {remedy}") from error
 
@@ -96,7 +97,7 @@ class RunConfig:
             "run": self.run,
             "cwd": self.cwd,
             **{name: getattr(self, name) for name in _SCRIPT},
-            "declared": self.declared,
+            "declared": self.declared.to_json() if self.declared is not None else None,
             "options": self.options.to_json(),
             "on_gpus": self.on_gpus,
             "python": sys.executable,

@@ -85,7 +85,7 @@ class JsonLines(Tracker):
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # torn, or not of this run
 
-    def _key(self, flat: Mapping[str, Any]) -> Key:
+    def _key(self, flat: Mapping[str, object]) -> Key:
         timed = flat["event"] != "reported" or _timed(self._run)
         return flat["event"], flat["member"], flat["attempt"], flat.get("step"), flat["t"] if timed else None
 
@@ -120,7 +120,7 @@ class JsonLines(Tracker):
     def keep(self) -> Any:
         return self._table.keep()
 
-    def closed(self, summary: Mapping[str, Any]) -> None:
+    def closed(self, summary: Mapping[str, object]) -> None:
         self._table.keep()
         self._table.close()
 
@@ -184,7 +184,7 @@ class Csv(Tracker):
     def keep(self) -> Any:
         return {"members": self._members.keep(), "reports": self._reports.keep()}
 
-    def closed(self, summary: Mapping[str, Any]) -> None:
+    def closed(self, summary: Mapping[str, object]) -> None:
         self.keep()
         self._members.close()
         self._reports.close()

@@ -21,7 +21,7 @@ import stat
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .. import events
 from ..ask import path_text
@@ -50,6 +50,21 @@ FORMAT = 1
 FACTS, PIECE = 200, 1 << 18
 
 
+class Position(TypedDict):
+    """How far a tracker is, in JSON. facts: how many are reported; last: the last of them. run: its id.
+
+    open: member → attempt, bytes of its reports read, how many reports, whether no more will come. kept: what the
+    tracker's `keep` returned.
+    """
+
+    format: int
+    run: str
+    facts: int
+    last: str
+    open: dict[str, list[int]]
+    kept: Any
+
+
 @dataclass(slots=True)
 class _Open:
     """A member that has started and is not terminal.
@@ -73,9 +88,7 @@ class Follower:
     If a position does not fit the journal, or is damaged, everything is reported again, with TrackedRun.again set.
     """
 
-    def __init__(
-        self, folder: RunFolder, tracker: Tracker, place: Path, position: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, folder: RunFolder, tracker: Tracker, place: Path, position: Position | None = None) -> None:
         record = RunConfig.read(folder.experiment)
         assert record.settings is not None
         self._folder, self._tracker, self._settings = folder, tracker, record.settings
@@ -130,10 +143,16 @@ class Follower:
             progress |= not member.whole and self._report(member)
         return progress
 
-    def position(self, kept: Any) -> dict[str, Any]:
+    def position(self, kept: Any) -> Position:
         going = {str(m): [o.member.attempt, o.read, o.steps, o.whole] for m, o in self._open.items()}
-        done = {"facts": self._facts, "last": self._last}
-        return {"format": FORMAT, "run": self._run.id, **done, "open": going, "kept": kept}
+        return {
+            "format": FORMAT,
+            "run": self._run.id,
+            "facts": self._facts,
+            "last": self._last,
+            "open": going,
+            "kept": kept,
+        }
 
     def close(self) -> None:
         """Report how the run ended, or that it was interrupted."""
@@ -157,7 +176,7 @@ class Follower:
             elif isinstance(fact, events.Failed | events.Lost):
                 self._void.add((fact.member, fact.attempt))
 
-    def _resume(self, position: Mapping[str, Any]) -> None:
+    def _resume(self, position: Position) -> None:
         """Replay the reported facts without reporting them, and open the members that were in training.
 
         Raises ValueError when other facts stand in the journal, as a power failure may have taken some.

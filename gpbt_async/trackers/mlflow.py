@@ -160,7 +160,7 @@ class MLflow(Tracker):
             self._client.log_batch(self._runs[id], metrics=waiting[:BATCH])
             del waiting[:BATCH]
 
-    def closed(self, summary: Mapping[str, Any]) -> None:
+    def closed(self, summary: Mapping[str, object]) -> None:
         self.keep()
         for run in set(self._runs.values()) - self._failed:
             self._client.set_terminated(run, "KILLED")

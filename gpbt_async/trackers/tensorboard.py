@@ -126,7 +126,7 @@ class TensorBoard(Tracker):
         own.plugin(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=info), ending.t)
         self._close(member.id)
 
-    def closed(self, summary: Mapping[str, Any]) -> None:
+    def closed(self, summary: Mapping[str, object]) -> None:
         for id in list(self._open):
             self._close(id)
 

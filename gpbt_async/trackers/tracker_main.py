@@ -41,7 +41,7 @@ from .follower import Follower
 from .registry import find, make, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from .registry import Spec
@@ -100,7 +100,7 @@ class _Calls(Tracker):
     def keep(self) -> Any:
         return self._call("keep", self._of("keep"))
 
-    def write(self, path: Path, flat: dict[str, Any]) -> None:
+    def write(self, path: Path, flat: Mapping[str, object]) -> None:
         """Write the position, by the same rule: a disk that is full may be emptied."""
         self._call("writing the position", _write, path, flat)
 
@@ -182,7 +182,7 @@ class TrackerFeed:
         self._kept = time.monotonic()
 
 
-def _write(path: Path, flat: dict[str, Any]) -> None:
+def _write(path: Path, flat: Mapping[str, object]) -> None:
     with replacing(path) as beside:
         beside.write_text(json.dumps(flat))
 
@@ -229,7 +229,7 @@ def main() -> None:
         def live() -> bool:
             return not poll.poll(0)  # the end of the input is all that can still come
 
-        def say(message: dict[str, Any]) -> None:
+        def say(message: Mapping[str, object]) -> None:
             with contextlib.suppress(OSError):
                 scheduler.send(message)
 
@@ -248,7 +248,7 @@ def main() -> None:
         say({"done": True})
 
 
-def _watch(feed: TrackerFeed, say: Callable[[dict[str, Any]], None], over: threading.Event) -> None:
+def _watch(feed: TrackerFeed, say: Callable[[Mapping[str, object]], None], over: threading.Event) -> None:
     """Report a call that does not return."""
     while not over.wait(1.0):
         during = feed.during

@@ -95,7 +95,7 @@ class WandB(Tracker):
         run.finish(exit_code=1 if ending.state == "failed" else 0)
         del self._runs[member.id]
 
-    def closed(self, summary: Mapping[str, Any]) -> None:
+    def closed(self, summary: Mapping[str, object]) -> None:
         for run in self._runs.values():
             run.finish(exit_code=1)
         self._runs.clear()

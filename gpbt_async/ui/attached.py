@@ -11,7 +11,7 @@ closes nothing.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import events
 from ..analysis import results
@@ -77,7 +77,7 @@ class Attached:
     def slots(self) -> AttachedSlots | None:
         return AttachedSlots(self) if self.how is None else None
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> results.Summary:
         return results.summary(self.engine, self.usage.so_far(), run=self.name, how=self.how)
 
     async def __aiter__(self) -> AsyncIterator[Event]:

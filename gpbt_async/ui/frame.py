@@ -17,7 +17,7 @@ import statistics
 from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .. import events
 from ..ask import path_text
@@ -29,6 +29,7 @@ from .text import config_line, crop, gpu_lines, short_model, waiting_text
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from ..analysis.results import Summary
     from ..analysis.usage import Usage
     from ..devices.slots import Slot
     from ..engine.engine import Engine
@@ -89,7 +90,7 @@ class RunView(Protocol):
     def folder(self) -> RunFolder: ...
     @property
     def name(self) -> str: ...
-    def summary(self) -> dict[str, Any]: ...
+    def summary(self) -> Summary: ...
     def __aiter__(self) -> AsyncIterator[events.Event]: ...
 
 

@@ -1,9 +1,9 @@
 """The report of a run: one HTML file that needs no server, no network and no other file.
 
-The story (analysis/story.py) is in the page as data. Our own scripts in `assets/` draw it with plotly.js, which is part
-of the Python package plotly (extra `report`). Plotly was chosen over Vega-Lite and Bokeh although its script, at 5 MB,
-is the largest of the three: only plotly has parallel coordinates that can be brushed, and it draws ten thousand members
-through WebGL; it works offline without a compiler, and needs no pandas.
+The data (analysis/report_data.py) is in the page as JSON. Our own scripts in `assets/` draw it with plotly.js, which is
+part of the Python package plotly (extra `report`). Plotly was chosen over Vega-Lite and Bokeh although its script, at
+5 MB, is the largest of the three: only plotly has parallel coordinates that can be brushed, and it draws ten thousand
+members through WebGL; it works offline without a compiler, and needs no pandas.
 
 The user's texts (names, options, messages, logs) enter the page as JSON in which `<`, `>` and `&` are escaped, and are
 only ever set as text. Should that fail, the page's Content-Security-Policy still runs only the scripts whose digests it
@@ -17,18 +17,20 @@ import hashlib
 import html
 from importlib import resources
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..analysis.reader import RunReader
-from ..analysis.story import remains, story
+from ..analysis.report_data import member_files, report_data
 from ..analysis.table import check_target
 from ..errors import MissingExtra
 from ..storage.files import explained, replacing
 from .live import page_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from ..analysis.report_data import ReportData
     from ..storage.folder import RunFolder
 
 
@@ -54,8 +56,8 @@ def page(folder: RunFolder, reader: RunReader | None = None) -> str:
     """The report as one HTML text, of some 5 MB. Raises as `write` does."""
     library = plotly()
     reader = reader or RunReader(folder, history=True)
-    data = story(reader)
-    data["remains"] = remains(reader, data)
+    data = report_data(reader)
+    data["remains"] = member_files(reader, data)
     return _page(data, library)
 
 
@@ -69,7 +71,7 @@ def plotly(command: str = "report", extra: str = "report") -> str:
     return str(get_plotlyjs())
 
 
-def _page(data: dict[str, Any], library: str) -> str:
+def _page(data: ReportData, library: str) -> str:
     scripts = [library, *(asset(name) for name in SCRIPTS)]
     for script in scripts:
         assert "</script" not in script.lower()
@@ -87,14 +89,14 @@ def _page(data: dict[str, Any], library: str) -> str:
         back="",
         bar="",
         now="",
-        tail=f'<script type="application/json" id="story">{embedded(data)}</script>\n{ours}\n'
+        tail=f'<script type="application/json" id="report_data">{embedded(data)}</script>\n{ours}\n'
         f'<script type="text/plain" id="plotly">{library}</script>\n<script>{scripts[-1]}</script>',
         foot="Written by gpbt-async from the run's journal. Numbers are rounded to seven digits; "
         "<code>gpbt-async export</code> has all of them.",
     )
 
 
-def embedded(data: dict[str, Any]) -> str:
+def embedded(data: Mapping[str, object]) -> str:
     """JSON that may be inside an HTML script element: numbers rounded, non-finite ones spelled."""
     text = page_json(data)
     for sign in "<>&":

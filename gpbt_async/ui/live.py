@@ -1,14 +1,14 @@
-"""Stories of runs that go on, for pages that are open: read on, and sent as patches.
+"""The data of runs that go on, for pages that are open: read on, and sent as patches.
 
-A page has a run's story (analysis/story.py) and receives *patches* of it. `FollowedRun` and `FollowedFolder` read on
-where they stopped. They do nothing by themselves: a page that waits for a newer story (`newer`) starts the next look,
-all pages that wait share it, and without a page nothing is read. Reading is done in a thread, so that a run of ten
-thousand members does not block the event loop, and takes at most a quarter of the time. A slow page misses
-intermediate stories and gets the latest, so nothing is queued. The journal is only read, never locked; the run's lock
-shows whether it goes on.
+A page has the data of a run's report (analysis/report_data.py) and receives *patches* of it. `FollowedRun` and
+`FollowedFolder` read on where they stopped. They do nothing by themselves: a page that waits for newer data (`newer`)
+starts the next look, all pages that wait share it, and without a page nothing is read. Reading is done in a thread, so
+that a run of ten thousand members does not block the event loop, and takes at most a quarter of the time. A slow page
+misses intermediate states and gets the latest, so nothing is queued. The journal is only read, never locked; the run's
+lock shows whether it goes on.
 
-Most of a story are long columns that grow at their ends and change in few places, so a patch names places and the
-values there now. It is one of
+Most of a report's data are long columns that grow at their ends and change in few places, so a patch names places and
+the values there now. It is one of
     {"=": value}                             the new value
     {"k": {name: patch, ...}}                of an object with the same names as before
     {"n": length, "i": [...], "v": [...]}    of a list: its length now, and where which values are new or changed
@@ -21,13 +21,13 @@ import asyncio
 import json
 import os
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar
 
 from ..analysis.logs import latest
 from ..analysis.reader import RunReader
+from ..analysis.report_data import importance_of, report_data, traceback
 from ..analysis.status import brief, present
-from ..analysis.story import importance_of, story, traceback
 from ..engine.tree import State
 from ..errors import FolderError
 from ..events import RunStatus
@@ -36,15 +36,21 @@ from ..storage.folder import RunFolder, is_run
 from ..storage.folder import runs as runs_in
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from ..analysis.importance import ImportanceRow
+    from ..analysis.report_data import ReportData
+    from ..analysis.status import RunLineRecord, WaitingRecord
+    from ..storage.gpu_report import DeviceStatus, GpuQueue
 
 
 #: seconds between two looks at a journal; and between two at what changes without a fact (reports, the lock)
 LOOK, AROUND = 0.1, 0.5
 #: a look that took t seconds is followed by a pause of so many times t
 REST = 3.0
-#: importance takes most of a large story's time and changes slowly: it is computed again after so many seconds, and
-#: after so many times the seconds that it took
+#: importance takes most of the time of a large run's data and changes slowly: it is computed again after so many
+#: seconds, and after so many times the seconds that it took
 OLD, OLD_TIMES = 5.0, 40.0
 #: waiting members that are listed by name
 WAITING = 20
@@ -55,14 +61,88 @@ EXACT = ("run", "now", "clock")
 
 #: device, inode and size of a file, and whatever else distinguishes two states of it
 Mark = tuple[int | None, ...]
-Patch = dict[str, Any]
+#: see above
+Patch = dict[str, object]
 
 
-class Followed:
+class TrainingNow(TypedDict):
+    """A member in a slot. since: when it entered `train`, in seconds since the epoch. score: the last reported."""
+
+    slot: int | None
+    member: int
+    attempt: int
+    since: float | None
+    score: float | None
+
+
+class NowRow(TypedDict):
+    """The run's present activity, as plain data that does not age: times in seconds since the epoch.
+
+    waiting: the first WAITING of waiting_count. to_retry: how many. paused: why no member begins, or "". typed: the
+    run's folder in a command. The others: of status.Activity.
+    """
+
+    training: list[TrainingNow]
+    waiting: list[WaitingRecord]
+    waiting_count: int
+    to_retry: int
+    reopens: bool
+    gpus: tuple[DeviceStatus, ...]
+    waiting_for_gpus: GpuQueue | None
+    slots: int
+    free_slots: int | None
+    free_until: str
+    free_since: float | None
+    paused: str
+    paused_by_hand: bool
+    typed: str
+
+
+class PageContent(Protocol):
+    """What a page shows."""
+
+    def to_json(self) -> Mapping[str, object]: ...
+
+
+P = TypeVar("P", bound=PageContent)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """One run. data: of its report. now: its present activity. problem: why nothing is newer, or "".
+
+    clock: our time, so that a browser with another clock can compute how long ago something was. data, now, clock: None
+    while the run has not been read.
+    """
+
+    data: ReportData | None = None
+    now: NowRow | None = None
+    clock: float | None = None
+    problem: str = ""
+
+    def to_json(self) -> Mapping[str, object]:
+        """Flat: "now", "clock" and "problem" beside the names of the data."""
+        if self.data is None:
+            return {"problem": self.problem}
+        return {**self.data, "now": self.now, "clock": self.clock, "problem": self.problem}
+
+
+@dataclass(frozen=True, slots=True)
+class FolderPage:
+    """All runs in a folder, a line each. A run that is not read yet has no "state"."""
+
+    runs: list[RunLineRecord]
+    path: str
+
+    def to_json(self) -> Mapping[str, object]:
+        return {"runs": self.runs, "path": self.path}
+
+
+class Followed(Generic[P]):
     """Something that is read again and again. latest: the result of the last look, a new object if it has changed."""
 
     def __init__(self) -> None:
-        self.latest: dict[str, Any] | None = None
+        self.latest: P | None = None
         #: when a page last asked, on the monotonic clock
         self.asked = time.monotonic()
         self._due = 0.0
@@ -70,7 +150,7 @@ class Followed:
         self._once = 0.0
         self._looking: asyncio.Future[None] | None = None
 
-    async def newer(self, than: dict[str, Any] | None) -> dict[str, Any]:
+    async def newer(self, than: P | None) -> P:
         """The latest result, as soon as it is another object than `than`."""
         while self.latest is None or self.latest is than:
             self.asked = time.monotonic()
@@ -92,8 +172,8 @@ class Followed:
         raise NotImplementedError
 
 
-class FollowedRun(Followed):
-    """One run. latest: its story, "now" (its present activity) and "problem" (why there is nothing newer, or "")."""
+class FollowedRun(Followed[RunPage]):
+    """One run."""
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
@@ -103,7 +183,7 @@ class FollowedRun(Followed):
         self._file: Mark = ()
         self._damaged: Mark = ()
         self._looked = -AROUND
-        self._importance: list[dict[str, Any]] | None = None
+        self._importance: list[ImportanceRow] | None = None
         #: has there been news since importance was computed, and when may it be computed again?
         self._outdated, self._weigh_again = False, 0.0
         #: kind and reason of a failure → its traceback; and if that is "", the members and attempts whose logs have
@@ -120,8 +200,8 @@ class FollowedRun(Followed):
 
     def _report(self, problem: str) -> None:
         self._reader = None
-        if self.latest is None or self.latest.get("problem") != problem:
-            self.latest = {**(self.latest or {}), "problem": problem}
+        if self.latest is None or self.latest.problem != problem:
+            self.latest = replace(self.latest or RunPage(), problem=problem)
 
     def _read_on(self) -> None:
         if not is_run(self.folder.path):
@@ -154,19 +234,17 @@ class FollowedRun(Followed):
         around = _around(reader)
         state = reader.state
         old = self.latest
-        if news or old is None or "run" not in old or old["run"]["state"] != state:
+        data = old.data if old is not None else None
+        if old is None or data is None or news or data["run"]["state"] != state:
             if self._importance is None or state != RunStatus.RUNNING:
                 self._weigh(reader)
             else:
                 self._outdated = True
-            new = story(reader, self._importance)
-            new["remains"] = {"logs": [], "curves": [], "tracebacks": self._failures(reader, new)}
-        elif around == old["now"] and not old["problem"]:
+            data = report_data(reader, self._importance)
+            data["remains"] = {"logs": [], "curves": [], "tracebacks": self._failures(reader, data)}
+        elif around == old.now and not old.problem:
             return
-        else:
-            new = dict(old)
-        # our clock, so that a browser with another one can compute how long ago something was
-        self.latest = {**new, "now": around, "clock": time.time(), "problem": ""}
+        self.latest = RunPage(data, around, time.time())
 
     def _weigh(self, reader: RunReader) -> None:
         began = time.monotonic()
@@ -175,10 +253,10 @@ class FollowedRun(Followed):
         self._once += took
         self._weigh_again, self._outdated = began + max(OLD, OLD_TIMES * took), False
 
-    def _failures(self, reader: RunReader, new: dict[str, Any]) -> list[str]:
-        """The traceback of each kind of failure in the story, "" if there is none."""
+    def _failures(self, reader: RunReader, data: ReportData) -> list[str]:
+        """The traceback of each kind of failure in the data, "" if there is none."""
         tracebacks = []
-        for kind in new["failures"]["list"]:
+        for kind in data["failures"]["list"]:
             key = kind["kind"], kind["reason"]
             members = [reader.engine.tree.members[id] for id in kind["members"]]
             attempts = [(m.id, m.attempt) for m in members]
@@ -191,10 +269,9 @@ class FollowedRun(Followed):
         return tracebacks
 
 
-def _around(reader: RunReader) -> dict[str, Any]:
-    """The run's present activity, as plain data that does not age: times in seconds since the epoch."""
+def _around(reader: RunReader) -> NowRow:
     activity, metric = present(reader), reader.settings.score
-    training = [
+    training: list[TrainingNow] = [
         {
             "slot": row.slot,
             "member": row.member,
@@ -204,30 +281,32 @@ def _around(reader: RunReader) -> dict[str, Any]:
         }
         for row in activity.training
     ]
-    shown = replace(activity, training=[], waiting=activity.waiting[:WAITING]).to_json()
-    del shown["free_because"]  # free_until says it better
     return {
-        **shown,
-        "to_retry": len(activity.to_retry),
-        "training": sorted(training, key=lambda t: t["slot"]),
+        "training": sorted(training, key=lambda row: row["slot"] or 0),
+        "waiting": [row.to_json() for row in activity.waiting[:WAITING]],
         "waiting_count": len(activity.waiting),
+        "to_retry": len(activity.to_retry),
+        "reopens": activity.reopens,
+        "gpus": activity.gpus,
+        "waiting_for_gpus": activity.waiting_for_gpus,
+        "slots": activity.slots,
+        "free_slots": activity.free_slots,
+        "free_until": activity.free_until,
+        "free_since": activity.free_since,
         "paused": reader.why_paused,
         "paused_by_hand": reader.paused_by_hand,
         "typed": reader.folder.shell_name,
     }
 
 
-class FollowedFolder(Followed):
-    """All runs in a folder, or the run that it is itself.
-
-    latest: {"runs": a line each (status.RunLine), "path"}; a run that is not read yet has no "state".
-    """
+class FollowedFolder(Followed[FolderPage]):
+    """All runs in a folder, or the run that it is itself."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         #: run → the state of its journal and lock, and its line then
-        self._lines: dict[str, tuple[Mark, dict[str, Any]]] = {}
+        self._lines: dict[str, tuple[Mark, RunLineRecord]] = {}
         #: run that goes on → the file that is read, and its reader
         self._readers: dict[str, tuple[Mark, RunReader]] = {}
 
@@ -245,11 +324,11 @@ class FollowedFolder(Followed):
                 self._lines[name] = marks[name], self._brief(folders[name], marks[name])
             else:
                 self._lines.setdefault(name, ((), {"run": name}))
-        index = {"runs": [self._lines[name][1] for name in folders], "path": str(self.path)}
+        index = FolderPage([self._lines[name][1] for name in folders], str(self.path))
         if index != self.latest:
             self.latest = index
 
-    def _brief(self, folder: RunFolder, mark: Mark) -> dict[str, Any]:
+    def _brief(self, folder: RunFolder, mark: Mark) -> RunLineRecord:
         file, reader = self._readers.pop(folder.name, ((), None))
         try:
             if reader is None or file != mark[:2]:
@@ -317,7 +396,7 @@ def _of_lists(old: Any, new: Any) -> Patch | None:
 
 
 def page_json(value: Any) -> str:
-    """A story, or a patch of one, as JSON: numbers rounded, non-finite ones spelled."""
+    """A report's data, or a patch of it, as JSON: numbers rounded, non-finite ones spelled."""
     return json.dumps(_rounded(spelled(value)), allow_nan=False, separators=(",", ":"))
 
 

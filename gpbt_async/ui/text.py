@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..formatting import counted, duration, format_bytes, number
 
@@ -66,7 +66,7 @@ def estimate_text(between: tuple[float, float] | None) -> str:
     return f"about {low if low == high else f'{low}–{high}'} left"
 
 
-def config_line(config: Mapping[str, Any], parent: Mapping[str, Any] | None, width: int) -> Line:
+def config_line(config: Mapping[str, object], parent: Mapping[str, object] | None, width: int) -> Line:
     """A config in at most `width` characters, in its own order, with changes against the parent highlighted.
 
     Where room is short, changed values are preferred, and "+2" says how many are not shown.

@@ -1,7 +1,7 @@
 """Live pages of runs: an ASGI application on Starlette, and a server for it on the loopback interface.
 
-The charts are the report's, drawn by the same scripts. The story arrives as server-sent events: whole at first, then as
-patches (live.py). The server is a process of its own, or part of an application; a run does not know of it.
+The charts are the report's, drawn by the same scripts. The report's data arrive as server-sent events: whole at first,
+then as patches (live.py). The server is a process of its own, or part of an application; a run does not know of it.
 Server-sent events were chosen over a websocket because they are plain HTTP, in one direction, and the browser itself
 reconnects; Starlette because FastAPI is made of it, so that `app` can be mounted there.
 
@@ -25,13 +25,13 @@ from urllib.parse import quote
 
 from .. import __version__
 from ..analysis.logs import curve, log_tail
-from ..analysis.story import LOG, POINTS
+from ..analysis.report_data import LOG, POINTS
 from ..errors import ExperimentError, FolderError, GPBTError, MissingExtra
 from ..storage.control import GPU_REQUESTS, ControlRequest, send
 from ..storage.folder import RunFolder, check_name, is_run
 from ..storage.gpu_report import read_gpus
 from .html_report import SCRIPTS, asset, plotly
-from .live import Followed, FollowedFolder, FollowedRun, difference, page_json
+from .live import FollowedFolder, FollowedRun, difference, page_json
 from .web_auth import HOSTS, TokenAuth, steer_key
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+
+    from .live import Followed, P, PageContent
 
 
 #: seconds between two signs of life on a connection without news
@@ -165,19 +167,19 @@ class Pages:
     async def events(self, request: Request) -> Response:
         return self._stream(self._followed(self._folder(request)))
 
-    def _stream(self, followed: Followed) -> Response:
+    def _stream(self, followed: Followed[P]) -> Response:
         from starlette.responses import PlainTextResponse, StreamingResponse
 
         if self._streams >= MOST_STREAMS:
             return PlainTextResponse(f"{MOST_STREAMS} pages are open already: close some\n", 503)
         return StreamingResponse(self._news(followed), media_type="text/event-stream")
 
-    async def _news(self, followed: Followed) -> AsyncIterator[str]:
-        """A story, then patches of it, each when there is news and the browser has taken the one before."""
+    async def _news(self, followed: Followed[P]) -> AsyncIterator[str]:
+        """A report's data, then patches of it, each when there is news and the browser has taken the one before."""
         self._streams += 1
         try:
             yield "retry: 1000\n\n"
-            sent: dict[str, Any] | None = None
+            sent: P | None = None
             while not self._closed:
                 try:
                     async with asyncio.timeout(BEAT) as beat:
@@ -204,8 +206,9 @@ class Pages:
             raise HTTPException(404, f"{id!r:.100} is not a member's id")
         place = folder.member(int(id))
         followed = self._runs.get(folder.name)
-        members = (followed.latest or {}).get("members", {}).get("index", ()) if followed is not None else ()
-        if int(id) >= len(members) and not os.path.isdir(place.path):  # a waiting member has no folder yet
+        page = followed.latest if followed is not None else None
+        members = len(page.data["members"]["index"]) if page is not None and page.data is not None else 0
+        if int(id) >= members and not os.path.isdir(place.path):  # a waiting member has no folder yet
             raise HTTPException(404, f"{folder.name} has no member {int(id)}")
         metric = request.query_params.get("metric", "")
 
@@ -237,12 +240,12 @@ class Pages:
         return Response(asset(name), media_type=ASSETS[name])
 
 
-def _event(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
+def _event(old: PageContent | None, new: PageContent) -> str:
     """A server-sent event; empty if nothing has changed."""
     if old is None:
-        return f"event: story\ndata: {page_json(new)}\n\n"
-    patch = difference(old, new)
-    if patch is None or patch.get("k", {}).keys() == {"clock"}:
+        return f"event: report_data\ndata: {page_json(new.to_json())}\n\n"
+    patch = difference(old.to_json(), new.to_json())
+    if patch is None or (isinstance(changed := patch.get("k"), dict) and changed.keys() == {"clock"}):
         return ""
     return f"event: patch\ndata: {page_json(patch)}\n\n"
 

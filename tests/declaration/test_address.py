@@ -188,7 +188,7 @@ def test_a_module_that_another_one_hides_is_refused(project: Path, monkeypatch: 
     assert address.file == str(project / "json.py")
     with pytest.raises(script.NoExperiment, match="which has the same name: rename one of them, or launch it by its"):
         script.load(address.to_json())
-    assert script.load({"script": address.file}).variable == "experiment"
+    assert script.load(Address(address.file).to_json()).variable == "experiment"
 
 
 def test_a_package_without_init_and_the_current_folder_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import pytest
 from launching import DECLARE, Open, reported, trained, write
 from scripts.harness import begin
 
+from gpbt_async.declaration.target import Target
 from gpbt_async.member import fork_hazards
 from gpbt_async.processes import deadlock, linux, wire
 
@@ -103,7 +104,7 @@ async def test_native_threads_at_import_mean_fresh_processes(tmp_path: Path) -> 
 async def test_the_line_is_named_in_an_embedding_applications_module_too(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     file = write(tmp_path / "mine", NATIVE, "inner.py")
-    target = {"file": str(file), "module": "mine.inner", "qualname": "train", "sys_path": [str(tmp_path), *sys.path]}
+    target = Target(str(file), "mine.inner", "train", (str(tmp_path), *sys.path))
     async with Open(tmp_path) as launcher:
         await launcher.open_target(target)
         assert (await trained(launcher, tmp_path, 0)).outcome.how == "returned"

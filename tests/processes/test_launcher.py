@@ -19,6 +19,7 @@ import pytest
 from launching import DECLARE, Open, reported, trained, write
 from scripts.harness import SCRIPTS, ZOO, Watch, begin, dead
 
+from gpbt_async.declaration.target import Target
 from gpbt_async.errors import ExperimentError, LaunchError, ScriptError
 from gpbt_async.member import user_code
 from gpbt_async.processes import guardian as guardian_module
@@ -115,7 +116,7 @@ async def test_a_script_named_like_a_module(tmp_path: Path) -> None:
 async def test_an_embedding_application_gives_a_target(tmp_path: Path, module: str | None, start: str) -> None:
     (tmp_path / "package").mkdir()
     file = write(tmp_path / "package", "def train(member):\n    member.report(score=len(__name__))\n", "inner.py")
-    target = {"file": str(file), "module": module, "qualname": "train", "sys_path": [str(tmp_path), *sys.path]}
+    target = Target(str(file), module, "train", (str(tmp_path), *sys.path))
     async with Open(tmp_path, start=start) as launcher:
         await launcher.open_target(target)
         async with await launcher.start(begin(tmp_path)) as worker:
@@ -123,7 +124,7 @@ async def test_an_embedding_application_gives_a_target(tmp_path: Path, module: s
 
 
 async def test_a_target_that_is_not_there(tmp_path: Path) -> None:
-    target = {"file": str(ZOO), "module": None, "qualname": "trane", "sys_path": sys.path}
+    target = Target(str(ZOO), None, "trane", tuple(sys.path))
     async with Open(tmp_path) as launcher:
         with pytest.raises(ScriptError, match="trane"):
             await launcher.open_target(target)

@@ -211,7 +211,7 @@ def test_every_field_that_differs_is_named_with_both_values() -> None:
     was = settings()
     space = Space({**SPACE, "lr": Float(1e-5, 0.1, log=True), "layers": Int(1, 9, step=2)})
     now = was.replaced(space=space, population=9, score="acc", mode="max", attempts=7, seed=5, searcher="tpe")
-    said, changes = differences(was.to_json(), now.to_json(), was, (), script=True)
+    said, changes = differences(was.to_json(), now, was, (), script=True)
     assert changes == {}
     assert said[0] == (
         "space.lr was Float(0.0001, 1.0, log=True) and is Float(1e-05, 0.1, log=True) in the script now; "
@@ -223,17 +223,17 @@ def test_every_field_that_differs_is_named_with_both_values() -> None:
         in said
     )
     assert [s.partition(" ")[0] for s in said[1:]] == ["score", "mode", "population", "searcher", "seed", "attempts"]
-    said, changes = differences(was.to_json(), now.to_json(), was, ("space",), script=False)
+    said, changes = differences(was.to_json(), now, was, ("space",), script=False)
     assert changes == {"space": space.to_json()}
     assert said[0].endswith("in the experiment now: adopted from now on")
 
 
 def test_options_of_the_command_line_are_no_edits() -> None:
     declared, launched = settings(), settings(population=3, attempts=5)
-    assert differences(declared.to_json(), declared.to_json(), launched, (), script=True) == ([], {})
+    assert differences(declared.to_json(), declared, launched, (), script=True) == ([], {})
     now = settings(attempts=5)
-    assert differences(declared.to_json(), now.to_json(), launched, (), script=True) == ([], {}), "as an option says"
-    (sentence,), _ = differences(declared.to_json(), settings(attempts=2).to_json(), launched, (), script=True)
+    assert differences(declared.to_json(), now, launched, (), script=True) == ([], {}), "as an option says"
+    (sentence,), _ = differences(declared.to_json(), settings(attempts=2), launched, (), script=True)
     assert (
         "attempts was 3 and is 2 in the script now: the run goes on with 5, by an option; --adopt attempts" in sentence
     )
@@ -254,7 +254,7 @@ def test_what_cannot_be_adopted_is_refused_in_a_sentence(field: str, why: str) -
     was = settings()
     now = settings(space=Space({**SPACE, "wd": Float(0, 1)}), command=("awk",), population=9)
     with pytest.raises(ExperimentError) as refused:
-        differences(was.to_json(), now.to_json(), was, (field,), script=True)
+        differences(was.to_json(), now, was, (field,), script=True)
     assert why in str(refused.value)
 
 

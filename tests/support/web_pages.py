@@ -71,7 +71,7 @@ class Server:
 
 
 class Stream:
-    """The story of a run, as a page keeps it."""
+    """The data of a run's report, as a page keeps it."""
 
     def __init__(self, port: int, path: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -79,22 +79,22 @@ class Stream:
         self._answer = self._connection.getresponse()
         assert self._answer.status == 200
         assert self._answer.getheader("content-type", "").startswith("text/event-stream")
-        self.story: Any = None
+        self.data: Any = None
         self.sizes: list[int] = []
 
     def until(self, what: Callable[[Any], Any]) -> Any:
-        """The first story for which `what` is true."""
+        """The first data for which `what` is true."""
         deadline = time.monotonic() + LONG
-        while self.story is None or not what(self.story):
+        while self.data is None or not what(self.data):
             line = self._answer.readline().decode()
             assert line, "the server has closed the stream"
-            assert time.monotonic() < deadline, self.story
+            assert time.monotonic() < deadline, self.data
             line = line.rstrip("\n")
             if line.startswith("event: "):
-                kind, data = line[7:], self._answer.readline().decode().removeprefix("data: ")
-                self.sizes.append(len(data))
-                self.story = json.loads(data) if kind == "story" else patched(self.story, json.loads(data))
-        return self.story
+                kind, text = line[7:], self._answer.readline().decode().removeprefix("data: ")
+                self.sizes.append(len(text))
+                self.data = json.loads(text) if kind == "report_data" else patched(self.data, json.loads(text))
+        return self.data
 
     def close(self) -> None:
         self._answer.close()

@@ -1,4 +1,4 @@
-"""The live pages as a browser requests them: access, the story and its patches, commands to a run."""
+"""The live pages as a browser requests them: access, the report's data and its patches, commands to a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from web_pages import BEARER, TOKEN, Server, going_on, patched, served
 
 from gpbt_async import events as events_module
 from gpbt_async.analysis.reader import RunReader
-from gpbt_async.analysis.story import story
+from gpbt_async.analysis.report_data import report_data
 from gpbt_async.errors import ExperimentError, MissingExtra
 from gpbt_async.storage.folder import RunFolder
 from gpbt_async.ui import live, web_server
@@ -173,12 +173,12 @@ def test_bad_tokens_and_missing_extras_raise(runs: Path, monkeypatch: Any) -> No
         web_server._server(made)
 
 
-# ---- the story
+# ---- the report's data
 
 
 def plain(reading: RunReader) -> Any:
-    """The story as a page gets it, without what is not the journal's."""
-    latest = json.loads(page_json(story(reading)))
+    """The report's data as a page gets it, without what is not the journal's."""
+    latest = json.loads(page_json(report_data(reading)))
     return {name: latest[name] for name in latest if name != "importance"}
 
 
@@ -228,11 +228,12 @@ def test_the_log_of_an_ended_member_is_read_once(runs: Path, monkeypatch: pytest
     for _ in range(2):
         followed._look()
         assert followed.latest is not None
+        assert followed.latest.data is not None
         assert followed._reader is not None
         followed._update(followed._reader, news=True)
-    kinds = [kind["reason"] for kind in followed.latest["failures"]["list"]]
+    kinds = [kind["reason"] for kind in followed.latest.data["failures"]["list"]]
     assert read == kinds != []
-    first = followed.latest["failures"]["list"][0]["members"][0]
+    first = followed.latest.data["failures"]["list"][0]["members"][0]
     followed._reader.engine.tree.members[first].attempt += 1  # it was tried again
     followed._update(followed._reader, news=True)
     assert read == [*kinds, kinds[0]]
@@ -250,7 +251,7 @@ def test_the_end_of_a_run_reaches_the_page(runs: Path, made: list[Fact]) -> None
             for fact in made[len(made) // 2 :]:
                 journal.append(fact)
         latest = stream.until(lambda latest: latest["run"]["state"] == "finished")
-        assert latest["importance"] == json.loads(page_json(story(RunReader(folder, history=True))))["importance"]
+        assert latest["importance"] == json.loads(page_json(report_data(RunReader(folder, history=True))))["importance"]
         stream.close()
 
 

@@ -1,7 +1,7 @@
 "use strict";
-// What the whole page shares: the story, numbers and times as text, colours. The user's texts are only ever set as text.
-// G.update takes in a story: once in a report, again and again on a page that follows a run. It computes what depends on
-// the story, calls each of G.parts to update its texts, and redraws the charts in view.
+// What the whole page shares: the report's data, numbers and times as text, colours. The user's texts are only ever set
+// as text. G.update takes in a report's data: once in a report, again and again on a page that follows a run. It computes
+// what depends on the data, calls each of G.parts to update its texts, and redraws the charts in view.
 
 const G = { charts: [], parts: [], walks: {}, selected: null, live: false };
 let S = null, M = null, N = 0;
@@ -78,9 +78,9 @@ let WON = new Set(), SIZES = [], CHILDREN = [];
 const better = (a, b) => (S.run.mode === "max" ? M.score[b] - M.score[a] : M.score[a] - M.score[b]);
 const best = () => S.lineage[S.lineage.length - 1];
 
-/** Take in a story: compute what several parts need, have each part update its texts, and draw the charts in view. */
-G.update = (story, draw = true) => {
-  S = story;
+/** Take in a report's data: compute what several parts need, have each part update its texts, draw the charts in view. */
+G.update = (data, draw = true) => {
+  S = data;
   M = S.members;
   N = M.generation.length;
   WON = new Set(S.lineage);
@@ -172,7 +172,7 @@ function layout(more) {
 
 const CONFIG = { responsive: true, displaylogo: false, doubleClick: "reset", modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
 
-/** A chart is drawn when it is first scrolled to, and again when the story, the theme or a choice changes. */
+/** A chart is drawn when it is first scrolled to, and again when the data, the theme or a choice changes. */
 function chart(id, draw) {
   const entry = { element: $(id), drawn: false, draw: () => { entry.drawn = true; draw(entry.element); } };
   G.charts.push(entry);

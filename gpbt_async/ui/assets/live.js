@@ -7,7 +7,7 @@
   G.ahead = 0;
   const steer = document.querySelector('meta[name="gpbt-steer"]').content;
 
-  // ---- the story
+  // ---- the run's data
 
   let trouble = "";
   function link() {
@@ -16,10 +16,10 @@
     $("link").classList.toggle("failed", trouble !== "");
   }
 
-  function receive(story, more) {
-    G.problem = story.problem;
-    if (story.clock) G.ahead = story.clock - Date.now() / 1000;
-    if (story.run) G.update(story, more);
+  function receive(data, more) {
+    G.problem = data.problem;
+    if (data.clock) G.ahead = data.clock - Date.now() / 1000;
+    if (data.run) G.update(data, more);
     else fill($("notice"), make("p", { class: "notice", role: "status" }, G.problem));
     link();
     document.documentElement.dataset.ready = "true";

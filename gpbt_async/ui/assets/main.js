@@ -63,9 +63,9 @@
 
   document.addEventListener("theme", () => { if (S) G.update(S); });
 
-  // a report contains its story
-  if ($("story")) {
-    G.update(JSON.parse($("story").textContent));
+  // a report contains its data
+  if ($("report_data")) {
+    G.update(JSON.parse($("report_data").textContent));
     document.documentElement.dataset.ready = "true";
   }
 }

@@ -1,6 +1,6 @@
 "use strict";
-// Receives the story from the server: whole at first, then as patches (live.py). A hidden page disconnects, as browsers
-// allow few connections to one server, and the server then has nothing to do.
+// Receives the report's data from the server: whole at first, then as patches (live.py). A hidden page disconnects, as
+// browsers allow few connections to one server, and the server then has nothing to do.
 
 // the token is in the cookie by now, and not needed in the address
 if (location.search) history.replaceState(null, "", location.pathname + location.hash);
@@ -17,18 +17,18 @@ function patched(old, patch) {
   return old;
 }
 
-/** receive: called with the story whenever it is new, and whether more than "now" and "clock" has changed.
+/** receive: called with the report's data whenever they are new, and whether more than "now" and "clock" has changed.
     trouble: called with a sentence, "" if all is well. */
 function follow(receive, trouble) {
-  let story = null, pending = [], whole = false, due = null, source = null;
+  let data = null, pending = [], whole = false, due = null, source = null;
   const soon = () => {
     due ??= setTimeout(() => {
       due = null;
       const more = whole || pending.some((patch) => !patch.k || Object.keys(patch.k).some((name) => name !== "now" && name !== "clock"));
-      for (const patch of pending) story = patched(story, patch);
+      for (const patch of pending) data = patched(data, patch);
       pending = [];
       whole = false;
-      receive(story, more);
+      receive(data, more);
     }, 50);
   };
   const leave = () => { source?.close(); source = null; };
@@ -36,7 +36,7 @@ function follow(receive, trouble) {
     if (source || document.hidden) return;
     source = new EventSource("events");
     source.addEventListener("open", () => trouble(""));
-    source.addEventListener("story", (event) => { story = JSON.parse(event.data); pending = []; whole = true; soon(); });
+    source.addEventListener("report_data", (event) => { data = JSON.parse(event.data); pending = []; whole = true; soon(); });
     source.addEventListener("patch", (event) => { pending.push(JSON.parse(event.data)); soon(); });
     source.addEventListener("error", () => {
       if (source.readyState !== EventSource.CLOSED) return trouble("the server does not answer: trying again …");

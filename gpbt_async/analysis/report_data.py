@@ -1,17 +1,17 @@
-"""A run as one plain dict, its *story*: all that a report shows, and nothing of how it is drawn.
+"""A run as plain data: all that its report shows, and nothing of how it is drawn.
 
-`story(reader)` is a function of the journal alone; `remains(reader, …)` adds what the members' folders hold. Both are
-plain JSON data (but numbers may be NaN or infinite), so that a file can hold them, or a page that follows the run can
-be sent them. Members are *columns*: one list an attribute, with the member's id as the index. Names that the user chose
-(hyperparameters, metrics) are values in lists, never keys. Times are elapsed seconds (usage.Elapsed) unless noted.
+`report_data(reader)` is a function of the journal alone; `member_files(reader, …)` adds what the members' folders hold.
+Both are plain JSON data (but numbers may be NaN or infinite), so that a file can hold them, or a page that follows the
+run can be sent them. Members are *columns*: one list an attribute, with the member's id as the index. Names that the
+user chose (hyperparameters, metrics) are values in lists, never keys. Times are elapsed seconds (usage.Elapsed) unless
+noted.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ..engine.tree import State
 from ..events import RunStatus
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..engine.tree import Node
+    from ..space import Scalar
     from ..storage.folder import RunFolder
     from .history import Attempt, History
+    from .importance import ImportanceRow
     from .reader import RunReader
+    from .usage import Timeline
 
 
 #: the layout of the dict
@@ -39,8 +42,108 @@ KINDS, NAMED = 50, 20
 LOGS, CURVES, LOG, POINTS = 2_000_000, 120_000, 3000, 60
 
 
-def story(reader: RunReader, importance: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """The story of a run that was read with its history.
+class RunRow(TypedDict):
+    """The run and its settings. began, told (the time of the last fact): in seconds since the epoch."""
+
+    name: str
+    state: RunStatus
+    reason: str
+    metric: str
+    parents: int
+    mode: str
+    population: int
+    generations: int
+    searcher: str
+    history: str
+    selection: str
+    schedule: str
+    seed: int
+    constants: dict[str, Scalar]
+    began: float | None
+    told: float | None
+
+
+class MemberColumns(TypedDict):
+    """The members: a list an attribute, with the member's id as the index.
+
+    index: the last number of its path. rank: among the finished of its generation, 0 is the best. place: where it
+    stands in its generation when families are kept together, from 0. ended: when it became terminal; order: as which,
+    from 1. config, metrics: a list a hyperparameter of the space, or a metric of "metrics".
+    """
+
+    index: list[int]
+    parent: list[int | None]
+    generation: list[int]
+    state: list[str]
+    score: list[float | None]
+    rank: list[int | None]
+    place: list[int]
+    ended: list[float | None]
+    order: list[int | None]
+    seconds: list[float | None]
+    slot: list[int | None]
+    attempts: list[int]
+    reason: list[str]
+    config: list[list[Scalar]]
+    metrics: list[list[float | None]]
+
+
+class BestColumns(TypedDict):
+    """Each best member so far: when, after how many finished intervals, and which."""
+
+    t: list[float]
+    interval: list[int]
+    member: list[int]
+
+
+class FailureKind(TypedDict):
+    """FailureReport for one reason. members: up to NAMED of them. for_good: how many have no attempt left."""
+
+    kind: str
+    reason: str
+    attempts: int
+    members: list[int]
+    for_good: int
+
+
+class FailureReport(TypedDict):
+    """attempts: how many of each of FAILURES. kinds: how many there are; list: up to KINDS of them."""
+
+    attempts: dict[str, int]
+    kinds: int
+    list: list[FailureKind]
+
+
+class MemberFiles(TypedDict):
+    """logs: [member, end of its log]. curves: [member, values of the score it reported].
+
+    tracebacks: one for each of the listed kinds of failures, "" where there is none.
+    """
+
+    logs: list[tuple[int, str]]
+    curves: list[tuple[int, list[float]]]
+    tracebacks: list[str]
+
+
+class ReportData(TypedDict):
+    """All that a report shows. lineage: ids from the root to the best. remains: what `member_files` returns."""
+
+    format: int
+    run: RunRow
+    summary: results.Summary
+    space: list[dict[str, object]]
+    members: MemberColumns
+    metrics: list[str]
+    best: BestColumns
+    lineage: list[int]
+    timeline: Timeline
+    importance: list[ImportanceRow]
+    failures: FailureReport
+    remains: NotRequired[MemberFiles]
+
+
+def report_data(reader: RunReader, importance: list[ImportanceRow] | None = None) -> ReportData:
+    """The data of a run that was read with its history.
 
     importance: what `importance_of` returned before, as it is most of the work; a page that follows a run keeps it.
     """
@@ -66,30 +169,35 @@ def story(reader: RunReader, importance: list[dict[str, Any]] | None = None) -> 
     }
 
 
-def _run(reader: RunReader) -> dict[str, Any]:
-    """The run and its settings. began, told (the last fact): in seconds since the epoch."""
+def _run(reader: RunReader) -> RunRow:
     settings, sessions = reader.settings, reader.history.sessions
-    names = ("mode", "population", "generations", "searcher", "history", "selection", "schedule", "seed")
     return {
         "name": reader.folder.name,
         "state": reader.state,
         "reason": reader.why_ended,
         "metric": settings.score,
         "parents": reader.engine.selection.parents,
-        **{name: getattr(settings, name) for name in names},
+        "mode": settings.mode,
+        "population": settings.population,
+        "generations": settings.generations,
+        "searcher": settings.searcher,
+        "history": settings.history,
+        "selection": settings.selection,
+        "schedule": settings.schedule,
+        "seed": settings.seed,
         "constants": settings.space.constants,
         "began": sessions[0].begin if sessions else None,
         "told": reader.last.t if reader.last else None,
     }
 
 
-def importance_of(reader: RunReader) -> list[dict[str, Any]]:
+def importance_of(reader: RunReader) -> list[ImportanceRow]:
     """All generations together first, then one by one."""
     generations = [generation.members for generation in reader.engine.tree.generations]
-    return [asdict(importance) for importance in importances(generations, reader.engine.adoption.hull)]
+    return [importance.to_json() for importance in importances(generations, reader.engine.adoption.hull)]
 
 
-def _members(reader: RunReader, elapsed: Elapsed) -> dict[str, list[Any]]:
+def _members(reader: RunReader, elapsed: Elapsed) -> MemberColumns:
     tree, space, history = reader.engine.tree, reader.settings.space, reader.history
     members = tree.members
     last: dict[int, Attempt] = {attempt.member: attempt for attempt in history.attempts}
@@ -98,17 +206,13 @@ def _members(reader: RunReader, elapsed: Elapsed) -> dict[str, list[Any]]:
     running = reader.state == RunStatus.RUNNING
     places = _places(reader)
     return {
-        #: the last number of its path
         "index": [m.path[-1] for m in members],
         "parent": [m.parent.id if m.parent is not None else None for m in members],
         "generation": [m.generation for m in members],
         "state": [_state(m, running) for m in members],
         "score": [m.score for m in members],
-        #: among the finished of its generation, 0 is the best
         "rank": [ranks.get(m.id) for m in members],
-        #: where it stands in its generation when families are kept together, from 0
         "place": [places[m.id] for m in members],
-        #: when it became terminal, and as which in that order, from 1
         "ended": [elapsed(history.ended.get(m.id)) for m in members],
         "order": [order.get(m.id) for m in members],
         "seconds": [m.seconds if m.state.settled else None for m in members],
@@ -151,8 +255,8 @@ def _places(reader: RunReader) -> dict[int, int]:
     return places
 
 
-def failures(reader: RunReader) -> dict[str, Any]:
-    """Failures by kind, the most frequent first. Reasons that differ in numbers only are one kind.
+def failures(reader: RunReader) -> FailureReport:
+    """FailureReport by kind, the most frequent first. Reasons that differ in numbers only are one kind.
 
     kind: "failed"; "lost", which is no fault of the member's; or "no score", for a training that ended without a finite
     one.
@@ -182,17 +286,16 @@ def failures(reader: RunReader) -> dict[str, Any]:
     }
 
 
-def remains(reader: RunReader, story: dict[str, Any]) -> dict[str, Any]:
+def member_files(reader: RunReader, data: ReportData) -> MemberFiles:
     """What members left in their folders, the most interesting first, up to LOGS and CURVES.
 
-    logs: [member, end of its log]. curves: [member, values of the score it reported]. tracebacks: one for each of the
-    story's kinds of failures, "" where there is none. Members without such files are left out.
+    Members without such files are left out.
     """
     folder, metric = reader.folder, reader.settings.score
     logs: list[tuple[int, str]] = []
     curves: list[tuple[int, list[float]]] = []
     characters, points = LOGS, CURVES
-    for id in _interesting(reader, story):
+    for id in _interesting(reader, data):
         place = folder.member(id)
         if characters > 0:
             text = log_tail(place.log, LOG)
@@ -206,11 +309,11 @@ def remains(reader: RunReader, story: dict[str, Any]) -> dict[str, Any]:
                 curves.append((id, values))
         if characters <= 0 and points <= 0:
             break
-    tracebacks = [traceback(folder, kind) for kind in story["failures"]["list"]]
+    tracebacks = [traceback(folder, kind) for kind in data["failures"]["list"]]
     return {"logs": logs, "curves": curves, "tracebacks": tracebacks}
 
 
-def traceback(folder: RunFolder, kind: dict[str, Any]) -> str:
+def traceback(folder: RunFolder, kind: FailureKind) -> str:
     """The last traceback of a member that failed in this way; "" if there is none."""
     if kind["kind"] != "failed":
         return ""
@@ -218,11 +321,11 @@ def traceback(folder: RunFolder, kind: dict[str, Any]) -> str:
     return next((text for text in tracebacks if text), "")
 
 
-def _interesting(reader: RunReader, story: dict[str, Any]) -> Iterable[int]:
+def _interesting(reader: RunReader, data: ReportData) -> Iterable[int]:
     """All members, once: the winning lineage, failed ones, then the best of all generations, rank by rank."""
     members = reader.engine.tree.members
     ranked = sorted(
-        (m for m in members if m.state is State.FINISHED), key=lambda m: (story["members"]["rank"][m.id], m.id)
+        (m for m in members if m.state is State.FINISHED), key=lambda m: (data["members"]["rank"][m.id], m.id)
     )
-    named = (id for kind in story["failures"]["list"] for id in kind["members"])
-    return dict.fromkeys([*story["lineage"], *named, *(m.id for m in ranked), *(m.id for m in members)])
+    named = (id for kind in data["failures"]["list"] for id in kind["members"])
+    return dict.fromkeys([*data["lineage"], *named, *(m.id for m in ranked), *(m.id for m in members)])

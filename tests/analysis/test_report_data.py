@@ -1,4 +1,4 @@
-"""Telling a run: its story against the summary and the journal, the page, the table, the ancestry."""
+"""A run's report: its data against the summary and the journal, the page, the table, the ancestry."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from gpbt_async import events
 from gpbt_async.analysis import logs
 from gpbt_async.analysis.importance import importances
 from gpbt_async.analysis.reader import RunReader
+from gpbt_async.analysis.report_data import report_data
 from gpbt_async.analysis.results import schedule
-from gpbt_async.analysis.story import story
 from gpbt_async.analysis.table import table
 from gpbt_async.cli.app import main
 from gpbt_async.declaration import run_options
@@ -73,12 +73,12 @@ def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, st
     return status, output.out, output.err
 
 
-# ---- the story
+# ---- the report's data
 
 
 @pytest.mark.slow
-def test_the_story_agrees_with_summary_and_journal(real: RunFolder) -> None:
-    data = story(read(real))
+def test_the_data_agrees_with_summary_and_journal(real: RunFolder) -> None:
+    data = report_data(read(real))
     summary = json.loads(real.summary.read_text())
     assert {k: data["summary"][k] for k in summary if k in data["summary"]} == {
         k: v for k, v in summary.items() if k in data["summary"]
@@ -106,7 +106,7 @@ def test_the_story_agrees_with_summary_and_journal(real: RunFolder) -> None:
 def test_each_slot_second_is_counted_once(rich: tuple[RunFolder, list[Fact]]) -> None:
     folder, told_facts = rich
     reading = read(folder)
-    data = story(reading)
+    data = report_data(reading)
     t, total = data["timeline"], data["summary"]
     assert sum(e - b for b, e in zip(t["busy"]["begin"], t["busy"]["end"], strict=True)) == pytest.approx(
         total["busy_s"]
@@ -134,7 +134,7 @@ def test_each_slot_second_is_counted_once(rich: tuple[RunFolder, list[Fact]]) ->
 
 
 def test_families_stand_together_in_the_order_of_their_parents(rich: tuple[RunFolder, list[Fact]]) -> None:
-    m = story(read(rich[0]))["members"]
+    m = report_data(read(rich[0]))["members"]
     for generation in range(1, 5):
         ids = sorted((i for i, g in enumerate(m["generation"]) if g == generation), key=lambda i: m["place"][i])
         assert [m["place"][i] for i in ids] == list(range(len(ids)))
@@ -146,20 +146,20 @@ def test_families_stand_together_in_the_order_of_their_parents(rich: tuple[RunFo
 def test_a_run_that_has_just_begun_or_was_interrupted(tmp_path: Path, facts_told: int) -> None:
     s = settings(population=8, generations=3)
     folder = write(tmp_path / "part", s, embellished(simulated(s, 2).facts)[:facts_told])
-    data = story(read(folder))
+    data = report_data(read(folder))
     assert data["run"]["state"] == "interrupted"
     page = html_report.write(folder).read_text()
-    assert 'id="story"' in page
+    assert 'id="report_data"' in page
     assert "training" not in data["members"]["state"]
 
 
 def test_two_members_and_a_run_that_failed(tmp_path: Path) -> None:
     s = settings(population=2, generations=1)
-    data = story(read(write(tmp_path / "two", s, embellished(simulated(s, 1, fail=0.0).facts))))
+    data = report_data(read(write(tmp_path / "two", s, embellished(simulated(s, 1, fail=0.0).facts))))
     assert (len(data["members"]["score"]), len(data["lineage"])) == (2, 1)
     s = settings(population=8, generations=2)
     folder = write(tmp_path / "fails", s, embellished(simulated(s, 2, fail=1.0).facts))
-    data = story(read(folder))
+    data = report_data(read(folder))
     assert data["run"]["state"] == "failed"
     assert data["run"]["reason"]
     assert data["lineage"] == []
@@ -167,7 +167,7 @@ def test_two_members_and_a_run_that_failed(tmp_path: Path) -> None:
     html_report.write(folder)
 
 
-def test_the_story_of_a_running_run(tmp_path: Path) -> None:
+def test_the_data_of_a_running_run(tmp_path: Path) -> None:
     s = settings(population=8, generations=3)
     folder = write(tmp_path / "on", s, embellished(simulated(s, 2).facts)[:40])
     with folder.journal.open("ab") as file:
@@ -176,7 +176,7 @@ def test_the_story_of_a_running_run(tmp_path: Path) -> None:
     import fcntl
 
     fcntl.flock(holder, fcntl.LOCK_EX)
-    data = story(read(folder))
+    data = report_data(read(folder))
     os.close(holder)
     assert data["run"]["state"] == "running"
     slots = [m.slot for m in read(folder).engine.training]
@@ -281,13 +281,13 @@ def _alone(page: Page) -> None:
     assert "http" not in policy
 
 
-def test_the_page_needs_no_other_file_and_holds_the_story(rich: tuple[RunFolder, list[Fact]], tmp_path: Path) -> None:
+def test_the_page_needs_no_other_file_and_holds_the_data(rich: tuple[RunFolder, list[Fact]], tmp_path: Path) -> None:
     folder = rich[0]
     path = html_report.write(folder, tmp_path / "x.html")
     page = Page(path.read_text())
     _alone(page)
-    held = json.loads(page.held["story"])
-    data = story(read(folder))
+    held = json.loads(page.held["report_data"])
+    data = report_data(read(folder))
     assert held["members"]["parent"] == data["members"]["parent"]
     assert held["summary"]["score"] == pytest.approx(data["summary"]["score"], rel=1e-6)
     assert dict(held["remains"]["logs"])[data["lineage"][0]].startswith("epoch")
@@ -313,7 +313,7 @@ def test_members_that_were_stopped_early_are_shown(tmp_path: Path, capsys: Any, 
     line = f"generation {most['generation']:>3}: {most['finished']:>4} finished of 12, {most['stopped']} stopped"
     assert line in run(capsys, "status", folder.path)[1]
     page = Page(html_report.write(folder, tmp_path / "x.html").read_text())
-    held = json.loads(page.held["story"])["members"]
+    held = json.loads(page.held["report_data"])["members"]
     assert [id for id, state in enumerate(held["state"]) if state == "stopped"] == sorted(stopped)
     assert not set(stopped) & set(held["parent"]), "never a parent"
 
@@ -335,11 +335,11 @@ def test_no_name_or_text_of_the_user_becomes_markup(tmp_path: Path) -> None:
     _alone(page)
     benign = Page(html_report.write(write(tmp_path / "good", settings(population=6, generations=2), [])).read_text())
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in benign.tags]
-    held = json.loads(page.held["story"])
+    held = json.loads(page.held["report_data"])
     assert held["run"]["metric"] == EVIL
     assert held["space"][0]["name"] == EVIL + "lr"
     assert any("onerror" in text for _, text in held["remains"]["logs"])
-    assert "alert(1)" not in "".join(text for where, text in page.held.items() if where != "story")
+    assert "alert(1)" not in "".join(text for where, text in page.held.items() if where != "report_data")
 
 
 def test_our_scripts_set_text_only() -> None:
