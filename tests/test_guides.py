@@ -27,7 +27,7 @@ from run_checker import check_run
 import gpbt_async as gpbt
 from gpbt_async.analysis import usage
 from gpbt_async.cli import app, forecast, guide
-from gpbt_async.devices import health
+from gpbt_async.devices import xids as table
 from gpbt_async.experiment import Settings
 
 if TYPE_CHECKING:
@@ -423,9 +423,9 @@ def test_all_causes_of_idleness_are_told() -> None:
 def test_xids_are_those_of_the_table() -> None:
     shown = {blames.strip("`"): xids for xids, blames, _ in rows(read("gpus"), "| Xid")}
     assert shown.pop("card") == "all others"
-    assert set(shown) == set(health.XIDS.values())
+    assert set(shown) == set(table.XIDS.values())
     for whose, xids in shown.items():
-        assert {int(xid) for xid in xids.split(", ")} == {xid for xid, blame in health.XIDS.items() if blame == whose}
+        assert {int(xid) for xid in xids.split(", ")} == {xid for xid, blame in table.XIDS.items() if blame == whose}
 
 
 def test_defaults_are_those_of_the_experiment() -> None:

@@ -33,10 +33,10 @@ from ..errors import Advice, ExperimentError
 from ..experiment import Settings
 from ..preflight.checks import Preflight
 from ..processes import wire
+from ..processes.cancellation import uncancelled
 from ..processes.launcher import Launcher
 from ..processes.outcome import tail_of
 from ..processes.program import missing
-from ..processes.worker import uncancelled
 from ..scheduler.admission import Briefing
 from ..scheduler.member_session import MemberSession
 from ..storage.checkpoints import CheckpointError, CheckpointStore

@@ -11,7 +11,8 @@ UUID in a `Slot`. Modules, from the driver up:
 
     nvml            the questions for NVIDIA's library, in the one thread that asks them
     gpu_selection   which GPUs: NVML, CUDA_VISIBLE_DEVICES, --gpus, MIG         (pure)
-    health          may a GPU be given out? Xids                                (pure)
+    health          may a GPU be given out?                                     (pure)
+    xids            who is to blame for an error of a GPU                       (pure)
     device          one GPU, and whose its memory is                            (pure)
     allocator       which member gets which GPUs, and how many share one        (pure)
     monitor         a stream of what NVML reports

@@ -31,10 +31,11 @@ from ..processes import linux
 from ..storage.gpu_report import GpuQueue
 from .allocator import Allocator, Packing
 from .device import Device, Lease
-from .health import FAULTY, Health, blame
+from .health import FAULTY, Health
 from .monitor import HANGS, PERIOD, Arrival, Distances, Monitor, Retrial, Sampling
 from .nvml import NvmlEvent, Sample
 from .slots import Pool, Slot, environment
+from .xids import blame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence

@@ -7,41 +7,18 @@ Pure: samples, events and times are arguments. A GPU is
   processes alone is not enough, since in a container it may be empty or have the pids of another namespace, so memory
   counts as well. Two samples in a row make a GPU busy and three clean ones make it ok again, so a flicker is ignored;
 * dirty: a member has ended and its memory has not been freed in time;
-* faulty: it is lost, it fails, or an Xid blames the card. It is tried again after longer and longer pauses, and only
-  once the driver wants nothing done to it first. A GPU is never reset by us;
+* faulty: it is lost, it fails, or an Xid blames the card (xids.py). It is tried again after longer and longer pauses,
+  and only once the driver wants nothing done to it first. A GPU is never reset by us;
 * drained: the user has asked for it.
-
-An **Xid** is the driver's number for what went wrong (NVIDIA's catalogue: "XID Errors"). Some mean that a program read
-past its memory: that is the member's fault, and the card stays. All others set the card aside, since going on with a
-card that returns wrong numbers costs more than going on without it. The user can override the table.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 from ..formatting import format_bytes
 from ..storage.gpu_report import DeviceState
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-Blame = Literal["member", "card", "nobody"]
-
-#: whose fault an Xid is; one that is not in the table is the card's
-XIDS: dict[int, Blame] = {
-    13: "member",  # graphics engine exception: mostly an access out of bounds
-    31: "member",  # memory page fault
-    43: "member",  # the GPU stopped processing: a reset of the channel, the program ends
-    45: "member",  # clean-up after a program that was killed
-    68: "member",  # video processor exception
-    69: "member",  # graphics engine class error
-    94: "member",  # a contained ECC error: the program has to be started again
-    63: "nobody",  # a row was remapped: recorded, takes effect at the next reset
-    92: "nobody",  # many single-bit errors: all corrected
-}
 #: samples in a row
 TO_BUSY, TO_OK = 2, 3
 #: seconds until a faulty GPU is tried again: at first, and at most
@@ -55,13 +32,6 @@ OK, BUSY, DIRTY, FAULTY, DRAINED = (
 def tolerance(total: int, others_may_use: int | None = None) -> int:
     """Bytes that a desktop and the driver may use on a GPU of `total` bytes. others_may_use: the user's own limit."""
     return max(1 << 30, total // 20) if others_may_use is None else others_may_use
-
-
-def blame(kind: str, data: int, xids: Mapping[int, Blame] = XIDS) -> Blame:
-    """Whose fault an event (nvml.NvmlEvent) is. xids: the user's own entries."""
-    if kind == "xid":
-        return xids.get(data, XIDS.get(data, "card"))
-    return "card" if kind == "double-bit ECC" else "nobody"
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from ..declaration.run_options import NONE, option_text
 from ..errors import DeviceError, ExperimentError
 from ..events import MOST_SLOTS
 from .gpu_selection import check
-from .health import Blame
+from .xids import Blame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

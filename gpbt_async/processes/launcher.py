@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING
 from ..declaration.address import Address
 from ..errors import Advice, LaunchError
 from . import deadlock, linux, wire
+from .cancellation import uncancelled
 from .guardian import HOME, Guardian
 from .program import Program
 from .residents import Residents, place_of
-from .worker import Worker, uncancelled
+from .worker import Worker
 from .zygote import PATH, Zygote, ZygoteDied, file_of, unforkable
 
 if TYPE_CHECKING:

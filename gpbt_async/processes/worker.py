@@ -24,17 +24,18 @@ import os
 import signal
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import Advice
 from . import linux, wire
+from .cancellation import uncancelled
 from .linux import AncestorDied
 from .outcome import Outcome, describe, name_of, tail_of
 from .wire import Exit
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
 
 
 #: seconds a process may go on after its training function has returned: a thread of it may still be saving
@@ -439,17 +440,3 @@ class Worker:
 
 def _ignore(*_: object) -> None:
     pass
-
-
-async def uncancelled(work: Coroutine[Any, Any, None]) -> None:
-    """Finish the work even if the caller is cancelled meanwhile; then raise CancelledError."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled

@@ -60,17 +60,15 @@ class Run:
     finding of the pre-flight (PreflightError). silence: findings that this session does not report. again: begin a new
     run as that one began: its script, settings, slots, GPUs, trackers.
 
-    The others are options (declaration.options.RunOptions): None = not given, and then a resume has what the run had
-    before. slots >= 1: on the CPU. gpus: "all", "none", indices or UUIDs with commas; None = as the experiment's
-    resources say. share, vram: over those of the resources. start: "zygote" (fork of a process that has imported
-    the script, even if that has started native threads), "exec" (a fresh interpreter a member) or "resident" (one
-    process a slot trains member after member); None = forks where they are safe. wait_for_gpus: when every GPU is
-    taken, wait instead of refusing. xids: whose fault an Xid is ("member", "card", "nobody"), over
-    devices.health.XIDS. others_may_use: GPU memory, as "2GiB", that others may use on a GPU. affinity: bind members
-    to cores near their GPU (the default). nvml_library: the path of libnvidia-ml.so.1. disk: the most that the
-    checkpoints kept may take, as "50GiB"; then members wait. track: trackers, as "jsonl" or "mlflow:mlruns" (guide
-    "report"). At a resume, "none" resets share, vram, start, others_may_use, nvml_library and disk to their
-    defaults; {} resets xids, and () track.
+    The others are options (declaration.run_options.RunOptions, which gives their values): None = not given, and then a
+    resume has what the run had before. slots >= 1: on the CPU. gpus: None = as the experiment's resources say. share >=
+    1, vram, as "6GiB": over those of the resources. start: "zygote" (fork of a process that has imported the script,
+    even if that has started native threads), "exec" (a fresh interpreter a member) or "resident" (one process a slot
+    trains member after member); None = forks where they are safe. wait_for_gpus: when every GPU is taken, wait instead
+    of refusing. xids: over devices.xids.XIDS. affinity: bind members to cores near their GPU (the default). disk: the
+    most that the checkpoints kept may take, as "50GiB"; then members wait. others_may_use: GPU memory, as "2GiB".
+    track: as "jsonl" or "mlflow:mlruns" (guide "report"). At a resume, "none" resets share, vram, start,
+    others_may_use, nvml_library and disk; {} resets xids, and () track.
 
     Raises GPBTError's subclasses on entering when nothing can be started; RunFailed, LaunchError or SearcherError from
     `wait` and on leaving when it was started and failed.
@@ -189,10 +187,9 @@ class Run:
         """The content of summary.json, as of now."""
         from ..analysis import results
 
-        size, name = bytes_below(self.folder.members), self.folder.name
-        return results.summary(
-            self.engine, self.usage.so_far(), how=self.how, disk_bytes=size, run=name, version=VERSION
-        )
+        folder, usage = self.folder, self.usage.so_far()
+        size = bytes_below(folder.members)
+        return results.summary(self.engine, usage, how=self.how, disk_bytes=size, run=folder.name, version=VERSION)
 
     # ---- its life
 

@@ -11,7 +11,7 @@ import pytest
 from engine_driver import Driver, settings
 
 from gpbt_async import events
-from gpbt_async.analysis import status
+from gpbt_async.analysis import waiting
 from gpbt_async.ask import path_text
 
 
@@ -37,7 +37,7 @@ def test_a_free_slot_waits_for_what_the_driver_has_not_done_yet(schedule: str, s
             engine = driver.engine
             if len(engine.training) >= slots:
                 continue
-            text, since = status.slot_waits_for(read(driver))
+            text, since = waiting.slot_waits_for(read(driver))
             assert (since is None) == ("asked for member" not in text)
             cause = engine.idle_cause()
             if cause == "searcher":
@@ -69,14 +69,14 @@ def test_a_member_waits_for_the_first_that_holds() -> None:
     while not (child := next((m for m in driver.engine.training if m.parent and m.slot is None), None)):
         assert driver.turn()
     reading = read(driver, fresh={child.parent.id})
-    assert status.member_waits_for(reading, child, False, 100.0) == "its process to start"
-    assert status.member_waits_for(reading, child, True, 100.0) == "a GPU, or its process to start"
+    assert waiting.member_waits_for(reading, child, False, 100.0) == "its process to start"
+    assert waiting.member_waits_for(reading, child, True, 100.0) == "a GPU, or its process to start"
     reading.fresh.clear()
     again = "its parent's checkpoint, of an earlier session, to be read again, or its process to start"
-    assert status.member_waits_for(reading, child, False, 100.0) == again
+    assert waiting.member_waits_for(reading, child, False, 100.0) == again
     reading.usage.paused = "the disk is full"
-    assert status.member_waits_for(reading, child, True, 100.0) == "room on the disk"
+    assert waiting.member_waits_for(reading, child, True, 100.0) == "room on the disk"
     reading.usage.by_hand = "a person has paused the run"
-    assert status.member_waits_for(reading, child, True, 100.0) == "the end of the pause"
+    assert waiting.member_waits_for(reading, child, True, 100.0) == "the end of the pause"
     child.failures, child.attempt, reading.ended = 1, 2, {child.id: 99.9}
-    assert status.member_waits_for(reading, child, True, 100.0) == "the end of its pause before attempt 2"
+    assert waiting.member_waits_for(reading, child, True, 100.0) == "the end of its pause before attempt 2"

@@ -163,7 +163,7 @@ def test_tab_in_bash(tmp_path: Path) -> None:
         "best 0 1 2",
         "best",
         "",
-        "zygote exec none",
+        "zygote exec resident none",
     ]
 
 

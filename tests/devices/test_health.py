@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpbt_async.devices.health import XIDS, Health, blame, tolerance
+from gpbt_async.devices.health import Health, tolerance
+from gpbt_async.devices.xids import XIDS, blame
 
 GIB = 1 << 30
 TOTAL = 24 * GIB
