@@ -275,7 +275,7 @@ def test_the_replay_of_a_running_run_warns_that_a_better_member_may_follow(origi
     lines = journal.read_bytes().splitlines(keepends=True)
     assert b'"Closed"' in lines[-1]
     journal.write_bytes(b"".join(lines[:-1]))
-    best = cli("best", "lineage-1", "--json", cwd=where).json["member"]
+    best = cli_here("best", "lineage-1", "--json", cwd=where).json["member"]
     with (folder / "lock").open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         done = cli("replay", "lineage-1", cwd=where)
@@ -332,7 +332,7 @@ def test_an_edited_script_is_replayed_only_with_changed_script(original: Path, t
 
 def test_export_copies_the_model_and_its_origin(original: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    best = cli("best", "lineage-1", "--json", "--export", out, cwd=original).json
+    best = cli_here("best", "lineage-1", "--json", "--export", out, cwd=original).json
     names = {"README.txt", "checkpoint", "config.json", "lineage.json", "schedule.json"}
     assert {p.name for p in out.iterdir()} == names
     origin = json.loads((out / "lineage.json").read_text())

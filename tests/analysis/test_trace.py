@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import run_factory
-from harness import SCRIPTS, cli, facts
+from harness import SCRIPTS, cli, cli_here, facts
 from run_factory import embellished, settings, simulated, write
 
 from gpbt_async import events
@@ -111,10 +111,10 @@ def test_a_member_whose_clock_is_ahead_of_the_schedulers(tmp_path: Path, early: 
 def test_report_writes_the_trace_unless_no_trace(tmp_path: Path) -> None:
     assert cli("launch", SCRIPTS / "lineage.py", "--slots", 2, "--name", "it", "-q", cwd=tmp_path).status == 0
     folder = tmp_path / "runs" / "it"
-    done = cli("report", "it", "--no-trace", cwd=tmp_path)
+    done = cli_here("report", "it", "--no-trace", cwd=tmp_path)
     assert done.out.strip() == str(folder / "report.html")
     assert not (folder / "trace.json").exists()
-    done = cli("report", "it", cwd=tmp_path)
+    done = cli_here("report", "it", cwd=tmp_path)
     assert done.out.strip() == str(folder / "report.html"), "for scripts: nothing else"
     assert f"wrote {folder / 'trace.json'}, too, for ui.perfetto.dev" in done.err
     written = json.loads((folder / "trace.json").read_text())
@@ -129,6 +129,6 @@ def test_report_writes_the_trace_unless_no_trace(tmp_path: Path) -> None:
         assert members[id]["args"]["how"] == "published"
     assert len(found["f"]) == sum(fact["parent"] is not None for fact in started.values())
     assert written["otherData"]["run"] == "it"
-    elsewhere = cli("report", "it", "--out", tmp_path / "r.html", cwd=tmp_path)
+    elsewhere = cli_here("report", "it", "--out", tmp_path / "r.html", cwd=tmp_path)
     assert elsewhere.status == 0
     assert (tmp_path / "r.trace.json").exists()

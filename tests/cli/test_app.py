@@ -103,9 +103,9 @@ def test_a_mode_guessed_from_the_scores_name_is_reported_once_and_constants_reac
     assert done.status == 0, done.err
     assert done.err.count(notice) == 1
     assert "warning" not in done.err
-    best = cli("best", "script-1", "--json", cwd=tmp_path).json
+    best = cli_here("best", "script-1", "--json", cwd=tmp_path).json
     assert {**best["config"], "x": 0} == {"x": 0, "epochs": 3, "act": "relu", "opt": "sgd"}
-    rows = cli("export", "script-1", "--format", "json", cwd=tmp_path).json
+    rows = cli_here("export", "script-1", "--format", "json", cwd=tmp_path).json
     assert {row["config.epochs"] for row in rows} == {3}
     assert best["score"] == min(row["score"] for row in rows)
     again = cli("replay", "script-1", "--quiet", cwd=tmp_path)
@@ -115,7 +115,7 @@ def test_a_mode_guessed_from_the_scores_name_is_reported_once_and_constants_reac
     assert '"epochs": 4' in tried.out
     refused = cli("try", path, "--set", "epochs=x", cwd=tmp_path)
     assert "--set epochs=x: must have the type of the constant 3" in refused.err
-    assert cli("report", "script-1", cwd=tmp_path).status == 0
+    assert cli_here("report", "script-1", cwd=tmp_path).status == 0
     assert '"constants":{"epochs":3' in (tmp_path / "runs/script-1/report.html").read_text().replace(" ", "")
 
 
@@ -201,7 +201,7 @@ def test_a_missing_script_or_run_is_refused(tmp_path: Path) -> None:
         assert done.status == 2, arguments
         assert arguments[1] in done.err
         assert "Traceback" not in done.err
-    assert "no runs" in cli("status", cwd=tmp_path).err
+    assert "no runs" in cli_here("status", cwd=tmp_path).err
 
 
 @pytest.mark.parametrize("name", ["try", "doctor"])
@@ -250,7 +250,7 @@ def test_an_invalid_value_gives_one_line_with_the_option_the_value_and_what_is_a
 def test_an_existing_run_is_refused_with_the_command_that_resumes_it(tmp_path: Path) -> None:
     path = script(tmp_path, HEAD + TAIL)
     assert cli("launch", path, "--name", "mine", cwd=tmp_path).status == 0
-    again = cli("launch", path, "--name", "mine", cwd=tmp_path)
+    again = cli_here("launch", path, "--name", "mine", cwd=tmp_path)
     assert again.status == 2
     assert "gpbt-async resume mine" in again.err
 
@@ -263,7 +263,9 @@ def test_a_failed_member_is_reported_and_the_run_continues(tmp_path: Path) -> No
     assert done.json["members"]["finished"] == 7
     assert done.json["members"]["failed"] == 1
     assert "always" in done.err
-    assert "--retry-failed" not in cli("status", "script-1", cwd=tmp_path).out, "the others have had their children"
+    assert "--retry-failed" not in cli_here("status", "script-1", cwd=tmp_path).out, (
+        "the others have had their children"
+    )
     failed = facts(tmp_path / "runs" / "script-1", "Failed")
     assert sorted(f["member"] for f in failed) == [1, 2, 2]
     log = (tmp_path / "runs" / "script-1" / "members" / "0002" / "log.txt").read_text()
@@ -288,7 +290,7 @@ def test_an_interrupt_stops_within_seconds_and_can_be_resumed(tmp_path: Path, nu
     assert "resume lineage-1" in err
     assert "Traceback" not in err
     assert alive(run_id(folder)) == []
-    assert cli("status", "lineage-1", "--json", cwd=tmp_path).json["state"] == "interrupted"
+    assert cli_here("status", "lineage-1", "--json", cwd=tmp_path).json["state"] == "interrupted"
     resumed = cli("resume", "lineage-1", cwd=tmp_path)
     assert resumed.status == 0, resumed.err
     check_folder(folder, 6, 4)
@@ -338,7 +340,7 @@ def test_stop_and_status_of_a_running_run(tmp_path: Path) -> None:
         del os.environ["TRAIN_SECONDS"]
     folder = tmp_path / "runs" / "lineage-1"
     until(lambda: len(facts(folder, "Entered")) == 2)
-    state = cli("status", "lineage-1", "--json", cwd=tmp_path).json
+    state = cli_here("status", "lineage-1", "--json", cwd=tmp_path).json
     assert state["state"] == "running"
     assert state["holder"]["pid"] == running.pid
     assert [t["slot"] for t in sorted(state["training"], key=lambda t: t["slot"])] == [0, 1]
@@ -410,7 +412,7 @@ def test_try_trains_one_member_in_the_foreground(tmp_path: Path) -> None:
     assert f"--checkpoint {tmp_path / 'out'}: the folder is not empty" in full.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["past.json"]
     for option in ("x=7", "nope=1", "kind=z"):
-        bad = cli("try", LINEAGE, "--set", option, cwd=tmp_path)
+        bad = cli_here("try", LINEAGE, "--set", option, cwd=tmp_path)
         assert bad.status == 2
         assert option in bad.err
     assert '"x": 0.5' in cli("try", LINEAGE, "--set", "x=.5", cwd=tmp_path).out, "as float() takes it"
@@ -453,13 +455,13 @@ def test_a_run_without_its_journal_or_its_script_is_not_started_again(tmp_path: 
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:6]))
     path.rename(tmp_path / "moved.py")
-    lost = cli("resume", "one", cwd=tmp_path)
+    lost = cli_here("resume", "one", cwd=tmp_path)
     assert lost.status == 2
     assert "script.py" in lost.err
     assert "does not exist" in lost.err
     (tmp_path / "moved.py").rename(path)
     journal.write_text("")
-    empty = cli("resume", "one", cwd=tmp_path)
+    empty = cli_here("resume", "one", cwd=tmp_path)
     assert empty.status == 2
     assert "journal.jsonl is empty" in empty.err
 
@@ -543,8 +545,8 @@ def test_status_shows_what_a_member_without_a_slot_waits_for(tmp_path: Path) -> 
     folder = tmp_path / "runs" / "r"
     until(lambda: facts(folder, "Failed"))
     running.send_signal(signal.SIGSTOP)  # in the pause before its second attempt, or a little later
-    state = cli("status", "r", "--json", cwd=tmp_path).json
-    text = cli("status", "r", cwd=tmp_path).out
+    state = cli_here("status", "r", "--json", cwd=tmp_path).json
+    text = cli_here("status", "r", cwd=tmp_path).out
     running.send_signal(signal.SIGCONT)
     running.communicate(timeout=60)
     assert running.returncode == 0
@@ -555,7 +557,7 @@ def test_status_shows_what_a_member_without_a_slot_waits_for(tmp_path: Path) -> 
         assert state["training"] == []
         assert f"member {waits['member']} waits for " in text
     assert "no slot yet" not in text
-    assert cli("status", "r", "--json", cwd=tmp_path).json["waiting"] == []
+    assert cli_here("status", "r", "--json", cwd=tmp_path).json["waiting"] == []
 
 
 def test_status_of_a_failed_run_shows_no_waiting_member(tmp_path: Path) -> None:
@@ -563,13 +565,13 @@ def test_status_of_a_failed_run_shows_no_waiting_member(tmp_path: Path) -> None:
     path = script(tmp_path, text + TAIL.replace("population=4", "population=12"))
     assert cli("launch", path, "--name", "r", "--slots", 3, cwd=tmp_path).status == 1
     folder = tmp_path / "runs" / "r"
-    state = cli("status", "r", "--json", cwd=tmp_path).json
+    state = cli_here("status", "r", "--json", cwd=tmp_path).json
     failed = {fact["member"] for fact in facts(folder, "Failed")}
     begun = {fact["member"] for fact in facts(folder, "Started")}
     assert (state["state"], state["waiting"], state["training"]) == ("failed", [], [])
     assert set(state["given_up"]) <= begun
     assert not set(state["never_begun"]) & (begun | failed)
-    text = cli("status", "r", cwd=tmp_path).out
+    text = cli_here("status", "r", cwd=tmp_path).out
     assert "waits" not in text
     assert ("started, and not finished: member" in text) == bool(state["given_up"])
 

@@ -67,7 +67,7 @@ def test_the_simulator_agrees_with_a_real_run_when_fed_its_durations(
         RecordedConfigs(), slots, start_seconds=start,
     ).run()  # fmt: skip
     assert even.makespan > 1.1 * done.json["wall_s"], "with equal durations, the makespan would differ"
-    planned = cli("plan", LINEAGE, *sizes, "--from", "lineage-1", "--json", cwd=tmp_path).json
+    planned = cli_here("plan", LINEAGE, *sizes, "--from", "lineage-1", "--json", cwd=tmp_path).json
     assert planned["wall_s"] == pytest.approx(done.json["wall_s"], rel=0.35)
 
 
@@ -75,21 +75,21 @@ def test_a_plan_with_early_stopping_is_an_upper_bound(tmp_path: Path) -> None:
     script = tmp_path / "stops.py"
     script.write_text(LINEAGE.read_text().replace('searcher="random"', 'searcher="random", early_stop="median"'))
     sizes = ("--gpus", 2, "--seconds", 60, "--spread", 0)
-    planned = cli("plan", script, *sizes, "--json", cwd=tmp_path).json
+    planned = cli_here("plan", script, *sizes, "--json", cwd=tmp_path).json
     assert planned["at_most"] is True
-    assert planned["wall_s"] == cli("plan", LINEAGE, *sizes, "--json", cwd=tmp_path).json["wall_s"]
-    assert "at most" in cli("plan", script, *sizes, cwd=tmp_path).out
+    assert planned["wall_s"] == cli_here("plan", LINEAGE, *sizes, "--json", cwd=tmp_path).json["wall_s"]
+    assert "at most" in cli_here("plan", script, *sizes, cwd=tmp_path).out
 
 
 def test_a_plan_from_given_seconds(tmp_path: Path) -> None:
-    done = cli(
+    done = cli_here(
         "plan", LINEAGE, "--gpus", 4, "--seconds", 60, "--spread", 0, "--population", 16, "--generations", 5,
         "--json", cwd=tmp_path,
     )  # fmt: skip
     planned = json.loads(done.out)
     assert planned["wall_s"] == pytest.approx(16 * 5 * 60 / 4)
     assert planned["utilisation"] == pytest.approx(1.0)
-    text = cli("plan", LINEAGE, "--gpus", 4, "--seconds", 60, "--schedule", "sync", cwd=tmp_path).out
+    text = cli_here("plan", LINEAGE, "--gpus", 4, "--seconds", 60, "--schedule", "sync", cwd=tmp_path).out
     assert "wall time" in text
     assert "evidence" in text
     assert not list(tmp_path.iterdir()), "a plan leaves nothing behind"

@@ -74,7 +74,7 @@ def test_a_module_is_launched_by_its_name(project: Path, words: list[str]) -> No
 
 
 def test_the_other_commands_take_modules_too(project: Path) -> None:
-    assert "2 generations of 2 members" in cli("plan", "proj.tune", "--seconds", 1, cwd=project).out
+    assert "2 generations of 2 members" in cli_here("plan", "proj.tune", "--seconds", 1, cwd=project).out
     tried = cli("try", "-m", "proj.tune", "--set", "x=0.5", cwd=project)
     assert (tried.status, "score   loss=1.0" in tried.out) == (0, True), tried.err
     examined = cli("doctor", "proj.tune", "--slots", 1, cwd=project)
@@ -92,7 +92,7 @@ def test_a_run_of_a_module_is_resumed_and_replayed_as_one(project: Path) -> None
     elsewhere = project / "elsewhere"
     elsewhere.mkdir()
     (project / "proj").rename(elsewhere / "proj")
-    lost = cli("resume", "r", cwd=project)
+    lost = cli_here("resume", "r", cwd=project)
     assert lost.status == 2
     assert "proj/tune.py, the script of this run, does not exist: put it back there, or say where it is now" in lost.err
     run = start("resume", "r", "--script", "elsewhere/proj/tune.py", "--start", "exec", cwd=project)

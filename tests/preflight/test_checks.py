@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fuzzing import TELEMETRY
-from harness import Done, cli
+from harness import Done, cli, cli_here
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -534,14 +534,14 @@ def test_strict_ends_the_run_before_its_budget_is_spent(tmp_path: Path) -> None:
 def test_status_report_and_summary_repeat_the_findings(tmp_path: Path) -> None:
     pytest.importorskip("plotly")
     launched(tmp_path, ('member.config["drop"]', "0.1"))
-    status = cli("status", "r", cwd=tmp_path)
+    status = cli_here("status", "r", cwd=tmp_path)
     assert "r: finished, with 1 finding" in status.out
     assert "GPBT001: member" in status.out
-    assert "1 finding" in cli("status", cwd=tmp_path).out
-    assert [f["code"] for f in cli("status", "r", "--json", cwd=tmp_path).json["findings"]] == ["GPBT001"]
+    assert "1 finding" in cli_here("status", cwd=tmp_path).out
+    assert [f["code"] for f in cli_here("status", "r", "--json", cwd=tmp_path).json["findings"]] == ["GPBT001"]
     summary = json.loads((tmp_path / "runs" / "r" / "summary.json").read_text())
     assert summary["findings"][0]["subject"] == "drop"
-    assert cli("report", "r", cwd=tmp_path).status == 0
+    assert cli_here("report", "r", cwd=tmp_path).status == 0
     assert "never read the hyperparameter" in (tmp_path / "runs" / "r" / "report.html").read_text()
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import cli, facts, start, until
+from harness import cli, cli_here, facts, start, until
 from run_checker import check_run
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def test_a_misspelt_score_costs_one_interval_per_slot_and_is_named(tmp_path: Pat
     if slots == 1:
         assert done.err.count("did you mean") == 1, "the finding came with the reason, which says it all"
     assert [found["code"] for found in facts(folder, "Found")].count("GPBT011") == 1
-    assert "did you mean score='val_score'?" in cli("status", "r", cwd=tmp_path).out
+    assert "did you mean score='val_score'?" in cli_here("status", "r", cwd=tmp_path).out
     strict = cli("launch", script, "--slots", 3, "--name", "s", "--strict", "--silence", "GPBT001", cwd=tmp_path)
     assert strict.status in (1, 2)
     # mended, it goes on from where it was
@@ -121,7 +121,7 @@ def test_free_slots_wait_while_it_is_in_doubt_whether_the_script_works(tmp_path:
     run = start("launch", written(tmp_path, body), "--slots", 2, "--name", "r", cwd=tmp_path)
     folder = tmp_path / "runs" / "r"
     until(lambda: facts(folder, "Trained"))
-    doubt = until(lambda: re.search(r"the members in training to end: .*", cli("status", "r", cwd=tmp_path).out))
+    doubt = until(lambda: re.search(r"the members in training to end: .*", cli_here("status", "r", cwd=tmp_path).out))
     assert "member 0 ended without its score 'score', and perhaps all do" in doubt[0]
     assert sum(starts(folder).values()) == 2
     report.touch()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from engine_driver import SPACE, Driver, settings, snapshot
-from harness import cli, facts, kill_hard, start, until
+from harness import cli, cli_here, facts, kill_hard, start, until
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -351,8 +351,8 @@ def test_an_adopted_space_holds_whenever_the_run_is_killed(tmp_path: Path) -> No
         told_of = cli(*words, cwd=tmp_path)
         assert told_of.status == 0, (words, told_of.err)
     best = json.loads((folder / "summary.json").read_text())["best_member"]
-    assert "clipped to the space adopted since" in cli("lineage", "r", best, cwd=tmp_path).out
-    assert cli("best", "r", "--export", "out", cwd=tmp_path).status == 0
+    assert "clipped to the space adopted since" in cli_here("lineage", "r", best, cwd=tmp_path).out
+    assert cli_here("best", "r", "--export", "out", cwd=tmp_path).status == 0
     assert json.loads((tmp_path / "out" / "lineage.json").read_text())["settings"]["space"]["lr"]["high"] == 0.05
     replayed = cli("replay", "r", "-q", cwd=tmp_path)
     assert replayed.status == 0, replayed.err

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import SCRIPTS, check_folder, cli, facts, start, until
+from harness import SCRIPTS, check_folder, cli, cli_here, facts, start, until
 from run_checker import check_run
 
 import gpbt_async as gpbt
@@ -51,12 +51,12 @@ def test_a_paused_run_begins_no_member_until_the_pause_ends(tmp_path: Path, monk
     assert "r stays paused until gpbt-async pause r --end; to stop it: gpbt-async stop r" in last_lines
     (tmp_path / "hold").unlink()
     until(lambda: len(facts(folder, "Published")) == 2)
-    state = cli("status", "r", "--json", cwd=tmp_path).json
+    state = cli_here("status", "r", "--json", cwd=tmp_path).json
     assert (state["paused"], state["paused_by_hand"]) == ("the run is paused", True)
     assert [w["for"] for w in state["waiting"][:2]] == ["the end of the pause"] * 2
     assert state["training"] == []
-    assert begins in cli("status", "r", cwd=tmp_path).out
-    assert cli("status", cwd=tmp_path).out.split()[:2] == ["r", "paused"]
+    assert begins in cli_here("status", "r", cwd=tmp_path).out
+    assert cli_here("status", cwd=tmp_path).out.split()[:2] == ["r", "paused"]
     (tmp_path / "hold").touch()
     assert "r continues" in cli("pause", "r", "--end", cwd=tmp_path).err
     until(lambda: len(facts(folder, "Entered")) == 4)

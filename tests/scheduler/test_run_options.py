@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from gpu_machine import A, B
-from harness import SCRIPTS, alive, cli, facts, kill_hard, run_id, start, until
+from harness import SCRIPTS, alive, cli, cli_here, facts, kill_hard, run_id, start, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,7 +86,7 @@ def test_a_disk_budget_stays_in_force(tmp_path: Path) -> None:
     assert children("resume", "r", "--disk", "1100KiB") == 1
     (tmp_path / "hold children").unlink()
     assert cli("resume", "r", cwd=tmp_path).status == 0
-    assert "  options --slots 2 --disk 1100KiB\n" in cli("status", "r", cwd=tmp_path).out
+    assert "  options --slots 2 --disk 1100KiB\n" in cli_here("status", "r", cwd=tmp_path).out
 
 
 def test_waiting_for_gpus_stays_in_force(machine: Callable[..., Machine]) -> None:

@@ -53,9 +53,9 @@ def cli(*args: object, cwd: Path, timeout: float = LONG, env: dict[str, str] | N
 
 
 def cli_here(*args: object, cwd: Path) -> Done:
-    """`gpbt-async ARGS` in this process, for what is refused before anything is started.
+    """`gpbt-async ARGS` in this process, for what only looks at a run, or is refused before anything is started.
 
-    A new interpreter takes a third of a second until it refuses. An exception that the command line does not catch is
+    A new interpreter takes a third of a second before it does so. An exception that the command line does not catch is
     raised here.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))

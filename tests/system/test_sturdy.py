@@ -59,7 +59,7 @@ def test_a_run_waits_for_a_full_disk(small: Path, leave: int) -> None:
     hog = fill(small, leave)
     (small / "hold").unlink()
     until(lambda: facts(folder, "Paused"))
-    status = cli("status", "r", cwd=small).out
+    status = cli_here("status", "r", cwd=small).out
     assert "members wait: " in status
     assert "iB free, and " in status
     hog.unlink()
@@ -130,11 +130,11 @@ def test_on_a_read_only_disk_a_run_can_be_looked_at_and_is_not_resumed(small: Pa
     until(lambda: not alive(run_id(folder)))
     # a process whose environment is gone may still be closing its files
     until(lambda: subprocess.run(["mount", "-o", "remount,ro", small], capture_output=True).returncode == 0)
-    for refused in (cli("resume", "r", cwd=small), cli("launch", STURDY, cwd=small), cli("clean", "r", cwd=small)):
+    for refused in (cli("resume", "r", cwd=small), cli("launch", STURDY, cwd=small), cli_here("clean", "r", cwd=small)):
         assert refused.status == 2
         assert "read-only file system" in refused.err
         assert refused.err.count("\n") == 1
-    assert cli("status", "r", cwd=small).status == cli("best", "r", cwd=small).status == 0
+    assert cli_here("status", "r", cwd=small).status == cli_here("best", "r", cwd=small).status == 0
     subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
     assert cli("resume", "r", cwd=small).status == 0
     check_folder(folder, 6, 3)
@@ -171,7 +171,7 @@ def test_a_budget_is_kept_to(tmp_path: Path) -> None:
         most = max(most, stored)
     assert most <= 12 * MIB
     assert facts(folder, "Paused"), "which took some waiting"
-    refused = cli("launch", STURDY, "--disk", "7", cwd=tmp_path)
+    refused = cli_here("launch", STURDY, "--disk", "7", cwd=tmp_path)
     assert refused.status == 2
     assert "--disk: got '7'; must be an amount with its unit" in refused.err
 
@@ -256,7 +256,7 @@ def test_a_finished_runs_best_that_is_damaged_is_reported(tmp_path: Path) -> Non
     assert resumed.status == 2
     assert "weights has " in resumed.err
     assert "it is the run's best; bring it back" in resumed.err
-    exported = cli("best", "r", "--export", tmp_path / "out", cwd=tmp_path)
+    exported = cli_here("best", "r", "--export", tmp_path / "out", cwd=tmp_path)
     assert exported.status == 2
     here = weights.parent.resolve() / "weights"
     assert f"is not as it was published: {here} has " in exported.err
@@ -264,7 +264,7 @@ def test_a_finished_runs_best_that_is_damaged_is_reported(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
     weights.write_bytes(good)
     assert cli("resume", "r", cwd=tmp_path).status == 0
-    assert cli("best", "r", "--export", tmp_path / "out", cwd=tmp_path).status == 0
+    assert cli_here("best", "r", "--export", tmp_path / "out", cwd=tmp_path).status == 0
 
 
 def test_a_script_that_was_edited_is_refused_unless_an_option_accepts_it(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_run_in_which_every_member_fails_ends_early_and_can_be_resumed_once_me
     assert "members that ended since the run was resumed failed; the first: member" in failed.err
     assert failed.err.count("Traceback (most recent call last)") == 1, "the first one, once"
     assert "fix the cause, then continue: gpbt-async resume r --retry-failed (and --changed" in failed.err
-    status = cli("status", "r", cwd=tmp_path).out
+    status = cli_here("status", "r", cwd=tmp_path).out
     assert "failed members can be tried again: gpbt-async resume r --retry-failed" in status
     published = facts(folder, "Published")
     gone.unlink()
@@ -335,7 +335,7 @@ def test_a_guardian_that_was_stopped_when_its_scheduler_was_killed_does_not_hold
 def test_a_script_that_never_worked_can_be_mended_too(tmp_path: Path) -> None:
     (tmp_path / "gone").touch()
     assert cli("launch", STURDY, "--name", "r", cwd=tmp_path).status == 1
-    refused = cli("clean", "r", cwd=tmp_path)
+    refused = cli_here("clean", "r", cwd=tmp_path)
     assert refused.status == 2
     assert "resume r --retry-failed), or delete all of it: --everything" in refused.err
     (tmp_path / "gone").unlink()
@@ -375,7 +375,7 @@ def test_a_run_goes_on_elsewhere(tmp_path: Path) -> None:
     kill_hard(run)
     until(lambda: not alive(run_id(first / "runs" / "r")))
     first.rename(second)
-    lost = cli("resume", "runs/r", cwd=second)
+    lost = cli_here("resume", "runs/r", cwd=second)
     assert lost.status == 2
     assert (
         "first/mine.py, the script of this run, does not exist: put it back there, or say where it is now" in lost.err
@@ -388,19 +388,19 @@ def test_a_run_goes_on_elsewhere(tmp_path: Path) -> None:
 
 def test_clean_leaves_the_best_and_what_describes_it(tmp_path: Path) -> None:
     folder = interrupted(tmp_path)
-    early = cli("clean", "r", cwd=tmp_path)
+    early = cli_here("clean", "r", cwd=tmp_path)
     assert early.status == 2
     assert "r has not finished: continue it (gpbt-async resume r), or delete all of it: --everything" in early.err
     (tmp_path / "hold").touch()
     run = start("resume", "r", cwd=tmp_path)
     until(lambda: len(facts(folder, "Opened")) == 2)
-    assert "is being run by" in cli("clean", "r", "--everything", cwd=tmp_path).err
+    assert "is being run by" in cli_here("clean", "r", "--everything", cwd=tmp_path).err
     (tmp_path / "hold").unlink()
     run.communicate(timeout=60)
     assert run.returncode == 0
-    best = cli("best", "r", cwd=tmp_path).out
-    assert cli("clean", "r", cwd=tmp_path).status == 0
-    assert cli("best", "r", cwd=tmp_path).out == best
+    best = cli_here("best", "r", cwd=tmp_path).out
+    assert cli_here("clean", "r", cwd=tmp_path).status == 0
+    assert cli_here("best", "r", cwd=tmp_path).out == best
     assert (folder / "best" / "checkpoint" / "weights").exists()
     kept = {int(path.name) for path in (folder / "members").iterdir()}
     started = {fact["member"]: fact["parent"] for fact in facts(folder, "Started")}
@@ -409,7 +409,7 @@ def test_clean_leaves_the_best_and_what_describes_it(tmp_path: Path) -> None:
         ancestry.add(member)
         member = started[member]
     assert kept == ancestry
-    assert cli("clean", "r", "--everything", cwd=tmp_path).status == 0
+    assert cli_here("clean", "r", "--everything", cwd=tmp_path).status == 0
     assert not folder.exists()
 
 
@@ -513,7 +513,7 @@ def finished(tmp_path: Path) -> Path:
 
 
 def test_an_export_onto_a_full_disk_fails_in_a_sentence_and_leaves_nothing(finished: Path, small: Path) -> None:
-    done = cli("best", "r", "--export", small / "out", cwd=finished.parent.parent)
+    done = cli_here("best", "r", "--export", small / "out", cwd=finished.parent.parent)
     assert done.status == 2
     assert done.err == (
         f"gpbt-async: cannot export to {small / 'out'}: no space left on device: make room there, or export to another "
@@ -526,7 +526,7 @@ def test_a_best_whose_checkpoint_was_deleted_by_hand_is_reported(finished: Path)
     checkpoint = (finished / "best").resolve() / "checkpoint"
     shutil.rmtree(checkpoint)
     for more in ([], ["--json"], ["--export", "out"]):
-        done = cli("best", "r", *more, cwd=finished.parent.parent)
+        done = cli_here("best", "r", *more, cwd=finished.parent.parent)
         assert (done.status, done.out) == (1, "")
         assert f"its checkpoint is gone: {checkpoint} was deleted or moved by hand" in done.err
 
