@@ -11,7 +11,7 @@ inside the command:
     gpus                         inventory: what NVML sees, and what a run would use of it
 
 `options` holds every option that two commands share, `completion` what Tab offers, `output` what commands print with,
-`app` the list of commands.
+`app` the list of commands, `commands` how a command is built when it is typed, and its values read, quickly.
 Belongs elsewhere: anything that a program would use without a command line (scheduler, analysis), and how a run looks
 in a terminal (ui). The waist is `app.main`; nothing below imports this folder.
 """

@@ -238,12 +238,12 @@ def wake_on_child() -> int:
     return read
 
 
-def wait(*fds: int) -> list[int]:
-    """Those of the descriptors that have something to read, once one has."""
+def wait(*fds: int, forever: bool = True) -> list[int]:
+    """Those of the descriptors that have something to read, once one has; as of now if not for ever."""
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)
-    return [fd for fd, _event in poll.poll()]
+    return [fd for fd, _event in poll.poll(None if forever else 0)]
 
 
 def drain(fd: int) -> None:

@@ -278,3 +278,16 @@ def test_a_tree_whose_root_was_reaped_is_left_alone() -> None:
             return before, watch.alive(5.0)
 
     assert in_a_fork(work) == "(True, [])"
+
+
+def test_waiting_not_for_ever_says_what_is_there_now() -> None:
+    read, write = os.pipe()
+    other, other_write = os.pipe()
+    try:
+        assert linux.wait(read, other, forever=False) == []
+        os.write(write, b"x")
+        assert linux.wait(read, other, forever=False) == [read]
+        assert linux.wait(other, read) == [read]
+    finally:
+        for fd in (read, write, other, other_write):
+            os.close(fd)
