@@ -103,8 +103,17 @@ def _parent_changed(c: CheckUp) -> Iterator[Problem]:
 
 
 def _repeated(c: CheckUp) -> Iterator[Problem]:
-    repeat = c.members.get("repeat")
-    if repeat is not None and repeat.scores != c.member.scores:
+    repeat, fresh = c.members.get("repeat"), c.members.get("fresh repeat")
+    if repeat is None or repeat.scores == c.member.scores:
+        return
+    if fresh is not None and fresh.scores == c.member.scores:
+        first, again = score_text(c.member.scores[-1]), score_text(repeat.scores[-1])
+        yield Problem(
+            f"the same config and seed gave {first} in a new process, and {again} in one that had trained other "
+            "members: the script remembers something of them",
+            "set what it keeps in globals at the beginning of train, or leave out --start resident",
+        )
+    else:
         first, again = score_text(c.member.scores[-1]), score_text(repeat.scores[-1])
         yield Problem(
             f"the same config and seed gave {first}, and then {again}: training is not deterministic",
@@ -142,11 +151,17 @@ def _shares(c: CheckUp) -> Iterator[Problem]:
     """Is an interval long enough for what happens around it?"""
     child, seconds = c.child, c.child.seconds
     start = min((m.start_s for m in (c.member, c.child) if m.start_s), default=0.0)
-    if seconds and start > START * seconds:
+    last = c.members.get("second child", child)  # what its elders have imported need not be imported again
+    imports = last.import_s or 0.0
+    if seconds and start + imports > START * seconds:
         chosen = c.start == "exec" and c.fork_safe is None  # else a fork would hang
+        stays = "start members with --start resident, where one process trains member after member"
+        remedies = [stays] if c.start in ("fork", "exec") else []
+        remedies += ["leave out --start exec, so that members are forked"] if chosen else []
+        imported = f", imports for {span(imports)}" if imports > START * seconds / 2 else ""
         yield Problem(
-            f"a member takes {span(start)} to start, and then trains for {span(seconds)}",
-            "let each member train longer" + (", or fork members: leave out --start exec" if chosen else ""),
+            f"a member takes {span(start)} to start{imported}, and then trains for {span(seconds)}",
+            ", or ".join([*remedies, "let each member train longer"]),
         )
     if child.write_s is not None and seconds and child.write_s > WRITE * seconds:
         yield Problem(

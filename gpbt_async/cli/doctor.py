@@ -100,6 +100,7 @@ IMPORTS = 0.05
 _HOW = {
     "fork": "members are forked from a process that has imported it",
     "exec": "each member is a new process, which imports it again",
+    "resident": "one process a slot trains member after member",
     "program": "members are programs",
 }
 
@@ -131,7 +132,7 @@ def _trained(c: CheckUp, member: TrainedInterval) -> Iterator[str]:
         share = inherited_gain(c.member.scores, scores, c.settings.mode)
         gain = "" if share is None else f"; its first score has {percent(share)} of its parent's gain"
         yield f"of its parent's checkpoint, {read}{gain}"
-    if member.who == "repeat":
+    if member.who.endswith("repeat"):
         same = scores == c.member.scores
         yield "the same scores as the member: deterministic" if same else "other scores than the member"
 

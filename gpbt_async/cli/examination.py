@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 #: seconds between two looks at the GPUs; a run looks less often
 GPU_PERIOD = 0.25
+#: the role of a member that is trained again in a new process, where the others share one
+FRESH = "fresh repeat"
 #: lines of a failed member's log that are shown
 LINES = 30
 
@@ -174,7 +176,7 @@ class Examination:
         for who, member in self._family(c.settings):
             self._progress(f"training the {who}" + (f": {member.config}" if who in ("member", "second member") else ""))
             interval = c.members[who] = await self._train(who, member, c)
-            if who != "repeat":
+            if who not in ("repeat", FRESH):
                 c.findings += self._findings(member, interval)
             if interval.error:
                 c.failed = who
@@ -184,7 +186,8 @@ class Examination:
         command = c.settings.command is not None
         if not command and self._options.start != "exec":  # else no fork was tried
             c.fork_safe = not self._launcher.exec
-        c.start = "program" if command else "exec" if self._launcher.exec else "fork"
+        fork = "resident" if self._options.start == "resident" else "fork"
+        c.start = "program" if command else "exec" if self._launcher.exec and fork == "fork" else fork
 
     def _family(self, settings: Settings) -> list[tuple[str, Node]]:
         """The members to train, with their roles, parents first."""
@@ -199,7 +202,12 @@ class Examination:
             ("second member", Node(2, (), 1, 0, None, far, seed + 1)),
             ("second child", Node(3, (0,), 1, 1, parent, far, seed + 2)),
         ]
-        return [*family, ("repeat", Node(4, (), 2, 0, None, config, seed))] if self._repeat else family
+        resident = self._options.start == "resident" and settings.command is None
+        if self._repeat or resident:
+            family.append(("repeat", Node(4, (), 2, 0, None, config, seed)))
+        if resident:  # what the process remembers of the members before shows in the repeat, and not in this one
+            family.append((FRESH, Node(5, (), 3, 0, None, config, seed)))
+        return family
 
     def _findings(self, member: Node, interval: TrainedInterval) -> list[Finding]:
         """What the pre-flight of a run would report."""
@@ -224,7 +232,8 @@ class Examination:
             own = self._touches(stack, Path(begin.checkpoint))
             parents = self._touches(stack, Path(begin.parent)) if begin.parent else None
             began = time.monotonic()
-            async with await self._launcher.start(begin, argv=self._briefing.argv(begin, member)) as worker:
+            argv = self._briefing.argv(begin, member)
+            async with await self._launcher.start(begin, argv=argv, fresh=who == FRESH) as worker:
                 self._pool.bind(slot, worker.pid, member.id)
                 if slot.evicted is not None:
                     slot.evicted.add_done_callback(lambda _: worker.kill())
@@ -232,6 +241,8 @@ class Examination:
                 with MemberSession(c.settings, member.id, 1, asked=began, end=_ender(worker, ending)) as session:
                     await self._listen(worker, slot, interval, session)
                 await asyncio.gather(*ending)
+            if worker.stays:
+                self._pool.stays(slot, worker.pid, worker.gone, lambda: self._launcher.end_resident(worker.pid))
         if session.entered is not None:
             interval.start_s = session.entered - began
         interval.write_s = own.writing if own is not None else None

@@ -117,10 +117,11 @@ class Expected:
 class CheckUp:
     """All of one check-up.
 
-    slots: of a run on this machine. device, slot, slot_threads: where the last member trained. start: "fork", "exec" or
-    "program", once a member was started; fork_safe: None if nothing has shown it. members: by role ("member", "child",
-    …), in the order in which they were trained; failed: the role of the one that failed. parent_damaged: how the
-    parent's checkpoint differs from what was published. trouble: what launcher and members warned of.
+    slots: of a run on this machine. device, slot, slot_threads: where the last member trained. start: "fork", "exec",
+    "resident" or "program", once a member was started; fork_safe: None if nothing has shown it. members: by role
+    ("member", "child", …), in the order in which they were trained; failed: the role of the one that failed.
+    parent_damaged: how the parent's checkpoint differs from what was published. trouble: what launcher and members
+    warned of.
     """
 
     script: str

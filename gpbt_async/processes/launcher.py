@@ -222,12 +222,13 @@ class Launcher:
 
     # -- members
 
-    async def start(self, begin: wire.Begin, *, argv: Sequence[str] | None = None) -> Worker:
-        """Start a member's process, and send it Begin. argv: a program instead of the training function.
+    async def start(self, begin: wire.Begin, *, argv: Sequence[str] | None = None, fresh: bool = False) -> Worker:
+        """Start a member's process, and send it Begin. argv: a program instead of the training function. fresh: a
+        process that has trained no other member, and trains no other afterwards.
 
         Raises LaunchError when no process can be started, ScriptError when the script can no longer be imported.
         """
-        stays = self._residents is not None and argv is None
+        stays = self._residents is not None and argv is None and not fresh
         begin = replace(begin, env={**self._standard(begin), **begin.env}, stays=stays)
         self._starting += 1
         worker = self._residents.take(place_of(begin)) if self._residents is not None and stays else None

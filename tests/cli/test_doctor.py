@@ -314,10 +314,9 @@ def checked(**changes: Any) -> CheckUp:
         import_s=0.1,
         cuda_at_import=None,
         slots=2,
-        start="fork",
         members={who: replace(member, **fields(who)) for who, member in members.items()},
         expected=replace(expected, **fields("expected")),
-        **{name: value for name, value in changes.items() if "__" not in name},
+        **{"start": "fork"} | {name: value for name, value in changes.items() if "__" not in name},
     )
 
 
@@ -342,6 +341,14 @@ def checked(**changes: Any) -> CheckUp:
         ),
         ({"device": "cuda", "child__vram": 0}, "member.device"),
         ({"repeat__scores": [1.0, 0.6]}, "deterministic"),
+        (
+            {"child__seconds": 1.0, "child__import_s": 0.5},
+            "imports for 0.50 s, and then trains for 1.00 s start members with --start resident",
+        ),
+        (
+            {"child__seconds": 0.5, "child__start_s": 0.1, "member__start_s": 0.2, "start": "resident"},
+            "let each member",
+        ),
         ({"member__scores": [1.0], "child__scores": [1.0]}, "or this score has reached its best value"),
         ({"parent_damaged": "it has changed"}, "the child changed its parent's checkpoint"),
         ({"trouble": [Problem("CUDA is initialised at s.py:3", "move this line")]}, "move this line"),
@@ -371,3 +378,30 @@ def test_how_much_of_its_parents_gain_a_child_begins_with(
     scores: list[float], child: list[float], mode: str, share: float | None
 ) -> None:
     assert inherited_gain(scores, child, mode) == share
+
+
+REMEMBERS = """
+import gpbt_async as gpbt
+STEPS = 0
+def train(member):
+    global STEPS
+    STEPS += 1
+    (member.checkpoint / "x").write_text("x")
+    if member.parent is not None:
+        (member.parent / "x").read_text()
+    member.report(loss=1 / (1 + member.config["x"] + {steps}))
+space = {{"x": gpbt.Float(0, 1)}}
+experiment = gpbt.Experiment(train, space=space, score="loss", mode="min", population=4, generations=2)
+"""
+
+
+@pytest.mark.parametrize(("steps", "remembers"), [("STEPS", True), ("0", False)])
+def test_a_script_that_remembers_is_found_before_its_members_share_a_process(
+    tmp_path: Path, steps: str, remembers: bool
+) -> None:
+    (tmp_path / "script.py").write_text(REMEMBERS.format(steps=steps))
+    shown = cli("doctor", "script.py", "--start", "resident", "--slots", "1", cwd=tmp_path)
+    assert "one process a slot trains member after member" in shown.out
+    assert ("in one that had trained other members: the script remembers" in shown.out) is remembers
+    assert "members change globals of the script (script.STEPS)" in shown.out
+    assert shown.status == 0, shown.out
