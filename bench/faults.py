@@ -159,7 +159,7 @@ def draw(seed: int, kinds: Collection[str]) -> Plan:
         bad.setdefault(str(chance.randrange(POPULATION * GENERATIONS)), []).append(kind)
     experiment = draw_experiment(chance, seed, drawn, disk)
     some = [chance.choice(disk) for _ in range(8)] if disk else []
-    start = chance.choices(["zygote", "exec"], [8, 1])[0]
+    start = chance.choices(["zygote", "exec", "resident"], [5, 1, 3])[0]
     tracked = "tracker" in drawn or chance.random() < 0.3
     return Plan(seed, planned, some, bad, experiment, start, tracked)
 
