@@ -23,6 +23,11 @@ def after_import(name: str, callback: Callable[[ModuleType], object]) -> None:
         sys.meta_path.insert(0, _AfterImport(name, callback))
 
 
+def is_waiting(finder: object) -> bool:
+    """Whether this entry of sys.meta_path waits for an import, to call back."""
+    return isinstance(finder, _AfterImport)
+
+
 class _AfterImport:
     """A meta path finder that calls back once, when a module has been imported."""
 

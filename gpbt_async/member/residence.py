@@ -61,9 +61,11 @@ class Residence:
         self._globals = dict(_globals())
         #: names that members have changed, and that have been sent
         self._sent: set[str] = set()
-        self._restores: list[Callable[[], object]] = [*_of_the_process(), *_of_python()]
+        self._restores: list[Callable[[], object]] = []
+        # first of all, so that they are among the import hooks that are kept
         hooks.after_import("torch", lambda torch: self._restores.extend(_of_torch(torch)))
         hooks.after_import("numpy", lambda numpy: self._restores.extend(_of_numpy(numpy)))
+        self._restores += [*_of_the_process(), *_of_python()]
         self._threads = set(threading.enumerate())
         self._library_threads = self._native_threads = self._exit_functions = self._files = 0
         self._memory = self._gpu_memory = 0
@@ -204,13 +206,17 @@ def _of_python() -> Iterator[Callable[[], object]]:
     """What the interpreter and the standard library keep: streams, warnings, logging, paths, hooks, limits."""
     filters, show = list(warnings.filters), warnings.showwarning
     streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr", "argv", "excepthook", "displayhook")}
+    finders = list(sys.meta_path)
     path, argv, threshold, collects = list(sys.path), list(sys.argv), gc.get_threshold(), gc.isenabled()
     limit, text, thread_hook = sys.getrecursionlimit(), locale.setlocale(locale.LC_ALL), threading.excepthook
 
     def restore_streams() -> None:
         for name, stream in streams.items():
             setattr(sys, name, stream)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # into this member's log: the next one has another
         sys.path[:], sys.argv[:] = path, argv
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder in finders or not hooks.is_waiting(finder)]
 
     def restore_warnings() -> None:
         warnings.showwarning = show

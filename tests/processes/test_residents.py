@@ -30,7 +30,7 @@ def looks(member):
         stdout=type(sys.stdout).__name__ != "TextIOWrapper", path="nowhere" in sys.path, argv="more" in sys.argv,
         level=logging.root.level, handlers=len(logging.root.handlers), limit=sys.getrecursionlimit(),
         gc=not gc.isenabled(), draw=random.random(), threads=threading.active_count(), pid=os.getpid(), count=COUNT,
-        resident=member.start == "resident",
+        resident=member.start == "resident", finders=len(sys.meta_path),
     )
 
 def change():
@@ -52,6 +52,7 @@ def change():
 def train(member):
     global COUNT
     member.report(score=0, **looks(member))
+    print("member", member.id, end="")
     do = member.config.get("do")
     if do == "change": change()
     elif do == "globals":
@@ -110,6 +111,9 @@ async def test_one_process_trains_member_after_member_and_each_begins_as_the_fir
     assert second == first
     assert third == first
     assert launcher.said == []
+    assert [(tmp_path / f"member-{id}-1" / "log.txt").read_text() for id in (1, 2, 3)] == [
+        "member 1", "member 2", "member 3"
+    ]  # fmt: skip
 
 
 async def test_a_fork_finds_the_same(tmp_path: Path) -> None:
@@ -121,7 +125,7 @@ async def test_a_fork_finds_the_same(tmp_path: Path) -> None:
         forking.members = 10
         forked = await forking.member()
     differ = {name for name in forked if forked[name] != resident[name]}
-    assert differ == {"pid", "resident", "stays"}
+    assert differ == {"pid", "resident", "stays", "finders"}, "two import hooks are its own"
 
 
 async def test_the_globals_of_the_script_survive_and_are_named(tmp_path: Path) -> None:
