@@ -5,13 +5,13 @@
 
 *Decision*: one fact of the journal, handled: `Engine.handle`, which changes the tree, looks for the next members and
 returns the commands that follow. A member has about six facts (Suggested, Started, Entered, Trained, Published,
-Discarded). Asks are made in advance for a whole round of slots, as in a real run. What a searcher takes to answer is not
-counted: children get `local`'s steps, roots are drawn at random, because `local` draws them by TPE, whose cost is
+Discarded). Asks are made in advance for a whole round of slots, as in a real run. What a searcher takes to answer is
+not counted: children get `local`'s steps, roots are drawn at random, because `local` draws them by TPE, whose cost is
 hyperopt's. The facts come from the simulator, which performs every command of the engine; they are recorded, and
 handled once more by a fresh engine, which is timed.
 
-*Shapes*: `wide` has 10 generations, `deep` has generations of 1,000. So with 1,000 members in a wide tree only 100 train
-at once; in a deep one all 1,000 slots are used, in one generation alone.
+*Shapes*: `wide` has 10 generations, `deep` has generations of 1,000. So with 1,000 members in a wide tree only 100
+train at once; in a deep one all 1,000 slots are used, in one generation alone.
 
 Times are of the CPU, not of the clock, since other work on a machine is not the engine's; memory is the most that a
 fresh process ever had resident (VmHWM), interpreter and imports included.
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import platform
@@ -99,7 +100,7 @@ def decisions(facts: list[Fact], of: Settings, only: int | None) -> Row:
         if time.monotonic() > patience:
             break
     gc.enable()
-    tenths = [1e6 * 10 * (b - a) / max(1, len(facts)) for a, b in zip(marks, marks[1:], strict=False)]
+    tenths = [1e6 * 10 * (b - a) / max(1, len(facts)) for a, b in itertools.pairwise(marks)]
     return {
         "facts": done,
         "members": len(engine.tree.members),

@@ -90,6 +90,11 @@ class Engine:
         return list(self._training.values())
 
     @property
+    def at_work(self) -> int:
+        """How many members are training or are to be started."""
+        return len(self._training)
+
+    @property
     def best(self) -> Node | None:
         """The best published member of any generation."""
         return self.tree.best
@@ -126,10 +131,10 @@ class Engine:
         if self._upcoming.first(self._open) is not None:
             return "searcher"
         above = max(0, self._open - 1)
-        trained = [m.generation for m in self.stored.values() if m.state is State.TRAINED]
-        if above in trained and self.selection.evident(above, more=trained.count(above)):
+        publishing = self.tree.generations[above].publishing
+        if publishing and self.selection.evident(above, more=publishing):
             return "checkpoint"
-        if trained and not self._training and self.settings.synchronous:
+        if self.settings.synchronous and not self._training and any(g.publishing for g in self.tree.generations):
             return "checkpoint"  # of an elder sibling: the younger's ask must know how it ended
         return "evidence"
 
@@ -247,7 +252,7 @@ class Engine:
         member.config = self.adoption.fit(member.config)  # it may have failed in another space
         for members in (self._training, self.stored):
             members.pop(member.id, None)
-        member.state = State.WAITING
+        self.tree.enter(member, State.WAITING)
         member.slot, member.score, member.loss = None, None, math.inf
         if member.first_loss is not None:
             self.tree.generations[member.generation].first_losses.remove(member.first_loss)
@@ -286,7 +291,7 @@ class Engine:
             self._settle(member, State.STOPPED)  # even if it ignored the verdict and trained to its end
         elif math.isfinite(member.loss):
             self._retention.suspect(*self.termination.worked())
-            member.state = State.TRAINED
+            self.tree.enter(member, State.TRAINED)
         else:
             member.reason = self.selection.unusable(fact)
             if fact.score is not None:  # the script works: a score that is not finite is the config's fault
@@ -392,7 +397,7 @@ class Engine:
 
     @property
     def _line(self) -> int:
-        """How many members to look ahead: as many as free slots would train now, and as many as are asked for in advance."""
+        """How many members to look ahead: those that free slots would train, and those to ask for in advance."""
         ahead = 0 if self.settings.synchronous else self.slots if self._ahead is None else self._ahead
         return ahead + max(0, self.width - len(self._training))
 

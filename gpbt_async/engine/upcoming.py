@@ -77,7 +77,7 @@ class Upcoming:
         return choice
 
     def take(self, choice: Offspring) -> Config | None:
-        """Take `first` out of the line, to create it now. Returns its config; None, and it stays, if that is to come."""
+        """Take `first` out of the line, to create it now. Returns its config; None, and it stays, if there is none."""
         config = self._selection.given(choice)
         if config is None:
             path = choice.path

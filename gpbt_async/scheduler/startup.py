@@ -37,7 +37,7 @@ from .experiment_diff import compare
 from .open_run import OpenRun, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AsyncExitStack
 
     from ..declaration.address import Address
@@ -207,14 +207,18 @@ class Startup:
     def _read_back(self, folder: RunFolder, record: RunConfig, stack: AsyncExitStack) -> RunState:
         """What the run was, and how far it came, by its journal."""
         assert record.settings is not None
-        journal, replay = _journal(folder, stack), RunFold(record.settings)
-        disk, closed = Disk(folder.path, record.options.disk_bytes, folder.logs), False
-        facts = journal.replay()
-        if not facts and (members := folder.count_members()):
+        replay, disk = RunFold(record.settings), Disk(folder.path, record.options.disk_bytes, folder.logs)
+        last: events.Fact | None = None
+
+        def take(facts: Iterator[events.Fact]) -> None:
+            nonlocal last
+            for last in replay.read(facts, folder.journal):
+                disk.fold(last)
+
+        journal = _journal(folder, stack, take)
+        if last is None and (members := folder.count_members()):
             raise folder.emptied(members)
-        for fact in replay.read(facts, folder.journal):
-            disk.fold(fact)
-            closed = isinstance(fact, events.Closed) and fact.how != events.RunStatus.INTERRUPTED.value
+        closed = isinstance(last, events.Closed) and last.how != events.RunStatus.INTERRUPTED.value
         if (best := replay.engine.best) is not None:
             folder.point_best(best.id)  # a scheduler may have been killed between the fact and the link
         return RunState(folder=folder, record=record, journal=journal, replay=replay, disk=disk, closed=closed)
@@ -335,8 +339,11 @@ class Startup:
         return slots
 
 
-def _journal(folder: RunFolder, stack: AsyncExitStack) -> Journal:
-    journal = Journal.open(folder.journal, version=VERSION)
+def _journal(
+    folder: RunFolder, stack: AsyncExitStack, replay: Callable[[Iterator[events.Fact]], object] | None = None
+) -> Journal:
+    """replay: takes the facts that are in the journal."""
+    journal = Journal.open(folder.journal, version=VERSION, replay=replay)
     stack.callback(journal.close)
     return journal
 
