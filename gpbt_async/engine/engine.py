@@ -109,7 +109,7 @@ class Engine:
 
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree is now; kin=False leaves the family history out."""
-        ready = {p: config for p, (_, config) in self._ready.items()}
+        ready = {p: config for p, (_, config) in self._ready.items() if p[:-1] == path[:-1]}
         return ask_for(self.adoption, self.tree, path, self.asks[path].generation, ready, kin)
 
     @property

@@ -38,6 +38,8 @@ class Retention:
         """Discard the suspects' checkpoints that are needless indeed."""
         if self._plus:
             self._suspects |= set(self.stored)
+        if not self._suspects:
+            return []
         held = {member.id for member in self._termination.held}
         suspects = [self.stored[id] for id in sorted(self._suspects) if id in self.stored and id not in held]
         needless = [member for member in suspects if not self._selection.needed(member)]

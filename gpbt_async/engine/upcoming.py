@@ -166,6 +166,8 @@ class Upcoming:
 
     def _due_asks(self, before: dict[Path, events.Suggest], since: int) -> list[events.Command]:
         """Ask for the first unanswered child of each parent that is due. before: asks that go on."""
+        if not self._due:
+            return []
         due = {unanswered[0] for family in self._due if (unanswered := self._unanswered.get(family))}
         self._due.clear()
         new: list[events.Command] = []
