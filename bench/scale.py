@@ -87,11 +87,11 @@ def recorded(of: Settings, slots: int) -> list[Fact]:
 
 def decisions(facts: list[Fact], of: Settings, only: int | None) -> Row:
     """Handle the facts in a fresh engine: how many a second, over all and in each tenth."""
-    engine, marks = Engine(of), [time.process_time()]
-    patience, done = time.monotonic() + PATIENCE, 0
+    engine, done, patience = Engine(of), 0, time.monotonic() + PATIENCE
     facts = facts[:only]
     gc.collect()
-    gc.disable()  # as while a journal is replayed: the facts here are half a million objects that no engine holds
+    gc.disable()  # the facts are half a million objects, which no engine holds
+    marks = [time.process_time()]
     for tenth in range(10):
         for fact in facts[len(facts) * tenth // 10 : len(facts) * (tenth + 1) // 10]:
             engine.handle(fact)
