@@ -95,6 +95,11 @@ class Engine:
         return len(self._training)
 
     @property
+    def asked(self) -> list[events.Suggest]:
+        """The unanswered asks, in the order in which the children would be created."""
+        return self._upcoming.asked
+
+    @property
     def best(self) -> Node | None:
         """The best published member of any generation."""
         return self.tree.best
@@ -140,7 +145,7 @@ class Engine:
 
     def outstanding(self) -> list[Command]:
         """Every command whose effect is not in the journal yet, derived from the state alone."""
-        commands: list[Command] = list(self._upcoming.asked)
+        commands: list[Command] = list(self.asked)
         training = self._training.values()
         commands += [events.Start(m.id, m.attempt) for m in training if m.slot is None]
         commands += [events.Verdict(m.id, m.attempt, v) for m in training if (v := m.stop_verdict) is not None]

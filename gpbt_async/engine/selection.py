@@ -192,10 +192,10 @@ class Selection:
             parent.id: (quota if rank else count - quota * (len(elite) - 1)) - here.by_parent.get(parent.id, 0)
             for rank, parent in enumerate(elite)
         }
-        busy = {parent.id for parent in elite if left[parent.id] > 0 or parent.unsettled}
+        # with plus selection an ancestor may be having children now, which are kin: they come first
+        busy = {parent.id for parent in elite if left[parent.id] > 0 or parent.unsettled} if self._plus else set()
         for parent in elite:
-            # with plus selection an ancestor may be having children now, which are kin: they come first
-            waits = self._plus and any(elder.id in busy for elder in parent.ancestry[:-1])
+            waits = busy and any(elder.id in busy for elder in parent.ancestry[:-1])
             if left[parent.id] > 0 and not parent.unsettled and not waits:
                 yield Offspring(generation, parent, len(parent.children))
                 if alone:
