@@ -61,6 +61,8 @@ class Selection:
         self._plus = self.settings.selection == "plus"
         #: k, how many members of a generation become parents
         self.parents = self.settings.parents
+        #: `evidence` by a generation's size: it is asked for several times a fact
+        self._evidence: dict[int, int] = {}
         #: the elites by generation, each with how many rivals it was cut off after, and the last one of these
         self._elites: dict[int, tuple[int, Node | None, list[Node]]] = {}
 
@@ -109,8 +111,11 @@ class Selection:
 
     def evidence(self, generation: int) -> int:
         """How many members of the generation must have settled for the next one to open."""
-        evidence = 1.0 if self.settings.synchronous else self.settings.evidence
-        return max(1, math.ceil(evidence * self.tree.generations[generation].size - 1e-9))
+        size = self.tree.generations[generation].size
+        if size not in self._evidence:
+            evidence = 1.0 if self.settings.synchronous else self.settings.evidence
+            self._evidence[size] = max(1, math.ceil(evidence * size - 1e-9))
+        return self._evidence[size]
 
     def basis(self, shallowest: int) -> tuple[object, ...]:
         """What `upcoming` depends on. As long as it stays equal, what `upcoming` yielded remains right, and the members
