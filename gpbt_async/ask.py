@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 if TYPE_CHECKING:
@@ -23,11 +24,26 @@ Outcome = Literal["finished", "failed", "stopped"]
 
 
 def path_text(path: Path) -> str:
-    return "/".join(map(str, path))
+    return f"{_family_text(path[:-1])}/{path[-1]}" if len(path) > 1 else "/".join(map(str, path))
 
 
 def path_of(text: str) -> Path:
-    return tuple(int(part) for part in text.split("/")) if text else ()
+    family, slash, index = text.rpartition("/")
+    if slash:
+        return (*_family_of(family), int(index))
+    return (int(text),) if text else ()
+
+
+# a path is as long as its member's generation is deep, and siblings share all of it but the index: in a hundredth
+# generation to write and read paths anew would take more time than the engine's decisions
+@lru_cache(1 << 12)
+def _family_text(family: Path) -> str:
+    return "/".join(map(str, family))
+
+
+@lru_cache(1 << 12)
+def _family_of(text: str) -> Path:
+    return tuple(int(part) for part in text.split("/"))
 
 
 class ObservationRecord(TypedDict):

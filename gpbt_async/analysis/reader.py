@@ -68,7 +68,7 @@ class RunReader(RunFold):
 
     def facts(self) -> Iterator[Fact]:
         """The same; yields each new fact once it is applied."""
-        return self.read(self._journal.more(), self.folder.journal)
+        return self.read(self._journal.facts(), self.folder.journal)
 
     def apply(self, fact: Fact) -> list[Command]:
         commands = super().apply(fact)

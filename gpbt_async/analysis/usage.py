@@ -8,15 +8,21 @@ Times count from the first `train` entered to the last `train` returned of each 
 the hours between a crash and its resume are no idle time.) Within that window, by construction, busy + idle of all
 causes = slots · wall.
 
+With a thousand slots, to look at every slot after every fact would cost more than the run's decisions. So the slots
+without a member are kept in a list, and where the causes along that list are what they were, only the slots that have
+just become free are looked at. Spans wait in a heap until the window has grown over their ends.
+
 `timeline` shows the same spans, slot by slot, in *elapsed* seconds: since the run began, without the time between
 sessions. Its busy and idle seconds are those of the summary, span by span.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 import statistics
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
@@ -36,6 +42,9 @@ CAUSES = ("start", "searcher", "checkpoint", "evidence", "device", "disk", "paus
 BUSY = "busy"
 #: what a slot did: slot, BUSY or a cause, the member inside `train` or None, begin, end
 Span = tuple[int, str, int | None, float, float]
+#: a span that waits, behind its end and its number in the order of making. (Spans are added up in that order: sums of
+#: floats depend on it.)
+Waiting = tuple[float, int, Span]
 
 
 @dataclass(slots=True)
@@ -63,8 +72,12 @@ class Usage:
     #: what of its start → seconds of all members that have trained, and how many members those are
     starts: dict[str, tuple[float, int]] = field(default_factory=dict)
     _slots: dict[int, _Slot] = field(default_factory=dict)
-    #: spans that are not inside the window yet
-    _spans: list[Span] = field(default_factory=list)
+    #: a heap of the spans that are not inside the window yet; those that begin before it, as far as it is known
+    _spans: list[Waiting] = field(default_factory=list)
+    _early: list[Waiting] = field(default_factory=list)
+    _made: int = 0
+    #: where the window began when those were looked at
+    _early_since: float | None = None
     #: every span that was added up, cut to its session's window, in no order; None: not kept
     trail: list[Span] | None = None
     _first: float | None = None
@@ -77,7 +90,13 @@ class Usage:
     by_hand: str = ""
     #: the slot and the moment of entering `train`, by member
     _inside: dict[int, tuple[int, float]] = field(default_factory=dict)
+    #: by member, the slot; by slot, its members (in a damaged journal there may be two); the other slots, sorted
     _where: dict[int, int] = field(default_factory=dict)
+    _members: dict[int, int] = field(default_factory=dict)
+    _free: list[int] = field(default_factory=list)
+    #: of the free slots, those not explained yet; and how the others were explained (`_explain`)
+    _fresh: list[int] = field(default_factory=list)
+    _explained: tuple[float, float, str, str] | None = None
 
     @property
     def utilisation(self) -> float:
@@ -108,8 +127,8 @@ class Usage:
             case events.Paused():
                 self.paused = fact.reason
             case events.Started():
-                self._where[fact.member] = fact.slot
                 self._grow(fact.slot + 1)
+                self._occupy(fact.slot, fact.member)
                 self._set(fact.slot, "start", fact.t)
             case events.Entered():
                 self._enter(self._where[fact.member], fact.member, fact.t)
@@ -133,15 +152,15 @@ class Usage:
     def close(self) -> None:
         """End the session: add its spans, cut to its window, to the totals. More facts may follow."""
         if self._first is not None and self._last is not None:
+            waiting = sorted((*self._early, *self._spans), key=_number)
             open_spans = [(i, s.state, s.member, s.since, self._last) for i, s in self._slots.items()]
-            for slot, state, member, begin, end in (*self._spans, *open_spans):
+            for slot, state, member, begin, end in (*(span for _, _, span in waiting), *open_spans):
                 self._add((slot, state, member, max(begin, self._first), min(end, self._last)))
             self.wall += self._last - self._first
             self.offered += (self._last - self._first) * len(self._slots)
-        self._spans.clear()
-        self._slots.clear()
-        self._inside.clear()
-        self._where.clear()
+        self._slots, self._inside, self._where, self._members = {}, {}, {}, {}
+        self._spans, self._early, self._free, self._fresh = [], [], [], []
+        self._explained = None
         self._first = self._last = None
 
     def _add(self, span: Span) -> None:
@@ -160,20 +179,25 @@ class Usage:
         """Add up the spans inside the window, which only grows. Kept, they would be most of a run's memory."""
         assert self._first is not None
         assert self._last is not None
-        kept = []
-        for span in self._spans:
-            if self._first <= span[3] and span[4] <= self._last:
-                self._add(span)
+        ended = []
+        while self._spans and self._spans[0][0] <= self._last:
+            ended.append(heapq.heappop(self._spans))
+        if self._early and self._early_since != self._first:
+            ended += self._early
+            self._early = []
+        for waiting in sorted(ended, key=_number):
+            if self._first <= waiting[2][3]:
+                self._add(waiting[2])
             else:
-                kept.append(span)
-        self._spans = kept
+                self._early.append(waiting)
+        self._early_since = self._first
 
     def so_far(self) -> Usage:
         """The totals as they stand now, as if the session had ended with the last `train` returned."""
         copy = Usage(
             self.busy, self.wall, dict(self.idle), self.offered, self.turnovers[:], self.slots, dict(self.starts)
         )
-        copy._slots, copy._spans = dict(self._slots), list(self._spans)
+        copy._slots, copy._spans, copy._early = dict(self._slots), list(self._spans), list(self._early)
         copy._first, copy._last = self._first, self._last
         copy.trail = None if self.trail is None else list(self.trail)
         copy.close()
@@ -183,6 +207,7 @@ class Usage:
         """There are `count` slots. New ones had no device until now."""
         for index in range(len(self._slots), count):
             self._slots[index] = _Slot("device", self._opened)
+            self._release(index)
         self.slots = max(self.slots, len(self._slots))
 
     def _set(self, index: int, state: str, t: float, member: int | None = None) -> None:
@@ -190,7 +215,8 @@ class Usage:
         if state == slot.state:
             return
         t = max(t, slot.since)  # a member's own stamp may be a hair older than the scheduler's
-        self._spans.append((index, slot.state, slot.member, slot.since, t))
+        self._made += 1
+        heapq.heappush(self._spans, (t, self._made, (index, slot.state, slot.member, slot.since, t)))
         slot.state, slot.since, slot.member = state, t, member
         if state not in (BUSY, "free", "start", "searcher", "checkpoint"):
             slot.returned = None
@@ -215,24 +241,66 @@ class Usage:
             self._slots[index].returned = returned
             self._last = returned if self._last is None else max(self._last, returned)
             self._settle()
-        if index not in self._where.values():  # else another one started in it, in a damaged journal
+        if self._vacate(index):
             self._set(index, "free", fact.t)
 
+    def _occupy(self, index: int, member: int) -> None:
+        before = self._where.get(member)
+        self._where[member] = index
+        self._members[index] = self._members.get(index, 0) + 1
+        if self._members[index] == 1:
+            del self._free[bisect_left(self._free, index)]
+        if before is not None:
+            self._vacate(before)
+
+    def _vacate(self, index: int) -> bool:
+        """A member has left the slot. Is it free now, or did another one start in it, in a damaged journal?"""
+        self._members[index] -= 1
+        if self._members[index]:
+            return False
+        del self._members[index]
+        self._release(index)
+        return True
+
+    def _release(self, index: int) -> None:
+        insort(self._free, index)
+        self._fresh.append(index)
+
     def _explain(self, t: float, engine: Engine) -> None:
-        """Set the cause of every slot without a member, as the engine names it now."""
-        used = set(self._where.values())
-        free = [i for i in self._slots if i not in used]
+        """Set the cause of every slot without a member, as the engine names it now.
+
+        The first ones wait for a start, those behind for what the engine names, the last ones for a device.
+        """
+        free = self._free
         if not free:
             return
-        starting = sum(m.slot is None for m in engine.training)
-        usable = max(0, self._available - len(used))
+        starting = engine.at_work - len(self._where)
+        usable = max(0, self._available - len(self._members))
         cause = engine.idle_cause() if starting < len(free) else "start"
         begins = "disk" if self.paused else "start"
         idle: str = cause
         if self.by_hand:  # nothing else would let a member begin
             begins, idle = "paused", "no_work" if cause == "no_work" else "paused"
-        for place, index in enumerate(free):
-            self._set(index, "device" if place >= usable else begins if place < starting else idle, t)
+        waits_from = free[starting] if starting < len(free) else math.inf
+        device_from = free[usable] if usable < len(free) else math.inf
+        for index in self._unexplained((waits_from, device_from, begins, idle)):
+            self._set(index, "device" if index >= device_from else begins if index < waits_from else idle, t)
+
+    def _unexplained(self, now: tuple[float, float, str, str]) -> list[int]:
+        """The free slots whose cause may have changed, sorted. now: the first slots of two causes, and two names."""
+        free, before, fresh = self._free, self._explained, self._fresh
+        self._explained, self._fresh = now, []
+        if before is None or before[2:] != now[2:]:
+            return list(free)
+        moved = {index for index in fresh if index in self._slots and index not in self._members}
+        for was, is_now in zip(before[:2], now[:2], strict=True):
+            if was != is_now:
+                moved.update(free[bisect_left(free, min(was, is_now)) : bisect_left(free, max(was, is_now))])
+        return sorted(moved)
+
+
+def _number(waiting: Waiting) -> int:
+    return waiting[1]
 
 
 #: a run's time is cut into so many equal parts, each of which says how all slots were used

@@ -38,7 +38,7 @@ def slot_waits_for(reader: RunReader) -> tuple[str, float | None]:
     cause = engine.idle_cause()
     current = next((i for i, g in enumerate(tree.generations) if not g.full), 0)
     if cause == "searcher":
-        ask = next(iter(engine.asks.values()), None)
+        ask = next(iter(engine.asked), None)
         return _asked(reader, ask) if ask is not None else ("the searcher", None)
     if cause == "checkpoint":
         return "checkpoints to be published", None

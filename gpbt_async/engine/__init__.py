@@ -7,6 +7,7 @@ the state that wrote it, a resume is a replay, and `simulate` runs a policy of d
 * `engine`: the state machine. Facts go into `Engine.handle`, commands come out.
 * `tree`: the members and generations (`Node`, `State`, `Generation`, `Tree`), with no rule in it.
 * `selection`: the breeding rule: the next member and its parent. Read it to know how GPBT works.
+* `upcoming`: the next members by that rule, kept between two facts, and what the searcher is asked for them.
 * `early_stopping`, `termination`, `retention`, `adoption`: one rule each, asked by the engine.
 * `searcher_view`: the Ask that a searcher gets, read off the tree.
 

@@ -58,6 +58,13 @@ class Adoption:
             return observed
         return replace(observed, config=self.settings.space.searched(self.fit(observed.config)))
 
+    def shown(self, configs: list[Config]) -> list[Config]:
+        """Configs as a searcher sees them: inside the space in force, without constants."""
+        space = self.settings.space
+        if len(self.spaces) == 1 and not space.constants:
+            return configs  # a root's ask shows as many as there are slots
+        return [space.searched(self.fit(config)) for config in configs]
+
     def take(self, changes: Mapping[str, object], members: Iterable[Node] = ()) -> Settings:
         """Put these fields (JSON) in force, and return the new settings. Raises JournalError when they do not fit.
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import insort
-from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from .. import events
@@ -28,12 +27,12 @@ from .searcher_view import ask_for
 from .selection import Selection
 from .termination import Termination
 from .tree import Node, State, Tree
+from .upcoming import Upcoming
 
 if TYPE_CHECKING:
     from ..ask import Ask, Path
     from ..events import Command, Fact
     from ..experiment import Settings
-    from ..space import Config
 
 
 #: why a free slot stays free: the searcher has not answered; the generation above is still being published; too few of
@@ -64,16 +63,17 @@ class Engine:
         self.slots = 0
         #: set once nothing is left to do; an empty reason means that the run has finished
         self.ended: events.Finish | None = None
+        self._upcoming = Upcoming(self.selection)
         #: unanswered asks, by the path of the child: at most one a parent
-        self.asks: dict[Path, events.Suggest] = {}
+        self.asks = self._upcoming.asks
         self._ahead = ahead
         #: members that hold a slot, all in state TRAINING; and a heap of those to start (again), all in state WAITING
         self._training: dict[int, Node] = {}
         self._waiting: list[tuple[int, Path, int]] = []
         #: the shallowest generation with members to create; all above it are full
         self._open = 0
-        #: suggestions not used yet, with the child's generation: with plus selection a later one may want the path
-        self._ready: dict[Path, tuple[int, Config]] = {}
+        #: suggestions that are not used yet
+        self._ready = self._upcoming.ready
         self._retention = Retention(settings, self.selection, self.termination)
         #: members with something on the disk that is still needed
         self.stored = self._retention.stored
@@ -90,6 +90,16 @@ class Engine:
         return list(self._training.values())
 
     @property
+    def at_work(self) -> int:
+        """How many members are training or are to be started."""
+        return len(self._training)
+
+    @property
+    def asked(self) -> list[events.Suggest]:
+        """The unanswered asks, in the order in which the children would be created."""
+        return self._upcoming.asked
+
+    @property
     def best(self) -> Node | None:
         """The best published member of any generation."""
         return self.tree.best
@@ -104,7 +114,7 @@ class Engine:
 
     def ask(self, path: Path, kin: bool = True) -> Ask:
         """The Ask for an outstanding Suggest, as the tree is now; kin=False leaves the family history out."""
-        ready = {p: config for p, (_, config) in self._ready.items()}
+        ready = {p: config for p, (_, config) in self._ready.items() if p[:-1] == path[:-1]}
         return ask_for(self.adoption, self.tree, path, self.asks[path].generation, ready, kin)
 
     @property
@@ -123,19 +133,19 @@ class Engine:
             return "no_work"
         if self.termination.doubtful:
             return "evidence"  # of whether the script works: until it does, no new member is created
-        if next(self.selection.upcoming(self._open), None) is not None:
+        if self._upcoming.first(self._open) is not None:
             return "searcher"
         above = max(0, self._open - 1)
-        trained = [m.generation for m in self.stored.values() if m.state is State.TRAINED]
-        if above in trained and self.selection.evident(above, more=trained.count(above)):
+        publishing = self.tree.generations[above].publishing
+        if publishing and self.selection.evident(above, more=publishing):
             return "checkpoint"
-        if trained and not self._training and self.settings.synchronous:
+        if self.settings.synchronous and not self._training and any(g.publishing for g in self.tree.generations):
             return "checkpoint"  # of an elder sibling: the younger's ask must know how it ended
         return "evidence"
 
     def outstanding(self) -> list[Command]:
         """Every command whose effect is not in the journal yet, derived from the state alone."""
-        commands: list[Command] = list(self.asks.values())
+        commands: list[Command] = list(self.asked)
         training = self._training.values()
         commands += [events.Start(m.id, m.attempt) for m in training if m.slot is None]
         commands += [events.Verdict(m.id, m.attempt, v) for m in training if (v := m.stop_verdict) is not None]
@@ -163,12 +173,12 @@ class Engine:
             case events.Suggested():
                 path = path_of(fact.path)
                 if self.wants(path, fact.generation, fact.asked):
-                    del self.asks[path]
-                    self._ready[path] = (fact.generation, fact.config)
+                    self._upcoming.answer(path, fact.config)
                 return self._decide()
             case events.Adopted():
                 self.settings = self.selection.settings = self.adoption.take(fact.settings, self.tree.members)
                 self._ready.clear()  # the searcher is asked again, in the new space
+                self._upcoming.forget()
             case events.Discarded():
                 self._retention.discarding.pop(fact.member, None)
             case events.Found():
@@ -221,6 +231,7 @@ class Engine:
 
     def _opened(self, fact: events.Opened) -> None:
         self.slots = fact.slots
+        self._upcoming.forget()
         if fact.retry:
             self._retry()
         self._retention.suspect(*self.termination.opened())
@@ -246,7 +257,7 @@ class Engine:
         member.config = self.adoption.fit(member.config)  # it may have failed in another space
         for members in (self._training, self.stored):
             members.pop(member.id, None)
-        member.state = State.WAITING
+        self.tree.enter(member, State.WAITING)
         member.slot, member.score, member.loss = None, None, math.inf
         if member.first_loss is not None:
             self.tree.generations[member.generation].first_losses.remove(member.first_loss)
@@ -285,7 +296,7 @@ class Engine:
             self._settle(member, State.STOPPED)  # even if it ignored the verdict and trained to its end
         elif math.isfinite(member.loss):
             self._retention.suspect(*self.termination.worked())
-            member.state = State.TRAINED
+            self.tree.enter(member, State.TRAINED)
         else:
             member.reason = self.selection.unusable(fact)
             if fact.score is not None:  # the script works: a score that is not finite is the config's fault
@@ -328,6 +339,7 @@ class Engine:
         """The member's checkpoint is lost: children that were to begin from it cannot."""
         self.tree.damage(member, reason, self.stored.values())
         self.selection.reconsider()
+        self._upcoming.forget()
         to_begin = {m.id: m for m in member.children if m.slot is None and m.state in (State.WAITING, State.TRAINING)}
         self._waiting = [entry for entry in self._waiting if entry[2] not in to_begin]
         heapq.heapify(self._waiting)
@@ -356,10 +368,10 @@ class Engine:
         reason = self.termination.reason(self._open)
         if reason is not None:
             self.ended = events.Finish(reason)
-            self.asks.clear()
-            self._ready.clear()
+            self._upcoming.clear()
             return [*self._retention.discards(), self.ended]
-        return [*self._starts(), *self._suggests(), *self._retention.discards()]
+        starts, asks = self._starts(), self._upcoming.suggests(self._open, self._line, self.count)
+        return [*starts, *asks, *self._retention.discards()]
 
     def _advance(self) -> None:
         """Find the shallowest generation with members to create; the one above it gets no more parents then."""
@@ -381,45 +393,18 @@ class Engine:
         """The member that a free slot trains now: one that waits to be started (again), else a new one."""
         if self._waiting:
             return self.tree.members[heapq.heappop(self._waiting)[2]]
-        choice = next(self.selection.upcoming(self._open), None)
-        if choice is None or self.termination.doubtful:
+        choice = self._upcoming.first(self._open)
+        if choice is None or self.termination.doubtful or (config := self._upcoming.take(choice)) is None:
             return None
-        config = self.selection.given(choice)
-        if config is None:
-            generation, config = self._ready.get(choice.path, (-1, {}))
-            if generation != choice.generation:
-                return None
-            del self._ready[choice.path]
         member = self.tree.add(choice.generation, choice.parent, config, self.settings.seed)
         self._advance()
         return member
 
-    def _wanted(self) -> dict[Path, int]:
-        """The children that need a suggestion now or soon, in the order of their creation, with their generations."""
+    @property
+    def _line(self) -> int:
+        """How many members to look ahead: those that free slots would train, and those to ask for in advance."""
         ahead = 0 if self.settings.synchronous else self.slots if self._ahead is None else self._ahead
-        ahead += max(0, self.width - len(self._training))
-        wanted: dict[Path, int] = {}
-        for choice in islice(self.selection.upcoming(self._open), ahead):
-            if self.selection.given(choice) is None:  # a survivor's children of two generations share a path: one first
-                wanted.setdefault(choice.path, choice.generation)
-        return wanted
-
-    def _suggests(self) -> list[Command]:
-        """Ask for the children that need a suggestion; forget asks and answers that are no longer wanted."""
-        wanted, before = self._wanted(), self.asks
-        self._ready = {p: (g, config) for p, (g, config) in self._ready.items() if wanted.get(p) == g}
-        # one ask a parent at a time: a younger sibling's must know its elder's config as pending
-        next_child: dict[Path, Path] = {}
-        for path in wanted:
-            if path not in self._ready:
-                next_child.setdefault(path[:-1], path)
-        self.asks = {}
-        for path in next_child.values():
-            ask = before.get(path)
-            if ask is None or ask.generation != wanted[path]:
-                ask = events.Suggest(path, wanted[path], self.count)
-            self.asks[path] = ask
-        return [ask for path, ask in self.asks.items() if before.get(path) is not ask]
+        return ahead + max(0, self.width - len(self._training))
 
     def check(self) -> None:
         """Assert every invariant of the state that holds between two facts; for tests, far too slow for a run."""
@@ -440,11 +425,7 @@ class Engine:
         assert not (self.ended and (self.asks or self._ready)), "nothing is asked for once the run has ended"
         assert self.ended or self.termination.reason(self._open) is None
         assert self.ended or not self.termination.doubtful or self.tree.unsettled, "nothing would settle the doubt"
-        wanted = self._wanted()
-        assert all(wanted.get(path) == generation for path, (generation, _) in self._ready.items())
-        assert all((ask.path, ask.generation) == (path, wanted.get(path)) for path, ask in self.asks.items())
         assert all(0 <= ask.since <= self.count for ask in self.asks.values())
-        assert len({path[:-1] for path in self.asks}) == len(self.asks), "one ask a parent"
-        assert not self.asks.keys() & self._ready.keys()
-        assert all(self.tree.at(path) is None for path in wanted), "a wanted child exists already"
+        assert (self.asks, self._ready) == (self._upcoming.asks, self._upcoming.ready)
+        self._upcoming.check(self._open, self._line, self.ended is not None)
         assert self.stored is self._retention.stored

@@ -38,9 +38,11 @@ class Retention:
         """Discard the suspects' checkpoints that are needless indeed."""
         if self._plus:
             self._suspects |= set(self.stored)
+        if not self._suspects:
+            return []
         held = {member.id for member in self._termination.held}
-        suspects = sorted(self._suspects & (self.stored.keys() - held))
-        needless = [member for member in map(self.stored.__getitem__, suspects) if not self._selection.needed(member)]
+        suspects = [self.stored[id] for id in sorted(self._suspects) if id in self.stored and id not in held]
+        needless = [member for member in suspects if not self._selection.needed(member)]
         self._suspects.clear()
         for member in needless:
             self.discarding[member.id] = self.stored.pop(member.id)

@@ -12,11 +12,11 @@ from ..ask import Ask, Path
 from .tree import key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ..space import Config
     from .adoption import Adoption
-    from .tree import Tree
+    from .tree import Node, Tree
 
 
 def ask_for(
@@ -24,13 +24,16 @@ def ask_for(
 ) -> Ask:
     """The Ask for the child at `path`, of this generation.
 
-    ready: suggestions for children that are not created yet, by path. kin: whether to include the family history.
+    ready: suggestions for siblings that are not created yet, by path. kin: whether to include the family history.
     """
     settings, parent = adoption.settings, tree.at(path[:-1])
     space = settings.space
-    siblings = parent.children if parent is not None else tree.pending_roots.values()
-    pending = {m.path: space.searched(adoption.fit(m.config)) for m in siblings if not m.state.settled}
-    pending |= {p: space.searched(config) for p, config in ready.items() if p[:-1] == path[:-1] and p != path}
+    siblings: Iterable[Node] = tree.pending_roots.values()
+    if parent is not None:
+        siblings = parent.children if parent.unsettled else ()
+    # in the order of their paths: siblings stand in that order, and those that are not created yet come behind them
+    pending = [m.config for m in siblings if not m.state.settled]
+    pending += [ready[p] for p in sorted(ready) if p != path]
     relatives = tree.kin(parent, settings.history) if kin else []
     return Ask(
         space=space,
@@ -39,6 +42,6 @@ def ask_for(
         seed=key(settings.seed, "ask", path, 63),
         parent=adoption.seen(parent.observation(space)) if parent is not None else None,
         kin=tuple(adoption.seen(m.observation(space)) for m in relatives),
-        pending=tuple(pending[p] for p in sorted(pending)),
+        pending=tuple(adoption.shown(pending)),
         run=key(settings.seed, "run", (), 63),
     )

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from .adoption import Adoption
 
 
+#: elites that are remembered: of the generations above the open one and the next, and one for a reader of the run
+ELITES_KEPT = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Offspring:
     """A member that the rule would create: child number `index` of `parent` (None: a root), in `generation`."""
@@ -58,9 +62,10 @@ class Selection:
         self._plus = self.settings.selection == "plus"
         #: k, how many members of a generation become parents
         self.parents = self.settings.parents
-        #: the last elite, and (generation, settled, size) that it was derived from: it is needed several times between
-        #: two members that settle
-        self._elite: tuple[tuple[int, int, int], list[Node]] = ((-1, 0, 0), [])
+        #: `evidence` by a generation's size: it is asked for several times a fact
+        self._evidence: dict[int, int] = {}
+        #: the elites by generation, each with how many rivals it was cut off after, and the last one of these
+        self._elites: dict[int, tuple[int, Node | None, list[Node]]] = {}
 
     def loss(self, score: float | None) -> float:
         """The score as something to minimise; inf when there is none, or it is not finite."""
@@ -107,26 +112,54 @@ class Selection:
 
     def evidence(self, generation: int) -> int:
         """How many members of the generation must have settled for the next one to open."""
-        evidence = 1.0 if self.settings.synchronous else self.settings.evidence
-        return max(1, math.ceil(evidence * self.tree.generations[generation].size - 1e-9))
+        size = self.tree.generations[generation].size
+        if size not in self._evidence:
+            evidence = 1.0 if self.settings.synchronous else self.settings.evidence
+            self._evidence[size] = max(1, math.ceil(evidence * size - 1e-9))
+        return self._evidence[size]
+
+    def basis(self, shallowest: int) -> tuple[object, ...]:
+        """What `upcoming` depends on. As long as it stays equal, what `upcoming` yielded remains right, and the members
+        that are created were the first ones of it.
+
+        It looks at the open generation and the next: no deeper one has a parent.
+        """
+        settings, tree = self.settings, self.tree
+        if shallowest == settings.generations or (shallowest and not self.evident(shallowest - 1)):
+            return (shallowest,)
+        elite = self.elite(shallowest - 1) if shallowest else None
+        here = (shallowest, tree.generations[shallowest].size, elite)
+        if settings.synchronous:  # whoever is created or settles may let another one have a child
+            return (*here, len(tree.members), tree.unsettled)
+        if shallowest + 1 == settings.generations or not self.evident(shallowest):
+            return here
+        # with plus selection a parent in both generations gives its next child to whichever comes first
+        created = len(tree.members) if self._plus else 0
+        return (*here, self.elite(shallowest), tree.generations[shallowest + 1].size, created)
 
     def elite(self, generation: int) -> list[Node]:
-        """The members that may be parents now, best first: the exact top k once the generation is complete."""
-        here = self.tree.generations[generation]
-        now = (generation, here.settled, here.size)
-        if self._plus or self._elite[0] != now:
-            self._elite = (now, self._best_undamaged(generation))
-        return self._elite[1]
+        """The members that may be parents now, best first: the exact top k once the generation is complete.
 
-    def _best_undamaged(self, generation: int) -> list[Node]:
-        """A damaged member is not replaced: the checkpoint of the next in rank may have been discarded."""
+        Rivals are only ever added. So the best few are the same ones as long as they are as many and end with the same.
+        """
         here = self.tree.generations[generation]
-        size = min(self.parents, max(1, here.settled * self.parents // here.size))
-        return [member for member in self.tree.rivals(generation, self._plus)[:size] if not member.damaged]
+        rivals = self.tree.rivals(generation, self._plus)
+        count = min(len(rivals), self.parents, max(1, here.settled * self.parents // here.size))
+        last = rivals[count - 1] if count else None
+        known = self._elites.get(generation)
+        if known is None or known[0] != count or known[1] is not last:
+            if len(self._elites) == ELITES_KEPT:
+                del self._elites[min(self._elites)]
+            self._elites[generation] = known = (count, last, self._undamaged(generation, count))
+        return known[2]
+
+    def _undamaged(self, generation: int, count: int) -> list[Node]:
+        """A damaged member is not replaced: the checkpoint of the next in rank may have been discarded."""
+        return [member for member in self.tree.rivals(generation, self._plus)[:count] if not member.damaged]
 
     def reconsider(self) -> None:
-        """Forget the elite: it has changed in another way than by a member that settled."""
-        self._elite = ((-1, 0, 0), [])
+        """Forget the elites: they have changed in another way than by a member that settled."""
+        self._elites.clear()
 
     def best_of(self, generation: int) -> Node | None:
         """The best of those that compete to be parents after `generation`; with plus selection survivors count."""
@@ -138,11 +171,11 @@ class Selection:
         # (children in this generation, rank): the fewest first, and among equals the better
         queue = [(here.by_parent.get(parent.id, 0), rank) for rank, parent in enumerate(elite)]
         heapq.heapify(queue)
-        extra = [0] * len(elite)
+        born = [len(parent.children) for parent in elite]
         for _ in range(here.size - here.issued):
             children, rank = queue[0]
-            yield Offspring(generation, elite[rank], len(elite[rank].children) + extra[rank])
-            extra[rank] += 1
+            yield Offspring(generation, elite[rank], born[rank])
+            born[rank] += 1
             heapq.heapreplace(queue, (children + 1, rank))
 
     def _sync_choices(self, generation: int) -> Iterator[Offspring]:
@@ -165,10 +198,10 @@ class Selection:
             parent.id: (quota if rank else count - quota * (len(elite) - 1)) - here.by_parent.get(parent.id, 0)
             for rank, parent in enumerate(elite)
         }
-        busy = {parent.id for parent in elite if left[parent.id] > 0 or parent.unsettled}
+        # with plus selection an ancestor may be having children now, which are kin: they come first
+        busy = {parent.id for parent in elite if left[parent.id] > 0 or parent.unsettled} if self._plus else set()
         for parent in elite:
-            # with plus selection an ancestor may be having children now, which are kin: they come first
-            waits = any(elder.id in busy for elder in parent.ancestry[:-1])
+            waits = busy and any(elder.id in busy for elder in parent.ancestry[:-1])
             if left[parent.id] > 0 and not parent.unsettled and not waits:
                 yield Offspring(generation, parent, len(parent.children))
                 if alone:
@@ -192,17 +225,23 @@ class Selection:
             below, *deeper = self.tree.generations[generation + 1 : generation + 3]
             another_try = not below.ranking and not any(g.full for g in deeper)
             open_below = another_try or not below.full
-            if rival and open_below and self.tree.rank(member, generation, self._plus) < self.parents:
+            if rival and open_below and self._among_best(member, generation):
                 return True
         return False
+
+    def _among_best(self, member: Node, generation: int) -> bool:
+        """Is its rank among the rivals of the generation below k?"""
+        rivals = self.tree.rivals(generation, self._plus)
+        return len(rivals) < self.parents or not rivals[self.parents - 1] < member
 
     def check(self) -> None:
         """Assert that what is kept is what would be derived again."""
         assert self.parents == self.settings.parents
-        (generation, settled, size), elite = self._elite
-        here = self.tree.generations[generation]
-        if generation >= 0 and (here.settled, here.size) == (settled, size) and not self._plus:
-            assert elite == self._best_undamaged(generation)
+        assert len(self._elites) <= ELITES_KEPT
+        for generation in tuple(self._elites):
+            here, elite = self.tree.generations[generation], self.elite(generation)
+            most = min(self.parents, max(1, here.settled * self.parents // here.size))
+            assert elite == self._undamaged(generation, most)
 
 
 def reported(metrics: Iterable[str], unread: int) -> str:

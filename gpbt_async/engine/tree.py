@@ -153,8 +153,9 @@ class Generation:
 
     size: int
     members: list[Node] = field(default_factory=list)
-    #: how many have settled
+    #: how many have settled, and how many are publishing their checkpoints
     settled: int = 0
+    publishing: int = 0
     #: those that may be parents, best first
     ranking: list[Node] = field(default_factory=list)
     #: these and the parents of the members, with which they compete under plus selection
@@ -228,9 +229,15 @@ class Tree:
             siblings = member.children
         return member
 
+    def enter(self, member: Node, state: State) -> None:
+        """The member's state changes."""
+        change = (state is State.TRAINED) - (member.state is State.TRAINED)
+        self.generations[member.generation].publishing += change
+        member.state = state
+
     def settle(self, member: Node, state: State) -> None:
         """The member has ended for good, in this state."""
-        member.state = state
+        self.enter(member, state)
         generation = self.generations[member.generation]
         generation.settled += 1
         self.unsettled -= 1
@@ -354,6 +361,7 @@ class Tree:
         assert all(m.generation == index for m in generation.members)
         assert generation.issued <= generation.size <= self.generations[0].size
         assert generation.settled == sum(m.state.settled for m in generation.members)
+        assert generation.publishing == sum(m.state is State.TRAINED for m in generation.members)
         first_losses = sorted(m.first_loss for m in generation.members if m.first_loss is not None)
         assert generation.first_losses == first_losses
         assert generation.ranking == sorted(m for m in generation.members if m.state is State.FINISHED)

@@ -32,11 +32,12 @@ from ..storage.run_config import RunConfig, digest
 from ..trackers.client import Tracking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AsyncExitStack
 
     from ..declaration.address import Address
     from ..devices.slots import Pool
+    from ..events import Fact
     from ..searchers.client import SearcherClient, SearcherStarter
     from ..storage.journal import Journal
     from ..storage.lock import Lock
@@ -229,14 +230,18 @@ class Startup:
         from .open_run import RunState
 
         assert record.settings is not None
-        journal, replay = _journal(folder, stack), RunFold(record.settings)
-        disk, closed = Disk(folder.path, record.options.disk_bytes, folder.logs), False
-        facts = journal.replay()
-        if not facts and (members := folder.count_members()):
+        replay, disk = RunFold(record.settings), Disk(folder.path, record.options.disk_bytes, folder.logs)
+        last: events.Fact | None = None
+
+        def take(facts: Iterator[events.Fact]) -> None:
+            nonlocal last
+            for last in replay.read(facts, folder.journal):
+                disk.fold(last)
+
+        journal = _journal(folder, stack, take)
+        if last is None and (members := folder.count_members()):
             raise folder.emptied(members)
-        for fact in replay.read(facts, folder.journal):
-            disk.fold(fact)
-            closed = isinstance(fact, events.Closed) and fact.how != events.RunStatus.INTERRUPTED.value
+        closed = isinstance(last, events.Closed) and last.how != events.RunStatus.INTERRUPTED.value
         if (best := replay.engine.best) is not None:
             folder.point_best(best.id)  # a scheduler may have been killed between the fact and the link
         return RunState(folder=folder, record=record, journal=journal, replay=replay, disk=disk, closed=closed)
@@ -386,10 +391,13 @@ def _import_the_rest(options: RunOptions) -> None:
     from . import disk_budget, experiment_diff, gpu_status, loop, open_run  # noqa: F401
 
 
-def _journal(folder: RunFolder, stack: AsyncExitStack) -> Journal:
+def _journal(
+    folder: RunFolder, stack: AsyncExitStack, replay: Callable[[Iterator[Fact]], object] | None = None
+) -> Journal:
+    """replay: takes the facts that are in the journal."""
     from ..storage.journal import Journal
 
-    journal = Journal.open(folder.journal, version=VERSION)
+    journal = Journal.open(folder.journal, version=VERSION, replay=replay)
     stack.callback(journal.close)
     return journal
 

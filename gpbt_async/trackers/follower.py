@@ -169,7 +169,7 @@ class Follower:
     # ---- the journal
 
     def _read(self) -> None:
-        for fact in self._journal.more():
+        for fact in self._journal.facts():
             self._queue.append(fact)
             if isinstance(fact, events.Started):
                 self._latest[fact.member] = fact.attempt

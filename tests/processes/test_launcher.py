@@ -463,7 +463,7 @@ def test_a_scheduler_that_is_killed_leaves_nothing(tmp_path: Path, start: str) -
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as scheduler:
         assert scheduler.stdout is not None
         pids = json.loads(scheduler.stdout.readline())
-        assert len(pids) == (10 if start == "zygote" else 9)
+        assert len(pids) == (9 if start == "exec" else 10)
         with Watch(*pids) as watch:
             scheduler.kill()
             assert watch.alive(5.0) == []

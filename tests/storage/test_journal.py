@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import zlib
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -40,6 +42,9 @@ from gpbt_async.events import (
 )
 from gpbt_async.storage import journal as journal_module
 from gpbt_async.storage.journal import Journal, JournalReader, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: where a sync costs nothing: these tests open a journal some hundred times
 QUICK = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -432,3 +437,55 @@ def test_kill_9_loses_no_acknowledged_fact(path: Path) -> None:
         found = read(path)
         assert [f.member for f in found if isinstance(f, Entered)] == list(range(len(found)))
         assert len(found) in (acknowledged + 1, acknowledged + 2)
+
+
+# ---- large journals
+
+
+def test_a_journal_is_read_in_blocks_and_a_line_may_be_longer_than_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_facts = [fact(n) for n in range(300)]
+    all_facts[7] = Trained(t=7.0, member=7, attempt=1, score=0.5, metrics={"long" * 5000: 1.0}, seconds=1.0)
+    data = written(path, all_facts)
+    monkeypatch.setattr(journal_module, "BLOCK", 1024)
+    assert max(map(len, data.splitlines())) > 4 * 1024
+    assert said(read(path)) == said(all_facts)
+    path.write_bytes(data[:-1])  # the last line is torn
+    assert said(read(path)) == said(all_facts[:-1])
+
+
+def test_facts_are_given_away_as_they_are_read_and_not_kept(path: Path) -> None:
+    written(path, [fact(n) for n in range(5000)])
+    assert path.stat().st_size > 500_000
+    seen = 0
+
+    def take(facts: Iterator[Fact]) -> None:
+        nonlocal seen
+        for _ in facts:
+            seen += 1
+
+    with Journal.open(path) as journal:
+        assert len(journal.replay()) == 5000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_module, "BLOCK", 1 << 14)
+        tracemalloc.start()
+        try:
+            with Journal.open(path, replay=take) as journal:
+                assert seen == 5000
+                assert journal.replay() == []
+                journal.append(fact(5000))
+            assert tracemalloc.get_traced_memory()[1] < 300_000
+        finally:
+            tracemalloc.stop()
+    assert said(read(path)[-1:]) == said([fact(5000)])
+
+
+def test_facts_before_the_damage_are_given_away_and_the_journal_is_left_alone(path: Path) -> None:
+    data = written(path, [fact(n) for n in range(3)])
+    path.write_bytes(data.replace(b'"n":2', b'"n":7') + b"torn")
+    seen: list[Fact] = []
+    with pytest.raises(JournalError, match="line 4: the line is not as it was written"):
+        Journal.open(path, replay=seen.extend)
+    assert said(seen) == said([fact(0), fact(1)])
+    assert path.read_bytes().endswith(b"torn")
