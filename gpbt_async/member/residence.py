@@ -21,8 +21,10 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from ..processes import linux
@@ -67,6 +69,10 @@ class Residence:
         hooks.after_import("numpy", lambda numpy: self._restores.extend(_of_numpy(numpy)))
         self._restores += [*_of_the_process(), *_of_python()]
         self._threads = set(threading.enumerate())
+        #: whether the user's code has registered a function to run at exit; the finalizers that it has made
+        self._registered, self._finalizers = False, list[Any]()
+        hooks.wrap(atexit, "register", self._noting_registration)
+        hooks.wrap(weakref.finalize, "__init__", self._noting_finalizer)
         self._library_threads = self._native_threads = self._exit_functions = self._files = 0
         self._memory = self._gpu_memory = 0
 
@@ -108,9 +114,27 @@ class Residence:
             return f"the member left {len(new) - self._library_threads} threads of a library running"
         if native > self._native_threads + _NATIVE:
             return f"the member left {native - self._native_threads} native threads running"
-        if functions > self._exit_functions:
+        if functions > self._exit_functions or self._registered or any(f.alive and f.atexit for f in self._finalizers):
             return "the member registered functions to run at exit"
         return ""
+
+    def _noting_registration(self, register: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(function: Any, *args: Any, **kwargs: Any) -> Any:
+            self._registered |= user_code.is_users(sys._getframe(1).f_code.co_filename)
+            return register(function, *args, **kwargs)
+
+        return noting
+
+    def _noting_finalizer(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(finalizer: Any, *args: Any, **kwargs: Any) -> None:
+            make(finalizer, *args, **kwargs)
+            frame = sys._getframe(1)
+            while frame.f_code.co_filename == tempfile.__file__ and frame.f_back is not None:
+                frame = frame.f_back  # a TemporaryDirectory
+            if user_code.is_users(frame.f_code.co_filename):
+                self._finalizers.append(finalizer)
+
+        return noting
 
     def _look_at_children(self, *_: object) -> str:
         left = [pid for pid in linux.children(os.getpid()) if _COMPILE_WORKERS not in _command(pid)]

@@ -214,14 +214,24 @@ async def test_members_of_another_place_get_another_process(tmp_path: Path) -> N
         assert (await launcher.member())["pid"] == first["pid"]
 
 
-async def test_at_the_end_of_the_run_idle_processes_run_what_they_registered_and_end(tmp_path: Path) -> None:
+async def test_at_the_end_of_the_run_idle_processes_run_what_libraries_registered_and_end(tmp_path: Path) -> None:
+    (tmp_path / "site-packages").mkdir()
+    write(tmp_path / "site-packages", "import atexit; atexit.register(print, 'goodbye', flush=True)", "library.py")
+    text = f"import sys; sys.path.append({str(tmp_path / 'site-packages')!r})\n"
+    text += "def train(member):\n    import library\n    member.report(score=0)\n    print('hello')\n"
+    async with Residents(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
+        found = [await launcher.member() for _ in range(2)]
+        assert [each["stays"] for each in found] == [True, True]
+    logs = [(tmp_path / f"member-{id}-1" / "log.txt").read_text() for id in (1, 2)]
+    assert logs == ["hello\n", "hello\ngoodbye\n"]
+
+
+async def test_what_the_first_member_registers_is_done_before_its_checkpoint_is_published(tmp_path: Path) -> None:
     async with Residents(tmp_path) as launcher:
         await launcher.open_script(script(tmp_path))
         found = await launcher.member("exit")
-        assert found["stays"], "the first member's are taken for a library's"
-        pidfd = os.pidfd_open(int(found["pid"]))
-    assert dead(pidfd)
-    os.close(pidfd)
+    assert (found["stays"], found["why"]) == (False, "the member registered functions to run at exit")
     assert "goodbye" in (tmp_path / "member-1-1" / "log.txt").read_text()
 
 

@@ -22,6 +22,7 @@ from gpbt_async.declaration import run_options
 from gpbt_async.engine.engine import Engine
 from gpbt_async.errors import GPBTError
 from gpbt_async.experiment import Settings
+from gpbt_async.processes import linux
 from gpbt_async.storage import journal
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -59,7 +60,7 @@ def cli_here(*args: object, cwd: Path) -> Done:
     raised here.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
-    before = sys.argv, sys.path, run_options.on_command_line
+    before, alone, finders = (sys.argv, sys.path, run_options.on_command_line), linux.alone, list(sys.meta_path)
     sys.argv, sys.path = [*command()[2:], *map(str, args)], [str(cwd), *sys.path]
     status: Any = None
     try:
@@ -69,6 +70,9 @@ def cli_here(*args: object, cwd: Path) -> Done:
         status = ending.code
     finally:
         sys.argv, sys.path, run_options.on_command_line = before
+        # a command has its process for itself: it takes all orphans for its own, and waits for imports
+        linux.alone, sys.meta_path[:] = alone, [finder for finder in sys.meta_path if finder in finders]
+        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 0)
     text, messages = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
     return Done(status or 0, text, messages)
 

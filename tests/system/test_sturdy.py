@@ -234,7 +234,7 @@ def test_no_member_begins_from_a_checkpoint_that_was_damaged(tmp_path: Path, dam
     done = cli("resume", "r", cwd=tmp_path)
     assert done.status == 0, done.err
     member = int(victim.parent.parent.name)
-    assert f"member {member} is no parent any more: " in done.err
+    assert f"member {member} can no longer be a parent: " in done.err
     (fact,) = facts(folder, "Damaged")
     assert fact["member"] == member
     later = facts(folder)[facts(folder).index(fact) :]
