@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from . import lightning as lightning
     from . import notebook as notebook
     from . import torch as torch
-    from .analysis.results import Best as Best
+    from .analysis.run_summary import Best as Best
     from .ask import Ask as Ask
     from .errors import (
         DeviceError as DeviceError,
@@ -91,7 +91,7 @@ _HOMES = {
     ),
     "Member": "member.api",
     "run_alone": "member.alone",
-    "Best": "analysis.results",
+    "Best": "analysis.run_summary",
     "Ask": "ask",
     "Schedule": "schedule",
 }

@@ -28,16 +28,16 @@ from ..formatting import config_text, score_text
 from ..schedule import FILE
 from ..storage.checkpoints import CheckpointStore
 from ..storage.files import read_json, spelled
-from ..storage.filesystems import FULL
+from ..storage.full_disk import FULL
 from ..storage.manifest import Manifest
-from . import results
+from . import run_summary
 from .reader import RunReader
 
 if TYPE_CHECKING:
     from ..experiment import Settings
     from ..space import Config
     from ..storage.folder import RunFolder
-    from .results import Best
+    from .run_summary import Best
 
 
 class Versions(TypedDict):
@@ -104,7 +104,7 @@ def take(folder: RunFolder, best: Best, target: Path) -> None:
         assert manifest is not None
         origin = lineage_json(reader, best, manifest)
         _write(beside / "config.json", best.config)
-        schedule = results.schedule_of(reader.engine, reader.engine.tree.members[best.member], folder.name)
+        schedule = run_summary.schedule_of(reader.engine, reader.engine.tree.members[best.member], folder.name)
         _write(beside / FILE, {**schedule.to_json(), "metrics": dict(best.metrics)})
         _write(beside / "lineage.json", origin)
         (beside / "README.txt").write_text(readme(origin, reader.settings), encoding="utf-8", errors="backslashreplace")

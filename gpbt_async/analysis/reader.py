@@ -17,15 +17,15 @@ from ..storage.folder import RunFolder, locate
 from ..storage.journal import JournalReader
 from ..storage.run_config import RunConfig
 from .history import History
-from .results import best_of
 from .run_fold import RunFold
+from .run_summary import best_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from ..events import Command, Fact
-    from .results import Best
+    from .run_summary import Best
 
 
 def open_run(run: str, runs: Path) -> RunFolder:

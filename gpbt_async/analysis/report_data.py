@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ..engine.tree import State
 from ..events import RunStatus
-from . import results
+from . import run_summary
 from .history import AttemptState
 from .importance import importances
 from .logs import curve, log_tail, traceback_of
@@ -130,7 +130,7 @@ class ReportData(TypedDict):
 
     format: int
     run: RunRow
-    summary: results.Summary
+    summary: run_summary.Summary
     space: list[dict[str, object]]
     members: MemberColumns
     metrics: list[str]
@@ -153,7 +153,7 @@ def report_data(reader: RunReader, importance: list[ImportanceRow] | None = None
     return {
         "format": FORMAT,
         "run": _run(reader),
-        "summary": results.summary(reader.engine, usage, run=reader.folder.name),
+        "summary": run_summary.summary(reader.engine, usage, run=reader.folder.name),
         "space": [{"name": name, **d} for name, d in space.to_json().items() if name in space],
         "members": _members(reader, elapsed),
         "metrics": metric_names(history),

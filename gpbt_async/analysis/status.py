@@ -14,7 +14,7 @@ from ..engine.tree import State
 from ..errors import FolderError
 from ..events import RunStatus
 from ..storage.gpu_report import read_gpus
-from . import results
+from . import run_summary
 from .reader import RunReader
 from .waiting import member_waits_for, slot_waits_for
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..storage.folder import RunFolder
     from ..storage.gpu_report import DeviceStatus, GpuQueue
     from ..storage.lock import Holder
-    from .results import Summary
+    from .run_summary import Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +223,7 @@ def _line(reader: RunReader) -> RunLine:
         score=tree.best.score if tree.best else None,
         best_member=tree.best.id if tree.best else None,
         t=reader.last.t if reader.last else None,
-        findings=results.findings(reader.engine),
+        findings=run_summary.findings(reader.engine),
     )
 
 
@@ -244,7 +244,7 @@ def detail(folder: RunFolder) -> RunDetail:
         generations=[_generation(i, g, reader, activity) for i, g in enumerate(engine.tree.generations)],
         never_begun=[id for id in left if id not in reader.begun],
         given_up=[id for id in left if id in reader.begun],
-        summary=results.summary(engine, reader.usage.so_far(), run=folder.name),
+        summary=run_summary.summary(engine, reader.usage.so_far(), run=folder.name),
     )
 
 

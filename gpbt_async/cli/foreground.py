@@ -41,7 +41,7 @@ def drive(run: Run, quiet: bool, as_json: bool) -> NoReturn:
     if as_json and run.how is not None:
         print_json(run.summary())
     elif run.how is not None and run.settings.replay is not None:
-        from ..analysis.results import compared
+        from ..analysis.run_summary import compared
         from ..ui.summaries import replay_text
 
         print(replay_text(compared(run.engine)))
@@ -80,7 +80,7 @@ async def driven(run: Run, quiet: bool) -> int:
 
 
 def _import_view() -> None:
-    from ..analysis import logs, results  # noqa: F401
+    from ..analysis import logs, run_summary  # noqa: F401
     from ..ui import terminal  # noqa: F401
 
 

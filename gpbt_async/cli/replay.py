@@ -2,7 +2,7 @@
 
 A replay is an ordinary run, with the original's script, settings and slots: it has its own folder, and can be watched,
 stopped and resumed. It has one root for each seed. Each member has one child, with the config that the schedule gives
-for its generation. analysis/results.py compares the scores, which are also in summary.json.
+for its generation. analysis/run_summary.py compares the scores, which are also in summary.json.
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ def _announce(original: RunReader, options: RunOptions) -> None:
 
 def changes(original: RunReader, seeds: int = 1, *, same: bool = False, seed: int | None = None) -> Changes:
     """The settings in which a replay differs from the original. Raises ExperimentError, FolderError."""
-    from ..analysis import results
+    from ..analysis import run_summary
     from ..engine.tree import key
 
     if not (not same) <= seeds <= MOST:
         raise ExperimentError(f"--seeds: got {seeds}; must be from 1 to {MOST}, the number of models to train")
     folder, best = original.folder, original.engine.best
-    schedule = results.winning(original.engine, folder.name)
+    schedule = run_summary.winning(original.engine, folder.name)
     if schedule is None or best is None:
         raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.shell_name}")
     count = seeds + same

@@ -14,7 +14,7 @@ UUID in a `Slot`. Modules, from the driver up:
     health          may a GPU be given out?                                     (pure)
     xids            who is to blame for an error of a GPU                       (pure)
     device          one GPU, and whose its memory is                            (pure)
-    allocator       which member gets which GPUs, and how many share one        (pure)
+    gpu_sharing     which member gets which GPUs, and how many share one        (pure)
     monitor         a stream of what NVML reports
     gpu_pool        applies that stream, and leases the GPUs;  slots: the CPU's
     request         what options and experiment ask for;  discovery: what there is

@@ -29,8 +29,8 @@ from ..errors import DeviceError, GPBTError
 from ..formatting import format_bytes
 from ..processes import linux
 from ..storage.gpu_report import GpuQueue
-from .allocator import Allocator, Packing
 from .device import Device, Lease
+from .gpu_sharing import Allocator, Packing
 from .health import FAULTY, Health
 from .monitor import HANGS, PERIOD, Arrival, Distances, Monitor, Retrial, Sampling
 from .nvml import NvmlEvent, Sample

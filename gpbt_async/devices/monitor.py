@@ -24,7 +24,7 @@ from .nvml import GPU, NvmlEvent, NvmlFault, Sample
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
-    from .allocator import Allocator
+    from .gpu_sharing import Allocator
     from .nvml import Backend, NvmlThread
 
 

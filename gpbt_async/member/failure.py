@@ -20,8 +20,8 @@ import os
 import re
 
 from ..processes.remedies import DISK, ELSEWHERE, LASTING, LONGEST, PASSES, PASSING, UNKNOWN_DISK, lasting, remedy_for
-from ..storage import filesystems
-from ..storage.filesystems import elsewhere
+from ..storage import full_disk
+from ..storage.full_disk import elsewhere
 from . import hydra, telemetry
 from .config import missed_names, peek
 
@@ -58,7 +58,7 @@ def chain(error: BaseException) -> list[BaseException]:
 
 def described(error: BaseException, most: int = 4000) -> str:
     """An exception in one line: its class, its text, and the first exception of a group."""
-    text = filesystems.said(error)
+    text = full_disk.said(error)
     line = type(error).__name__ + (f": {text[:most]}" if text else "")
     if isinstance(error, BaseExceptionGroup):
         line += f": the first: {described(error.exceptions[0], most // 2)}"
@@ -67,11 +67,11 @@ def described(error: BaseException, most: int = 4000) -> str:
 
 def diagnosed(error: BaseException, checkpoint: str, parent: str | None) -> tuple[str, str]:
     """(fault, remedy) of an exception of the training function. checkpoint, parent: the member's folders."""
-    lacks, where = filesystems.culprit(chain(error), checkpoint)
+    lacks, where = full_disk.culprit(chain(error), checkpoint)
     if lacks:
         if where is None:
             return PASSING, UNKNOWN_DISK
-        own = filesystems.of(checkpoint)
+        own = full_disk.of(checkpoint)
         if own is not None and own.device == where.device:
             return DISK, str(where)
         return ELSEWHERE, elsewhere(where)
@@ -80,7 +80,7 @@ def diagnosed(error: BaseException, checkpoint: str, parent: str | None) -> tupl
 
 def fault(error: BaseException, parent: str | None = None) -> str:
     """PASSING, LASTING or "" (unknown) of an exception not from a full disk. parent: the parent's checkpoint."""
-    if lasting(filesystems.said(error)):
+    if lasting(full_disk.said(error)):
         return LASTING
     missing = error.filename if isinstance(error, FileNotFoundError) else None
     if parent is not None and isinstance(missing, str) and _below(missing, parent):
@@ -94,7 +94,7 @@ def _passes(error: BaseException) -> bool:
     kinds = [kind for kind in type(error).__mro__ if kind.__module__ != "builtins"]
     if any(kind.__module__.partition(".")[0] in _PACKAGES or _CLASSES.search(kind.__name__) for kind in kinds):
         return True
-    return PASSES.search(filesystems.said(error)) is not None
+    return PASSES.search(full_disk.said(error)) is not None
 
 
 def remedy(error: BaseException, checkpoint: str = "", parent: str | None = None) -> str:
@@ -109,7 +109,7 @@ def remedy(error: BaseException, checkpoint: str = "", parent: str | None = None
     for cause in errors:
         if isinstance(cause, KeyError) and (text := _of_name(cause)):
             return text[:LONGEST]
-        line = f"{type(cause).__name__}: {filesystems.said(cause)}"
+        line = f"{type(cause).__name__}: {full_disk.said(cause)}"
         if lasting(line) and parent is None:
             continue  # it does not load its parent's weights
         text = _of_file(cause, checkpoint, parent) if isinstance(cause, OSError) else ""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from ..devices.allocator import out_of_memory
+from ..devices.gpu_sharing import out_of_memory
 from ..formatting import parts
 from ..processes import remedies, wire
 from ..processes.outcome import reason
-from ..storage import filesystems
+from ..storage import full_disk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,15 +60,15 @@ class Blame:
         """That the run's own disk had no room, if so. Where another disk was full, the member has failed."""
         lacks, where = outcome.fault in (remedies.DISK, remedies.ELSEWHERE), None
         if not lacks:
-            lacks, where = filesystems.logged(f"{outcome.error}\n{outcome.tail}", str(scratch))
-        own = filesystems.of(scratch)
+            lacks, where = full_disk.logged(f"{outcome.error}\n{outcome.tail}", str(scratch))
+        own = full_disk.of(scratch)
         if not lacks or own is None:
             return ""
         here = outcome.fault == remedies.DISK or (where is not None and where.device == own.device)
         # no other disk is named: it may have been this one, though the attempt's files may be deleted by now
         if here or own.full or (where is None and not outcome.fault and self._disk.narrow()):
             self._disk.full(await self._store.size(scratch))
-            quota = (where is not None and where.quota) or filesystems.over_quota(f"{outcome.error}\n{outcome.tail}")
+            quota = (where is not None and where.quota) or full_disk.over_quota(f"{outcome.error}\n{outcome.tail}")
             what = "the quota on the run's disk is used up" if quota else "the disk is full"
             return f"{what} ({parts(reason(outcome))[0]})"
         return ""
@@ -77,8 +77,8 @@ class Blame:
         """The outcome of an attempt that failed, with a remedy if a file system had no room."""
         if outcome.remedy:
             return outcome
-        lacks, where = filesystems.logged(f"{outcome.error}\n{outcome.tail}", str(scratch))
-        remedy = filesystems.elsewhere(where) if where is not None else remedies.UNKNOWN_DISK
+        lacks, where = full_disk.logged(f"{outcome.error}\n{outcome.tail}", str(scratch))
+        remedy = full_disk.elsewhere(where) if where is not None else remedies.UNKNOWN_DISK
         return dataclasses.replace(outcome, remedy=remedy) if lacks else outcome
 
     def certain(self, member: Node, outcome: Outcome, why: str) -> bool:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from .. import events
 from ..formatting import format_bytes
-from ..storage import filesystems
+from ..storage import full_disk
 from ..storage.files import explained
-from ..storage.filesystems import FULL
+from ..storage.full_disk import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -142,7 +142,7 @@ class Disk:
 
     def narrow(self) -> bool:
         """Is there no room for one more checkpoint, as far as is known, or for one more file?"""
-        own = filesystems.of(self._path)
+        own = full_disk.of(self._path)
         return self._look()[0] < self._largest + self._reserve() or (own is not None and own.inodes)
 
     def _look(self) -> tuple[int, int]:
@@ -162,7 +162,7 @@ class Disk:
         self._missing = max(0, need - free)
         if free >= need:
             return ""
-        own = filesystems.of(self._path) if self._wanted else None
+        own = full_disk.of(self._path) if self._wanted else None
         if own is not None and own.inodes:
             return f"{self._path} has no inodes left: no file can be made there, though {format_bytes(free)} are free"
         return f"{self._path} has {format_bytes(free)} free, and {format_bytes(need)} are needed"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ..analysis.results import Best, Summary
+    from ..analysis.run_summary import Best, Summary
     from ..analysis.usage import Usage
     from ..devices.slots import Pool
     from ..engine.engine import Engine
@@ -162,17 +162,17 @@ class Run:
     @property
     def findings(self) -> list[Finding]:
         """What the pre-flight has found so far, in order (guide "findings"); of a resumed run, before that too."""
-        from ..analysis import results
+        from ..analysis import run_summary
 
-        return results.findings(self.engine)
+        return run_summary.findings(self.engine)
 
     @property
     def best(self) -> Best | None:
         """The best published member so far: member, score, config, schedule, checkpoint. None before the first."""
-        from ..analysis import results
+        from ..analysis import run_summary
 
         best = self._state.engine.best if self._state is not None else None
-        return results.best_of(best, self.folder.member(best.id).checkpoint if best else None)
+        return run_summary.best_of(best, self.folder.member(best.id).checkpoint if best else None)
 
     @property
     def name(self) -> str:
@@ -185,11 +185,11 @@ class Run:
 
     def summary(self) -> Summary:
         """The content of summary.json, as of now."""
-        from ..analysis import results
+        from ..analysis import run_summary
 
         folder, usage = self.folder, self.usage.so_far()
         size = bytes_below(folder.members)
-        return results.summary(self.engine, usage, how=self.how, disk_bytes=size, run=folder.name, version=VERSION)
+        return run_summary.summary(self.engine, usage, how=self.how, disk_bytes=size, run=folder.name, version=VERSION)
 
     # ---- its life
 
@@ -369,7 +369,7 @@ class Run:
     async def _close(self, state: RunState, reason: str) -> None:
         """Write down the run's results, so far or for good, and close it in its journal."""
         from .. import events
-        from ..analysis import results
+        from ..analysis import run_summary
         from ..events import RunStatus
 
         self.how = self.how or RunStatus.INTERRUPTED
@@ -379,7 +379,7 @@ class Run:
             except GPBTError:
                 self.how = RunStatus.INTERRUPTED
                 raise
-        measures = results.measures(self.engine)
+        measures = run_summary.measures(self.engine)
         closed = events.Closed(t=self._clock.now(), how=self.how, reason=reason, measures=measures)  # type: ignore[arg-type]
         state.apply(closed)
         self._tell(closed)
@@ -389,7 +389,7 @@ class Run:
 
     async def _write_results(self) -> None:
         """Write schedule and summary, and link the best. A run that has ended waits for room on the disk to do it."""
-        from ..analysis import results
+        from ..analysis import run_summary
         from ..events import RunStatus
         from .disk_budget import PERIOD, is_full
 
@@ -399,7 +399,7 @@ class Run:
             try:
                 if self.engine.best is not None:
                     self.folder.point_best(self.engine.best.id)
-                await write_json(self.folder.schedule, results.schedule(self.engine, self.folder.name))
+                await write_json(self.folder.schedule, run_summary.schedule(self.engine, self.folder.name))
                 await write_json(self.folder.summary, self.summary())
                 return
             except FolderError as error:

@@ -380,7 +380,7 @@ class Startup:
 
 def _import_the_rest(options: RunOptions) -> None:
     """Import what a run needs beside its processes. With what it imports in turn, that is half of all our modules."""
-    from ..analysis import logs, results, run_fold  # noqa: F401
+    from ..analysis import logs, run_fold, run_summary  # noqa: F401
     from ..devices import discovery, nvml  # noqa: F401
     from ..searchers import client  # noqa: F401
     from ..storage import checkpoints, journal  # noqa: F401

@@ -22,7 +22,7 @@ import aiofiles
 import aiofiles.os
 
 from ..errors import FolderError
-from .filesystems import FULL
+from .full_disk import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

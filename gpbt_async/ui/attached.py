@@ -14,7 +14,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from .. import events
-from ..analysis import results
+from ..analysis import run_summary
 from ..analysis.logs import latest
 from ..analysis.reader import RunReader
 from ..devices.slots import Slot
@@ -77,8 +77,8 @@ class Attached:
     def slots(self) -> AttachedSlots | None:
         return AttachedSlots(self) if self.how is None else None
 
-    def summary(self) -> results.Summary:
-        return results.summary(self.engine, self.usage.so_far(), run=self.name, how=self.how)
+    def summary(self) -> run_summary.Summary:
+        return run_summary.summary(self.engine, self.usage.so_far(), run=self.name, how=self.how)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         while self.how is None:

@@ -29,7 +29,7 @@ from .text import config_line, crop, gpu_lines, short_model, waiting_text
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from ..analysis.results import Summary
+    from ..analysis.run_summary import Summary
     from ..analysis.usage import Usage
     from ..devices.slots import Slot
     from ..engine.engine import Engine

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..analysis.ancestry import Ancestry, AncestryStep, Parentage
-    from ..analysis.results import Best, Comparison, Spread
+    from ..analysis.run_summary import Best, Comparison, Spread
     from ..analysis.status import Activity, GenerationRow, RunDetail, RunLine
 
 

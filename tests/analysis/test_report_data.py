@@ -23,7 +23,7 @@ from gpbt_async.analysis import logs
 from gpbt_async.analysis.importance import importances
 from gpbt_async.analysis.reader import RunReader
 from gpbt_async.analysis.report_data import report_data
-from gpbt_async.analysis.results import schedule
+from gpbt_async.analysis.run_summary import schedule
 from gpbt_async.analysis.table import table
 from gpbt_async.cli.app import main
 from gpbt_async.declaration import run_options

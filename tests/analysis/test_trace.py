@@ -14,7 +14,7 @@ from harness import SCRIPTS, cli, cli_here, facts
 from run_factory import embellished, settings, simulated, write
 
 from gpbt_async import events
-from gpbt_async.analysis import results, trace
+from gpbt_async.analysis import run_summary, trace
 from gpbt_async.analysis.reader import RunReader
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def test_a_simulated_run_slice_by_slice(tmp_path: Path, crashes: list[float]) ->
     busy = [e for e in slots if "cause" not in e["args"]]
     entered = [fact for fact in run_facts if isinstance(fact, events.Entered)]
     assert [(e["args"]["member"], e["args"]["attempt"]) for e in busy] == [(f.member, f.attempt) for f in entered]
-    summary = results.summary(reading.engine, reading.usage.so_far())
+    summary = run_summary.summary(reading.engine, reading.usage.so_far())
     if not crashes:
         assert sum(e["dur"] for e in busy) / 1e6 == pytest.approx(summary["busy_s"], rel=1e-6)
     idle: defaultdict[str, float] = defaultdict(float)

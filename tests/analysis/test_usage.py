@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpbt_async import events
-from gpbt_async.analysis import results
+from gpbt_async.analysis import run_summary
 from gpbt_async.analysis.usage import Usage
 from gpbt_async.engine.engine import Engine
 
@@ -118,14 +118,14 @@ def test_the_summary_counts_members_by_how_they_ended() -> None:
     driver = Driver(settings(), 2, random.Random(3), fail=0.3, nan=0.1, lose=0.1, timed=True)
     engine = driver.run()
     usage = fold(driver.facts, Engine(driver.settings))
-    summary = results.summary(engine, usage.so_far(), run="r")
+    summary = run_summary.summary(engine, usage.so_far(), run="r")
     members = summary["members"]
     assert members["finished"] + members["failed"] + members["unfinished"] == len(engine.tree.members)
     assert members["lost"] == sum(isinstance(f, events.Lost) for f in driver.facts)
     assert summary["score"] == min(
         f.score for f in driver.facts if isinstance(f, events.Trained) and f.score is not None
     )
-    schedule = results.schedule(engine)["schedule"]
+    schedule = run_summary.schedule(engine)["schedule"]
     assert [entry["generation"] for entry in schedule] == list(range(len(schedule)))
     assert schedule[-1]["member"] == summary["best_member"]
 
@@ -160,7 +160,7 @@ def test_the_measures_by_hand(engines: deque[Engine]) -> None:
         tree.settle(member, State(state))
     tree.generations[2].size = 3
     engines.clear()  # this tree is built by hand, without the facts that the other invariants need
-    measured = results.measures(engine)
+    measured = run_summary.measures(engine)
     # generation 1: a mean of 4 s, 1 - 1/4 saved; generation 2: one never issued, and 5 s of a mean of 3.5 s
     assert measured["saved_intervals"] == pytest.approx((1 - 1 / 4) + 1 + (1 - 5 / 3.5))
     # parents, once a child, over their generation: (2 + 6 + 8 + 8) / 4 over 5, (2 + 6 + 6) / 3 over 4

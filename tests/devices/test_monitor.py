@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from gpbt_async.devices import monitor
-from gpbt_async.devices.allocator import Allocator, Packing
 from gpbt_async.devices.device import Device, Lease
+from gpbt_async.devices.gpu_sharing import Allocator, Packing
 from gpbt_async.devices.monitor import Arrival, Distances, Monitor, Retrial, Sampling, begin, observe, rescan, retry
 from gpbt_async.devices.nvml import GPU, NvmlEvent, NvmlFault, NvmlThread, Sample
 

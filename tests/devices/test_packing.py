@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpbt_async.devices.allocator import Packing, out_of_memory
+from gpbt_async.devices.gpu_sharing import Packing, out_of_memory
 from gpbt_async.devices.nvml import GPU
 from gpbt_async.formatting import UNITS, format_bytes, parse_bytes
 

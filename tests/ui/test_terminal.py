@@ -25,7 +25,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from gpbt_async import events, formatting
-from gpbt_async.analysis import results
+from gpbt_async.analysis import run_summary
 from gpbt_async.analysis.usage import Usage
 from gpbt_async.devices.slots import CpuPool, Slot
 from gpbt_async.space import Choice, Float, Space
@@ -85,7 +85,7 @@ class FakeRun:
         self.events.append(events.Closed(t=float(len(self.events)), how=how, reason=reason))  # type: ignore[arg-type]
 
     def summary(self) -> dict[str, Any]:
-        return results.summary(self.engine, self.usage.so_far())
+        return run_summary.summary(self.engine, self.usage.so_far())
 
     async def __aiter__(self) -> Any:
         for event in self.events:

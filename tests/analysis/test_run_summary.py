@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from run_checker import check_run
 
 from gpbt_async import events
-from gpbt_async.analysis.results import SameSeeds, Spread, compared, spread, student
+from gpbt_async.analysis.run_summary import SameSeeds, Spread, compared, spread, student
 from gpbt_async.engine.engine import Engine
 from gpbt_async.engine.tree import State
 from gpbt_async.schedule import Interval, Origin, Schedule

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gpbt_async.devices.allocator import Allocator, Packing
 from gpbt_async.devices.device import Device, Lease
+from gpbt_async.devices.gpu_sharing import Allocator, Packing
 from gpbt_async.devices.nvml import GPU
 
 GIB = 1 << 30

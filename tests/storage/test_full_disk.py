@@ -14,8 +14,8 @@ import pytest
 
 from gpbt_async.member import failure
 from gpbt_async.processes import remedies
-from gpbt_async.storage import filesystems
-from gpbt_async.storage.filesystems import FileSystem, culprit, logged, paths
+from gpbt_async.storage import full_disk
+from gpbt_async.storage.full_disk import FileSystem, culprit, logged, paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,12 +176,12 @@ def test_a_programs_log_names_it(tiny: Callable[[str], Path], tmp_path: Path, mo
     assert named[1].path == str(place)
     monkeypatch.setenv("TMPDIR", str(place))
     raised(lambda: with_open(place / "x"))
-    assert logged("echo: write error: No space left on device", str(tmp_path))[1] == filesystems.of(place)
+    assert logged("echo: write error: No space left on device", str(tmp_path))[1] == full_disk.of(place)
     assert logged("all is well", str(tmp_path)) == (False, None)
 
 
 def test_a_missing_path_is_on_the_file_system_of_its_parent(tmp_path: Path) -> None:
-    missing, present = filesystems.of(tmp_path / "a" / "b"), filesystems.of(tmp_path)
+    missing, present = full_disk.of(tmp_path / "a" / "b"), full_disk.of(tmp_path)
     assert missing is not None
     assert present is not None
     # Free space changes while other tests write; all else must agree.
