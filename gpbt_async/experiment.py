@@ -199,10 +199,10 @@ class Experiment:
     population n >= 1 members train in each of generations T >= 1. ratio c > 0: children per parent over number of
     parents, so k = floor(sqrt(n / c)) members of a generation become parents. searcher: who chooses configs, by name,
     or a class of yours as "module:Name". history: the members whose results a searcher gets: the parent's family
-    ("inherit"), its own children ("reset"), or all ("global"). selection: "comma" (parents come from the last
+    ("inherit"), its own children ("reset"), or all ("global"). selection: "comma" (parents come from the previous
     generation) or "plus" (a parent not beaten stays). evidence in [0, 1]: the share of a generation that must have
-    finished before the next one opens. schedule: "async" or "sync" (the paper's barrier). early_stop: None, "median"
-    (a member, by its first report), "generation" (no more children), or both with a comma. seed >= 0: of everything
+    finished before the next one opens. schedule: "async" or "sync" (the paper's barrier). early_stop: None, "median" (a
+    member, by its first report), "generation" (no more children), or both with a comma. seed >= 0: of everything
     random. preset: "paper" is the authors' algorithm; what is given beside it wins.
 
     attempts >= 1: how often a failing member is tried. stall_timeout: seconds without a report, member_timeout: seconds

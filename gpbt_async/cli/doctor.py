@@ -100,7 +100,7 @@ IMPORTS = 0.05
 _HOW = {
     "fork": "members are forked from a process that has imported it",
     "exec": "each member is a new process, which imports it again",
-    "resident": "one process a slot trains member after member",
+    "resident": "each slot has one process, which trains member after member",
     "program": "members are programs",
 }
 

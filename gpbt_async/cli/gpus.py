@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DeviceError, ExperimentError
-from .options import GPUS, LIBRARY, Json, Runs, option
+from .options import LIBRARY, Json, Runs, option
 from .output import emit, say
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ RunAndGpu = tuple[str, str] | None
 
 
 def gpus(
-    gpus: Annotated[str | None, option("--gpus", metavar="LIST", help=GPUS)] = None,
+    gpus: Annotated[
+        str | None, option("--gpus", metavar="LIST", help="Show what a run with `--gpus LIST` would use.")
+    ] = None,
     drain: Annotated[
         RunAndGpu,
         option("--drain", metavar="RUN GPU", help="Take GPU from RUN, and wait until it is free."),

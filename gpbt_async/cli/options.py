@@ -136,8 +136,8 @@ CHANGES: dict[str, object] = {
     "generations": _maybe(int, "Number of generations.", parser=whole("--generations")),
     "ratio": _maybe(
         float,
-        "Children per parent divided by parents per generation. A higher ratio gives fewer parents, with more children "
-        "each.",
+        "Number of children of each parent, divided by the number of parents in a generation. With 1, both are about "
+        "the square root of the population. A higher ratio gives fewer parents, with more children each.",
         parser=real("--ratio", "greater than 0"),
     ),
     "searcher": _maybe(
@@ -147,14 +147,14 @@ CHANGES: dict[str, object] = {
     ),
     "history": _maybe(
         str,
-        "The results that the searcher sees. inherit: those of the parent's family. reset: those of the parent's "
-        "children. global: all.",
+        "The results that the searcher sees. inherit: those of generation 0, and of all children of the parent and of "
+        "its ancestors. reset: only those of the parent's own children. global: all.",
         autocompletion=among("inherit", "reset", "global"),
     ),
     "selection": _maybe(
         str,
-        "comma: only members of the last generation become parents. plus: earlier parents stay parents while they are "
-        "among the best.",
+        "comma: only members of the previous generation become parents. plus: earlier parents stay parents while they "
+        "are among the best.",
         autocompletion=among("comma", "plus"),
     ),
     "evidence": _maybe(
@@ -170,8 +170,9 @@ CHANGES: dict[str, object] = {
     ),
     "early_stop": _maybe(
         str,
-        "Save work. median: stop members with a poor first report. generation: create no more children once one is "
-        "far ahead. median,generation: both. none: neither.",
+        "Save work. median: stop members with a poor first report. generation: create no more members in a "
+        "generation once one of them improves on the previous generation's best by more than that generation's best "
+        "improved on the one before. median,generation: both. none: neither.",
     ),
     "preset": _maybe(str, "paper: the settings of the paper's algorithm. Other options override them."),
     "attempts": _maybe(int, "Maximum number of attempts for a member that fails.", parser=whole("--attempts")),
@@ -237,8 +238,8 @@ MACHINE: dict[str, object] = {
     "start": _maybe(
         str,
         "zygote: fork every member from one process that has imported the script, even where its threads make that "
-        "unsafe. exec: start a new Python for each member. resident: one process a slot trains member after "
-        "member, for short intervals. none: the default, which forks only where that is safe.",
+        "unsafe. exec: start a new Python for each member. resident: each slot has one process, which "
+        "trains member after member, for short intervals. none: the default, which forks only where that is safe.",
         metavar="zygote|exec|resident|none",
         autocompletion=among(*STARTS),
     ),

@@ -5,13 +5,12 @@ two: it applies each observation to its device, and leases the GPUs that have be
 of the pool: `lease` gives a member a `Slot`, and the callback `on_capacity` receives the number of members that can
 train at the same time, whenever it changes. The engine counts slots and knows nothing of GPUs.
 
-A resident process keeps its memory when its member has ended, so the pool leases its GPU again at once. The pool
-ends the process as soon as the GPU may no longer be used.
+If a member's process ends with the member, the pool leases the GPU again only once the GPU's memory is free. After ten
+seconds, the pool sets the GPU aside as dirty. If the process is resident, it keeps its memory, and the pool leases the
+GPU at once. The pool ends an idle resident process as soon as the GPU may no longer be used.
 
-Two surprises. First, the pool leases the GPU of a released slot again only after the GPU's memory is free. If that
-takes too long, it sets the GPU aside as dirty. Second, the pool may *evict* a member from its slot, when the GPU fails
-or the user takes it back. It then sets the future `Slot.evicted` to the reason, and the scheduler stops the member.
-This attempt does not count as a failure.
+The surprise: the pool may *evict* a member from its slot, when the GPU fails or the user takes it back. It then sets
+the future `Slot.evicted` to the reason, and the scheduler stops the member. This attempt does not count as a failure.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
 It is GPBT as a state machine (Scardigli et al., arXiv 2109.14925). Only `handle` changes its state: a fact goes in, and
 commands come out. It uses no clock (facts have times), no files, no processes, no asyncio, and only random numbers that
-(seed, path) determines. So replaying the journal through `handle` gives an equal state, and `outstanding` derives every
-command whose effect is not in the journal yet. A resume is this replay and one more fact, Opened.
+depend on the run's seed and the member's path in the tree. So replaying the journal through `handle` gives an equal
+state, and `outstanding` derives every command whose effect is not in the journal yet. A resume is this replay and one
+more fact, Opened.
 
 The one surprise: `Selection.upcoming` computes the next members by the breeding rule, without creating them. A free
 slot trains the first of them. For the following few, the engine asks the searcher in advance, so that no slot waits.
-The engine creates members strictly in this order. Otherwise parents whose configs come sooner would have more children.
+The engine creates members strictly in this order. Otherwise a parent whose children's configs the searcher delivers
+sooner would have more children.
 """
 
 from __future__ import annotations

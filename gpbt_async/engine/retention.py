@@ -2,7 +2,7 @@
 
 To examine every stored member after every fact would be slow. So when a fact may have made a member's checkpoint
 needless, the engine marks that member (a suspect). After all consequences of the fact are applied, it examines the
-suspects only.
+suspects only. The rule itself, which checkpoints are still needed, is `Selection.needed`.
 """
 
 from __future__ import annotations

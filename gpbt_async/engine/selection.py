@@ -3,6 +3,8 @@
 Pure functions of the settings and the tree; nothing here changes either. The engine turns their answers into commands.
 Read this file to know how GPBT breeds, and change it here.
 
+n is the number of members of a generation, and k how many of them become parents.
+
 The asynchronous rule: the earliest generation with room gets the next member. A child of generation g > 0 can be
 created once ceil(evidence · n) members of g-1 have settled, that is, will not train again. The elite are the best
 max(1, floor(settled · k / n)) of the members that may be parents; they are determined anew at each decision. The parent

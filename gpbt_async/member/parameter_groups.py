@@ -1,8 +1,8 @@
 """Parameter groups: which values of a config belong to an optimizer, and which value each of its groups gets.
 
 A script splits its parameters into groups to train them differently: biases without weight decay, a pretrained body at
-a tenth of the head's learning rate. The config holds one value a name, so each group has a multiplier; the first group
-without a multiplier of its own has 1. The rules, in this order:
+a tenth of the head's learning rate. The config holds one value a name, so each group has a multiplier. The first group
+that has no declared multiplier, and a value other than 0, has 1. The rules, in this order:
 
     declared      a group with `NAME_mult` (lr_mult, weight_decay_mult, …) gets the config's value times it
     different     lr and weight_decay: groups keep their proportions, and a zero beside others stays zero;

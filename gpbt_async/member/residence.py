@@ -1,13 +1,15 @@
 """A resident process: one that trains member after member, and is put back into its first state between them.
 
-A child need not be forked, imported, or given a new CUDA context, cuDNN plans or compiled code. The price is that a
-process remembers. `restore` puts back what a member commonly changes; `remaining` finds what it has left behind that
-cannot be put back (threads, child processes, open files, memory), and the process then ends as a fork does, so the next
-member gets a new one. The globals of the user's own modules are neither: they survive, and `changed` names them.
+The next member needs no fork, no import of the script, and no new CUDA context, cuDNN plans or compiled code. The price
+is that a process remembers. `restore` puts back what a member commonly changes. `remaining` looks for what the member
+has left behind and cannot be put back (threads, child processes, open files, exit functions, memory). If there is any,
+the process ends after this member, like a forked one, and the next member gets a new process. Globals of the user's
+modules are not put back, and do not end the process: they stay as the member left them, and `changed` names those that
+differ.
 
-The surprise is which leftovers are normal. Libraries keep threads, descriptors and memory after their first use. So
-what the first member leaves is taken as a library's, as far as no code of the user's runs in it, and later members are
-compared with that. Something that the first member alone leaks is therefore not seen.
+The surprise is which leftovers are normal. Libraries keep threads, descriptors and memory after their first use. So we
+assume that what the first member leaves belongs to libraries (except what the user's code has made). Later members are
+compared with that amount. Something that only the first member leaks is therefore not noticed.
 """
 
 from __future__ import annotations

@@ -1,17 +1,19 @@
-"""Our handle on a zygote, the process that imports the script: its declaration, forks, and spares forked ahead.
+"""The scheduler's handle on a zygote (the process that imports the script).
+
+It holds what the script declares, requests forks, and keeps spares, which are forked ahead.
 
 A Zygote object is one process from its start to its death; the launcher makes another one after that. The surprise is
-that a *spare* is an ordinary fork that was requested before a member needs it. Both are a future of a Worker, and
-`take` waits for either.
+that a *spare* is an ordinary fork that was requested before a member needs it. A spare and a requested fork are both a
+Future[Worker]; `take` awaits the next spare if there is one, else a new fork.
 
 A zygote may not answer in time, because it is stopped, or because a thread of the script holds its lock. Then it is
 killed, as every start of a member would wait for it.
 
-Libraries import modules on their first use: torch's first optimizer, for two seconds. A zygote can do that once, before
-it forks: it *warms up*. But the first members do not wait for it, so that they train as soon as the script is imported.
-The zygote warms up once they train, if torch is loaded, and again when a member that has trained names packages that it
-had to import (`learn`). Meanwhile it cannot fork. A member that waits for it trains no later than one that would have
-had to make these imports itself.
+Libraries import modules on their first use; the first optimizer of torch takes two seconds for this. A zygote can do
+that once, before it forks: it *warms up*. But the first members do not wait for it, so that they train as soon as the
+script is imported. The zygote warms up once they train, if torch is loaded, and again when a member that has trained
+names packages that it had to import (`learn`). While it warms up, it cannot fork. Waiting costs a member no time:
+without the warm-up it would have to make the same imports itself.
 """
 
 from __future__ import annotations

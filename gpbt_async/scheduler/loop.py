@@ -9,8 +9,9 @@ one member. The task `_train` is one attempt of a member, from its start to its 
 
 The one surprise is that the loop does not wait until a fact is on the disk. The journal writes a fact to the kernel
 before the loop acts on it, so a scheduler that is killed loses nothing. The journal syncs to the disk in a thread of
-its own, so a power failure may lose the last facts. That is harmless, because a resume trains these members again. The
-exception is a checkpoint that was deleted because of a fact that is lost. Therefore only a Discard waits for the disk.
+its own, so a power failure may lose the last facts. That is harmless, because a resume trains these members again. It
+would do harm if a checkpoint were deleted because of a fact, and the fact were then lost. So a Discard is the only
+command that waits until the facts are on the disk.
 """
 
 from __future__ import annotations

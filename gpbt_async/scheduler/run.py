@@ -63,12 +63,12 @@ class Run:
     The others are options (declaration.run_options.RunOptions, which gives their values): None = not given, and then a
     resume has what the run had before. slots >= 1: on the CPU. gpus: None = as the experiment's resources say. share >=
     1, vram, as "6GiB": over those of the resources. start: "zygote" (fork of a process that has imported the script,
-    even if that has started native threads), "exec" (a fresh interpreter a member) or "resident" (one process a slot
-    trains member after member); None = forks where they are safe. wait_for_gpus: when every GPU is taken, wait instead
-    of refusing. xids: over devices.xids.XIDS. affinity: bind members to cores near their GPU (the default). disk: the
-    most that the checkpoints kept may take, as "50GiB"; then members wait. others_may_use: GPU memory, as "2GiB".
-    track: as "jsonl" or "mlflow:mlruns" (guide "report"). At a resume, "none" resets share, vram, start,
-    others_may_use, nvml_library and disk; {} resets xids, and () track.
+    even if that has started native threads), "exec" (a fresh interpreter a member) or "resident" (each slot has one
+    process, which trains member after member); None = forks where they are safe. wait_for_gpus: when every GPU is
+    taken, wait instead of refusing. xids: over devices.xids.XIDS. affinity: bind members to cores near their GPU (the
+    default). disk: the most that the checkpoints kept may take, as "50GiB"; then members wait. others_may_use: GPU
+    memory, as "2GiB". track: as "jsonl" or "mlflow:mlruns" (guide "report"). At a resume, "none" resets share, vram,
+    start, others_may_use, nvml_library and disk; {} resets xids, and () track.
 
     Raises GPBTError's subclasses on entering when nothing can be started; RunFailed, LaunchError or SearcherError from
     `wait` and on leaving when it was started and failed.

@@ -401,7 +401,7 @@ def test_a_script_that_remembers_is_found_before_its_members_share_a_process(
 ) -> None:
     (tmp_path / "script.py").write_text(REMEMBERS.format(steps=steps))
     shown = cli("doctor", "script.py", "--start", "resident", "--slots", "1", cwd=tmp_path)
-    assert "one process a slot trains member after member" in shown.out
+    assert "each slot has one process, which trains member after member" in shown.out
     assert ("in one that had trained other members: the script remembers" in shown.out) is remembers
     assert "members change globals of the script (script.STEPS)" in shown.out
     assert shown.status == 0, shown.out
