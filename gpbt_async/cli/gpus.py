@@ -24,7 +24,10 @@ RunAndGpu = tuple[str, str] | None
 
 def gpus(
     gpus: Annotated[
-        str | None, option("--gpus", metavar="LIST", help="Show what a run with `--gpus LIST` would use.")
+        str | None,
+        option(
+            "--gpus", metavar="LIST", help="Show what a run with `--gpus LIST` would use, such as 0,2, all or none."
+        ),
     ] = None,
     drain: Annotated[
         RunAndGpu,
