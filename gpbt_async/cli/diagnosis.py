@@ -156,11 +156,12 @@ def _shares(c: CheckUp) -> Iterator[Problem]:
     if seconds and start + imports > START * seconds:
         chosen = c.start == "exec" and c.fork_safe is None  # else a fork would hang
         stays = "start members with --start resident, where one process trains member after member"
-        remedies = [stays] if c.start in ("fork", "exec") else []
+        remedies = ["import at the top of the script"] if imports > START * seconds / 2 else []
+        remedies += [stays] if c.start in ("fork", "exec") else []
         remedies += ["leave out --start exec, so that members are forked"] if chosen else []
-        imported = f", imports for {span(imports)}" if imports > START * seconds / 2 else ""
+        imported = f", of which {span(imports)} go into imports" if imports > START * seconds / 2 else ""
         yield Problem(
-            f"a member takes {span(start)} to start{imported}, and then trains for {span(seconds)}",
+            f"a member takes {span(start)} to start, and then trains for {span(seconds)}{imported}",
             ", or ".join([*remedies, "let each member train longer"]),
         )
     if child.write_s is not None and seconds and child.write_s > WRITE * seconds:

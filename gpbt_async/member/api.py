@@ -9,6 +9,7 @@ Without a socket (`Member.local`) a member works as well, and prints its reports
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -186,7 +187,8 @@ class Member:
 
     def _close(self) -> None:
         if self._file is not None:
-            os.close(self._file)
+            with contextlib.suppress(OSError):  # the script has closed it
+                os.close(self._file)
             self._file = None
 
 

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 #: "zygote" for a fork, "exec" for a fresh interpreter
 _started_as = "zygote"
+#: threads of torch; None: as many as it likes
+_torch_threads: int | None = None
 #: begins the line of a log that says what to do about the traceback above it
 REMEDY = "gpbt-async: remedy: "
 #: seconds that threads may take to end after the training function has returned, before they are a finding
@@ -95,6 +97,7 @@ def watch() -> None:
     """Install all watches in this process and those forked from it. Call it before the script is imported."""
     for module in (import_watch, config_adapters, load_watch, lr_schedulers, parent, seed_watch, split_watch):
         module.watch()
+    hooks.after_import("torch", _limit)
 
 
 def probe() -> None:
@@ -153,10 +156,22 @@ def settle(begin: wire.Begin) -> None:
     os.environ.update(begin.env)
 
 
+def limit_torch(count: int) -> None:
+    """Have torch use so many threads, also if it is imported only later: it would begin with the zygote's setting."""
+    global _torch_threads
+    _torch_threads = count
+    if "torch" in sys.modules:
+        _limit(sys.modules["torch"])
+
+
+def _limit(torch: Any) -> None:
+    if _torch_threads is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(_torch_threads)
+
+
 def _use_threads(count: int) -> None:
     os.environ.update(dict.fromkeys(linux.THREADS, str(count)))
-    with contextlib.suppress(KeyError, AttributeError):
-        sys.modules["torch"].set_num_threads(count)
+    limit_torch(count)
     with contextlib.suppress(KeyError, AttributeError):
         sys.modules["threadpoolctl"].threadpool_limits(count)
 

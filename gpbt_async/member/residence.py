@@ -25,8 +25,11 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import warnings
 import weakref
+import zlib
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..processes import linux
@@ -51,6 +54,8 @@ _TORCH = (
     ("get_float32_matmul_precision", "set_float32_matmul_precision"),
 )
 _CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
+#: items of a global that are compared
+_ITEMS = 200
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -171,8 +176,8 @@ class Residence:
     def changed(self) -> list[str]:
         """The globals of the user's modules that differ from what they were before the first member: module.name.
 
-        Each is named once. An object whose contents alone changed is seen if it is a list, dict or set of another
-        length.
+        Each is named once. In lists, dicts, tensors, arrays, modules of torch, and classes and objects of the user's,
+        the first values are compared (`_mark`), so a change deep inside, or behind them, is not seen.
         """
         now = dict(_globals())
         names = [name for name, mark in now.items() if self._globals.setdefault(name, mark) != mark]
@@ -184,19 +189,35 @@ class Residence:
 def _globals() -> Iterator[tuple[str, Any]]:
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not user_code.is_users(file):
-            continue
+        if not isinstance(file, str) or not os.path.isabs(file) or not user_code.is_users(file):
+            continue  # torch.ops calls its file _ops.py
         for name, value in list(vars(module).items()):
             if not name.startswith("__"):
                 yield f"{module.__name__}.{name}", _mark(value)
 
 
-def _mark(value: Any) -> Any:
+def _mark(value: Any, depth: int = 2) -> Any:
+    """What differs if the value has changed, as far as a look of microseconds can tell."""
     if type(value) in (bool, int, float, complex, str, bytes, type(None)):
-        return type(value), repr(value)
-    if type(value) in (list, dict, set, tuple):
-        return id(value), len(value)
-    return id(value)
+        return type(value), value if value == value else "nan"
+    mark: Any = id(value)
+    if not depth:
+        return mark
+    if type(value) in (list, tuple, dict):
+        values = value.values() if type(value) is dict else value
+        keys = [_mark(key, 0) for key in islice(value, _ITEMS)] if type(value) is dict else None
+        return mark, len(value), keys, [_mark(item, depth - 1) for item in islice(values, _ITEMS)]
+    if type(value) is set:
+        return mark, len(value)
+    if hasattr(value, "_version") and hasattr(value, "data_ptr"):  # a tensor: counts its changes
+        return mark, value._version
+    if hasattr(value, "__array_interface__"):
+        return mark, zlib.crc32(memoryview(value.reshape(-1)[:_ITEMS].tobytes()))
+    if hasattr(value, "parameters") and hasattr(value, "state_dict"):
+        return mark, [_mark(weight) for weight in islice(value.parameters(), _ITEMS)]
+    if user_code.defines(type(value)) or (isinstance(value, type) and user_code.defines(value)):
+        return mark, [(name, _mark(part, depth - 1)) for name, part in getattr(value, "__dict__", {}).items()]
+    return mark
 
 
 def _of_the_process() -> Iterator[Callable[[], object]]:
@@ -213,6 +234,7 @@ def _of_the_process() -> Iterator[Callable[[], object]]:
         for name, value in environment.items():
             if os.environ.get(name) != value:
                 os.environ[name] = value
+        time.tzset()
 
     def restore_signals() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)

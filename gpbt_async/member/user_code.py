@@ -33,6 +33,12 @@ def is_users(file: str) -> bool:
     return not (file.startswith(_NOT_USERS) or "/site-packages/" in file or "/dist-packages/" in file)
 
 
+def defines(kind: type) -> bool:
+    """Whether the class is the user's own."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return isinstance(file, str) and os.path.isabs(file) and is_users(file)
+
+
 def is_ours(file: str) -> bool:
     return file.startswith(_OURS)
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from . import fork_hazards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 #: seconds that the imports of one warming may take together
@@ -37,8 +37,8 @@ class _TookTooLong(BaseException):
     """Not an Exception, so that a package that tries an import and goes on without it does not go on here."""
 
 
-def warm_up(modules: Sequence[str]) -> tuple[dict[str, str], str]:
-    """Import the modules, and use torch's optimizer once if torch is loaded.
+def warm_up(modules: Sequence[str], importing: Callable[[str], object]) -> tuple[dict[str, str], str]:
+    """Import the modules, and use torch's optimizer once if torch is loaded. importing: called before each import.
 
     Returns the skipped modules with the reasons, and the module after which this process must fork no more, or "".
     """
@@ -51,6 +51,7 @@ def warm_up(modules: Sequence[str]) -> tuple[dict[str, str], str]:
         if left <= 0:
             skipped[name] = f"there was no time left: all imports together may take {SECONDS:g} s"
             continue
+        importing(name)
         try:
             with _time_limit(left):
                 importlib.import_module(name)

@@ -3,8 +3,8 @@
 A program of its own, started by the guardian with the user's interpreter and environment: one thread, a select loop.
 It never trains. It receives, over its socketpair to the scheduler, {op: open, script | target}, then {op: fork, n},
 {op: warm, modules}, {op: log, path}. It sends {op: declared, ...} or {op: refused, kind, message}; {op: forked, n, pid}
-with the member's socket and pidfd; {op: warmed, hazard, why}; {op: exit, pid, status} once a member and all its
-processes are gone.
+with the member's socket and pidfd; {op: importing, module} and {op: warmed, hazard, why}; {op: exit, pid, status} once
+a member and all its processes are gone.
 
 Two surprises, both measured. If a process has run an OpenMP operation with two threads, its forks hang in their own
 OpenMP operations. So this process uses one thread. If the script starts native threads or CUDA during its import, the
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import ExperimentError
 from ..processes import linux
-from . import breakpoints, fork_hazards, hooks, member_main, script, user_code, warm_up
+from . import breakpoints, fork_hazards, member_main, script, user_code, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -75,7 +75,7 @@ def _open(line: linux.Line, order: Order) -> tuple[script.Script, bool] | None:
     member_main.watch()
     breakpoints.refuse_breakpoints()
     # before the script can run an operation: torch asks OMP_NUM_THREADS first, and this decides
-    hooks.after_import("torch", lambda torch: getattr(torch, "set_num_threads", int)(1))
+    member_main.limit_torch(1)
     importer = fork_hazards.StatementImporter(order["script"] if "script" in order else order["target"]["file"])
     try:
         with importer:
@@ -141,7 +141,7 @@ class Server:
                 _log_to(message["path"])
 
     def warm(self, modules: list[str]) -> None:
-        skipped, hazard = warm_up.warm_up(modules)
+        skipped, hazard = warm_up.warm_up(modules, lambda name: self.line.send({"op": "importing", "module": name}))
         for name, why in skipped.items():
             print(f"gpbt-async: members import {name} each for itself: {why}", file=sys.stderr, flush=True)
         gc.collect()  # only what is new: frozen objects stay untouched

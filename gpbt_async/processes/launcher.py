@@ -26,6 +26,7 @@ from ..errors import Advice, LaunchError
 from . import deadlock, linux, wire
 from .cancellation import uncancelled
 from .guardian import HOME, Guardian
+from .learned_imports import LearnedImports
 from .program import Program
 from .residents import Residents, place_of
 from .worker import Worker
@@ -84,9 +85,7 @@ class Launcher:
         self._starting = 0  # members that have been requested, and have neither entered training nor failed
         self._deaths = 0
         self._warms = True
-        #: what members have imported while they trained; and which of it no process that forks may import
-        self._learned: dict[str, None] = {}
-        self._unsafe: set[str] = set()
+        self._learned = LearnedImports(log)
         self._mute = 0
         self._forks_live = False  # whether one has reported, or returned
         self._mending = asyncio.Lock()
@@ -174,10 +173,10 @@ class Launcher:
     async def _start_zygote(self) -> Declaration:
         assert self._order is not None
         self._zygote = zygote = Zygote(
-            self._guardian, self._order, spares=self._spares, patience=self._hello_timeout,
-            grace=self._grace, warms=self._warms, learned=self._learned, unsafe=self._unsafe, log=self._log,
+            self._guardian, self._order, spares=self._spares, patience=self._hello_timeout, grace=self._grace,
+            warms=self._warms, learned=self._learned.names, unsafe=self._learned.unsafe, log=self._log,
         )  # fmt: skip
-        zygote.on_hazard = self._must_not_import
+        zygote.on_hazard = self._hazard
         declaration = await zygote.open()
         if self._log_path is not None:
             zygote.log_to(self._log_path)
@@ -350,13 +349,12 @@ class Launcher:
         """A member has returned: the zygote imports what the member had to, so that later members need not."""
         end = worker.end
         if end is not None and worker.forked and self._zygote is not None:
-            self._learned.update(dict.fromkeys(end.imports))
+            self._learned.heard(end)
             self._zygote.learn(end.imports)
 
-    def _must_not_import(self, name: str, why: str) -> None:
+    def _hazard(self, name: str, why: str) -> None:
         """The zygote has imported a module after which it cannot fork: the next one imports the script without that."""
-        self._unsafe.add(name)
-        self._log(Advice(f"members import {name} each for itself: {why}"))
+        self._learned.leave_out(name, why)
         self._retire_zygote()
 
     async def _executed(self, begin: wire.Begin) -> Worker:
@@ -424,9 +422,12 @@ class Launcher:
                 self._guardian.start()
             if forked and not self.exec and not (self._zygote is not None and self._zygote.alive):
                 if self._zygote is not None:
-                    self._warms &= not self._zygote.hung_warming
+                    module = self._zygote.importing
+                    self._warms &= not self._zygote.hung_warming or module != ""
                     await self._zygote.ended(DEADLINE)
-                    if not self._zygote.lost:  # else it died with the guardian, whose death is counted
+                    if module and not self._zygote.lost:
+                        self._learned.leave_out(module, f"the process that forks them {self._zygote.fate} while it did")
+                    elif not self._zygote.lost:  # else it died with the guardian, whose death is counted
                         self._count_death(f"zygote {self._zygote.fate}")
                 self._end_zygote()
                 try:

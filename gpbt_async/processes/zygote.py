@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 #: seconds that an answer may take beyond `patience` after the import, and while the zygote warms up
 BUSY = 60.0
+#: the same while it warms up: its imports together may take 20 s (warm_up.SECONDS)
+WARMING = 30.0
 # our folder goes behind everything else on the path: an installed package must win over its neighbours there
 PATH = "import sys; sys.path[len(sys.path):] = [sys.argv[1]][sys.argv[1] in sys.path:]; "
 _PROGRAM = PATH + "from gpbt_async.member.zygote_main import main; sys.argv[:] = sys.argv[2:]; main(3)"
@@ -104,6 +106,8 @@ class Zygote:
     #: how it ended, for a person
     fate = "died"
     hung_warming = False
+    #: the module that it imports while it warms up; if it dies, that is why
+    importing = ""
     declaration: Declaration | None = None
     #: done when it, every member and all they started are gone
     _end: asyncio.Future[int | linux.AncestorDied] | None = None
@@ -280,7 +284,7 @@ class Zygote:
                 gone.set_result(message["status"])
             self._end_retired()
         elif op == "warmed":
-            self._warmth = "warm"
+            self._warmth, self.importing = "warm", ""
             self.drop_spares()  # those forked before are cold
             if message["hazard"]:
                 self._fail_forks()
@@ -289,6 +293,8 @@ class Zygote:
                 self._warm()
             else:
                 self._refill()
+        elif op == "importing":
+            self.importing = message["module"]
         elif op == "threads":
             self._log(Advice(message["what"], message["remedy"]))
         elif op == "declared":
@@ -350,7 +356,8 @@ class Zygote:
         """Wait for a fork until the zygote has been silent for `patience`; then it is stuck."""
         asked = self._loop.time()
         while not future.done():
-            until = max(asked, self._heard) + self._patience + BUSY * self._busy
+            extra = WARMING if self._warmth == "warming" else BUSY * self._busy
+            until = max(asked, self._heard) + self._patience + extra
             if until <= self._loop.time():
                 self._stuck()
             else:

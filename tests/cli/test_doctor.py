@@ -343,7 +343,7 @@ def checked(**changes: Any) -> CheckUp:
         ({"repeat__scores": [1.0, 0.6]}, "deterministic"),
         (
             {"child__seconds": 1.0, "child__import_s": 0.5},
-            "imports for 0.50 s, and then trains for 1.00 s start members with --start resident",
+            "trains for 1.00 s, of which 0.50 s go into imports import at the top of the script, or start members with",
         ),
         (
             {"child__seconds": 0.5, "child__start_s": 0.1, "member__start_s": 0.2, "start": "resident"},

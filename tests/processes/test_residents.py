@@ -139,6 +139,30 @@ async def test_the_globals_of_the_script_survive_and_are_named(tmp_path: Path) -
     ]
 
 
+async def test_changes_inside_globals_are_named_and_what_stays_is_not(tmp_path: Path) -> None:
+    text = """
+import numpy, types
+class Kept:
+    count = 0
+CONFIG, NESTED, ARRAY, OBJECT, NAN = {"n": 1}, {"a": [1, 2]}, numpy.zeros(3), Kept(), float("nan")
+SAME, ALSO, MODULE = {"a": (1, {"b": 2})}, Kept(), types
+def train(member):
+    CONFIG["n"] += 1
+    NESTED["a"][0] += 1
+    ARRAY[:] += 1
+    OBJECT.part = member.id
+    Kept.count += 1
+    member.report(score=0)
+"""
+    async with Residents(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
+        (member,) = [await launcher.start(begin(tmp_path, 0))]
+        async with member:
+            async for _ in member:
+                pass
+    assert set(member.changed) == {"mine.CONFIG", "mine.NESTED", "mine.ARRAY", "mine.OBJECT", "mine.Kept"}
+
+
 @pytest.mark.parametrize(
     ("do", "why"),
     [

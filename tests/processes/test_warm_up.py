@@ -140,6 +140,31 @@ async def test_a_zygote_that_is_killed_hands_what_it_knew_to_the_next(tmp_path: 
         assert (await member(launcher, tmp_path, next(ids)))["wanted"]
 
 
+@pytest.mark.parametrize("how", ["os._exit(7)", "os.kill(os.getpid(), 11)"])
+async def test_a_module_that_kills_the_zygote_is_left_to_members(tmp_path: Path, packages: Path, how: str) -> None:
+    write(packages, f"import os\nif 'GPBT_MEMBER' not in os.environ: {how}", "killer.py")
+    write(packages, "", "harmless.py")
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(script(tmp_path, "killer", "harmless"))
+        lost, found = 0, []
+        for id in range(6):
+            found.append(await member(launcher, tmp_path, id, "harmless killer"))
+            lost += "killer" not in found[-1]
+        assert lost <= 1, "a fork of the zygote that died"
+        assert (found[-1]["killer"], found[-1]["harmless"]) == (False, True)
+    assert launcher.said == ["members import killer each for itself: the process that forks them died while it did"]
+
+
+async def test_a_variable_that_keeps_imports_from_being_shared_is_named(tmp_path: Path, packages: Path) -> None:
+    write(packages, "import time; time.sleep(0.2)", "slow_import.py")
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(script(tmp_path, "slow_import"))
+        for id in (0, 1):
+            await member(launcher, tmp_path, id, "slow_import", variables="HOME")
+    (said,) = launcher.said
+    assert said.startswith("train sets os.environ['HOME'] before it imports, so each member imports for itself (0.")
+
+
 async def test_fresh_interpreters_have_no_zygote_to_learn(tmp_path: Path, packages: Path) -> None:
     write(packages, "", "wanted.py")
     async with Open(tmp_path, start="exec") as launcher:
@@ -174,7 +199,7 @@ def test_an_import_that_takes_too_long_is_interrupted(tmp_path: Path, monkeypatc
     write(tmp_path, "", "after_the_endless.py")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(warm_up, "SECONDS", 0.05)
-    skipped, hazard = warm_up.warm_up(["endless_import", "after_the_endless"])
+    skipped, hazard = warm_up.warm_up(["endless_import", "after_the_endless"], print)
     assert hazard == ""
     assert skipped["endless_import"].startswith("TookTooLong: took longer than the 0.05 s")
     assert skipped["after_the_endless"].startswith("there was no time left")
@@ -185,7 +210,7 @@ def test_a_module_that_opens_a_gpu_is_a_hazard(tmp_path: Path, monkeypatch: pyte
     write(tmp_path, f"file = open({str(tmp_path / 'nvidia0')!r}, 'w')\n", "opens_a_gpu.py")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(warm_up, "GPU_FILES", str(tmp_path / "nvidia"))
-    skipped, hazard = warm_up.warm_up(["opens_a_gpu"])
+    skipped, hazard = warm_up.warm_up(["opens_a_gpu"], print)
     sys.modules.pop("opens_a_gpu").file.close()
     assert hazard == "opens_a_gpu"
     assert skipped == {"opens_a_gpu": "its import opens a GPU, which a fork cannot use"}
@@ -196,6 +221,6 @@ def test_a_thread_that_has_ended_is_no_hazard(tmp_path: Path, monkeypatch: pytes
     write(tmp_path, text, "joins_its_thread.py")
     monkeypatch.syspath_prepend(str(tmp_path))
     before = threading.active_count()
-    assert warm_up.warm_up(["joins_its_thread"]) == ({}, "")
+    assert warm_up.warm_up(["joins_its_thread"], print) == ({}, "")
     assert threading.active_count() == before
     del sys.modules["joins_its_thread"]
