@@ -93,6 +93,7 @@ def main(fd: int, what: str) -> NoReturn:
     live(sock, lambda: script.load(json.loads(what)).train)
 
 
+@functools.cache  # once: a library takes some of them only once
 def watch() -> None:
     """Install all watches in this process and those forked from it. Call it before the script is imported."""
     for module in (import_watch, config_adapters, load_watch, lr_schedulers, parent, seed_watch, split_watch):
