@@ -58,7 +58,9 @@ class Residence:
 
     def __init__(self) -> None:
         self.trained = 0
-        self._globals = dict(_globals())
+        #: names of modules that are not the user's: there are two thousand with torch, and each is looked at once
+        self._libraries: set[str] = set()
+        self._globals = dict(self._users_globals())
         #: names that members have changed, and that have been sent
         self._sent: set[str] = set()
         self._restores: list[Callable[[], object]] = [*_of_the_process(), *_of_python()]
@@ -146,25 +148,29 @@ class Residence:
         Each is named once. An object whose contents alone changed is seen if it is a list, dict or set of another
         length.
         """
-        now = dict(_globals())
+        now = dict(self._users_globals())
         names = [name for name, mark in now.items() if self._globals.setdefault(name, mark) != mark]
         new = [name for name in names if name not in self._sent]
         self._sent.update(new)
         return new
 
-
-def _globals() -> Iterator[tuple[str, Any]]:
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not user_code.is_users(file):
-            continue
-        for name, value in list(vars(module).items()):
-            if not name.startswith("__"):
-                yield f"{module.__name__}.{name}", _mark(value)
+    def _users_globals(self) -> Iterator[tuple[str, Any]]:
+        for loaded in [name for name in list(sys.modules) if name not in self._libraries]:
+            module = sys.modules.get(loaded)
+            file = getattr(module, "__file__", None)
+            if not isinstance(file, str) or not os.path.isabs(file) or not user_code.is_users(file):
+                self._libraries.add(loaded)  # (a relative path is made up: torch.ops says _ops.py)
+                continue
+            for name, value in list(vars(module).items()):
+                if not name.startswith("__"):
+                    yield f"{module.__name__}.{name}", _mark(value)
 
 
 def _mark(value: Any) -> Any:
-    if type(value) in (bool, int, float, complex, str, bytes, type(None)):
+    """Equal for a value that has not changed. It is made of every global after every member, so it copies nothing."""
+    if type(value) in (str, bytes):
+        return type(value), len(value), hash(value)  # Python keeps the hash: a constant of a megabyte costs nothing
+    if type(value) in (bool, int, float, complex, type(None)):
         return type(value), repr(value)
     if type(value) in (list, dict, set, tuple):
         return id(value), len(value)
