@@ -158,7 +158,7 @@ class Residence:
         for loaded in [name for name in list(sys.modules) if name not in self._libraries]:
             module = sys.modules.get(loaded)
             file = getattr(module, "__file__", None)
-            if not isinstance(file, str) or not os.path.isabs(file) or not user_code.is_users(file):
+            if module is None or not isinstance(file, str) or not os.path.isabs(file) or not user_code.is_users(file):
                 self._libraries.add(loaded)  # (a relative path is made up: torch.ops says _ops.py)
                 continue
             for name, value in list(vars(module).items()):
