@@ -28,7 +28,6 @@ import threading
 import time
 import warnings
 import weakref
-import zlib
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +66,9 @@ class Residence:
 
     def __init__(self) -> None:
         self.trained = 0
-        self._globals = dict(_globals())
+        #: names of modules that are not the user's: there are two thousand with torch, and each is looked at once
+        self._libraries: set[str] = set()
+        self._globals = dict(self._users_globals())
         #: names that members have changed, and that have been sent
         self._sent: set[str] = set()
         self._restores: list[Callable[[], object]] = []
@@ -179,27 +180,33 @@ class Residence:
         Each is named once. In lists, dicts, tensors, arrays, modules of torch, and classes and objects of the user's,
         the first values are compared (`_mark`), so a change deep inside, or behind them, is not seen.
         """
-        now = dict(_globals())
+        now = dict(self._users_globals())
         names = [name for name, mark in now.items() if self._globals.setdefault(name, mark) != mark]
         new = [name for name in names if name not in self._sent]
         self._sent.update(new)
         return new
 
-
-def _globals() -> Iterator[tuple[str, Any]]:
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not os.path.isabs(file) or not user_code.is_users(file):
-            continue  # torch.ops calls its file _ops.py
-        for name, value in list(vars(module).items()):
-            if not name.startswith("__"):
-                yield f"{module.__name__}.{name}", _mark(value)
+    def _users_globals(self) -> Iterator[tuple[str, Any]]:
+        for loaded in [name for name in list(sys.modules) if name not in self._libraries]:
+            module = sys.modules.get(loaded)
+            file = getattr(module, "__file__", None)
+            if module is None or not isinstance(file, str) or not os.path.isabs(file) or not user_code.is_users(file):
+                self._libraries.add(loaded)  # (a relative path is made up: torch.ops says _ops.py)
+                continue
+            for name, value in list(vars(module).items()):
+                if not name.startswith("__"):
+                    yield f"{module.__name__}.{name}", _mark(value)
 
 
 def _mark(value: Any, depth: int = 2) -> Any:
-    """What differs if the value has changed, as far as a look of microseconds can tell."""
-    if type(value) in (bool, int, float, complex, str, bytes, type(None)):
-        return type(value), value if value == value else "nan"
+    """Equal for a value that has not changed, as far as a quick look can tell.
+
+    It is made of every global after every member, so it copies nothing large.
+    """
+    if type(value) in (str, bytes):
+        return type(value), len(value), hash(value)  # Python keeps the hash: a constant of a megabyte costs nothing
+    if type(value) in (bool, int, float, complex, type(None)):
+        return type(value), repr(value)
     mark: Any = id(value)
     if not depth:
         return mark
@@ -212,7 +219,7 @@ def _mark(value: Any, depth: int = 2) -> Any:
     if hasattr(value, "_version") and hasattr(value, "data_ptr"):  # a tensor: counts its changes
         return mark, value._version
     if hasattr(value, "__array_interface__"):
-        return mark, zlib.crc32(memoryview(value.reshape(-1)[:_ITEMS].tobytes()))
+        return mark, value.flat[:_ITEMS].tobytes() if not value.dtype.hasobject else None
     if hasattr(value, "parameters") and hasattr(value, "state_dict"):
         return mark, [_mark(weight) for weight in islice(value.parameters(), _ITEMS)]
     if user_code.defines(type(value)) or (isinstance(value, type) and user_code.defines(value)):

@@ -112,7 +112,7 @@ class Worker:
         self._messages: deque[Heard] = deque()
         if sock is not None:
             sock.setblocking(False)
-            self._loop.add_reader(sock, self._read)
+            self._loop.add_reader(sock.fileno(), self._read)  # of the socket itself, asyncio makes a repr
         self._loop.add_reader(pidfd, self._on_death)
 
     # -- how it went
@@ -214,7 +214,7 @@ class Worker:
 
     def _close_socket(self) -> None:
         if self._sock is not None:
-            self._loop.remove_reader(self._sock)
+            self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
             self._sock = None
 
@@ -409,7 +409,7 @@ class Worker:
         """A worker for the next member of this process, which stays; this one has nothing to do with it any more."""
         assert self._sock is not None
         sock, pidfd, self._sock, self._pidfd = self._sock, self._pidfd, None, -1
-        self._loop.remove_reader(sock)
+        self._loop.remove_reader(sock.fileno())
         self._loop.remove_reader(pidfd)
         worker = Worker(self.pid, pidfd, sock, self.gone, grace=self._grace, warn=self._warn)
         worker.forked, worker.reused = self.forked, True

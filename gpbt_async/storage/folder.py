@@ -206,11 +206,14 @@ class RunFolder:
 
     def point_best(self, member: int) -> None:
         """Let `best` point at the member, atomically, and by a relative path, so that the folder can be moved."""
-        beside = self.path / ".best"
+        beside, target = self.path / ".best", self.member(member).path.relative_to(self.path)
         with explained("cannot point at the best member", self.best):
+            with suppress(OSError):  # it is asked after every member, and the best is mostly the same one
+                if os.readlink(self.best) == os.fspath(target):
+                    return
             with suppress(FileNotFoundError):
                 beside.unlink()
-            beside.symlink_to(self.member(member).path.relative_to(self.path))
+            beside.symlink_to(target)
             beside.replace(self.best)
 
 

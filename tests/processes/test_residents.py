@@ -4,6 +4,8 @@ the process."""
 from __future__ import annotations
 
 import os
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -161,6 +163,26 @@ def train(member):
             async for _ in member:
                 pass
     assert set(member.changed) == {"mine.CONFIG", "mine.NESTED", "mine.ARRAY", "mine.OBJECT", "mine.Kept"}
+
+
+def test_a_large_constant_is_compared_without_a_copy_and_a_library_is_not_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.ops is a module whose file is called _ops.py, with hundreds of names that come and go."""
+    mine, made_up = ModuleType("mine"), ModuleType("made_up")
+    mine.__file__, made_up.__file__ = str(tmp_path / "mine.py"), "_made_up.py"
+    vars(mine).update(data=bytes(1_000_000), text="x" * 1_000_000, number=1.0)
+    for module in (mine, made_up):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    found = residence.Residence()
+    marks = {name: mark for name, mark in found._globals.items() if name.startswith(("mine", "made_up"))}
+    assert list(marks) == ["mine.data", "mine.text", "mine.number"]
+    assert max(map(len, map(repr, marks.values()))) < 100
+    vars(made_up).update(new=1)
+    vars(mine).update(data=bytes(1_000_000), text="x" * 1_000_000, number=1.0)
+    assert found.changed() == []
+    vars(mine).update(data=bytes(999_999) + b"x", text="x" * 999_999 + "y", number=-1.0)
+    assert found.changed() == ["mine.data", "mine.text", "mine.number"]
 
 
 @pytest.mark.parametrize(

@@ -361,6 +361,19 @@ def test_reading_a_file_that_is_missing_or_not_json(folder: RunFolder) -> None:
         read_json(folder.summary)
 
 
+def test_best_that_points_at_the_member_already_stays_as_it_is(folder: RunFolder) -> None:
+    for member in (3, 4):
+        folder.member(member).path.mkdir()
+    folder.point_best(3)
+    before = os.lstat(folder.best).st_ino
+    folder.point_best(3)
+    assert os.lstat(folder.best).st_ino == before
+    folder.best.unlink()  # by hand: it comes back
+    folder.point_best(3)
+    folder.point_best(4)
+    assert folder.best.resolve() == folder.member(4).path
+
+
 def test_best_points_at_a_member_wherever_the_folder_is(folder: RunFolder) -> None:
     for member in (3, 12345):
         folder.member(member).path.mkdir()
