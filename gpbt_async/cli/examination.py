@@ -241,7 +241,7 @@ class Examination:
                 with MemberSession(c.settings, member.id, 1, asked=began, end=_ender(worker, ending)) as session:
                     await self._listen(worker, slot, interval, session)
                 await asyncio.gather(*ending)
-            if worker.stays:
+            if worker.stays and not worker.dead:
                 self._pool.stays(slot, worker.pid, worker.gone, lambda: self._launcher.end_resident(worker.pid))
         if session.entered is not None:
             interval.start_s = session.entered - began

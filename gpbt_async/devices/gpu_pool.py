@@ -90,6 +90,7 @@ class GpuPool(Pool):
         self._leased: dict[Lease, Slot] = {}
         #: idle resident processes, by pid: their GPUs, and what ends each
         self._residents: dict[int, tuple[tuple[str, ...], Callable[[], object]]] = {}
+        self._stayed: set[int] = set()
         #: why no slot can be had any more
         self._closed: Exception | None = None
         #: NVML has listed a process of a member, so its lists are to be believed when they are empty
@@ -177,6 +178,8 @@ class GpuPool(Pool):
 
     def _grant(self) -> None:
         for lease in self.allocator.grant():
+            if lease.alone:
+                self._end_residents(lease.uuids)
             self._leased[lease] = self._slot(lease)
             if not self._turns[lease].done():  # done: it was cancelled, and releases its slot when it runs
                 self._turns[lease].set_result(None)
@@ -231,7 +234,9 @@ class GpuPool(Pool):
         self._lease_of(slot).stays = True
         self._residents[pid] = slot.gpus, end
         self._count_residents(slot.gpus)
-        gone.add_done_callback(lambda _: self._forget_resident(pid))
+        if pid not in self._stayed:
+            self._stayed.add(pid)
+            gone.add_done_callback(lambda _: self._forget_resident(pid))
 
     def _forget_resident(self, pid: int) -> None:
         if pid in self._residents:
@@ -242,10 +247,11 @@ class GpuPool(Pool):
         for uuid in gpus:
             self.allocator.devices[uuid].residents = sum(uuid in held for held, _ in self._residents.values())
 
-    def _end_residents(self) -> None:
-        """End the idle processes on GPUs that may not be used any more."""
-        for gpus, end in list(self._residents.values()):
-            if not all(self.allocator.devices[uuid].open for uuid in gpus):
+    def _end_residents(self, gpus: Iterable[str] | None = None) -> None:
+        """End the idle processes on these GPUs, or all."""
+        wanted = set(self.allocator.devices if gpus is None else gpus)
+        for held, end in list(self._residents.values()):
+            if wanted.intersection(held):
                 end()
 
     def _lease_of(self, slot: Slot) -> Lease:
@@ -257,6 +263,7 @@ class GpuPool(Pool):
         if packing.observe(lease.peak, self.allocator.most()):
             peak, need = format_bytes(packing.peak), format_bytes(packing.need)
             self._warn(f"vram=auto: members take up to {peak}, so each is given {need}")
+            self._end_residents()  # more or fewer members share a GPU now, with other numbers of threads
             self.settle()
         elif not packing.measured and not self._unmeasured:
             self._unmeasured = True
@@ -269,6 +276,7 @@ class GpuPool(Pool):
             return any(account.others for account in accounts if account is not None)
         if self.allocator.packing.lower(crowd):
             self._warn(f"{slot.name}: out of memory with {crowd} members on it; from now on one fewer share a GPU")
+            self._end_residents()
             self.settle()
         return True
 
@@ -385,7 +393,7 @@ class GpuPool(Pool):
         """Release the GPUs of members that have ended, where memory allows it, and grant what may be granted."""
         for lease in [lease for lease in self.allocator.held if lease.leaving]:
             self._take_back(lease)
-        self._end_residents()
+        self._end_residents(uuid for uuid, device in self.allocator.devices.items() if not device.open)
         if self.allocator.suspended != self.monitor.hangs:
             self.allocator.suspended = self.monitor.hangs
             self.on_change()

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
+#: in place of a process id
+_ENDED = -1
+
+
 class Member:
     """One training interval of one member of the population.
 
@@ -122,6 +126,8 @@ class Member:
         not a number or has no name, ValueError for more than fits into one message, RuntimeError in a process that is
         not the member's own (a DataLoader's worker).
         """
+        if self._pid == _ENDED:
+            raise RuntimeError(f"member.report was called for member {self.id}, which has ended")
         if os.getpid() != self._pid:
             raise RuntimeError(
                 "member.report was called in another process than the member's own (a DataLoader worker?): "
@@ -186,6 +192,8 @@ class Member:
                 self._judged = None
 
     def _close(self) -> None:
+        """The member has ended; its process may go on to train another one."""
+        self._pid = _ENDED
         if self._file is not None:
             with contextlib.suppress(OSError):  # the script has closed it
                 os.close(self._file)

@@ -7,24 +7,26 @@ outermost name is noted, because importing that one brings the rest; below a mod
 it imports are. The user's own modules are never named: the zygote must not run the user's code at another time.
 
 The surprise is os.environ. A library may read it while it is imported (HF_HOME, MPLBACKEND), so what the training
-function imports after it has set a variable itself is not named: in the zygote that variable would be missing.
+function imports after a variable was set, by itself or by a function that it called, is not named: in the zygote that
+variable would be missing. The same holds after a change of sys.path, as the zygote might find another copy.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import random
 import sys
 import threading
 import time
 from contextlib import suppress
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import hooks, user_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
 
 #: names that one member sends at most
@@ -32,23 +34,25 @@ MOST = 300
 _BOOTSTRAP: Any = getattr(importlib, "_bootstrap", None)
 #: traceback entries with this file name are left out of an ImportError's traceback by Python itself
 _FROZEN = "<frozen importlib._bootstrap>"
-_ENVIRONMENT_FILES = (os.__file__, "<frozen os>", "<frozen _collections_abc>")
+#: variables that libraries set for themselves while they work
+_LIBRARIES = ("PL_", "KMP_", "TORCH", "PYTORCH", "TF_", "TRITON", "TOKENIZERS_", "MASTER_", "OMP_", "MKL_")
 
 
 class Imports:
     """names: of packages' modules, in the order of their import. seconds: that all imports took, the user's included.
 
-    variable: the first variable that the user's code has set, "" if none: nothing is named after that.
+    variable: the first variable that was set outside of an import, "" if none: nothing is named after that.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.seconds = 0.0
         self.variable = ""
+        self._path = list(sys.path)
 
     def note(self, found: list[str], seconds: float) -> None:
         self.seconds += seconds
-        if not self.variable:
+        if not self.variable and sys.path == self._path:  # else the zygote might find another copy
             self.names += found[: max(0, MOST - len(self.names))]
 
 
@@ -70,7 +74,8 @@ def watch() -> None:
     """Install the watch in this process, and so in those that it forks."""
     with suppress(AttributeError):  # another implementation of Python: nothing is named, and nothing is measured
         hooks.wrap(_BOOTSTRAP, "_find_and_load", _timed)
-    hooks.wrap(os._Environ, "__setitem__", _noting_variables)
+    for change in ("__setitem__", "__delitem__"):
+        hooks.wrap(os._Environ, change, _noting_variables)
 
 
 def begin() -> Imports:
@@ -87,11 +92,15 @@ def _timed(find_and_load: Callable[..., Any]) -> Callable[..., Any]:
         imports, begun = current, time.monotonic()
         outermost = not _active.found
         _active.found.append([])
+        draws = _generators() if outermost else []
         try:
             return find_and_load(name, *args)
         finally:
             below = _active.found.pop()
             found = [name] if is_package(name) else below
+            if found == [name]:
+                for put_back, state in draws:  # where it is loaded already, nothing is drawn either
+                    put_back(state)
             if outermost:
                 imports.note(found, time.monotonic() - begun)
             else:
@@ -101,26 +110,33 @@ def _timed(find_and_load: Callable[..., Any]) -> Callable[..., Any]:
     return timed
 
 
+def _generators() -> list[tuple[Callable[[Any], object], Any]]:
+    """The global random generators of python and numpy: how each is put back, and its state now."""
+    numpy: Any = sys.modules.get("numpy.random")
+    states: list[tuple[Callable[[Any], object], Any]] = [(random.setstate, random.getstate())]
+    if numpy is not None and hasattr(numpy, "get_state"):
+        states.append((numpy.set_state, numpy.get_state()))
+    return states
+
+
 def is_package(name: str) -> bool:
     """Whether this module is loaded, and comes from the standard library or an installed package: not the user's."""
     module = sys.modules.get(name)
-    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    if not isinstance(module, ModuleType):
+        return False
+    # not module.__spec__: a module may load itself when it is asked for an attribute
+    origin = getattr(object.__getattribute__(module, "__dict__").get("__spec__"), "origin", None)
     if not isinstance(origin, str) or not os.path.isabs(origin):
         return False  # built in, a namespace, or made at run time
     return user_code.is_ours(origin) or not user_code.is_users(origin)
 
 
-def _noting_variables(set_item: Callable[..., Any]) -> Callable[..., Any]:
-    def noting(environ: Any, key: Any, value: Any) -> Any:
+def _noting_variables(change: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(environ: Any, key: Any, *value: Any) -> Any:
         imports = current
-        if imports is not None and not imports.variable and environ.get(key) != value and _by_user(sys._getframe(1)):
-            imports.variable = str(key)
-        return set_item(environ, key, value)
+        outside = imports is not None and not imports.variable and not _active.found
+        if imports is not None and outside and environ.get(key) != (value[0] if value else None):
+            imports.variable = "" if str(key).startswith(_LIBRARIES) else str(key)
+        return change(environ, key, *value)
 
     return noting
-
-
-def _by_user(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code.co_filename in _ENVIRONMENT_FILES:
-        frame = frame.f_back
-    return frame is not None and user_code.is_users(frame.f_code.co_filename)

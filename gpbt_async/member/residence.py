@@ -22,6 +22,7 @@ import locale
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -52,6 +53,7 @@ _TORCH = (
     ("is_grad_enabled", "set_grad_enabled"),
     ("get_float32_matmul_precision", "set_float32_matmul_precision"),
 )
+_OF_SYS = ("stdin", "stdout", "stderr", "argv", "excepthook", "unraisablehook", "displayhook")
 _CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
 #: items of a global that are compared
 _ITEMS = 200
@@ -244,7 +246,8 @@ def _of_the_process() -> Iterator[Callable[[], object]]:
         time.tzset()
 
     def restore_signals() -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in handlers.items():
             if handler is not None and signal.getsignal(number) != handler:
@@ -260,9 +263,10 @@ def _of_the_process() -> Iterator[Callable[[], object]]:
 def _of_python() -> Iterator[Callable[[], object]]:
     """What the interpreter and the standard library keep: streams, warnings, logging, paths, hooks, limits."""
     filters, show = list(warnings.filters), warnings.showwarning
-    streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr", "argv", "excepthook", "displayhook")}
+    streams = {name: getattr(sys, name) for name in _OF_SYS}
     finders = list(sys.meta_path)
     path, argv, threshold, collects = list(sys.path), list(sys.argv), gc.get_threshold(), gc.isenabled()
+    interval, sockets = sys.getswitchinterval(), socket.getdefaulttimeout()
     limit, text, thread_hook = sys.getrecursionlimit(), locale.setlocale(locale.LC_ALL), threading.excepthook
 
     def restore_streams() -> None:
@@ -281,6 +285,8 @@ def _of_python() -> Iterator[Callable[[], object]]:
 
     def restore_limits() -> None:
         sys.setrecursionlimit(limit)
+        sys.setswitchinterval(interval)
+        socket.setdefaulttimeout(sockets)
         gc.set_threshold(*threshold)
         gc.enable() if collects else gc.disable()
         sys.settrace(None)

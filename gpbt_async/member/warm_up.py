@@ -43,7 +43,7 @@ def warm_up(modules: Sequence[str], importing: Callable[[str], object]) -> tuple
     Returns the skipped modules with the reasons, and the module after which this process must fork no more, or "".
     """
     skipped: dict[str, str] = {}
-    threads, until = set(os.listdir("/proc/self/task")), time.monotonic() + SECONDS
+    before, until = _Before(), time.monotonic() + SECONDS
     for name in modules:
         if name in sys.modules:
             continue
@@ -55,13 +55,21 @@ def warm_up(modules: Sequence[str], importing: Callable[[str], object]) -> tuple
         try:
             with _time_limit(left):
                 importlib.import_module(name)
-        except (Exception, SystemExit, _TookTooLong) as error:
-            skipped[name] = ": ".join(filter(None, (type(error).__name__.strip("_"), str(error))))
-        if hazard := _hazard(threads):
+        except _TookTooLong as error:  # half of it may be loaded, and the import system may hold a lock
+            skipped[name] = f"its import {error}"
+            return skipped, name
+        except (Exception, SystemExit) as error:
+            skipped[name] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            if before.leaves(name):
+                return skipped, name
+        if hazard := before.hazard():
             skipped[name] = hazard
             return skipped, name
     with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
         _use_optimizer()
+    if "numpy" in sys.modules and "numpy" not in before.modules:
+        with contextlib.suppress(ImportError):  # it sets members' threads, which numpy has read from our environment
+            importlib.import_module("threadpoolctl")
     return skipped, ""
 
 
@@ -73,28 +81,47 @@ def _time_limit(seconds: float) -> Iterator[None]:
         raise _TookTooLong(f"took longer than the {SECONDS:g} s that all imports together may take")
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, before)
 
 
-def _hazard(before: set[str]) -> str:
-    """Why this process must fork no more, "" if it may. before: the ids of the threads that it had, as in /proc."""
-    new = [task for task in os.listdir("/proc/self/task") if task not in before]
-    if new:
-        time.sleep(fork_hazards.GHOST)  # a thread that has ended may still be listed
-        libraries = {library for task in new if (library := fork_hazards.hazard(int(task))) is not None}
-        python = {str(thread.native_id) for thread in threading.enumerate()}
-        if libraries or python & set(new):
-            named = ", ".join(sorted(library for library in libraries if library))
-            return f"its import starts a thread{named and f' ({named})'}, which a fork does not have"
-    devices = (os.readlink(link) for link in glob.glob("/proc/self/fd/*") if os.path.islink(link))
-    if any(device.startswith(GPU_FILES) for device in devices):
-        return "its import opens a GPU, which a fork cannot use"
-    return ""
+class _Before:
+    """What this process has before it imports more: what it has then in addition may be a hazard."""
+
+    def __init__(self) -> None:
+        self.modules = set(sys.modules)
+        self._threads = set(os.listdir("/proc/self/task"))
+        self._gpu_files = set(_gpu_files())
+
+    def leaves(self, name: str) -> bool:
+        """Whether a failed import has left parts of its package loaded, which a second import would take for whole."""
+        package = name.partition(".")[0]
+        return any(m.partition(".")[0] == package for m in sys.modules if m not in self.modules)
+
+    def hazard(self) -> str:
+        """Why this process must fork no more, "" if it may."""
+        new = [task for task in os.listdir("/proc/self/task") if task not in self._threads]
+        if new:
+            time.sleep(fork_hazards.GHOST)  # a thread that has ended may still be listed
+            libraries = {library for task in new if (library := fork_hazards.hazard(int(task))) is not None}
+            python = {str(thread.native_id) for thread in threading.enumerate()}
+            if libraries or python & set(new):
+                named = ", ".join(sorted(library for library in libraries if library))
+                return f"its import starts a thread{named and f' ({named})'}, which a fork does not have"
+        if set(_gpu_files()) - self._gpu_files:
+            return "its import opens a GPU, which a fork cannot use"
+        return ""
+
+
+def _gpu_files() -> Iterator[str]:
+    for link in glob.glob("/proc/self/fd/*"):
+        with contextlib.suppress(OSError):  # the listing's own has been closed
+            if (path := os.readlink(link)).startswith(GPU_FILES):
+                yield path
 
 
 def _use_optimizer() -> None:

@@ -350,7 +350,7 @@ class Launcher:
         end = worker.end
         if end is not None and worker.forked and self._zygote is not None:
             self._learned.heard(end)
-            self._zygote.learn(end.imports)
+            self._zygote.learn(name for name in end.imports if name not in self._learned.unsafe)
 
     def _hazard(self, name: str, why: str) -> None:
         """The zygote has imported a module after which it cannot fork: the next one imports the script without that."""
@@ -429,7 +429,7 @@ class Launcher:
                         self._learned.leave_out(module, f"the process that forks them {self._zygote.fate} while it did")
                     elif not self._zygote.lost:  # else it died with the guardian, whose death is counted
                         self._count_death(f"zygote {self._zygote.fate}")
-                self._end_zygote()
+                    self._zygote.close()  # alone: retired ones end with their last members
                 try:
                     await self._start_zygote()
                 except ZygoteDied as error:  # the script could be imported before, so it is not the script's fault

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: seconds of imports in a member that are worth a warning
 NOTABLE = 0.1
+#: modules that may be found unsafe before zygotes import nothing more for members
+MOST_UNSAFE = 3
 
 
 class LearnedImports:
@@ -32,6 +34,8 @@ class LearnedImports:
     def heard(self, end: End) -> None:
         """A member has returned, and says what it has imported."""
         self.names.update(dict.fromkeys(end.imports))
+        if len(self.unsafe) >= MOST_UNSAFE:
+            self.unsafe.update(end.imports)
         seconds = end.start.get("imports", 0.0)
         if end.variable and seconds > NOTABLE and not self._warned:
             self._warned = True
@@ -41,4 +45,6 @@ class LearnedImports:
     def leave_out(self, name: str, why: str) -> None:
         """No zygote may import this module from now on."""
         self.unsafe.add(name)
+        if len(self.unsafe) >= MOST_UNSAFE:  # each costs another import of the script
+            self.unsafe.update(self.names)
         self._log(Advice(f"members import {name} each for itself: {why}"))

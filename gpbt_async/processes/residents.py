@@ -51,14 +51,22 @@ class Residents:
         idle = self._idle[place]
         while idle:
             worker = idle.pop()
-            if not worker.dead:
+            if worker.waits:
                 return worker
             worker.close()
         return None
 
     def put(self, place: Place, worker: Worker) -> None:
         """A worker whose member is over, and whose process stays."""
-        self._idle[place].append(worker.successor())
+        idle, successor = self._idle[place], worker.successor()
+        idle.append(successor)
+
+        def died(_: object) -> None:
+            if successor in idle:  # else a member has it
+                idle.remove(successor)
+                successor.close()
+
+        successor.left.add_done_callback(died)
 
     def heard(self, worker: Worker) -> None:
         """A member has returned: warn if its process does not stay, and of what it has changed for the next members."""
@@ -84,6 +92,6 @@ class Residents:
 
     async def close(self, within: float) -> None:
         """End them all; kill those that have not ended by themselves in so many seconds."""
-        workers = [worker for idle in self._idle.values() for worker in idle if not worker.dead]
+        workers = [worker for idle in self._idle.values() for worker in idle]
         self._idle.clear()
         await asyncio.gather(*(worker.release(within) for worker in workers))

@@ -103,7 +103,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[bool] = self._loop.create_future()
         #: done when the process has died, or the member has left it
-        self._left: asyncio.Future[None] = self._loop.create_future()
+        self.left: asyncio.Future[None] = self._loop.create_future()
         self._pidfd = pidfd
         self._sock = sock
         self._grace = grace
@@ -124,6 +124,11 @@ class Worker:
     @property
     def attempt(self) -> int:
         return self.begun.attempt if self.begun is not None else -1
+
+    @property
+    def waits(self) -> bool:
+        """Whether its process lives and can be talked to."""
+        return not self.dead and self._sock is not None
 
     @property
     def closed(self) -> bool:
@@ -254,7 +259,7 @@ class Worker:
         """The member is over, and the process lives on."""
         self.stays = True
         self._cancel_timers()
-        self._left.set_result(None)
+        self.left.set_result(None)
         self._finish()
 
     def _push(self, message: Heard) -> None:
@@ -320,8 +325,8 @@ class Worker:
         if self.reused and not self._entered and self.end is None:
             self._lost_by = self._lost_by or "its resident process died before it could begin"
         self._first(False)
-        if not self._left.done():
-            self._left.set_result(None)
+        if not self.left.done():
+            self.left.set_result(None)
         self._cancel_timers()
         self._finish()
 
@@ -350,7 +355,7 @@ class Worker:
         grace = self._grace if grace is None else grace
         if self._stopping is None and self.end is None:
             self._stopping = reason
-        if self._left.done():
+        if self.left.done():
             return
         if self._sock is not None and self.end is None:
             self._send(wire.Stop(reason))
@@ -384,15 +389,15 @@ class Worker:
                 os.killpg(self.pid, number)
 
     async def _leaves(self, within: float) -> bool:
-        if not self._left.done() and within > 0:
-            await asyncio.wait([self._left], timeout=within)
-        return self._left.done()
+        if not self.left.done() and within > 0:
+            await asyncio.wait([self.left], timeout=within)
+        return self.left.done()
 
     async def __aenter__(self) -> Worker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self.stays and not self.dead:
+        if self.stays and self.waits:
             self.on_free(self)
             return
         if not (self.dead and (self._clean or self._given_up)):

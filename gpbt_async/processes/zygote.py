@@ -289,7 +289,7 @@ class Zygote:
             if message["hazard"]:
                 self._fail_forks()
                 self.on_hazard(message["hazard"], message["why"])
-            elif self._to_learn:
+            elif self._to_learn and not self._retired:
                 self._warm()
             else:
                 self._refill()

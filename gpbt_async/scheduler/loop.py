@@ -89,6 +89,8 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         self._over: asyncio.Future[str | None] = loop.create_future()
         self._tasks: asyncio.TaskGroup | None = None
+        #: members that failed in a process that had trained others: they get one of their own
+        self._fresh: set[int] = set()
         #: the processes of members in training, by member
         self._workers: dict[int, Worker] = {}
         #: checkpoints of earlier sessions: whether each is whole, once it has been read
@@ -279,6 +281,7 @@ class Scheduler:
             else:
                 scratch = Path(begin.checkpoint)
                 blame = await self._blame.lost(member, slot, outcome, scratch, session.overdue)
+                blame = blame or self._blame_of_process(member, worker, session)
                 outcome = self._blame.explained(outcome, scratch)
                 await self._clear(scratch)
         # from here to the fact nothing is awaited: the next member must not get the slot before this one's last fact
@@ -288,10 +291,19 @@ class Scheduler:
         now = self._clock.now()
         self.turn(session.ended(now, outcome, blame=blame, certain=certain, unread=worker.unread))
 
+    def _blame_of_process(self, member: Node, worker: Worker, session: MemberSession) -> str:
+        """A member that failed in a process that had trained others is tried again, once, in a new one."""
+        failed = worker.outcome.how in (wire.Exit.RAISED, wire.Exit.DIED) and not session.overdue
+        if not (failed and worker.reused):
+            return ""
+        self._fresh.add(member.id)
+        return f"failed in a process that had trained other members: {session.why(worker.outcome)}"
+
     async def _follow(self, member: Node, attempt: int, slot: Slot, begin: wire.Begin) -> tuple[MemberSession, Worker]:
         """Have a process train the member, and follow it until all of it is gone."""
         asked = time.monotonic()
-        async with await self._launcher.start(begin, argv=self._briefing.argv(begin, member)) as worker:
+        argv, fresh = self._briefing.argv(begin, member), member.id in self._fresh
+        async with await self._launcher.start(begin, argv=argv, fresh=fresh) as worker:
             self._workers[member.id] = worker
             self._slots.bind(slot, worker.pid, member.id)
             if slot.evicted is not None:
@@ -305,7 +317,7 @@ class Scheduler:
                     session.hear(message)
                     self._heard(session, message, begin.judged)
         del self._workers[member.id]
-        if worker.stays:
+        if worker.stays and not worker.dead:
             pid = worker.pid
             self._slots.stays(slot, pid, worker.gone, lambda: self._launcher.end_resident(pid))
         return session, worker

@@ -168,7 +168,7 @@ async def test_a_spare_is_used(tmp_path: Path) -> None:
         assert first is spares[0]
         # and one that was killed while it waited is not
         os.kill(spares[1].pid, signal.SIGKILL)
-        await asyncio.wait([spares[1]._left])
+        await asyncio.wait([spares[1].left])
         second = await trained(launcher, tmp_path, 1, do="returns")
         assert second.outcome.how == "returned"
         assert second is not spares[1]

@@ -233,6 +233,25 @@ async def test_a_fresh_interpreter_can_be_resident_and_imports_the_script_once(t
     assert (tmp_path / "imported").read_text() == "xx", "by the zygote, and by one process"
 
 
+async def test_a_member_that_has_ended_reports_no_more(tmp_path: Path) -> None:
+    text = """
+KEPT = []
+def train(member):
+    refused = 0
+    for earlier in KEPT:
+        try:
+            earlier.report(score=99)
+        except RuntimeError as error:
+            refused = "which has ended" in str(error)
+    KEPT.append(member)
+    member.report(score=1, refused=refused)
+"""
+    async with Residents(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
+        found = [await launcher.member() for _ in range(2)]
+    assert [(each["score"], each["refused"]) for each in found] == [(1, 0), (1, 1)]
+
+
 async def test_a_process_that_died_while_it_was_idle_costs_no_member(tmp_path: Path) -> None:
     async with Residents(tmp_path) as launcher:
         await launcher.open_script(script(tmp_path))

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from launching import DECLARE, Open, trained, write
+from launching import DECLARE, Open, reported, trained, write
 from scripts.harness import begin
 
 from gpbt_async.member import warm_up
@@ -124,6 +124,86 @@ async def test_a_module_that_starts_a_thread_is_left_to_members(tmp_path: Path, 
     ]
 
 
+async def test_those_that_train_go_on_when_an_import_ends_forking(tmp_path: Path, packages: Path) -> None:
+    write(
+        packages, "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()", "thread_.py"
+    )
+    text = """
+def train(member):
+    import pathlib, time
+    if member.id == 0:
+        import thread_
+    else:
+        while not pathlib.Path(member.config["until"]).exists():
+            time.sleep(0.01)
+    member.report(score=0)
+"""
+    path = f"import sys; sys.path.append({str(packages)!r})\n{text}{DECLARE.format(train='train')}"
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, path))
+        async with await launcher.start(begin(tmp_path, 1, until=str(tmp_path / "go"))) as trains:
+            assert (await trained(launcher, tmp_path, 0)).outcome.how == "returned"
+            await launcher.says()
+            assert (await trained(launcher, tmp_path, 2, until=str(tmp_path))).outcome.how == "returned"
+            (tmp_path / "go").touch()
+            async for _ in trains:
+                pass
+        assert trains.outcome.how == "returned"
+
+
+async def test_a_failed_import_that_leaves_a_part_behind_ends_the_zygote(tmp_path: Path, packages: Path) -> None:
+    (packages / "halved").mkdir()
+    write(
+        packages / "halved", "from . import inner\nimport os\nif 'GPBT_MEMBER' not in os.environ: 1 / 0", "__init__.py"
+    )
+    write(packages / "halved", "", "inner.py")
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(script(tmp_path, "halved", "halved.inner"))
+        for id in range(3):
+            found = await member(launcher, tmp_path, id, "halved")
+            assert (found["halved"], found["halved.inner"]) == (False, False)
+    assert launcher.said == ["members import halved each for itself: ZeroDivisionError: division by zero"]
+
+
+async def test_an_import_that_draws_random_numbers_changes_no_results(tmp_path: Path, packages: Path) -> None:
+    write(packages, "import random; random.random()", "draws.py")
+    text = f"""
+import sys; sys.path.append({str(packages)!r})
+def train(member):
+    import random
+    import draws
+    member.report(score=random.random())
+"""
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
+        scores = []
+        for id in range(2):
+            async with await launcher.start(begin(tmp_path, id, seed=7)) as worker:
+                scores.append((await reported(worker))["score"])
+                async for _ in worker:
+                    pass
+    assert scores[0] == scores[1]
+
+
+async def test_variables_that_a_library_sets_for_the_user_count_and_so_does_the_path(
+    tmp_path: Path, packages: Path
+) -> None:
+    write(packages, "import os\ndef load(): os.environ['HOME'] = 'there'", "dotenv_like.py")
+    write(packages, "", "after.py")
+    text = f"""
+import sys; sys.path.append({str(packages)!r})
+import dotenv_like
+def train(member):
+    sys.path.append("elsewhere") if member.id else dotenv_like.load()
+    import after
+    member.report(score=0)
+"""
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
+        ends = [(await trained(launcher, tmp_path, id)).end for id in (0, 1)]
+    assert [end.imports for end in ends if end is not None] == [(), ()]
+
+
 async def test_a_zygote_that_is_killed_hands_what_it_knew_to_the_next(tmp_path: Path, packages: Path) -> None:
     write(packages, "", "wanted.py")
     async with Open(tmp_path) as launcher:
@@ -200,9 +280,9 @@ def test_an_import_that_takes_too_long_is_interrupted(tmp_path: Path, monkeypatc
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(warm_up, "SECONDS", 0.05)
     skipped, hazard = warm_up.warm_up(["endless_import", "after_the_endless"], print)
-    assert hazard == ""
-    assert skipped["endless_import"].startswith("TookTooLong: took longer than the 0.05 s")
-    assert skipped["after_the_endless"].startswith("there was no time left")
+    assert hazard == "endless_import", "half of it may be loaded"
+    assert "after_the_endless" not in skipped
+    assert skipped["endless_import"].startswith("its import took longer than the 0.05 s")
     assert "endless_import" not in sys.modules
 
 

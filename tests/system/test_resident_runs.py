@@ -105,3 +105,26 @@ def test_on_gpus_a_process_trains_on_its_gpu_again(machine: Callable[..., Machin
     assert {gpu for gpu, _ in gpus} == {A, B}
     assert len({fact["pid"] for fact in m.facts("Started")}) == 2
     assert "set aside" not in done.err
+
+
+def test_a_member_that_fails_in_a_used_process_is_tried_in_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("""
+import multiprocessing
+import gpbt_async as gpbt
+
+def train(member):
+    multiprocessing.set_start_method("spawn")  # once a process
+    member.report(loss=member.config["x"])
+
+experiment = gpbt.Experiment(
+    train, space={"x": gpbt.Float(-1, 1)}, score="loss", mode="min", population=4, generations=2, attempts=1
+)
+""")
+    done = cli("launch", "script.py", "--slots", 1, "--start", "resident", "--name", "r", cwd=tmp_path)
+    assert done.status == 0, done.err
+    run = tmp_path / "runs" / "r"
+    assert len(scores(run)) == 8
+    assert facts(run, "Failed") == []
+    lost = facts(run, "Lost")
+    assert lost
+    assert all("failed in a process that had trained other members: RuntimeError" in fact["reason"] for fact in lost)
