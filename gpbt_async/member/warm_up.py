@@ -37,8 +37,8 @@ class _TookTooLong(BaseException):
     """Not an Exception, so that a package that tries an import and goes on without it does not go on here."""
 
 
-def warm_up(modules: Sequence[str]) -> tuple[dict[str, str], str]:
-    """Import the modules, and use torch's optimizer once if torch is loaded.
+def warm_up(modules: Sequence[str], first_use: bool = False) -> tuple[dict[str, str], str]:
+    """Import the modules. first_use: and use torch's optimizer once, if torch is loaded.
 
     Returns the skipped modules with the reasons, and the module after which this process must fork no more, or "".
     """
@@ -59,8 +59,9 @@ def warm_up(modules: Sequence[str]) -> tuple[dict[str, str], str]:
         if hazard := _hazard(threads):
             skipped[name] = hazard
             return skipped, name
-    with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
-        _use_optimizer()
+    if first_use:
+        with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
+            _use_optimizer()
     return skipped, ""
 
 

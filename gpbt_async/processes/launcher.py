@@ -44,6 +44,8 @@ _MEMBER = (
 )
 #: guardians and zygotes that may die in a row, no member returning in between, before the run is given up
 DEATHS = 3
+#: seconds that a member trains before the zygote warms up beside it: who returns sooner imports nothing that takes long
+SHORT = 0.1
 #: seconds the kernel may take to kill everything
 DEADLINE = 5.0
 
@@ -84,6 +86,7 @@ class Launcher:
         self._starting = 0  # members that have been requested, and have neither entered training nor failed
         self._deaths = 0
         self._warms = True
+        self._renews = start != "resident"  # else the zygote warms up once a process has to be replaced
         #: what members have imported while they trained; and which of it no process that forks may import
         self._learned: dict[str, None] = {}
         self._unsafe: set[str] = set()
@@ -238,7 +241,7 @@ class Launcher:
         finally:
             if worker is None:
                 self._start_ended(False)
-        worker.on_first = self._start_ended
+        worker.on_first = lambda entered: self._start_ended(entered, worker)
         worker.on_returned = lambda: self._returned(worker)
         worker.on_free = self._free
         try:
@@ -348,10 +351,11 @@ class Launcher:
 
     def _learn(self, worker: Worker) -> None:
         """A member has returned: the zygote imports what the member had to, so that later members need not."""
-        end = worker.end
-        if end is not None and worker.forked and self._zygote is not None:
+        if (end := worker.end) is not None and worker.forked and self._zygote is not None:
             self._learned.update(dict.fromkeys(end.imports))
-            self._zygote.learn(end.imports)
+            self._renews |= bool(worker.retires)
+            self._zygote.learn(self._learned if self._renews else ())
+            self._zygote.members_return()
 
     def _must_not_import(self, name: str, why: str) -> None:
         """The zygote has imported a module after which it cannot fork: the next one imports the script without that."""
@@ -397,10 +401,14 @@ class Launcher:
             "GPBT_METRICS": begin.metrics,
         }
 
-    def _start_ended(self, entered: bool) -> None:
-        """A member has entered training, or never will. Once none is on its way, the zygote has time to warm up."""
+    def _start_ended(self, entered: bool, worker: Worker | None = None) -> None:
+        """A member has entered training, or never will. While one trains, the zygote has time to warm up."""
         self._starting -= 1
-        if entered and not self._starting and self._zygote is not None:
+        if entered and worker is not None and self._renews:
+            asyncio.get_running_loop().call_later(SHORT, self._warm_beside, worker)
+
+    def _warm_beside(self, worker: Worker) -> None:
+        if worker.end is None and not worker.dead and not self._starting and self._zygote is not None:
             self._zygote.warm()
 
     def _returned(self, worker: Worker) -> None:
