@@ -328,15 +328,26 @@ def _remembered_logging() -> Callable[[], object]:
 def _of_torch(torch: ModuleType) -> Iterator[Callable[[], object]]:
     state: Any = torch
     for read, write in _TORCH:
-        yield functools.partial(getattr(state, write), getattr(state, read)())
+        yield functools.partial(_put_back, getattr(state, read), getattr(state, write), getattr(state, read)())
     yield functools.partial(state.autograd.set_detect_anomaly, state.is_anomaly_enabled())
     deterministic = state.are_deterministic_algorithms_enabled(), state.is_deterministic_algorithms_warn_only_enabled()
-    yield lambda: state.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+
+    def restore_deterministic() -> None:
+        now = state.are_deterministic_algorithms_enabled(), state.is_deterministic_algorithms_warn_only_enabled()
+        if now != deterministic:  # the call imports torch._inductor, which takes two seconds
+            state.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+
+    yield restore_deterministic
     device = state.get_default_device()
     yield lambda: state.set_default_device(device) if state.get_default_device() != device else None
     cudnn = state.backends.cudnn
     flags = {name: getattr(cudnn, name) for name in _CUDNN if hasattr(cudnn, name)}
     yield from (functools.partial(setattr, cudnn, name, value) for name, value in flags.items())
+
+
+def _put_back(read: Callable[[], object], write: Callable[[Any], object], value: object) -> None:
+    if read() != value:
+        write(value)
 
 
 def _of_numpy(numpy: ModuleType) -> Iterator[Callable[[], object]]:

@@ -37,8 +37,10 @@ class _TookTooLong(BaseException):
     """Not an Exception, so that a package that tries an import and goes on without it does not go on here."""
 
 
-def warm_up(modules: Sequence[str], importing: Callable[[str], object]) -> tuple[dict[str, str], str]:
-    """Import the modules, and use torch's optimizer once if torch is loaded. importing: called before each import.
+def warm_up(
+    modules: Sequence[str], importing: Callable[[str], object], first_use: bool = False
+) -> tuple[dict[str, str], str]:
+    """Import the modules. importing: called before each import. first_use: use torch's optimizer once, if it is loaded.
 
     Returns the skipped modules with the reasons, and the module after which this process must fork no more, or "".
     """
@@ -65,8 +67,9 @@ def warm_up(modules: Sequence[str], importing: Callable[[str], object]) -> tuple
         if hazard := before.hazard():
             skipped[name] = hazard
             return skipped, name
-    with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
-        _use_optimizer()
+    if first_use:
+        with contextlib.suppress(Exception):  # a warming that fails leaves a cold start, no more
+            _use_optimizer()
     if "numpy" in sys.modules and "numpy" not in before.modules:
         with contextlib.suppress(ImportError):  # it sets members' threads, which numpy has read from our environment
             importlib.import_module("threadpoolctl")

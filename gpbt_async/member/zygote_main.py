@@ -2,9 +2,9 @@
 
 A program of its own, started by the guardian with the user's interpreter and environment: one thread, a select loop.
 It never trains. It receives, over its socketpair to the scheduler, {op: open, script | target}, then {op: fork, n},
-{op: warm, modules}, {op: log, path}. It sends {op: declared, ...} or {op: refused, kind, message}; {op: forked, n, pid}
-with the member's socket and pidfd; {op: importing, module} and {op: warmed, hazard, why}; {op: exit, pid, status} once
-a member and all its processes are gone.
+{op: warm, modules, first_use}, {op: log, path}. It sends {op: declared, ...} or {op: refused, kind, message};
+{op: forked, n, pid} with the member's socket and pidfd; {op: importing, module} and {op: warmed, hazard, why};
+{op: exit, pid, status} once a member and all its processes are gone.
 
 Two surprises, both measured. If a process has run an OpenMP operation with two threads, its forks hang in their own
 OpenMP operations. So this process uses one thread. If the script starts native threads or CUDA during its import, the
@@ -135,13 +135,16 @@ class Server:
         if message["op"] == "fork":
             self.fork(message["n"])
         elif message["op"] == "warm":
-            self.warm(message["modules"])
+            self.warm(message["modules"], message["first_use"])
         elif message["op"] == "log":
             with contextlib.suppress(OSError):
                 _log_to(message["path"])
 
-    def warm(self, modules: list[str]) -> None:
-        skipped, hazard = warm_up.warm_up(modules, lambda name: self.line.send({"op": "importing", "module": name}))
+    def warm(self, modules: list[str], first_use: bool) -> None:
+        def importing(name: str) -> None:
+            self.line.send({"op": "importing", "module": name})
+
+        skipped, hazard = warm_up.warm_up(modules, importing, first_use)
         for name, why in skipped.items():
             print(f"gpbt-async: members import {name} each for itself: {why}", file=sys.stderr, flush=True)
         gc.collect()  # only what is new: frozen objects stay untouched

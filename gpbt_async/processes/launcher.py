@@ -45,8 +45,8 @@ _MEMBER = (
 )
 #: guardians and zygotes that may die in a row, no member returning in between, before the run is given up
 DEATHS = 3
-#: seconds the kernel may take to kill everything
-DEADLINE = 5.0
+#: seconds: of training before the zygote warms up beside it (what ends sooner uses no optimizer); of killing everything
+SHORT, DEADLINE = 0.1, 5.0
 
 
 class Launcher:
@@ -85,6 +85,7 @@ class Launcher:
         self._starting = 0  # members that have been requested, and have neither entered training nor failed
         self._deaths = 0
         self._warms = True
+        self._renews = start != "resident"  # else the zygote warms up once a process has to be replaced
         self._learned = LearnedImports(log)
         self._mute = 0
         self._forks_live = False  # whether one has reported, or returned
@@ -237,7 +238,7 @@ class Launcher:
         finally:
             if worker is None:
                 self._start_ended(False)
-        worker.on_first = self._start_ended
+        worker.on_first = lambda entered: self._start_ended(entered, worker)
         worker.on_returned = lambda: self._returned(worker)
         worker.on_free = self._free
         try:
@@ -347,10 +348,11 @@ class Launcher:
 
     def _learn(self, worker: Worker) -> None:
         """A member has returned: the zygote imports what the member had to, so that later members need not."""
-        end = worker.end
-        if end is not None and worker.forked and self._zygote is not None:
+        if (end := worker.end) is not None and worker.forked and self._zygote is not None:
             self._learned.heard(end)
-            self._zygote.learn(name for name in end.imports if name not in self._learned.unsafe)
+            self._renews |= bool(worker.retires)
+            self._zygote.learn(self._learned.safe if self._renews else ())
+            self._zygote.members_return()
 
     def _hazard(self, name: str, why: str) -> None:
         """The zygote has imported a module after which it cannot fork: the next one imports the script without that."""
@@ -395,10 +397,14 @@ class Launcher:
             "GPBT_METRICS": begin.metrics,
         }
 
-    def _start_ended(self, entered: bool) -> None:
-        """A member has entered training, or never will. Once none is on its way, the zygote has time to warm up."""
+    def _start_ended(self, entered: bool, worker: Worker | None = None) -> None:
+        """A member has entered training, or never will. While one trains, the zygote has time to warm up."""
         self._starting -= 1
-        if entered and not self._starting and self._zygote is not None:
+        if entered and worker is not None and self._renews:
+            asyncio.get_running_loop().call_later(SHORT, self._warm_beside, worker)
+
+    def _warm_beside(self, worker: Worker) -> None:
+        if worker.end is None and not worker.dead and not self._starting and self._zygote is not None:
             self._zygote.warm()
 
     def _returned(self, worker: Worker) -> None:

@@ -31,6 +31,11 @@ class LearnedImports:
         self._log = log
         self._warned = False
 
+    @property
+    def safe(self) -> list[str]:
+        """What zygotes may import."""
+        return [name for name in self.names if name not in self.unsafe]
+
     def heard(self, end: End) -> None:
         """A member has returned, and says what it has imported."""
         self.names.update(dict.fromkeys(end.imports))

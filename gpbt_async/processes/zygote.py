@@ -11,9 +11,9 @@ killed, as every start of a member would wait for it.
 
 Libraries import modules on their first use; the first optimizer of torch takes two seconds for this. A zygote can do
 that once, before it forks: it *warms up*. But the first members do not wait for it, so that they train as soon as the
-script is imported. The zygote warms up once they train, if torch is loaded, and again when a member that has trained
-names packages that it had to import (`learn`). While it warms up, it cannot fork. Waiting costs a member no time:
-without the warm-up it would have to make the same imports itself.
+script is imported. The zygote uses the optimizer once they have trained for a moment, if torch is loaded (members that
+return sooner do not use one), and it imports what a member that has trained had to import (`learn`). While it warms up,
+it cannot fork. Waiting costs a member no time: without the warm-up it would have to make the same imports itself.
 """
 
 from __future__ import annotations
@@ -114,10 +114,12 @@ class Zygote:
     _pidfd = -1
     #: its log, and the byte at which this zygote's output begins
     _logged: tuple[str, int] | None = None
-    _begun = _retired = False
+    _begun = _returned = _retired = False
     #: with more than the next fork: the import is followed by some tidying up
     _busy = True
     _warmth = "cold"  # → "warming" → "warm"
+    #: whether torch is loaded, and its optimizer was not used yet
+    _first_use = False
 
     def __init__(
         self,
@@ -178,7 +180,8 @@ class Zygote:
             self.pid, self._pidfd, self._end = child.pid, child.pidfd, child.gone
             self._end.add_done_callback(self._all_gone)
             self.declaration = await self._or_death(child.gone)
-            self._warmth = "cold" if self._warms and (self.declaration["warms"] or self._to_learn) else "warm"
+            self._first_use = self._warms and self.declaration["warms"]
+            self._warmth = "cold" if self._first_use or (self._warms and self._to_learn) else "warm"
         except BaseException as error:
             if isinstance(error, LaunchError):
                 self.fate = f"could not be started ({error})"
@@ -290,7 +293,7 @@ class Zygote:
                 self._fail_forks()
                 self.on_hazard(message["hazard"], message["why"])
             elif self._to_learn and not self._retired:
-                self._warm()
+                self._warm(False)
             else:
                 self._refill()
         elif op == "importing":
@@ -369,9 +372,17 @@ class Zygote:
         self._refill()
 
     def warm(self) -> None:
-        """Have it warm up: the first members are training, so there is time now."""
-        if self._warmth == "cold":
-            self._warm()
+        """Have it warm up: members are training, so there is time now."""
+        if self._warmth != "warming" and (self._first_use or self._to_learn):
+            self._warm(self._first_use)
+
+    def members_return(self) -> None:
+        """A member has returned. If it is still cold, no member trains for long enough that it warms up beside."""
+        if not self._returned:
+            self._returned = True
+            if self._to_learn and self._warmth == "cold":
+                self._warm(False)
+            self._refill()
 
     def learn(self, modules: Iterable[str]) -> None:
         """Have it import what a member has imported while it trained, unless it has already tried."""
@@ -380,16 +391,18 @@ class Zygote:
             self._known.update(new)
             self._to_learn += new
             if self._warmth != "warming":
-                self._warm()
+                self._warm(False)
 
-    def _warm(self) -> None:
+    def _warm(self, first_use: bool) -> None:
         self._warmth, self._busy = "warming", True
         self.drop_spares()
-        self._channel.send({"op": "warm", "modules": self._to_learn})
-        self._to_learn = []
+        self._channel.send({"op": "warm", "modules": self._to_learn, "first_use": first_use})
+        self._to_learn, self._first_use = [], self._first_use and not first_use
 
     def _refill(self) -> None:
-        if self.declaration is None or not self.alive or (self._warmth != "warm" and self._begun):
+        # while it is cold: the first members do not wait for spares, which warming up would end
+        early = self._warmth == "warming" or (self._warmth == "cold" and self._begun and not self._returned)
+        if self.declaration is None or not self.alive or early:
             return
         while len(self._ahead) < self._spares:
             self._ahead.append(self._fork())

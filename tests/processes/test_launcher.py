@@ -23,8 +23,9 @@ from gpbt_async.declaration.target import Target
 from gpbt_async.errors import ExperimentError, LaunchError, ScriptError
 from gpbt_async.member import user_code
 from gpbt_async.processes import guardian as guardian_module
+from gpbt_async.processes import wire
 from gpbt_async.processes.channel import wait_readable
-from gpbt_async.processes.launcher import Launcher
+from gpbt_async.processes.launcher import SHORT, Launcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -305,21 +306,21 @@ async def test_what_a_script_starts_at_import_may_live(tmp_path: Path) -> None:
 async def test_real_torch_warms_up(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     text = """
-import sys, torch
+import sys, time, torch
 def train(member):
     member.report(warm="torch._dynamo" in sys.modules, first=torch.rand(()), seed=torch.initial_seed())
-    torch.optim
+    time.sleep(member.config.get("seconds", 0))
 """
     async with Open(tmp_path) as launcher:
         declared = await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
         assert declared["warms"]
-        async with await launcher.start(begin(tmp_path, 0, seed=5)) as worker:
-            first = await reported(worker)
-        async with await launcher.start(begin(tmp_path, 1, seed=6)) as worker:
-            second = await reported(worker)
-    assert (first["warm"], second["warm"]) == (False, True)
-    assert (first["seed"], second["seed"]) == (5, 6)
-    assert first["first"] != second["first"]
+        found = []
+        for n, seconds in enumerate([0.0, 5 * SHORT, 0.0]):
+            async with await launcher.start(begin(tmp_path, n, seed=5 + n, seconds=seconds)) as worker:
+                found += [dict(m.metrics) async for m in worker if isinstance(m, wire.Report)]
+    assert [each["warm"] for each in found] == [False, False, True], "beside a member that trains for a while"
+    assert [each["seed"] for each in found] == [5, 6, 7]
+    assert found[1]["first"] != found[2]["first"]
     assert launcher.said == []
 
 
@@ -420,7 +421,7 @@ async def test_a_warming_that_hangs_is_not_tried_again(
     monkeypatch.setattr("gpbt_async.processes.zygote.BUSY", 0.1)
     (tmp_path / "torch" / "optim.py").write_text("")
     text = "import signal, torch.optim\nclass Slow:\n def __getattr__(self, name):\n  while True: signal.pause()\n"
-    text += "torch.nn = Slow()\ndef train(m): m.report(score=1)\n"
+    text += f"torch.nn = Slow()\nimport time\ndef train(m): m.report(score=1), time.sleep({2 * SHORT})\n"
     async with Open(fake_torch) as launcher:
         await launcher.open_script(write(fake_torch, text + DECLARE.format(train="train")))
         zygote = launcher._zygote

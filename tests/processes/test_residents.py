@@ -337,3 +337,19 @@ def train(member):
         first, second = await launcher.member(), await launcher.member()
     assert second == first
     assert first["stays"]
+
+
+@pytest.mark.slow
+async def test_putting_torch_back_imports_nothing_of_it(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    text = """
+import sys
+def train(member):
+    import torch
+    member.report(score=0, heavy=any(name in sys.modules for name in ("torch._dynamo", "torch._inductor")))
+"""
+    async with Residents(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
+        first, second = await launcher.member(), await launcher.member()
+    assert first["stays"]
+    assert (first["heavy"], second["heavy"]) == (False, False)

@@ -288,8 +288,10 @@ def number_left_out(copy: Copy) -> None:
 
 @damage("is a root, and has a parent")
 def root_with_a_parent(copy: Copy) -> None:
-    root = max(m for m, f in copy.started.items() if f["parent"] is None and not copy_has_children(copy, m))
-    copy.started[root]["parent"] = 0  # which was published by then
+    roots = [m for m, f in copy.started.items() if f["parent"] is None and not copy_has_children(copy, m)]
+    root = max(roots, key=lambda m: copy.index("Started", m))
+    published = [f["member"] for f in copy.facts[: copy.index("Started", root)] if f["fact"] == "Published"]
+    copy.started[root]["parent"] = published[0]
     copy.write()
 
 
