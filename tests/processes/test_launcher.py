@@ -419,6 +419,7 @@ async def test_a_warming_that_hangs_is_not_tried_again(
     fake_torch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gpbt_async.processes.zygote.BUSY", 0.1)
+    monkeypatch.setattr("gpbt_async.processes.zygote.WARMING", 0.1)
     (tmp_path / "torch" / "optim.py").write_text("")
     text = "import signal, torch.optim\nclass Slow:\n def __getattr__(self, name):\n  while True: signal.pause()\n"
     text += f"torch.nn = Slow()\nimport time\ndef train(m): m.report(score=1), time.sleep({2 * SHORT})\n"

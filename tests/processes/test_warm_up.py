@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from launching import DECLARE, Open, reported, trained, write
-from scripts.harness import begin
+from scripts.harness import begin, dead
 
 from gpbt_async.member import warm_up
 from gpbt_async.processes import wire
@@ -212,7 +212,10 @@ async def test_a_zygote_that_is_killed_hands_what_it_knew_to_the_next(tmp_path: 
         assert (await member(launcher, tmp_path, 1))["wanted"]
         zygote = launcher.pids()["zygote"]
         assert zygote is not None
+        pidfd = os.pidfd_open(zygote)
         os.kill(zygote, 9)
+        assert dead(pidfd, 10.0)  # and with it all that it had forked
+        os.close(pidfd)
         ids = itertools.count(2)
         while "wanted" not in (found := await member(launcher, tmp_path, next(ids))):
             pass  # a fork of the killed zygote, and lost with it
