@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ..formatting import counted, format_bytes, percent, score_text
-from .measurements import Problem
+from .measurements import FRESH, Problem
 from .output import span
 
 if TYPE_CHECKING:
@@ -103,18 +103,17 @@ def _parent_changed(c: CheckUp) -> Iterator[Problem]:
 
 
 def _repeated(c: CheckUp) -> Iterator[Problem]:
-    repeat, fresh = c.members.get("repeat"), c.members.get("fresh repeat")
+    repeat, fresh = c.members.get("repeat"), c.members.get(FRESH)
     if repeat is None or repeat.scores == c.member.scores:
         return
+    first, again = score_text(c.member.scores[-1]), score_text(repeat.scores[-1])
     if fresh is not None and fresh.scores == c.member.scores:
-        first, again = score_text(c.member.scores[-1]), score_text(repeat.scores[-1])
         yield Problem(
             f"the same config and seed gave {first} in a new process, and {again} in one that had trained other "
             "members: the script remembers something of them",
             "set what it keeps in globals at the beginning of train, or leave out --start resident",
         )
     else:
-        first, again = score_text(c.member.scores[-1]), score_text(repeat.scores[-1])
         yield Problem(
             f"the same config and seed gave {first}, and then {again}: training is not deterministic",
             "nothing, if configs differ by more than that; else torch.use_deterministic_algorithms(True), and seed all "

@@ -44,7 +44,7 @@ from ..storage.files import bytes_below, explained
 from ..storage.folder import RunFolder
 from .diagnosis import warnings
 from .forecast import expect
-from .measurements import CheckUp, Problem, TrainedInterval
+from .measurements import FRESH, CheckUp, Problem, TrainedInterval
 from .probes import Touches, Vitals
 from .single_member import fixed
 
@@ -62,8 +62,6 @@ if TYPE_CHECKING:
 
 #: seconds between two looks at the GPUs; a run looks less often
 GPU_PERIOD = 0.25
-#: the role of a member that is trained again in a new process, where the others share one
-FRESH = "fresh repeat"
 #: lines of a failed member's log that are shown
 LINES = 30
 

@@ -29,6 +29,8 @@ class Problem:
         return {**code, "what": self.what, "remedy": self.remedy}
 
 
+#: the role of a member that is trained again in a new process, where the others share one
+FRESH = "fresh repeat"
 #: fields of a TrainedInterval that --json leaves out
 _INTERNAL = ("scores", "reported", "telemetry", "metrics", "died", "digest")
 

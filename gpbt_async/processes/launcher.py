@@ -175,7 +175,7 @@ class Launcher:
         assert self._order is not None
         self._zygote = zygote = Zygote(
             self._guardian, self._order, spares=self._spares, patience=self._hello_timeout, grace=self._grace,
-            warms=self._warms, learned=self._learned.names, unsafe=self._learned.unsafe, log=self._log,
+            warms=self._warms, learned=self._learned.safe, log=self._log,
         )  # fmt: skip
         zygote.on_hazard = self._hazard
         declaration = await zygote.open()

@@ -99,7 +99,7 @@ class Zygote:
     """One zygote. order: what it imports. spares: how many forks to keep ahead.
 
     patience: seconds it may be silent while a fork is waited for. warms: whether it may warm up. learned: modules to
-    import when it warms up first. unsafe: modules that it must never import.
+    import when it warms up first.
     """
 
     pid: int | None = None
@@ -131,7 +131,6 @@ class Zygote:
         grace: float,
         warms: bool,
         learned: Iterable[str] = (),
-        unsafe: Iterable[str] = (),
         log: Callable[[Advice], object],
     ) -> None:
         self._guardian = guardian
@@ -140,8 +139,8 @@ class Zygote:
         self._patience = patience
         self._warms = warms
         #: modules still to import; and all that it need not be asked for again
-        self._to_learn = [name for name in learned if name not in set(unsafe)]
-        self._known = {*self._to_learn, *unsafe}
+        self._to_learn = [*learned]
+        self._known = {*learned}
         #: called with a module after which this zygote can fork no more, and why
         self.on_hazard: Callable[[str, str], object] = lambda name, why: None
         self._grace = grace
