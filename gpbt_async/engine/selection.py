@@ -193,21 +193,29 @@ class Selection:
         if generation == 0:
             yield Offspring(0, None, here.issued)
             return
-        elite = self.elite(generation - 1)
-        count = here.size - sum(children for id, children in here.by_parent.items() if tree.members[id].damaged)
-        quota = count // len(elite) if elite else 0
-        left = {
-            parent.id: (quota if rank else count - quota * (len(elite) - 1)) - here.by_parent.get(parent.id, 0)
-            for rank, parent in enumerate(elite)
-        }
+        elite, by_parent = self.elite(generation - 1), here.by_parent
+        if not elite:
+            return
+        count = here.size
+        if tree.damaged:
+            count -= sum(children for id, children in by_parent.items() if tree.members[id].damaged)
+        quota = count // len(elite)
+        first = count - quota * (len(elite) - 1)  # the best has the remainder too
+
+        def has_quota_left(rank: int, parent: Node) -> bool:
+            return by_parent.get(parent.id, 0) < (quota if rank else first)
+
         # with plus selection an ancestor may be having children now, which are kin: they come first
-        busy = {parent.id for parent in elite if left[parent.id] > 0 or parent.unsettled} if self._plus else set()
-        for parent in elite:
-            waits = busy and any(elder.id in busy for elder in parent.ancestry[:-1])
-            if left[parent.id] > 0 and not parent.unsettled and not waits:
-                yield Offspring(generation, parent, len(parent.children))
-                if alone:
-                    return
+        ranked = list(enumerate(elite)) if self._plus else ()
+        busy = {parent.id for rank, parent in ranked if parent.unsettled or has_quota_left(rank, parent)}
+        for rank, parent in enumerate(elite):
+            if parent.unsettled or not has_quota_left(rank, parent):
+                continue
+            if busy and any(elder.id in busy for elder in parent.ancestry[:-1]):
+                continue
+            yield Offspring(generation, parent, len(parent.children))
+            if alone:
+                return
 
     def needed(self, member: Node) -> bool:
         """May anything still read the member's checkpoint?

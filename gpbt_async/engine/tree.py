@@ -189,6 +189,8 @@ class Tree:
         self.generations = [Generation(population) for _ in range(generations)]
         self.best: Node | None = None
         self.unsettled = 0
+        #: members whose checkpoint is lost
+        self.damaged = 0
         #: roots that are not settled, by id (of another member's few children there is no such list)
         self.pending_roots: dict[int, Node] = {}
 
@@ -282,6 +284,7 @@ class Tree:
     def damage(self, member: Node, reason: str, kept: Iterable[Node]) -> None:
         """The member's checkpoint is lost. kept: members with checkpoints, of which the best is best from now on."""
         member.damaged, member.reason = True, reason
+        self.damaged += 1
         if member is self.best:
             left = (m for m in kept if m.state is State.FINISHED and not m.damaged)
             self.best = min(left, key=self._worth, default=None)
@@ -345,6 +348,7 @@ class Tree:
         spaces: those that the run has had, the one in force last; a member to be trained lies inside the last.
         """
         assert self.unsettled == sum(not m.state.settled for m in self.members)
+        assert self.damaged == sum(m.damaged for m in self.members)
         roots = self.generations[0].members if self.generations else []
         assert list(self.pending_roots) == [m.id for m in roots if not m.state.settled]
         assert sum(len(g.members) for g in self.generations) == len(self.members)

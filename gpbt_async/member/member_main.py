@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 _started_as = "zygote"
 #: threads of torch; None: as many as it likes
 _torch_threads: int | None = None
+#: how many modules were loaded when threadpoolctl last looked for thread pools, and its controller
+_thread_pools: tuple[int, Any] = 0, None
 #: begins the line of a log that says what to do about the traceback above it
 REMEDY = "gpbt-async: remedy: "
 #: seconds that threads may take to end after the training function has returned, before they are a finding
@@ -173,8 +175,24 @@ def _limit(torch: Any) -> None:
 def _use_threads(count: int) -> None:
     os.environ.update(dict.fromkeys(linux.THREADS, str(count)))
     limit_torch(count)
-    with contextlib.suppress(KeyError, AttributeError):
-        sys.modules["threadpoolctl"].threadpool_limits(count)
+    if (pools := thread_pools()) is not None:
+        pools.limit(limits=count)
+
+
+def thread_pools() -> Any:
+    """threadpoolctl's controller of the thread pools that are loaded; None without threadpoolctl.
+
+    To look for pools takes 2 ms, so this function looks again only after an import. The zygote looks for its members.
+    """
+    global _thread_pools
+    loaded = len(sys.modules)
+    if _thread_pools[0] != loaded:
+        with contextlib.suppress(
+            Exception
+        ):  # a member can train with the pools as they are
+            library: Any = sys.modules.get("threadpoolctl")
+            _thread_pools = loaded, library.ThreadpoolController() if library is not None else None
+    return _thread_pools[1]
 
 
 def seed(value: int, device: str) -> None:

@@ -156,6 +156,7 @@ class Server:
 
     def fork(self, n: int) -> None:
         self.report_threads()
+        member_main.thread_pools()
         ours, theirs = socket.socketpair()
         zygote = os.getpid()
         try:

@@ -71,7 +71,7 @@ class Launcher:
         #: whether members start as fresh processes, by choice or as the fallback
         self.exec = start == "exec"
         self._insists = start == "zygote"
-        self._residents = Residents(log) if start == "resident" else None
+        self._stay, self._residents = start == "resident", Residents(log)
         self._hello_timeout = hello_timeout
         self._grace = grace
         self._log = log
@@ -107,8 +107,7 @@ class Launcher:
         await uncancelled(self._close())
 
     async def _close(self) -> None:
-        if self._residents is not None:
-            await self._residents.close(self._grace)
+        await self.end_residents()
         self._end_zygote()
         await self._guardian.close(DEADLINE)
         os.close(self._output)
@@ -195,7 +194,7 @@ class Launcher:
 
     def spares(self, n: int) -> None:
         """How many forks to keep ready: one for each slot. Resident processes are replaced one at a time."""
-        self._spares = n = min(n, 1) if self._residents is not None else n
+        self._spares = n = min(n, 1) if self._stay else n
         if self._zygote is not None:
             self._zygote.keep(n)
 
@@ -228,10 +227,10 @@ class Launcher:
 
         Raises LaunchError when no process can be started, ScriptError when the script can no longer be imported.
         """
-        stays = self._residents is not None and argv is None and not fresh
+        stays = self._stay and argv is None and not fresh
         begin = replace(begin, env={**self._standard(begin), **begin.env}, stays=stays)
         self._starting += 1
-        worker = self._residents.take(place_of(begin)) if self._residents is not None and stays else None
+        worker = self._residents.take(place_of(begin)) if stays else None
         try:
             while worker is None:
                 worker = await self._attempt(begin, argv)
@@ -338,13 +337,16 @@ class Launcher:
 
     def _free(self, worker: Worker) -> None:
         """The member is over, and its process stays: it may train another."""
-        if self._residents is not None and worker.begun is not None:
+        if worker.begun is not None:
             self._residents.put(place_of(worker.begun), worker)
 
     def end_resident(self, pid: int) -> None:
         """End an idle resident process: its GPU is wanted."""
-        if self._residents is not None:
-            self._residents.end(pid)
+        self._residents.end(pid)
+
+    async def end_residents(self) -> None:
+        """End all idle resident processes, each by itself if it can: no member begins for a while."""
+        await self._residents.close(self._grace)
 
     def _learn(self, worker: Worker) -> None:
         """A member has returned: the zygote imports what the member had to, so that later members need not."""
@@ -411,8 +413,7 @@ class Launcher:
         """A member has returned: guardian and zygote live long enough."""
         self._deaths = 0
         self._learn(worker)
-        if self._residents is not None:
-            self._residents.heard(worker)
+        self._residents.heard(worker)
 
     def _fork_lives(self) -> None:
         self._forks_live = True

@@ -175,6 +175,8 @@ class Scheduler:
     def _by_hand(self, paused: bool) -> None:
         if not self._ending:  # no warning: a warning is shown once, and a person may pause a run again and again
             self.turn(events.Paused(t=self._clock.now(), reason=PAUSED if paused else "", by_hand=True))
+            if paused:  # a person wants the GPUs for something else, or the memory
+                self._spawn(self._launcher.end_residents)
 
     def _warn(self, text: str) -> None:
         self._tell(events.Warned(t=self._clock.now(), text=text))
@@ -320,6 +322,8 @@ class Scheduler:
         if worker.stays and not worker.dead:
             pid = worker.pid
             self._slots.stays(slot, pid, worker.gone, lambda: self._launcher.end_resident(pid))
+            if self.admission.paused:
+                self._spawn(self._launcher.end_residents)
         return session, worker
 
     def _heard(self, session: MemberSession, message: Heard, judged: bool) -> None:

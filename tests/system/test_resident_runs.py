@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,6 @@ from harness import cli, facts, start, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from gpu_machine import Machine
 
@@ -128,3 +128,19 @@ experiment = gpbt.Experiment(
     lost = facts(run, "Lost")
     assert lost
     assert all("failed in a process that had trained other members: RuntimeError" in fact["reason"] for fact in lost)
+
+
+def test_a_pause_ends_the_idle_processes(script: Callable[..., Path], tmp_path: Path) -> None:
+    path = script(0.05)
+    running = start("launch", path, "--slots", 2, "--start", "resident", "--name", "held", cwd=tmp_path)
+    run = tmp_path / "runs" / "held"
+    until(lambda: (run / "journal.jsonl").exists() and len(scores(run)) >= 3)
+    assert cli("pause", "held", cwd=tmp_path).status == 0
+    used = pids(run)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids(run)))
+    assert running.poll() is None
+    assert cli("pause", "held", "--end", cwd=tmp_path).status == 0
+    _, err = running.communicate()
+    assert running.returncode == 0, err
+    assert len(scores(run)) == 18
+    assert pids(run) > used, "members train in new processes after the pause"
