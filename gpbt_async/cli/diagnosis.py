@@ -107,6 +107,8 @@ def _repeated(c: CheckUp) -> Iterator[Problem]:
     if repeat is None or repeat.scores == c.member.scores:
         return
     first, again = score_text(c.member.scores[-1]), score_text(repeat.scores[-1])
+    if first == again:  # they differ in digits that are not shown otherwise
+        first, again = repr(c.member.scores[-1]), repr(repeat.scores[-1])
     if fresh is not None and fresh.scores == c.member.scores:
         yield Problem(
             f"the same config and seed gave {first} in a new process, and {again} in one that had trained other "

@@ -249,6 +249,8 @@ class Examination:
             interval.changed = sorted(parents.changed | parents.written)
         interval.error = "" if worker.outcome.how is wire.Exit.RETURNED else session.why(worker.outcome)
         interval.died = bool(interval.error)
+        if interval.died and worker.reused:
+            interval.error += " (in a process that had trained other members: try it without --start resident)"
         interval.error = interval.error or _unscored(interval, c.settings.score)
         if not interval.error:
             await self._publish(member, interval)

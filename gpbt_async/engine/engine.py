@@ -238,7 +238,7 @@ class Engine:
             self._retry()
         self._retention.suspect(*self.termination.opened())
         for member in self.training:
-            member.lost_attempts += 1
+            member.lost_attempts += member.slot is not None  # else no process had begun it
             self._wait(member)
 
     def _retry(self) -> None:

@@ -4,7 +4,8 @@ long it took.
 `watch` puts a function around the import system's own `_find_and_load`, which Python calls only for a module that is
 not loaded yet: an import statement for a loaded module costs what it always did. Of a package that imports others, the
 outermost name is noted, because importing that one brings the rest; below a module of the user's own, the packages that
-it imports are. The user's own modules are never named: the zygote must not run the user's code at another time.
+it imports are. The user's own modules are never named, nor a package that imports one (a plugin, say): the zygote must
+not run the user's code at another time.
 
 The surprise is os.environ. A library may read it while it is imported (HF_HOME, MPLBACKEND), so what the training
 function imports after a variable was set, by itself or by a function that it called, is not named: in the zygote that
@@ -42,29 +43,43 @@ class Imports:
     """names: of packages' modules, in the order of their import. seconds: that all imports took, the user's included.
 
     variable: the first variable that was set outside of an import, "" if none: nothing is named after that.
+    unnamed: how many packages were not named for that reason.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.seconds = 0.0
         self.variable = ""
+        self.unnamed = 0
         self._path = list(sys.path)
 
     def note(self, found: list[str], seconds: float) -> None:
         self.seconds += seconds
-        if not self.variable and sys.path == self._path:  # else the zygote might find another copy
+        if self.variable:
+            self.unnamed += len(found)
+        elif sys.path == self._path:  # else the zygote might find another copy
             self.names += found[: max(0, MOST - len(self.names))]
 
 
 #: those of the member that trains in this process; None before
 current: Imports | None = None
+#: called before an outermost import; what it returns is called after it
+around: Callable[[], Callable[[], object]] | None = None
+
+
+class _Import:
+    """An import under way. found: the modules of packages that it has imported. users: has it imported a user's?"""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.users = False
 
 
 class _Active(threading.local):
-    """The imports under way in a thread, outermost first: the library modules that each has found to have imported."""
+    """The imports under way in a thread, outermost first."""
 
     def __init__(self) -> None:
-        self.found: list[list[str]] = []
+        self.imports: list[_Import] = []
 
 
 _active = _Active()
@@ -90,21 +105,27 @@ def _timed(find_and_load: Callable[..., Any]) -> Callable[..., Any]:
         if current is None or name in sys.modules:  # importlib.import_module calls this for a loaded module, too
             return find_and_load(name, *args)
         imports, begun = current, time.monotonic()
-        outermost = not _active.found
-        _active.found.append([])
+        outermost, under_way = not _active.imports, _Import()
+        _active.imports.append(under_way)
         draws = _generators() if outermost else []
+        after = around() if outermost and around is not None else None
         try:
             return find_and_load(name, *args)
         finally:
-            below = _active.found.pop()
-            found = [name] if is_package(name) else below
+            _active.imports.pop()
+            package = is_package(name)
+            users = under_way.users or (not package and _is_users(name))
+            found = [name] if package and not users else under_way.found
             if found == [name]:
                 for put_back, state in draws:  # where it is loaded already, nothing is drawn either
                     put_back(state)
+            if after is not None:
+                after()
             if outermost:
                 imports.note(found, time.monotonic() - begun)
             else:
-                _active.found[-1] += found
+                _active.imports[-1].found += found
+                _active.imports[-1].users |= users
 
     timed.__code__ = timed.__code__.replace(co_filename=_FROZEN)
     return timed
@@ -121,20 +142,30 @@ def _generators() -> list[tuple[Callable[[Any], object], Any]]:
 
 def is_package(name: str) -> bool:
     """Whether this module is loaded, and comes from the standard library or an installed package: not the user's."""
+    origin = _origin(name)
+    return origin is not None and (user_code.is_ours(origin) or not user_code.is_users(origin))
+
+
+def _is_users(name: str) -> bool:
+    """Whether this module is loaded, and comes from a file of the user's."""
+    origin = _origin(name)
+    return origin is not None and user_code.is_users(origin) and not user_code.is_ours(origin)
+
+
+def _origin(name: str) -> str | None:
+    """The file of a loaded module; None if there is none: it is built in, a namespace, or made at run time."""
     module = sys.modules.get(name)
     if not isinstance(module, ModuleType):
-        return False
+        return None
     # not module.__spec__: a module may load itself when it is asked for an attribute
     origin = getattr(object.__getattribute__(module, "__dict__").get("__spec__"), "origin", None)
-    if not isinstance(origin, str) or not os.path.isabs(origin):
-        return False  # built in, a namespace, or made at run time
-    return user_code.is_ours(origin) or not user_code.is_users(origin)
+    return origin if isinstance(origin, str) and os.path.isabs(origin) else None
 
 
 def _noting_variables(change: Callable[..., Any]) -> Callable[..., Any]:
     def noting(environ: Any, key: Any, *value: Any) -> Any:
         imports = current
-        outside = imports is not None and not imports.variable and not _active.found
+        outside = imports is not None and not imports.variable and not _active.imports
         if imports is not None and outside and environ.get(key) != (value[0] if value else None):
             imports.variable = "" if str(key).startswith(_LIBRARIES) else str(key)
         return change(environ, key, *value)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import contextvars
 import functools
 import json
 import os
@@ -187,9 +188,7 @@ def thread_pools() -> Any:
     global _thread_pools
     loaded = len(sys.modules)
     if _thread_pools[0] != loaded:
-        with contextlib.suppress(
-            Exception
-        ):  # a member can train with the pools as they are
+        with contextlib.suppress(Exception):  # a member can train with the pools as they are
             library: Any = sys.modules.get("threadpoolctl")
             _thread_pools = loaded, library.ThreadpoolController() if library is not None else None
     return _thread_pools[1]
@@ -282,7 +281,7 @@ def run(train: Callable[[Any], object], member: Member) -> wire.End:
     member.telemetry.begin()
     begun = time.monotonic()
     try:
-        train(member)
+        contextvars.copy_context().run(train, member)  # a resident process gives the next member what was before
     except Stopped:
         return wire.End(wire.Exit.STOPPED, time.monotonic())
     except SystemExit as error:
@@ -297,7 +296,7 @@ def run(train: Callable[[Any], object], member: Member) -> wire.End:
         start["first_report"] = member.reported - begun
     return wire.End(
         wire.Exit.RETURNED, at, telemetry=_telemetry(member),
-        imports=imports.names, variable=imports.variable, start=start,
+        imports=imports.names, variable=imports.variable if imports.unnamed else "", start=start,
     )  # fmt: skip
 
 

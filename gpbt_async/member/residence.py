@@ -7,6 +7,9 @@ the process ends after this member, like a forked one, and the next member gets 
 modules are not put back, and do not end the process: they stay as the member left them, and `changed` names those that
 differ.
 
+What an import changes stays, because the module stays: variables, paths, warnings filters and loggers that a library
+sets while it is imported become part of the state that is put back.
+
 The surprise is which leftovers are normal. Libraries keep threads, descriptors and memory after their first use. So we
 assume that what the first member leaves belongs to libraries (except what the user's code has made). Later members are
 compared with that amount. Something that only the first member leaks is therefore not noticed.
@@ -18,6 +21,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import itertools
 import locale
 import logging
 import os
@@ -32,11 +36,12 @@ import weakref
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ..formatting import counted
 from ..processes import linux
-from . import hooks, user_code
+from . import hooks, import_watch, user_code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
 
 #: members that one process trains at most
@@ -74,10 +79,13 @@ class Residence:
         #: names that members have changed, and that have been sent
         self._sent: set[str] = set()
         self._restores: list[Callable[[], object]] = []
+        self._kept = _Kept()
+        import_watch.around = self._kept.around_import
+        self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         # first of all, so that they are among the import hooks that are kept
         hooks.after_import("torch", lambda torch: self._restores.extend(_of_torch(torch)))
         hooks.after_import("numpy", lambda numpy: self._restores.extend(_of_numpy(numpy)))
-        self._restores += [*_of_the_process(), *_of_python()]
+        self._restores += [*_of_the_process(), *_of_python(), *self._kept.restores()]
         self._threads = set(threading.enumerate())
         #: whether the user's code has registered a function to run at exit; the finalizers that it has made
         self._registered, self._finalizers = False, list[Any]()
@@ -107,6 +115,8 @@ class Residence:
         first, self.trained = self.trained == 0, self.trained + 1
         if self.trained >= MOST:
             return f"it has trained {MOST} members"
+        if os.getpriority(os.PRIO_PROCESS, 0) != self._priority:
+            return "the member changed the priority of its process"
         for look in (self._look_at_threads, self._look_at_children, self._look_at_files, self._look_at_memory):
             if why := look(first, writable):
                 return why
@@ -121,9 +131,9 @@ class Residence:
         if first:
             self._library_threads, self._native_threads, self._exit_functions = len(new), native, functions
         if len(new) > self._library_threads:
-            return f"the member left {len(new) - self._library_threads} threads of a library running"
+            return f"the member left {counted(len(new) - self._library_threads, 'thread')} of a library running"
         if native > self._native_threads + _NATIVE:
-            return f"the member left {native - self._native_threads} native threads running"
+            return f"the member left {counted(native - self._native_threads, 'native thread')} running"
         if functions > self._exit_functions or self._registered or any(f.alive and f.atexit for f in self._finalizers):
             return "the member registered functions to run at exit"
         return ""
@@ -161,7 +171,7 @@ class Residence:
         if first:
             self._files = count
         if count > self._files:
-            return f"the member left {count - self._files} files or sockets open"
+            return f"the member left {counted(count - self._files, 'file')} (or sockets) open"
         return ""
 
     def _look_at_memory(self, first: bool, _: str) -> str:
@@ -229,21 +239,94 @@ def _mark(value: Any, depth: int = 2) -> Any:
     return mark
 
 
+class _Kept:
+    """What is put back, and what imports may change for good: environment, sys.path, warnings filters, loggers."""
+
+    def __init__(self) -> None:
+        self._environment = dict(os.environ)
+        self._path = list(sys.path)
+        self._filters, self._show = list(warnings.filters), warnings.showwarning
+        self._loggers = {logger: _state(logger) for logger in _loggers()}
+        self._disabled = logging.root.manager.disable
+
+    def around_import(self) -> Callable[[], None]:
+        """Called before an import; what it returns, after it: adds what the import has changed."""
+        environment, path, filters, loggers = dict(os.environ), list(sys.path), list(warnings.filters), {*_loggers()}
+
+        def keep() -> None:
+            for name in environment.keys() | os.environ.keys():
+                now = os.environ.get(name)
+                if now != environment.get(name):
+                    self._environment.pop(name, None)
+                    if now is not None:
+                        self._environment[name] = now
+            self._path = _with_new(self._path, path, sys.path)
+            self._filters = _with_new(self._filters, filters, warnings.filters)
+            self._loggers.update({logger: _state(logger) for logger in _loggers() if logger not in loggers})
+
+        return keep
+
+    def restores(self) -> Iterator[Callable[[], object]]:
+        yield self._restore_environment
+        yield self._restore_path
+        yield self._restore_warnings
+        yield self._restore_logging
+
+    def _restore_environment(self) -> None:
+        for name in [name for name in os.environ if name not in self._environment]:
+            del os.environ[name]
+        for name, value in self._environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+        time.tzset()
+
+    def _restore_path(self) -> None:
+        sys.path[:] = self._path
+
+    def _restore_warnings(self) -> None:
+        if warnings.showwarning is not self._show:
+            logging.captureWarnings(False)
+            warnings.showwarning = self._show
+        warnings.filters[:] = self._filters  # type: ignore[index]
+        warnings.simplefilter("default", category=_Nothing)  # tells the module that its filters have changed
+        warnings.filters[:] = self._filters  # type: ignore[index]
+
+    def _restore_logging(self) -> None:
+        logging.disable(self._disabled)
+        for logger in _loggers():
+            before = self._loggers.get(logger)
+            if before is None:
+                if import_watch.is_package(logger.name.partition(".")[0]):
+                    continue  # a library's own, made when it was first used
+                before = logging.NOTSET, True, False, []
+            if _state(logger) != before:
+                level, logger.propagate, logger.disabled, logger.handlers[:] = before
+                logger.setLevel(level)
+
+
+def _with_new(kept: list[Any], before: list[Any], after: Sequence[Any]) -> list[Any]:
+    """kept, with what is new in `after`: in front of it what stands before all that was there, the rest behind it."""
+    new = [item for item in after if item not in before and item not in kept]
+    front = [item for item in itertools.takewhile(lambda item: item not in before, after) if item in new]
+    return [*front, *kept, *(item for item in new if item not in front)]
+
+
+def _state(logger: logging.Logger) -> tuple[int, bool, bool, list[logging.Handler]]:
+    return logger.level, logger.propagate, logger.disabled, list(logger.handlers)
+
+
+def _loggers() -> list[logging.Logger]:
+    known = list(logging.Logger.manager.loggerDict.values())
+    return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
+
+
 def _of_the_process() -> Iterator[Callable[[], object]]:
-    """The environment, the working directory, the cores, signal handlers and timers."""
-    environment, folder, cores = dict(os.environ), os.getcwd(), os.sched_getaffinity(0)
+    """The working directory, the cores, signal handlers and timers."""
+    folder, cores = os.getcwd(), os.sched_getaffinity(0)
     mask = os.umask(0)
     os.umask(mask)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-
-    def restore_environment() -> None:
-        for name in [name for name in os.environ if name not in environment]:
-            del os.environ[name]
-        for name, value in environment.items():
-            if os.environ.get(name) != value:
-                os.environ[name] = value
-        time.tzset()
 
     def restore_signals() -> None:
         for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
@@ -253,7 +336,6 @@ def _of_the_process() -> Iterator[Callable[[], object]]:
             if handler is not None and signal.getsignal(number) != handler:
                 signal.signal(number, handler)
 
-    yield restore_environment
     yield lambda: os.chdir(folder)
     yield lambda: os.sched_setaffinity(0, cores)
     yield lambda: os.umask(mask)
@@ -261,11 +343,10 @@ def _of_the_process() -> Iterator[Callable[[], object]]:
 
 
 def _of_python() -> Iterator[Callable[[], object]]:
-    """What the interpreter and the standard library keep: streams, warnings, logging, paths, hooks, limits."""
-    filters, show = list(warnings.filters), warnings.showwarning
+    """What the interpreter and the standard library keep: streams, hooks, limits."""
     streams = {name: getattr(sys, name) for name in _OF_SYS}
     finders = list(sys.meta_path)
-    path, argv, threshold, collects = list(sys.path), list(sys.argv), gc.get_threshold(), gc.isenabled()
+    argv, threshold, collects, digits = list(sys.argv), gc.get_threshold(), gc.isenabled(), sys.get_int_max_str_digits()
     interval, sockets = sys.getswitchinterval(), socket.getdefaulttimeout()
     limit, text, thread_hook = sys.getrecursionlimit(), locale.setlocale(locale.LC_ALL), threading.excepthook
 
@@ -274,17 +355,12 @@ def _of_python() -> Iterator[Callable[[], object]]:
             setattr(sys, name, stream)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()  # into this member's log: the next one has another
-        sys.path[:], sys.argv[:] = path, argv
+        sys.argv[:] = argv
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder in finders or not hooks.is_waiting(finder)]
-
-    def restore_warnings() -> None:
-        warnings.showwarning = show
-        warnings.filters[:] = filters  # type: ignore[index]
-        warnings.simplefilter("default", category=_Nothing)  # tells the module that its filters have changed
-        warnings.filters[:] = filters  # type: ignore[index]
 
     def restore_limits() -> None:
         sys.setrecursionlimit(limit)
+        sys.set_int_max_str_digits(digits)
         sys.setswitchinterval(interval)
         socket.setdefaulttimeout(sockets)
         gc.set_threshold(*threshold)
@@ -294,35 +370,12 @@ def _of_python() -> Iterator[Callable[[], object]]:
         threading.excepthook = thread_hook
 
     yield restore_streams
-    yield restore_warnings
     yield restore_limits
     yield lambda: locale.setlocale(locale.LC_ALL, text)
-    yield _remembered_logging()
 
 
 class _Nothing(Warning):
     """Of no warning: a filter for it changes nothing."""
-
-
-def _remembered_logging() -> Callable[[], object]:
-    def state(logger: logging.Logger) -> tuple[int, bool, bool, list[logging.Handler]]:
-        return logger.level, logger.propagate, logger.disabled, list(logger.handlers)
-
-    def loggers() -> list[logging.Logger]:
-        known = logging.Logger.manager.loggerDict.values()
-        return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
-
-    before, disabled = {logger: state(logger) for logger in loggers()}, logging.root.manager.disable
-
-    def restore() -> None:
-        logging.disable(disabled)
-        for logger in loggers():
-            # a library's own logger, made since: it keeps what its import has set up
-            if logger in before and state(logger) != before[logger]:
-                level, logger.propagate, logger.disabled, logger.handlers[:] = before[logger]
-                logger.setLevel(level)
-
-    return restore
 
 
 def _of_torch(torch: ModuleType) -> Iterator[Callable[[], object]]:

@@ -55,7 +55,7 @@ class Launcher:
     start: "exec" = fresh processes; "zygote" = forks, even of a script that has native threads; None = forks where they
     are safe; "resident" = the same, and each process trains member after member. A fork that provably hangs ends
     forking in any case. hello_timeout: seconds a process may take to send its first message. grace: seconds from
-    SIGTERM to SIGKILL.
+    SIGTERM to SIGKILL. stays: whether processes train member after member; may be set to False.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Launcher:
         #: whether members start as fresh processes, by choice or as the fallback
         self.exec = start == "exec"
         self._insists = start == "zygote"
-        self._stay, self._residents = start == "resident", Residents(log)
+        self.stays, self._residents = start == "resident", Residents(log)
         self._hello_timeout = hello_timeout
         self._grace = grace
         self._log = log
@@ -194,7 +194,7 @@ class Launcher:
 
     def spares(self, n: int) -> None:
         """How many forks to keep ready: one for each slot. Resident processes are replaced one at a time."""
-        self._spares = n = min(n, 1) if self._stay else n
+        self._spares = n = min(n, 1) if self.stays else n
         if self._zygote is not None:
             self._zygote.keep(n)
 
@@ -227,7 +227,7 @@ class Launcher:
 
         Raises LaunchError when no process can be started, ScriptError when the script can no longer be imported.
         """
-        stays = self._stay and argv is None and not fresh
+        stays = self.stays and argv is None and not fresh
         begin = replace(begin, env={**self._standard(begin), **begin.env}, stays=stays)
         self._starting += 1
         worker = self._residents.take(place_of(begin)) if stays else None
@@ -345,7 +345,7 @@ class Launcher:
         self._residents.end(pid)
 
     async def end_residents(self) -> None:
-        """End all idle resident processes, each by itself if it can: no member begins for a while."""
+        """End all idle resident processes, each by itself if it can."""
         await self._residents.close(self._grace)
 
     def _learn(self, worker: Worker) -> None:

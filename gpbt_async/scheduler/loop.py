@@ -51,6 +51,13 @@ if TYPE_CHECKING:
     from .open_run import OpenRun
 
 
+#: members that fail in a process that has trained others, and train in a new one, before residents are given up
+ONLY_FRESH = 2
+NOT_RESIDENT = (
+    f"{ONLY_FRESH} members failed in a process that had trained other members, and trained in a new one: from now on "
+    "each member gets a new process; the script keeps something that a second member cannot use: leave out "
+    "--start resident"
+)
 #: the reason of a pause that a person asked for
 PAUSED = "the run is paused"
 LATE = (
@@ -91,6 +98,8 @@ class Scheduler:
         self._tasks: asyncio.TaskGroup | None = None
         #: members that failed in a process that had trained others: they get one of their own
         self._fresh: set[int] = set()
+        #: how many of them trained to their end there
+        self._only_fresh = 0
         #: the processes of members in training, by member
         self._workers: dict[int, Worker] = {}
         #: checkpoints of earlier sessions: whether each is whole, once it has been read
@@ -280,6 +289,7 @@ class Scheduler:
             outcome, blame = worker.outcome, ""
             if outcome.how is wire.Exit.RETURNED:
                 self._slots.returned(slot)
+                self._trained_fresh(member)
             else:
                 scratch = Path(begin.checkpoint)
                 blame = await self._blame.lost(member, slot, outcome, scratch, session.overdue)
@@ -300,6 +310,15 @@ class Scheduler:
             return ""
         self._fresh.add(member.id)
         return f"failed in a process that had trained other members: {session.why(worker.outcome)}"
+
+    def _trained_fresh(self, member: Node) -> None:
+        """After some members that failed in a used process and train in a new one, each member gets a new one."""
+        self._only_fresh += member.id in self._fresh
+        if self._only_fresh >= ONLY_FRESH and self._launcher.stays:
+            self._launcher.stays = False
+            self._launcher.spares(len(self._slots))
+            self._spawn(self._launcher.end_residents)
+            self._warn(NOT_RESIDENT)
 
     async def _follow(self, member: Node, attempt: int, slot: Slot, begin: wire.Begin) -> tuple[MemberSession, Worker]:
         """Have a process train the member, and follow it until all of it is gone."""

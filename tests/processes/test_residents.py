@@ -118,6 +118,55 @@ async def test_one_process_trains_member_after_member_and_each_begins_as_the_fir
     ]  # fmt: skip
 
 
+async def test_what_an_import_sets_stays_as_the_module_does(tmp_path: Path) -> None:
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    text = """
+import logging, os, sys, warnings
+os.environ["OF_LIBRARY"] = "there"
+os.environ.pop("REMOVED", None)
+sys.path.insert(0, "/first")
+sys.path.append("/last")
+warnings.filterwarnings("ignore", message="noisy")
+logging.getLogger("lib_sets").addHandler(logging.NullHandler())
+"""
+    write(packages, text, "lib_sets.py")
+    text = f"""
+import decimal, logging, os, sys, warnings
+sys.path.append({str(packages)!r})
+os.environ["REMOVED"] = "1"
+def train(member):
+    os.environ["MINE"] = "1"
+    import lib_sets
+    member.report(
+        score=0, variable=os.environ.get("OF_LIBRARY") == "there", removed="REMOVED" not in os.environ,
+        first=sys.path[0] == "/first", last=sys.path[-1] == "/last",
+        handlers=len(logging.getLogger("lib_sets").handlers),
+        filters=sum("noisy" in str(f[1]) for f in warnings.filters), mine=len(logging.getLogger("mine").handlers),
+        precision=decimal.getcontext().prec, digits=sys.get_int_max_str_digits(),
+    )
+    decimal.getcontext().prec = 5
+    sys.set_int_max_str_digits(1000)
+    logging.getLogger("mine").addHandler(logging.StreamHandler())
+    for name in ("OF_LIBRARY", "MINE"):
+        os.environ[name] = "changed"
+    logging.captureWarnings(True)
+"""
+    async with Residents(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
+        found = [await launcher.member() for _ in range(3)]
+    for member in found:
+        expected = {"variable": 1, "removed": 1, "first": 1, "last": 1, "handlers": 1, "filters": 1, "mine": 0}
+        assert member.items() >= {**expected, "precision": 28, "digits": 4300, "stays": True}.items()
+
+
+async def test_a_process_with_another_priority_ends(tmp_path: Path) -> None:
+    text = f"import os\ndef train(member):\n    os.nice(1)\n    member.report(score=0)\n{DECLARE.format(train='train')}"
+    async with Residents(tmp_path) as launcher:
+        await launcher.open_script(write(tmp_path, text))
+        assert (await launcher.member())["why"] == "the member changed the priority of its process"
+
+
 async def test_a_fork_finds_the_same(tmp_path: Path) -> None:
     async with Residents(tmp_path) as launcher, Residents(tmp_path, start="zygote") as forking:
         await launcher.open_script(script(tmp_path))
@@ -192,7 +241,7 @@ def test_a_large_constant_is_compared_without_a_copy_and_a_library_is_not_the_us
         ("thread", "the member left a thread running: of mine"),
         ("process", "the member left process "),
         ("file", "the member left a file open: checkpoint/x"),
-        ("sockets", "the member left 2 files or sockets open"),
+        ("sockets", "the member left 2 files (or sockets) open"),
         ("exit", "the member registered functions to run at exit"),
     ],
 )

@@ -80,6 +80,17 @@ async def test_of_the_users_own_module_the_packages_below_it_are_learned(tmp_pat
     assert (second["wanted"], second["mine_too"]) == (True, False)
 
 
+async def test_a_package_that_imports_a_file_of_the_users_is_not_learned(tmp_path: Path, packages: Path) -> None:
+    write(packages, "import mine_too, harmless", "host.py")
+    write(packages, "", "harmless.py")
+    write(tmp_path, "", "mine_too.py")
+    async with Open(tmp_path) as launcher:
+        await launcher.open_script(script(tmp_path, "host", "mine_too", "harmless"))
+        assert (await member(launcher, tmp_path, 0, "host"))["end"].imports == ("harmless",)
+        second = await member(launcher, tmp_path, 1, "host")
+    assert (second["host"], second["mine_too"], second["harmless"]) == (False, False, True)
+
+
 async def test_what_is_imported_after_a_variable_was_set_is_not_learned(tmp_path: Path, packages: Path) -> None:
     write(packages, "import os; os.environ['OF_THE_LIBRARY'] = '1'", "sets.py")
     write(packages, "", "reads.py")
@@ -90,6 +101,8 @@ async def test_what_is_imported_after_a_variable_was_set_is_not_learned(tmp_path
         second = await member(launcher, tmp_path, 1, "reads", variables="HOME OTHER")
         assert (second["end"].imports, second["end"].variable) == ((), "HOME")
         assert not (await member(launcher, tmp_path, 2))["reads"]
+        fourth = await member(launcher, tmp_path, 3, variables="OTHER")
+        assert fourth["end"].variable == "", "nothing was imported after it"
 
 
 async def test_what_cannot_be_imported_there_is_skipped_and_logged_once(tmp_path: Path, packages: Path) -> None:

@@ -131,7 +131,7 @@ experiment = gpbt.Experiment(
 
 
 def test_a_pause_ends_the_idle_processes(script: Callable[..., Path], tmp_path: Path) -> None:
-    path = script(0.05)
+    path = script(0.4)
     running = start("launch", path, "--slots", 2, "--start", "resident", "--name", "held", cwd=tmp_path)
     run = tmp_path / "runs" / "held"
     until(lambda: (run / "journal.jsonl").exists() and len(scores(run)) >= 3)
@@ -144,3 +144,32 @@ def test_a_pause_ends_the_idle_processes(script: Callable[..., Path], tmp_path: 
     assert running.returncode == 0, err
     assert len(scores(run)) == 18
     assert pids(run) > used, "members train in new processes after the pause"
+
+
+UNREPEATABLE = """
+import gpbt_async as gpbt
+USED = []
+
+def train(member):
+    member.report(loss=member.config["x"])
+    if USED:
+        raise RuntimeError("context has already been set")
+    USED.append(1)
+
+space = {"x": gpbt.Float(0, 1)}
+experiment = gpbt.Experiment(train, space=space, score="loss", mode="min", population=6, generations=2)
+"""
+
+
+def test_a_script_that_no_second_member_can_use_gets_new_processes_and_the_user_a_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "once.py"
+    path.write_text(UNREPEATABLE)
+    done = cli("launch", path, "--slots", 1, "--start", "resident", "--name", "once", cwd=tmp_path)
+    assert done.status == 0, done.err
+    run = tmp_path / "runs" / "once"
+    assert len(scores(run)) == 12
+    assert len(facts(run, "Lost")) == 2
+    assert done.err.count("2 members failed in a process that had trained other members") == 1
+    checked = cli("doctor", path, "--start", "resident", cwd=tmp_path)
+    assert checked.status == 1
+    assert "try it without --start resident" in checked.out + checked.err
