@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-VERSION = 2
+VERSION = 3
 #: the longest line: far above any honest report, far below what would hurt the scheduler
 LIMIT = 1 << 20
 #: characters of one text of a telemetry, and entries of one list, that are sent at most
@@ -77,6 +77,8 @@ class Begin:
     cpus: Sequence[int] | None = None
     #: whether the process is to train other members after this one (residence.py)
     stays: bool = False
+    #: decides member.fold: the run's
+    fold_seed: int = 0
     version: int = VERSION
 
 
