@@ -173,7 +173,7 @@ _KINDS: dict[str, type[Any]] = {c.__name__.lower(): c for c in (Begin, Stop, Go,
 _NAMES = {c: name for name, c in _KINDS.items()}
 _FIELDS = {c: tuple(f.name for f in fields(c)) for c in _NAMES}
 _TYPES: dict[str, tuple[type, ...]] = {
-    "member": _INT, "attempt": _INT, "generation": _INT, "seed": _INT, "version": _INT, "pid": _INT,
+    "member": _INT, "attempt": _INT, "generation": _INT, "seed": _INT, "fold_seed": _INT, "version": _INT, "pid": _INT,
     "config": _MAP, "env": _MAP, "telemetry": _MAP, "start": _MAP,
     "metrics": (dict, str),  # a report's; the file's, in Begin
     "at": _REAL, "threads": (int, type(None)),
