@@ -168,7 +168,7 @@ class Run:
 
     @property
     def best(self) -> Best | None:
-        """The best published member so far, by the score; of a finished run, the final choice. None before the first."""
+        """The best published member so far by the score, or a finished run's final choice; None before the first."""
         from ..analysis import run_summary
 
         return run_summary.best_of(self._state.engine, self._state.folder) if self._state is not None else None
