@@ -128,10 +128,10 @@ class Member:
     def fold(self, n: int, *, of: int | None = None) -> int | list[int]:
         """Which part of the validation rows this generation is scored on, so that no part selects every parent.
 
-        fold(5): the number of the fold, from 0 to 4. fold(1000, of=5): the indices of its rows, in order, if 1000 rows
-        are divided at random into 5 folds. Both depend on the run's seed and the generation only: all members of a
-        generation have the same fold, and successive generations have different ones, each in its turn. Raises
-        ValueError without a row for each fold.
+        n: how many folds there are; the fold's number is returned, from 0 to n - 1. With `of` folds, n is how many rows
+        there are; they are divided at random, and the indices of the fold's rows are returned, in order. Both depend on
+        the run's seed and the generation only: all members of a generation have the same fold, and successive
+        generations have different ones, each in its turn. Raises ValueError without a row for each fold.
         """
         folds = n if of is None else of
         if not 1 <= folds <= n:
