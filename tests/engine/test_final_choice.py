@@ -51,11 +51,12 @@ def check_choice(driver: Driver) -> None:
     assert (choice.among, choice.eligible, choice.fallback) == (wanted, able, not able)
     assert engine.best is choice.chosen is (min(able, key=lambda m: values[m.id]) if able else wanted[0])
     # all of them are on the disk, and nothing else is but the parents of a last generation that failed altogether
-    attempts = {m.id: m.attempt for m in engine.tree.members}
-    gone = {f.member for f in driver.facts if isinstance(f, events.Discarded)}
-    kept = {
-        f.member for f in driver.facts if isinstance(f, events.Published) and f.attempt == attempts[f.member]
-    } - gone
+    kept: set[int] = set()
+    for fact in driver.facts:
+        if isinstance(fact, events.Published):
+            kept.add(fact.member)
+        elif isinstance(fact, events.Discarded):
+            kept.discard(fact.member)
     assert {m.id for m in wanted} <= kept
     if engine.tree.generations[-1].ranking:
         assert kept == {m.id for m in wanted}
