@@ -65,12 +65,14 @@ class Changes(TypedDict, total=False):
     schedule: str
     seed: int
     preset: str | None
+    choose_by: str | Sequence[str] | None
     resources: Resources
     attempts: int
     stall_timeout: float | None
     member_timeout: float | None
     silence: str | Sequence[str]
     replay: Schedule
+    fold_seed: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ class Settings:
     schedule: str = "async"
     seed: int = 0
     preset: str | None = None
+    #: the metric and mode of the final choice (engine/final_choice.py); None: the score
+    choose_by: tuple[str, ...] | None = None
     resources: Resources = field(default_factory=Resources)
     attempts: int = 3
     stall_timeout: float | None = None
@@ -103,6 +107,8 @@ class Settings:
     target: Target | None = None
     #: a schedule to train along once more, instead of searching for one (cli/replay.py)
     replay: Schedule | None = None
+    #: decides member.fold in place of `seed`: a replay has the folds of its original
+    fold_seed: int | None = None
 
     def __post_init__(self) -> None:
         _check_settings(self)
@@ -141,6 +147,8 @@ class Settings:
             changes["mode_given"] = True
         if "early_stop" in changes:
             changes["early_stop"] = stop_rules(changes["early_stop"])
+        if "choose_by" in changes:
+            changes["choose_by"] = chosen_by(changes["choose_by"])
         if "silence" in changes:
             changes["silence"] = tuple(dict.fromkeys((*self.silence, *silenced(changes["silence"]))))
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -203,7 +211,9 @@ class Experiment:
     generation) or "plus" (a parent not beaten stays). evidence in [0, 1]: the share of a generation that must have
     finished before the next one opens. schedule: "async" or "sync" (the paper's barrier). early_stop: None, "median" (a
     member, by its first report), "generation" (no more children), or both with a comma. seed >= 0: of everything
-    random. preset: "paper" is the authors' algorithm; what is given beside it wins.
+    random. preset: "paper" is the authors' algorithm; what is given beside it wins. choose_by: a reported metric, such
+    as "holdout_loss", or ("holdout_fit", "max") where its name does not imply the mode. The final choice among the last
+    generation's best is made by it, and nothing else is.
 
     attempts >= 1: how often a failing member is tried. stall_timeout: seconds without a report, member_timeout: seconds
     inside `train`, after which an attempt is ended and has failed; None = never. silence: names of findings of the
@@ -232,6 +242,7 @@ class Experiment:
         schedule: str = _Default("async"),
         seed: int = 0,
         preset: str | None = None,
+        choose_by: str | Sequence[str] | None = None,
         resources: Resources | None = None,
         attempts: int = 3,
         stall_timeout: float | None = None,
@@ -270,6 +281,7 @@ class Experiment:
             evidence=plain(evidence),
             seed=plain(seed),
             preset=preset,
+            choose_by=chosen_by(choose_by),
             resources=resources if resources is not None else Resources(),
             attempts=plain(attempts),
             stall_timeout=plain(stall_timeout),
@@ -311,6 +323,28 @@ def direction_of(score: str) -> str:
             "add mode='max' or mode='min'"
         )
     return mode
+
+
+def chosen_by(given: object) -> tuple[str, str] | None:
+    """Metric and mode of the final choice, from None, "holdout_loss", "holdout_fit:max", or a pair.
+
+    Raises ExperimentError.
+    """
+    if given is None or given == "none":
+        return None
+    metric, mode = given, None
+    if isinstance(given, list | tuple) and len(given) == 2:
+        metric, mode = given
+    elif isinstance(given, str) and given.endswith((":max", ":min")):
+        metric, _, mode = given.rpartition(":")
+    if not isinstance(metric, str) or not metric.strip() or metric != metric.strip():
+        raise ExperimentError.of("choose_by", given, "must be the name of a reported metric, e.g. 'holdout_loss'")
+    mode = direction(metric) if mode is None else mode
+    if mode is None:
+        must = f"its name does not say which way is better: give ({metric!r}, 'max') or ({metric!r}, 'min')"
+        raise ExperimentError.of("choose_by", given, must)
+    one_of("choose_by", mode, ("max", "min"))
+    return metric, mode
 
 
 def stop_rules(given: object) -> tuple[str, ...]:
@@ -363,6 +397,9 @@ def _check_settings(s: Settings) -> None:
     one_of("schedule", s.schedule, ORDERS)
     if s.preset is not None:
         one_of("preset", s.preset, tuple(PRESETS))
+    if s.choose_by is not None and (chosen_by(s.choose_by) or "")[0] == s.score:
+        must = "is the score, by which parents are selected: give a metric on rows of its own"
+        raise ExperimentError.of("choose_by", s.choose_by[0], must)
     for name in ("stall_timeout", "member_timeout"):
         seconds = getattr(s, name)
         if seconds is not None and not (real(seconds) and 0 < seconds < math.inf):

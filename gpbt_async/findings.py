@@ -34,6 +34,9 @@ CATALOGUE: dict[str, str] = {
     "GPBT017": "every member is judged by another split of the data",
     "GPBT019": "a child's score does not depend on its training",
     "GPBT020": "a searched value is overwritten before it is read",
+    "GPBT021": "the metric of choose_by is not reported",
+    "GPBT022": "scores on different folds are compared",
+    "GPBT023": "the score improves, and a metric on other data does not",
 }
 
 

@@ -25,9 +25,10 @@ from .analysis.usage import Usage
 from .ask import path_text
 from .engine import early_stopping
 from .engine.engine import Engine
+from .engine.tree import NOTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .ask import Ask
     from .engine.tree import Node
@@ -41,7 +42,7 @@ class VirtualInterval:
     """The result of training one interval. state: children start from it. first: the score of the first report.
 
     seconds: of virtual time, > 0. reports_at: the moment of the first report, as a share of them. fails_at: the share
-    after which the attempt fails, None if it does not.
+    after which the attempt fails, None if it does not. metrics: what is reported beside the score.
     """
 
     state: Any
@@ -50,6 +51,7 @@ class VirtualInterval:
     first: float | None = None
     reports_at: float = 0.25
     fails_at: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=lambda: NOTHING)
 
 
 class Task(Protocol):
@@ -279,7 +281,8 @@ class Simulation:
             score = interval.score if interval.first is None else interval.first
             return events.StoppedEarly(t=t, member=id, attempt=attempt, score=score, metrics={}, seconds=seconds)
         self._states[id] = interval.state
-        return events.Trained(t=t, member=id, attempt=attempt, score=interval.score, metrics={}, seconds=seconds)
+        score, metrics = interval.score, interval.metrics
+        return events.Trained(t=t, member=id, attempt=attempt, score=score, metrics=metrics, seconds=seconds)
 
 
 # ---- worlds to simulate

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -130,6 +131,7 @@ def test_the_defaults():
             "selection": st.sampled_from(SELECTIONS),
             "schedule": st.sampled_from(ORDERS),
             "evidence": st.floats(0.0, 1.0),
+            "choose_by": st.sampled_from([None, "none", "holdout_loss", "fit:min", ("fit", "max"), ["fit", "min"]]),
             "seed": st.integers(0, 2**80),
             "attempts": st.integers(1, 9),
             "resources": st.builds(Resources, gpus=st.sampled_from([0, 1]), cpus=st.none() | st.integers(1, 64)),
@@ -416,3 +418,44 @@ def test_an_ask_is_json_and_back(space, seed, told, path):
 def test_the_space_of_an_experiment_may_be_a_space():
     space = Space(SPACE)
     assert declare(space=space).settings.space is space
+
+
+# ---- the final choice
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (None, None),
+        ("none", None),
+        ("holdout_loss", ("holdout_loss", "min")),
+        ("test/acc", ("test/acc", "max")),
+        ("fit:max", ("fit", "max")),
+        ("odd:name:min", ("odd:name", "min")),
+        (("fit", "min"), ("fit", "min")),
+        (["holdout_loss", None], ("holdout_loss", "min")),
+    ],
+)
+def test_the_mode_of_choose_by_is_given_or_in_its_name(given, kept):
+    assert declare(choose_by=given).settings.choose_by == kept
+    assert declare(choose_by="loss").settings.replaced(choose_by=given).choose_by == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "fit",
+            "choose_by: got 'fit'; its name does not say which way is better: give ('fit', 'max') or ('fit', 'min')",
+        ),
+        ("accuracy", "choose_by: got 'accuracy'; is the score, by which parents are selected"),
+        ((3, "max"), "choose_by: got (3, 'max'); must be the name of a reported metric"),
+        (" loss", "choose_by: got ' loss'; must be the name of a reported metric"),
+        (("fit", "up"), "choose_by: got 'up'; must be one of 'max', 'min'"),
+    ],
+)
+def test_what_choose_by_refuses(given, message):
+    with pytest.raises(ExperimentError, match=re.escape(message)):
+        declare(choose_by=given)
+    with pytest.raises(ExperimentError, match=re.escape("--choose-by: got")):
+        declare().settings.with_options({"choose_by": given})

@@ -6,6 +6,7 @@
 * `run_summary`, `importance`, `ancestry`: the summary, the hyperparameters' effects, and why a member exists.
 * `report_data`, `table`, `trace`, `bundle`: a run as a report's data, as rows, for Perfetto, and as a folder
   to take home.
+* `heldout`: what metrics that selected nothing say: how the best was chosen by one, and how they follow the score.
 * `logs`: the ends of members' logs and curves, and the notes of a run that failed.
 
 The waist is `RunReader`: open a run with it, then pass it to what is wanted. Where the scheduler has an engine already,

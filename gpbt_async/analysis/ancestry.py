@@ -83,9 +83,9 @@ def wanted(reader: RunReader, text: str) -> Node:
             f"MEMBER {text!r}: {name} has no members yet; see gpbt-async status {reader.folder.shell_name}"
         )
     if text == "best":
-        if tree.best is None:
+        if (best := reader.engine.best) is None:
             raise ExperimentError(f"MEMBER 'best': no member of {name} has finished yet; give a number or a path")
-        return tree.best
+        return best
     parts = text.split("/") if len(text) < 4000 else []
     if parts and all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
         if len(parts) > 1 and (member := tree.at(path_of(text))) is not None:

@@ -130,8 +130,7 @@ def best(folder: RunFolder) -> Best:
     """The best so far. Raises FolderError when there is none, or its checkpoint is not there."""
     best: Best | None = None
     for _ in range(2):  # a run that goes on may have found a better one since, and deleted this one's checkpoint
-        member = RunReader(folder).engine.best
-        best = best_of(member, folder.member(member.id).checkpoint if member else None)
+        best = best_of(RunReader(folder).engine, folder)
         if best is None:
             raise FolderError(f"{folder.name} has no finished member yet: see gpbt-async status {folder.shell_name}")
         if best.checkpoint.is_dir():

@@ -25,6 +25,7 @@ from ..ask import path_text
 from ..engine.tree import State
 from ..findings import Finding, FindingRow
 from ..schedule import Interval, Origin, Schedule, ScheduleRecord
+from .heldout import ChoiceRow, GapTable, choice_row, gap_tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ..engine.tree import Node
     from ..events import RunStatus
     from ..space import Config
+    from ..storage.folder import RunFolder
     from .usage import Usage
 
 
@@ -43,7 +45,8 @@ class Best:
 
     member: its id. generation: from 0. score: as reported. config: its own. schedule: the configs from generation 0 on;
     the last is its own. lineage: the ids of its ancestors from generation 0 on, then its own. metrics: the last values
-    that it reported. checkpoint: the folder that it wrote.
+    that it reported. checkpoint: the folder that it wrote. choice: how a finished run chose it by `choose_by`. gaps:
+    metrics on data of their own beside the score, by generation.
     """
 
     member: int
@@ -54,6 +57,8 @@ class Best:
     lineage: tuple[int, ...]
     metrics: Mapping[str, float]
     checkpoint: Path
+    choice: ChoiceRow | None = None
+    gaps: Sequence[GapTable] = ()
 
     def to_json(self) -> BestRow:
         """As a JSON object; the checkpoint is a path."""
@@ -66,6 +71,8 @@ class Best:
             lineage=list(self.lineage),
             metrics=dict(self.metrics),
             checkpoint=str(self.checkpoint),
+            choice=self.choice,
+            gaps=list(self.gaps),
         )
 
 
@@ -80,10 +87,13 @@ class BestRow(TypedDict):
     lineage: list[int]
     metrics: dict[str, float]
     checkpoint: str
+    choice: ChoiceRow | None
+    gaps: list[GapTable]
 
 
-def best_of(member: Node | None, checkpoint: Path | None) -> Best | None:
-    if member is None or member.score is None or checkpoint is None:
+def best_of(engine: Engine, folder: RunFolder) -> Best | None:
+    member = engine.best
+    if member is None or member.score is None:
         return None
     return Best(
         member=member.id,
@@ -93,7 +103,9 @@ def best_of(member: Node | None, checkpoint: Path | None) -> Best | None:
         schedule=tuple(member.schedule),
         lineage=tuple(m.id for m in member.ancestry),
         metrics=dict(member.metrics),
-        checkpoint=checkpoint,
+        checkpoint=folder.member(member.id).checkpoint,
+        choice=choice_row(engine),
+        gaps=gap_tables(engine),
     )
 
 
@@ -160,6 +172,8 @@ class Summary(SummaryOrigin):
     best_generation: int | None
     best_metrics: dict[str, float]
     best_final: BestFinal | None
+    choice: ChoiceRow | None
+    gaps: list[GapTable]
     members: MemberCounts
     generations: list[int]
     population: int
@@ -189,7 +203,7 @@ def summary(engine: Engine, usage: Usage, **origin: Unpack[SummaryOrigin]) -> Su
     tree, s = engine.tree, engine.settings
     states = [m.state for m in tree.members]
     overhead = usage.overhead
-    best = tree.best
+    best = engine.best
     final = tree.best_of(s.generations - 1)
     summary: Summary = {
         "score": best.score if best else None,
@@ -199,6 +213,8 @@ def summary(engine: Engine, usage: Usage, **origin: Unpack[SummaryOrigin]) -> Su
         "best_generation": best.generation if best else None,
         "best_metrics": dict(best.metrics) if best else {},
         "best_final": {"member": final.id, "score": final.score} if final else None,
+        "choice": choice_row(engine),
+        "gaps": gap_tables(engine),
         "members": {
             "finished": states.count(State.FINISHED),
             "failed": states.count(State.FAILED),

@@ -211,7 +211,7 @@ def brief(folder: RunFolder, reader: RunReader | None = None) -> RunLine:
 
 
 def _line(reader: RunReader) -> RunLine:
-    tree, settings = reader.engine.tree, reader.settings
+    tree, settings, best = reader.engine.tree, reader.settings, reader.engine.best
     return RunLine(
         run=reader.folder.name,
         state=reader.state,
@@ -220,8 +220,8 @@ def _line(reader: RunReader) -> RunLine:
         members=sum(generation.settled for generation in tree.generations),
         of=settings.population * settings.generations,
         metric=settings.score,
-        score=tree.best.score if tree.best else None,
-        best_member=tree.best.id if tree.best else None,
+        score=best.score if best else None,
+        best_member=best.id if best else None,
         t=reader.last.t if reader.last else None,
         findings=run_summary.findings(reader.engine),
     )

@@ -175,6 +175,12 @@ CHANGES: dict[str, object] = {
         "improved on the one before. median,generation: both. none: neither.",
     ),
     "preset": _maybe(str, "paper: the settings of the paper's algorithm. Other options override them."),
+    "choose_by": _maybe(
+        str,
+        "Choose the final model, among the best of the last generation, by this reported metric, which selects no "
+        "parents, such as holdout_loss or fit:max. none: by the score.",
+        metavar="METRIC[:max|min]",
+    ),
     "attempts": _maybe(int, "Maximum number of attempts for a member that fails.", parser=whole("--attempts")),
     "stall_timeout": _maybe(
         float,

@@ -128,5 +128,7 @@ def changes(original: RunReader, seeds: int = 1, *, same: bool = False, seed: in
         "searcher": "random",  # it is never asked
         "early_stop": (),
         "preset": None,
+        "choose_by": None,
+        "fold_seed": original.settings.fold_seed if original.settings.fold_seed is not None else original.settings.seed,
         "seed": seed if seed is not None else key(original.settings.seed, "replay", best.path, 31),
     }

@@ -27,7 +27,8 @@ def best(
 ) -> None:
     """Show the best member so far, or export it.
 
-    It prints the member's score, its schedule, and the path of its checkpoint.
+    It prints the member's score, its schedule, and the path of its checkpoint, and how the score compares with metrics
+    on other data. If the experiment has choose_by, the best of a finished run is the member that was chosen by it.
 
     Examples:
       gpbt-async best train-1

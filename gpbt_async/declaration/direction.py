@@ -81,7 +81,7 @@ def direction(score: str) -> str | None:
     """ "min" or "max" where a score's name can mean only one; None where it can mean both, or neither."""
     if re.match(r"\s*(-|1\s*-)", score):  # minus something, one minus something
         return None
-    words = _words(score)
+    words = words_of(score)
     negations = sum(word in _NEGATIONS for word in words[:-1])
     if negations and {"true", "false"} & set(words):  # false_negative_rate
         negations = 0
@@ -91,7 +91,8 @@ def direction(score: str) -> str | None:
     return mode if not negations else "max" if mode == "min" else "min"
 
 
-def _words(score: str) -> list[str]:
+def words_of(score: str) -> list[str]:
+    """The words of a metric's name, in lower case: valLoss, val/loss and val_loss have the same."""
     snake_case = re.sub(r"([a-z0-9])([A-Z])|([A-Z])([A-Z][a-z])", r"\1\3_\2\4", score)
     return [word for word in re.split(r"[^a-z0-9]+", snake_case.lower()) if word]
 

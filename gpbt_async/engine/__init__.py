@@ -9,6 +9,8 @@ the state that wrote it, a resume is a replay, and `simulate` runs a policy of d
 * `selection`: the breeding rule: the next member and its parent. Read it to know how GPBT works.
 * `upcoming`: the next members by that rule, kept between two facts, and what the searcher is asked for them.
 * `early_stopping`, `termination`, `retention`, `adoption`: one rule each, asked by the engine.
+* `final_choice`: which member a finished run hands out.
+* `generalisation`: whether what the score gains is found in other metrics; decides nothing.
 * `searcher_view`: the Ask that a searcher gets, read off the tree.
 
 The waist is `Engine` (`handle`, `outstanding`, `ask`, and what it shows for reading), with `Node` and `State`. Nothing

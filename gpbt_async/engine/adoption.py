@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 #: fields of the settings that may change along a run
-ADOPTABLE = ("space", "early_stop", "attempts", "stall_timeout", "member_timeout", "silence", "command")
+ADOPTABLE = ("space", "early_stop", "attempts", "stall_timeout", "member_timeout", "silence", "command", "choose_by")
 
 
 class Adoption:

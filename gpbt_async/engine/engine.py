@@ -24,6 +24,8 @@ from ..ask import path_of, path_text
 from ..errors import JournalError
 from . import early_stopping
 from .adoption import Adoption
+from .final_choice import FinalChoice, final_choice
+from .generalisation import Generalisation
 from .retention import Retention
 from .searcher_view import ask_for
 from .selection import Selection
@@ -60,6 +62,7 @@ class Engine:
         self.termination = Termination(settings, self.tree, self.selection)
         #: what the pre-flight has found, in order; decides nothing
         self.findings: list[events.Found] = []
+        self.generalisation = Generalisation(settings, settings.parents)
         #: facts handled so far
         self.count = 0
         self.slots = 0
@@ -103,8 +106,15 @@ class Engine:
 
     @property
     def best(self) -> Node | None:
-        """The best published member of any generation."""
-        return self.tree.best
+        """The best published member of any generation by the score; once the run has finished, the final choice."""
+        choice = self.final_choice
+        return choice.chosen if choice is not None else self.tree.best
+
+    @property
+    def final_choice(self) -> FinalChoice | None:
+        """How a run with `choose_by` that has finished chose its best; None for any other, and before its end."""
+        finished = self.ended is not None and not self.ended.reason
+        return final_choice(self.settings, self.selection) if finished else None
 
     def wants(self, path: Path, generation: int, asked: int) -> bool:
         """Would the engine use an answer to the ask that was read off the tree after `asked` facts?
@@ -181,6 +191,8 @@ class Engine:
                 self.settings = self.selection.settings = self.adoption.take(fact.settings, self.tree.members)
                 self._ready.clear()  # the searcher is asked again, in the new space
                 self._upcoming.forget()
+                self._retention.suspect(*self.stored.values())  # it may have other finalists
+                return self._retention.discards()
             case events.Discarded():
                 self._retention.discarding.pop(fact.member, None)
             case events.Found():
@@ -308,6 +320,7 @@ class Engine:
             self._settle(member, State.FAILED)
 
     def _published(self, member: Node) -> None:
+        self.generalisation.published(member, self.settings)
         self._settle(member, State.FINISHED)
         here = self.tree.generations[member.generation]
         if early_stopping.GENERATION in self.settings.early_stop and member.generation >= 2 and not here.full:

@@ -159,6 +159,16 @@ class Selection:
         """A damaged member is not replaced: the checkpoint of the next in rank may have been discarded."""
         return [member for member in self.tree.rivals(generation, self._plus)[:count] if not member.damaged]
 
+    def finalists(self) -> list[Node]:
+        """Whom the final choice is among, best first: the elite of the deepest generation that has one, and the best.
+
+        Empty while there is no best.
+        """
+        deepest = max((i for i, each in enumerate(self.tree.generations) if each.ranking), default=None)
+        elite = self._undamaged(deepest, self.parents) if deepest is not None else []
+        best = self.tree.best
+        return sorted({*elite, best}) if best is not None else []
+
     def reconsider(self) -> None:
         """Forget the elites: they have changed in another way than by a member that settled."""
         self._elites.clear()
@@ -223,21 +233,28 @@ class Selection:
         It is being published; or it is the best so far; or a child of it may yet be started (again); or it may yet
         become a parent: ranks only get worse, so a member that has fallen out of the top k never will. As long as no
         member of the next generation has finished, its parents may be needed for another try, until the generation
-        after it is full.
+        after it is full. With `choose_by`, the best of the last generation are kept for the final choice.
         """
         if member.state is State.TRAINED or member is self.tree.best or member.unsettled:
             return True
         if member.state is not State.FINISHED or member.damaged:
             return False
         last = self.settings.generations - 1
+        if self.settings.choose_by is not None and self._competes(member, last) and self._among_best(member, last):
+            return True
         for generation in range(member.generation, last if self._plus else min(member.generation + 1, last)):
-            rival = generation == member.generation or member.id in self.tree.generations[generation].by_parent
             below, *deeper = self.tree.generations[generation + 1 : generation + 3]
             another_try = not below.ranking and not any(g.full for g in deeper)
             open_below = another_try or not below.full
-            if rival and open_below and self._among_best(member, generation):
+            if self._competes(member, generation) and open_below and self._among_best(member, generation):
                 return True
         return False
+
+    def _competes(self, member: Node, generation: int) -> bool:
+        """Is it a rival of the generation, by its own or, with plus selection, by a child in it?"""
+        if generation == member.generation:
+            return True
+        return self._plus and member.id in self.tree.generations[generation].by_parent
 
     def _among_best(self, member: Node, generation: int) -> bool:
         """Is its rank among the rivals of the generation below k?"""

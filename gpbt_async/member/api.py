@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from ..declaration import standalone
 from ..errors import Stopped
@@ -47,7 +48,7 @@ class Member:
     """
 
     __slots__ = (
-        "_file", "_judged", "_lines", "_metrics", "_parent", "_pid", "_score", "_send", "_sock", "_stop",
+        "_file", "_fold_seed", "_judged", "_lines", "_metrics", "_parent", "_pid", "_score", "_send", "_sock", "_stop",
         "attempt", "checkpoint", "config", "device", "generation", "id", "reported", "seed", "start", "telemetry",
     )  # fmt: skip
 
@@ -64,6 +65,7 @@ class Member:
         self.checkpoint = Path(begin.checkpoint)
         self.device = begin.device
         self.start = "local"
+        self._fold_seed = begin.fold_seed
         self._metrics = begin.metrics
         #: the metric that counts; "" without a run
         self._score = begin.score
@@ -116,6 +118,30 @@ class Member:
         """The folder of the parent's checkpoint, read-only; None in generation 0."""
         self.telemetry.parent_seen = True
         return self._parent
+
+    @overload
+    def fold(self, n: int) -> int: ...
+
+    @overload
+    def fold(self, n: int, *, of: int) -> list[int]: ...
+
+    def fold(self, n: int, *, of: int | None = None) -> int | list[int]:
+        """Which part of the validation rows this generation is scored on, so that no part selects every parent.
+
+        n: how many folds there are; the fold's number is returned, from 0 to n - 1. With `of` folds, n is how many rows
+        there are; they are divided at random, and the indices of the fold's rows are returned, in order. Both depend on
+        the run's seed and the generation only: all members of a generation have the same fold, and successive
+        generations have different ones, each in its turn. Raises ValueError without a row for each fold.
+        """
+        folds = n if of is None else of
+        if not 1 <= folds <= n:
+            raise ValueError(f"member.fold({n}, of={of}): must be at least 1 fold, and a row for each")
+        self.telemetry.folds |= folds > 1
+        mine = (self._fold_seed + self.generation) % folds
+        if of is None:
+            return mine
+        draw = random.Random(f"fold:{self._fold_seed}:{n}").random
+        return sorted(sorted(range(n), key=lambda _: draw())[mine::folds])
 
     def report(self, *given: Mapping[str, object], **metrics: Any) -> None:
         """Report metrics to the scheduler, as often as you like.

@@ -28,6 +28,8 @@ class Telemetry:
         self.config = config
         #: the script has read member.parent; and has used it as a path (parent.py)
         self.parent_seen = self.parent_used = False
+        #: the script has asked for one of several folds
+        self.folds = False
         #: seconds that loading functions took with files of the parent's checkpoint (parent.py)
         self.parent_seconds = 0.0
         self.parent_folder = ""
@@ -111,6 +113,7 @@ class Telemetry:
             "mentioned": self._mentioned(),
             "parent_seen": self.parent_seen,
             "parent_used": self.parent_used,
+            "folds": self.folds,
             "unchanged": self.unchanged if self.sample else None,
             "splits": {place[:LONGEST]: mark for place, mark in list(splits.items())[:MOST] if mark},
             "seeds": {name: [seed[:LONGEST], place[:LONGEST]] for name, (seed, place) in self.seeds.items()},

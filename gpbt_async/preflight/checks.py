@@ -13,7 +13,7 @@ from .. import events
 from ..declaration.direction import direction
 from ..engine.tree import State
 from ..findings import Finding
-from ..formatting import parts
+from ..formatting import parts, report_call, score_text
 from ..processes import remedies
 from .failures import TOLERATED, failures, kind, remedy_of
 from .observations import UNCHANGED, Observations, Streak, TelemetryChecks
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ..engine.engine import Engine
+    from ..engine.generalisation import GapRow
     from ..engine.tree import Node
     from ..experiment import Settings
 
@@ -44,6 +45,8 @@ class Preflight:
         self._unchanged = Streak()
         #: generations whose failures were judged
         self._judged: set[int] = set()
+        #: how many generations have settled, from the first on
+        self._complete = 0
 
     def declared(self) -> Iterator[Finding]:
         """What the declaration alone shows."""
@@ -80,6 +83,8 @@ class Preflight:
                 yield from self.saved(engine.tree.members[fact.member], fact.size, fact.digest)
         if isinstance(fact, events.Failed | events.Trained | events.Published | events.StoppedEarly | events.Lost):
             yield from self._new(self._failing(engine, engine.tree.members[fact.member]))
+            yield from self._new(self._overfitting(engine))
+            yield from self._new(self._unchosen(engine))
 
     def _new(self, findings: Iterable[Finding]) -> Iterator[Finding]:
         """Those that are neither known nor silenced; one by one, as later checks look at what is known."""
@@ -130,6 +135,27 @@ class Preflight:
         if not self._unchanged.broken:
             self._digests[member.id] = digest
 
+    def _overfitting(self, engine: Engine) -> Iterator[Finding]:
+        """Is what the score gains found in the metrics on data of their own? Asked as each generation completes."""
+        generations, known, s = engine.tree.generations, engine.generalisation, engine.settings
+        while self._complete < len(generations) and generations[self._complete].complete:
+            self._complete += 1
+            for metric in known.metrics:
+                if (rows := known.overfits(s, metric, self._complete)) is not None:
+                    yield _overfitted(s, metric, *rows)
+
+    def _unchosen(self, engine: Engine) -> Iterator[Finding]:
+        choice = engine.final_choice
+        if choice is not None and choice.fallback:
+            yield Finding(
+                "GPBT021",
+                "final choice",
+                f"none of the {len(choice.among)} members that the final choice is among reported a finite "
+                f"{choice.metric!r}: the score chose member {choice.chosen.id}",
+                f"{report_call(choice.metric, '...')} in the last generation, too",
+                choice.chosen.id,
+            )
+
     def _failing(self, engine: Engine, member: Node) -> Iterator[Finding]:
         """A reason that every attempt shares, at the first member; other reasons once a generation is complete."""
         if member.state is State.FAILED and member.parent is not None and remedies.lasting(member.reason):
@@ -147,3 +173,20 @@ class Preflight:
         for group in failures(engine, member.generation):
             if len(group.members) > 1 and group.share > TOLERATED:
                 yield Finding("GPBT010", kind(group.reason), group.text, group.remedy, group.members[0].id)
+
+
+def _overfitted(settings: Settings, metric: str, before: GapRow, after: GapRow) -> Finding:
+    def change(was: float, now: float) -> str:
+        return f"from {score_text(was)} to {score_text(now)}"
+
+    score, rows = settings.score, f"generations {before.generation} and {after.generation}"
+    remedy = "score on more rows, or on member.fold's; end the run earlier"
+    if settings.choose_by is None:
+        remedy += f"; choose the model by choose_by={metric!r}"
+    return Finding(
+        "GPBT023",
+        metric,
+        f"between {rows} {score!r} of the best {after.members} members improved {change(before.score, after.score)}, "
+        f"and {metric!r} went {change(before.metric, after.metric)}: the run overfits the data of its score",
+        f"{remedy} (guide method)",
+    )

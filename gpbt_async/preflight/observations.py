@@ -48,6 +48,7 @@ class Observations:
     mentioned: list[str]
     parent_seen: bool
     parent_used: bool
+    folds: bool
     unchanged: bool | None
     overwritten: list[tuple[str, str, str]]
     splits: dict[str, str]
@@ -86,6 +87,7 @@ def _is_value(row: Any) -> bool:
 _SHAPES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("read", "applied", "missed", "threads", "mentioned"), _texts),
     **dict.fromkeys(("parent_seen", "parent_used"), lambda value: value is not False),
+    "folds": lambda value: value is True,
     "unchanged": lambda value: value if isinstance(value, bool) else None,
     "overwritten": _rows(3),
     "splits": _by_name(lambda mark: isinstance(mark, str)),
@@ -125,6 +127,7 @@ class TelemetryChecks:
         yield from self._driven(member, seen)
         if self._settings.generations > 1:
             yield from self._splits(member, seen)
+            yield from self._folds(member, seen)
         if member.parent is not None:
             yield from self._parent_ignored(member, seen)
 
@@ -274,6 +277,26 @@ class TelemetryChecks:
                     "draw the split from its own seed (generator=torch.Generator().manual_seed(0), random_state=0)",
                     member.id,
                 )
+
+    def _folds(self, member: Node, seen: Observations) -> Iterator[Finding]:
+        """A generation's own rows make its scores comparable with each other, and not with another generation's."""
+        s = self._settings
+        compares = {
+            "the best of the run (without choose_by)": s.choose_by is None,
+            "selection='plus'": s.selection == "plus",
+            "early_stop='generation'": "generation" in s.early_stop,
+        }
+        if seen.folds and s.replay is None and any(compares.values()):
+            yield Finding(
+                "GPBT022",
+                "fold",
+                f"member {member.id} is scored on the rows of member.fold, which each generation has of its own, but "
+                f"{' and '.join(what for what, does in compares.items() if does)} compares scores of different "
+                "generations",
+                "name a metric on rows that no fold contains, as choose_by='holdout_loss', and use selection='comma' "
+                "without early_stop='generation'",
+                member.id,
+            )
 
     def _parent_ignored(self, member: Node, seen: Observations) -> Iterator[Finding]:
         """One child may start from nothing because of its config; two do so whatever their configs."""

@@ -11,12 +11,14 @@ that begins high, and the luck of the chosen parents look the same.
 
 from __future__ import annotations
 
+import difflib
 import math
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ..engine import termination
 from ..findings import Finding
+from ..formatting import report_call
 from .observations import PATIENCE
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class ScoreChecks:
     def scored(self, member: Node, score: float | None, metrics: Mapping[str, float]) -> Iterator[Finding]:
         """A member's training function has returned with this score, None if none was reported."""
         name = self._settings.score
+        if score is not None:
+            yield from self._chosen_by(member, metrics)
         if score is None:
             reports = f"reported {', '.join(map(repr, list(metrics)[:8]))}" if metrics else "reported nothing"
             yield Finding(
@@ -70,6 +74,20 @@ class ScoreChecks:
             self._finite = True
             yield from self._families.scored(member, score, metrics)
             yield from self._constant.scored(member, score, metrics)
+
+    def _chosen_by(self, member: Node, metrics: Mapping[str, float]) -> Iterator[Finding]:
+        name, _ = self._settings.choose_by or ("", "")
+        if not name or name in metrics:
+            return
+        close = difflib.get_close_matches(name, metrics, 1, 0.6)
+        yield Finding(
+            "GPBT021",
+            name,
+            f"member {member.id} ended without the metric {name!r} of choose_by: of the best of the last generation, "
+            "a member without it cannot be chosen",
+            f"did you mean {close[0]!r}?" if close else f"report it beside the score: {report_call(name, '...')}",
+            member.id,
+        )
 
 
 class ConstantScore:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-VERSION = 2
+VERSION = 3
 #: the longest line: far above any honest report, far below what would hurt the scheduler
 LIMIT = 1 << 20
 #: characters of one text of a telemetry, and entries of one list, that are sent at most
@@ -77,6 +77,8 @@ class Begin:
     cpus: Sequence[int] | None = None
     #: whether the process is to train other members after this one (residence.py)
     stays: bool = False
+    #: decides member.fold: the run's
+    fold_seed: int = 0
     version: int = VERSION
 
 
@@ -171,7 +173,7 @@ _KINDS: dict[str, type[Any]] = {c.__name__.lower(): c for c in (Begin, Stop, Go,
 _NAMES = {c: name for name, c in _KINDS.items()}
 _FIELDS = {c: tuple(f.name for f in fields(c)) for c in _NAMES}
 _TYPES: dict[str, tuple[type, ...]] = {
-    "member": _INT, "attempt": _INT, "generation": _INT, "seed": _INT, "version": _INT, "pid": _INT,
+    "member": _INT, "attempt": _INT, "generation": _INT, "seed": _INT, "fold_seed": _INT, "version": _INT, "pid": _INT,
     "config": _MAP, "env": _MAP, "telemetry": _MAP, "start": _MAP,
     "metrics": (dict, str),  # a report's; the file's, in Begin
     "at": _REAL, "threads": (int, type(None)),

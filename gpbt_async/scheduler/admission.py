@@ -128,6 +128,7 @@ class Briefing:
             score=self._settings.score,
             judged=self.judged(member),
             cpus=sorted(slot.cpus) or None,
+            fold_seed=self._settings.seed if self._settings.fold_seed is None else self._settings.fold_seed,
         )
 
     def started(self, t: float, member: Node, attempt: int, slot: Slot, pid: int) -> events.Started:

@@ -32,7 +32,7 @@ _WHY = {
     "resources": "a resume has --gpus, --share and --vram for it",
 }
 #: no fields of their own: a preset's are named one by one, and the training function is the script's, whatever its name
-_NOT_COMPARED = ("target", "preset", "replay", "mode_given")
+_NOT_COMPARED = ("target", "preset", "replay", "mode_given", "fold_seed")
 
 
 def compare(
@@ -44,6 +44,9 @@ def compare(
     """
     began = {**(record.declared.to_json() if record.declared is not None else {}), **engine.adoption.fields}
     sentences, changes = differences(began, now, engine.settings, adopt, script=script)
+    if "choose_by" in changes and engine.tree.generations[-1].ranking:
+        option = _option("choose_by", script)
+        raise ExperimentError(f"{option}: members of the last generation have finished, and not all are still stored")
     if "space" in changes:
         sentences.append(outside(engine, now.space))
     for sentence in filter(None, sentences):

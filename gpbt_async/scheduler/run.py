@@ -168,11 +168,10 @@ class Run:
 
     @property
     def best(self) -> Best | None:
-        """The best published member so far: member, score, config, schedule, checkpoint. None before the first."""
+        """The best published member so far by the score, or a finished run's final choice; None before the first."""
         from ..analysis import run_summary
 
-        best = self._state.engine.best if self._state is not None else None
-        return run_summary.best_of(best, self.folder.member(best.id).checkpoint if best else None)
+        return run_summary.best_of(self._state.engine, self._state.folder) if self._state is not None else None
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..analysis.ancestry import Ancestry, AncestryStep, Parentage
+    from ..analysis.heldout import ChoiceRow, GapTable
     from ..analysis.run_summary import Best, Comparison, Spread
     from ..analysis.status import Activity, GenerationRow, RunDetail, RunLine
 
@@ -114,12 +115,41 @@ def best_text(best: Best) -> str:
         f"member {best.member} (generation {best.generation}): score {_score(best.score)}",
         f"checkpoint {best.checkpoint}",
         "metrics " + ", ".join(f"{name}={_score(value)}" for name, value in best.metrics.items()),
+        *([f"chosen {choice_text(best.choice)}"] if best.choice is not None else []),
         "schedule",
     ]
     for generation, (member, config) in enumerate(zip(best.lineage, best.schedule, strict=True)):
         values = ", ".join(f"{name}={_short(value)}" for name, value in config.items())
         lines.append(f"  {generation:>3}  member {member}: {values}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *gap_lines(best.gaps)])
+
+
+def choice_text(choice: ChoiceRow | None) -> str:
+    """How the final choice was made; "" where there was none."""
+    if choice is None:
+        return ""
+    metric, count = clean(choice["metric"]), counted(len(choice["among"]), "member")
+    if choice["value"] is None:
+        return f"by the score: none of the {count} reported {metric}"
+    others = f", of which {choice['eligible']} reported it" if choice["eligible"] < len(choice["among"]) else ""
+    first = choice["among"][0]
+    score = (
+        "it is also the best by the score" if first == choice["member"] else f"member {first} is the best by the score"
+    )
+    return f"by {metric}={_score(choice['value'])} among {count}{others}; {score}"
+
+
+def gap_lines(gaps: Sequence[GapTable]) -> list[str]:
+    """Score and metric, generation by generation, for each metric on data of its own."""
+    lines = []
+    for table in gaps:
+        metric = clean(table["metric"])
+        difference = f", {metric} - score" if table["alike"] else ""
+        lines.append(f"means of the best of each generation: score, {metric}{difference}")
+        for row in table["generations"]:
+            less = f"  {_score(row['metric'] - row['score'])}" if table["alike"] else ""
+            lines.append(f"  {row['generation']:>3}  {_score(row['score'])}  {_score(row['metric'])}{less}")
+    return lines
 
 
 def descent_text(descent: Ancestry, began: float) -> str:

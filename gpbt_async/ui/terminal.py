@@ -28,6 +28,7 @@ from ..events import RunStatus
 from ..formatting import clean, config_text, counted, duration, near, number, percent, score_text
 from ..preflight.failures import many
 from .frame import ViewState, frame
+from .summaries import choice_text
 from .text import ASCII, unstyled
 
 if TYPE_CHECKING:
@@ -270,7 +271,8 @@ class Plain:
         if best is not None and best is not self._best:
             self._best = best
             where = f"member {best.id}, generation {best.generation}, {config_text(best.config)}"
-            self._say(f"best {run.settings.score} {score_text(best.score)}: {where}")
+            how = "chosen, with" if run.engine.final_choice is not None else "best"
+            self._say(f"{how} {run.settings.score} {score_text(best.score)}: {where}")
         for index in range(run.settings.generations):
             if index not in self._done and self._complete(index):
                 self._done.add(index)
@@ -332,6 +334,7 @@ def closing(view: ViewState) -> list[Line]:
         others = ", ".join(f"{k} {number(float(v), 4)}" for k, v in best.metrics.items() if k != run.settings.score)
         rows += [
             ("best", f"{score}, member {best.id}, generation {best.generation}", "bold"),
+            ("chosen", choice_text(total["choice"]), ""),
             ("config", config_text(best.config), ""),
             ("metrics", others, ""),
         ]

@@ -507,3 +507,25 @@ def test_a_run_without_members(tmp_path: Path, capsys: Any) -> None:
     status, _, err = run(capsys, "lineage", folder.path, "0")
     assert status == 2
     assert "has no members yet" in err
+
+
+def test_the_report_shows_the_score_beside_other_data_and_how_the_best_was_chosen(tmp_path: Path) -> None:
+    done = cli(
+        "launch", SCRIPTS / "chosen.py", "--slots", 2, "--name", "it", "--quiet", "--generations", 2, cwd=tmp_path
+    )
+    assert done.status == 0, done.err
+    folder = RunFolder.open(tmp_path / "runs" / "it")
+    reader = read(folder)
+    data = report_data(reader)
+    choice, (gap,) = data["summary"]["choice"], data["summary"]["gaps"]
+    assert choice is not None
+    assert data["lineage"][-1] == choice["member"] == data["summary"]["best_member"]
+    assert (gap["metric"], gap["mode"], gap["alike"]) == ("holdout", "min", False)
+    best = [g.ranking[: reader.engine.selection.parents] for g in reader.engine.tree.generations]
+    holdout = {f["member"]: f["metrics"]["holdout"] for f in facts(folder.path, "Trained")}
+    for row, members in zip(gap["generations"], best, strict=True):
+        assert row["members"] == len(members)
+        assert row["metric"] == pytest.approx(sum(holdout[m.id] for m in members) / len(members))
+    page = html_report.page(folder, reader)
+    assert 'id="gaps-section"' in page
+    assert '"gaps":[{' in page

@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from scripts.harness import begin
 
 from gpbt_async.errors import Stopped
@@ -21,7 +24,6 @@ from gpbt_async.processes import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -195,3 +197,37 @@ def test_importing_member_loads_little() -> None:
     code = f"import sys, gpbt_async.member.api; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "[]\n"
+
+
+# ---- folds
+
+
+def in_generation(folder: Path, generation: int, fold_seed: int = 0, **own: Any) -> Member:
+    made = Member.local({}, folder, generation=generation, **own)
+    made._fold_seed = fold_seed
+    return made
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**63), st.integers(0, 40))
+def test_folds_divide_the_rows_and_take_turns(n: int, k: int, seed: int, generation: int) -> None:
+    assume(k <= n)
+    folder = Path("anywhere")
+    folds = [in_generation(folder, generation + i, seed).fold(n, of=k) for i in range(k)]
+    assert sorted(row for fold in folds for row in fold) == list(range(n))
+    assert all(fold == sorted(fold) for fold in folds)
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+    assert sorted(in_generation(folder, generation + i, seed).fold(k) for i in range(k)) == list(range(k))
+    sibling = in_generation(folder, generation, seed, seed=7, id=3)
+    assert sibling.fold(n, of=k) == folds[0], "whatever the member"
+    assert sibling.telemetry.folds == (k > 1)
+
+
+def test_folds_are_the_same_on_every_machine_and_others_with_another_seed(tmp_path: Path) -> None:
+    assert in_generation(tmp_path, 0, 1).fold(12, of=3) == [0, 2, 4, 7]
+    assert in_generation(tmp_path, 0, 2).fold(12, of=3) != in_generation(tmp_path, 0, 1).fold(12, of=3)
+
+
+@pytest.mark.parametrize(("n", "of"), [(0, None), (3, 0), (3, 4), (-1, 1)])
+def test_a_fold_needs_a_row(tmp_path: Path, n: int, of: int | None) -> None:
+    with pytest.raises(ValueError, match=r"at least 1 fold, and a row for each"):
+        in_generation(tmp_path, 0).fold(n, of=of)  # type: ignore[call-overload]

@@ -6,6 +6,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import math
 import os
 import pickle
 import re
@@ -578,3 +579,34 @@ def test_the_guide_has_a_section_for_every_finding() -> None:
     text = (Path(gpbt.__file__).parent / "guides" / "findings.md").read_text()
     sections = dict(re.findall(r"^### (GPBT\d+): (.*)$", text, re.M))
     assert sections == findings.CATALOGUE
+
+
+@pytest.mark.parametrize(
+    ("more", "compared"),
+    [
+        ({}, "the best of the run (without choose_by) compares"),
+        ({"choose_by": ("holdout_loss", "min")}, ""),
+        ({"choose_by": ("holdout_loss", "min"), "selection": "plus"}, "selection='plus' compares"),
+        (
+            {"selection": "plus", "early_stop": ("generation",)},
+            "(without choose_by) and selection='plus' and early_stop",
+        ),
+        ({"generations": 1}, ""),
+    ],
+)
+def test_scores_on_folds_are_compared_within_a_generation_only(more: dict[str, Any], compared: str) -> None:
+    watch = checks.Preflight(settings(**more))
+    assert codes(watch.heard(member(0), seen(folds=False))) == []
+    found = list(watch.heard(member(1), seen(folds=True)))
+    assert codes(found) == ["GPBT022"] * bool(compared)
+    assert all(compared in each.text for each in found)
+    assert codes(watch.heard(member(2), seen(folds=True))) == [], "once"
+
+
+def test_the_metric_of_choose_by_is_missed_at_the_first_member_without_it() -> None:
+    watch = checks.Preflight(settings(choose_by=("holdout_loss", "min")))
+    assert codes(watch.scored(member(0), 0.5, {"loss": 0.5, "holdout_loss": math.nan})) == []
+    (found,) = watch.scored(member(1), 0.4, {"loss": 0.4, "houldout_loss": 0.1})
+    assert (found.code, found.subject, found.member) == ("GPBT021", "holdout_loss", 1)
+    assert found.remedy == "did you mean 'houldout_loss'?"
+    assert codes(watch.scored(member(2), 0.3, {"loss": 0.3})) == [], "once"

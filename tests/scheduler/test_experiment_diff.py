@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,8 +23,9 @@ from gpbt_async.engine.adoption import ADOPTABLE, Adoption, unfit
 from gpbt_async.engine.engine import Engine
 from gpbt_async.engine.tree import State
 from gpbt_async.errors import ExperimentError, JournalError
-from gpbt_async.scheduler.experiment_diff import described, differences
+from gpbt_async.scheduler.experiment_diff import compare, described, differences
 from gpbt_async.space import Choice, Dimension, Float, Int, Space
+from gpbt_async.storage.run_config import RunConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +60,7 @@ CHANGES = st.fixed_dictionaries(
         "space": spaces().map(Space.to_json),
         "attempts": st.integers(1, 4),
         "early_stop": st.sampled_from([[], ["median"], ["generation"], ["median", "generation"]]),
+        "choose_by": st.sampled_from([None, ["holdout", "min"]]),
     },
 )
 
@@ -441,3 +444,20 @@ def test_files_beside_the_script_that_were_edited_are_named(tmp_path: Path) -> N
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
     assert "helper_of_mine.py, which the script imports, was edited since the run began: the new code trains" in err
+
+
+def test_choose_by_is_adopted_until_a_member_of_the_last_generation_has_finished() -> None:
+    driver = Driver(settings(population=3, generations=2), 1, random.Random(0))
+    declared = replace(driver.settings, choose_by=("holdout", "min"))
+    record = RunConfig("r", "here", settings=driver.settings, declared=driver.settings)
+    driver.open()
+    while not driver.engine.tree.generations[-1].members:
+        driver.turn()
+    said: list[str] = []
+    changes = compare(record, driver.engine, declared, ("choose_by",), True, said.append)
+    assert changes == {"choose_by": ["holdout", "min"]}
+    assert "choose_by was None and is ['holdout', 'min'] in the script now: adopted from now on" in said
+    while not driver.engine.tree.generations[-1].ranking:
+        driver.turn()
+    with pytest.raises(ExperimentError, match="--adopt choose_by: members of the last generation have finished"):
+        compare(record, driver.engine, declared, ("choose_by",), True, said.append)

@@ -59,6 +59,8 @@ class Driver:
     damage: float = 0.0  #: probability, a turn, that a checkpoint is found damaged
     searcher: Callable[[Ask], Config] = echo
     score: Callable[[tuple[int, ...], Config], float] = landscape
+    #: what a member reports beside its score
+    others: Callable[[tuple[int, ...]], dict[str, float]] = lambda path: {}
     ahead: int | None = None
     facts: list[Fact] = field(default_factory=list)
     #: (facts handled before it, Ask)
@@ -215,7 +217,8 @@ class Driver:
             if self.engine.termination.unsure and self._happens(self.early):  # before its end, or only with it
                 self.feed(events.Scored(**names))
             score = float("nan") if dice < self.fail + self.lose + self.nan else self.score(member.path, member.config)
-            self.feed(events.Trained(**names, score=score, metrics={"loss": score}, seconds=1.0))
+            metrics = {"loss": score, **self.others(member.path)}
+            self.feed(events.Trained(**names, score=score, metrics=metrics, seconds=1.0))
 
     def _happens(self, chance: float) -> bool:
         """Draws nothing for what never happens: the same seeds are to give the same runs."""

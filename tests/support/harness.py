@@ -158,6 +158,7 @@ def check_folder(folder: Path, population: int, generations: int) -> None:
     assert left == []
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["members"]["finished"] == len(published)
-    kept = [p.parent.name for p in folder.glob("members/*/checkpoint")]
-    assert kept == [f"{summary['best_member']:04}"]
-    assert (folder / "best").resolve() == (folder / "members" / kept[0]).resolve()
+    kept = sorted(p.parent.name for p in folder.glob("members/*/checkpoint"))
+    among = summary["choice"]["among"] if summary["choice"] is not None else [summary["best_member"]]
+    assert kept == sorted(f"{member:04}" for member in among)
+    assert (folder / "best").resolve() == (folder / "members" / f"{summary['best_member']:04}").resolve()

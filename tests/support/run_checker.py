@@ -24,7 +24,7 @@ from xxhash import xxh3_128_hexdigest
 #: facts about an attempt that must be going on
 DURING = ("Entered", "Judged", "Trained", "StoppedEarly")
 #: settings that a resume may change
-SAFE = {"space", "early_stop", "attempts", "stall_timeout", "member_timeout", "silence", "command"}
+SAFE = {"space", "early_stop", "attempts", "stall_timeout", "member_timeout", "silence", "command", "choose_by"}
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Told:
     attempt: int = 0
     state: str = "waiting"  # → training → trained → finished; or failed, or stopped
     score: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
     failures: int = 0
     hopeless: bool = False  # its last failure was certain: another attempt would fail as well
     losses: int = 0
@@ -99,6 +100,7 @@ class Check:
         self.run = ""
         self.told: list[dict[str, Any]] = []
         self.adopted = False  # another space than the run began with
+        self.finalists: list[Told] = []  # whose checkpoints are kept
 
     def say(self, text: str) -> None:
         self.wrong.append(text)
@@ -289,6 +291,7 @@ class Check:
             member.judged = True
         elif kind == "Trained":
             member.score = None if fact["score"] is None else float(fact["score"])
+            member.metrics = fact["metrics"]
             usable = member.score is not None and math.isfinite(member.score)
             member.state = "trained" if usable else "failed"
         elif kind == "StoppedEarly":
@@ -385,7 +388,7 @@ class Check:
         # a replay's best is the best of those who came furthest
         far = max(m.depth for m in finished) if self.settings.get("replay") else 0
         finished = [m for m in finished if m.depth >= far]
-        best = min(finished, key=lambda m: (sign * (m.score or 0.0), m.depth, m.indexes))
+        best = self.chosen(sorted(finished, key=lambda m: (sign * (m.score or 0.0), m.depth, m.indexes)))
         summary, schedule = self.json("summary.json"), self.json("schedule.json")
         if summary is not None and (summary["best_member"], summary["score"]) != (best.id, best.score):
             said = f"member {summary['best_member']} with {summary['score']}"
@@ -401,6 +404,21 @@ class Check:
             self.say("schedule.json is not the best member's lineage")
         return best
 
+    def chosen(self, ranked: list[Told]) -> Told:
+        """The best, or whom choose_by names among the best of the last generation and the best. (Comma selection.)"""
+        self.finalists = ranked[:1]
+        if not self.settings.get("choose_by"):
+            return ranked[0]
+        metric, mode = self.settings["choose_by"]
+        k = max(1, math.isqrt(math.floor(self.settings["population"] / self.settings["ratio"])))
+        deepest = max(m.depth for m in ranked)
+        self.finalists += [m for m in ranked if m.depth == deepest and m is not ranked[0]][
+            : k - (ranked[0].depth == deepest)
+        ]
+        reported = [m for m in self.finalists if isinstance(m.metrics.get(metric), int | float)]
+        sign = -1 if mode == "max" else 1
+        return min(reported, key=lambda m: sign * m.metrics[metric]) if reported else ranked[0]
+
     # ---- the disk
 
     def checkpoints(self, best: Told | None) -> None:
@@ -408,7 +426,7 @@ class Check:
         for path in kept:
             self.checkpoint(path)
         name = f"{best.id:04}" if best is not None else ""
-        if best is not None and [path.parent.name for path in kept] != [name]:
+        if best is not None and [path.parent.name for path in kept] != sorted(f"{m.id:04}" for m in self.finalists):
             kept_by = ", ".join(path.parent.name for path in kept) or "nobody"
             self.say(f"checkpoints are kept of {kept_by}, where only the best's, {name}, must be")
         link = self.folder / "best"

@@ -59,6 +59,29 @@
   $("score-y").addEventListener("change", () => { chosen = true; entry.draw(); });
 }
 
+// ---- the score beside metrics on data of their own, by generation
+{
+  const add = (i) => {
+    const id = "gaps-" + i, box = make("div", { class: "chart", id, role: "img", "aria-label": `${S.run.metric} and ${S.summary.gaps[i].metric} by generation` });
+    $("gaps").append(box);
+    chart(id, (element) => {
+      const gap = S.summary.gaps[i], rows = gap.generations, x = rows.map((r) => r.generation);
+      const text = (r) => `generation ${r.generation}, best ${counted(r.members, "member")}<br>${plain(S.run.metric)} <b>${number(r.score)}</b><br>${plain(gap.metric)} <b>${number(r.metric)}</b>` + (gap.alike ? `<br>difference ${number(r.metric - r.score)}` : "");
+      const line = (name, y, color, dash, more) => ({ x, y, name: plain(name, 24), mode: "lines+markers", line: { color, width: 2, dash }, marker: { size: 6, symbol: dash === "dot" ? "square" : "circle" }, hovertext: rows.map(text), hoverinfo: "text", ...more });
+      plot(element, [line(S.run.metric, rows.map((r) => r.score), css("soft"), "solid"), line(gap.metric, rows.map((r) => r.metric), css("accent"), "dot", gap.alike ? {} : { yaxis: "y2" })],
+        { height: 260, showlegend: true, legend: { orientation: "h", y: 1.15 }, margin: { l: 56, r: gap.alike ? 12 : 56, t: 30, b: 40 },
+          xaxis: { range: [-0.5, Math.max(1, S.run.generations) - 0.5], title: { text: "generation" }, zeroline: false, ...(S.run.generations <= 12 ? { dtick: 1 } : {}) },
+          yaxis: { type: gap.alike && G.decades && rows.every((r) => r.metric > 0 && r.score > 0) ? "log" : "linear" }, ...(gap.alike ? {} : { yaxis2: { overlaying: "y", side: "right", showgrid: false } }) }, false);
+    });
+  };
+  G.parts.push(() => {
+    const gaps = S.summary.gaps;
+    for (let i = $("gaps").childElementCount; i < gaps.length; i++) add(i);
+    $("gaps-section").hidden = $("gaps-link").hidden = !gaps.length;
+    $("gaps-lead").textContent = "Means over the best members of each generation by the score, of the score and of a metric that selected no parent. If the score goes on improving and the metric does not, the run overfits the data of its score.";
+  });
+}
+
 // ---- each hyperparameter along the winning lineage
 {
   const noise = (id) => ((id * 2654435761) % 4294967296) / 4294967296 - 0.5;

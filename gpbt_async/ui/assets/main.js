@@ -31,7 +31,8 @@
     const most = Object.entries(total.idle_s).sort((a, b) => b[1] - a[1]).find(([, v]) => v > 0);
     const done = make("div", { class: "bar", "aria-hidden": "true" }, make("span", { class: "done", style: `width:${((100 * settled) / of).toFixed(2)}%` }));
     fill($("tiles"),
-      tile(`best ${R.metric} (${R.mode})`, number(total.score, 5), id === undefined ? "no member has finished yet" : make("button", { class: "plain", click: () => G.show(best()) }, `member ${id}, generation ${M.generation[id]}`)),
+      tile(`best ${R.metric} (${R.mode})`, number(total.score, 5), id === undefined ? "no member has finished yet" : make("button", { class: "plain", click: () => G.show(best()) }, `member ${id}, generation ${M.generation[id]}`),
+        total.choice ? ` chosen by ${total.choice.value === null ? "the score: " + total.choice.metric + " was not reported" : `${total.choice.metric} ${number(total.choice.value)}`}, among ${counted(total.choice.among.length, "member")}` : null),
       tile("members", [settled.toLocaleString("en"), settled === of ? null : make("small", {}, ` of ${of.toLocaleString("en")}`)], rest.length ? rest.join(", ") : "nothing failed", R.state === "running" ? done : null),
       tile("generations", String(R.generations), `${counted(R.population, "member")} each, ${counted(R.parents, "parent")}`),
       tile(R.state === "running" ? "trains for" : "took", duration(total.wall_s), `${counted(total.slots, "slot")}; ${duration(total.busy_s)} of training`),
