@@ -215,21 +215,36 @@ class Selection:
         It is being published; or it is the best so far; or a child of it may yet be started (again); or it may yet
         become a parent: ranks only get worse, so a member that has fallen out of the top k never will. As long as no
         member of the next generation has finished, its parents may be needed for another try, until the generation
-        after it is full.
+        after it is full. If the experiment can validate checkpoints, the best of the last two generations stay.
         """
         if member.state is State.TRAINED or member is self.tree.best or member.unsettled:
             return True
         if member.state is not State.FINISHED or member.damaged:
             return False
+        if self._to_combine(member):
+            return True
         last = self.settings.generations - 1
         for generation in range(member.generation, last if self._plus else min(member.generation + 1, last)):
-            rival = generation == member.generation or member.id in self.tree.generations[generation].by_parent
             below, *deeper = self.tree.generations[generation + 1 : generation + 3]
             another_try = not below.ranking and not any(g.full for g in deeper)
             open_below = another_try or not below.full
-            if rival and open_below and self._among_best(member, generation):
+            if self._competes(member, generation) and open_below and self._among_best(member, generation):
                 return True
         return False
+
+    def _to_combine(self, member: Node) -> bool:
+        """Is it among the best k of one of the last two generations, which `best --merge` and `--ensemble` combine?"""
+        settings = self.settings
+        if settings.validate is None or settings.replay is not None:
+            return False
+        last = settings.generations - 1
+        latest = last if self._plus else member.generation
+        generations = range(max(member.generation, last - 1), latest + 1)
+        return any(self._competes(member, each) and self._among_best(member, each) for each in generations)
+
+    def _competes(self, member: Node, generation: int) -> bool:
+        """Is it of the generation, or, with plus selection, a parent in it?"""
+        return generation == member.generation or member.id in self.tree.generations[generation].by_parent
 
     def _among_best(self, member: Node, generation: int) -> bool:
         """Is its rank among the rivals of the generation below k?"""

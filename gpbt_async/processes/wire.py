@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-VERSION = 2
+VERSION = 3
 #: the longest line: far above any honest report, far below what would hurt the scheduler
 LIMIT = 1 << 20
 #: characters of one text of a telemetry, and entries of one list, that are sent at most
@@ -55,7 +55,11 @@ class Exit(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
-    """Scheduler → member: what to train, where to read and write, on what. Paths are absolute."""
+    """Scheduler → member: what to train, or to validate, where to read and write, on what. Paths are absolute.
+
+    merges: checkpoints whose average the process first writes to `parent`, an empty folder, the best one's folder
+    first. ensemble: checkpoints that are validated together, and then there is no parent.
+    """
 
     member: int
     attempt: int
@@ -77,7 +81,13 @@ class Begin:
     cpus: Sequence[int] | None = None
     #: whether the process is to train other members after this one (residence.py)
     stays: bool = False
+    merges: Sequence[str] = ()
+    ensemble: Sequence[str] = ()
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "merges", tuple(map(str, self.merges)))
+        object.__setattr__(self, "ensemble", tuple(map(str, self.ensemble)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +187,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "at": _REAL, "threads": (int, type(None)),
     "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "remedy": _STR, "fault": _STR,
     "variable": _STR, "why": _STR, "judged": (bool,), "stays": (bool,),
-    "changed": (list,), "cpus": (list, type(None)), "imports": (list,),
+    "changed": (list,), "merges": (list,), "ensemble": (list,), "cpus": (list, type(None)), "imports": (list,),
     "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
 }  # fmt: skip
 

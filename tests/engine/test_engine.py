@@ -514,6 +514,11 @@ def test_a_discarded_checkpoint_is_never_read_again(driver: Driver) -> None:
         plus, last = driver.settings.selection == "plus", driver.settings.generations - 1
         if last and not engine.tree.generations[last].ranking:  # it failed altogether, and may be tried again
             best |= {m.id for m in engine.tree.rivals(last - 1, plus)[: engine.selection.parents]}
+        if driver.settings.validate is not None:
+            rivals = [engine.tree.rivals(each, plus) for each in range(max(0, last - 1), last + 1)]
+            combined = {m.id for here in rivals for m in here[: engine.selection.parents] if not m.damaged}
+            assert combined <= kept, "what `best --merge` combines is there"
+            best |= combined
         assert kept <= best
 
 
