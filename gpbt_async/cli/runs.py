@@ -192,7 +192,7 @@ def clean(
 
 
 def _needed(folder: RunFolder) -> list[Path]:
-    """The folders of the best member and, before it, of its ancestors. Raises FolderError if the run may still continue."""
+    """The folders of the best member, the last, and its ancestors. Raises FolderError if the run may still continue."""
     from ..analysis.reader import RunReader
 
     engine = RunReader(folder).engine

@@ -241,7 +241,7 @@ class Combiner:
             )  # fmt: skip
             if kept and not self._ensemble and len(members) > 1:
                 await self._publish(members)
-            if not step.reason:  # the next command tries again what has failed
+            if combination.loss(step.score, self._key.mode) < math.inf:  # the next command tries again what has failed
                 self._work.append(step)
         self._told(step)
         return step
