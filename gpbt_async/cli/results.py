@@ -49,7 +49,7 @@ def best(
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Show the best member so far, export it, or combine it with others.
+    """Show the best member so far; export or merge it.
 
     It prints the member's score, its schedule, and the path of its checkpoint.
 
