@@ -20,9 +20,9 @@ import json
 import math
 import os
 import shutil
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..analysis import combination
 from ..analysis.combination import Combination, CombinationError, Step
@@ -30,6 +30,7 @@ from ..analysis.reader import RunReader
 from ..codec import decoded, encoded
 from ..errors import ExperimentError, FolderError
 from ..storage.checkpoints import CheckpointStore
+from ..storage.control import ControlListener, ControlRequest
 from ..storage.files import explained, read_json, replacing, sync, write_json
 from ..storage.manifest import Manifest
 from ..storage.run_config import digest
@@ -66,7 +67,7 @@ async def combine(
     """Make a combination, or return the one that is there and was made of the same.
 
     most: members that it may have; None = any number. options: over those of the run. script, changed: as of Validator.
-    told: called after each validation. Raises GPBTError's subclasses.
+    told: called after each validation. `gpbt-async stop` cancels it. Raises GPBTError's subclasses.
     """
     reader = RunReader(folder)
     best = combination.ended(reader)
@@ -84,13 +85,23 @@ async def combine(
     place = folder.path / combination.FOLDERS[how]
     if (made := _made(place)) is not None and _same(made, key):
         return replace(made, folder=str(place))
-    lock = await folder.lock(PATIENCE)
-    try:
+    async with AsyncExitStack() as stack:
+        lock = await folder.lock(PATIENCE)
+        stack.callback(lock.release)
+        stack.callback(ControlListener(folder.control, _stopping(asyncio.current_task())).close)
         work = Work(place, key)
-        async with Validator(reader, work.path, lock, warn, script=script, changed=changed) as validator:
-            return await Combiner(reader, work, validator, told).run(there)
-    finally:
-        lock.release()
+        validator = Validator(reader, work.path, lock, warn, script=script, changed=changed)
+        return await Combiner(reader, work, await stack.enter_async_context(validator), told).run(there)
+
+
+def _stopping(task: asyncio.Task[Any] | None) -> Callable[[str], None]:
+    """What obeys `gpbt-async stop RUN`: it cancels the task."""
+
+    def obey(line: str) -> None:
+        if task is not None and ControlRequest.parse(line) == (ControlRequest.STOP, ""):
+            task.cancel()
+
+    return obey
 
 
 def _made(place: Path) -> Combination | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from harness import cli, facts, kill_hard, start, until
+from harness import alive, cli, facts, kill_hard, run_id, start, until
 from run_checker import check_run
 
 from gpbt_async.storage.manifest import Manifest
@@ -170,6 +170,21 @@ def test_a_command_that_was_killed_goes_on_and_nothing_half_written_is_taken_for
     shutil.rmtree(run / "merged")
     (home / "calls").unlink()
     assert combined(home, "--merge") == made, "as if it had not been killed"
+
+
+def test_stop_ends_it_and_meanwhile_the_run_is_not_to_be_changed(home: Path) -> None:
+    os.mkfifo(home / "fifo")
+    process = start("best", "r", "--ensemble", "4", cwd=home, env={"FAULT": "hold"})
+    until(lambda: (home / "calls").exists() and len(calls(home)) == 3)
+    for words in (["clean", "r"], ["best", "r", "--merge"]):
+        refused = cli(*words, cwd=home)
+        assert refused.status == 2
+        assert f"is being run by process {process.pid}" in refused.err
+    assert cli("stop", "r", cwd=home).status == 0
+    process.communicate()
+    assert process.returncode == 130
+    assert not (home / "runs" / "r" / "ensemble").exists()
+    assert alive(run_id(home / "runs" / "r")) == []
 
 
 def test_a_merge_that_is_not_on_the_disk_though_its_validation_is_written_down_is_made_again(home: Path) -> None:
