@@ -1,6 +1,7 @@
 """Any model that learns a bit at a time: scikit-learn's SGDClassifier, an interval being two passes of `partial_fit`.
 
     gpbt-async launch examples/partial_fit.py
+    gpbt-async best partial_fit-1 --merge
 
 What it has learnt is three arrays and a step count, saved without pickle. With models that can only be pickled, save
 what they are made of: a checkpoint is whatever files the training function writes.
@@ -28,13 +29,19 @@ def load_split():
 X, Y, X_JUDGE, Y_JUDGE = load_split()  # loaded once, and shared by every member
 
 
-def train(member):
-    c = member.config
+def build(c, folder):
+    """A model with what is in a checkpoint's folder; None = an untrained one."""
     model = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=c["eta0"], alpha=c["alpha"])
     model.partial_fit(X[:1], Y[:1], classes=CLASSES)  # makes the arrays there are to be filled
-    if member.parent is not None:
-        with np.load(member.parent / "model.npz", allow_pickle=False) as learnt:
+    if folder is not None:
+        with np.load(folder / "model.npz", allow_pickle=False) as learnt:
             model.coef_, model.intercept_, model.t_ = learnt["coef"], learnt["intercept"], float(learnt["t"])
+    return model
+
+
+def train(member):
+    c = member.config
+    model = build(c, member.parent)
     for _ in range(PASSES):
         order = np.random.permutation(len(X))  # numpy is seeded already, differently in every member
         for batch in np.array_split(order, len(X) // c["batch"]):
@@ -44,6 +51,14 @@ def train(member):
     np.savez(member.checkpoint / "model.npz", coef=model.coef_, intercept=model.intercept_, t=model.t_)
 
 
+def validate(member):
+    """For `best --merge` and `best --ensemble`: the mean prediction of the checkpoints in member.parents."""
+    models = [build(member.config, folder) for folder in member.parents]
+    predictions = np.mean([model.predict_proba(X_JUDGE) for model in models], axis=0)
+    loss = log_loss(Y_JUDGE, predictions, labels=CLASSES)
+    member.report(loss=loss, accuracy=np.mean(CLASSES[predictions.argmax(axis=1)] == Y_JUDGE))
+
+
 experiment = gpbt.Experiment(
     train,
     space={
@@ -51,5 +66,5 @@ experiment = gpbt.Experiment(
         "alpha": gpbt.Float(1e-7, 1e-2, log=True),
         "batch": gpbt.Choice([50, 100, 400]),
     },
-    score="loss", mode="min", population=8, generations=5, resources=gpbt.Resources(gpus=0),
+    score="loss", mode="min", population=8, generations=5, resources=gpbt.Resources(gpus=0), validate=validate,
 )  # fmt: skip

@@ -105,6 +105,8 @@ class Settings:
     silence: tuple[str, ...] = ()
     command: tuple[str, ...] | None = None
     target: Target | None = None
+    #: validates a checkpoint without training; then a finished run keeps the best k of its last two generations
+    validate: Target | None = None
     #: a schedule to train along once more, instead of searching for one (cli/replay.py)
     replay: Schedule | None = None
     #: decides member.fold in place of `seed`: a replay has the folds of its original
@@ -189,6 +191,7 @@ class _Default(str):
     **dict.fromkeys(("n_generations", "num_generations", "iterations", "rounds"), "did you mean generations?"),
     **dict.fromkeys(("sampler", "algorithm", "search_alg"), "did you mean searcher?"),
     **dict.fromkeys(("random_state", "random_seed"), "did you mean seed?"),
+    **dict.fromkeys(("evaluate", "validation", "evaluation"), "did you mean validate?"),
     **dict.fromkeys(("pruner", "early_stopping"), "did you mean early_stop?"),
     **dict.fromkeys(("retries", "max_retries"), "did you mean attempts?"),
     **dict.fromkeys(("gpus", "cpus", "share", "vram"), "give it by resources=gpbt.Resources(...)"),
@@ -217,8 +220,9 @@ class Experiment:
 
     attempts >= 1: how often a failing member is tried. stall_timeout: seconds without a report, member_timeout: seconds
     inside `train`, after which an attempt is ended and has failed; None = never. silence: names of findings of the
-    pre-flight not to show, as ["GPBT009"] (guide "findings"). Source of the method: Scardigli et al.,
-    arXiv 2109.14925.
+    pre-flight not to show, as ["GPBT009"] (guide "findings"). validate: a function of one Member that trains nothing,
+    and reports the score of the checkpoint in member.parent, for `best --merge` and `best --ensemble` (guide "member").
+    Source of the method: Scardigli et al., arXiv 2109.14925.
 
     Raises ExperimentError, naming the field, the value, what is allowed, and the line.
     """
@@ -248,6 +252,7 @@ class Experiment:
         stall_timeout: float | None = None,
         member_timeout: float | None = None,
         silence: str | Sequence[str] = (),
+        validate: Callable[[Any], object] | None = None,
     ) -> None:
         standalone.declared()
         if (train is None) == (command is None):
@@ -257,7 +262,9 @@ class Experiment:
             isinstance(command, list | tuple) and all(isinstance(word, str) for word in command)
         ):
             raise ExperimentError.of("command", command, "must be a list of words, e.g. ['./solver', '--lr', '{lr}']")
-        self.train = train
+        if validate is not None and train is None:
+            raise ExperimentError.saying("validate: needs a training function, and this experiment declares a command")
+        self.train, self.validate = train, validate
         chosen: dict[str, Any] = {
             "searcher": searcher,
             "history": history,
@@ -289,6 +296,7 @@ class Experiment:
             silence=silenced(silence),
             command=tuple(command) if command is not None else None,
             target=target_of(train) if train is not None else None,
+            validate=target_of(validate, "validate") if validate is not None else None,
             **chosen,
         )
 

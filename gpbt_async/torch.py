@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     #: one, several, or none
     Optimizers = Optimizer | Sequence[Optimizer] | None
 
-__all__ = ["apply", "begin", "load", "save"]
+__all__ = ["apply", "begin", "ensemble", "load", "save"]
 
 lr_schedulers.watch()
 
@@ -177,6 +177,25 @@ def load(
         _set_random_state(state["rng"])
     more: dict[str, Any] = state["more"]
     return more
+
+
+def ensemble(
+    where: Member | Sequence[str | os.PathLike[str]], model: nn.Module, predict: Callable[[], Tensor]
+) -> Tensor:
+    """The mean of the predictions of several checkpoints: those of member.parents, or those in these folders.
+
+    The model gets the weights of each in turn, and predict() returns its predictions (of a classifier: probabilities).
+    With one checkpoint, these are the predictions. Raises as `load`, and ValueError if there is no checkpoint.
+    """
+    folders = where.parents if isinstance(where, Member) else where
+    total: Tensor | None = None
+    for folder in folders:
+        load(folder, model, rng=False)
+        predicted = predict()
+        total = predicted if total is None else total + predicted
+    if total is None:
+        raise ValueError("ensemble: there is no checkpoint to predict with")
+    return total / len(folders)
 
 
 def apply(

@@ -99,6 +99,11 @@ def test_a_member_that_learns_by_partial_fit(tmp_path: Path) -> None:
     assert len(metrics) == 4 * 3 * 2
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["best_metrics"]["accuracy"] > 0.8
+    for option in (["--merge"], ["--ensemble", 2]):
+        made = cli("best", folder.name, *option, "--json", cwd=tmp_path).json
+        assert made["best_score"] == pytest.approx(summary["score"])
+        assert made["score"] <= made["best_score"]
+        assert len(made["steps"]) > 1
 
 
 @pytest.mark.slow
@@ -114,6 +119,9 @@ def test_the_first_example_of_the_readme(tmp_path: Path) -> None:
     assert summary["best_metrics"].keys() == {"loss", "accuracy", "test_accuracy"}
     assert summary["best_metrics"]["test_accuracy"] > 0.3, "chance is 0.1"
     assert {p.name for p in (folder / "best" / "checkpoint").iterdir()} == {"model.pt", "manifest.json"}
+    made = cli("best", folder.name, "--merge", "--json", cwd=tmp_path).json
+    assert made["best_score"] == pytest.approx(summary["score"], rel=1e-4)
+    assert made["steps"][0]["metrics"].keys() == {"loss", "accuracy", "test_loss", "test_accuracy"}
 
 
 def test_the_script_before_it_was_made_a_member(

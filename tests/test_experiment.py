@@ -190,6 +190,16 @@ def test_replaced_is_checked_again():
             "which way is better: add mode='max' or mode='min'",
         ),
         (lambda: declare(mode=None, score=3), "score: got 3; must be the name of a reported metric"),
+        (
+            lambda: declare(validate=lambda member: None),
+            "<lambda>'; must be defined with def at the top level of a file",
+        ),
+        (lambda: declare(validate=len), "validate: got <built-in function len>; must be a plain function"),
+        (lambda: declare(evaluate=train), "unknown argument 'evaluate': did you mean validate?"),
+        (
+            lambda: Experiment(command=["./solver"], space=SPACE, score="loss", mode="min", validate=train),
+            "validate: needs a training function, and this experiment declares a command",
+        ),
         (lambda: declare(populaton=4), "Experiment: unknown argument 'populaton': did you mean 'population'?"),
         (lambda: declare(metric="loss"), "Experiment: unknown argument 'metric': did you mean score?"),
         (lambda: declare(gpus=1), "unknown argument 'gpus': give it by resources=gpbt.Resources(...)"),

@@ -38,6 +38,7 @@ MAY = {
 }
 #: third-party packages a module may import, wherever in it
 THIRD_PARTY: dict[str, set[str]] = {
+    "member/merging": {"numpy", "safetensors", "torch"},
     "member/weights": {"torch"},
     "member/optimizers": {"torch"},
     "member/member_main": {"numpy", "torch", "threadpoolctl"},

@@ -453,3 +453,21 @@ def test_a_model_that_does_not_fit_its_parents_weights_is_tried_once(tmp_path: P
     assert all("cannot be inherited: take it out of the space" in fact["reason"] for fact in failed)
     (found,) = [fact for fact in facts(tmp_path / "runs" / "r", "Found") if fact["code"] == "GPBT010"]
     assert "cannot be inherited" in found["remedy"]
+
+
+def test_an_ensemble_is_the_mean_of_its_members_predictions(tmp_path: Path) -> None:
+    x, models = torch.randn(5, 3), [torch.nn.Linear(3, 2) for _ in range(3)]
+    folders = [tmp_path / str(i) for i in range(3)]
+    for folder, model in zip(folders, models, strict=True):
+        gpbt.torch.save(folder, model)
+    mean = torch.stack([model(x) for model in models]).mean(0)
+    model = torch.nn.Linear(3, 2)
+    torch.testing.assert_close(gpbt.torch.ensemble(folders, model, lambda: model(x)), mean)
+    member = gpbt.Member.local({}, tmp_path, ensemble=folders)
+    torch.testing.assert_close(gpbt.torch.ensemble(member, model, lambda: model(x)), mean)
+    alone = gpbt.Member.local({}, tmp_path, parent=folders[1])
+    torch.testing.assert_close(gpbt.torch.ensemble(alone, model, lambda: model(x)), models[1](x))
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        gpbt.torch.ensemble(gpbt.Member.local({}, tmp_path), model, lambda: model(x))
+    with pytest.raises(RuntimeError, match="an ensemble of 3 checkpoints"):
+        gpbt.torch.load(member, model)

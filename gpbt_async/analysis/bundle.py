@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from .run_summary import Best
 
 
+#: fields of the settings that name places on this machine
+_PLACES = ("target", "validate", "command", "replay")
+
+
 class Versions(TypedDict):
     """The versions of gpbt-async that began the run, and that exported it."""
 
@@ -148,7 +152,7 @@ def lineage_json(reader: RunReader, best: Best, manifest: Manifest) -> LineageRe
         "script": Path(record.script).name if record.script is not None else None,
         "script_sha256": record.script_sha256,
         "function": s.target.qualname if s.target is not None else None,
-        "settings": {name: value for name, value in flat.items() if name not in ("target", "command", "replay")},
+        "settings": {name: value for name, value in flat.items() if name not in _PLACES},
         "command": [os.path.basename(word) if os.path.isabs(word) else word for word in s.command or ()] or None,
         "replays": s.replay.origin.run if s.replay is not None else None,
         "members": sum(g.settled for g in reader.engine.tree.generations),

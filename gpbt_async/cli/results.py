@@ -4,45 +4,105 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ExperimentError
 from .completion import among, files, members
-from .options import AnyRun, Json, RunName, Runs, option, whole
+from .options import AnyRun, Changed, Json, Moved, RunName, Runs, arguments, option, takes, whole
 from .output import emit, open_browser, say
+
+if TYPE_CHECKING:
+    from ..analysis.combination import Combination, How, Step
+    from ..declaration.run_options import RunOptions
+    from ..storage.folder import RunFolder
 
 Out = Annotated[Path | None, option("--out", metavar="FILE", help="Write to this file.", autocompletion=files)]
 Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 
 
+@takes(options=("gpus",))
 def best(
     run: RunName,
+    *,
     export: Annotated[
         Path | None,
         option("--export", metavar="DIR", help="Copy the member's checkpoint, config, schedule and ancestry to DIR."),
     ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option("--merge", help="Average the weights of the run's best members, as far as validation improves."),
+    ] = False,
+    ensemble: Annotated[
+        int | None,
+        option(
+            "--ensemble",
+            metavar="K",
+            parser=whole("--ensemble", "from 2 to 1000"),
+            help="Choose up to K members whose average prediction validates best.",
+        ),
+    ] = None,
+    script: Moved = None,
+    changed: Changed = False,
+    options: RunOptions,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Show the best member so far, or export it.
+    """Show the best member so far; export or merge it.
 
     It prints the member's score, its schedule, and the path of its checkpoint, and how the score compares with metrics
     on other data. If the experiment has choose_by, the best of a finished run is the member that was chosen by it.
 
+    --merge and --ensemble train nothing. RUN must have ended, and its script must declare Experiment(...,
+    validate=...); see `gpbt-async guide member`. Beginning with the best member, each command adds one other member
+    after the other, and keeps those that improve the validated score. The result is a new folder in RUN, merged or
+    ensemble; the best member stays what it is. --script, --changed-script and --gpus are only for these two.
+
     Examples:
       gpbt-async best train-1
       gpbt-async best train-1 --export my-model  # its checkpoint and schedule
+      gpbt-async best train-1 --merge  # one model: the average of several
+      gpbt-async best train-1 --ensemble 3 --gpus 0
     """
     from ..analysis import bundle, reader
     from ..ui import summaries
 
     folder = reader.open_run(run, runs)
+    if merge or ensemble is not None:
+        if export is not None or (merge and ensemble is not None):
+            raise ExperimentError("--merge, --ensemble, --export: give only one of them")
+        combination = _combined(folder, ensemble, options, script, changed)
+        emit(combination, summaries.combination_text, as_json)
+        return
+    if script is not None or changed or arguments(options):
+        raise ExperimentError("--script, --changed-script and --gpus need --merge or --ensemble")
     member = reader.best(folder)
     if export is not None:
         bundle.take(folder, member, export)
         say(f"exported to {export}")
     emit(member, summaries.best_text, as_json)
+
+
+def _combined(
+    folder: RunFolder, most: int | None, options: RunOptions, script: str | None, changed: bool
+) -> Combination:
+    """Merge members, or (most) choose an ensemble. Raises GPBTError."""
+    from ..declaration.address import find
+    from ..processes import linux
+    from ..scheduler.combining import combine
+    from ..ui.summaries import step_text
+    from .foreground import foreground
+
+    linux.be_alone()
+    address = find(script) if script is not None else None
+    how: How = "merge" if most is None else "ensemble"
+
+    def told(step: Step) -> None:
+        say(step_text(step))
+
+    work = combine(folder, how, most, options, script=address, changed=changed, warn=say, told=told)
+    return foreground(work)
 
 
 def report(

@@ -156,7 +156,8 @@ def clean(
 ) -> None:
     """Delete what a finished run no longer needs.
 
-    It deletes the logs, metrics and leftover files of all members, except those of the best member and its ancestors.
+    It deletes the logs, metrics and leftover files of all members, except those of the best member and its ancestors;
+    and all checkpoints but the best. What best --merge and best --ensemble have made stays.
 
     Examples:
       gpbt-async clean train-1
@@ -182,14 +183,16 @@ def clean(
                 for place in folder.members.iterdir():
                     if place not in kept and place.is_dir() and not place.is_symlink():
                         shutil.rmtree(place)
+                for ancestor in kept[:-1]:  # a run that can validate has kept parents of its last generation
+                    shutil.rmtree(ancestor / "checkpoint", ignore_errors=True)
             after = bytes_below(folder.path)
     finally:
         lock.release()
     print(f"{folder.name}: {format_bytes(max(0, before - after))} freed")
 
 
-def _needed(folder: RunFolder) -> set[Path]:
-    """The folders of the best member and its ancestors. Raises FolderError if the run may still continue."""
+def _needed(folder: RunFolder) -> list[Path]:
+    """The folders of the best member, the last, and its ancestors. Raises FolderError if the run may still continue."""
     from ..analysis.reader import RunReader
 
     engine = RunReader(folder).engine
@@ -199,7 +202,7 @@ def _needed(folder: RunFolder) -> set[Path]:
     if engine.ended.reason and engine.reopens:
         retry = f"fix the cause ({resume} --retry-failed)"
         raise FolderError(f"{folder.name} has failed, but can continue: {retry}, {rest}")
-    return {folder.member(m.id).path for m in (engine.best.ancestry if engine.best is not None else ())}
+    return [folder.member(m.id).path for m in (engine.best.ancestry if engine.best is not None else ())]
 
 
 def track(

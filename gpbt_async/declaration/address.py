@@ -32,6 +32,7 @@ class ScriptOrder(TypedDict):
     module: str | None
     root: str | None
     variable: str | None
+    validates: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,14 @@ class Address:
     """A script. file: its absolute path. module: the name it is imported by; None = as a file of no package.
 
     root: the folder that the module is imported from; None = wherever the interpreter finds it. variable: which of the
-    script's experiments; None = it declares one.
+    script's experiments; None = it declares one. validates: its function `validate` is wanted, not `train`.
     """
 
     file: str
     module: str | None = None
     root: str | None = None
     variable: str | None = None
+    validates: bool = False
 
     def __fspath__(self) -> str:
         return self.file
@@ -63,7 +65,9 @@ class Address:
         return (self.module or self.file) + (f":{self.variable}" if self.variable else "")
 
     def to_json(self) -> ScriptOrder:
-        return ScriptOrder(script=self.file, module=self.module, root=self.root, variable=self.variable)
+        return ScriptOrder(
+            script=self.file, module=self.module, root=self.root, variable=self.variable, validates=self.validates
+        )
 
     def check(self) -> None:
         """Raise ScriptError, with a remedy, when there is no such file, or it is no Python script."""

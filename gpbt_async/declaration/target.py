@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-#: how a training function begins
-SIGNATURE = "def train(member): ..."
+#: how a training function begins, and one that validates
+SIGNATURE = "def {}(member): ..."
 #: code flags of functions whose call only makes an object: async ones and generators
 _NEVER_RUNS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
@@ -58,22 +58,25 @@ class Target:
         return TargetRecord(file=self.file, module=self.module, qualname=self.qualname, sys_path=list(self.sys_path))
 
 
-def target_of(train: Callable[[Any], object]) -> Target:
-    """Where another process finds the training function. Raises ExperimentError when it cannot be found there."""
+def target_of(train: Callable[[Any], object], argument: str = "train") -> Target:
+    """Where another process finds the function. argument: of Experiment, which gives it.
+
+    Raises ExperimentError when it cannot be found there.
+    """
     name = getattr(train, "__qualname__", None)
     code = getattr(inspect.unwrap(train), "__code__", None)  # a decorator's code is in another file
     if name is None or code is None or hasattr(train, "__self__") or code.co_flags & _NEVER_RUNS:
-        raise ExperimentError.of("train", train, f"must be a plain function; wrap it: {SIGNATURE}")
+        raise ExperimentError.of(argument, train, f"must be a plain function; wrap it: {SIGNATURE.format(argument)}")
     if "<lambda>" in name or "<locals>" in name:
         raise ExperimentError.of(
-            "train", name, "must be defined with def at the top level of a file, not inside a function"
+            argument, name, "must be defined with def at the top level of a file, not inside a function"
         )
     file = os.path.abspath(code.co_filename)
     if code.co_filename.startswith("<") or not os.path.isfile(file):
         raise ExperimentError.of(
-            "train", name, "is not in a file (a notebook cell or a prompt?): put it in a file and import it from there"
+            argument, name, "is not in a file (a notebook cell or a prompt?): put it in a file and import it from there"
         )
-    _takes_a_member(train, name)
+    _takes_a_member(train, name, argument)
     module: str | None = train.__module__
     if module == "__main__":
         spec = getattr(sys.modules.get("__main__"), "__spec__", None)
@@ -84,7 +87,7 @@ def target_of(train: Callable[[Any], object]) -> Target:
     return Target(file, module, name, tuple(os.path.abspath(entry or ".") for entry in sys.path))
 
 
-def _takes_a_member(train: Callable[[Any], object], name: str) -> None:
+def _takes_a_member(train: Callable[[Any], object], name: str, argument: str) -> None:
     """A decorator's own signature counts, not the wrapped function's: it may pass arguments itself."""
     try:
         signature = inspect.signature(train, follow_wrapped=False)
@@ -101,7 +104,7 @@ def _takes_a_member(train: Callable[[Any], object], name: str) -> None:
         short = name.rpartition(".")[2]
         must = f"must take one argument, the member: def {short}(member): ..."
         if required[:1] == ["self"]:
-            must = f"is a method, and must be a plain function; wrap it: {SIGNATURE}"
+            must = f"is a method, and must be a plain function; wrap it: {SIGNATURE.format(argument)}"
         elif len(required) > 1:
             must += f"; give {', '.join(required[1:])} a default, or make it in there"
-        raise ExperimentError.saying(f"train: got {short}{signature}; {must}") from None
+        raise ExperimentError.saying(f"{argument}: got {short}{signature}; {must}") from None

@@ -233,12 +233,15 @@ class Selection:
         It is being published; or it is the best so far; or a child of it may yet be started (again); or it may yet
         become a parent: ranks only get worse, so a member that has fallen out of the top k never will. As long as no
         member of the next generation has finished, its parents may be needed for another try, until the generation
-        after it is full. With `choose_by`, the best of the last generation are kept for the final choice.
+        after it is full. With `choose_by`, the best of the last generation are kept for the final choice. If the
+        experiment can validate checkpoints, the best of the last two generations stay.
         """
         if member.state is State.TRAINED or member is self.tree.best or member.unsettled:
             return True
         if member.state is not State.FINISHED or member.damaged:
             return False
+        if self._to_combine(member):
+            return True
         last = self.settings.generations - 1
         if self.settings.choose_by is not None and self._competes(member, last) and self._among_best(member, last):
             return True
@@ -249,6 +252,16 @@ class Selection:
             if self._competes(member, generation) and open_below and self._among_best(member, generation):
                 return True
         return False
+
+    def _to_combine(self, member: Node) -> bool:
+        """Is it among the best k of one of the last two generations, which `best --merge` and `--ensemble` combine?"""
+        settings = self.settings
+        if settings.validate is None or settings.replay is not None:
+            return False
+        last = settings.generations - 1
+        latest = last if self._plus else member.generation
+        generations = range(max(member.generation, last - 1), latest + 1)
+        return any(self._competes(member, each) and self._among_best(member, each) for each in generations)
 
     def _competes(self, member: Node, generation: int) -> bool:
         """Is it a rival of the generation, by its own or, with plus selection, by a child in it?"""

@@ -27,7 +27,7 @@ from .telemetry import Telemetry
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 
 #: in place of a process id
@@ -39,16 +39,18 @@ class Member:
 
     id, generation: whole numbers from 0; attempt: from 1. seed: its own, in [0, 2³²), the same for every attempt;
     python, numpy and torch are already seeded with it. config: name → value. parent: the folder of the parent's
-    checkpoint, read-only, or None in generation 0. checkpoint: an empty folder to fill; it is published whole when the
-    training function returns. device: "cuda" or "cpu"; the process sees only the GPU that it is pinned to. start: how
-    its process came to be: "zygote" (a fork), "exec" (a fresh interpreter), "resident" (a process that trains member
-    after member), or "local" without a run.
+    checkpoint, read-only, or None in generation 0. parents: the same as a tuple; of an ensemble that is validated, the
+    folders of its checkpoints, and then there is no single parent. checkpoint: an empty folder to fill; it is published
+    whole when the training function returns. device: "cuda" or "cpu"; the process sees only the GPU that it is pinned
+    to. start: how its process came to be: "zygote" (a fork), "exec" (a fresh interpreter), "resident" (a process that
+    trains member after member), or "local" without a run.
 
     A run passes one to the training function; without a run, `Member.local` makes one.
     """
 
     __slots__ = (
-        "_file", "_fold_seed", "_judged", "_lines", "_metrics", "_parent", "_pid", "_score", "_send", "_sock", "_stop",
+        "_ensemble", "_file", "_fold_seed", "_judged", "_lines", "_metrics", "_parent", "_pid", "_score", "_send",
+        "_sock", "_stop",
         "attempt", "checkpoint", "config", "device", "generation", "id", "reported", "seed", "start", "telemetry",
     )  # fmt: skip
 
@@ -62,6 +64,7 @@ class Member:
         self.telemetry = Telemetry(self.config)
         self.telemetry.seed = begin.seed
         self._parent = ParentPath.noted(begin.parent, self.telemetry) if begin.parent else None
+        self._ensemble = tuple(map(Path, begin.ensemble))
         self.checkpoint = Path(begin.checkpoint)
         self.device = begin.device
         self.start = "local"
@@ -87,6 +90,7 @@ class Member:
         checkpoint: str | os.PathLike[str],
         *,
         parent: str | os.PathLike[str] | None = None,
+        ensemble: Sequence[str | os.PathLike[str]] = (),
         seed: int = 0,
         generation: int = 0,
         device: str = "cpu",
@@ -97,13 +101,15 @@ class Member:
         """A member without a scheduler: reports are printed, or passed to `on_report`; nothing stops it.
 
         config: name → value. checkpoint: an existing folder to fill. parent: a checkpoint's folder to begin from.
-        seed, generation, device, id: the attributes of these names; nothing is seeded. metrics: a file to which reports
-        are appended as JSON lines; "" = none.
+        ensemble: folders of checkpoints to validate together, instead of a parent. seed, generation, device, id: the
+        attributes of these names; nothing is seeded. metrics: a file to which reports are appended as JSON lines; "" =
+        none.
         """
         begin = wire.Begin(
             member=id, attempt=1, generation=generation, seed=seed, config=config, device=device, threads=None,
             parent=os.fspath(parent) if parent is not None else None, checkpoint=os.fspath(checkpoint),
-            metrics=os.fspath(metrics), log=None, cwd=None, env={}, score="",
+            ensemble=[os.fspath(each) for each in ensemble], metrics=os.fspath(metrics), log=None, cwd=None, env={},
+            score="",
         )  # fmt: skip
         standalone.use()
         member = cls(begin)
@@ -115,8 +121,16 @@ class Member:
 
     @property
     def parent(self) -> Path | None:
-        """The folder of the parent's checkpoint, read-only; None in generation 0."""
+        """The folder of the parent's checkpoint, read-only; None in generation 0.
+
+        Raises RuntimeError if the member validates an ensemble: one of its checkpoints alone would be a wrong answer.
+        """
         self.telemetry.parent_seen = True
+        if self._ensemble:
+            raise RuntimeError(
+                f"member.parent: this is an ensemble of {len(self._ensemble)} checkpoints: read all of member.parents, "
+                "and average their predictions (gpbt.torch.ensemble does both)"
+            )
         return self._parent
 
     @overload
@@ -142,6 +156,12 @@ class Member:
             return mine
         draw = random.Random(f"fold:{self._fold_seed}:{n}").random
         return sorted(sorted(range(n), key=lambda _: draw())[mine::folds])
+
+    @property
+    def parents(self) -> tuple[Path, ...]:
+        """The folders to read, read-only: those of an ensemble that is validated, else the parent's, if any."""
+        self.telemetry.parent_seen = True
+        return self._ensemble or ((self._parent,) if self._parent is not None else ())
 
     def report(self, *given: Mapping[str, object], **metrics: Any) -> None:
         """Report metrics to the scheduler, as often as you like.

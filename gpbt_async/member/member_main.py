@@ -237,6 +237,10 @@ class Trainer:
         try:
             train = self._find_train()
             assert train is not None
+            if begin.merges:
+                from .merging import merged_first
+
+                train = merged_first(begin, train)
         except BaseException as error:
             fault, remedy = _diagnosed(error, member)
             end = wire.End(wire.Exit.RAISED, time.monotonic(), script.refusal(error), remedy=remedy, fault=fault)

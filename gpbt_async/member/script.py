@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 
 class Script(NamedTuple):
-    """What was imported. declaration: the experiment as JSON, None for a target. train: None for a command."""
+    """What was imported. declaration: the experiment as JSON, None for a target. train: None for a command.
+
+    Where the order asks for the function that validates, `train` is that one; None if there is none.
+    """
 
     declaration: Mapping[str, object] | None
     variable: str | None
@@ -46,12 +49,16 @@ def load(what: ScriptOrder | TargetOrder) -> Script:
     If the import fails because the script should be launched as a module, the error has a note that says so.
     """
     if "script" in what:
-        return _load_script(os.path.abspath(what["script"]), what["module"], what["root"], what["variable"])
+        loaded, experiment = _load_script(
+            os.path.abspath(what["script"]), what["module"], what["root"], what["variable"]
+        )
+        return loaded._replace(train=experiment.validate) if what["validates"] else loaded
     target = what["target"]
     return Script(None, None, _load_target(target), target["file"])
 
 
-def _load_script(path: str, name: str | None, root: str | None, wanted: str | None) -> Script:
+def _load_script(path: str, name: str | None, root: str | None, wanted: str | None) -> tuple[Script, Any]:
+    """The script, and its Experiment."""
     if name is not None:
         module = _import_module(path, name, root)
     else:
@@ -75,7 +82,7 @@ def _load_script(path: str, name: str | None, root: str | None, wanted: str | No
     ((variable, experiment),) = declared.values()
     if problem := hydra.problem(experiment.train, path):
         raise NoExperiment(problem)
-    return Script(experiment.to_json(), variable, experiment.train, path)
+    return Script(experiment.to_json(), variable, experiment.train, path), experiment
 
 
 def _how_many(name: str, path: str, variables: list[str], wanted: str | None) -> str:

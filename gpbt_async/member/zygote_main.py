@@ -66,6 +66,7 @@ def _order(request: dict[str, Any]) -> Order:
         "module": request["module"],
         "root": request["root"],
         "variable": request["variable"],
+        "validates": request["validates"],
     }
 
 

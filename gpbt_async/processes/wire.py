@@ -55,7 +55,11 @@ class Exit(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
-    """Scheduler → member: what to train, where to read and write, on what. Paths are absolute."""
+    """Scheduler → member: what to train, or to validate, where to read and write, on what. Paths are absolute.
+
+    merges: checkpoints whose average the process first writes to `parent`, an empty folder, the best one's folder
+    first. ensemble: checkpoints that are validated together, and then there is no parent.
+    """
 
     member: int
     attempt: int
@@ -79,7 +83,13 @@ class Begin:
     stays: bool = False
     #: decides member.fold: the run's
     fold_seed: int = 0
+    merges: Sequence[str] = ()
+    ensemble: Sequence[str] = ()
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "merges", tuple(map(str, self.merges)))
+        object.__setattr__(self, "ensemble", tuple(map(str, self.ensemble)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +189,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "at": _REAL, "threads": (int, type(None)),
     "checkpoint": _STR, "device": _STR, "score": _STR, "reason": _STR, "how": _STR, "remedy": _STR, "fault": _STR,
     "variable": _STR, "why": _STR, "judged": (bool,), "stays": (bool,),
-    "changed": (list,), "cpus": (list, type(None)), "imports": (list,),
+    "changed": (list,), "merges": (list,), "ensemble": (list,), "cpus": (list, type(None)), "imports": (list,),
     "parent": _MAYBE, "log": _MAYBE, "cwd": _MAYBE, "error": _MAYBE, "where": _MAYBE,
 }  # fmt: skip
 

@@ -31,8 +31,8 @@ _WHY = {
     "seed": "every member's seed comes from it",
     "resources": "a resume has --gpus, --share and --vram for it",
 }
-#: no fields of their own: a preset's are named one by one, and the training function is the script's, whatever its name
-_NOT_COMPARED = ("target", "preset", "replay", "mode_given", "fold_seed")
+#: no fields of their own: a preset's are named one by one, and functions are the script's, whatever their names
+_NOT_COMPARED = ("target", "validate", "preset", "replay", "mode_given", "fold_seed")
 
 
 def compare(

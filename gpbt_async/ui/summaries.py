@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..analysis.ancestry import Ancestry, AncestryStep, Parentage
+    from ..analysis.combination import Combination, Step
     from ..analysis.heldout import ChoiceRow, GapTable
     from ..analysis.run_summary import Best, Comparison, Spread
     from ..analysis.status import Activity, GenerationRow, RunDetail, RunLine
@@ -150,6 +151,44 @@ def gap_lines(gaps: Sequence[GapTable]) -> list[str]:
             less = f"  {_score(row['metric'] - row['score'])}" if table["alike"] else ""
             lines.append(f"  {row['generation']:>3}  {_score(row['score'])}  {_score(row['metric'])}{less}")
     return lines
+
+
+def step_text(step: Step) -> str:
+    """One validation of a merge or an ensemble."""
+    first, added = len(step.members) == 1, step.members[-1]
+    if step.reason:
+        return f"member {added} cannot be {'validated' if first else 'added'}: {clean(step.reason)}"
+    what = f"member {added}, the best alone" if first else f"with member {added}"
+    end = "" if first else ": it stays" if step.kept else ": no improvement, so without it"
+    return f"{what}: {_score(step.score)}{end}"
+
+
+def combination_text(made: Combination) -> str:
+    """A merge or an ensemble, and what it gains."""
+    what = "merge" if made.how == "merge" else "ensemble"
+    metric, best = clean(made.metric), f"member {made.best}, the best of {made.run}"
+    alone = made.steps[0].metrics if made.steps else {}
+    of = f"of {counted(len(made.candidates), 'checkpoint')} on the disk"
+    lines = []
+    if made.checkpoints:
+        percent = f" ({100 * made.gain / abs(made.best_score):.2g} %)" if made.best_score else ""
+        members = ", ".join(map(str, made.members))
+        lines += [
+            f"{what} of {len(made.members)} {of}: members {members}",
+            f"{metric} {_score(made.score)}, better by {_score(made.gain)}{percent} than {best}",
+            *(f"checkpoint {made.folder}/{each}" for each in made.checkpoints),
+            f"metrics, and those of member {made.best} alone:",
+            *(f"  {clean(name)} {_score(value)}, {_score(alone.get(name))}" for name, value in made.metrics.items()),
+            "(the score is the one by which it was chosen, and so an optimistic one; the best member stays as it is)",
+        ]
+    else:
+        lines += [f"no {what}: {of}, none improves on {best}, {metric} {_score(made.best_score)}"]
+    if made.differs:
+        lines.append(
+            f"validate gives member {made.best} {metric} {_score(made.best_score)}, and its training has reported "
+            f"{_score(made.reported)}: do both measure the same?"
+        )
+    return "\n".join(lines)
 
 
 def descent_text(descent: Ancestry, began: float) -> str:

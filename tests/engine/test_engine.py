@@ -514,6 +514,11 @@ def test_a_discarded_checkpoint_is_never_read_again(driver: Driver) -> None:
         plus, last = driver.settings.selection == "plus", driver.settings.generations - 1
         if last and not engine.tree.generations[last].ranking:  # it failed altogether, and may be tried again
             best |= {m.id for m in engine.tree.rivals(last - 1, plus)[: engine.selection.parents]}
+        if driver.settings.validate is not None:
+            rivals = [engine.tree.rivals(each, plus) for each in range(max(0, last - 1), last + 1)]
+            combined = {m.id for here in rivals for m in here[: engine.selection.parents] if not m.damaged}
+            assert combined <= kept, "what `best --merge` combines is there"
+            best |= combined
         assert kept <= best
 
 
@@ -853,7 +858,10 @@ def test_only_losses_in_a_row_fail_a_member_and_a_resume_is_none() -> None:
         engine.handle(events.Opened(t=0, slots=4, version="v", pid=1))
     for _ in range(LOST_MOST - 1):
         engine.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
-    assert (member.lost_attempts, member.failures) == (LOST_MOST - 1, 0), "no process had begun it when the run was resumed"
+    assert (member.lost_attempts, member.failures) == (LOST_MOST - 1, 0), (
+    assert member.lost_attempts == LOST_MOST - 1, "no process had begun it when the run was resumed"
+    assert member.failures == 0
+    )
     engine.handle(events.Failed(t=1.0, member=0, attempt=member.attempt, reason="boom"))
     for _ in range(LOST_MOST - 1):
         engine.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))

@@ -192,6 +192,16 @@ def test_without_a_scheduler_reports_are_printed(tmp_path: Path, capsys: pytest.
     assert seen == [{"a": 1}]
 
 
+def test_an_ensemble_has_parents_and_no_single_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "1", tmp_path / "2"
+    assert Member.local({}, tmp_path).parents == ()
+    assert Member.local({}, tmp_path, parent=one).parents == (one,)
+    member = Member.local({}, tmp_path, ensemble=[one, two])
+    assert member.parents == (one, two)
+    with pytest.raises(RuntimeError, match=r"an ensemble of 2 checkpoints: read all of member.parents"):
+        _ = member.parent
+
+
 def test_importing_member_loads_little() -> None:
     heavy = ("asyncio", "numpy", "torch", "subprocess")
     code = f"import sys, gpbt_async.member.api; print([m for m in {heavy} if m in sys.modules])"

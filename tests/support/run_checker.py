@@ -426,13 +426,30 @@ class Check:
         for path in kept:
             self.checkpoint(path)
         name = f"{best.id:04}" if best is not None else ""
-        if best is not None and [path.parent.name for path in kept] != sorted(f"{m.id:04}" for m in self.finalists):
+        wanted = sorted({name, *(f"{m.id:04}" for m in self.finalists), *self.to_combine()})
+        if best is not None and [path.parent.name for path in kept] != wanted:
             kept_by = ", ".join(path.parent.name for path in kept) or "nobody"
-            self.say(f"checkpoints are kept of {kept_by}, where only the best's, {name}, must be")
+            also = f", and of {', '.join(wanted)}" if len(wanted) > 1 else ""
+            self.say(f"checkpoints are kept of {kept_by}, where only the best's, {name}{also}, must be")
         link = self.folder / "best"
         if best is not None and (not link.is_symlink() or os.readlink(link) != f"members/{name}"):
             where = os.readlink(link) if link.is_symlink() else "nowhere"
             self.say(f"best points at {where}, not at members/{name}")
+
+    def to_combine(self) -> list[str]:
+        """The best k of each of the last two generations, where the experiment can validate them."""
+        s = self.settings
+        if not s.get("validate") or s.get("replay"):
+            return []
+        assert s["selection"] == "comma", "what is kept with plus selection is not known here"
+        k = min(s["population"], max(1, math.isqrt(math.floor(s["population"] / s["ratio"] + 1e-9))))
+        sign = -1.0 if s["mode"] == "max" else 1.0
+        names: list[str] = []
+        for depth in range(max(0, s["generations"] - 2), s["generations"]):
+            here = [m for m in self.members.values() if m.depth == depth and m.published is not None]
+            here.sort(key=lambda m: (sign * (m.score or 0.0), m.indexes))
+            names += [f"{m.id:04}" for m in here[:k] if m.damaged is None]
+        return names
 
     def checkpoint(self, folder: Path) -> None:
         try:

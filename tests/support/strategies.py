@@ -9,6 +9,7 @@ from engine_driver import Driver, settings
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from gpbt_async.declaration.target import Target
 from gpbt_async.space import Choice, Float, Int, Space
 
 numbers = st.floats(-1e9, 1e9, allow_subnormal=False) | st.floats(allow_nan=False, allow_infinity=False)
@@ -55,6 +56,7 @@ spaces = st.dictionaries(st.text(min_size=1, max_size=8), dimensions | constants
 
 # ---- engines
 
+VALIDATE = Target("/script.py", None, "validate")
 RATIOS = (0.25, 72 / 256, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -72,6 +74,7 @@ def drivers(draw: st.DrawFn, faults: bool = True, **fixed: object) -> Driver:
         "attempts": draw(st.integers(1, 3)),
         "early_stop": draw(st.sampled_from([(), (), ("median",), ("generation",), ("median", "generation")])),
         "seed": draw(st.integers(0, 3)),
+        "validate": draw(st.sampled_from([None, VALIDATE])),
         **fixed,
     }
     faulty = faults and draw(st.booleans())
