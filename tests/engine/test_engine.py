@@ -858,10 +858,8 @@ def test_only_losses_in_a_row_fail_a_member_and_a_resume_is_none() -> None:
         engine.handle(events.Opened(t=0, slots=4, version="v", pid=1))
     for _ in range(LOST_MOST - 1):
         engine.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
-    assert (member.lost_attempts, member.failures) == (LOST_MOST - 1, 0), (
     assert member.lost_attempts == LOST_MOST - 1, "no process had begun it when the run was resumed"
     assert member.failures == 0
-    )
     engine.handle(events.Failed(t=1.0, member=0, attempt=member.attempt, reason="boom"))
     for _ in range(LOST_MOST - 1):
         engine.handle(events.Lost(t=1.0, member=0, attempt=member.attempt, reason="the zygote died"))
