@@ -213,3 +213,10 @@ CHOSEN = tuple(
         "keep 0.25 of everyone, ratio .5",
     )
 )
+
+#: on the long tasks: what uses the family tree, and what it is compared with
+FAMILY = (
+    ours("gpbt"),
+    pbt("pbt"),
+    Method("random", "full_runs"),
+)

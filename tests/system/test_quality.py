@@ -286,9 +286,7 @@ def test_tables_compare_with_the_reference(tmp_path: Path, watched: list[Watched
     chosen = [m for m in methods.MAIN if m.name in ("pbt", "random", "gpbt")]
     cases = [protocol.Case("landscape", m, 8, seed) for seed in range(4) for m in chosen]
     driver.run(cases, tmp_path, tmp_path / "main.jsonl", tell=lambda text: None)
-    found: report.Found = {}
-    for row in rows.read_all(tmp_path):
-        found.setdefault((row["digest"], row["task"], row["slots"]), {})[row["seed"]] = row
+    found = report.collect(tmp_path)
     lines = report.table(found, protocol.BLOCKS["main"], "landscape", 8)
     assert len(lines) == 2 + 3
     assert len({line.count("|") for line in lines}) == 1
@@ -304,7 +302,7 @@ def test_what_is_claimed_is_corrected_for_how_much_is_claimed() -> None:
     for task in block.tasks:
         for m, shift in ((protocol.default(), -0.1), (protocol.reference(), 0.0)):
             found[m.digest, task, 8] = {
-                seed: dict.fromkeys(("test", "val"), math.exp(shift + 0.1 * rng.gauss(0, 1)))
+                (seed, "before"): dict.fromkeys(("test", "val"), math.exp(shift + 0.1 * rng.gauss(0, 1)))
                 for seed in range(1000, 1020)
             }
     family = protocol.Family("?", ((protocol.default(), protocol.reference()),))
