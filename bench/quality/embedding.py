@@ -110,7 +110,7 @@ class Embedding:
         self, state: np.ndarray, velocity: np.ndarray, config: Config, rates: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """One step for each rate, by which the learning rate and the shaking are multiplied."""
-        lr, inertia, exaggeration, perplexity, shake = (np.float32(config[name]) for name in self.space)  # type: ignore[arg-type]
+        lr, inertia, exaggeration, perplexity, shake = (np.float32(config[name]) for name in self.space)
         near = exaggeration * self._neighbourhoods(float(perplexity))
         points, velocity, pull = state.copy(), velocity.copy(), np.empty_like(state)
         dx, dy, w, m = np.empty((4, self.points, self.points), np.float32)

@@ -60,7 +60,7 @@ def here() -> Environment:
     from threadpoolctl import threadpool_info
 
     del scipy
-    simd: dict[str, Any] = numpy.show_config(mode="dicts").get("SIMD Extensions", {})
+    simd: Any = numpy.show_config(mode="dicts").get("SIMD Extensions", {})
     told = {"python": platform.python_version(), "libc": " ".join(platform.libc_ver()).strip() or platform.system()}
     told |= {package: version(package) for package in SHARED}
     told["machine"] = platform.machine()

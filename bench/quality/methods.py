@@ -69,8 +69,8 @@ class Method:
         if self.room != "ours":
             return self.options
         own = {"pending": True, "repeat": True, **self.options}
-        chosen = {**PRESETS.get(own.pop("preset", ""), {}), **own}
-        kept = {
+        chosen: dict[str, Any] = {**PRESETS.get(own.pop("preset", ""), {}), **own}
+        kept: dict[str, Any] = {
             name: chosen.pop(name)
             for name in ("pending", "repeat", "cooled", "budget", "keep", "everyone")
             if name in chosen

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from gpbt_async.ask import Ask
     from gpbt_async.engine.tree import Node
+    from gpbt_async.searchers.searcher import Searcher
     from gpbt_async.space import Config
 
     from .tasks import Task
@@ -53,7 +54,7 @@ FIRST = 0.25
 class _Alone:
     """A searcher that is not told of siblings in training."""
 
-    def __init__(self, searcher: registry.Searcher) -> None:
+    def __init__(self, searcher: Searcher) -> None:
         self._searcher = searcher
 
     def suggest(self, ask: Ask) -> Config:
@@ -102,8 +103,8 @@ def run(
     states: dict[int, Any] = {}
     judged = MEDIAN in s.early_stop
 
-    def train(member: Node, parent: Any) -> VirtualInterval:
-        state = task.initial(key(seed, member.path[0])) if member.parent is None else parent
+    def train(member: Node, parent_state: Any) -> VirtualInterval:
+        state = task.initial(key(seed, member.path[0])) if member.parent is None else parent_state
         first = judged and (member.generation > 0 or everyone)
         outcome = task.interval(state, member.config, key(seed, member.id), first=first)
         states[member.id] = outcome.state

@@ -101,6 +101,13 @@ def make(name: str, seed: int, length: float = 1.0) -> Task:
     return kind(name)(seed, length)
 
 
+def number(config: Config, name: str) -> float:
+    """A hyperparameter that is a number."""
+    value = config[name]
+    assert isinstance(value, int | float)
+    return value
+
+
 def key(*parts: object) -> int:
     """A seed in [0, 2**63) that is a function of the parts alone."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
