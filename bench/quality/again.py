@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -70,7 +71,7 @@ def again(
         elif equal(row, made := driver.row_of(case)):
             tally.equal += 1
         else:
-            why = cause(case, row, made, known, folder)
+            why = cause(case, row, made, known)
             tally.others.append(f"{case.task} {row['method']!r} {case.slots} slots, seed {case.seed}: {why}")
             tell(tally.others[-1])
     for name, tally in tallies.items():
@@ -118,7 +119,7 @@ def _same(a: object, b: object) -> bool:
     return a == b
 
 
-def cause(case: Case, row: Row, made: Row, known: Known, folder: Path) -> str:
+def cause(case: Case, row: Row, made: Row, known: Known) -> str:
     """Why a stored row did not come out, as far as can be found out here."""
     which = next(name for name in COMPARED if not _same(row.get(name), made.get(name)))
     what = f"{which} {_brief(made.get(which))}, stored {_brief(row.get(which))}"
@@ -134,21 +135,17 @@ def cause(case: Case, row: Row, made: Row, known: Known, folder: Path) -> str:
 
 
 def elsewhere(case: Case, kernels: str) -> Row:
-    """The case's row, made in a process of its own with these kernels."""
-    code = "import json, sys; from {0} import again; print(json.dumps(again.one(json.loads(sys.argv[1]))))"
+    """The case's row, made in a process of its own with these kernels; nothing where that fails."""
+    code = "import json, pickle, sys; from {0} import driver\n"
+    code += "print(json.dumps(driver.row_of(pickle.loads(bytes.fromhex(sys.argv[1])))))"
     ran = subprocess.run(
-        [sys.executable, "-c", code.format(__package__), json.dumps(case.key)],
+        [sys.executable, "-c", code.format(__package__), pickle.dumps(case).hex()],
         env={**os.environ, "OPENBLAS_CORETYPE": kernels, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
     made: Row = json.loads(ran.stdout.splitlines()[-1]) if not ran.returncode and ran.stdout else {}
     return made
-
-
-def one(key: list[object]) -> Row:
-    """What `elsewhere` runs."""
-    return driver.row_of(next(case for case in every() if list(case.key) == key))
 
 
 def _brief(value: object) -> str:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 #: no loss is reported larger; a random map has 3 to 4
 CEILING = 10.0
-#: neighbourhoods are computed for these perplexities and interpolated between them; the loss is that of TARGET
-PERPLEXITIES, TARGET = (5.0, 10.0, 20.0, 40.0, 80.0), 1
+#: of the loss; and for which neighbourhoods are computed, to be interpolated between
+TARGET, PERPLEXITIES = 10.0, (10.0, 20.0, 40.0, 80.0)
 #: a map that is wider has come apart
 FAR = 1e4
 
@@ -43,21 +43,22 @@ class Embedding:
     generations: ClassVar[int] = 20
     space = Space(
         {
-            "lr": Float(1.0, 1000.0, log=True),
+            "lr": Float(3.0, 300.0, log=True),
             "inertia": Float(0.01, 1.0, log=True),  # 1 - momentum
-            "exaggeration": Float(0.5, 12.0, log=True),
-            "perplexity": Float(5.0, 80.0, log=True),
+            "exaggeration": Float(0.01, 10.0, log=True),  # of the attraction: how much is added to 1
+            "reach": Float(0.01, 7.0, log=True),  # of the neighbourhoods: how much is added to 1, times TARGET
             "shake": Float(1e-4, 1.0, log=True),
         }
     )
     #: what a schedule made by hand lets fall
-    decayed: ClassVar[tuple[str, ...]] = ("exaggeration", "perplexity", "shake")
+    decayed: ClassVar[tuple[str, ...]] = ("exaggeration", "reach", "shake")
     points, steps, spread = 200, 50, 3.0
 
     def __init__(self, seed: int, length: float = 1.0) -> None:
         x = self.data()[generator("split", seed).permutation(len(self.data()))[: self.points]]
         self._near = np.array([neighbourhoods(x, perplexity) for perplexity in PERPLEXITIES])
-        some = self._near[TARGET][self._near[TARGET] > 0]
+        self._wanted = self._near[PERPLEXITIES.index(TARGET)]
+        some = self._wanted[self._wanted > 0]
         self._least = float((some * np.log(some)).sum())
         self._steps = max(1, round(self.steps * length))
 
@@ -89,7 +90,7 @@ class Embedding:
             return CEILING
         x, y = state.astype(np.float64)
         w = 1 / (1 + np.subtract.outer(x, x) ** 2 + np.subtract.outer(y, y) ** 2)
-        loss = self._least - float((self._near[TARGET] * np.log(w / (w.sum() - self.points))).sum())
+        loss = self._least - float((self._wanted * np.log(w / (w.sum() - self.points))).sum())
         return max(1e-6, loss) if loss < CEILING else CEILING
 
     def evaluate(self, state: np.ndarray | None, seed: int) -> tuple[float, float]:
@@ -110,8 +111,8 @@ class Embedding:
         self, state: np.ndarray, velocity: np.ndarray, config: Config, rates: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """One step for each rate, by which the learning rate and the shaking are multiplied."""
-        lr, inertia, exaggeration, perplexity, shake = (np.float32(config[name]) for name in self.space)
-        near = exaggeration * self._neighbourhoods(float(perplexity))
+        lr, inertia, exaggeration, reach, shake = (np.float32(config[name]) for name in self.space)
+        near = (1 + exaggeration) * self._neighbourhoods(TARGET * (1 + float(reach)))
         points, velocity, pull = state.copy(), velocity.copy(), np.empty_like(state)
         dx, dy, w, m = np.empty((4, self.points, self.points), np.float32)
         with np.errstate(all="ignore"):
