@@ -18,3 +18,7 @@ bench/README.md is the protocol, written before there were results. The rooms, i
     tasks  networks  worlds
                         what is optimised: the waist, small networks, what is no network
 """
+
+from .environment import pin
+
+pin()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from . import rows
+from . import environment, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,23 +19,42 @@ def run(
 ) -> int:
     """Run the cases whose rows are not in the folder yet, until the time is over; how many were run.
 
-    Rows go to `file`. Every one counts from the moment it is written, whatever happens next.
+    Rows go to `file`. Every one counts from the moment it is written, whatever happens next. A row that was made in an
+    environment not known to give the same rows as this one does not count: it cannot be paired with rows made here.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    done = {rows.key(row) for row in rows.read_all(folder)}
+    known = environment.Known(folder)
+    here = known.group(environment.digest(environment.here()))
+    stored = rows.read_all(folder)
+    done = {rows.key(row) for row in stored if known.group(rows.environment(row)) == here}
+    elsewhere = {rows.key(row) for row in stored} - done
+    cases = list(cases)
+    others = sum(case.key in elsewhere for case in cases)
+    if others:
+        tell(f"{others} of {len(cases)} runs have rows of other environments, and are run here anew; see `again`")
     until, ran = time.monotonic() + seconds, 0
     for case in cases:
         if case.key in done:
             continue
         if time.monotonic() >= until:
             break
-        begun = time.process_time()
-        record = case.method.run(case.task, case.slots, case.seed)
-        cpu = time.process_time() - begun
-        task, digest, slots, seed = case.key
-        named = {"task": task, "method": case.method.name, "slots": slots, "seed": seed, "digest": digest}
-        rows.append(file, {**named, **record.row(), "cpu": round(cpu, 2)})
+        row = row_of(case)
+        rows.append(file, {**row, "environment": known.note()})
         done.add(case.key)
         ran += 1
-        tell(f"{task} {case.method.name!r} {slots} slots, seed {seed}: val {record.val:.4g} ({cpu:.1f} s)")
+        tell(
+            f"{case.task} {case.method.name!r} {case.slots} slots, seed {case.seed}: "
+            f"val {row['val']:.4g} ({row['cpu']:.1f} s)"
+        )
     return ran
+
+
+def row_of(case: Case) -> rows.Row:
+    """Run it; what is kept of it, but for the environment."""
+    begun = time.process_time()
+    record = case.method.run(case.task, case.slots, case.seed)
+    cpu = time.process_time() - begun
+    task, digest, slots, seed = case.key
+    row = {"task": task, "method": case.method.name, "slots": slots, "seed": seed, "digest": digest, **record.row()}
+    uses = environment.own(case.method.room, task)
+    return {**row, "cpu": round(cpu, 2), **({"with": uses} if uses else {})}

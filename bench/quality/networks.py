@@ -41,6 +41,7 @@ class Network:
     """A classification task; subclasses say of which data. State: the weights, or None once they have diverged."""
 
     space = SPACE
+    generations: ClassVar[int] = 10
     hidden: ClassVar[int]
     #: sizes of the training and validation sets; passes over the former in a standard interval
     train: ClassVar[int]
@@ -103,8 +104,7 @@ class Network:
         self, weights: Arrays, velocity: Arrays, batches: np.ndarray, config: Config, rng: np.random.Generator
     ) -> tuple[Arrays, Arrays]:
         lr, momentum, decay, dropout, noise = (
-            np.float32(config[name])  # type: ignore[arg-type]
-            for name in ("lr", "momentum", "weight_decay", "dropout", "noise")
+            np.float32(config[name]) for name in ("lr", "momentum", "weight_decay", "dropout", "noise")
         )
         w1, b1, w2, b2 = (a.copy() for a in weights)
         v1, c1, v2, c2 = (a.copy() for a in velocity)
@@ -138,7 +138,8 @@ class Network:
 
     def _logits(self, weights: Arrays, x: np.ndarray) -> np.ndarray:
         w1, b1, w2, b2 = weights
-        return np.maximum(x @ w1 + b1, 0) @ w2 + b2
+        logits: np.ndarray = np.maximum(x @ w1 + b1, 0) @ w2 + b2
+        return logits
 
     def _loss(self, weights: Arrays, x: np.ndarray, y: np.ndarray) -> float:
         z = self._logits(weights, x).astype(np.float64)

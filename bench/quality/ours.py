@@ -8,7 +8,8 @@ the product has no switch for:
     cooled=(a, b)   the ratio goes from a to b over the generations (candidates.py)
     keep=.25        early_stop="median" has the best quarter of first reports go on, and not the better half
     everyone=True   generation 0, and children that repeat their parent's config, may be stopped early, too
-    budget=250      what is trained after so many intervals does not count: for more members, some of them stopped early
+    budget=250      what is trained after so many intervals (at T = 10; in proportion at another T) does not count: for
+                    more members, some of them stopped early
 
 and a searcher called `try:Name` is one of candidates.py.
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from gpbt_async.ask import Ask
     from gpbt_async.engine.tree import Node
+    from gpbt_async.searchers.searcher import Searcher
     from gpbt_async.space import Config
 
     from .tasks import Task
@@ -52,7 +54,7 @@ FIRST = 0.25
 class _Alone:
     """A searcher that is not told of siblings in training."""
 
-    def __init__(self, searcher: registry.Searcher) -> None:
+    def __init__(self, searcher: Searcher) -> None:
         self._searcher = searcher
 
     def suggest(self, ask: Ask) -> Config:
@@ -101,8 +103,8 @@ def run(
     states: dict[int, Any] = {}
     judged = MEDIAN in s.early_stop
 
-    def train(member: Node, parent: Any) -> VirtualInterval:
-        state = task.initial(key(seed, member.path[0])) if member.parent is None else parent
+    def train(member: Node, parent_state: Any) -> VirtualInterval:
+        state = task.initial(key(seed, member.path[0])) if member.parent is None else parent_state
         first = judged and (member.generation > 0 or everyone)
         outcome = task.interval(state, member.config, key(seed, member.id), first=first)
         states[member.id] = outcome.state
@@ -121,7 +123,7 @@ def run(
         if everyone:
             stack.enter_context(mock.patch.multiple(early_stopping, judged=_yes, exempt=_no))
         simulation.run()
-    record = Record(task, budget or population * generations)
+    record = Record(task, budget * generations // 10 if budget else population * generations)
     members = simulation.engine.tree.members
     for fact in simulation.facts:
         if record.spent > record.budget - 1:

@@ -2,6 +2,10 @@
 
 Fixed before there were results. Everything that is tried, chosen or tuned is tried on TUNING tasks and seeds. The HELD
 tasks and the CONFIRMATION seeds are for `confirm` alone, which is run once, with FINALISTS that were named before.
+
+`confirm` is spent: its tasks and seeds have been seen. So there is a second set, the LONG tasks, on which schedules,
+greed and noise matter, with seeds of its own; their roles were fixed before any method was run on them, too. `held` is
+the part of `confirm2` on tasks that nothing was tuned on; the two share their runs.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .methods import CHOSEN, FACTORS, HISTORY, MAIN, PBT, RATIO, STOPS, TRIED, Method
+from .methods import CHOSEN, FACTORS, FAMILY, HISTORY, MAIN, PBT, RATIO, STOPS, TRIED, Method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,9 +22,16 @@ TUNING = ("digits", "mnist1d", "landscape")
 HELD = ("tabular", "boosting", "annealing", "quadratic")
 #: made after `confirm`, to understand it; nothing was chosen by it
 AFTER = ("still",)
+#: tasks whose schedule matters, made later; before a method is run on a held one it is admitted (admission.py)
+LONG_TUNING = ("swingup", "text", "embedding")
+LONG_HELD = ("harvest", "images", "text40")
 #: for choosing; and for a second look at what was chosen, on seeds that have chosen nothing
 TUNING_SEEDS, SECOND_SEEDS = range(20), range(20, 100)
 CONFIRMATION_SEEDS = range(1000, 1040)
+#: of the long tasks
+CONFIRMATION2_SEEDS = range(2000, 2040)
+#: blocks that are run once, with finalists that were named before
+ONCE = ("confirm", "held", "confirm2")
 
 #: what each block's methods are compared with
 REFERENCE = "pbt"
@@ -39,6 +50,8 @@ FINALISTS: tuple[Method, ...] = tuple(
         "pbt, half, barrier",  # and over the two supervised ones
     )
 )
+#: the same for `confirm2`: empty until they are named, and until then `held` and `confirm2` are refused
+FINALISTS2: tuple[Method, ...] = ()
 #: finalists that look at kin, and what is the same but for that
 TWINS = (("n 35, kin, ratio .5", "early stop, n 35, ratio .5"), ("successful", "gpbt"))
 
@@ -71,7 +84,7 @@ class Case:
     @property
     def key(self) -> tuple[str, str, int, int]:
         """What makes a row this case's: not the method's name, which may be another in another block."""
-        return self.task, self.method.digest, self.slots, self.seed
+        return self.task, self.method.on(self.task).digest, self.slots, self.seed
 
 
 #: what is asked of the landscape with its drift and without: is the lead due to the drift, to our step, to the loop?
@@ -93,6 +106,10 @@ BLOCKS = {
     "still": Block(tuple(m for m in CHOSEN if m.name in _STILL), ("landscape", *AFTER), seeds=range(40)),
     "second": Block(CHOSEN, seeds=SECOND_SEEDS),
     "confirm": Block((*MAIN, *FINALISTS), (*TUNING, *HELD), (8,), CONFIRMATION_SEEDS),
+    "family": Block(FAMILY, LONG_TUNING),
+    "family2": Block(FAMILY, LONG_TUNING, seeds=SECOND_SEEDS),
+    "held": Block(FINALISTS2, LONG_HELD, seeds=CONFIRMATION2_SEEDS),
+    "confirm2": Block(FINALISTS2, (*LONG_TUNING, *LONG_HELD), seeds=CONFIRMATION2_SEEDS),
 }
 
 
@@ -105,8 +122,15 @@ def default() -> Method:
     return MAIN[0]
 
 
-def families() -> tuple[Family, ...]:
-    """What is asked of `confirm`, named before it is run."""
+def families(block: str = "confirm") -> tuple[Family, ...]:
+    """What is asked of a block that is run once, named before it is run."""
+    if block == "confirm":
+        return _first()
+    mine = [m for m in FINALISTS2 if m.digest != reference().digest]
+    return (Family("better than PBT?", tuple((m, reference()) for m in mine)),) if mine else ()
+
+
+def _first() -> tuple[Family, ...]:
     named = {m.name: m for m in BLOCKS["confirm"].methods}
     ours = (default(), *(m for m in FINALISTS if m.name == "early stop, n 35, ratio .5"))
     whole = [named[name] for name in ("asha", "bohb", "tpe", "random")]
@@ -123,6 +147,8 @@ def families() -> tuple[Family, ...]:
 def cases(name: str, seeds: Iterable[int], methods: Iterable[str] = (), tasks: Iterable[str] = ()) -> Iterator[Case]:
     """The block's cases, seed by seed, so that what is interrupted is balanced. Raises ValueError for others."""
     block = BLOCKS[name]
+    if not block.methods:
+        raise ValueError(f"block {name!r} has no methods yet: name its finalists first, in a commit of its own")
     wanted, over = set(methods), set(tasks)
     for what, asked, has in (("method", wanted, {m.name for m in block.methods}), ("task", over, set(block.tasks))):
         if asked - has:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics as stats
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from . import protocol, rows
-from .statistics import Paired, by_task, holm, paired, percent, pooled
+from .environment import Known
+from .statistics import Paired, by_task, holm, log_ratios, paired, percent, pooled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,15 +17,15 @@ if TYPE_CHECKING:
     from .methods import Method
     from .rows import Row
 
-#: by method's digest, task and slots: the rows by seed
-Found = dict[tuple[str, str, int], dict[int, "Row"]]
+#: what rows are paired by: the seed and the environment, those that give the same rows counting as one
+Unit = tuple[int, str]
+#: by method's digest, task and slots: the rows by unit
+Found = dict[tuple[str, str, int], dict[Unit, "Row"]]
 
 
 def write(folder: Path) -> str:
     """Write tables.md, and a plot for each block and task; returns the tables."""
-    found: Found = {}
-    for row in rows.read_all(folder):
-        found.setdefault((row["digest"], row["task"], row["slots"]), {})[row["seed"]] = row
+    found = collect(folder)
     parts = ["Written by `python -m bench.quality report`; bench/README.md says what is what.\n"]
     for name, block in protocol.BLOCKS.items():
         tables = []
@@ -38,35 +40,48 @@ def write(folder: Path) -> str:
                 ranks = mean_ranks(found, block, slots)
                 if ranks:
                     parts.append(f"### {name}: mean ranks, {slots or 'n'} slots\n\n" + "\n".join(ranks) + "\n")
-            if name == "confirm":
-                for family in protocol.families():
+            if name in protocol.ONCE:
+                for family in protocol.families(name):
                     lines = confirmation(found, block, family)
                     if lines:
-                        parts.append(f"### confirm: {family.question}\n\n" + "\n".join(lines) + "\n")
+                        parts.append(f"### {name}: {family.question}\n\n" + "\n".join(lines) + "\n")
             plot(found, name, block, folder)
     text = "\n".join(parts)
     (folder / "tables.md").write_text(text)
     return text
 
 
-def seen(found: Found, block: protocol.Block, method: Method, task: str, slots: int) -> dict[int, Row]:
-    """The method's rows by seed, of the block's seeds alone."""
-    every = found.get((method.digest, task, slots), {})
-    return {seed: row for seed, row in every.items() if seed in block.seeds}
+def collect(folder: Path) -> Found:
+    """All rows of a folder."""
+    known, found = Known(folder), Found()
+    for row in rows.read_all(folder):
+        unit = row["seed"], known.group(rows.environment(row))
+        found.setdefault((row["digest"], row["task"], row["slots"]), {})[unit] = row
+    return found
+
+
+def seen(found: Found, block: protocol.Block, method: Method, task: str, slots: int) -> dict[Unit, Row]:
+    """The method's rows, of the block's seeds alone."""
+    every = found.get((method.on(task).digest, task, slots), {})
+    return {unit: row for unit, row in every.items() if unit[0] in block.seeds}
+
+
+def column(some: dict[Unit, Row], what: str) -> dict[Unit, float]:
+    return {unit: row[what] for unit, row in some.items()}
 
 
 def table(found: Found, block: protocol.Block, task: str, slots: int) -> list[str]:
     """A row a method, the lowest test loss first: of the seeds it has (compare seeds before means), then the paired
     difference from the reference, of the seeds both have."""
     reference = protocol.reference()
-    base = {seed: r["test"] for seed, r in seen(found, block, reference, task, slots).items()}
+    base = column(seen(found, block, reference, task, slots), "test")
     lines = []
     for method in block.methods:
         mine = seen(found, block, method, task, slots)
         if not mine:
             continue
         tests, vals = [r["test"] for r in mine.values()], [r["val"] for r in mine.values()]
-        against = paired({seed: r["test"] for seed, r in mine.items()}, base)
+        against = paired(column(mine, "test"), base)
         entry = [method.name, str(len(tests)), spread(tests), spread(vals)]
         entry.append(spread([r["error"] * 100 for r in mine.values()]) if "error" in next(iter(mine.values())) else "")
         if against is None or method.digest == reference.digest:
@@ -88,7 +103,17 @@ def table(found: Found, block: protocol.Block, task: str, slots: int) -> list[st
         f"test loss against {protocol.REFERENCE}, %",
     ]
     head += ["p", "wins", "standard intervals", "virtual time", "CPU, s"]
-    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *(line for _, line in sorted(lines))]
+    told = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *(line for _, line in sorted(lines))]
+    return [*told, *environments(found, block, task, slots)]
+
+
+def environments(found: Found, block: protocol.Block, task: str, slots: int) -> list[str]:
+    """A sentence where a table's rows come from several environments that were not found to give the same rows."""
+    counts = Counter(name for m in block.methods for _, name in seen(found, block, m, task, slots))
+    if len(counts) < 2:
+        return []
+    each = ", ".join(f"{n} of {name}" for name, n in counts.most_common())
+    return ["", f"Rows of several environments ({each}): a seed is paired within one environment only."]
 
 
 def spread(values: list[float]) -> str:
@@ -101,14 +126,15 @@ def mean_ranks(found: Found, block: protocol.Block, slots: int) -> list[str]:
     """The rank of each method's test loss among all, over the (task, seed) that all methods have; 1 = the lowest."""
     by_method = {
         m.name: {
-            (task, seed): r["test"] for task in block.tasks for seed, r in seen(found, block, m, task, slots).items()
+            (task, unit): r["test"] for task in block.tasks for unit, r in seen(found, block, m, task, slots).items()
         }
         for m in block.methods
     }
     by_method = {name: tests for name, tests in by_method.items() if tests}
     if len(by_method) < 2:
         return []
-    shared = sorted(set.intersection(*(set(tests) for tests in by_method.values())))
+    everywhere = sorted(set.intersection(*(set(tests) for tests in by_method.values())))
+    shared = list({(task, unit[0]): (task, unit) for task, unit in everywhere}.values())  # a seed once
     if not shared:
         return []
     ranks: dict[str, list[float]] = {name: [] for name in by_method}
@@ -137,14 +163,11 @@ def confirmation(found: Found, block: protocol.Block, family: protocol.Family) -
         each: dict[str, list[float]] = {}
         for task in block.tasks:
             mine, base = (seen(found, block, m, task, block.slots[0]) for m in (method, other))
-            tests, vals = (
-                paired({s: r[what] for s, r in mine.items()}, {s: r[what] for s, r in base.items()})
-                for what in ("test", "val")
-            )
+            tests, vals = (paired(column(mine, what), column(base, what)) for what in ("test", "val"))
             if tests is not None and vals is not None:
                 told.append((method.name, other.name, task, tests, vals))
-                each[task] = [math.log(mine[s]["test"] / base[s]["test"]) for s in sorted(mine.keys() & base.keys())]
-        held = [each[task] for task in protocol.HELD if task in each]
+                each[task] = log_ratios(column(mine, "test"), column(base, "test"))
+        held = [each[task] for task in (*protocol.HELD, *protocol.LONG_HELD) if task in each]
         if len(each) > 1 and held:
             over, alone = pooled(list(each.values())), pooled(held)
             pooled_lines.append(
@@ -191,7 +214,7 @@ def plot(found: Found, name: str, block: protocol.Block, folder: Path) -> None:
                     continue
                 vals = [stats.median(r["vals"][i] for r in mine) for i in range(marks)]
                 times = [stats.median(r["times"][i] for r in mine) for i in range(marks)]
-                budget = method.population * method.generations
+                budget = method.population * (method.on(task).generations or 0)
                 style = {"label": method.name, "color": f"C{number % 10}", "ls": ("-", "--", ":")[number // 10]}
                 axes[0][column].plot([budget * (i + 1) / 10 for i in range(marks)], vals, **style)
                 axes[1][column].plot(times, vals, **style)

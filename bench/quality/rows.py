@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from .environment import BEFORE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -38,6 +40,12 @@ def read(file: Path) -> Iterator[Row]:
 
 def read_all(folder: Path) -> list[Row]:
     return [row for file in sorted(folder.glob("*.jsonl")) for row in read(file)]
+
+
+def environment(row: Row) -> str:
+    """The digest of the environment the row was made in."""
+    told: str = row.get("environment", BEFORE)
+    return told
 
 
 def key(row: Row) -> tuple[str, str, int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,13 +26,27 @@ class Paired:
     wins: float
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired | None:
-    """The comparison of log losses by seed; None with fewer than three shared seeds."""
-    seeds = sorted(a.keys() & b.keys())
-    if len(seeds) < 3:
-        return None
-    differences = [math.log(a[seed]) - math.log(b[seed]) for seed in seeds]
-    return _told(differences)
+Key = TypeVar("Key", int, tuple[int, str])
+
+
+def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
+    """The comparison of log losses by seed, or by seed and environment; None with fewer than three that both have."""
+    differences = log_ratios(a, b)
+    return _told(differences) if len(differences) >= 3 else None
+
+
+def log_ratios(a: Mapping[Key, float], b: Mapping[Key, float]) -> list[float]:
+    """log(a) - log(b) by seed, of what both have; a seed that they share in two environments counts once."""
+    shared = {unit if isinstance(unit, int) else unit[0]: unit for unit in sorted(a.keys() & b.keys())}
+    return [math.log(a[unit]) - math.log(b[unit]) for unit in shared.values()]
+
+
+def seeds_to_see(effect: float, sd: float, power: float = 0.8, level: float = 0.05) -> int:
+    """How many paired seeds a two-sided test needs to see an effect of this size with this power; 3 at least."""
+    from scipy.stats import norm
+
+    wanted = float(norm.ppf(1 - level / 2) + norm.ppf(power))
+    return max(3, math.ceil((wanted * sd / effect) ** 2))
 
 
 def _told(differences: Sequence[float]) -> Paired:

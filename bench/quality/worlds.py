@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from gpbt_async.space import Choice, Float, Int, Space
 
-from .tasks import Outcome, generator
+from .tasks import Outcome, generator, number
 
 if TYPE_CHECKING:
     from gpbt_async.space import Config
@@ -40,6 +40,7 @@ class Boosting:
     Test losses are against the labels without noise.
     """
 
+    generations: ClassVar[int] = 10
     space = Space(
         {
             "lr": Float(0.01, 1.0, log=True),
@@ -109,6 +110,7 @@ class Annealing:
     loss is the loss.
     """
 
+    generations: ClassVar[int] = 10
     space = Space(
         {
             "temperature": Float(0.02, 4.0, log=True),
@@ -131,9 +133,9 @@ class Annealing:
 
     def interval(self, state: np.ndarray, config: Config, seed: int, first: bool = False) -> Outcome:
         rng = generator("interval", seed)
-        thrown = rng.random(state.shape) < config["thrown"]
+        thrown = rng.random(state.shape) < number(config, "thrown")
         spins = np.where(thrown, rng.choice([-1.0, 1.0], size=state.shape), state)
-        hot, cold = config["temperature"], config["temperature"] * config["cooling"]  # type: ignore[operator]
+        hot, cold = number(config, "temperature"), number(config, "temperature") * number(config, "cooling")
         early, quarter = None, max(1, self._sweeps // 4)
         for sweep, t in enumerate(np.geomspace(hot, cold, self._sweeps), start=1):
             limits = -np.log(rng.random((2, *state.shape))) * (t / 2)
@@ -145,12 +147,13 @@ class Annealing:
         return Outcome(spins, self._loss(spins), early)
 
     def _field(self, spins: np.ndarray) -> np.ndarray:
-        return (
+        field: np.ndarray = (
             self._right * np.roll(spins, -1, 1)
             + self._left * np.roll(spins, 1, 1)
             + self._down * np.roll(spins, -1, 0)
             + self._up * np.roll(spins, 1, 0)
         )
+        return field
 
     def _loss(self, spins: np.ndarray) -> float:
         return _cut(1.5 - float((spins * self._field(spins)).mean()) / 2)
@@ -167,6 +170,7 @@ class Landscape:
     final loss exp(-RATE · the number of standard intervals).
     """
 
+    generations: ClassVar[int] = 10
     space = Space(
         {
             "a": Float(1e-4, 1.0, log=True),
@@ -225,6 +229,7 @@ class Quadratic:
     noise are the run's own. Validation losses carry 3 % of noise, test losses none.
     """
 
+    generations: ClassVar[int] = 10
     space = Space(
         {
             "lr": Float(1e-3, 2.0, log=True),
@@ -248,8 +253,8 @@ class Quadratic:
         steps = max(1, round(self._examples / config["batch"]))  # type: ignore[operator]
         early = None
         xx, xv, vv = state, np.zeros(16), np.zeros(16)
-        lr, beta, h = config["lr"], 1 - config["inertia"], self._curvature  # type: ignore[operator]
-        noise: Any = lr**2 * h * self._variance / config["batch"]  # type: ignore[operator]
+        lr, beta, h = number(config, "lr"), 1 - number(config, "inertia"), self._curvature
+        noise: Any = lr**2 * h * self._variance / number(config, "batch")
         with np.errstate(all="ignore"):
             for step in range(steps):
                 # v' = beta v - lr h x - lr xi, x' = x + v'
