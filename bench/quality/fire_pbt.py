@@ -16,18 +16,23 @@ its config. It *stops* when the test speaks against it, less and less of which i
 the curves have not met in `patience` intervals, or when its parent or child has copied from another and is another.
 A free evaluator takes the parent whose last evaluation is longest ago.
 
-*From the second source* (AwesomeLemon/PBT-Zoo and IPBT, algo/firepbt.py), where we know no better: the shares 18 : 18 : 14
-of parts and evaluators, truncation at a quarter, factors 0.5 and 2, what a stop is. *Chosen here*, mostly since a curve
-of ours has one point an interval and theirs has ten: points are joined by straight lines, so that curves can meet
-between two; what is smoothed there by a Gaussian process is the best so far; the test asks for p <= .25, two points of
-two, and not .01, which needs seven; a curve that begins above the whole of another is moved down to begin where that
-one does, and counts if it is faster; a parent keeps its last evaluation when that has ended. All workers are issued in
-the order of what they have trained, as in pbt.py, so evaluators take their share of 25 · T intervals, counted to the
-interval. Two parts, where the paper allows more. Scores are -log(loss).
+*From the second source* (AwesomeLemon/PBT-Zoo and IPBT, algo/firepbt.py), where the paper leaves it open: 18 : 18 : 14
+for the sizes of the parts and the evaluators, truncation at a quarter, factors 0.5 and 2, when an evaluator stops.
+
+*Chosen here*, mostly because a curve of ours has one point an interval and theirs has ten: straight lines join the
+points, so curves can meet between two of them, and nothing is smoothed (they fit a Gaussian process); the test asks for
+p <= .25, which is two points of two, and not for .01, which is seven of seven; a curve that begins above all of another
+is moved down to begin where that one does, and counts if it is faster; a parent keeps its last evaluation when that has
+ended. There are two parts, where the paper allows more. Scores are -log(loss).
+
+Whoever has trained least gets the next free slot, as in pbt.py. Evaluators train T intervals each, too: what they cost
+is in the budget of 25 · T intervals, to the interval. They begin at once, with weights that are not trained yet. The
+run's model is the best of all workers, as for every method here: an evaluator's, too.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import dataclass, field
@@ -250,7 +255,7 @@ def reached(curve: Curve, score: float) -> float | None:
     """When the curve first has this score; 0 if it begins above it, None if it never does."""
     if curve[0] >= score:
         return 0.0
-    for i, (before, after) in enumerate(zip(curve, curve[1:], strict=False)):
+    for i, (before, after) in enumerate(itertools.pairwise(curve)):
         if after >= score:
             return i + (score - before) / (after - before)
     return None
@@ -264,4 +269,4 @@ def _at(curve: Curve, time: float) -> float:
 def binomial(points: Sequence[tuple[float, float]]) -> float:
     """The chance that one is above the other in so many points, or in more, where both are equal."""
     n, wins = len(points), sum(x > y for x, y in points)
-    return sum(math.comb(n, k) for k in range(wins, n + 1)) / 2**n
+    return float(sum(math.comb(n, k) for k in range(wins, n + 1)) / 2**n)

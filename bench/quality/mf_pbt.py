@@ -7,21 +7,25 @@ with large d it is steady and looks further. When a part selects, its members ar
     third quarter   its members, best first, may each take a migrant, the best member of all other parts that has not
                     migrated yet in this selection, if that one is better than they are
 
-A migrant's weights are always taken. Its config is taken only where it comes from a steadier part; where it comes from a
-quicker one, the member takes the config of its own part's best: what is greedy gives its weights and not its greed.
-Nothing explores after a migration.
+A migrant's weights are always taken. Its config is taken only where it comes from a steadier part; where it comes from
+a quicker one, the member takes the config of its own part's best. So a quick part's weights spread, and the greed in
+its config does not. Members do not explore after a migration.
 
-*From the repository*, where the paper leaves it open: factors 0.8 and 1.25 and no drawing anew; the r-th last copies the
-r-th best, not a random one; migrants are not perturbed. *Chosen here*: parts of 25 members are as equal as can be (with
-three: 9, 8, 8; a quarter is rounded down); everyone copies from the round's end, not from a member that has just been
-replaced itself, as could happen in the repository; d is 1, 2, 5 (the paper has 1, 10, 25, 50 in 1000 rounds, its
-steadiest part selecting 20 times; ours does so 4 times in 20 rounds). The last round's selection is left out, as nothing
-is trained after it. The method has rounds, so all wait for the slowest: this costs virtual time, and no intervals.
+*From the repository* (WaelDLZ/MF-PBT), where the paper leaves it open: factors 0.8 and 1.25, and no drawing anew; the
+r-th last copies the r-th best, not a random one; a migrant's config is not perturbed.
+
+*Chosen here*: the parts of 25 members are as equal as they can be (with three: 9, 8, 8), a quarter being rounded down;
+members copy what others had at the round's end (in the repository a member that has just been replaced can be copied);
+d is 1, 2, 5. The paper has 1, 10, 25, 50 in 1000 rounds, so its steadiest part selects 20 times; with 20 rounds, ours
+selects 4 times, the last of them at the end, where it is left out since nothing is trained after it.
+
+The method has rounds, so all wait for the slowest member: this costs virtual time, and no intervals.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from typing import TYPE_CHECKING
 
@@ -101,7 +105,7 @@ def divided(population: int, parts: int) -> list[range]:
     """The members' numbers, part by part; the first parts have the members that are left over."""
     size, more = divmod(population, parts)
     begins = [i * size + min(i, more) for i in range(parts + 1)]
-    return [range(a, b) for a, b in zip(begins, begins[1:], strict=False)]
+    return [range(a, b) for a, b in itertools.pairwise(begins)]
 
 
 def inheritance(

@@ -1,16 +1,15 @@
 """What a practitioner does: a schedule made by hand, whose start and whose other hyperparameters are searched for.
 
-A trial trains for T intervals. The task names its hyperparameters that are like a learning rate (`decayed`; "lr" where
-it names none). The trial's config says where these begin, and the schedule multiplies them with the same share whatever
-the config: cosine, linear, or a tenth after half of the training and a hundredth after three quarters. All other
-hyperparameters stay as they are. The search is that of full_runs.py, random by default: 25 whole trainings in the budget
-of 25 · T intervals. `sampler` and `pruner` are Optuna's, so a schedule can be searched for by TPE or with successive
-halving, too.
+A trial trains for T intervals. The task names those of its hyperparameters that are like a learning rate (`decayed`,
+default "lr"). The trial's config says where these begin; the schedule multiplies them with a share that is the same for
+every config: cosine, linear, or in steps (a tenth after half of the training, a hundredth after three quarters). All
+other hyperparameters stay as they are. The search is that of full_runs.py: random by default, 25 whole trainings in the
+budget of 25 · T intervals. `sampler` and `pruner` are Optuna's: TPE or successive halving can search, too.
 
-An interval's share is that of its middle, since a value holds for a whole interval here: with T = 20 a cosine to 1 %
-ends at 1.2 %. A value below its range is put on the range's border, as for every other method. A task may name where a
-schedule ends (`ending`, a share of the start; 1 % where it names none). What has no such hyperparameter, as `landscape`,
-keeps its configs: the search is then the plain one.
+A value holds for a whole interval, so an interval's share is that of its middle: with T = 20 a cosine to 1 % ends at
+1.2 %. A value below its range is put on the range's border, as it is for every other method. A task may name the share
+of the start at which a schedule ends (`ending`, default 1 %). Where a task has no such hyperparameter (`landscape`),
+configs stay as they are, and the search is the plain one.
 """
 
 from __future__ import annotations
