@@ -1,5 +1,8 @@
 """FIRE PBT (Dalibard and Jaderberg 2021, arXiv 2109.13800), written anew for the virtual clock.
 
+The authors published no code. The rules are those of the paper's summary and of a second source that follows the paper
+criterion by criterion (AwesomeLemon/PBT-Zoo and IPBT, algo/firepbt.py); we could not read the paper's full text.
+
 PBT is greedy: a low learning rate lowers the loss at once, so it wins too early. FIRE PBT divides the population:
 
     part 1       is PBT as it is, greedy by the loss; the run's model is meant to come from here
@@ -16,12 +19,13 @@ its config. It *stops* when the test speaks against it, less and less of which i
 the curves have not met in `patience` intervals, or when its parent or child has copied from another and is another.
 A free evaluator takes the parent whose last evaluation is longest ago.
 
-*From the second source* (AwesomeLemon/PBT-Zoo and IPBT, algo/firepbt.py), where the paper leaves it open: 18 : 18 : 14
-for the sizes of the parts and the evaluators, truncation at a quarter, factors 0.5 and 2, when an evaluator stops.
+*The second source's own choices*, kept: 18 : 18 : 14 for the sizes of the parts and the evaluators, truncation at a
+quarter, factors 0.5 and 2 without drawing anew.
 
 *Chosen here*, mostly because a curve of ours has one point an interval and theirs has ten: straight lines join the
 points, so curves can meet between two of them, and nothing is smoothed (they fit a Gaussian process); the test asks for
-p <= .25, which is two points of two, and not for .01, which is seven of seven; a curve that begins above all of another
+p <= .25, which is two points of two, and not for .01, which is seven of seven (the end of the shorter curve counts as a
+point, too); categories move to a neighbour, where theirs are drawn anew; a curve that begins above all of another
 is moved down to begin where that one does, and counts if it is faster; a parent keeps its last evaluation when that has
 ended. There are two parts, where the paper allows more. Scores are -log(loss).
 

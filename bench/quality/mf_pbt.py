@@ -1,4 +1,6 @@
-"""Multiple-Frequencies PBT (Doulazmi et al. 2025, arXiv 2506.03225), written anew from the paper and its repository.
+"""Multiple-Frequencies PBT (Doulazmi et al. 2025, arXiv 2506.03225), written anew after its authors' repository.
+
+The repository is WaelDLZ/MF-PBT; of the paper we could read the abstract and a summary, not the full text.
 
 The population is divided into M parts. Part i selects after every d_i-th round: with small d it is quick and greedy,
 with large d it is steady and looks further. When a part selects, its members are ranked by their losses:
@@ -11,13 +13,13 @@ A migrant's weights are always taken. Its config is taken only where it comes fr
 a quicker one, the member takes the config of its own part's best. So a quick part's weights spread, and the greed in
 its config does not. Members do not explore after a migration.
 
-*From the repository* (WaelDLZ/MF-PBT), where the paper leaves it open: factors 0.8 and 1.25, and no drawing anew; the
-r-th last copies the r-th best, not a random one; a migrant's config is not perturbed.
+*The repository's choices*, kept: factors 0.8 and 1.25, and no drawing anew; the r-th last copies the r-th best, not
+a random one; a migrant's config is not perturbed.
 
 *Chosen here*: the parts of 25 members are as equal as they can be (with three: 9, 8, 8), a quarter being rounded down;
 members copy what others had at the round's end (in the repository a member that has just been replaced can be copied);
-d is 1, 2, 5. The paper has 1, 10, 25, 50 in 1000 rounds, so its steadiest part selects 20 times; with 20 rounds, ours
-selects 4 times, the last of them at the end, where it is left out since nothing is trained after it.
+d is 1, 2, 5. The repository's Hopper has 1, 10, 25, 50 in 1000 rounds, so its steadiest part selects 20 times; with 20
+rounds, ours selects 4 times, the last of them at the end, where it is left out since nothing is trained after it.
 
 The method has rounds, so all wait for the slowest member: this costs virtual time, and no intervals.
 """

@@ -1,7 +1,8 @@
 """The quality benchmark's other baselines: what the papers of FIRE PBT and MF-PBT claim is seen in the small.
 
-The toy is theirs in spirit: a quadratic with one steep and noisy direction and one flat one. A low learning rate takes
-the noise away at once and then crawls along the flat direction for ever, so what is best soonest is not best last.
+The toy is ours, made after what these papers say of greed: a quadratic with a steep, noisy direction and a flat one. A
+low learning rate takes the noise away at once and then crawls along the flat direction for ever, so what is best soonest
+is not best last.
 """
 
 from __future__ import annotations
