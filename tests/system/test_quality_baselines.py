@@ -1,7 +1,7 @@
 """The quality benchmark's other baselines: what the papers of FIRE PBT and MF-PBT claim is seen in the small.
 
 The toy is ours, made after what these papers say of greed: a quadratic with a steep, noisy direction and a flat one. A
-low learning rate takes the noise away at once and then crawls along the flat direction for ever, so what is best soonest
+low learning rate takes the noise away at once and then crawls along the flat direction, so what is best soonest
 is not best last.
 """
 
