@@ -13,6 +13,8 @@ bench/README.md is the protocol, written before there were results. The rooms, i
     methods             a method's name → a function from (task, slots, seed) to a Record
     ours  pbt  full_runs  ray_tune
                         the product's engine; PBT; Optuna, random; Ray's own PBT and PB2
+    schedules  mf_pbt  fire_pbt
+                        schedules made by hand, tuned by a search; two PBTs that are meant to be less greedy
     candidates          what might be better than the product's default; none of it in the product
     clock  record       a virtual clock with slots; what a run came to
     tasks  networks  worlds

@@ -8,6 +8,9 @@ budget is spent to the last interval. Samplers and pruners are Optuna's own, dri
     asha                       RandomSampler with SuccessiveHalvingPruner: asynchronous successive halving, eta 3
     tpe + asha, tpe + median   TPESampler with SuccessiveHalvingPruner, with MedianPruner
     bohb                       TPESampler with HyperbandPruner: what Optuna offers in the place of BOHB
+
+`planned` makes an interval's config from the trial's config and the number of intervals the trial has behind it: a
+schedule that is fixed before the training begins (schedules.py).
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ def run(
     generations: int = 10,
     sampler: str = "random",
     pruner: str | None = None,
+    planned: Callable[[Config, int], Config] | None = None,
 ) -> Record:
     record = Record(task, population * generations)
     with warnings.catch_warnings():
@@ -69,7 +73,8 @@ def run(
                 one = Running(trial, suggested(task.space, trial), task.initial(key(seed, begun)))
                 begun += 1
                 live.append(one)
-            outcome = task.interval(one.state, one.config, key(seed, serial))
+            config = one.config if planned is None else planned(one.config, one.done)
+            outcome = task.interval(one.state, config, key(seed, serial))
             one.training = True
 
             def ended(now: float) -> None:

@@ -220,3 +220,35 @@ FAMILY = (
     pbt("pbt"),
     Method("random", "full_runs"),
 )
+
+#: what else a practitioner would do, or a paper says: each trains 25 · T intervals, T being the task's own
+BASELINES2 = (
+    Method("cosine", "schedules"),
+    Method("linear", "schedules", {"shape": "linear"}),
+    Method("step decay", "schedules", {"shape": "step"}),
+    Method("cosine, tpe", "schedules", {"sampler": "tpe"}),
+    Method("cosine, asha", "schedules", {"pruner": "asha"}),
+    Method("linear, asha", "schedules", {"shape": "linear", "pruner": "asha"}),
+    Method("mf-pbt", "mf_pbt"),
+    Method("mf-pbt, 1 4 10", "mf_pbt", {"periods": (1, 4, 10)}),
+    Method("mf-pbt, 1 2 5 10", "mf_pbt", {"periods": (1, 2, 5, 10)}),
+    Method("fire-pbt", "fire_pbt"),
+    Method("fire-pbt, x.8 1.2", "fire_pbt", {"factors": (0.8, 1.2)}),
+    Method("fire-pbt, patient", "fire_pbt", {"patience": 6, "certain": 0.125}),
+    pbt("pbt"),
+    *(m for m in MAIN if m.room in ("full_runs", "ray_tune")),
+)
+
+
+def _tuned(quantile: float, factors: tuple[float, float], resample: float, every: int = 1) -> Method:
+    """A PBT named by its options."""
+    name = f"pbt, q {quantile:g}, x{factors[0]:g} {factors[1]:g}, draw {resample:g}, every {every}"
+    return pbt(name, quantile=quantile, factors=factors, resample=resample, every=every)
+
+
+#: PBT's options for longer trainings: all of truncation, factors and drawing anew; and exploiting less often
+TUNED_PBT = (
+    *(_tuned(q, f, r) for q in (0.2, 0.25, 0.5) for f in ((0.8, 1.2), (0.5, 2.0)) for r in (0.0, 0.1, 0.25)),
+    *(_tuned(q, f, r, k) for k in (2, 4) for q in (0.25, 0.5) for f in ((0.8, 1.2), (0.5, 2.0)) for r in (0.0, 0.25)),
+    *(Method(f"ray pbt, every {k}", "ray_tune", {"perturbation_interval": k}) for k in (2, 4)),
+)

@@ -9,7 +9,8 @@ paper truncates at a fifth, and describes multiplying and drawing anew as altern
 
 Options: `barrier` waits for all members before anyone exploits; `explore="step"` takes the product's step in place of
 the factors, which tells the step and the loop apart; `start="tpe"` draws the first configs as the product's default
-does: TPE, told of what has ended.
+does: TPE, told of what has ended. `every=k` lets a member exploit only when it has trained k, 2k, … intervals: Ray's
+perturbation interval, which is counted in intervals that the member trained itself.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def run(
     barrier: bool = False,
     explore: str = "factors",
     start: str = "random",
+    every: int = 1,
 ) -> Record:
     rng = random.Random(key("pbt", seed))
     record = Record(task, population * generations)
@@ -99,6 +101,8 @@ def run(
                 firsts.append(Observation((worker.number,), 0, worker.config, "finished", worker.val))
             worker.done, worker.depth = worker.done + 1, worker.depth + 1
             record.add(now, worker.val, worker.state, worker.depth)
+            if worker.done % every:
+                return
             if not barrier:
                 exploit(worker)
             elif all(w.done == worker.done for w in workers):

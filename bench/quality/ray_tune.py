@@ -191,11 +191,10 @@ def _pbt(space: Space, options: dict[str, Any]) -> Any:
         time_attr="training_iteration",
         metric="loss",
         mode="min",
-        perturbation_interval=1,
         hyperparam_mutations={name: range_of(d) for name, d in space.items()},
         custom_explore_fn=clipped,
         log_config=False,
-        **options,
+        **{"perturbation_interval": 1, **options},
     )
 
 
@@ -206,10 +205,9 @@ def _pb2(space: Space, options: dict[str, Any]) -> Any:
         time_attr="training_iteration",
         metric="loss",
         mode="min",
-        perturbation_interval=1,
         hyperparam_bounds={name: [0.0, 1.0] for name in space},
         log_config=False,
-        **options,
+        **{"perturbation_interval": 1, **options},
     )
 
 
