@@ -9,8 +9,8 @@ All weights of a network are one vector, so a step updates them in three calls, 
 vectors. Everything is float64: sums are still rounded differently by another BLAS or another CPU, but by 1e-16 and not
 by 1e-7, so two machines part only where training is chaotic or two scores are nearly equal.
 
-Losses are mean cross-entropies in nats. A state whose validation loss reaches CEILING has diverged: it is None, and it
-scores CEILING for ever.
+A loss is a mean cross-entropy in nats, or a function of it that the task names in `told`. A state whose cross-entropy
+on the validation set reaches CEILING has diverged: it is None, and its loss stays at the ceiling for ever.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from gpbt_async.space import Config, Space
 
-#: a cross-entropy that only a diverged network has
+#: a cross-entropy that only a diverged network has, in nats
 CEILING = 10.0
 #: how much of an interval `polished` trains
 TAIL = 0.1
@@ -52,7 +52,7 @@ class Descent:
     shapes: ClassVar[dict[str, tuple[int, ...]]]
 
     def __init__(self, seed: int, length: float = 1.0) -> None:
-        self._length = length
+        self._length, self._ceiling = length, self.told(CEILING)
         ends = list(itertools.accumulate(math.prod(shape) for shape in self.shapes.values()))
         self._places = list(zip(self.shapes, [0, *ends], ends, self.shapes.values(), strict=False))
         self._x, self._y, self._x_val, self._y_val, self._x_test, self._y_test = self.split(seed)
@@ -71,6 +71,11 @@ class Descent:
         """A row of logits an example, as the trained network is used."""
         raise NotImplementedError
 
+    @staticmethod
+    def told(entropy: float) -> float:
+        """The loss that is told, from a mean cross-entropy."""
+        return entropy
+
     def initial(self, seed: int) -> State:
         """Matrices are normal with variance 2 / inputs (He et al. 2015), vectors are zero."""
         rng, parts = generator("initial", seed), []
@@ -82,7 +87,7 @@ class Descent:
 
     def interval(self, state: State | None, config: Config, seed: int, first: bool = False) -> Outcome:
         if state is None:
-            return Outcome(None, CEILING, CEILING if first else None)
+            return Outcome(None, self._ceiling, self._ceiling if first else None)
         rng = generator("interval", seed)
         batches = self._batches(rng, config, 1.0)
         rates = np.full(len(batches), config["lr"])
@@ -94,16 +99,16 @@ class Descent:
                 early = self._loss(state.weights, self._x_val, self._y_val)
             state = self._descend(state, batches[quarter:], rates[quarter:], config, rng)
             val = self._loss(state.weights, self._x_val, self._y_val)
-        return Outcome(state if val < CEILING else None, val, early)
+        return Outcome(state if val < self._ceiling else None, val, early)
 
     def evaluate(self, state: State | None, seed: int) -> tuple[float, float]:
         """The validation loss again; nothing about it is random, so its standard error is 0."""
-        return (CEILING if state is None else self._loss(state.weights, self._x_val, self._y_val)), 0.0
+        return (self._ceiling if state is None else self._loss(state.weights, self._x_val, self._y_val)), 0.0
 
     def polished(self, state: State | None, config: Config, seed: int) -> float:
         """The validation loss after a tenth of an interval whose learning rate falls linearly to 0."""
         if state is None:
-            return CEILING
+            return self._ceiling
         rng = generator("polish", seed)
         batches = self._batches(rng, config, TAIL)
         rates = np.linspace(float(config["lr"]), 0.0, len(batches), endpoint=False)  # type: ignore[arg-type]
@@ -118,7 +123,7 @@ class Descent:
         return State(np.mean([s.weights for s in live], axis=0), np.mean([s.velocity for s in live], axis=0))
 
     def test(self, state: State | None) -> float:
-        return CEILING if state is None else self._loss(state.weights, self._x_test, self._y_test)
+        return self._ceiling if state is None else self._loss(state.weights, self._x_test, self._y_test)
 
     def errors(self, state: State | None) -> float:
         """The share of the test set whose most likely class is wrong."""
@@ -152,10 +157,14 @@ class Descent:
         return State(weights, velocity)
 
     def _loss(self, weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
+        return self.told(self.entropy(weights, x, y))
+
+    def entropy(self, weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
+        """The mean cross-entropy, in nats."""
         z = self.logits(weights, x)
         z -= z.max(axis=1, keepdims=True)
-        loss = float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]).mean())
-        return max(1e-6, loss) if loss < CEILING else CEILING  # not a number is not less
+        found = float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]).mean())
+        return max(1e-6, found) if found < CEILING else CEILING  # not a number is not less
 
 
 def residual(z: np.ndarray, y: np.ndarray, smoothing: float) -> np.ndarray:

@@ -26,8 +26,10 @@ from .tasks import generator
 
 #: what is taken from every pixel, so that zero is their mean, roughly
 ZERO = -0.3
-#: pixels of a side of the canvas, of a digit and of a piece; pieces on a canvas; images of a digit
-CANVAS, DIGIT, PIECE, PIECES, DRAWN = 10, 8, 3, 2, 4
+#: pixels of a side of the canvas, of a digit and of a piece; pieces on a canvas
+CANVAS, DIGIT, PIECE, PIECES = 10, 8, 3, 2
+#: images of a digit, in each part
+DRAWN = {"train": 4, "validation": 2, "test": 4}
 #: filters, sides and places along a side of the two layers
 FILTERS, SIDE, PLACES = (12, 24), (4, 3), (4, 2)
 #: where the first layer's filters lie on the canvas: a row of pixels a place
@@ -98,8 +100,8 @@ class Images(Descent):
         order = self.tested + generator("split", seed).permutation(len(y) - self.tested)
         parts = order[: self.train], order[self.train : self.train + self.validation], np.arange(self.tested)
         drawn: list[np.ndarray] = []
-        for name, rows in zip(("train", "validate", "test"), parts, strict=True):
-            rows = np.repeat(rows, DRAWN)
+        for (name, times), rows in zip(DRAWN.items(), parts, strict=True):
+            rows = np.repeat(rows, times)
             drawn += draw(x[rows], generator(name, 0 if name == "test" else seed)), y[rows]
         return tuple(drawn)
 
