@@ -111,7 +111,8 @@ class Descent:
             return self._ceiling
         rng = generator("polish", seed)
         batches = self._batches(rng, config, TAIL)
-        rates = np.linspace(float(config["lr"]), 0.0, len(batches), endpoint=False)  # type: ignore[arg-type]
+        left = 1 - (np.arange(len(batches)) + 0.5) / len(batches)
+        rates = float(config["lr"]) * left  # type: ignore[arg-type]
         with np.errstate(all="ignore"):
             return self.evaluate(self._descend(state, batches, rates, config, rng), seed)[0]
 
