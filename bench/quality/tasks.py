@@ -38,6 +38,9 @@ WHERE = {
     "quadratic": "worlds:Quadratic",
     "still": "worlds:Still",
     "embedding": "embedding:Embedding",
+    "text": "text:Text",
+    "text40": "text:Text40",
+    "images": "images:Images",
 }
 
 
