@@ -34,6 +34,7 @@ WHERE = {
     "quadratic": "worlds:Quadratic",
     "still": "worlds:Still",
     "swingup": "rl:SwingUp",
+    "harvest": "games:Harvest",
 }
 
 
