@@ -41,6 +41,8 @@ WHERE = {
     "text": "text:Text",
     "text40": "text:Text40",
     "images": "images:Images",
+    "swingup": "rl:SwingUp",
+    "harvest": "games:Harvest",
 }
 
 
