@@ -62,7 +62,7 @@ class Method:
         chosen = {**PRESETS.get(own.pop("preset", ""), {}), **own}
         kept = {
             name: chosen.pop(name)
-            for name in ("pending", "repeat", "cooled", "budget", "keep", "everyone")
+            for name in ("pending", "repeat", "cooled", "genealogy", "budget", "keep", "everyone")
             if name in chosen
         }
         s = Settings(space=Space({"x": Float(0, 1)}), score="loss", mode="min", **chosen)

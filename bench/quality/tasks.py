@@ -33,16 +33,21 @@ WHERE = {
     "landscape": "worlds:Landscape",
     "quadratic": "worlds:Quadratic",
     "still": "worlds:Still",
+    "trap": "trap:Trap",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an interval gives. first: the validation loss after its first quarter, if that was asked for."""
+    """What an interval gives. first: the validation loss after its first quarter, if that was asked for.
+
+    error: the standard error of `val` where it is an estimate, such as a mean over episodes.
+    """
 
     state: Any
     val: float
     first: float | None = None
+    error: float = 0.0
 
 
 class Task(Protocol):
