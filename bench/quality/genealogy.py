@@ -18,12 +18,15 @@ its score moves that expectation by K = (P + q) / (P + q + r²) of the surprise.
 and a breeder calls it an index of own and family record. Where r is 0, K is 1 and the loss is the score itself, to the
 last bit.
 
-* The family's gain is the median over the siblings that have finished, shrunk towards the generation's median as if
-  there were KAPPA siblings more that had gained that much. Children's gains are counted from the parent's posterior.
-* q is the variance of gains in the generation on their better side, less the noise in them. Only the better side counts:
-  a bad config can lose any amount, and nothing can gain much more than the best do. With fewer than LEAST gains known in
-  the generation, it is the last generation's; with none, the score stands as it is.
-* r is the mean of the member's own squared error and the generation's median: from 8 episodes a standard error is itself
+* Gains are counted from the parent's posterior. The expected gain is the last generation's median, plus what the
+  finished siblings have gained more than the rest of their generation (by medians), shrunk as if KAPPA siblings more had
+  gained the same as the rest.
+* q is the variance of the last generation's gains on their better side, less the noise in them. Only the better side
+  counts: a bad config can lose any amount, and nothing can gain much more than the best do. All members of a generation
+  have the same expected gain and the same q: were both estimated as the generation fills up, who finishes sooner would
+  be judged differently, and in our trials that cost more than the filter gave. Generations 0 and 1 have no gains before
+  them, so their scores stand as they are.
+* r² is the mean of the member's own squared error and the last generation's median: from 8 episodes a standard error is itself
   only known to within a quarter.
 * noise="tree" is for scores without a reported error. It looks at how much of the parents' differences their children
   still show: the slope b of family medians on the parents' scores. Among parents that were chosen by these very scores a
@@ -39,6 +42,7 @@ finishes early is judged with fewer siblings.
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -55,7 +59,7 @@ if TYPE_CHECKING:
     from gpbt_async.engine.adoption import Adoption
     from gpbt_async.simulate import Simulation
 
-#: siblings that the generation's gain counts as; gains that q is estimated from, at least; the least q, in r²
+#: siblings that the rest of the generation counts as; gains that q is estimated from, at least; the least q, in r²
 KAPPA, LEAST, FLOOR = 2.0, 5, 0.1
 #: families, over all generations, that the slope is estimated from, at least
 FAMILIES = 8
@@ -74,74 +78,96 @@ class Belief:
 class Filter:
     """Beliefs of the finished members, by id.
 
-    errors: standard errors of scores by member. prior: "lineage", or "generation", which looks at no kin: the
-    generation's median and its spread on the better side. noise: "reported" or "tree".
+    errors: standard errors of scores by member. prior: "lineage", or "generation", its twin without kin, in which every
+    child begins with the mean of the best of the last generation, and siblings count for nothing. noise: "reported" or "tree". logs: of positive losses, since what an
+    interval gains is a share of the loss rather than an amount.
     """
 
-    def __init__(self, tree: Tree, errors: Mapping[int, float], prior: str = "lineage", noise: str = "reported") -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        errors: Mapping[int, float],
+        prior: str = "lineage",
+        noise: str = "reported",
+        logs: bool = True,
+    ) -> None:
         self.beliefs: dict[int, Belief] = {}
-        self._tree, self._errors, self._prior, self._noise = tree, errors, prior, noise
-        #: the variance of gains by generation, as last estimated
-        self._q: dict[int, float] = {}
+        self._tree, self._errors, self._prior, self._noise, self._logs = tree, errors, prior, noise, logs
 
-    def take(self, member: Node) -> Belief:
-        """The member has finished with the loss it has; what is believed of it from now on."""
+    def take(self, member: Node) -> float:
+        """The member has finished with the loss it has; what its loss is believed to be from now on."""
+        y = math.log(member.loss) if self._logs else member.loss
         r2 = self._noise_of(member)
         expected = self._expected(member) if r2 > 0 else None
         if expected is None:
-            belief = Belief(member.loss, r2, member.loss, r2)
-        else:
-            mean, variance = expected
-            gain = variance / (variance + r2)
-            belief = Belief(mean + gain * (member.loss - mean), (1 - gain) * variance, member.loss, r2)
-        self.beliefs[member.id] = belief
-        return belief
+            self.beliefs[member.id] = Belief(y, r2, y, r2)
+            return member.loss
+        mean, variance = expected
+        gain = variance / (variance + r2)
+        belief = self.beliefs[member.id] = Belief(mean + gain * (y - mean), (1 - gain) * variance, y, r2)
+        return math.exp(belief.mean) if self._logs else belief.mean
 
     def _expected(self, member: Node) -> tuple[float, float] | None:
         """Mean and variance of the member's loss before its score is looked at; None: anything is possible."""
-        peers = [self.beliefs[m.id] for m in self._tree.generations[member.generation].ranking]
-        if self._prior == "generation":
-            if len(peers) < LEAST:
-                return None
-            noise = statistics.median(b.r2 for b in peers)
-            losses = [b.y for b in peers]
-            return statistics.median(losses), max(FLOOR * noise, better_variance(losses) - noise)
-        parent = member.parent
-        if parent is None:
+        generation, parent = member.generation, member.parent
+        last = self._typical(generation - 1)
+        if parent is None or last is None:
             return None
-        gains = self._gains(self._tree.generations[member.generation].ranking)
-        q = self._variance_of_gains(member.generation, gains)
-        if q is None or not gains:
-            return None
-        siblings = [gain for family, gain in gains if family == parent.id]
-        general = statistics.median(gain for _, gain in gains)
-        share = len(siblings) / (len(siblings) + KAPPA)
-        gain = share * (statistics.median(siblings) if siblings else general) + (1 - share) * general
-        return self.beliefs[parent.id].mean + gain, self.beliefs[parent.id].variance + q
+        mean, variance = self._origin(parent, generation)
+        return mean + last[0] + self._family(parent, generation), variance + last[1]
 
-    def _gains(self, members: Iterable[Node]) -> list[tuple[int, float]]:
-        """(parent, score less the parent's posterior mean) of the members."""
+    def _origin(self, parent: Node, generation: int) -> tuple[float, float]:
+        """Mean and variance of what a child is believed to begin with: its parent's, or, without kin, the last
+        generation's best ones'."""
+        if self._prior == "lineage":
+            return self.beliefs[parent.id].mean, self.beliefs[parent.id].variance
+        above = self._tree.generations[generation - 1].ranking
+        best = [self.beliefs[m.id] for m in above[: max(1, math.isqrt(len(above)))]]
+        return statistics.fmean(b.mean for b in best), 0.0
+
+    def _family(self, parent: Node, generation: int) -> float:
+        """What the children of the parent have gained more than those of others, shrunk."""
+        gains = self._gains(generation)
+        siblings = [gain for family, gain in gains if family == parent.id]
+        if self._prior != "lineage" or not siblings:
+            return 0.0
+        more = statistics.median(siblings) - statistics.median(gain for _, gain in gains)
+        return more * len(siblings) / (len(siblings) + KAPPA)
+
+    def _gains(self, generation: int) -> list[tuple[int, float]]:
+        """(parent, score less what it began with) of the generation's finished members."""
         return [
-            (m.parent.id, self.beliefs[m.id].y - self.beliefs[m.parent.id].mean)
-            for m in members
+            (m.parent.id, self.beliefs[m.id].y - self._origin(m.parent, generation)[0])
+            for m in self._tree.generations[generation].ranking
             if m.parent is not None
         ]
 
-    def _variance_of_gains(self, generation: int, gains: Sequence[tuple[int, float]]) -> float | None:
-        if len(gains) >= LEAST:
-            members = self._tree.generations[generation].ranking
-            noise = statistics.median(self.beliefs[m.id].r2 for m in members)
-            inherited = statistics.median(self.beliefs[family].variance for family, _ in gains)
-            spread = better_variance([gain for _, gain in gains])
-            self._q[generation] = max(FLOOR * noise, spread - noise - inherited)
-        return self._q.get(generation, self._q.get(generation - 1))
+    def _typical(self, generation: int) -> tuple[float, float] | None:
+        """The median gain of the generation, and the variance q of gains; None: there were too few."""
+        gains = self._gains(generation) if generation > 0 else []
+        if len(gains) < LEAST:
+            return None
+        members = self._tree.generations[generation].ranking
+        noise = statistics.median(self.beliefs[m.id].r2 for m in members)
+        inherited = statistics.median(self._origin(m.parent, generation)[1] for m in members if m.parent is not None)
+        values = [gain for _, gain in gains]
+        return statistics.median(values), max(FLOOR * noise, better_variance(values) - noise - inherited)
 
     def _noise_of(self, member: Node) -> float:
         if self._noise == "tree":
-            return self._transitory(member.generation)
-        own = self._errors.get(member.id, 0.0) ** 2
-        others = [self._errors.get(m.id, 0.0) ** 2 for m in self._tree.generations[member.generation].ranking]
+            return self._transitory(member.generation - 1) if member.generation > 1 else 0.0
+        own = self._error(member) ** 2
+        above = self._tree.generations[member.generation - 1].ranking if member.generation else []
+        others = [self._error(m) ** 2 for m in above]
         return (own + statistics.median(others)) / 2 if others else own
+
+    def _error(self, member: Node) -> float:
+        """The standard error of y, from that of the loss; the loss of a member is its score until it has a belief."""
+        error = self._errors.get(member.id, 0.0)
+        if not self._logs:
+            return error
+        known = self.beliefs.get(member.id)
+        return error / (math.exp(known.y) if known is not None else member.loss)
 
     def _transitory(self, generation: int) -> float:
         """The variance of what does not last in this generation's losses, as far as the tree can tell."""
@@ -194,7 +220,7 @@ class Filtered(Tree):
 
     def settle(self, member: Node, state: State) -> None:
         if state is State.FINISHED:
-            member.loss = self.filter.take(member).mean
+            member.loss = self.filter.take(member)
         super().settle(member, state)
 
 
@@ -308,7 +334,7 @@ def replace(simulation: Simulation, rule: Selection) -> None:
 class Genealogy:
     """What stands in place of the product's tree and rule in one simulated run, which has not begun.
 
-    Options: `filter` = "lineage" or "generation", with `noise` = "reported" or "tree"; `reevaluate` = what an
+    Options: `filter` = "lineage" or "generation", with `noise` = "reported" or "tree", and `logs`; `reevaluate` = what an
     evaluation costs, in intervals; `rule` = (name, options of the rule); `choose` = "score": the final choice is by
     the scores, and not by what the tree ranks by.
     """
@@ -320,6 +346,7 @@ class Genealogy:
         again: Callable[[Node], float],
         filter: str | None = None,
         noise: str = "reported",
+        logs: bool = True,
         reevaluate: float | None = None,
         rule: tuple[str, dict[str, Any]] | None = None,
         choose: str = "rank",
@@ -329,7 +356,7 @@ class Genealogy:
         assert not tree.members, "the run has begun"
         if filter is not None:
             tree.__class__ = Filtered
-            tree.filter = Filter(tree, errors, filter, noise)  # type: ignore[attr-defined]
+            tree.filter = Filter(tree, errors, filter, noise, logs)  # type: ignore[attr-defined]
         elif reevaluate is not None:
             tree.__class__ = Reevaluated
             tree.again, tree.parents, tree.twice = again, self._engine.selection.parents, set()  # type: ignore[attr-defined]
