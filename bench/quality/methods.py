@@ -7,6 +7,7 @@ rows of the new one. A change of behaviour that no setting tells of does not cha
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -27,32 +28,41 @@ TELLING = ("ratio", "searcher", "history", "selection", "evidence", "early_stop"
 
 @dataclass(frozen=True)
 class Method:
-    """n members or trials, T intervals each, of `length` standard intervals."""
+    """n members or trials, T intervals each, of `length` standard intervals.
+
+    generations None: T is the task's own, a whole training.
+    """
 
     name: str
     room: str = "ours"
     options: dict[str, Any] = field(default_factory=dict)
     population: int = 25
-    generations: int = 10
+    generations: int | None = None
     length: float = 1.0
 
     def run(self, task: str, slots: int, seed: int) -> Record:
         """One run; slots 0 = as many as there are members."""
+        made = tasks.make(task, seed, self.length)
         run = importlib.import_module(f"{__package__}.{self.room}").run
         record: Record = run(
-            tasks.make(task, seed, self.length),
+            made,
             seed,
             slots or self.population,
             self.length,
             self.population,
-            self.generations,
+            self.generations or made.generations,
             **self.options,
         )
         return record
 
+    def on(self, task: str) -> Method:
+        """This method with the task's T, where it has none of its own: its digest is the one in the task's rows."""
+        return dataclasses.replace(self, generations=self.generations or tasks.kind(task).generations)
+
     @property
     def digest(self) -> str:
-        told = [self.room, self._told(), self.population, self.generations, self.length]
+        """On a task of ten intervals; `on(task).digest` on any."""
+        told = [self.room, self._told(), self.population, self.generations or 10, self.length]
         return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=4).hexdigest()
 
     def _told(self) -> dict[str, Any]:

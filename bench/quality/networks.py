@@ -41,6 +41,7 @@ class Network:
     """A classification task; subclasses say of which data. State: the weights, or None once they have diverged."""
 
     space = SPACE
+    generations: ClassVar[int] = 10
     hidden: ClassVar[int]
     #: sizes of the training and validation sets; passes over the former in a standard interval
     train: ClassVar[int]

@@ -9,7 +9,8 @@ the product has no switch for:
     keep=.25        early_stop="median" has the best quarter of first reports go on, and not the better half
     everyone=True   generation 0, and children that repeat their parent's config, may be stopped early, too
     genealogy={…}   another use of the family tree (genealogy.py, which lists the options)
-    budget=250      what is trained after so many intervals does not count: for more members, some of them stopped early
+    budget=250      what is trained after so many intervals (at T = 10; in proportion at another T) does not count: for
+                    more members, some of them stopped early
 
 and a searcher called `try:Name` is one of candidates.py.
 
@@ -131,7 +132,7 @@ def run(
         if everyone:
             stack.enter_context(mock.patch.multiple(early_stopping, judged=_yes, exempt=_no))
         simulation.run()
-    record = Record(task, budget or population * generations)
+    record = Record(task, budget * generations // 10 if budget else population * generations)
     members = simulation.engine.tree.members
     for fact in simulation.facts:
         if record.spent > record.budget - 1:

@@ -71,7 +71,7 @@ class Case:
     @property
     def key(self) -> tuple[str, str, int, int]:
         """What makes a row this case's: not the method's name, which may be another in another block."""
-        return self.task, self.method.digest, self.slots, self.seed
+        return self.task, self.method.on(self.task).digest, self.slots, self.seed
 
 
 #: what is asked of the landscape with its drift and without: is the lead due to the drift, to our step, to the loop?

@@ -51,7 +51,7 @@ def write(folder: Path) -> str:
 
 def seen(found: Found, block: protocol.Block, method: Method, task: str, slots: int) -> dict[int, Row]:
     """The method's rows by seed, of the block's seeds alone."""
-    every = found.get((method.digest, task, slots), {})
+    every = found.get((method.on(task).digest, task, slots), {})
     return {seed: row for seed, row in every.items() if seed in block.seeds}
 
 
@@ -191,7 +191,7 @@ def plot(found: Found, name: str, block: protocol.Block, folder: Path) -> None:
                     continue
                 vals = [stats.median(r["vals"][i] for r in mine) for i in range(marks)]
                 times = [stats.median(r["times"][i] for r in mine) for i in range(marks)]
-                budget = method.population * method.generations
+                budget = method.population * (method.on(task).generations or 0)
                 style = {"label": method.name, "color": f"C{number % 10}", "ls": ("-", "--", ":")[number // 10]}
                 axes[0][column].plot([budget * (i + 1) / 10 for i in range(marks)], vals, **style)
                 axes[1][column].plot(times, vals, **style)

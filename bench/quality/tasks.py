@@ -7,8 +7,10 @@ once, for the state with the lowest validation loss, and by nobody before.
 
 Everything is a function of (task, seed, interval seed, config); nothing depends on the machine or the method. Losses
 are positive and finite: a state that has diverged scores the task's CEILING for ever, so that no method's way with
-infinity is what is measured. An interval's length is in units of the standard one; ten standard ones are a whole
-training.
+infinity is what is measured. An interval's length is in units of the standard one; `generations` standard ones are a
+whole training: ten on the first seven tasks, more where a long training is the point.
+
+Tasks added later are a `FamilyTask`, too: they measure a state afresh, polish it, and average several.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gpbt_async.space import Config, Space
 
 #: where a task's class is
@@ -39,9 +43,10 @@ WHERE = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an interval gives. first: the validation loss after its first quarter, if that was asked for.
+    """What an interval gives.
 
-    error: the standard error of `val` where it is an estimate, such as a mean over episodes.
+    first: the validation loss after its first quarter, if that was asked for. error: the standard error of `val` where
+    it is measured with noise (reinforcement learning: over the episodes of the evaluation), else 0.
     """
 
     state: Any
@@ -51,9 +56,10 @@ class Outcome:
 
 
 class Task(Protocol):
-    """One instance. `length`: of its intervals, in standard intervals."""
+    """One instance. `length`: of its intervals, in standard intervals. `generations`: intervals of a whole training."""
 
     space: Space
+    generations: ClassVar[int]
 
     def __init__(self, seed: int, length: float = 1.0) -> None: ...
 
@@ -64,11 +70,35 @@ class Task(Protocol):
     def test(self, state: Any) -> float: ...
 
 
+@runtime_checkable
+class FamilyTask(Task, Protocol):
+    """What methods that use a family tree need beside it: a fresh measurement, a polish, a mean of states.
+
+    All three leave the states they are given as they were, and take a diverged state, too.
+    """
+
+    def evaluate(self, state: Any, seed: int) -> tuple[float, float]:
+        """The validation loss and its standard error, measured afresh with this seed; without noise: the loss, 0.0."""
+
+    def polished(self, state: Any, config: Config, seed: int) -> float:
+        """The validation loss after a tenth of an interval more, the learning rate going linearly to 0 in it."""
+
+    def merged(self, states: Sequence[Any]) -> Any | None:
+        """The mean of the states' weights; None where that has no meaning."""
+
+
+def kind(name: str) -> type[Task]:
+    """The task's class. Raises ValueError where there is none."""
+    if name not in WHERE:
+        raise ValueError(f"no task is called {name!r}: there are {', '.join(WHERE)}")
+    module, _, within = WHERE[name].partition(":")
+    found: type[Task] = getattr(importlib.import_module(f"{__package__}.{module}"), within)
+    return found
+
+
 def make(name: str, seed: int, length: float = 1.0) -> Task:
     """The task's instance of this seed. The same for every method."""
-    module, _, kind = WHERE[name].partition(":")
-    made: Task = getattr(importlib.import_module(f"{__package__}.{module}"), kind)(seed, length)
-    return made
+    return kind(name)(seed, length)
 
 
 def key(*parts: object) -> int:

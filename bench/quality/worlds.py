@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Boosting:
     Test losses are against the labels without noise.
     """
 
+    generations: ClassVar[int] = 10
     space = Space(
         {
             "lr": Float(0.01, 1.0, log=True),
@@ -109,6 +110,7 @@ class Annealing:
     loss is the loss.
     """
 
+    generations: ClassVar[int] = 10
     space = Space(
         {
             "temperature": Float(0.02, 4.0, log=True),
@@ -167,6 +169,7 @@ class Landscape:
     final loss exp(-RATE · the number of standard intervals).
     """
 
+    generations: ClassVar[int] = 10
     space = Space(
         {
             "a": Float(1e-4, 1.0, log=True),
@@ -225,6 +228,7 @@ class Quadratic:
     noise are the run's own. Validation losses carry 3 % of noise, test losses none.
     """
 
+    generations: ClassVar[int] = 10
     space = Space(
         {
             "lr": Float(1e-3, 2.0, log=True),

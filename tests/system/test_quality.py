@@ -216,6 +216,32 @@ def test_a_digest_tells_what_is_run_and_not_what_it_is_called() -> None:
     assert len({m.digest for m in methods.MAIN}) == len(methods.MAIN)
 
 
+def test_a_method_without_a_length_of_its_own_takes_the_tasks(watched: list[Watched]) -> None:
+    watching, own = dataclasses.replace(small(EVERY["pbt"]), generations=None), small(EVERY["pbt"])
+    Watched.generations = 4
+    try:
+        assert watching.run("landscape", 2, 0).budget == 6 * 4 == watched[-1].trained
+        assert own.run("landscape", 2, 0).budget == 6 * 3 == watched[-1].trained
+        stopped = dataclasses.replace(EVERY["early stop, n 35"], options={"early_stop": ("median",), "budget": 20})
+        assert stopped.run("landscape", 2, 0).budget == 8, "20 of ten generations are 8 of four"
+        longer = watching.on("landscape")
+        assert (longer.generations, own.on("landscape").generations) == (4, 3)
+        assert longer.digest != watching.digest == dataclasses.replace(watching, generations=10).digest
+    finally:
+        del Watched.generations
+
+
+def test_the_stored_rows_are_those_of_todays_cases() -> None:
+    """What would change a digest by mistake would leave thousands of rows without a case, and run them anew."""
+    wanted = {case.key for name, block in protocol.BLOCKS.items() for case in protocol.cases(name, block.seeds)}
+    for name in protocol.BLOCKS:
+        file = BENCH / "results" / f"{name}.jsonl"
+        for row in rows.read(file) if file.exists() else ():
+            assert rows.key(row) in wanted, (name, row["method"])
+    stored = {rows.key(row) for row in rows.read(BENCH / "results" / "main.jsonl")}
+    assert all(case.key in stored for case in protocol.cases("main", protocol.TUNING_SEEDS))
+
+
 # ---- protocol, driver, rows
 
 
