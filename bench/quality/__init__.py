@@ -18,4 +18,6 @@ bench/README.md is the protocol, written before there were results. The rooms, i
     clock  record       a virtual clock with slots; what a run came to
     tasks  networks  worlds  trap
                         what is optimised: the waist, small networks, what is no network
+    text  images  descent
+                        networks whose schedule matters: letters, pictures, and the SGD that trains both
 """

@@ -38,6 +38,9 @@ WHERE = {
     "quadratic": "worlds:Quadratic",
     "still": "worlds:Still",
     "trap": "trap:Trap",
+    "text": "text:Text",
+    "text40": "text:Text40",
+    "images": "images:Images",
 }
 
 
@@ -47,6 +50,9 @@ class Outcome:
 
     first: the validation loss after its first quarter, if that was asked for. error: the standard error of `val` where
     it is measured with noise (reinforcement learning: over the episodes of the evaluation), else 0.
+    """What an interval gives. first: the validation loss after its first quarter, if that was asked for.
+
+    error: the standard error of `val` where it is an estimate, such as a mean over episodes.
     """
 
     state: Any
