@@ -1,29 +1,31 @@
 """Steadier classes: some lineages are selected every generation, some rarely (MF-PBT, Doulazmi et al. 2025, on a tree).
 
-Whoever selects often is greedy: what pays within an interval wins, even if it costs more later. MF-PBT has populations
-that select at different frequencies, and lets weights migrate from the greedy ones to the steady ones, but not
-hyperparameters. Here a population is a *class* of members:
+Frequent selection is greedy: what pays within an interval wins, even if it costs more later. MF-PBT has populations that
+select at different frequencies. Weights migrate between them, but hyperparameters do not migrate from a greedy
+population to a steady one. Here a population is a *class* of members:
 
-* A root's class is its index modulo the number of classes. A child's class is that of the place it fills: each class
-  has the same number of members in every generation, its share. Mostly that is its parent's class, too.
-* A class with period d selects for the generations d, 2d, 3d, … In the generations between, each of its finished
-  members has one child in the class, which repeats its config. A member that never finishes leaves a place, which the
-  best of the class fill, with children that repeat theirs, once all of the class above have settled.
-* When a class selects, its best k_c members are parents as in the product: as many as ratio asks for in its share, the
-  fewest children first, the first child repeats, the others get a config from the searcher. `evidence` counts within
-  the class.
-* The last quarter of a selecting class's places may go to children of a foreigner: the best member of all other classes
-  above, if it is better than the best of the class. From a steadier class, or one as steady, the child inherits weights
-  and config, and takes a step. From a greedier class it inherits the weights alone, and takes over the config of the
-  best of its own class. A foreigner must have had a child already, since a first child repeats its parent's config.
-* There is no barrier: a child begins when its own parent (between selections) or enough of its class (at a selection)
-  have ended. But generations still fill up one after the other, so a class is never more than one ahead of another.
+* A root's class is its index modulo the number of classes. A child's class is that of the place it fills: each class has
+  the same number of members in every generation, its share. Mostly this is the parent's class, too.
+* A class with period d selects for the generations d, 2d, 3d, … In the generations between, each finished member of the
+  class has one child in it, which repeats its config. A member that never finishes leaves a place. Once the class has
+  settled in the generation above, its best members fill these places with further children that repeat their configs.
+* When a class selects, its best k_c members become parents by the product's rule: k_c follows from the share and the
+  ratio, the parent with the fewest children comes first, the first child repeats the config, and the searcher suggests
+  the other configs. `evidence` counts within the class.
+* The last quarter of a selecting class's places goes to children of a foreigner, if there is one: the best member of the
+  other classes above, where it is better than the best of the class. From a class that is as steady or steadier, the
+  child inherits weights and config, and takes a step. From a greedier class it inherits only the weights, and takes over
+  the config of the best member of its own class. The foreigner must have a child already, because a first child
+  repeats its parent's config.
+* There is no barrier. A child begins when its own parent has finished (between selections), or when enough members of
+  its class have settled (at a selection). But generations fill up one after the other, so no class is more than one
+  generation ahead.
 
-The one surprise: a member's class does not follow from its path. The rule notes it when it is asked for the config of
-a child, which happens right before the child is created, with the same choice.
+The one surprise: a member's class does not follow from its path. The rule notes the class when it is asked for the
+config of a child. The engine asks this right before it creates the child.
 
-A generation's checkpoints stay until the next generation is full. Plus and synchronous selection, replays, and the
-generation stop are refused: a generation must have its whole width.
+A generation's checkpoints stay until the next generation is full. The rule refuses plus and synchronous selection,
+replays and the generation stop, because a generation must have its whole width.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Placed(Offspring):
 
 
 class Classes(Kept):
-    """periods: of the classes. migrate: may the last quarter of a selecting class's places go to foreigners' children?"""
+    """periods: of the classes. migrate: may a selecting class's last places go to foreigners' children?"""
 
     def __init__(self, adoption: Adoption, tree: Tree, periods: Sequence[int], migrate: bool = True) -> None:
         super().__init__(adoption, tree)

@@ -1,42 +1,40 @@
 """Uses of the family tree, tried in place of the product's plain rule. Nothing here is in the product.
 
-`Filtered` replaces a member's loss by what its lineage makes likely; it is a tree, because the tree ranks. The others
-are breeding rules:
+The lineage filter (`Filter`, `Filtered`) replaces a member's loss by what its lineage makes likely. The other uses are
+breeding rules:
 
-    Capped      of one parent's children at most so many become parents
-    Returning   where no member has beaten the best for so many generations, the best has children again
-    Allocated   a parent whose children do well has more of them than one whose children do badly
-    (Classes    classes.py: some lineages are selected every generation, some rarely)
+    Capped      at most so many children of one parent become parents
+    Returning   when the best member is some generations old, it has children again
+    Allocated   a parent whose children do well gets more children than one whose children do badly
+    Classes     some lineages are selected every generation, some rarely (classes.py)
 
-and `Reevaluated` knows of no kin: who is about to be a parent is evaluated once more. `install` puts them into a
-simulated run before it begins.
+`Reevaluated` uses no kin: it evaluates a member once more when the member is about to be a parent. `Genealogy` puts all
+of these into a simulated run before the run begins.
 
-**The filter.** Scores are noisy: y = x + e, and e has a standard error r, which the task reports. A child's true loss x
-is its parent's, plus a gain that its siblings share in part, plus what its own config does. So before a child is
-evaluated we expect the parent's posterior mean plus the family's mean gain, with the parent's posterior variance plus q;
-its score moves that expectation by K = (P + q) / (P + q + r²) of the surprise. It is a Kalman filter along the lineage,
-and a breeder calls it an index of own and family record. Where r is 0, K is 1 and the loss is the score itself, to the
-last bit.
+**The filter.** A score y is the true loss x plus noise e, and the task reports the standard error r of e. A child's
+true loss is its parent's, plus a gain that its siblings share in part, plus what its own config does. So before a child
+is evaluated, we expect the parent's posterior mean plus the family's gain, with the parent's posterior variance plus q.
+The score moves this expectation by K = (P + q) / (P + q + r²) of the surprise. This is a Kalman filter along the
+lineage; a breeder calls it an index of the own record and the family's. Where r is 0, the loss is the score, exactly.
 
-* Gains are counted from the parent's posterior. The expected gain is the last generation's median, plus what the
-  finished siblings have gained more than the rest of their generation (by medians), shrunk as if KAPPA siblings more had
-  gained the same as the rest.
+* Gains are counted from the parent's posterior mean. The expected gain is the last generation's median, plus what the
+  finished siblings have gained more than the rest of their generation (by medians). This surplus is shrunk: KAPPA
+  siblings more count as having gained what the rest gained.
 * q is the variance of the last generation's gains on their better side, less the noise in them. Only the better side
-  counts: a bad config can lose any amount, and nothing can gain much more than the best do. All members of a generation
-  have the same expected gain and the same q: were both estimated as the generation fills up, who finishes sooner would
-  be judged differently, and in our trials that cost more than the filter gave. Generations 0 and 1 have no gains before
-  them, so their scores stand as they are.
-* r² is the mean of the member's own squared error and the last generation's median: from 8 episodes a standard error is itself
-  only known to within a quarter.
-* noise="tree" is for scores without a reported error. It looks at how much of the parents' differences their children
-  still show: the slope b of family medians on the parents' scores. Among parents that were chosen by these very scores a
-  covariance would be too small, but a slope is not: choosing by the regressor leaves it as it is. 1 - b of the variance
-  on the better side is then called noise. Whatever does not last is noise in that sense: luck, but also what a low
-  learning rate gains at once and its heirs lose again. Where laggards catch up by themselves, b is below 1 without any
-  noise; the estimate is then too high.
+  counts: a bad config can lose any amount, but no config gains much more than the best ones do.
+* All members of a generation have the same expected gain and the same q. An earlier version estimated both while the
+  generation filled up. Then members that finished sooner were judged differently, which cost more than the filter
+  gave. Generations 0 and 1 have no gains before them, so their scores stay as they are.
+* r² is the mean of the member's own squared error and the last generation's median. With 8 episodes, an estimated
+  standard error is itself off by a quarter, and lucky members report small errors.
+* noise="tree" is for scores without a reported error. The slope b of children's medians on their parents' scores says
+  which part of the differences between parents lasts. Selection makes a covariance too small, but it leaves a slope on
+  the selected quantity as it is. 1 - b of the variance on the better side counts as noise. In this sense noise is all
+  that does not last: luck, but also what a low learning rate gains at once and its descendants lose again. The bias: in
+  a run where laggards catch up by themselves, b is below 1 without any noise, so the estimate is too high.
 
-A member's loss is computed once, when it finishes, so ranks only get worse, as retention assumes. The price: who
-finishes early is judged with fewer siblings.
+The filter computes a member's loss once, when the member finishes. So ranks only get worse, as retention assumes. The
+price: a member that finishes early is judged with fewer siblings.
 """
 
 from __future__ import annotations
@@ -61,6 +59,8 @@ if TYPE_CHECKING:
 
 #: siblings that the rest of the generation counts as; gains that q is estimated from, at least; the least q, in r²
 KAPPA, LEAST, FLOOR = 2.0, 5, 0.1
+#: added to the scores of those that are no finalists
+LAST = 1e6
 #: families, over all generations, that the slope is estimated from, at least
 FAMILIES = 8
 
@@ -78,9 +78,9 @@ class Belief:
 class Filter:
     """Beliefs of the finished members, by id.
 
-    errors: standard errors of scores by member. prior: "lineage", or "generation", its twin without kin, in which every
-    child begins with the mean of the best of the last generation, and siblings count for nothing. noise: "reported" or "tree". logs: of positive losses, since what an
-    interval gains is a share of the loss rather than an amount.
+    errors: standard errors of scores by member. prior: "lineage", or its twin without kin, "generation": every child is
+    expected to begin with the mean of the last generation's best, and siblings count for nothing. noise: "reported" or
+    "tree". logs: filter logarithms, since an interval gains a share of the loss rather than an amount.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Filter:
         return max(0.0, 1.0 - slope) * better_variance(losses)
 
     def _families(self) -> Iterator[tuple[float, list[tuple[float, float]]]]:
-        """By generation: the variance of its losses on the better side; (loss, the children's median) of its parents."""
+        """By generation: the variance of its losses on the better side; (loss, children's median) of its parents."""
         for above, below in itertools.pairwise(self._tree.generations):
             children: dict[int, list[float]] = defaultdict(list)
             for m in below.ranking:
@@ -214,13 +214,20 @@ def inherited_share(generations: Iterable[tuple[float, Sequence[tuple[float, flo
 
 
 class Filtered(Tree):
-    """A tree that ranks by the posterior mean. `score` stays as reported."""
+    """A tree that ranks by the posterior mean. `score` stays as reported.
+
+    ranks False: it ranks by scores, and the posterior is for the final choice alone.
+    """
 
     filter: Filter
+    ranks: bool
+    #: the posterior means by member
+    means: dict[int, float]
 
     def settle(self, member: Node, state: State) -> None:
         if state is State.FINISHED:
-            member.loss = self.filter.take(member)
+            self.means[member.id] = mean = self.filter.take(member)
+            member.loss = mean if self.ranks else member.loss
         super().settle(member, state)
 
 
@@ -263,6 +270,7 @@ class Capped(Kept):
             (chosen if free else spare).append(member)
         return sorted([*chosen[:count], *spare[: max(0, count - len(chosen))]])
 
+
 class Returning(Selection):
     """Once the best of all is more than `patience` generations old, it has children again, in the last parent's place.
 
@@ -293,7 +301,7 @@ class Allocated(Selection):
     HEAVY, LIGHT = 1.5, 2 / 3
 
     def basis(self, shallowest: int) -> tuple[object, ...]:
-        below = self.tree.generations[shallowest:shallowest + 2]
+        below = self.tree.generations[shallowest : shallowest + 2]
         return (*super().basis(shallowest), *(g.settled for g in below), len(self.tree.members))
 
     def _async_choices(self, generation: int, elite: list[Node]) -> Iterator[Offspring]:
@@ -334,9 +342,10 @@ def replace(simulation: Simulation, rule: Selection) -> None:
 class Genealogy:
     """What stands in place of the product's tree and rule in one simulated run, which has not begun.
 
-    Options: `filter` = "lineage" or "generation", with `noise` = "reported" or "tree", and `logs`; `reevaluate` = what an
-    evaluation costs, in intervals; `rule` = (name, options of the rule); `choose` = "score": the final choice is by
-    the scores, and not by what the tree ranks by.
+    Options: `filter` = "lineage" or "generation", with `noise` = "reported" or "tree", `logs`, and `ranks` = False: for
+    the final choice alone; `reevaluate` = what an evaluation costs, in intervals; `rule` = (name, options of the rule).
+    The final choice is by the posterior mean, or by the mean of two evaluations, where there is one. `choose` =
+    "score": by the scores. `choose` = (m, cost): the m best by score are evaluated once more, and the best mean wins.
     """
 
     def __init__(
@@ -347,28 +356,46 @@ class Genealogy:
         filter: str | None = None,
         noise: str = "reported",
         logs: bool = True,
+        ranks: bool = True,
         reevaluate: float | None = None,
         rule: tuple[str, dict[str, Any]] | None = None,
-        choose: str = "rank",
+        choose: str | tuple[int, float] = "rank",
     ) -> None:
-        self._engine, self._cost, self._choose = simulation.engine, reevaluate, choose
+        self._engine, self._cost, self._choose, self._again = simulation.engine, reevaluate, choose, again
+        #: of finalists: the mean of two evaluations
+        self._finalists: dict[int, float] = {}
         tree = self._engine.tree
         assert not tree.members, "the run has begun"
         if filter is not None:
-            tree.__class__ = Filtered
-            tree.filter = Filter(tree, errors, filter, noise, logs)  # type: ignore[attr-defined]
+            tree.__class__ = filtered = Filtered
+            assert isinstance(tree, filtered)
+            tree.filter, tree.ranks, tree.means = Filter(tree, errors, filter, noise, logs), ranks, {}
         elif reevaluate is not None:
-            tree.__class__ = Reevaluated
-            tree.again, tree.parents, tree.twice = again, self._engine.selection.parents, set()  # type: ignore[attr-defined]
+            tree.__class__ = reevaluated = Reevaluated
+            assert isinstance(tree, reevaluated)
+            tree.again, tree.parents, tree.twice = again, self._engine.selection.parents, set()
         if rule is not None:
             name, options = rule
             replace(simulation, RULES[name](self._engine.adoption, tree, **options))
 
+    def finish(self) -> None:
+        """The run is over: evaluate the finalists."""
+        if not isinstance(self._choose, str):
+            finished = sorted(m for m in self._engine.tree.members if m.state is State.FINISHED)
+            self._finalists = {m.id: (m.loss + self._again(m)) / 2 for m in finished[: self._choose[0]]}
+
     def worth(self, member: Node, score: float) -> float:
         """What the final choice is by; less is better. score: as reported."""
-        return score if self._choose == "score" or member.state is not State.FINISHED else member.loss
+        tree = self._engine.tree
+        if not isinstance(self._choose, str):
+            return self._finalists.get(member.id, LAST + score)
+        if self._choose == "score" or member.state is not State.FINISHED:
+            return score
+        return tree.means[member.id] if isinstance(tree, Filtered) else member.loss
 
     def extra(self, member: Node) -> float:
         """Intervals that were spent on the member beside its own."""
         tree = self._engine.tree
-        return self._cost or 0.0 if isinstance(tree, Reevaluated) and member.id in tree.twice else 0.0
+        twice = isinstance(tree, Reevaluated) and member.id in tree.twice
+        cost = (self._cost or 0.0) if twice else 0.0
+        return cost if isinstance(self._choose, str) or member.id not in self._finalists else cost + self._choose[1]

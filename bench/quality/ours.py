@@ -132,6 +132,7 @@ def run(
         if everyone:
             stack.enter_context(mock.patch.multiple(early_stopping, judged=_yes, exempt=_no))
         simulation.run()
+    kin.finish()
     record = Record(task, budget * generations // 10 if budget else population * generations)
     members = simulation.engine.tree.members
     for fact in simulation.facts:

@@ -1,8 +1,9 @@
 """What a run came to: told interval by interval in the order of their ends, kept in a row of the results.
 
-The model a run gives is the one with the lowest validation loss of all its intervals, whatever the method (or with the
-lowest `worth`, where a method knows better than a noisy loss); its test loss is looked at once, at the end. The trace tells the best so far at every tenth of the budget, in intervals and in
-virtual time, so that the curves of all methods can be drawn from rows of one line.
+The model a run gives is the one with the lowest validation loss of all its intervals, whatever the method; a method
+that knows better than a noisy loss gives a `worth` to choose by. The model's test loss is looked at once, at the end.
+The trace tells the best so far at every tenth of the budget, in intervals and in virtual time, so that the curves of all
+methods can be drawn from rows of one line.
 """
 
 from __future__ import annotations

@@ -50,9 +50,6 @@ class Outcome:
 
     first: the validation loss after its first quarter, if that was asked for. error: the standard error of `val` where
     it is measured with noise (reinforcement learning: over the episodes of the evaluation), else 0.
-    """What an interval gives. first: the validation loss after its first quarter, if that was asked for.
-
-    error: the standard error of `val` where it is an estimate, such as a mean over episodes.
     """
 
     state: Any
