@@ -1,21 +1,21 @@
 """Steadier classes: some lineages are selected every generation, some rarely (MF-PBT, Doulazmi et al. 2025, on a tree).
 
-Frequent selection is greedy: what pays within an interval wins, even if it costs more later. MF-PBT has populations that
-select at different frequencies. Weights migrate between them, but hyperparameters do not migrate from a greedy
-population to a steady one. Here a population is a *class* of members:
+Frequent selection is greedy: what pays within an interval wins, even if it costs more later. In MF-PBT,
+populations select at different frequencies. Weights migrate between them, but hyperparameters do not migrate from a
+greedy population to a steady one. Here a population is a *class* of members:
 
-* A root's class is its index modulo the number of classes. A child's class is that of the place it fills: each class has
-  the same number of members in every generation, its share. Mostly this is the parent's class, too.
+* A root's class is its index modulo the number of classes. A child's class is that of the place it fills: in every
+  generation a class has the same number of members, its share. Mostly this is the parent's class, too.
 * A class with period d selects for the generations d, 2d, 3d, … In the generations between, each finished member of the
   class has one child in it, which repeats its config. A member that never finishes leaves a place. Once the class has
   settled in the generation above, its best members fill these places with further children that repeat their configs.
 * When a class selects, its best k_c members become parents by the product's rule: k_c follows from the share and the
   ratio, the parent with the fewest children comes first, the first child repeats the config, and the searcher suggests
   the other configs. `evidence` counts within the class.
-* The last quarter of a selecting class's places goes to children of a foreigner, if there is one: the best member of the
-  other classes above, where it is better than the best of the class. From a class that is as steady or steadier, the
-  child inherits weights and config, and takes a step. From a greedier class it inherits only the weights, and takes over
-  the config of the best member of its own class. The foreigner must have a child already, because a first child
+* The last quarter of a selecting class's places goes to children of a foreigner, if there is one: the best member of
+  the other classes above, where it is better than the best of the class. From a class that is as steady or steadier,
+  the child inherits weights and config, and takes a step. From a greedier class it inherits only the weights, and takes
+  over the config of the best member of its own class. The foreigner must have a child already, because a first child
   repeats its parent's config.
 * There is no barrier. A child begins when its own parent has finished (between selections), or when enough members of
   its class have settled (at a selection). But generations fill up one after the other, so no class is more than one

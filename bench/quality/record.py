@@ -2,8 +2,8 @@
 
 The model a run gives is the one with the lowest validation loss of all its intervals, whatever the method; a method
 that knows better than a noisy loss gives a `worth` to choose by. The model's test loss is looked at once, at the end.
-The trace tells the best so far at every tenth of the budget, in intervals and in virtual time, so that the curves of all
-methods can be drawn from rows of one line.
+The trace tells the best so far at every tenth of the budget, in intervals and in virtual time, so that the curves of
+all methods can be drawn from rows of one line.
 """
 
 from __future__ import annotations
