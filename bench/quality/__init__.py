@@ -13,7 +13,7 @@ bench/README.md is the protocol, written before there were results. The rooms, i
     methods             a method's name → a function from (task, slots, seed) to a Record
     ours  pbt  full_runs  ray_tune
                         the product's engine; PBT; Optuna, random; Ray's own PBT and PB2
-    candidates  genealogy  classes
+    candidates  genealogy  lineage  classes
                         what might be better than the product's default; none of it in the product
     clock  record       a virtual clock with slots; what a run came to
     tasks  networks  worlds  trap

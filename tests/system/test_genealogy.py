@@ -23,7 +23,7 @@ from gpbt_async.space import Float, Space
 
 sys.path.append(str(Path(__file__).parent.parent.parent / "bench"))
 
-from quality import candidates, genealogy, ours, tasks
+from quality import candidates, genealogy, lineage, ours, tasks
 from quality.classes import Classes
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Noisy:
         self.truth: dict[int, float] = {}
         self.seen: dict[int, float] = {}
         self.means: dict[int, float] = {}
-        self.filter = genealogy.Filter(self.tree, self.errors, prior, logs=False)
+        self.filter = lineage.Filter(self.tree, self.errors, prior, logs=False)
         for generation in range(generations):
             parents = self.tree.generations[generation - 1].ranking[:6] if generation else []
             shared = {m.id: rng.gauss(-0.5, 0.3) for m in parents}
@@ -171,7 +171,7 @@ def test_a_child_is_judged_by_its_parent_and_its_siblings_and_its_score_as_kalma
     """Four parents gain nothing, their children lose 1 but for noise; then one more child, by hand."""
     tree = Tree(3, 12)
     errors: dict[int, float] = {}
-    kalman = genealogy.Filter(tree, errors, logs=False)
+    kalman = lineage.Filter(tree, errors, logs=False)
 
     def finish(generation: int, parent: Node | None, loss: float, error: float) -> Node:
         member = tree.add(generation, parent, {}, 0)
@@ -186,7 +186,7 @@ def test_a_child_is_judged_by_its_parent_and_its_siblings_and_its_score_as_kalma
     assert [c.loss for c in children] == [roots[i % 2].loss + gain for i, gain in enumerate(gains)], "nothing to go by"
     parent = children[0]
     better = (0.0, 0.0, 0.5**2, 1.0)  # squares of what lies at or below the median, -1
-    q = max(genealogy.FLOOR * 0.25, statistics.fmean(better) - 0.25 - 0.25)
+    q = max(lineage.FLOOR * 0.25, statistics.fmean(better) - 0.25 - 0.25)
     one = finish(2, parent, 2.0, 0.5)
     expected, variance = parent.loss - 1.0, 0.25 + q
     gain = variance / (variance + 0.25)
@@ -194,7 +194,7 @@ def test_a_child_is_judged_by_its_parent_and_its_siblings_and_its_score_as_kalma
     assert kalman.beliefs[one.id].variance == pytest.approx((1 - gain) * variance)
     finish(2, children[1], 4.0, 0.5)
     seen = {parent.id: 2.0 - parent.loss, children[1].id: 4.0 - children[1].loss}
-    more = (seen[parent.id] - statistics.median(seen.values())) / (1 + genealogy.KAPPA)
+    more = (seen[parent.id] - statistics.median(seen.values())) / (1 + lineage.KAPPA)
     third = finish(2, parent, 3.0, 0.5)
     assert third.loss == pytest.approx(expected + more + gain * (3.0 - expected - more))
 
@@ -208,13 +208,13 @@ def test_choosing_parents_by_their_scores_does_not_bias_the_slope() -> None:
         seen = sorted((x + rng.gauss(0.0, 1.0), x) for x in true)[:6]
         families = [(y, statistics.median(x + rng.gauss(-1.0, 1.0) for _ in range(5))) for y, x in seen]
         generations.append((2.0, families))
-    assert genealogy.inherited_share(generations) == pytest.approx(0.5, abs=0.08)
-    assert genealogy.inherited_share(generations[:1]) is None
+    assert lineage.inherited_share(generations) == pytest.approx(0.5, abs=0.08)
+    assert lineage.inherited_share(generations[:1]) is None
 
 
 def test_only_the_better_side_counts_as_spread() -> None:
-    assert genealogy.better_variance([-1.0, 0.0, 50.0]) == pytest.approx(0.5)
-    assert genealogy.better_variance([3.0, 3.0]) == 0.0
+    assert lineage.better_variance([-1.0, 0.0, 50.0]) == pytest.approx(0.5)
+    assert lineage.better_variance([3.0, 3.0]) == 0.0
 
 
 def test_the_final_choice_may_be_by_scores() -> None:
