@@ -15,9 +15,10 @@ bench/README.md is the protocol, written before there were results. The rooms, i
                         the product's engine; PBT; Optuna, random; Ray's own PBT and PB2
     schedules  mf_pbt  fire_pbt
                         schedules made by hand, tuned by a search; two PBTs that are meant to be less greedy
-    candidates          what might be better than the product's default; none of it in the product
+    candidates  genealogy  lineage  classes
+                        what might be better than the product's default; none of it in the product
     clock  record       a virtual clock with slots; what a run came to
-    tasks  networks  worlds
+    tasks  networks  worlds  trap
                         what is optimised: the waist, small networks, what is no network
     text  images  descent
                         networks whose schedule matters: letters, pictures, and the SGD that trains both

@@ -161,3 +161,6 @@ class Cooled(Selection):
             return super().elite(generation)
         finally:
             self.parents = most
+
+    def check(self) -> None:
+        """The elites that are kept were made with other numbers of parents."""

@@ -72,7 +72,7 @@ class Method:
         chosen: dict[str, Any] = {**PRESETS.get(own.pop("preset", ""), {}), **own}
         kept: dict[str, Any] = {
             name: chosen.pop(name)
-            for name in ("pending", "repeat", "cooled", "budget", "keep", "everyone")
+            for name in ("pending", "repeat", "cooled", "genealogy", "budget", "keep", "everyone")
             if name in chosen
         }
         s = Settings(space=Space({"x": Float(0, 1)}), score="loss", mode="min", **chosen)
@@ -166,6 +166,42 @@ TRIED = (
     Method("early stop, n 35, ratio .5", "ours", {"early_stop": ("median",), "budget": 250, "ratio": 0.5}, 35),
     ours("kin, ratio .5", searcher="kin", ratio=0.5),
     ours("perturb, ratio .5", searcher="perturb", ratio=0.5),
+)
+
+
+def kin(name: str, ratio: float = 1.0, **options: Any) -> Method:
+    return ours(name, genealogy=options) if ratio == 1.0 else ours(name, ratio=ratio, genealogy=options)
+
+
+_CLASSES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("", {"rule": ("classes", {"periods": (1, 2, 5)})}),
+    (", no migration", {"rule": ("classes", {"periods": (1, 2, 5), "migrate": False})}),
+    (", lineage", {"rule": ("classes", {"periods": (1, 2, 5)}), "filter": "lineage"}),
+)
+#: all classes alike, and one class
+_PERIODS = (("1 1 1", (1, 1, 1)), ("2 2 2", (2, 2, 2)), ("2", (2,)))
+#: what an evaluation costs, in intervals; environment steps on swingup: 480 of 8192
+EVALUATION = 0.06
+#: uses of the family tree, each with its twin without kin: genealogy.py, classes.py
+KIN = (
+    ours("gpbt"),
+    pbt("pbt"),
+    ours("ratio .5", ratio=0.5),
+    kin("lineage", filter="lineage"),
+    kin("lineage, chosen by score", filter="lineage", choose="score"),
+    kin("lineage, for the choice alone", filter="lineage", ranks=False),
+    kin("no kin: filter", filter="generation"),
+    kin("no kin: parents evaluated twice", reevaluate=EVALUATION),
+    kin("no kin: 10 finalists", choose=(10, EVALUATION)),
+    kin("lasting", filter="lineage", noise="tree", choose="score"),
+    *(kin(f"classes 1 2 5{name}", **more) for name, more in _CLASSES),
+    *(kin(f"no steadiness: {name}", rule=("classes", {"periods": periods})) for name, periods in _PERIODS),
+    *(kin(f"at most {cap} of a family", rule=("capped", {"cap": cap})) for cap in (1, 2)),
+    kin("return after 2", rule=("returning", {"patience": 2})),
+    kin("return after 4", rule=("returning", {"patience": 4})),
+    kin("families that do well grow", rule=("allocated", {})),
+    kin("lineage, ratio .5", 0.5, filter="lineage"),
+    kin("classes 1 2 5, ratio .5", 0.5, rule=("classes", {"periods": (1, 2, 5)})),
 )
 
 

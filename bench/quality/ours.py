@@ -8,6 +8,7 @@ the product has no switch for:
     cooled=(a, b)   the ratio goes from a to b over the generations (candidates.py)
     keep=.25        early_stop="median" has the best quarter of first reports go on, and not the better half
     everyone=True   generation 0, and children that repeat their parent's config, may be stopped early, too
+    genealogy={…}   another use of the family tree (genealogy.py, which lists the options)
     budget=250      what is trained after so many intervals (at T = 10; in proportion at another T) does not count: for
                     more members, some of them stopped early
 
@@ -34,6 +35,7 @@ from gpbt_async.simulate import Simulation, VirtualInterval
 
 from .candidates import Cooled
 from .clock import seconds
+from .genealogy import Genealogy, replace
 from .record import Record
 from .tasks import key
 
@@ -77,6 +79,12 @@ def _no(settings: Settings, member: Node) -> bool:
     return False
 
 
+def again(task: Any, state: Any, seed: int, member: Node) -> float:
+    """The validation loss of the member's state, evaluated afresh."""
+    val: float = task.evaluate(state, key("again", seed, member.id))[0]
+    return val
+
+
 def run(
     task: Task,
     seed: int,
@@ -87,6 +95,7 @@ def run(
     pending: bool = True,
     repeat: bool = True,
     cooled: tuple[float, float] | None = None,
+    genealogy: dict[str, Any] | None = None,
     budget: int | None = None,
     keep: float = 0.5,
     everyone: bool = False,
@@ -101,20 +110,21 @@ def run(
         seed=key("run", seed) >> 1, preset=preset, **chosen,
     )  # fmt: skip
     states: dict[int, Any] = {}
+    errors: dict[int, float] = {}
     judged = MEDIAN in s.early_stop
 
     def train(member: Node, parent_state: Any) -> VirtualInterval:
         state = task.initial(key(seed, member.path[0])) if member.parent is None else parent_state
         first = judged and (member.generation > 0 or everyone)
         outcome = task.interval(state, member.config, key(seed, member.id), first=first)
-        states[member.id] = outcome.state
+        states[member.id], errors[member.id] = outcome.state, outcome.error
         return VirtualInterval(outcome.state, outcome.val, seconds(seed, member.id, length), outcome.first, FIRST)
 
     searcher = registry.make(s.searcher)
     simulation = Simulation(s, train, searcher if pending else _Alone(searcher), slots, usage=None)
     if cooled is not None:
-        engine, cooling = simulation.engine, Cooled(simulation.engine.adoption, simulation.engine.tree, *cooled)
-        engine.selection = engine.termination._selection = engine._retention._selection = cooling  # all that ask it
+        replace(simulation, Cooled(simulation.engine.adoption, simulation.engine.tree, *cooled))
+    kin = Genealogy(simulation, errors, lambda member: again(task, states[member.id], seed, member), **genealogy or {})
     with contextlib.ExitStack() as stack:
         if not repeat:
             stack.enter_context(mock.patch.object(selection.Offspring, "repeats", False))
@@ -123,6 +133,7 @@ def run(
         if everyone:
             stack.enter_context(mock.patch.multiple(early_stopping, judged=_yes, exempt=_no))
         simulation.run()
+    kin.finish()
     record = Record(task, budget * generations // 10 if budget else population * generations)
     members = simulation.engine.tree.members
     for fact in simulation.facts:
@@ -130,7 +141,11 @@ def run(
             break
         if isinstance(fact, events.Trained):
             assert fact.score is not None
-            record.add(fact.t, fact.score, states[fact.member], len(members[fact.member].path))
+            member = members[fact.member]
+            worth = kin.worth(member, fact.score)
+            record.add(fact.t, fact.score, states[member.id], len(member.path), worth)
+            if extra := kin.extra(member):
+                record.spend(fact.t, extra)
         elif isinstance(fact, events.StoppedEarly):
             record.spend(fact.t, FIRST)
     return record

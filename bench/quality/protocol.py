@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .methods import CHOSEN, FACTORS, FAMILY, HISTORY, MAIN, PBT, RATIO, STOPS, TRIED, Method
+from .methods import CHOSEN, FACTORS, FAMILY, HISTORY, KIN, MAIN, PBT, RATIO, STOPS, TRIED, Method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +25,8 @@ AFTER = ("still",)
 #: tasks whose schedule matters, made later; before a method is run on a held one it is admitted (admission.py)
 LONG_TUNING = ("swingup", "text", "embedding")
 LONG_HELD = ("harvest", "images", "text40")
+#: made up, to develop uses of the family tree on; no evidence
+DEVELOPED = ("trap",)
 #: for choosing; and for a second look at what was chosen, on seeds that have chosen nothing
 TUNING_SEEDS, SECOND_SEEDS = range(20), range(20, 100)
 CONFIRMATION_SEEDS = range(1000, 1040)
@@ -97,6 +99,7 @@ BLOCKS = {
     "factors": Block(FACTORS),
     "tried": Block(TRIED),
     "stops": Block(STOPS),
+    "kin": Block(KIN, (*LONG_TUNING, *DEVELOPED)),
     "evidence": Block(tuple(m for m in FACTORS if m.name.startswith("evidence")), ("digits", "landscape"), (0,)),
     "slots": Block(
         tuple(m for m in MAIN if m.name not in ("ray pb2", "bohb", "tpe + asha", "ray pbt, half")),

@@ -1,8 +1,9 @@
 """What a run came to: told interval by interval in the order of their ends, kept in a row of the results.
 
-The model a run gives is the one with the lowest validation loss of all its intervals, whatever the method; its test
-loss is looked at once, at the end. The trace tells the best so far at every tenth of the budget, in intervals and in
-virtual time, so that the curves of all methods can be drawn from rows of one line.
+The model a run gives is the one with the lowest validation loss of all its intervals, whatever the method; a method
+that knows better than a noisy loss gives a `worth` to choose by. The model's test loss is looked at once, at the end.
+The trace tells the best so far at every tenth of the budget, in intervals and in virtual time, so that the curves of
+all methods can be drawn from rows of one line.
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ class Record:
     spent: float = 0.0
     now: float = 0.0
     val: float = math.inf
+    #: what the model was chosen by
+    worth: float = math.inf
     state: Any = None
     #: intervals in the lineage of the model
     depth: int = 0
     #: (virtual time, best validation loss) when each tenth of the budget was spent
     trace: list[tuple[float, float]] = field(default_factory=list)
 
-    def add(self, now: float, val: float, state: Any, depth: int) -> None:
-        """An interval has ended."""
-        if val < self.val:
-            self.val, self.state, self.depth = val, state, depth
+    def add(self, now: float, val: float, state: Any, depth: int, worth: float | None = None) -> None:
+        """An interval has ended. worth: what the model is chosen by, less is better; the loss, if not given."""
+        worth = val if worth is None else worth
+        if worth < self.worth:
+            self.worth, self.val, self.state, self.depth = worth, val, state, depth
         self.spend(now, 1.0)
 
     def spend(self, now: float, share: float) -> None:

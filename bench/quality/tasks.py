@@ -38,6 +38,7 @@ WHERE = {
     "quadratic": "worlds:Quadratic",
     "still": "worlds:Still",
     "embedding": "embedding:Embedding",
+    "trap": "trap:Trap",
     "text": "text:Text",
     "text40": "text:Text40",
     "images": "images:Images",
