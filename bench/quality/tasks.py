@@ -37,6 +37,7 @@ WHERE = {
     "landscape": "worlds:Landscape",
     "quadratic": "worlds:Quadratic",
     "still": "worlds:Still",
+    "swingup": "rl:SwingUp",
 }
 
 

@@ -247,12 +247,13 @@ def test_the_stored_rows_are_those_of_todays_cases() -> None:
 
 def test_what_is_held_back_is_held_back() -> None:
     assert not set(protocol.TUNING) & set(protocol.HELD)
-    assert set(protocol.TUNING) | set(protocol.HELD) | set(protocol.AFTER) == set(tasks.WHERE)
+    roles = (protocol.TUNING, protocol.HELD, protocol.AFTER, protocol.LONG_TUNING, protocol.LONG_HELD)
+    assert sorted(name for role in roles for name in role) == sorted(tasks.WHERE)
     seeds = (protocol.TUNING_SEEDS, protocol.SECOND_SEEDS, protocol.CONFIRMATION_SEEDS)
     assert sum(map(len, seeds)) == len({seed for some in seeds for seed in some})
     for name, block in protocol.BLOCKS.items():
         if name != "confirm":
-            assert set(block.tasks) <= {*protocol.TUNING, *protocol.AFTER}
+            assert set(block.tasks) <= {*protocol.TUNING, *protocol.AFTER, *protocol.LONG_TUNING}
             with pytest.raises(ValueError, match="1000"):
                 list(protocol.cases(name, [1000]))
     with pytest.raises(ValueError, match="seed 0"):
