@@ -1,4 +1,4 @@
-"""What the tasks of reinforcement learning share: an agent as a value, Adam, and how returns become losses.
+"""What the tasks of reinforcement learning share: agents as values, Adam, evaluation, and how returns become losses.
 
 A return r in [0, R] becomes the loss (R - r) / R: the share of the possible reward that the agent missed. No loss is
 below FLOOR.
@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from .tasks import Outcome, generator
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from gpbt_async.space import Config, Space
 
 #: the loss of an agent that earns nothing, and of one whose weights are not finite
 CEILING = 1.0
@@ -94,7 +98,8 @@ def averaged(agents: Sequence[Agent | None]) -> Agent | None:
 
     def mean(name: str) -> np.ndarray:
         stacked: np.ndarray = np.stack([getattr(a, name) for a in kept])
-        return stacked.mean(axis=0, dtype=np.float64).astype(stacked.dtype)
+        mean: np.ndarray = stacked[0] + (stacked - stacked[0]).mean(axis=0)  # of equal ones exactly that one
+        return mean
 
     return Agent(
         mean("weights"), mean("moment"), mean("square"), max(a.updates for a in kept),
@@ -107,3 +112,84 @@ def loss_of(returns: np.ndarray, most: float) -> tuple[float, float]:
     losses = (most - returns) / most
     mean, error = float(losses.mean()), float(losses.std(ddof=1)) / math.sqrt(len(losses))
     return (min(CEILING, max(FLOOR, mean)), error) if math.isfinite(mean) else (CEILING, 0.0)
+
+
+class Learnable:
+    """A task whose states are agents; None stands for an agent that has diverged. Subclasses say which game it is."""
+
+    space: Space
+    generations: ClassVar[int]
+    #: games side by side in training, and rollouts of a standard interval
+    GAMES: ClassVar[int]
+    ROLLOUTS: ClassVar[int]
+    #: episodes of an evaluation, and of the test
+    EPISODES: ClassVar[int]
+    FRESH: ClassVar[int]
+
+    def __init__(self, seed: int, length: float = 1.0) -> None:
+        self._length = length
+
+    def initial(self, seed: int) -> Agent:
+        raise NotImplementedError
+
+    def _begun(self, games: int, rng: np.random.Generator) -> np.ndarray:
+        """So many games side by side, at their beginnings."""
+        raise NotImplementedError
+
+    def _learnt(
+        self, agent: Agent, state: np.ndarray, config: Config, rng: np.random.Generator, rates: tuple[float, float]
+    ) -> tuple[Agent, np.ndarray]:
+        """The agent that has played a rollout and learnt from it, and where the games are at its end.
+
+        rates: what the learning rate is multiplied with at the beginning and at the end.
+        """
+        raise NotImplementedError
+
+    def _played(self, agent: Agent, episodes: int, rng: np.random.Generator) -> tuple[float, float]:
+        """The mean loss of so many episodes, and its standard error."""
+        raise NotImplementedError
+
+    def interval(self, state: Agent | None, config: Config, seed: int, first: bool = False) -> Outcome:
+        if state is None:
+            return Outcome(None, CEILING, CEILING if first else None)
+        with np.errstate(all="ignore"):
+            agent, begun = self._trained(state, config, generator("interval", seed))
+        kept = agent if agent.sound else None
+        early = self.evaluate(begun, seed)[0] if first else None
+        val, error = self.evaluate(kept, seed)
+        return Outcome(kept, val, early, error)
+
+    def evaluate(self, state: Agent | None, seed: int) -> tuple[float, float]:
+        return self._measured(state, self.EPISODES, generator("episodes", seed))
+
+    def polished(self, state: Agent | None, config: Config, seed: int) -> float:
+        if state is None:
+            return CEILING
+        with np.errstate(all="ignore"):
+            agent, _ = self._trained(state, config, generator("polish", seed), share=0.1, decay=1.0)
+        return self.evaluate(agent, seed)[0]
+
+    def merged(self, states: Sequence[Agent | None]) -> Agent | None:
+        return averaged(states)
+
+    def test(self, state: Agent | None) -> float:
+        return self._measured(state, self.FRESH, generator("test episodes"))[0]
+
+    def _trained(
+        self, agent: Agent, config: Config, rng: np.random.Generator, share: float = 1.0, decay: float = 0.0
+    ) -> tuple[Agent, Agent]:
+        """The agent after a share of an interval, and after the first of its rollouts.
+
+        The learning rate ends at 1 - decay of what it was at the beginning.
+        """
+        work = self.ROLLOUTS * self._length * share
+        rollouts = max(1, round(work))
+        state, early = self._begun(max(2, round(self.GAMES * work / rollouts)), rng), agent
+        for rollout in range(rollouts):
+            rates = 1 - decay * rollout / rollouts, 1 - decay * (rollout + 1) / rollouts
+            agent, state = self._learnt(agent, state, config, rng, rates)
+            early = early if rollout else agent
+        return agent, early
+
+    def _measured(self, state: Agent | None, episodes: int, rng: np.random.Generator) -> tuple[float, float]:
+        return (CEILING, 0.0) if state is None or not state.sound else self._played(state, episodes, rng)

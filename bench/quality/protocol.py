@@ -19,7 +19,7 @@ HELD = ("tabular", "boosting", "annealing", "quadratic")
 #: made after `confirm`, to understand it; nothing was chosen by it
 AFTER = ("still",)
 #: tasks whose schedule matters, made later; their roles were named before any method was run on them
-LONG_TUNING, LONG_HELD = ("swingup",), ()
+LONG_TUNING, LONG_HELD = ("swingup",), ("harvest",)
 #: for choosing; and for a second look at what was chosen, on seeds that have chosen nothing
 TUNING_SEEDS, SECOND_SEEDS = range(20), range(20, 100)
 CONFIRMATION_SEEDS = range(1000, 1040)

@@ -27,28 +27,28 @@ import numpy as np
 
 from gpbt_async.space import Choice, Float, Int, Space
 
-from .agents import CEILING, Adam, Agent, averaged, fresh, loss_of
-from .tasks import Outcome, generator
+from .agents import Adam, Agent, Learnable, fresh, loss_of
+from .tasks import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from gpbt_async.space import Config
 
 
 class Carts:
     """Cart-poles side by side. Rows of a state: place, speed, angle (0 is upright), angular speed."""
 
-    STEP, TRACK, GRAVITY, FORCE, FASTEST = 0.05, 3.0, 9.8, 15.0, 15.0
+    STEP, PARTS, TRACK, GRAVITY, FORCE, FASTEST = 0.08, 2, 3.0, 9.8, 20.0, 12.0
 
     def __init__(self, physics: np.ndarray) -> None:
         self._cart, self._pole, self._half, self._friction = (float(v) for v in physics)
 
     def hanging(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        return rng.uniform(-0.1, 0.1, (4, n)) + np.array([[0.0], [0.0], [math.pi], [0.0]])
+        state: np.ndarray = rng.uniform(-0.1, 0.1, (4, n)) + np.array([[0.0], [0.0], [math.pi], [0.0]])
+        return state
 
     def anywhere(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        return rng.uniform(-1, 1, (4, n)) * np.array([[2.0], [2.0], [math.pi], [7.0]])
+        state: np.ndarray = rng.uniform(-1, 1, (4, n)) * np.array([[2.0], [2.0], [math.pi], [7.0]])
+        return state
 
     def seen(self, state: np.ndarray) -> np.ndarray:
         """The observations, a row a cart: the angle as cosine and sine."""
@@ -63,19 +63,21 @@ class Carts:
         A cart that reaches an end of the track stops there; the pole goes on swinging.
         """
         x, v, angle, spin = state
-        mass, lever, dt = self._cart + self._pole, self._pole * self._half, self.STEP
+        mass, lever, dt = self._cart + self._pole, self._pole * self._half, self.STEP / self.PARTS
         force = self.FORCE * np.minimum(np.maximum(action, -1), 1) + push
-        sin, cos = np.sin(angle), np.cos(angle)
-        drive = (force - self._friction * v + lever * spin * spin * sin) / mass
-        bend = (self.GRAVITY * sin - cos * drive) / (self._half * (4 / 3 - self._pole / mass * cos * cos))
-        after = np.empty_like(state)
-        v = v + dt * (drive - lever / mass * bend * cos)
-        x = x + dt * v
-        after[1] = v * (np.abs(x) < self.TRACK)
-        after[0] = x = np.minimum(np.maximum(x, -self.TRACK), self.TRACK)
-        after[3] = spin = np.minimum(np.maximum(spin + dt * bend, -self.FASTEST), self.FASTEST)
-        after[2] = angle + dt * spin
-        return after, np.exp(3 * (np.cos(after[2]) - 1) - 0.3 * (x / self.TRACK) ** 2)
+        cos = np.cos(angle)
+        for _ in range(self.PARTS):
+            sin = np.sin(angle)
+            drive = (force - self._friction * v + lever * spin * spin * sin) / mass
+            bend = (self.GRAVITY * sin - cos * drive) / (self._half * (4 / 3 - self._pole / mass * cos * cos))
+            v = v + dt * (drive - lever / mass * bend * cos)
+            spin = np.minimum(np.maximum(spin + dt * bend, -self.FASTEST), self.FASTEST)
+            x, angle = x + dt * v, angle + dt * spin
+            cos = np.cos(angle)
+        v = v * (np.abs(x) < self.TRACK)
+        x = np.minimum(np.maximum(x, -self.TRACK), self.TRACK)
+        near = (((1 + cos) / 2) ** 2 + np.exp(20 * (cos - 1))) / 2
+        return np.stack([x, v, angle, spin]), near * (1 - (x / self.TRACK) ** 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ class Networks:
 
     @property
     def spread(self) -> np.float32:
-        return np.exp(self.log_spread)
+        spread: np.float32 = np.exp(self.log_spread)
+        return spread
 
     def policy(self, z: np.ndarray) -> np.ndarray:
         """The means of the actions."""
@@ -157,7 +160,8 @@ class Batch:
 
 def density(away: np.ndarray, log_spread: np.float32) -> np.ndarray:
     """The log density of normal variates so many deviations from their mean, but for a constant."""
-    return np.float32(-0.5) * away * away - log_spread
+    found: np.ndarray = np.float32(-0.5) * away * away - log_spread
+    return found
 
 
 def advantages(values: np.ndarray, rewards: np.ndarray, gamma: float, lam: float) -> tuple[np.ndarray, np.ndarray]:
@@ -195,12 +199,12 @@ def improved(
     return adam.agent()
 
 
-class SwingUp:
+class SwingUp(Learnable):
     """The task. Hyperparameters are PPO's; `foresight` is 1 - gamma."""
 
     generations: ClassVar[int] = 20
-    HIDDEN, CARTS, ROLLOUTS, STEPS = 32, 128, 4, 16
-    HORIZON, FREE, EPISODES, FRESH, PUSH = 100, 40, 8, 256, 1.0
+    HIDDEN, GAMES, ROLLOUTS, STEPS = 32, 128, 4, 16
+    HORIZON, FREE, EPISODES, FRESH, PUSH = 60, 25, 8, 256, 1.0
     space = Space(
         {
             "lr": Float(1e-4, 1e-1, log=True),
@@ -214,9 +218,9 @@ class SwingUp:
     )
 
     def __init__(self, seed: int, length: float = 1.0) -> None:
+        super().__init__(seed, length)
         self.physics = np.array([1.0, 0.2, 0.5, 0.1]) * np.exp(generator("physics", seed).uniform(-0.2, 0.2, 4))
         self._carts = Carts(self.physics)
-        self._length = length
 
     def initial(self, seed: int) -> Agent:
         rng, h = generator("initial", seed), self.HIDDEN
@@ -225,63 +229,25 @@ class SwingUp:
         ends[h:] /= math.sqrt(h)
         return fresh(np.concatenate([into, np.zeros(2 * h), ends, [0.0, 0.0, -0.5]]), 5)
 
-    def interval(self, state: Agent | None, config: Config, seed: int, first: bool = False) -> Outcome:
-        if state is None:
-            return Outcome(None, CEILING, CEILING if first else None)
-        agent, begun = self._trained(state, config, generator("interval", seed))
-        early = self.evaluate(begun, seed)[0] if first else None
-        val, error = self.evaluate(agent, seed)
-        return Outcome(agent, val, early, error)
-
-    def evaluate(self, state: Agent | None, seed: int) -> tuple[float, float]:
-        return self._played(state, self.EPISODES, generator("episodes", seed))
-
-    def polished(self, state: Agent | None, config: Config, seed: int) -> float:
-        if state is None:
-            return CEILING
-        agent, _ = self._trained(state, config, generator("polish", seed), share=0.1, decay=1.0)
-        return self.evaluate(agent, seed)[0]
-
-    def merged(self, states: Sequence[Agent | None]) -> Agent | None:
-        return averaged(states)
-
-    def test(self, state: Agent | None) -> float:
-        return self._played(state, self.FRESH, generator("test episodes"))[0]
-
-    def _played(self, agent: Agent | None, episodes: int, rng: np.random.Generator) -> tuple[float, float]:
-        """The mean loss of so many episodes, and its standard error."""
-        if agent is None:
-            return CEILING, 0.0
+    def _played(self, agent: Agent, episodes: int, rng: np.random.Generator) -> tuple[float, float]:
         state = self._carts.hanging(episodes, rng)
         shaken, pushes = rng.standard_normal((2, self.HORIZON, episodes))
         total, net = np.zeros(episodes), Networks(agent.weights, self.HIDDEN)
         shaken, pushes = shaken * net.spread, pushes * self.PUSH
-        with np.errstate(all="ignore"):
-            for step, (noise, push) in enumerate(zip(shaken, pushes, strict=True)):
-                action = net.policy(agent.normal(self._carts.seen(state))) + noise
-                state, reward = self._carts.moved(state, action, push)
-                total += reward * (step >= self.FREE)
+        for step, (noise, push) in enumerate(zip(shaken, pushes, strict=True)):
+            action = net.policy(agent.normal(self._carts.seen(state))) + noise
+            state, reward = self._carts.moved(state, action, push)
+            total += reward * (step >= self.FREE)
         return loss_of(total, self.HORIZON - self.FREE)
 
-    def _trained(
-        self, agent: Agent, config: Config, rng: np.random.Generator, share: float = 1.0, decay: float = 0.0
-    ) -> tuple[Agent | None, Agent]:
-        """The agent after a share of an interval, and after the first of its rollouts.
+    def _begun(self, games: int, rng: np.random.Generator) -> np.ndarray:
+        return np.concatenate([self._carts.hanging(games // 2, rng), self._carts.anywhere(games - games // 2, rng)], 1)
 
-        The learning rate ends at 1 - decay of what it was at the beginning.
-        """
-        work = self.ROLLOUTS * self._length * share
-        rollouts = max(1, round(work))
-        carts = max(2, round(self.CARTS * work / rollouts))
-        state = np.concatenate([self._carts.hanging(carts // 2, rng), self._carts.anywhere(carts - carts // 2, rng)], 1)
-        early = agent
-        with np.errstate(all="ignore"):
-            for rollout in range(rollouts):
-                agent, state, played = self._rollout(agent, state, rng)
-                rates = 1 - decay * rollout / rollouts, 1 - decay * (rollout + 1) / rollouts
-                agent = improved(agent, played, config, rng, rates, self.HIDDEN)
-                early = early if rollout else agent
-        return (agent if agent.sound else None), early
+    def _learnt(
+        self, agent: Agent, state: np.ndarray, config: Config, rng: np.random.Generator, rates: tuple[float, float]
+    ) -> tuple[Agent, np.ndarray]:
+        agent, state, played = self._rollout(agent, state, rng)
+        return improved(agent, played, config, rng, rates, self.HIDDEN), state
 
     def _rollout(self, agent: Agent, state: np.ndarray, rng: np.random.Generator) -> tuple[Agent, np.ndarray, Played]:
         """The agent whose normaliser knows the rollout, where the carts are at its end, and the rollout."""

@@ -38,6 +38,7 @@ WHERE = {
     "quadratic": "worlds:Quadratic",
     "still": "worlds:Still",
     "swingup": "rl:SwingUp",
+    "harvest": "games:Harvest",
 }
 
 
