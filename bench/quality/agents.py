@@ -25,6 +25,8 @@ CEILING = 1.0
 FLOOR = 1e-3
 #: Adam's constants (Kingma and Ba 2015)
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-6
+#: the greatest norm of a gradient: without such a bound one unlucky batch undoes what many have taught
+LONGEST = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ class Adam:
         self.weights, self._moment, self._square = agent.weights.copy(), agent.moment.copy(), agent.square.copy()
 
     def step(self, gradient: np.ndarray, lr: float) -> None:
+        """A step against the gradient, which is shortened to LONGEST if it is longer."""
         self._updates += 1
+        gradient = gradient * np.float32(min(1.0, LONGEST / (float(np.sqrt(gradient @ gradient)) + 1e-12)))
         self._moment *= np.float32(BETA1)
         self._moment += np.float32(1 - BETA1) * gradient
         self._square *= np.float32(BETA2)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Carts:
     """Cart-poles side by side. Rows of a state: place, speed, angle (0 is upright), angular speed."""
 
-    STEP, PARTS, TRACK, GRAVITY, FORCE, FASTEST = 0.08, 2, 3.0, 9.8, 20.0, 12.0
+    STEP, PARTS, TRACK, GRAVITY, FORCE, FASTEST = 0.08, 2, 3.0, 9.8, 30.0, 12.0
 
     def __init__(self, physics: np.ndarray) -> None:
         self._cart, self._pole, self._half, self._friction = (float(v) for v in physics)
@@ -101,8 +101,8 @@ class Networks:
 
     @property
     def log_spread(self) -> np.float32:
-        """Of the actions around their means."""
-        spread: np.float32 = self.rest[2]
+        """Of the actions around their means. Bounded below: next to no noise, any update would be a great one."""
+        spread: np.float32 = np.maximum(self.rest[2], np.float32(-2.5))
         return spread
 
     @property
@@ -204,7 +204,7 @@ class SwingUp(Learnable):
 
     generations: ClassVar[int] = 20
     HIDDEN, GAMES, ROLLOUTS, STEPS = 32, 128, 4, 16
-    HORIZON, FREE, EPISODES, FRESH, PUSH = 60, 25, 8, 256, 1.0
+    HORIZON, FREE, EPISODES, FRESH, PUSH = 60, 30, 8, 256, 4.0
     space = Space(
         {
             "lr": Float(1e-4, 1e-1, log=True),

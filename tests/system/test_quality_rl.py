@@ -19,7 +19,7 @@ from quality import agents, games, rl, tasks  # noqa: E402
 #: a config that learns, and after how many intervals its test loss is below which share of an untrained agent's
 LEARNS: dict[str, tuple[dict[str, Any], int, float]] = {
     "swingup": (
-        {"lr": 0.02, "clip": 0.1, "entropy": 0.02, "lambda": 0.9, "foresight": 0.07, "epochs": 3, "batch": 512},
+        {"lr": 0.015, "clip": 0.2, "entropy": 0.03, "lambda": 0.85, "foresight": 0.06, "epochs": 4, "batch": 256},
         12,
         0.6,
     ),
