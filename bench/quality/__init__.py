@@ -15,6 +15,7 @@ bench/README.md is the protocol, written before there were results. The rooms, i
                         the product's engine; PBT; Optuna, random; Ray's own PBT and PB2
     candidates          what might be better than the product's default; none of it in the product
     clock  record       a virtual clock with slots; what a run came to
-    tasks  networks  worlds
-                        what is optimised: the waist, small networks, what is no network
+    tasks  networks  worlds  rl  games  agents
+                        what is optimised: the waist, small networks, what is no network, two tasks of reinforcement
+                        learning and what they share
 """
