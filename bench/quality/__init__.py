@@ -22,6 +22,8 @@ bench/README.md is the protocol, written before there were results. The rooms, i
                         what is optimised: the waist, small networks, what is no network
     text  images  descent
                         networks whose schedule matters: letters, pictures, and the SGD that trains both
+    rl  games  agents   reinforcement learning: swinging a pole up, a game, and what their learners share
+    embedding           a map of digits, drawn by gradient descent: no network
 """
 
 from .environment import pin
