@@ -13,7 +13,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .methods import CHOSEN, FACTORS, FAMILY, HISTORY, KIN, MAIN, PBT, RATIO, STOPS, TRIED, Method
+from .methods import (
+    BASELINES2,
+    CHOSEN,
+    FACTORS,
+    FAMILY,
+    HISTORY,
+    KIN,
+    MAIN,
+    PBT,
+    RATIO,
+    STOPS,
+    TRIED,
+    TUNED_PBT,
+    Method,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -100,6 +114,8 @@ BLOCKS = {
     "tried": Block(TRIED),
     "stops": Block(STOPS),
     "kin": Block(KIN, (*LONG_TUNING, *DEVELOPED)),
+    "baselines": Block(BASELINES2, LONG_TUNING),
+    "tuned": Block(TUNED_PBT, LONG_TUNING),
     "evidence": Block(tuple(m for m in FACTORS if m.name.startswith("evidence")), ("digits", "landscape"), (0,)),
     "slots": Block(
         tuple(m for m in MAIN if m.name not in ("ray pb2", "bohb", "tpe + asha", "ray pbt, half")),
