@@ -75,9 +75,9 @@ def _paste(canvas: np.ndarray, piece: np.ndarray, rng: np.random.Generator) -> N
 class Images(Descent):
     space = Space(
         {
-            "lr": Float(3e-3, 1.0, log=True),
+            "lr": Float(1e-3, 3.0, log=True),
             "momentum": Float(0.0, 0.98),
-            "weight_decay": Float(1e-6, 3e-2, log=True),
+            "weight_decay": Float(1e-6, 1e-1, log=True),
             "dropout": Float(0.0, 0.6),
             "shift": Float(0.0, 1.0),
             "batch": Choice([16, 32, 64]),
