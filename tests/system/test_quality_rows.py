@@ -122,6 +122,12 @@ def test_a_row_names_the_version_of_what_only_its_method_uses() -> None:
     assert "with" not in driver.row_of(case())
 
 
+def test_a_row_names_the_code_that_made_it() -> None:
+    row = driver.row_of(case())
+    assert row.get("code", "") == environment.code()
+    assert len(environment.code()) in (0, *range(7, 14))
+
+
 def test_rows_of_two_environments_are_not_paired_and_the_table_says_so(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     for seed in range(6):
