@@ -281,11 +281,13 @@ def found(seeds: int, worth: float, spread: float) -> dict[str, dict[tuple[int, 
 
 
 def test_a_task_is_admitted_for_clear_differences_and_a_schedule_that_pays() -> None:
-    assert admission.verdict("t", found(12, 0.2, 0.05)).endswith("\n  admitted")
-    assert admission.verdict("t", found(12, 0.05, 0.02)).endswith("NOT admitted"), "the schedule is worth too little"
-    assert admission.verdict("t", found(12, 0.2, 1.0)).endswith("NOT admitted"), "too noisy"
-    assert admission.verdict("t", found(12, -0.2, 0.05)).endswith("NOT admitted"), "the schedule is worse"
-    first = admission.verdict("t", found(12, 0.2, 0.05)).splitlines()[1]
+    assert admission.verdict("t", found(12, 0.2, 0.05)).text().endswith("\n  admitted")
+    assert admission.verdict("t", found(12, 0.05, 0.02)).text().endswith("NOT admitted"), (
+        "the schedule is worth too little"
+    )
+    assert admission.verdict("t", found(12, 0.2, 1.0)).text().endswith("NOT admitted"), "too noisy"
+    assert admission.verdict("t", found(12, -0.2, 0.05)).text().endswith("NOT admitted"), "the schedule is worse"
+    first = admission.verdict("t", found(12, 0.2, 0.05)).text().splitlines()[1]
     assert first.startswith("  schedule against fixed: -2")
     assert " over 12 seeds" in first
 
@@ -326,6 +328,11 @@ def test_admission_chooses_once_on_other_seeds_and_runs_what_is_missing(
     assert len(list(rows.read(tmp_path / "admission.jsonl"))) == 9
     choice = json.loads((tmp_path / "admission.json").read_text())["quadratic"]
     assert choice["schedule"]["end"]["lr"] <= choice["schedule"]["start"]["lr"] * 1.5, "it falls, or hardly moves"
+
+    table = admission.published(tmp_path)
+    assert len(table) == 3
+    assert table[2].startswith("| quadratic | 3 | ")
+    assert len({line.count("|") for line in table}) == 1
 
     before = len(used)
     assert admission.admit("quadratic", range(3), tmp_path, tell=told.append) == verdict
