@@ -43,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.command == "report":
         print(report.write(args.results))
-        print(f"in {args.results}: tables.md with the above, and the plots", file=sys.stderr)
+        print(f"in {args.results}: tables.md with the above, and the plots if matplotlib is installed", file=sys.stderr)
         return
     if args.command == "again":
         print(again.told(again.again(args.results, args.share, args.minutes * 60)))

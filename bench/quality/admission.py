@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from .tasks import Task
 
+#: a seed and an environment, as in report.py
+Unit = tuple[int, str]
 #: seeds that choose: of the second look, none of which is measured here
 CHOOSING = range(20, 28)
 SEEDS, ERRORS, WORTH = 40, 5.0, 0.10
@@ -55,45 +57,107 @@ def admit(
         raise ValueError(f"seeds for confirmation, and {CHOOSING}, admit nothing: {spent or list(CHOOSING)}")
     if anew:
         forget(task, folder)
-    methods = candidates(task, chosen(task, folder, tell))
-    cases = [protocol.Case(task, m, 8, seed) for seed in seeds for m in methods]
-    driver.run(cases, folder, folder / "admission.jsonl", tell=tell)
-    known = environment.Known(folder)
-    found: dict[str, dict[tuple[int, str], float]] = {m.name: {} for m in methods}
-    by_key = {case.key: case for case in cases}
-    for row in rows.read_all(folder):
-        if (case := by_key.get(rows.key(row))) is not None:
-            found[case.method.name][case.seed, known.group(rows.environment(row))] = row["test"]
-    return verdict(task, found)
+    methods = candidates(chosen(task, folder, tell))
+    driver.run(
+        [protocol.Case(task, m, 8, seed) for seed in seeds for m in methods],
+        folder,
+        folder / "admission.jsonl",
+        tell=tell,
+    )
+    return verdict(task, losses(task, folder, seeds)).text()
 
 
-def verdict(task: str, found: dict[str, dict[tuple[int, str], float]]) -> str:
-    """The three pairs: the difference in %, its standard deviation, standard errors at 40 seeds, seeds to see 3 %."""
-    lines = [f"{task}: " + "; ".join(f"{name} {stats.geometric_mean(v.values()):.4g}" for name, v in found.items())]
-    names, clear, worth = list(found), True, 0.0
-    for better, other in ((names[1], names[0]), (names[0], names[2]), (names[1], names[2])):
+@dataclass(frozen=True)
+class Pair:
+    """How two of the three differ: the mean and standard deviation of the differences of log test losses."""
+
+    names: str
+    n: int
+    mean: float
+    sd: float
+
+    @property
+    def errors(self) -> float:
+        """Standard errors that the mean would be away from 0 at SEEDS seeds."""
+        return abs(self.mean) / (self.sd / math.sqrt(SEEDS)) if self.sd else math.inf
+
+    def cells(self) -> tuple[str, str, str, str]:
+        needed = seeds_to_see(math.log1p(EFFECT), self.sd)
+        return f"{percent(self.mean):+.1f}", f"{100 * self.sd:.1f}", f"{self.errors:.1f}", f"{needed}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    task: str
+    #: geometric means of the test loss
+    means: dict[str, float]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def admitted(self) -> bool:
+        worth = 1 - math.exp(self.pairs[0].mean)
+        return worth >= WORTH and all(pair.errors >= ERRORS for pair in self.pairs)
+
+    def text(self) -> str:
+        lines = [f"{self.task}: " + "; ".join(f"{name} {mean:.4g}" for name, mean in self.means.items())]
+        for pair in self.pairs:
+            mean, sd, errors, needed = pair.cells()
+            lines.append(
+                f"  {pair.names}: {mean} %, sd {sd} % over {pair.n} seeds, {errors} standard errors at {SEEDS}; "
+                f"{needed} seeds to see 3 %"
+            )
+        return "\n".join([*lines, f"  {'admitted' if self.admitted else 'NOT admitted'}"])
+
+
+def verdict(task: str, found: dict[str, dict[Unit, float]]) -> Verdict:
+    """Of the test losses of fixed config, schedule and random search, in this order, by seed and environment."""
+    fixed, schedule, by_chance = found
+    pairs = []
+    for better, other in ((schedule, fixed), (fixed, by_chance), (schedule, by_chance)):
         ratios = log_ratios(found[better], found[other])
-        mean, sd = stats.mean(ratios), stats.stdev(ratios)
-        errors = abs(mean) / (sd / math.sqrt(SEEDS)) if sd else math.inf
-        clear = clear and errors >= ERRORS
-        if (better, other) == (names[1], names[0]):
-            worth = 1 - math.exp(mean)
-        lines.append(
-            f"  {better} against {other}: {percent(mean):+.1f} %, sd {100 * sd:.1f} % over {len(ratios)} seeds, "
-            f"{errors:.1f} standard errors at {SEEDS}; {seeds_to_see(math.log1p(EFFECT), sd)} seeds to see 3 %"
-        )
-    admitted = clear and worth >= WORTH
-    lines.append(f"  {'admitted' if admitted else 'NOT admitted'}")
-    return "\n".join(lines)
+        pairs.append(Pair(f"{better} against {other}", len(ratios), stats.mean(ratios), stats.stdev(ratios)))
+    return Verdict(task, {name: stats.geometric_mean(some.values()) for name, some in found.items()}, tuple(pairs))
 
 
-def candidates(task: str, chosen: dict[str, dict[str, Any]]) -> tuple[Method, ...]:
+def losses(task: str, folder: Path, seeds: Iterable[int]) -> dict[str, dict[Unit, float]]:
+    """The test losses there are of the task's three."""
+    known, methods = environment.Known(folder), candidates(_choices(folder)[task])
+    found: dict[str, dict[Unit, float]] = {m.name: {} for m in methods}
+    by_key = {(task, m.on(task).digest, 8, seed): m for m in methods for seed in seeds}
+    for row in rows.read_all(folder):
+        if (m := by_key.get(rows.key(row))) is not None:
+            found[m.name][row["seed"], known.group(rows.environment(row))] = row["test"]
+    return found
+
+
+def published(folder: Path) -> list[str]:
+    """A table of all tasks that were looked at, each over the seeds that all of its three have; Markdown."""
+    lines = []
+    for task in _choices(folder):
+        found = losses(task, folder, protocol.TUNING_SEEDS) if task in tasks.WHERE else {}
+        shared = set.intersection(*map(set, found.values())) if found else set()
+        if len(shared) < 2:
+            continue
+        told = verdict(task, {name: {unit: some[unit] for unit in shared} for name, some in found.items()})
+        cells = [cell for pair in told.pairs for cell in pair.cells()]
+        means = [f"{mean:.4g}" for mean in told.means.values()]
+        answer = "yes" if told.admitted else "no"
+        lines.append("| " + " | ".join([task, str(len(shared)), *means, *cells, answer]) + " |")
+    head = ["task", "seeds", "fixed", "schedule", "random"]
+    for pair in ("schedule, fixed", "fixed, random", "schedule, random"):
+        head += [f"{pair}: %", "sd, %", f"standard errors at {SEEDS} seeds", "seeds to see 3 %"]
+    head.append("admitted")
+    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *lines] if lines else []
+
+
+def candidates(chosen: dict[str, dict[str, Any]]) -> tuple[Method, ...]:
     """Fixed, schedule, random, in this order."""
     fixed, schedule = (Method(name, "plans", {"plan": chosen[name]}) for name in ("fixed", "schedule"))
     return fixed, schedule, next(m for m in MAIN if m.name == "random")
 
 
 def forget(task: str, folder: Path) -> None:
+    """What is known of a task that has changed since."""
     file = folder / "admission.jsonl"
     kept = [row for row in rows.read(file) if row["task"] != task] if file.exists() else []
     file.unlink(missing_ok=True)

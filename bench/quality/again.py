@@ -6,8 +6,9 @@ every time; `cpu` and the environment are not compared.
 
 Of a row that comes out otherwise the cause is looked for in this order: the run is no function of its seed (it comes
 out otherwise twice here, too); other kernels of OpenBLAS give the stored row (it is run in a process of its own under
-each that this processor has); a package's version; or it is not known. If all rows of an environment came out, and
-twenty of them were tried, its entry in environments.json is written into this one's: from then on the two are paired.
+each that this processor has); versions and code, of which it says what differs; or it is not known. If all rows of an
+environment came out, and twenty of them were tried, its entry in environments.json is written into this one's: from
+then on the two are paired.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ def cause(case: Case, row: Row, made: Row, known: Known) -> str:
             return f"{what}: the stored row comes out with OpenBLAS's kernels {kernels}"
     stored = known.entries.get(rows.environment(row))
     differs = environment.differences(environment.here(), stored) if stored else []
+    if row.get("code") != made.get("code"):
+        differs.append(f"the code is of {made.get('code', 'no commit')}, not {row.get('code', 'named in the row')}")
     return f"{what}: " + ("; ".join(differs) if differs else "the cause is not known")
 
 

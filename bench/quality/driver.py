@@ -57,4 +57,6 @@ def row_of(case: Case) -> rows.Row:
     task, digest, slots, seed = case.key
     row = {"task": task, "method": case.method.name, "slots": slots, "seed": seed, "digest": digest, **record.row()}
     uses = environment.own(case.method.room, task)
+    code = environment.code()
+    row |= {"code": code} if code else {}
     return {**row, "cpu": round(cpu, 2), **({"with": uses} if uses else {})}

@@ -1,13 +1,14 @@
 """A map of images by t-SNE (van der Maaten & Hinton 2008): an iterative optimiser, no network, that wants a schedule.
 
-200 handwritten digits are laid out in the plane so that neighbours stay neighbours. The loss is the Kullback-Leibler
-divergence of the map's neighbourhoods from those of the images, for a perplexity of 10. Descent on it ends in a poor
-local minimum, because groups of points repel each other and cannot pass. What practitioners do against that makes the
-loss worse while they do it: they exaggerate the attraction first, they begin with larger neighbourhoods (Kobak & Berens
-2019), they shake the points. So the best schedule is not constant, and a method that selects by today's loss drops what
-pays later. A whole training has 1000 steps, which is scikit-learn's default.
+300 handwritten digits are laid out in the plane so that neighbours stay neighbours. The loss is the Kullback-Leibler
+divergence of the map's neighbourhoods from those of the images, for a perplexity of 10. Two things make its best
+schedule not constant. A step estimates the gradient from a sample of the points, as in maps of millions, so the
+learning rate has to be high first and low last. And descent ends in a poor local minimum, because groups of points
+repel each other and cannot pass; against that practitioners exaggerate the attraction first, and begin with larger
+neighbourhoods (Kobak & Berens 2019). Both make the loss worse while they last, so a method that selects by today's loss
+drops what pays later.
 
-The first map is random and as wide as three neighbourhoods, so that groups have to pass each other. Nothing is held
+The first map is random and as wide as a few neighbourhoods, so that groups have to pass each other. Nothing is held
 out, as in practice: the test loss is the loss. The arithmetic is elementwise and summed in numpy's own order; no BLAS
 takes part, so its choice of kernels cannot change a run.
 """
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from gpbt_async.space import Float, Space
+from gpbt_async.space import Float, Int, Space
 
-from .tasks import Outcome, generator
+from .tasks import Outcome, generator, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,16 +44,17 @@ class Embedding:
     generations: ClassVar[int] = 20
     space = Space(
         {
-            "lr": Float(3.0, 300.0, log=True),
+            "lr": Float(1.0, 300.0, log=True),
             "inertia": Float(0.01, 1.0, log=True),  # 1 - momentum
             "exaggeration": Float(0.01, 10.0, log=True),  # of the attraction: how much is added to 1
             "reach": Float(0.01, 7.0, log=True),  # of the neighbourhoods: how much is added to 1, times TARGET
-            "shake": Float(1e-4, 1.0, log=True),
+            "sample": Int(10, 100, log=True),  # points that a step's gradient is estimated from
         }
     )
     #: what a schedule made by hand lets fall
-    decayed: ClassVar[tuple[str, ...]] = ("exaggeration", "reach", "shake")
-    points, steps, spread = 200, 50, 3.0
+    decayed: ClassVar[tuple[str, ...]] = ("lr", "exaggeration", "reach")
+    #: seen: points that gradients are estimated from in a standard interval, whatever the sample
+    points, seen, spread = 300, 4000, 3.0
 
     def __init__(self, seed: int, length: float = 1.0) -> None:
         x = self.data()[generator("split", seed).permutation(len(self.data()))[: self.points]]
@@ -60,7 +62,7 @@ class Embedding:
         self._wanted = self._near[PERPLEXITIES.index(TARGET)]
         some = self._wanted[self._wanted > 0]
         self._least = float((some * np.log(some)).sum())
-        self._steps = max(1, round(self.steps * length))
+        self._seen = self.seen * length
 
     @staticmethod
     @functools.cache
@@ -76,12 +78,13 @@ class Embedding:
     def interval(self, state: np.ndarray | None, config: Config, seed: int, first: bool = False) -> Outcome:
         if state is None:
             return Outcome(None, CEILING, CEILING if first else None)
-        rates, quarter = np.ones(self._steps, np.float32), max(1, self._steps // 4) if first else 0
-        rng, velocity, early = generator("interval", seed), np.zeros_like(state), None
+        steps = self._steps(config)
+        samples, rates = self._samples(config, steps, seed), np.ones(steps, np.float32)
+        velocity, early, quarter = np.zeros_like(state), None, max(1, steps // 4) if first else 0
         if quarter:
-            state, velocity = self._descend(state, velocity, config, rates[:quarter], rng)
+            state, velocity = self._descend(state, velocity, config, rates[:quarter], samples)
             early = self.test(state)
-        state, _ = self._descend(state, velocity, config, rates[quarter:], rng)
+        state, _ = self._descend(state, velocity, config, rates[quarter:], samples[quarter:])
         val = self.test(state)
         return Outcome(None if val >= CEILING else state, val, early)
 
@@ -97,45 +100,58 @@ class Embedding:
         return self.test(state), 0.0
 
     def polished(self, state: np.ndarray | None, config: Config, seed: int) -> float:
-        """Learning rate and shaking go to 0 together."""
         if state is None:
             return CEILING
-        steps = max(1, round(self._steps / 10))
-        rates = np.linspace(1, 0, steps, endpoint=False, dtype=np.float32)
-        return self.test(self._descend(state, np.zeros_like(state), config, rates, generator("polish", seed))[0])
+        rates = np.linspace(1, 0, max(1, round(self._steps(config) / 10)), endpoint=False, dtype=np.float32)
+        samples = self._samples(config, len(rates), seed)
+        return self.test(self._descend(state, np.zeros_like(state), config, rates, samples)[0])
 
     def merged(self, states: Sequence[np.ndarray | None]) -> None:
         """A mean of maps is no map: each has its groups in other places."""
 
+    def _steps(self, config: Config) -> int:
+        return max(1, round(self._seen / number(config, "sample")))
+
     def _descend(
-        self, state: np.ndarray, velocity: np.ndarray, config: Config, rates: np.ndarray, rng: np.random.Generator
+        self, state: np.ndarray, velocity: np.ndarray, config: Config, rates: np.ndarray, samples: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One step for each rate, by which the learning rate and the shaking are multiplied."""
-        lr, inertia, exaggeration, reach, shake = (np.float32(config[name]) for name in self.space)
-        near = (1 + exaggeration) * self._neighbourhoods(TARGET * (1 + float(reach)))
+        """One step for each rate, by which the learning rate is multiplied."""
+        n, size = self.points, int(number(config, "sample"))
+        lr, keep = np.float32(4 * number(config, "lr") * n / size), np.float32(1 - number(config, "inertia"))
+        near = np.float32(1 + number(config, "exaggeration")) * self._neighbourhoods(
+            TARGET * (1 + number(config, "reach"))
+        )
         points, velocity, pull = state.copy(), velocity.copy(), np.empty_like(state)
-        dx, dy, w, m = np.empty((4, self.points, self.points), np.float32)
+        dx, dy, w, m = np.empty((4, size, n), np.float32)
         with np.errstate(all="ignore"):
-            for rate in rates:
-                np.subtract.outer(points[0], points[0], out=dx)
-                np.subtract.outer(points[1], points[1], out=dy)
+            for rate, some in zip(rates, samples, strict=False):
+                np.subtract.outer(points[0][some], points[0], out=dx)
+                np.subtract.outer(points[1][some], points[1], out=dy)
                 np.multiply(dx, dx, out=w)
                 np.multiply(dy, dy, out=m)
                 w += m
                 w += 1
                 np.reciprocal(w, out=w)
-                np.multiply(w, np.float32(-1 / (w.sum(dtype=np.float64) - self.points)), out=m)
-                m += near
+                total = (w.sum(dtype=np.float64) - size) * n / size
+                np.multiply(w, np.float32(-1 / total), out=m)
+                m += near[some]
                 m *= w
                 dx *= m
                 dy *= m
-                np.sum(dx, axis=1, out=pull[0])
-                np.sum(dy, axis=1, out=pull[1])
-                velocity *= 1 - inertia
-                velocity -= 4 * lr * rate * pull
+                np.sum(dx, axis=0, out=pull[0])
+                np.sum(dy, axis=0, out=pull[1])
+                velocity *= keep
+                pull *= lr * rate
+                velocity += pull
                 points += velocity
-                points += shake * rate * rng.standard_normal(points.shape, dtype=np.float32)
         return points, velocity
+
+    def _samples(self, config: Config, steps: int, seed: int) -> np.ndarray:
+        """Points, a row a step: as many shuffled passes over all of them as it takes."""
+        rng, size = generator("interval", seed), int(number(config, "sample"))
+        passes = -(-steps * size // self.points)
+        order = np.concatenate([rng.permutation(self.points) for _ in range(passes)])
+        return order[: steps * size].reshape(steps, size)
 
     def _neighbourhoods(self, perplexity: float) -> np.ndarray:
         """Interpolated by the perplexity's logarithm."""

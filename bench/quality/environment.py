@@ -11,7 +11,8 @@ kernels by the processor, and those for AVX-512 (SkylakeX) add float32 products 
     Known    the environments of a folder of rows, and which of them were found to give the same rows
 
 A row carries eight letters, the digest of what can change a number. The processor's name and packages that only some
-methods use stand beside it and are not part of the digest.
+methods use stand beside it and are not part of the digest. It carries the code's commit, too, so that a row which does
+not come out in an equal environment tells where to look.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,22 @@ def version(package: str) -> str:
 def own(*uses: str) -> str:
     """The versions of what a room or a task uses beside the shared packages, such as "optuna 5.0.0"."""
     return ", ".join(f"{package} {version(package)}" for use in uses for package in OWN.get(use, ()))
+
+
+@functools.cache
+def code() -> str:
+    """The last commit that changed what makes a row, with a + where files differ from it; "" without git."""
+    folder = Path(__file__).parent.parent.parent
+
+    def git(*words: str) -> str:
+        paths = ("bench/quality", "gpbt_async")
+        told = subprocess.run(["git", *words, "--", *paths], cwd=folder, capture_output=True, text=True, check=True)
+        return told.stdout.strip()
+
+    try:
+        return git("log", "-1", "--format=%h") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def digest(environment: Environment) -> str:

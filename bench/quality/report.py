@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import statistics as stats
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from . import protocol, rows
+from . import admission, protocol, rows, tasks
 from .environment import Known
 from .statistics import Paired, by_task, holm, log_ratios, paired, percent, pooled
 
@@ -24,9 +25,11 @@ Found = dict[tuple[str, str, int], dict[Unit, "Row"]]
 
 
 def write(folder: Path) -> str:
-    """Write tables.md, and a plot for each block and task; returns the tables."""
+    """Write tables.md and, where matplotlib is installed, a plot for each block and task; returns the tables."""
     found = collect(folder)
     parts = ["Written by `python -m bench.quality report`; bench/README.md says what is what.\n"]
+    if admitted := admission.published(folder):
+        parts.append("## Which tasks can tell\n\n" + "\n".join(admitted) + "\n")
     for name, block in protocol.BLOCKS.items():
         tables = []
         for task in block.tasks:
@@ -45,7 +48,8 @@ def write(folder: Path) -> str:
                     lines = confirmation(found, block, family)
                     if lines:
                         parts.append(f"### {name}: {family.question}\n\n" + "\n".join(lines) + "\n")
-            plot(found, name, block, folder)
+            if importlib.util.find_spec("matplotlib"):
+                plot(found, name, block, folder)
     text = "\n".join(parts)
     (folder / "tables.md").write_text(text)
     return text
@@ -61,7 +65,9 @@ def collect(folder: Path) -> Found:
 
 
 def seen(found: Found, block: protocol.Block, method: Method, task: str, slots: int) -> dict[Unit, Row]:
-    """The method's rows, of the block's seeds alone."""
+    """The method's rows, of the block's seeds alone; none of a task that is not there."""
+    if task not in tasks.WHERE:
+        return {}
     every = found.get((method.on(task).digest, task, slots), {})
     return {unit: row for unit, row in every.items() if unit[0] in block.seeds}
 
