@@ -290,8 +290,10 @@ def number_left_out(copy: Copy) -> None:
 def root_with_a_parent(copy: Copy) -> None:
     roots = [m for m, f in copy.started.items() if f["parent"] is None and not copy_has_children(copy, m)]
     root = max(roots, key=lambda m: copy.index("Started", m))
-    published = [f["member"] for f in copy.facts[: copy.index("Started", root)] if f["fact"] == "Published"]
-    copy.started[root]["parent"] = published[0]
+    before = copy.facts[: copy.index("Started", root)]
+    gone = {f["member"] for f in before if f["fact"] == "Discarded"}
+    whole = [f["member"] for f in before if f["fact"] == "Published" and f["member"] not in gone]
+    copy.started[root]["parent"] = whole[0]  # else the checker rightly says that the parent was discarded, too
     copy.write()
 
 
