@@ -125,6 +125,11 @@ class Settings:
         return max(1, math.isqrt(math.floor(quotient * (1 + 1e-12))))
 
     @property
+    def seed_of_folds(self) -> int:
+        """What decides member.fold: the run's seed, or for a replay that of the run that it repeats."""
+        return self.seed if self.fold_seed is None else self.fold_seed
+
+    @property
     def synchronous(self) -> bool:
         """Does a generation open only when the one above is complete?"""
         return self.schedule == "sync"

@@ -129,6 +129,6 @@ def changes(original: RunReader, seeds: int = 1, *, same: bool = False, seed: in
         "early_stop": (),
         "preset": None,
         "choose_by": None,
-        "fold_seed": original.settings.fold_seed if original.settings.fold_seed is not None else original.settings.seed,
+        "fold_seed": original.settings.seed_of_folds,
         "seed": seed if seed is not None else key(original.settings.seed, "replay", best.path, 31),
     }

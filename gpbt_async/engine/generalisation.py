@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: complete generations and members in each that a verdict needs; standard errors that a change must exceed
 GENERATIONS, MEMBERS, SURE = 6, 3, 3.0
+#: larger scores and metrics are left out: a model that reports them has diverged, and their squares overflow
+LARGEST = 1e100
 #: words that say which data a metric is on: of its own; of any kind
 _OWN = frozenset(("test", "testing", "holdout", "heldout"))
 _DATA = _OWN | frozenset(("val", "valid", "validation", "dev", "eval", "evaluation", "held", "hold", "out", "train"))
@@ -60,8 +62,8 @@ class Generalisation:
         self._best: list[list[tuple[Node, dict[str, float]]]] = [[] for _ in range(settings.generations)]
 
     def published(self, member: Node, settings: Settings) -> None:
-        values = {n: v for n, v in member.metrics.items() if math.isfinite(v) and mode_of(settings, n) is not None}
-        if values:
+        values = {n: v for n, v in member.metrics.items() if abs(v) <= LARGEST and mode_of(settings, n) is not None}
+        if values and member.score is not None and abs(member.score) <= LARGEST:
             here = self._best[member.generation]
             insort(here, (member, values), key=itemgetter(0))
             del here[self._most :]

@@ -164,7 +164,8 @@ class Selection:
 
         Empty while there is no best.
         """
-        deepest = max((i for i, each in enumerate(self.tree.generations) if each.ranking), default=None)
+        generations = range(len(self.tree.generations))
+        deepest = max((i for i in generations if self.tree.rivals(i, self._plus)), default=None)
         elite = self._undamaged(deepest, self.parents) if deepest is not None else []
         best = self.tree.best
         return sorted({*elite, best}) if best is not None else []

@@ -106,9 +106,9 @@ def _timed(find_and_load: Callable[..., Any]) -> Callable[..., Any]:
             return find_and_load(name, *args)
         imports, begun = current, time.monotonic()
         outermost, under_way = not _active.imports, _Import()
-        _active.imports.append(under_way)
         draws = _generators() if outermost else []
         after = around() if outermost and around is not None else None
+        _active.imports.append(under_way)
         try:
             return find_and_load(name, *args)
         finally:
@@ -116,6 +116,8 @@ def _timed(find_and_load: Callable[..., Any]) -> Callable[..., Any]:
             package = is_package(name)
             users = under_way.users or (not package and _is_users(name))
             found = [name] if package and not users else under_way.found
+            if package and users:  # to import a part of it would import all of it, and so the user's module
+                found = [below for below in found if not below.startswith(f"{name}.")]
             if found == [name]:
                 for put_back, state in draws:  # where it is loaded already, nothing is drawn either
                     put_back(state)

@@ -190,6 +190,7 @@ def thread_pools() -> Any:
     if _thread_pools[0] != loaded:
         with contextlib.suppress(Exception):  # a member can train with the pools as they are
             library: Any = sys.modules.get("threadpoolctl")
+            _thread_pools = loaded, None  # also where it is older than 3, which has no controller
             _thread_pools = loaded, library.ThreadpoolController() if library is not None else None
     return _thread_pools[1]
 

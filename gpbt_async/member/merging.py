@@ -147,7 +147,9 @@ def _mapped(tree: Any, arrays: Library, function: Callable[[Any], Any]) -> Any:
 
 
 def _summed(total: Any, other: Any, arrays: Library, where: str) -> Any:
-    """The sum so far and one more tree. Raises MergeError where they differ in form."""
+    """The sum so far and one more tree. Raises MergeError where what is to be averaged differs in form."""
+    if not any(_averaged(each, arrays) for each in (total, other)):
+        return total  # a history of losses, say, which is longer in later generations
     if isinstance(total, arrays.array) and isinstance(other, arrays.array):
         if tuple(total.shape) != tuple(other.shape):
             shapes = f"{tuple(total.shape)} in one checkpoint and {tuple(other.shape)} in another"
@@ -166,6 +168,14 @@ def _summed(total: Any, other: Any, arrays: Library, where: str) -> Any:
         one, two = type(total).__name__, type(other).__name__
         raise MergeError(f"{where} is a {one} in one checkpoint and a {two} in another")
     return total
+
+
+def _averaged(tree: Any, arrays: Library) -> bool:
+    """Does it hold an array of floats?"""
+    if isinstance(tree, arrays.array):
+        return arrays.wide(tree) is not None
+    items = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return any(_averaged(item, arrays) for item in items)
 
 
 def _means(total: Any, like: Any, arrays: Library, count: int) -> Any:

@@ -251,18 +251,20 @@ class _Kept:
 
     def around_import(self) -> Callable[[], None]:
         """Called before an import; what it returns, after it: adds what the import has changed."""
-        environment, path, filters, loggers = dict(os.environ), list(sys.path), list(warnings.filters), {*_loggers()}
+        environment, path, filters = dict(os.environ), list(sys.path), list(warnings.filters)
+        loggers = {logger: _state(logger) for logger in _loggers()}
 
         def keep() -> None:
             for name in environment.keys() | os.environ.keys():
-                now = os.environ.get(name)
-                if now != environment.get(name):
+                value = os.environ.get(name)
+                if value != environment.get(name):
                     self._environment.pop(name, None)
-                    if now is not None:
-                        self._environment[name] = now
+                    if value is not None:
+                        self._environment[name] = value
             self._path = _with_new(self._path, path, sys.path)
             self._filters = _with_new(self._filters, filters, warnings.filters)
-            self._loggers.update({logger: _state(logger) for logger in _loggers() if logger not in loggers})
+            now = {logger: _state(logger) for logger in _loggers()}
+            self._loggers.update({logger: state for logger, state in now.items() if loggers.get(logger) != state})
 
         return keep
 

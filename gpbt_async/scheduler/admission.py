@@ -128,7 +128,7 @@ class Briefing:
             score=self._settings.score,
             judged=self.judged(member),
             cpus=sorted(slot.cpus) or None,
-            fold_seed=self._settings.seed if self._settings.fold_seed is None else self._settings.fold_seed,
+            fold_seed=self._settings.seed_of_folds,
         )
 
     def started(self, t: float, member: Node, attempt: int, slot: Slot, pid: int) -> events.Started:

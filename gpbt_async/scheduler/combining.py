@@ -77,9 +77,13 @@ async def combine(
     there = combination.candidates(reader)
     target = reader.settings.validate
     file = script.file if script is not None else reader.record.script or (target.file if target is not None else "")
+    metric, mode, reported = reader.settings.score, reader.settings.mode, best.score or 0.0
+    choice = reader.engine.final_choice
+    if choice is not None and choice.value is not None:  # the score has selected the members already
+        metric, mode, reported = choice.metric, choice.mode, choice.value
     key = Combination(
-        how=how, run=folder.name, metric=reader.settings.score, mode=reader.settings.mode, members=(best.id,),
-        score=0.0, metrics={}, best=best.id, best_score=0.0, reported=best.score or 0.0, gain=0.0,
+        how=how, run=folder.name, metric=metric, mode=mode, members=(best.id,),
+        score=0.0, metrics={}, best=best.id, best_score=0.0, reported=reported, gain=0.0,
         candidates=tuple(member.id for member in there), most=most or len(there), script=digest(file), steps=(),
     )  # fmt: skip
     place = folder.path / combination.FOLDERS[how]
@@ -244,7 +248,7 @@ class Combiner:
     async def _step(self, members: Sequence[Node], bar: float) -> Step:
         """Validate the members together, unless that is done. bar: the loss to improve on."""
         if (step := self._work.known(members)) is None:
-            validated = await self._validated(members)
+            validated = self._measured(await self._validated(members))
             kept = not validated.reason and combination.loss(validated.score, self._key.mode) < bar
             step = Step(
                 members=tuple(member.id for member in members),
@@ -252,10 +256,21 @@ class Combiner:
             )  # fmt: skip
             if kept and not self._ensemble and len(members) > 1:
                 await self._publish(members)
+            elif not self._ensemble and len(members) > 1:  # a model's size for each would fill the disk
+                await asyncio.to_thread(shutil.rmtree, self._work.candidate(members), ignore_errors=True)
             if combination.loss(step.score, self._key.mode) < math.inf:  # the next command tries again what has failed
                 self._work.append(step)
         self._told(step)
         return step
+
+    def _measured(self, validated: Validated) -> Validated:
+        """With the metric of choose_by as its score, if that has chosen the best."""
+        metric = self._key.metric
+        if validated.reason or metric == self._reader.settings.score:
+            return validated
+        if metric not in validated.metrics:
+            return replace(validated, reason=f"validate did not report {metric!r}, by which the experiment chooses")
+        return replace(validated, score=validated.metrics[metric])
 
     async def _validated(self, members: Sequence[Node]) -> Validated:
         folder = self._reader.folder.member(members[-1].id).checkpoint

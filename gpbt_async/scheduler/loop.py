@@ -98,8 +98,8 @@ class Scheduler:
         self._tasks: asyncio.TaskGroup | None = None
         #: members that failed in a process that had trained others: they get one of their own
         self._fresh: set[int] = set()
-        #: how many of them trained to their end there
-        self._only_fresh = 0
+        #: those of them that trained to their end there
+        self._only_fresh: set[int] = set()
         #: the processes of members in training, by member
         self._workers: dict[int, Worker] = {}
         #: checkpoints of earlier sessions: whether each is whole, once it has been read
@@ -313,8 +313,8 @@ class Scheduler:
 
     def _trained_fresh(self, member: Node) -> None:
         """After some members that failed in a used process and train in a new one, each member gets a new one."""
-        self._only_fresh += member.id in self._fresh
-        if self._only_fresh >= ONLY_FRESH and self._launcher.stays:
+        self._only_fresh |= {member.id} & self._fresh
+        if len(self._only_fresh) >= ONLY_FRESH and self._launcher.stays:
             self._launcher.stays = False
             self._launcher.spares(len(self._slots))
             self._spawn(self._launcher.end_residents)
@@ -341,7 +341,7 @@ class Scheduler:
         if worker.stays and not worker.dead:
             pid = worker.pid
             self._slots.stays(slot, pid, worker.gone, lambda: self._launcher.end_resident(pid))
-            if self.admission.paused:
+            if self.admission.paused or not self._launcher.stays:
                 self._spawn(self._launcher.end_residents)
         return session, worker
 

@@ -188,6 +188,7 @@ class Validator:
             generation=best.generation,
             seed=best.seed,
             config=best.config,
+            fold_seed=self._reader.settings.seed_of_folds,
             parent=parent,
             checkpoint=str(scratch),
             metrics="",

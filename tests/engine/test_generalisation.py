@@ -91,6 +91,21 @@ def test_noise_and_progress_are_no_overfitting(seed: int, world: dict[str, float
     assert not found(simulated(seed, **world))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("huge", [1e160, -1e308, float("inf")])
+def test_a_metric_of_a_diverged_model_is_left_out(huge: float) -> None:
+    def train(member: Node, parent: None) -> VirtualInterval:
+        diverged = member.path[-1] % 2 == 0
+        metrics = {"test_loss": huge if diverged else 1.0, "test_perplexity": huge}
+        return VirtualInterval(None, 1.0 + 0.1 * member.path[-1], 1.0, metrics=metrics)
+
+    s = settings(score="val_loss", population=8, generations=8, searcher="random")
+    run = Simulation(s, train, registry.make("random"), slots=4, usage=None).run()
+    found(run)
+    known = run.engine.generalisation
+    assert known.metrics == ["test_loss"]
+    assert {row.metric for row in known.rows("test_loss")} == {1.0}
+
+
 def test_too_few_generations_or_members_decide_nothing() -> None:
     assert not found(simulated(0, flat=1, inherited=0.05, generations=5))
     engine = simulated(0, flat=3, inherited=0.02).engine

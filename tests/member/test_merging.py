@@ -79,6 +79,19 @@ def test_half_precision_complex_and_nested_values(tmp_path: Path) -> None:
     assert merged["lr"] == 0.5
 
 
+def test_what_is_not_averaged_may_differ_in_form(tmp_path: Path) -> None:
+    def fill(folder: Path, number: int) -> None:
+        history = {"losses": [0.1] * (number + 1), "seen": torch.arange(number + 2)}
+        torch.save({"w": torch.full((2,), float(number)), **history}, folder / "m.pt")
+
+    made, target = folders(tmp_path, 2, fill)
+    average(made, target)
+    merged = torch.load(target / "m.pt", weights_only=True)
+    assert merged["w"].tolist() == [0.5, 0.5]
+    assert merged["losses"] == [0.1]
+    assert merged["seen"].tolist() == [0, 1]
+
+
 def test_numpy_text_and_equal_files_in_folders(tmp_path: Path) -> None:
     def fill(folder: Path, number: int) -> None:
         (folder / "deep").mkdir()

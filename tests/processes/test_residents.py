@@ -129,6 +129,7 @@ sys.path.insert(0, "/first")
 sys.path.append("/last")
 warnings.filterwarnings("ignore", message="noisy")
 logging.getLogger("lib_sets").addHandler(logging.NullHandler())
+logging.basicConfig(level=5)
 """
     write(packages, text, "lib_sets.py")
     text = f"""
@@ -143,6 +144,7 @@ def train(member):
         first=sys.path[0] == "/first", last=sys.path[-1] == "/last",
         handlers=len(logging.getLogger("lib_sets").handlers),
         filters=sum("noisy" in str(f[1]) for f in warnings.filters), mine=len(logging.getLogger("mine").handlers),
+        root=len(logging.root.handlers), level=logging.root.level,
         precision=decimal.getcontext().prec, digits=sys.get_int_max_str_digits(),
     )
     decimal.getcontext().prec = 5
@@ -156,7 +158,17 @@ def train(member):
         await launcher.open_script(write(tmp_path, text + DECLARE.format(train="train")))
         found = [await launcher.member() for _ in range(3)]
     for member in found:
-        expected = {"variable": 1, "removed": 1, "first": 1, "last": 1, "handlers": 1, "filters": 1, "mine": 0}
+        expected = {
+            "variable": 1,
+            "removed": 1,
+            "first": 1,
+            "last": 1,
+            "handlers": 1,
+            "filters": 1,
+            "mine": 0,
+            "root": 1,
+            "level": 5,
+        }
         assert member.items() >= {**expected, "precision": 28, "digits": 4300, "stays": True}.items()
 
 

@@ -81,7 +81,9 @@ async def test_of_the_users_own_module_the_packages_below_it_are_learned(tmp_pat
 
 
 async def test_a_package_that_imports_a_file_of_the_users_is_not_learned(tmp_path: Path, packages: Path) -> None:
-    write(packages, "import mine_too, harmless", "host.py")
+    (packages / "host").mkdir()
+    write(packages / "host", "from . import core\nimport mine_too, harmless", "__init__.py")
+    write(packages / "host", "", "core.py")
     write(packages, "", "harmless.py")
     write(tmp_path, "", "mine_too.py")
     async with Open(tmp_path) as launcher:

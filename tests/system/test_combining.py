@@ -282,3 +282,23 @@ def test_a_run_of_an_application_is_merged_as_well(tmp_path: Path) -> None:
     made = combined(tmp_path, "--merge")
     assert made["best"] == made["members"][0]
     assert len(made["steps"]) == len(made["candidates"]) > 1
+
+
+def test_what_choose_by_has_chosen_is_combined_by_its_metric(tmp_path: Path) -> None:
+    text = SCRIPT.replace("validate=validate,", 'validate=validate, choose_by="holdout_loss",')
+    text = text.replace(
+        "GOAL) ** 2)))\n\ndef validate", "GOAL) ** 2)), holdout_loss=1 + member.config['width'])\n\ndef validate"
+    )
+    text = text.replace("far=float(", "holdout_loss=1 / len(member.parents), far=float(")
+    assert text.count("holdout_loss") == 3
+    (tmp_path / "scatter.py").write_text(text)
+    done = cli("launch", "scatter.py", "--name", "r", "--slots", "2", "--quiet", cwd=tmp_path)
+    assert done.status == 0, done.err
+    made = combined(tmp_path, "--merge")
+    assert (made["metric"], made["mode"], made["best_score"]) == ("holdout_loss", "min", 1.0)
+    assert made["reported"] > 1
+    assert made["members"] == [made["best"]], "an average is one folder, and so no better by this metric"
+    several = combined(tmp_path, "--ensemble", "3")
+    assert several["score"] == pytest.approx(1 / 3), "whatever the score says"
+    (tmp_path / "scatter.py").write_text(text.replace("holdout_loss=1 / len(member.parents), ", ""))
+    assert "did not report 'holdout_loss'" in combined(tmp_path, "--merge", "--changed-script", status=1)
