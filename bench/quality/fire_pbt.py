@@ -40,10 +40,9 @@ import itertools
 import math
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import clock
-from .pbt import explored
+from . import clock, pbt
 from .record import Record
 from .tasks import key
 
@@ -60,22 +59,14 @@ Curve = list[float]
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class Worker(pbt.Worker):
     """A member of part 1 or 2, or an evaluator."""
 
-    number: int
-    config: Config
-    state: Any
-    val: float = math.inf
-    done: int = 0
-    depth: int = 0
-    training: bool = False
     #: scores since it last copied weights, those of the weights first; a new list for new weights
     curve: Curve = field(default_factory=list)
 
-    def copy(self, other: Worker) -> None:
-        """Go on with the other's weights."""
-        self.state, self.val, self.depth = other.state, other.val, other.depth
+    def copy(self, other: pbt.Worker) -> None:
+        pbt.Worker.copy(self, other)
         self.curve = [] if math.isinf(other.val) else [-math.log(other.val)]
 
 
@@ -166,11 +157,11 @@ class Fire:
             evaluator.parent = evaluator.child = None
 
     def _better(self, worker: Worker, known: Sequence[Worker]) -> Worker | None:
-        size = min(math.ceil(len(known) * self.quantile), len(known) // 2)
-        return self.rng.choice(known[:size]) if worker in known[len(known) - size :] else None
+        best, worst = pbt.truncated(known, self.quantile)
+        return self.rng.choice(best) if worker in worst else None
 
     def _explored(self, config: Config) -> Config:
-        return explored(self.task.space, config, self.rng, self.factors, 0.0, "factors")
+        return pbt.explored(self.task.space, config, self.rng, self.factors, 0.0, "factors")
 
 
 def run(
@@ -186,10 +177,7 @@ def run(
     certain: float = 0.25,
 ) -> Record:
     record, size = Record(task, population * generations), round(population * SHARE)
-    begun = [
-        (i, task.space.sample(random.Random(key("config", seed, i))), task.initial(key(seed, i)))
-        for i in range(population)
-    ]
+    begun = pbt.begun(task, seed, population)
     fire = Fire(
         task,
         random.Random(key("fire-pbt", seed)),
@@ -219,8 +207,7 @@ def run(
         worker.training = True
 
         def ended(now: float) -> None:
-            worker.training, worker.state, worker.val = False, outcome.state, outcome.val
-            worker.done, worker.depth = worker.done + 1, worker.depth + 1
+            worker.ended(outcome)
             worker.curve.append(-math.log(worker.val))
             record.add(now, worker.val, worker.state, worker.depth)
             if isinstance(worker, Evaluator):

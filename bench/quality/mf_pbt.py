@@ -32,7 +32,7 @@ import random
 from typing import TYPE_CHECKING
 
 from . import clock
-from .pbt import Worker, explored
+from .pbt import Worker, begun, explored
 from .record import Record
 from .tasks import key
 
@@ -66,18 +66,15 @@ def run(
 ) -> Record:
     rng = random.Random(key("mf-pbt", seed))
     record = Record(task, population * generations)
-    workers = [
-        Worker(i, task.space.sample(random.Random(key("config", seed, i))), task.initial(key(seed, i)))
-        for i in range(population)
-    ]
+    workers = [Worker(*one) for one in begun(task, seed, population)]
     parts = divided(population, len(periods))
 
     def select(rounds: int) -> None:
         heirs = inheritance([w.val for w in workers], parts, periods, rounds)
         before = [dataclasses.replace(w) for w in workers]
         for number, heir in heirs.items():
-            worker, weights = workers[number], before[heir.weights]
-            worker.state, worker.val, worker.depth = weights.state, weights.val, weights.depth
+            worker = workers[number]
+            worker.copy(before[heir.weights])
             worker.config = before[heir.config].config
             if heir.explores:
                 worker.config = explored(task.space, worker.config, rng, factors, resample, "factors")
@@ -91,8 +88,7 @@ def run(
         worker.training = True
 
         def ended(now: float) -> None:
-            worker.training, worker.state, worker.val = False, outcome.state, outcome.val
-            worker.done, worker.depth = worker.done + 1, worker.depth + 1
+            worker.ended(outcome)
             record.add(now, worker.val, worker.state, worker.depth)
             if worker.done < generations and all(w.done == worker.done for w in workers):
                 select(worker.done)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpbt_async.ask import Ask, Observation
 from gpbt_async.searchers import local, registry
@@ -28,11 +28,13 @@ from .record import Record
 from .tasks import key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gpbt_async.space import Config, Space
 
-    from .tasks import Task
+    from .tasks import Outcome, Task
+
+W = TypeVar("W", bound="Worker")
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +49,29 @@ class Worker:
     done: int = 0
     depth: int = 0
     training: bool = False
+
+    def copy(self, other: Worker) -> None:
+        """Go on with the other's weights."""
+        self.state, self.val, self.depth = other.state, other.val, other.depth
+
+    def ended(self, outcome: Outcome) -> None:
+        """It has trained an interval."""
+        self.training, self.state, self.val = False, outcome.state, outcome.val
+        self.done, self.depth = self.done + 1, self.depth + 1
+
+
+def begun(task: Task, seed: int, population: int) -> list[tuple[int, Config, Any]]:
+    """Number, config and state that each worker begins with: the same in all of PBT's family."""
+    return [
+        (i, task.space.sample(random.Random(key("config", seed, i))), task.initial(key(seed, i)))
+        for i in range(population)
+    ]
+
+
+def truncated(known: Sequence[W], quantile: float) -> tuple[Sequence[W], Sequence[W]]:
+    """The best and the worst share of workers, whose best comes first: never more than half."""
+    size = min(math.ceil(len(known) * quantile), len(known) // 2)
+    return known[:size], known[len(known) - size :]
 
 
 def run(
@@ -66,20 +91,17 @@ def run(
 ) -> Record:
     rng = random.Random(key("pbt", seed))
     record = Record(task, population * generations)
-    workers = [
-        Worker(i, task.space.sample(random.Random(key("config", seed, i))), task.initial(key(seed, i)))
-        for i in range(population)
-    ]
+    workers = [Worker(*one) for one in begun(task, seed, population)]
 
     firsts: list[Observation] = []
 
     def exploit(*candidates: Worker) -> None:
         known = sorted((w for w in workers if w.done), key=lambda w: (w.val, w.number))
-        size = min(math.ceil(len(known) * quantile), len(known) // 2)
-        for worker in known[len(known) - size :]:
+        best, worst = truncated(known, quantile)
+        for worker in worst:
             if worker in candidates:
-                better = rng.choice(known[:size])
-                worker.state, worker.val, worker.depth = better.state, better.val, better.depth
+                better = rng.choice(best)
+                worker.copy(better)
                 worker.config = explored(task.space, better.config, rng, factors, resample, explore)
 
     def issue(serial: int) -> Callable[[float], None] | None:
@@ -95,11 +117,9 @@ def run(
         worker.training = True
 
         def ended(now: float) -> None:
-            worker.training = False
-            worker.state, worker.val = outcome.state, outcome.val
-            if not worker.done:
+            worker.ended(outcome)
+            if worker.done == 1:
                 firsts.append(Observation((worker.number,), 0, worker.config, "finished", worker.val))
-            worker.done, worker.depth = worker.done + 1, worker.depth + 1
             record.add(now, worker.val, worker.state, worker.depth)
             if worker.done % every:
                 return
