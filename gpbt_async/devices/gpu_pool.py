@@ -90,6 +90,7 @@ class GpuPool(Pool):
         self._leased: dict[Lease, Slot] = {}
         #: idle resident processes, by pid: their GPUs, and what ends each
         self._residents: dict[int, tuple[tuple[str, ...], Callable[[], object]]] = {}
+        #: living processes that were idle once, by pid: the end of each is awaited
         self._stayed: set[int] = set()
         #: why no slot can be had any more
         self._closed: Exception | None = None
@@ -236,7 +237,11 @@ class GpuPool(Pool):
         self._count_residents(slot.gpus)
         if pid not in self._stayed:
             self._stayed.add(pid)
-            gone.add_done_callback(lambda _: self._forget_resident(pid))
+            gone.add_done_callback(lambda _: self._resident_gone(pid))
+
+    def _resident_gone(self, pid: int) -> None:
+        self._stayed.discard(pid)  # another process may get this pid
+        self._forget_resident(pid)
 
     def _forget_resident(self, pid: int) -> None:
         if pid in self._residents:
