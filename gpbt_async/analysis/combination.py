@@ -133,10 +133,3 @@ def following(how: How, chosen: Sequence[Node], untried: Sequence[Node]) -> Node
         return untried[0]
     ancestries = [{m.id for m in member.ancestry} for member in chosen]
     return min(untried, key=lambda member: max(len({m.id for m in member.ancestry} & each) for each in ancestries))
-
-
-def loss(score: float | None, mode: str) -> float:
-    """The score as something to minimise; inf if there is none, or it is not finite."""
-    if score is None or not math.isfinite(score):
-        return math.inf
-    return -score if mode == "max" else score

@@ -16,6 +16,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .selection import loss
+
 if TYPE_CHECKING:
     from ..experiment import Settings
     from .selection import Selection
@@ -47,9 +49,9 @@ def final_choice(settings: Settings, selection: Selection) -> FinalChoice | None
     if settings.choose_by is None or not among:
         return None
     metric, mode = settings.choose_by
-    eligible = [member for member in among if math.isfinite(member.metrics.get(metric, math.nan))]
+    losses = {member.id: loss(member.metrics.get(metric), mode) for member in among}
+    eligible = [member for member in among if math.isfinite(losses[member.id])]
     if not eligible:
         return FinalChoice(metric, mode, among, [], among[0], None)
-    sign = -1 if mode == "max" else 1
-    chosen = min(eligible, key=lambda member: (sign * member.metrics[metric], member))
+    chosen = min(eligible, key=lambda member: (losses[member.id], member))
     return FinalChoice(metric, mode, among, eligible, chosen, chosen.metrics[metric])

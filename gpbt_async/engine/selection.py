@@ -71,9 +71,7 @@ class Selection:
 
     def loss(self, score: float | None) -> float:
         """The score as something to minimise; inf when there is none, or it is not finite."""
-        if score is None or not math.isfinite(score):
-            return math.inf
-        return -score if self.settings.mode == "max" else score
+        return loss(score, self.settings.mode)
 
     def unusable(self, fact: events.Trained) -> str:
         """Why a member that trained to its end has no loss."""
@@ -283,6 +281,13 @@ class Selection:
             here, elite = self.tree.generations[generation], self.elite(generation)
             most = min(self.parents, max(1, here.settled * self.parents // here.size))
             assert elite == self._undamaged(generation, most)
+
+
+def loss(score: float | None, mode: str) -> float:
+    """The score as something to minimise; inf when there is none, or it is not finite."""
+    if score is None or not math.isfinite(score):
+        return math.inf
+    return -score if mode == "max" else score
 
 
 def reported(metrics: Iterable[str], unread: int) -> str:

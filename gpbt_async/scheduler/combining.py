@@ -28,6 +28,7 @@ from ..analysis import combination
 from ..analysis.combination import Combination, CombinationError, Step
 from ..analysis.reader import RunReader
 from ..codec import decoded, encoded
+from ..engine.selection import loss
 from ..errors import ExperimentError, FolderError
 from ..storage.checkpoints import CheckpointStore
 from ..storage.control import ControlListener, ControlRequest
@@ -219,7 +220,7 @@ class Combiner:
         assert last.score is not None
         made = replace(
             self._key, members=last.members, score=last.score, metrics=last.metrics, best_score=first.score,
-            gain=combination.loss(first.score, mode) - combination.loss(last.score, mode), steps=tuple(steps),
+            gain=loss(first.score, mode) - loss(last.score, mode), steps=tuple(steps),
             checkpoints=checkpoints, folder=str(self._work.place),
         )  # fmt: skip
         await self._work.finish(made)
@@ -231,7 +232,7 @@ class Combiner:
         if not steps[0].kept:
             why = steps[0].reason or f"{self._key.metric} is {steps[0].score}"
             raise CombinationError(f"the best member alone cannot be validated: {self._explained(steps[0], why)}")
-        bar = combination.loss(steps[0].score, self._key.mode)
+        bar = loss(steps[0].score, self._key.mode)
         while untried and len(chosen) < self._key.most:
             member = combination.following(self._key.how, chosen, untried)
             untried.remove(member)
@@ -239,7 +240,7 @@ class Combiner:
             steps.append(step)
             if step.kept:
                 chosen.append(member)
-                bar = combination.loss(step.score, self._key.mode)
+                bar = loss(step.score, self._key.mode)
         return steps, chosen
 
     def _explained(self, step: Step, why: str = "") -> str:
@@ -249,16 +250,17 @@ class Combiner:
         """Validate the members together, unless that is done. bar: the loss to improve on."""
         if (step := self._work.known(members)) is None:
             validated = self._measured(await self._validated(members))
-            kept = not validated.reason and combination.loss(validated.score, self._key.mode) < bar
+            kept = not validated.reason and loss(validated.score, self._key.mode) < bar
             step = Step(
                 members=tuple(member.id for member in members),
                 score=validated.score, metrics=validated.metrics, kept=kept, reason=validated.reason,
             )  # fmt: skip
-            if kept and not self._ensemble and len(members) > 1:
-                await self._publish(members)
-            elif not self._ensemble and len(members) > 1:  # a model's size for each would fill the disk
-                await asyncio.to_thread(shutil.rmtree, self._work.candidate(members), ignore_errors=True)
-            if combination.loss(step.score, self._key.mode) < math.inf:  # the next command tries again what has failed
+            if (merge := self._merge_of(members)) is not None:
+                if kept:
+                    await self._publish(members)
+                else:  # a model's size for each would fill the disk
+                    await asyncio.to_thread(shutil.rmtree, merge, ignore_errors=True)
+            if loss(step.score, self._key.mode) < math.inf:  # the next command tries again what has failed
                 self._work.append(step)
         self._told(step)
         return step
@@ -277,8 +279,11 @@ class Combiner:
         if problem := await self._store.verify(folder):
             return Validated(reason=problem)
         ensemble = self._ensemble and len(members) > 1
-        merged = self._work.candidate(members) if not self._ensemble and len(members) > 1 else None
-        return await self._validator.validate(members, merged=merged, ensemble=ensemble)
+        return await self._validator.validate(members, merged=self._merge_of(members), ensemble=ensemble)
+
+    def _merge_of(self, members: Sequence[Node]) -> Path | None:
+        """Where their average is written; None where nothing is averaged: for an ensemble, and for the best alone."""
+        return self._work.candidate(members) if not self._ensemble and len(members) > 1 else None
 
     async def _publish(self, members: Sequence[Node]) -> None:
         await self._store.publish(self._work.candidate(members), self._work.path / CHECKPOINT)
